@@ -16,7 +16,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser oracle twins race smoke hostile bench fuzz generate release comments clean
+.PHONY: run app build test check browser oracle pair race smoke hostile bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -49,8 +49,8 @@ oracle: ## compare documents and samples under random operations for ORACLE (def
 browser: ## install the browser that the tests of the pages need
 	sh deploy/ensure-chromium.sh
 
-twins: ## compare two stores through every method of the contract for TWINS (default 10m)
-	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 100000
+pair: ## compare two stores through every method of the contract for PAIR (default 10m)
+	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/pair$$' -pair $(or $(PAIR),10m) -rapid.checks 100000
 
 # Tests that run in one goroutine. The race detector would only slow them down,
 # so they run without it, in the suites.

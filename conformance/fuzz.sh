@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every fuzz target of the module for a while, one after the other.
+# Runs every fuzz target of the module for the given time (default 30s), one after the
+# other.
 set -eu
 time=${1:-30s}
 for pkg in $(go list ./...); do

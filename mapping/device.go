@@ -1,13 +1,18 @@
 package mapping
 
 import (
+	"cmp"
+
 	"pulsegate/fhir"
+	"pulsegate/mapping/decimal"
 	"pulsegate/mapping/sample"
 )
 
-// DeviceKey names a Device; ID is "" when the sample names none.
+// DeviceKey identifies a Device. ID is "" if the sample names no device.
 type DeviceKey struct{ ID string }
 
+// deviceKey returns the Device that a sample names, or the one that stands for
+// its source.
 func (m *Mapper) deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
 	d := &s.Device
 	if d.Manufacturer == "" && d.Model == "" && d.Hardware == "" && d.Serial == "" && d.Name == "" &&
@@ -18,8 +23,8 @@ func (m *Mapper) deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
 	return DeviceKey{m.id(deviceIdentity(k, d, &s.Source))}
 }
 
-// Device writes the Device of a sample: identity, names, and the versions and
-// facts as of this sample. Battery is a property, only when given.
+// Device returns the Device resource of a sample: its identity and names, and the
+// versions and facts that the sample states.
 func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
 	d := &s.Device
 	b := append([]byte(fhir.Prefix("Device", k.ID)), `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
@@ -38,17 +43,10 @@ func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
 		b = appendString(b, name)
 		b = append(b, `,"type":"user-friendly-name"}]`...)
 	}
-	model := d.Hardware
-	if model == "" {
-		model = d.Model
-	}
-	b = appendMember(b, "modelNumber", model)
-	if kind := d.Kind; kind != "" || d.Model != "" {
-		if kind == "" {
-			kind = d.Model
-		}
+	b = appendMember(b, "modelNumber", cmp.Or(d.Hardware, d.Model))
+	if text := cmp.Or(d.Kind, d.Model); text != "" {
 		b = append(b, `,"type":{"text":`...)
-		b = appendString(b, kind)
+		b = appendString(b, text)
 		b = append(b, '}')
 	}
 	b = appendVersions(b, d)
@@ -58,16 +56,7 @@ func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
 	return append(b, `"}}`...)
 }
 
-func appendMember(b []byte, name, value string) []byte {
-	if value == "" {
-		return b
-	}
-	b = append(b, `,"`...)
-	b = append(b, name...)
-	b = append(b, `":`...)
-	return appendString(b, value)
-}
-
+// appendVersions appends the software and firmware versions.
 func appendVersions(b []byte, d *sample.Device) []byte {
 	n := 0
 	for _, v := range [][3]string{{"531975", "MDC_ID_PROD_SPEC_SW", d.Software},
@@ -92,6 +81,7 @@ func appendVersions(b []byte, d *sample.Device) []byte {
 	return b
 }
 
+// appendProperties appends the battery level and the other facts.
 func appendProperties(b []byte, d *sample.Device) []byte {
 	n := 0
 	open := func() {
@@ -101,23 +91,23 @@ func appendProperties(b []byte, d *sample.Device) []byte {
 			b = append(b, ',')
 		}
 	}
-	if v, ok := parseDecimal(d.Battery); ok {
+	if v, ok := decimal.Parse(d.Battery); ok {
 		open()
 		b = append(b, `{"type":{"coding":[`...)
 		b = appendCoding(b, "urn:iso:std:iso:11073:10101", "67996", "MDC_ATTR_VAL_BATT_CHARGE")
 		b = append(b, `]},"valueQuantity":[{"value":`...)
-		b = v.append(b)
-		b = append(b, `,"unit":"%",`+ucum+`,"code":"%"}]}`...)
+		b = v.Append(b)
+		b = append(b, `,"unit":"%",`+ucumSystem+`,"code":"%"}]}`...)
 	}
-	for _, f := range d.Facts {
-		if f.Name == "" || f.Value == "" {
+	for _, fact := range d.Facts {
+		if fact.Name == "" || fact.Value == "" {
 			continue
 		}
 		open()
 		b = append(b, `{"type":{"text":`...)
-		b = appendString(b, f.Name)
+		b = appendString(b, fact.Name)
 		b = append(b, `},"valueCode":[{"text":`...)
-		b = appendString(b, f.Value)
+		b = appendString(b, fact.Value)
 		b = append(b, `}]}`...)
 	}
 	if n > 0 {

@@ -1,88 +1,79 @@
-// Package mapping turns Samples into FHIR R4 resources by a metric table.
+// Package mapping maps Samples to FHIR R4 resources by a metric table.
 //
-// It owns: the metric table (table/*.yaml, checked against
-// table/table.schema.json), the Mapper (Sample -> Observation and Device),
-// Streams (Sample -> series template and columns), the
-// shape of ingest Provenance, identities of ingested resources and unit
-// conversion. It does not own: vendor formats (adapters), batching,
-// restatement and quarantine (mapping/ingest), storage.
+// It owns the Mapper (Sample to Observation and Device), the ids of ingested
+// resources and their series templates. Its subpackages hold the metric table
+// (table), the conversion of numbers (decimal), the mapping of dense samples to
+// series (stream), the Samples (sample), nights of sleep (sleep) and the ingest
+// pipeline with batching, restatement, Provenance and quarantine (ingest). Vendor
+// formats belong to package adapters and storage to package fhir/store.
 //
 // # Table
 //
-// One file a vendor, one row a metric; table/codes.yaml holds the display of
-// every standard code, table/units.yaml every UCUM unit with the vendor
-// spellings that are accepted for it and the exact factor. A row's codes are
-// emitted in order, then the vendor's own code. Codes under doubtful are
-// emitted only with Options.Doubtful. Variants override a row's codes and unit
-// where the sent unit, the channel or a daily value asks for it; the first
-// that fits counts. A rate (typical samples a day of one source) makes a row
-// of quantities, of codes that the row lists, or of components that are all
-// numbers, a stream. A component that has no row keeps the vendor's name, unit
-// and value under the vendor's code system.
+// There is one file per vendor with one row per metric. The codes of a row are
+// emitted in order, followed by the vendor's own code. Codes under doubtful are
+// emitted only with Options.Doubtful. Variants replace a row's codes and unit
+// depending on the unit as sent, the channel, or whether the value is daily. The
+// first variant that matches counts. A row with a rate (typical samples per day
+// from one source) is a stream; it consists of quantities, of codes that the row
+// lists, or of components that are all numbers. A component that has no row keeps
+// the vendor's name, unit and value under the vendor's code system.
 //
-// The category is HL7's; what refines it (sleep, of activity) stands beside it
-// in a second category of CodeSystem/observation-category.
+// The category is HL7's. A refinement, such as sleep for activity, is a second
+// category of CodeSystem/observation-category.
 //
 // # Identity
 //
-// A sample that came through two channels has the id that it had first; ingest
-// finds that out (see its documentation).
+// A sample that arrives through two channels has the id that it got first; see
+// package ingest.
 //
-// Ids are base32 of the first 16 bytes of HMAC-SHA-256, under the secret of the
-// installation (Options.Key), over length-prefixed vendor, patient, metric and
-// either the vendor's id or the natural key: start and end (instants) or day,
-// source name, device identity, and the value where Sample.KeyValue says so.
-// Printed offsets and versions never count.
+// Ids are the base32 encoding of the first 16 bytes of HMAC-SHA-256 under the
+// secret of the installation (Options.Key). The message consists of
+// length-prefixed fields: vendor, patient, metric, and either the vendor's id or
+// the natural key. The natural key is the start and the end as instants, or the
+// day; the source name; the identity of the device; and the value if
+// Sample.KeyValue is set. Printed offsets and versions never count.
 //
-// A row with a rate is a stream, and its samples have the ids of fhir/series:
-// stream, start in microseconds, and a check over the end and, with KeyValue,
-// over the numbers (as converted; 62 and 62.0 are one) and the rest of the
-// content. The stream is the first 9 bytes of the same HMAC over vendor, patient,
-// metric, source name and device identity. All Observations of a stream share
-// a second identifier (StreamSystem, StreamID). What has an id of the vendor's
-// or is a daily value is no sample of a stream: among dense rows that is what
-// a source app gave an external or sync id in HealthKit, and named data points
-// of the Google Health API. Times are cut to microseconds.
+// A row with a rate is a stream, and its samples have the ids of package
+// fhir/series: the stream, the start in microseconds, and a check of the end and,
+// with KeyValue, of the numbers (as converted; 62 and 62.0 are equal) and the rest
+// of the content. The stream is the first 9 bytes of the same HMAC over vendor,
+// patient, metric, source name and device identity. All Observations of a stream
+// share a second identifier (StreamSystem, StreamID). Samples with an id of the
+// vendor's and daily values are not samples of a stream. Among dense rows these are
+// samples to which a source app gave an external or sync id in HealthKit, and named
+// data points of the Google Health API. Times are truncated to microseconds.
 //
-// Without the secret no id can be derived from what is known of a person, so an
-// id tells nothing and asking for one tells nothing. Of samples it is the
-// stream that is secret: who may read one of a stream knows how the ids of its
-// others begin. A store that was written before there was a secret stays
-// without one (plain SHA-256; ingest.Key).
+// Without the secret, no id can be derived from facts about a person. An id
+// therefore discloses nothing, and neither does the answer to a request for an id.
+// For samples, the stream is the secret part: a reader of one sample of a stream
+// knows how the ids of the others begin.
 //
-// A Device is its manufacturer and serial number, if it has one; else
-// manufacturer, model and hardware; else its name or the source.
+// A Device is identified by manufacturer and serial number if it has a serial
+// number; else by manufacturer, model and hardware; else by its name or the source.
 //
 // # Series
 //
-// Where a row's rate is at least Options.SeriesFrom, Streams gives a sample
-// out as a series.Template and a row of its columns instead of an Observation;
-// written by the template it is, byte for byte, what Map gives (the Observation
-// is rendered once and cut where numbers, time and id stand). A sample that
-// does not fit is Map's, with the same id: a status other than final, a note, a
-// range, more than series.MaxValues numbers, a number that a series.Decimal
-// does not hold or writes otherwise, a code that the row does not list, a
-// component of free text, a time within a day of 1900 or after 2200-11-30. A
-// code is part of the template, as the value and in components: a stream of
-// sleep stages is one series a stage, with columns for times only. So nothing
-// but storage depends on the rate.
+// If the rate of a row is at least Options.SeriesFrom, package stream maps a sample
+// to a series.Template and a row of its columns instead of an Observation. Written
+// by the template, the row is byte for byte the result of Map, because the template
+// is an Observation that was cut at its numbers, times and ids. Both are made of the
+// same Resolved. Storage is therefore all that depends on the rate.
 //
-// # Provenance
-//
-// One a commit. Its targets are the patient, the stream of every new sample,
-// once, as {"type":"Observation","identifier":{…/identifier/series}}, and one
-// by one every other Observation, new version and Device; the same whether
-// samples are stored as series or as documents. Its agents are those of US
-// Core: the vendor's Organization as author, this server's as transmitter and,
-// on whose behalf the software assembled it, as assembler.
+// A sample that does not fit in a series becomes an Observation with the same id:
+// a sample with a status other than final, a note, a range, more than
+// series.MaxValues numbers, a number that a series.Decimal cannot hold or would
+// write differently, a code that the row does not list, a component of free text, or
+// a time before 1900-01-02 or after 2200-11-30. Codes are part of the template, as
+// values and in components: a stream of sleep stages has one series per stage, with
+// columns for times only.
 //
 // # Time
 //
 // An instant keeps the stated offset and its written precision (seconds,
-// milliseconds or microseconds). ZoneInstant takes the patient's zone; without
-// one the printed offset stays and meta.tag says
-// CodeSystem/measures|zone-unknown: the instant is right, the wall clock is
-// not. ZoneFloating takes the patient's zone, else it is rejected; a wall
-// clock that occurs twice in a night of clock change is tagged too, one that
-// never occurs is rejected. A daily value is a date.
+// milliseconds or microseconds). ZoneInstant uses the patient's zone. If the
+// patient has no zone, the printed offset is kept and meta.tag has
+// CodeSystem/measures|zone-unknown: the instant is correct, the local time may not
+// be. ZoneFloating uses the patient's zone and is rejected without one. A local time
+// that occurs twice because the clock is set back is tagged too, and a local time
+// that never occurs is rejected. A daily value is written as a date.
 package mapping

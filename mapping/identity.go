@@ -12,12 +12,14 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"pulsegate/fhir/series"
+	"pulsegate/mapping/decimal"
 	"pulsegate/mapping/sample"
 )
 
+// encoding is the base32 of ids: lower case, without padding.
 var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// key is a length-prefixed list of fields.
+// key is a list of length-prefixed fields, from which ids are derived.
 type key []byte
 
 func (k key) str(s string) key {
@@ -25,9 +27,8 @@ func (k key) str(s string) key {
 	return append(k, s...)
 }
 
-// sum returns the first bytes of every name derived from k: HMAC-SHA-256 under
-// the secret of the installation, so that nobody else can compute the id of a
-// fact.
+// sum returns the hash of k: HMAC-SHA-256 under the secret of the installation,
+// so that ids cannot be computed from facts about a person.
 func (m *Mapper) sum(k key) (out [sha256.Size]byte) {
 	if len(m.opts.Key) == 0 {
 		return sha256.Sum256(k)
@@ -37,7 +38,7 @@ func (m *Mapper) sum(k key) (out [sha256.Size]byte) {
 		h = hmac.New(sha256.New, m.opts.Key)
 	}
 	h.Reset()
-	h.Write(k) // a hash never fails
+	h.Write(k) // never returns an error
 	h.Sum(out[:0])
 	m.macs.Put(h)
 	return out
@@ -48,19 +49,21 @@ func (m *Mapper) id(k key) string {
 	return encoding.EncodeToString(sum[:16])
 }
 
-func (m *Mapper) observationID(vendor, patient, metric string, s *sample.Sample, w *when) string {
+// observationID returns the id of an Observation that is not a sample of a
+// stream.
+func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) string {
 	k := make(key, 0, 256)
-	k = k.str("Observation").str(vendor).str(patient).str(metric)
+	k = k.str("Observation").str(r.vendor).str(r.patient).str(r.rule.row.Metric)
 	if s.VendorID != "" {
 		return m.id(k.str("id").str(s.VendorID))
 	}
 	k = k.str("key")
-	if w.day {
-		k = k.str(w.start.Format("2006-01-02"))
+	if e.Day {
+		k = k.str(e.Start.Format(time.DateOnly))
 	} else {
-		k = binary.BigEndian.AppendUint64(k, uint64(w.start.UnixNano()))
-		if !w.end.IsZero() {
-			k = binary.BigEndian.AppendUint64(k, uint64(w.end.UnixNano()))
+		k = binary.BigEndian.AppendUint64(k, uint64(e.Start.UnixNano()))
+		if !e.End.IsZero() {
+			k = binary.BigEndian.AppendUint64(k, uint64(e.End.UnixNano()))
 		}
 	}
 	k = k.str(s.Source.Name)
@@ -74,7 +77,7 @@ func (m *Mapper) observationID(vendor, patient, metric string, s *sample.Sample,
 	return m.id(k)
 }
 
-// valueKey adds a value; 62 and 62.0 are one.
+// valueKey appends a value. 62 and 62.0 are the same value.
 func valueKey(k key, v *sample.Value) key {
 	k = append(k, byte(v.Kind))
 	k = k.str(canonical(v.Num)).str(canonical(v.High)).str(v.Unit).str(v.Text)
@@ -87,6 +90,7 @@ func valueKey(k key, v *sample.Value) key {
 	return k
 }
 
+// canonical returns num without trailing zeros in its fraction.
 func canonical(num string) string {
 	if strings.Contains(num, ".") && !strings.ContainsAny(num, "eE") {
 		return strings.TrimSuffix(strings.TrimRight(num, "0"), ".")
@@ -94,9 +98,10 @@ func canonical(num string) string {
 	return num
 }
 
-// deviceIdentity adds what identifies the physical device: never a version.
-// A serial number is enough by itself: not every sample says the model too.
-// Without any of it, the device's name or else the source stands for it.
+// deviceIdentity appends the fields that identify the physical device. Versions
+// never count. A serial number identifies a device without its model, because
+// not every sample states the model. A device without model, hardware and serial
+// number is identified by its name, or else by the source.
 func deviceIdentity(k key, d *sample.Device, s *sample.Source) key {
 	if d.Serial != "" {
 		return k.str(d.Manufacturer).str("").str("").str(d.Serial)
@@ -111,34 +116,16 @@ func deviceIdentity(k key, d *sample.Device, s *sample.Source) key {
 	return k
 }
 
-// streamEncoding is that of sample ids, so that an id begins as its stream's.
+// streamEncoding is the encoding of sample ids, so that the id of a sample starts
+// with the StreamID.
 var streamEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
-// StreamID is the value of the identifier that all Observations of a stream
+// StreamID returns the value of the identifier that all Observations of a stream
 // share.
 func StreamID(id series.Identity) string { return streamEncoding.EncodeToString(id[:]) }
 
-// streamed reports whether s is one sample of a stream: of a row with a rate,
-// named by its natural key, at an instant that a sample id can hold. cut takes
-// from its times what is finer than a sample's.
-func (r *rule) streamed(s *sample.Sample, w *when) bool {
-	if r.row.Rate <= 0 || s.VendorID != "" || w.day {
-		return false
-	}
-	us := w.start.UnixMicro()
-	return us >= series.MinStart && us <= series.MaxStart
-}
-
-func (w *when) cut() {
-	w.start = w.start.Truncate(time.Microsecond)
-	if !w.end.IsZero() {
-		if w.end = w.end.Truncate(time.Microsecond); w.end.Equal(w.start) {
-			w.end = time.Time{}
-		}
-	}
-}
-
-// streamIdentity is the natural key without time and value.
+// streamIdentity returns the identity of a stream: the natural key without the
+// time and the value.
 func (m *Mapper) streamIdentity(vendor, patient, metric string, s *sample.Sample) (id series.Identity) {
 	k := make(key, 0, 256).str("Stream").str(vendor).str(patient).str(metric).str(s.Source.Name)
 	sum := m.sum(deviceIdentity(k, &s.Device, &s.Source))
@@ -146,8 +133,9 @@ func (m *Mapper) streamIdentity(vendor, patient, metric string, s *sample.Sample
 	return id
 }
 
-// CoarseStreams are the streams in which a coarse channel may have the samples
-// of a stream: by the name of the source, and without any.
+// CoarseStreams returns the streams in which a coarse channel stores samples of
+// a metric: first the stream without a source, then the one with the name of the
+// source.
 func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.Identity {
 	out := []series.Identity{m.streamIdentity(vendor, patient, metric, &sample.Sample{})}
 	if source != "" {
@@ -157,28 +145,29 @@ func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.
 	return out
 }
 
-// SourceDevice is the Device of what is known by the name of its source only.
+// SourceDevice returns the Device of samples that state only the name of their
+// source.
 func (m *Mapper) SourceDevice(vendor, patient, source string) DeviceKey {
 	return m.deviceKey(vendor, patient, &sample.Sample{Source: sample.Source{Name: source}})
 }
 
-// sampleKey is the id of one sample of a stream, whether or not it can be
-// stored in a series.
-func (r *rule) sampleKey(id series.Identity, s *sample.Sample, w *when) series.Key {
+// sampleKey returns the id of one sample of a stream, whether or not a series can
+// hold the sample.
+func (r *rule) sampleKey(id series.Identity, s *sample.Sample, e *Effective) series.Key {
 	t := series.Template{Identity: id, KeyValue: s.KeyValue}
-	row := series.Sample{Start: w.start.UnixMicro(), End: series.NoEnd}
-	if !w.end.IsZero() {
-		row.End = w.end.UnixMicro()
+	row := series.Sample{Start: e.Start.UnixMicro(), End: series.NoEnd}
+	if !e.End.IsZero() {
+		row.End = e.End.UnixMicro()
 	}
 	if s.KeyValue {
 		seed, nums := r.naturalKey(s)
 		k := key(binary.BigEndian.AppendUint64(nil, seed))
 		for _, d := range nums {
-			if v, ok := d.trimmed().short(); ok && t.Values < series.MaxValues {
+			if v, ok := d.Trimmed().Short(); ok && t.Values < series.MaxValues {
 				row.Values[t.Values] = v
 				t.Values++
-			} else { // no series has it
-				k = k.str(string(d.trimmed().append(nil)))
+			} else { // a series cannot hold it
+				k = k.str(string(d.Trimmed().Append(nil)))
 			}
 		}
 		if t.Seed = seed; len(k) > 8 {
@@ -188,22 +177,22 @@ func (r *rule) sampleKey(id series.Identity, s *sample.Sample, w *when) series.K
 	return t.Key(&row)
 }
 
-// naturalKey is what of a sample's content is part of its key: its numbers,
-// as converted, and a hash of the rest.
-func (r *rule) naturalKey(s *sample.Sample) (seed uint64, nums []decimal) {
+// naturalKey returns the content of a sample that is part of its id: its
+// converted numbers and a hash of the rest.
+func (r *rule) naturalKey(s *sample.Sample) (seed uint64, nums []decimal.Decimal) {
 	k := make(key, 0, 128)
-	add := func(p *rule, v *sample.Value) {
+	add := func(value *rule, v *sample.Value) {
 		k = append(k, byte(v.Kind))
 		switch v.Kind {
 		case sample.Number, sample.Interval:
-			unit := p.ucum
-			if p.units == nil {
+			unit := value.ucum
+			if value.units == nil {
 				unit = v.Unit
 			}
 			k = k.str(unit)
-			nums = append(nums, p.converted(v.Num, v.Unit, s.Channel))
+			nums = append(nums, value.converted(v.Num, v.Unit, s.Channel))
 			if v.Kind == sample.Interval {
-				nums = append(nums, p.converted(v.High, v.Unit, s.Channel))
+				nums = append(nums, value.converted(v.High, v.Unit, s.Channel))
 			}
 		case sample.Boolean:
 			if v.Bool {
@@ -221,21 +210,21 @@ func (r *rule) naturalKey(s *sample.Sample) (seed uint64, nums []decimal) {
 	for i := range s.Components {
 		if c := &s.Components[i]; c.Value.Kind != sample.None {
 			k = k.str(c.Name)
-			add(r.part(c.Name), &c.Value)
+			add(r.component(c.Name), &c.Value)
 		}
 	}
 	return xxhash.Sum64(k), nums
 }
 
-// converted is a number in the rule's unit; of one that will be refused,
-// anything.
-func (r *rule) converted(num, unit, channel string) decimal {
-	d, ok := parseDecimal(num)
+// converted returns a number in the unit of r. For a number that the mapping
+// rejects, any result will do.
+func (r *rule) converted(num, unit, channel string) decimal.Decimal {
+	d, ok := decimal.Parse(num)
 	if !ok {
-		return decimal{digits: "0"}
+		return decimal.Zero
 	}
 	if c, ok := r.conversion(unit, channel); ok {
-		d = c.apply(d)
+		d = c.Apply(d)
 	}
 	return d
 }

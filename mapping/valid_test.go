@@ -10,11 +10,11 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-// TestGoldenIsValid holds that what mapping makes of each vendor's samples
-// passes the validation of resources from outside: a client may read it,
-// change it, and send it back.
+// TestGoldenIsValid checks that the golden resources pass the validation of
+// resources that clients send, so that a client can read one, change it and send
+// it back.
 func TestGoldenIsValid(t *testing.T) {
-	door, err := r4.New(r4.Limits{})
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,20 +36,20 @@ func TestGoldenIsValid(t *testing.T) {
 			typ, _ := r["resourceType"].(string)
 			id, _ := r["id"].(string)
 			if m, ok := r["meta"].(map[string]any); ok && len(m) == 0 {
-				delete(r, "meta") // the store fills it
+				delete(r, "meta") // set by the store
 			}
 			body, err := json.Marshal(r)
 			if err != nil {
 				t.Fatal(err)
 			}
 			n++
-			if _, err := door.Resource(typ, body, id); err != nil {
+			if _, err := validator.Resource(typ, body, id); err != nil {
 				t.Errorf("%s: %s", f, r4.OutcomeJSON(err))
 			}
 		}
 	}
 	if n < 300 {
-		t.Errorf("only %d resources were tried", n)
+		t.Errorf("only %d resources were validated", n)
 	}
 }
 

@@ -1,47 +1,50 @@
 package mapping
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
 
+	"pulsegate/mapping/decimal"
 	"pulsegate/mapping/sample"
 )
 
-// appendValue appends value[x] of v by the rule's unit, scale and range.
-func (r *rule) appendValue(b []byte, v *sample.Value, channel string, h *holes) ([]byte, error) {
+// appendValue appends value[x], converted by the unit and the scale of r and
+// checked against its range.
+func (r *rule) appendValue(b []byte, v *sample.Value, channel string, slots *slots) ([]byte, error) {
 	var err error
 	switch v.Kind {
 	case sample.Number:
 		b = append(b, `,"valueQuantity":`...)
-		return r.appendQuantity(b, v.Num, v.Unit, channel, h)
+		return r.appendQuantity(b, v.Num, v.Unit, channel, slots)
 	case sample.Interval:
 		b = append(b, `,"valueRange":{"low":`...)
-		if b, err = r.appendQuantity(b, v.Num, v.Unit, channel, h); err != nil {
+		if b, err = r.appendQuantity(b, v.Num, v.Unit, channel, slots); err != nil {
 			return nil, err
 		}
 		b = append(b, `,"high":`...)
-		if b, err = r.appendQuantity(b, v.High, v.Unit, channel, h); err != nil {
+		if b, err = r.appendQuantity(b, v.High, v.Unit, channel, slots); err != nil {
 			return nil, err
 		}
 		return append(b, '}'), nil
 	case sample.Code:
 		if v.Text == "" {
-			return nil, reject(sample.ReasonMissing, "an empty code")
+			return nil, reject(sample.ReasonMissing, "the code is empty")
 		}
 		b = append(b, `,"valueCodeableConcept":`...)
-		if known := r.values[v.Text]; known != nil {
-			return append(b, known...), nil
+		if concept := r.values[v.Text]; concept != nil {
+			return append(b, concept...), nil
 		}
 		return appendConcept(b, r.system, v.Text, ""), nil
 	case sample.Text:
 		if strings.TrimSpace(v.Text) == "" {
-			return nil, reject(sample.ReasonMissing, "an empty text")
+			return nil, reject(sample.ReasonMissing, "the text is empty")
 		}
 		if r.concept {
 			b = append(b, `,"valueCodeableConcept":`...)
-			if known := r.values[v.Text]; known != nil {
-				return append(b, known...), nil
+			if concept := r.values[v.Text]; concept != nil {
+				return append(b, concept...), nil
 			}
 			b = append(b, `{"text":`...)
 			return append(appendString(b, v.Text), '}'), nil
@@ -57,27 +60,17 @@ func (r *rule) appendValue(b []byte, v *sample.Value, channel string, h *holes) 
 	return b, nil
 }
 
-func (r *rule) conversion(unit, channel string) (conversion, bool) {
-	c, ok := r.accepts(unit)
+// appendQuantity appends a Quantity with the number in the unit of r.
+func (r *rule) appendQuantity(b []byte, num, unit, channel string, slots *slots) ([]byte, error) {
+	d, ok := decimal.Parse(num)
 	if !ok {
-		return c, false
-	}
-	if scale, scaled := r.scale[channel]; scaled {
-		c = c.after(scale)
-	}
-	return c, true
-}
-
-func (r *rule) appendQuantity(b []byte, num, unit, channel string, h *holes) ([]byte, error) {
-	d, ok := parseDecimal(num)
-	if !ok {
-		return nil, reject(sample.ReasonBadValue, "not a decimal number")
+		return nil, reject(sample.ReasonBadValue, "the value is not a decimal number")
 	}
 	b = append(b, `{"value":`...)
 	at := len(b)
-	if r.units == nil { // a component without a row: the unit as written, no code
-		b = d.append(b)
-		h.number(at, len(b))
+	if r.units == nil { // no row: write the unit as it is, without a code
+		b = d.Append(b)
+		slots.addNumber(at, len(b))
 		if unit != "" {
 			b = append(b, `,"unit":`...)
 			b = appendString(b, unit)
@@ -88,92 +81,72 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string, h *holes) ([]
 	if !ok {
 		return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
 	}
-	if r.zeroAbsent && d.zero() {
-		return nil, reject(sample.DropPlaceholder, "zero stands for not measured")
+	if r.zeroAbsent && d.IsZero() {
+		return nil, reject(sample.DropPlaceholder, "zero means that nothing was measured")
 	}
-	d = c.apply(d)
-	if !r.possible(d) {
-		return nil, reject(sample.ReasonBadValue, "outside what is possible")
+	d = c.Apply(d)
+	if !r.plausible(d) {
+		return nil, reject(sample.ReasonBadValue, "the value is out of range")
 	}
-	if d.plain {
+	if d.IsJSON() {
 		b = append(b, num...)
 	} else {
-		b = d.append(b)
+		b = d.Append(b)
 	}
-	h.number(at, len(b))
+	slots.addNumber(at, len(b))
 	b = append(b, r.quantity...)
 	return append(b, '}'), nil
 }
 
-// possible is the check of the row's range.
-func (r *rule) possible(d decimal) bool {
-	if !r.ranged {
-		return true
-	}
-	f := 0.0
-	if v, ok := d.short(); ok {
-		f = v.Float()
-	} else {
-		f = d.float()
-	}
-	return f >= r.low && f <= r.high
-}
-
-// appendSeries appends SampledData. Only a conversion that is a factor can be
-// said by SampledData.factor.
+// appendSeries appends SampledData. It rejects a conversion with an offset,
+// because SampledData.factor can express only a factor.
 func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string) ([]byte, error) {
 	if s == nil || s.Period <= 0 {
-		return nil, reject(sample.ReasonBadValue, "a series without period")
+		return nil, reject(sample.ReasonBadValue, "the series has no period")
 	}
-	if !seriesText(s.Data) {
-		return nil, reject(sample.ReasonBadValue, "a series that is not decimals, E, U or L with one space between")
+	if !isSampledData(s.Data) {
+		return nil, reject(sample.ReasonBadValue,
+			"the data of the series is not a list of decimals, E, U or L separated by one space")
 	}
-	origin, ok := parseDecimal(orZero(s.Origin))
+	origin, ok := decimal.Parse(cmp.Or(s.Origin, "0"))
 	if !ok {
-		return nil, reject(sample.ReasonBadValue, "the origin is no number")
+		return nil, reject(sample.ReasonBadValue, "the origin is not a number")
 	}
-	factor, ok := parseDecimal(orOne(s.Factor))
+	factor, ok := decimal.Parse(cmp.Or(s.Factor, "1"))
 	if !ok {
-		return nil, reject(sample.ReasonBadValue, "the factor is no number")
+		return nil, reject(sample.ReasonBadValue, "the factor is not a number")
 	}
-	if r.outside(s, channel) {
-		return nil, &partError{"", &RejectError{sample.ReasonBadValue, "points outside what is possible"}}
+	if r.hasImplausiblePoint(s, channel) {
+		return nil, &partError{"", &RejectError{sample.ReasonBadValue, "points of the series are out of range"}}
 	}
 	quantity := r.quantity
 	if r.units != nil {
 		c, ok := r.conversion(s.Unit, channel)
-		if !ok || c.plus != nil {
+		if !ok || c.HasOffset() {
 			return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
 		}
-		origin, factor = c.apply(origin), c.apply(factor)
+		origin, factor = c.Apply(origin), c.Apply(factor)
 	} else if s.Unit != "" {
 		quantity = append([]byte(`,"unit":`), appendString(nil, s.Unit)...)
-		quantity = append(quantity, `,`+ucum+`,"code":`...)
+		quantity = append(quantity, `,`+ucumSystem+`,"code":`...)
 		quantity = appendString(quantity, s.Unit)
 	}
 	b = append(b, `,"valueSampledData":{"origin":{"value":`...)
-	b = origin.append(b)
+	b = origin.Append(b)
 	b = append(b, quantity...)
 	b = append(b, `},"period":`...)
 	b = strconv.AppendFloat(b, float64(s.Period)/float64(time.Millisecond), 'f', -1, 64)
-	if factor.digits != "1" || factor.scale != 0 || factor.neg {
+	if !factor.IsOne() {
 		b = append(b, `,"factor":`...)
-		b = factor.append(b)
+		b = factor.Append(b)
 	}
 	b = append(b, `,"dimensions":1,"data":`...)
 	b = appendString(b, s.Data)
 	return append(b, '}'), nil
 }
 
-func orZero(s string) string {
-	if s == "" {
-		return "0"
-	}
-	return s
-}
-
-// seriesText checks the form that FHIR gives SampledData.data.
-func seriesText(s string) bool {
+// isSampledData reports whether s has the syntax of SampledData.data.
+func isSampledData(s string) bool {
 	space := true
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {

@@ -1,4 +1,4 @@
-// Command pulsegate is the whole server and its operator's command line.
+// Command pulsegate is the server and the command line of its operator.
 package main
 
 import (
@@ -7,7 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	_ "time/tzdata" // zones on machines and in containers that have none
+	_ "time/tzdata" // for systems without a time zone database
 
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/server"

@@ -10,8 +10,8 @@ import (
 	"pulsegate/conformance/browser"
 )
 
-// TestApp: the app as a newcomer meets it, launched from the console by a
-// practitioner and by itself by a patient.
+// TestApp uses the app like a new user: a practitioner launches it from the console,
+// and a patient opens it standalone.
 func TestApp(t *testing.T) {
 	browser.Chromium(t)
 	browser.Packages(t)
@@ -24,7 +24,7 @@ func TestApp(t *testing.T) {
 	dir := t.TempDir()
 	bin, err := blackbox.Build(dir)
 	must(err)
-	port, err := blackbox.Free()
+	port, err := blackbox.FreePort()
 	must(err)
 	base, data := fmt.Sprint("http://localhost:", port), filepath.Join(dir, "data")
 	srv, err := blackbox.StartAt(bin, data, fmt.Sprint("127.0.0.1:", port), "--demo", "--base-url", base)
@@ -34,7 +34,7 @@ func TestApp(t *testing.T) {
 			t.Errorf("%v\n%s", err, srv.Log())
 		}
 	})
-	own, err := blackbox.Free()
+	own, err := blackbox.FreePort()
 	must(err)
 	app := fmt.Sprint("http://localhost:", own)
 	ctx, stop := context.WithCancel(context.Background())
@@ -76,12 +76,12 @@ func TestApp(t *testing.T) {
 		`document.querySelector("a.btn.primary[target]").href`)).Wait(
 		"Allow Heart rate?").Check("app-consent-practitioner")
 	dora.Press("button[value=allow]").Wait(
-		"Ada Beispiel").Wait("born 12 April 1979").Wait("beats a minute").Check("app-ehr-day")
+		"Ada Beispiel").Wait("born 12 April 1979").Wait("beats per minute").Check("app-ehr-day")
 	if at := dora.At(); at != app+"/" {
-		t.Errorf("the address keeps the answer: %s", at)
+		t.Errorf("the authorization response is still in the URL: %s", at)
 	}
 	if n := browser.Eval[int](dora, "sessionStorage.length + localStorage.length"); n != 0 {
-		t.Errorf("the app keeps %d things in the browser", n)
+		t.Errorf("the app stores %d items in the browser", n)
 	}
 	dora.Press("button[data-hours='168']").Until(
 		`document.querySelector("button[data-hours='168']").getAttribute("aria-pressed") === "true" && document.querySelectorAll("#rows tr").length === 8`)
@@ -93,10 +93,10 @@ func TestApp(t *testing.T) {
 	ada.Click("#connect", "Allow Heart rate?").Check("app-consent-patient")
 	ada.Press("button[value=deny]").Wait("access was not allowed").Check("app-denied")
 	ada.Open(app).Click("#connect", "Allow Heart rate?").Press(
-		"button[value=allow]").Wait("born 12 April 1979").Wait("beats a minute").Check("app-standalone")
+		"button[value=allow]").Wait("born 12 April 1979").Wait("beats per minute").Check("app-standalone")
 	if n := browser.Eval[int](ada, `document.querySelectorAll("svg polyline").length`); n == 0 {
 		t.Error("no chart")
 	}
 	ada.Open(app + "/?iss=https://other.example/fhir&launch=x").Wait("not registered with that server")
-	ada.Open(app + "/?code=x&state=y").Wait("not asked for in this tab")
+	ada.Open(app + "/?code=x&state=y").Wait("not requested in this tab")
 }

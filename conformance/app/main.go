@@ -1,7 +1,7 @@
-// Command app is a small SMART app: the heart rate of one patient, after a
-// launch from a record or by itself. The app is the plain page in static, a
-// public client with PKCE; this program only serves it, and registers it with
-// a server that runs on the same machine.
+// Command app serves a small SMART app that shows the heart rate of one patient, after
+// an EHR launch or a standalone launch. The app itself is the page in static, a public
+// client with PKCE. This program serves the page and registers the app with a server on
+// the same machine.
 //
 //	GET /               the page; also its launch URL and redirect URI
 //	GET /settings.json  {"iss": FHIR base, "client_id": …, "scope": …}
@@ -30,13 +30,15 @@ import (
 //go:embed static
 var static embed.FS
 
-// The least that does the job. launch or launch/patient is added by the page.
+// The scopes are the minimum that the app needs. The page adds launch or
+// launch/patient.
 const (
 	scope      = "patient/Patient.r patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs"
 	registered = "launch launch/patient " + scope
 	name       = "Heart rate"
 )
 
+// settings is the content of settings.json.
 type settings struct {
 	ISS      string `json:"iss"`
 	ClientID string `json:"client_id"`
@@ -44,11 +46,11 @@ type settings struct {
 }
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:8090", "address to serve on")
+	listen := flag.String("listen", "127.0.0.1:8090", "address to listen on")
 	server := flag.String("server", "http://localhost:8080", "base URL of the Pulsegate server")
-	client := flag.String("client", "", "client id, when the app is registered already")
-	bin := flag.String("bin", "bin/pulsegate", "the operator's command, for registering the app")
-	data := flag.String("data", "demo-data", "the server's data directory, for registering the app")
+	client := flag.String("client", "", "client id of the app, if it is already registered")
+	bin := flag.String("bin", "bin/pulsegate", "pulsegate binary, to register the app")
+	data := flag.String("data", "demo-data", "data directory of the server, to register the app")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -59,12 +61,13 @@ func main() {
 	}
 }
 
+// run serves the app until ctx ends. It calls register unless client is set.
 func run(ctx context.Context, listen, server, client string, register func(origin string) (string, error)) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
-	// localhost, for passkeys and the browser's rules want a name.
+	// Passkeys require a host name, so use localhost instead of the address.
 	origin := fmt.Sprint("http://localhost:", l.Addr().(*net.TCPAddr).Port)
 	if client == "" {
 		if client, err = register(origin); err != nil {
@@ -76,7 +79,7 @@ func run(ctx context.Context, listen, server, client string, register func(origi
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	fmt.Printf("The sample app, client %s:\n\n  by itself          %s\n  from the console   %s/auth/launches\n\n",
+	fmt.Printf("The sample app, client %s:\n\n  standalone         %s\n  from the console   %s/auth/launches\n\n",
 		client, origin, server)
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
@@ -94,8 +97,8 @@ func run(ctx context.Context, listen, server, client string, register func(origi
 	return nil
 }
 
-// handler serves the page, which may load its own files and ask its own server
-// and nothing else.
+// handler serves the page. The Content-Security-Policy allows only its own files and
+// requests to the FHIR server.
 func handler(s settings) (http.Handler, error) {
 	files, err := fs.Sub(static, "static")
 	if err != nil {
@@ -103,7 +106,7 @@ func handler(s settings) (http.Handler, error) {
 	}
 	iss, err := url.Parse(s.ISS)
 	if err != nil || iss.Host == "" {
-		return nil, errors.New("the server's base URL is none")
+		return nil, errors.New("the base URL of the server is not a URL")
 	}
 	body, err := json.Marshal(s)
 	if err != nil {
@@ -114,7 +117,7 @@ func handler(s settings) (http.Handler, error) {
 	m.HandleFunc("GET /settings.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		if _, err := w.Write(body); err != nil {
-			return // the browser has gone
+			return // the browser has closed the connection
 		}
 	})
 	policy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " +
@@ -131,8 +134,8 @@ func handler(s settings) (http.Handler, error) {
 	}), nil
 }
 
-// register finds the app among the server's clients, or adds it, by the
-// operator's command.
+// register returns the client id of the app. If the app is not registered with the
+// server, register adds it with the pulsegate command.
 func register(bin, data, origin string) (string, error) {
 	type info struct {
 		ID           string   `json:"client_id"`
@@ -146,7 +149,7 @@ func register(bin, data, origin string) (string, error) {
 		cmd.Stderr = os.Stderr
 		b, err := cmd.Output()
 		if err != nil {
-			return fmt.Errorf("%s %s: %w: does the server run?", bin, strings.Join(args[:2], " "), err)
+			return fmt.Errorf("%s %s: %w (is the server running?)", bin, strings.Join(args[:2], " "), err)
 		}
 		return json.Unmarshal(b, out)
 	}

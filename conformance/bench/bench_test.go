@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestTarget runs every measurement of -target against servers whose base
-// URLs and Location headers differ from Pulsegate's own.
+// TestTarget runs all measurements of -target against servers with base URLs and
+// Location headers that differ from Pulsegate's.
 func TestTarget(t *testing.T) {
 	for name, c := range map[string]struct{ base, location string }{
 		"root, absolute Location":           {"", "http://HOST/Observation/%d/_history/1"},
@@ -26,7 +26,7 @@ func TestTarget(t *testing.T) {
 			srv := httptest.NewServer(foreign(strings.TrimSuffix(c.base, "/"), c.location))
 			defer srv.Close()
 			file := filepath.Join(t.TempDir(), "figures.json")
-			err := run(options{target: srv.URL + c.base, token: "-", json: file, n: 20, workers: 2, seedObs: 220})
+			err := run(options{target: srv.URL + c.base, token: "-", json: file, requests: 20, workers: 2, seedObs: 220})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,8 +52,7 @@ func TestTarget(t *testing.T) {
 	}
 }
 
-// foreign is a server that answers by R4 below base and nowhere else, and
-// offers no export.
+// foreign returns an R4 server that answers only below base and offers no export.
 func foreign(base, location string) http.Handler {
 	var n atomic.Int64
 	mux := http.NewServeMux()
@@ -85,12 +84,12 @@ func foreign(base, location string) http.Handler {
 	return mux
 }
 
-// TestTargetRefuses holds the error of a wrong base URL: it names the URL and
-// the status.
+// TestTargetRefuses checks that the error for a wrong base URL names the URL and the
+// status.
 func TestTargetRefuses(t *testing.T) {
 	srv := httptest.NewServer(foreign("/r4", "Observation/%d"))
 	defer srv.Close()
-	err := run(options{target: srv.URL + "/fhir", token: "-", n: 1, workers: 1})
+	err := run(options{target: srv.URL + "/fhir", token: "-", requests: 1, workers: 1})
 	if err == nil || !strings.Contains(err.Error(), srv.URL+"/fhir") ||
 		!strings.Contains(err.Error(), "status 404") || strings.Contains(err.Error(), "%!") {
 		t.Fatalf("error %v", err)

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// send does one request on a connection of its worker.
+// send sends one request on the connection of its worker.
 type send func(method, path string, body []byte, want int) (location string, err error)
 
-// measure runs a load and adds its figure.
+// measure runs a load and adds its rate to the figures.
 func (b *bench) measure(name string, n int, f func(do send, i int) error) (rate float64, err error) {
 	var lat []time.Duration
 	cost, err := b.cost(n, func() (err error) {
@@ -31,8 +31,8 @@ func (b *bench) measure(name string, n int, f func(do send, i int) error) (rate 
 	return rate, err
 }
 
-// cost is what the server's processor time was for each of n calls of f; for
-// a server that is not ours it is unknown.
+// cost runs f, which makes n calls, and returns a note of the server's processor
+// time per call. The note is empty for -target.
 func (b *bench) cost(n int, f func() error) (string, error) {
 	if b.srv == nil {
 		return "", f()
@@ -45,11 +45,11 @@ func (b *bench) cost(n int, f func() error) (string, error) {
 		return "", err
 	}
 	after, err := b.srv.CPU()
-	return fmt.Sprintf(", server %d us CPU each", (after-before).Microseconds()/int64(n)), err
+	return fmt.Sprintf(", server %d us CPU per request", (after-before).Microseconds()/int64(n)), err
 }
 
-// load runs n calls of f on the bench's connections and returns the calls per
-// second and the sorted latencies.
+// load calls f n times on -c connections. It returns the calls per second and the
+// sorted latencies.
 func (b *bench) load(n int, f func(do send, i int) error) (float64, []time.Duration, error) {
 	lat := make([]time.Duration, n)
 	var next atomic.Int64
@@ -93,18 +93,20 @@ func (b *bench) load(n int, f func(do send, i int) error) (float64, []time.Durat
 	return float64(n) / took.Seconds(), lat, nil
 }
 
+// ms returns the quantile q of sorted latencies in milliseconds.
 func ms(lat []time.Duration, q float64) float64 {
 	return float64(lat[min(len(lat)-1, int(q*float64(len(lat))))].Microseconds()) / 1000
 }
 
+// observation returns the i-th heart rate of the patient.
 func (b *bench) observation(i int) []byte {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * 5 * time.Second).Format(time.RFC3339)
 	return []byte(fmt.Sprintf(`{"resourceType":"Observation","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs","display":"Vital Signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4","display":"Heart rate"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d,"unit":"beats/minute","system":"http://unitsofmeasure.org","code":"/min"}}`, b.patient, at, 55+i%60))
 }
 
-// call does one request, reads it whole and returns the size of the answer.
+// call sends one request, reads the whole answer, and returns its size and Location.
 func (b *bench) call(method, path string, body []byte, want int, header ...string) (int64, string, error) {
-	resp, err := b.c.Do(method, path, body, header...)
+	resp, err := b.client.Do(method, path, body, header...)
 	if err != nil {
 		return 0, "", err
 	}
@@ -116,15 +118,15 @@ func (b *bench) call(method, path string, body []byte, want int, header ...strin
 	return n, resp.Header.Get("Location"), err
 }
 
-// fhir measures what every R4 server offers.
+// fhir runs the measurements that every R4 server supports.
 func (b *bench) fhir() error {
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
 		{"search", b.search}, {"export", b.export}})
 }
 
 func (b *bench) create() error {
-	b.ids = make([]string, b.opt.n)
-	rate, err := b.measure("create", b.opt.n, func(do send, i int) error {
+	b.ids = make([]string, b.opt.requests)
+	rate, err := b.measure("create", b.opt.requests, func(do send, i int) error {
 		loc, err := do("POST", "Observation", b.observation(i), 201)
 		if err == nil {
 			b.ids[i], err = b.created(loc)
@@ -134,11 +136,11 @@ func (b *bench) create() error {
 	if err != nil {
 		return err
 	}
-	return b.doorFloor(rate)
+	return b.validationFloor(rate)
 }
 
 func (b *bench) read() error {
-	n := b.opt.n * 8
+	n := b.opt.requests * 8
 	rate, err := b.measure("read", n, func(do send, i int) error {
 		_, err := do("GET", b.ids[i%len(b.ids)], nil, 200)
 		return err
@@ -149,8 +151,9 @@ func (b *bench) read() error {
 	return b.socketFloor("read", rate, n, b.ids[0])
 }
 
-// wanted is a search as wearables' readers send it: 100 from some day on.
-func (b *bench) wanted() string {
+// randomSearch returns a typical search of wearable data: 100 heart rates from a
+// random time onward.
+func (b *bench) randomSearch() string {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0,
 		time.UTC).Add(time.Duration(rand.IntN(max(1, b.opt.seedObs-200))) * 5 * time.Second)
 	return "Observation?patient=" + b.patient + "&code=http://loinc.org%7C8867-4&date=ge" +
@@ -159,37 +162,38 @@ func (b *bench) wanted() string {
 
 func (b *bench) search() error {
 	search := func(do send, _ int) error {
-		_, err := do("GET", b.wanted(), nil, 200)
+		_, err := do("GET", b.randomSearch(), nil, 200)
 		return err
 	}
-	rate, err := b.measure("search patient+code+date, 100 of many", b.opt.n/2, search)
+	rate, err := b.measure("search patient+code+date, 100 of many", b.opt.requests/2, search)
 	if err != nil {
 		return err
 	}
 	quiet := *b
 	quiet.opt.workers = 1
-	_, err = quiet.measure("the same, one connection", min(2000, b.opt.n), search)
+	_, err = quiet.measure("the same, one connection", min(2000, b.opt.requests), search)
 	b.figures = quiet.figures
 	if err != nil {
 		return err
 	}
-	return b.socketFloor("search", rate, b.opt.n/2, b.wanted())
+	return b.socketFloor("search", rate, b.opt.requests/2, b.randomSearch())
 }
 
-// created returns the absolute URL, without its version, of the resource that
-// a Location header names. Servers send absolute and relative ones.
+// created returns the absolute URL, without the version, of the resource that a
+// Location header names. Servers send absolute and relative URLs.
 func (b *bench) created(location string) (string, error) {
-	base, err := url.Parse(b.c.FHIRBase() + "/")
+	base, err := url.Parse(b.client.FHIRBase() + "/")
 	if err != nil {
 		return "", err
 	}
 	u, err := base.Parse(location)
 	if err != nil || location == "" {
-		return "", fmt.Errorf("create: the answer has no Location that can be used")
+		return "", fmt.Errorf("create: the answer has no valid Location")
 	}
 	return unversioned(u.String()), nil
 }
 
+// unversioned removes the version from the URL of a resource.
 func unversioned(location string) string {
 	if i := bytes.Index([]byte(location), []byte("/_history")); i > 0 {
 		return location[:i]
@@ -197,10 +201,10 @@ func unversioned(location string) string {
 	return location
 }
 
-// transactions fill the store up to the wanted size in bundles of 100.
+// transactions fills the store with -observations Observations in bundles of 100.
 func (b *bench) transactions() error {
 	const size = 100
-	bundles := max(1, (b.opt.seedObs-b.opt.n)/size)
+	bundles := max(1, (b.opt.seedObs-b.opt.requests)/size)
 	rate, lat, err := b.load(bundles, func(do send, i int) error {
 		var buf bytes.Buffer
 		buf.WriteString(`{"resourceType":"Bundle","type":"transaction","entry":[`)
@@ -209,7 +213,7 @@ func (b *bench) transactions() error {
 				buf.WriteByte(',')
 			}
 			buf.WriteString(`{"resource":`)
-			buf.Write(b.observation(b.opt.n + i*size + k))
+			buf.Write(b.observation(b.opt.requests + i*size + k))
 			buf.WriteString(`,"request":{"method":"POST","url":"Observation"}}`)
 		}
 		buf.WriteString(`]}`)
@@ -224,11 +228,11 @@ func (b *bench) transactions() error {
 	return nil
 }
 
-// export measures the download of all Observations, as they are and
-// compressed; MB are always those of NDJSON.
+// export measures the download of all Observations, uncompressed and compressed.
+// MB always counts the NDJSON before compression.
 func (b *bench) export() error {
 	begun := time.Now()
-	files, err := b.exported()
+	files, err := b.exportFiles()
 	if errors.Is(err, errNoExport) && b.srv == nil {
 		fmt.Printf("%-46s %12s\n", "export download", "not offered")
 		return nil
@@ -251,7 +255,7 @@ func (b *bench) export() error {
 			b.exportBytes, b.exportRate = bytes, float64(bytes)/1e6/s
 			whole := time.Since(begun).Seconds()
 			b.add("export, kick-off to last byte", whole, "s",
-				fmt.Sprintf("%.0f MB/s over the whole, preparation and polling every %v included",
+				fmt.Sprintf("%.0f MB/s overall, including preparation and polling every %v",
 					float64(bytes)/1e6/whole, exportPoll))
 			b.add("export download", b.exportRate, "MB/s",
 				fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(bytes)/1e6))
@@ -270,8 +274,8 @@ func (b *bench) export() error {
 	return err
 }
 
-// exportPoll is the interval between two looks at an export's status; after
-// exportPolls of them the measurement gives up.
+// The measurement polls the status of an export every exportPoll, and gives up after
+// exportPolls attempts.
 const (
 	exportPoll  = 50 * time.Millisecond
 	exportPolls = 2400
@@ -279,9 +283,9 @@ const (
 
 var errNoExport = errors.New("the server does not offer Patient/$export to this token")
 
-// exported runs an export of all Observations and returns its files.
-func (b *bench) exported() ([]string, error) {
-	resp, err := b.c.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
+// exportFiles runs an export of all Observations and returns the URLs of its files.
+func (b *bench) exportFiles() ([]string, error) {
+	resp, err := b.client.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +304,7 @@ func (b *bench) exported() ([]string, error) {
 		return nil, fmt.Errorf("$export: status %d", resp.StatusCode)
 	}
 	for range exportPolls {
-		code, m, err := b.c.JSON("GET", resp.Header.Get("Content-Location"), nil, "Accept", "application/json")
+		code, m, err := b.client.JSON("GET", resp.Header.Get("Content-Location"), nil, "Accept", "application/json")
 		if err != nil {
 			return nil, err
 		}
@@ -310,20 +314,20 @@ func (b *bench) exported() ([]string, error) {
 		}
 		var files []string
 		out, _ := m["output"].([]any)
-		for _, o := range out {
-			f, _ := o.(map[string]any)
+		for _, entry := range out {
+			f, _ := entry.(map[string]any)
 			u, _ := f["url"].(string)
 			files = append(files, u)
 		}
 		return files, nil
 	}
-	return nil, errors.New("the export is never complete")
+	return nil, errors.New("the export did not complete")
 }
 
-// drain downloads one file, until end at the latest, and counts bytes and
-// lines as they come.
+// drain downloads one file until it is complete or end is closed. It returns the
+// number of bytes and lines.
 func (b *bench) drain(u, coding string, end <-chan struct{}) (int64, int64, error) {
-	resp, err := b.c.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", coding)
+	resp, err := b.client.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", coding)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -354,18 +358,18 @@ func (b *bench) drain(u, coding string, end <-chan struct{}) (int64, int64, erro
 	}
 }
 
-// operations measures $lastn and $stats over all of a patient's heart rate.
+// operations measures $lastn and $stats over all heart rates of a patient.
 func (b *bench) operations() error {
 	const code = "http://loinc.org%7C8867-4"
-	for _, o := range [][2]string{
+	for _, op := range [][2]string{
 		{"$lastn of one code", "Observation/$lastn?patient=" + b.patient + "&code=" + code},
 		{"$stats of one code", "Observation/$stats?subject=Patient/" + b.patient + "&coding=" + code +
 			"&statistic=count,average,minimum,maximum,std-dev,median"},
 	} {
 		one := *b
 		one.opt.workers = 1
-		if _, err := one.measure(o[0], 5, func(do send, _ int) error {
-			_, err := do("GET", o[1], nil, 200)
+		if _, err := one.measure(op[0], 5, func(do send, _ int) error {
+			_, err := do("GET", op[1], nil, 200)
 			return err
 		}); err != nil {
 			return err

@@ -20,14 +20,14 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 )
 
-// fill puts n invented but lifelike samples into the data directory of a
-// server that is not running: a heart rate every 5 seconds with jitter and
-// gaps, integer rates and the motion context of a watch. The patients must
-// exist and have consented. It takes the whole path from decoded samples
-// through mapping to durable commits, and returns how many samples were
-// created and the time that took.
+// fill writes n generated samples to the data directory of a stopped server: a heart
+// rate about every 5 seconds with jitter and gaps, integer rates, and the motion
+// context of a watch. The patients must exist and must have consented. fill runs the
+// whole path from decoded samples through mapping to durable commits. It returns the
+// number of samples created and the time taken.
 func fill(data string, patients []string, n int) (created int, took time.Duration, err error) {
 	db, err := pebblestore.Open(filepath.Join(data, "store"), pebblestore.Options{})
 	if err != nil {
@@ -48,31 +48,31 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 	if err != nil {
 		return created, 0, err
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		return created, 0, err
 	}
 	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: m, Clock: time.Now, SpoolDir: data,
 		Limits: ingest.Limits{MaxBytes: math.MaxInt64}}
-	who := &access.Principal{Operator: "fill", Grant: access.All()}
-	began := time.Now()
+	filler := &access.Principal{Operator: "fill", Grant: access.All()}
+	begin := time.Now()
 	for i, id := range patients {
 		each := n*(i+1)/len(patients) - n*i/len(patients)
-		p.Adapters = []adapters.Adapter{&heart{seed: uint64(i), n: each}}
+		p.Adapters = []adapters.Adapter{&heart{seed: uint64(i), count: each}}
 		s, err := p.Run(context.Background(), ingest.Request{Patient: id, Vendor: "apple", Format: "decoded",
-			Body: io.LimitReader(strings.NewReader(id), 1<<10), Caller: audit.Caller{Principal: who}})
+			Body: io.LimitReader(strings.NewReader(id), 1<<10), Caller: audit.Caller{Principal: filler}})
 		if err != nil {
 			return created, 0, err
 		}
 		created += s.Created
 	}
-	return created, time.Since(began), nil
+	return created, time.Since(begin), nil
 }
 
-// heart is an adapter of samples that are decoded already.
+// heart is an adapter that generates decoded samples.
 type heart struct {
-	seed uint64
-	n    int
+	seed  uint64
+	count int
 }
 
 func (*heart) Vendor() string                       { return "apple" }
@@ -80,7 +80,7 @@ func (*heart) Name() string                         { return "Apple Health" }
 func (*heart) Formats() []adapters.Format           { return []adapters.Format{{Name: "decoded"}} }
 func (*heart) Detect(string, []byte) (string, bool) { return "decoded", true }
 
-// Decode makes the samples, the last of them half an hour ago at the latest.
+// Decode generates the samples. The last one lies in the past.
 func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) error {
 	var rates [256]string
 	for i := range rates {
@@ -88,7 +88,8 @@ func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) 
 	}
 	rnd := mrand.New(mrand.NewPCG(h.seed, 1))
 	at := time.Now().Add(-time.Duration(
-		float64(h.n)*5.2*1.03) * time.Second).Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
+		float64(h.count)*5.2*1.03) * time.Second).
+		Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
 	s := sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", Zone: sample.ZoneInstant,
 		KeyValue: true,
 		Value:    sample.Value{Kind: sample.Number, Unit: "count/min"},
@@ -97,9 +98,9 @@ func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) 
 		Source:     sample.Source{Name: "Watch", Version: "11.0"},
 		Components: []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: "1"}}}}
 	level := 62.0
-	for range h.n {
+	for range h.count {
 		at = at.Add(time.Duration(4+rnd.IntN(3)) * time.Second)
-		if rnd.IntN(10_000) == 0 { // off the wrist
+		if rnd.IntN(10_000) == 0 { // the watch is taken off
 			at = at.Add(time.Duration(rnd.IntN(3600)) * time.Second)
 		}
 		aim := 58.0

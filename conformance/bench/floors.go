@@ -22,11 +22,11 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
-// socketFloor measures a bare net/http server that answers the bytes of path
-// from memory, with the same client and connections: what HTTP alone costs
-// here. It says what part of it rate is.
+// socketFloor measures a bare net/http server that answers the bytes of path from
+// memory, with the same client and connections, and compares rate with it. The
+// figure is the cost of HTTP alone on this machine.
 func (b *bench) socketFloor(name string, rate float64, n int, path string) error {
-	resp, err := b.c.Do("GET", path, nil, "Accept-Encoding", "identity")
+	resp, err := b.client.Do("GET", path, nil, "Accept-Encoding", "identity")
 	if err != nil {
 		return err
 	}
@@ -43,13 +43,13 @@ func (b *bench) socketFloor(name string, rate float64, n int, path string) error
 			w.Header().Set("Content-Type", "application/fhir+json; charset=utf-8")
 			w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 			if _, err := w.Write(body); err != nil {
-				return // the client sees it
+				return // the client reports it
 			}
 		})}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	floor := *b
-	floor.c = &blackbox.Client{Base: "http://" + l.Addr().String(), Static: "-", HTTP: b.c.HTTP}
+	floor.client = &blackbox.Client{Base: "http://" + l.Addr().String(), Static: "-", HTTP: b.client.HTTP}
 	most, lat, err := floor.load(n, func(do send, _ int) error {
 		_, err := do("GET", "x", nil, 200)
 		return err
@@ -62,7 +62,7 @@ func (b *bench) socketFloor(name string, rate float64, n int, path string) error
 		return err
 	}
 	b.floor("floor: bare net/http, bytes of "+name, most, rate, "1/s",
-		fmt.Sprintf("p50 %.2f ms, %d bytes an answer", ms(lat, .5), len(body)))
+		fmt.Sprintf("p50 %.2f ms, %d bytes per answer", ms(lat, .5), len(body)))
 	return nil
 }
 
@@ -77,20 +77,20 @@ func readAll(resp *http.Response) ([]byte, error) {
 	return b, err
 }
 
-// floor adds a floor and what share of it was reached.
+// floor adds a floor and the share of it that a measurement reached.
 func (b *bench) floor(name string, value, reached float64, unit, note string) {
 	b.add(name, value, unit, fmt.Sprintf("reached %.2f of it; %s", reached/value, note))
 	b.figures[len(b.figures)-1].Reached = reached / value
 }
 
-// doorFloor measures validation alone, on as many cores as there are: no
-// create can be faster than the door lets it in.
-func (b *bench) doorFloor(rate float64) error {
-	door, err := r4.New(r4.Limits{})
+// validationFloor measures the validation of the created bodies on all cores. No
+// create can be faster.
+func (b *bench) validationFloor(rate float64) error {
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		return err
 	}
-	n := b.opt.n
+	n := b.opt.requests
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	errs := make([]error, runtime.NumCPU())
@@ -100,7 +100,7 @@ func (b *bench) doorFloor(rate float64) error {
 		go func() {
 			defer wg.Done()
 			for i := int(next.Add(1)); i <= n && errs[w] == nil; i = int(next.Add(1)) {
-				_, errs[w] = door.Create("Observation", b.observation(i), "o1")
+				_, errs[w] = validator.Create("Observation", b.observation(i), "o1")
 			}
 		}()
 	}
@@ -113,18 +113,18 @@ func (b *bench) doorFloor(rate float64) error {
 	return nil
 }
 
-// exportFloor scans the store itself straight to a loopback socket: the same
-// bytes without HTTP, audit, consent and scope.
+// exportFloor scans the store directly to a loopback socket: the same bytes without
+// HTTP, audit, consent and scopes.
 func (b *bench) exportFloor() error {
 	if b.exportBytes == 0 {
-		return errors.New("needs the step export before it")
+		return errors.New("run the step export first")
 	}
 	if err := b.srv.Stop(); err != nil {
 		return err
 	}
 	var sent int64
 	took := time.Hour
-	for range 2 { // the server had read the files before, too
+	for range 2 { // the second scan finds the files cached, as the export did
 		n, t, err := scanToSocket(filepath.Join(b.dir, "data", "store"))
 		if err != nil {
 			return err
@@ -141,6 +141,7 @@ func (b *bench) exportFloor() error {
 	return err
 }
 
+// scanToSocket returns the number of bytes sent and the time taken.
 func scanToSocket(dir string) (sent int64, took time.Duration, err error) {
 	st, err := pebblestore.Open(dir, pebblestore.Options{CacheBytes: 64 << 20})
 	if err != nil {

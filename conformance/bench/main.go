@@ -1,16 +1,17 @@
-// Command bench is a load program that speaks plain FHIR R4. Without -target
-// it starts the binary on a fresh store and also measures ingest, start-up,
-// disk and memory, each with its floor in the same run; with -target URL it
+// Command bench is a load program for FHIR R4 servers. Without -target it starts the
+// binary on an empty store and also measures ingest, start-up, disk and memory. Most
+// figures have a floor, which is measured in the same run. With -target URL it
 // measures any R4 server (create, transaction, search, read, export).
 //
 //	bench -bin bin/pulsegate
-//	bench -bin bin/pulsegate -steps create,mixed   # some of it
-//	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
+//	bench -bin bin/pulsegate -steps create,mixed        # only these steps
+//	bench -target http://127.0.0.1:8090/fhir -token -   # without a token
 //	bench -target https://ehr.example/r4 -token TOKEN   # any base URL
-//	bench -xml 1000 -write-xml export.xml               # only the payload
+//	bench -xml 1000 -write-xml export.xml               # only write the payload
 //
-// Loads are bounded in count. Figures go to a table on stdout, with -json FILE
-// to a file, and with -results FILE to a history of dated sections.
+// Each load makes a fixed number of requests. The figures are printed as a table,
+// written to a file with -json FILE, and appended to a history of dated sections with
+// -results FILE.
 package main
 
 import (
@@ -28,31 +29,34 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
+// options are the flags.
 type options struct {
 	bin, target, token, json string
 	steps, results, mix      string
-	n, workers, seedObs      int
+	requests                 int // per measurement
+	workers, seedObs         int
 	xmlMB, samples           int
 	writeXML                 string
 }
 
-// figure is one measured line.
+// figure is one measured value.
 type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
 	Note  string  `json:"note,omitempty"`
-	// Reached, of a floor, is what share of it the figure before it reached.
+	// Reached, for a floor, is the share of it that the preceding figure reached.
 	Reached float64 `json:"reached,omitempty"`
 }
 
+// bench is one run of the program.
 type bench struct {
 	opt     options
-	c       *blackbox.Client
+	client  *blackbox.Client
 	srv     *blackbox.Server
 	dir     string
 	patient string
-	ids     []string // URLs of what create made
+	ids     []string // URLs of the Observations that the step create made
 
 	exportRate  float64 // MB/s
 	exportBytes int64
@@ -62,15 +66,15 @@ type bench struct {
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "bin/pulsegate", "the binary to start")
-	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
-	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
+	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server to measure instead")
+	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-" sends none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "",
-		"only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
+		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
 	flag.StringVar(&o.mix, "mix", "ingest,export",
-		"what the step mixed does beside searches, creates and notifications")
-	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
-	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
+		"background load of the step mixed, besides notifications")
+	flag.StringVar(&o.results, "results", "", "also append a dated section with the figures to this file")
+	flag.IntVar(&o.requests, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
 	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
@@ -92,7 +96,7 @@ func run(o options) error {
 	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
 	hc := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 	if o.target != "" {
-		b.c = &blackbox.Client{FHIR: strings.TrimSuffix(o.target, "/"), Static: o.token, HTTP: hc}
+		b.client = &blackbox.Client{FHIR: strings.TrimSuffix(o.target, "/"), Static: o.token, HTTP: hc}
 		return b.finish(b.foreign())
 	}
 	dir, err := os.MkdirTemp("", "pulsegate-bench-")
@@ -112,22 +116,22 @@ func run(o options) error {
 	return b.finish(err)
 }
 
-// foreign measures a server of which we know the FHIR base only.
+// foreign measures a server of which only the FHIR base URL is known.
 func (b *bench) foreign() error {
-	status, out, err := b.c.JSON("POST", "Patient", []byte(`{"resourceType":"Patient","name":[{"family":"Bench"}]}`))
+	status, out, err := b.client.JSON("POST", "Patient", []byte(`{"resourceType":"Patient","name":[{"family":"Bench"}]}`))
 	if status != 0 && status != http.StatusCreated {
-		return fmt.Errorf("create of a Patient at %s: status %d, want 201 (is it the FHIR base URL, and may the token of -token create?)", b.c.FHIRBase(), status)
+		return fmt.Errorf("create of a Patient at %s: status %d, want 201; check that this is the FHIR base URL and that -token may create", b.client.FHIRBase(), status)
 	}
 	if err != nil {
-		return fmt.Errorf("create of a Patient at %s: %w", b.c.FHIRBase(), err)
+		return fmt.Errorf("create of a Patient at %s: %w", b.client.FHIRBase(), err)
 	}
 	if b.patient, _ = out["id"].(string); b.patient == "" {
-		return fmt.Errorf("create of a Patient at %s: the answer has no Patient with an id", b.c.FHIRBase())
+		return fmt.Errorf("create of a Patient at %s: the answer has no Patient with an id", b.client.FHIRBase())
 	}
 	return b.fhir()
 }
 
-// own starts the binary and measures everything.
+// own starts the binary and runs all measurements.
 func (b *bench) own(hc *http.Client) error {
 	key, err := blackbox.NewKey()
 	if err != nil {
@@ -168,7 +172,7 @@ func (b *bench) own(hc *http.Client) error {
 		"system/*.cruds"); err != nil {
 		return err
 	}
-	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
+	b.client = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
 		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
 		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
@@ -176,12 +180,13 @@ func (b *bench) own(hc *http.Client) error {
 		{"restart", b.restart}})
 }
 
-// step is one measurement; -steps chooses among them by name.
+// step is one measurement, which -steps selects by name.
 type step struct {
 	name string
 	do   func() error
 }
 
+// run runs the selected steps.
 func (b *bench) run(steps []step) error {
 	for _, s := range steps {
 		if b.opt.steps != "" && !slices.Contains(strings.Split(b.opt.steps, ","), s.name) {
@@ -194,11 +199,13 @@ func (b *bench) run(steps []step) error {
 	return nil
 }
 
+// add adds a figure and prints it.
 func (b *bench) add(name string, v float64, unit, note string) {
 	b.figures = append(b.figures, figure{Name: name, Value: v, Unit: unit, Note: note})
 	fmt.Printf("%-46s %12s %-12s %s\n", name, number(v), unit, note)
 }
 
+// number formats a value with about three significant digits.
 func number(v float64) string {
 	if v >= 100 {
 		return fmt.Sprintf("%.0f", v)
@@ -206,6 +213,8 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
+// finish writes the figures to the files of -results and -json. It returns err or its
+// own error.
 func (b *bench) finish(err error) error {
 	if b.opt.results != "" && err == nil {
 		if err := b.results(b.opt.results); err != nil {

@@ -17,16 +17,16 @@ import (
 	"pulsegate/adapters/apple/applegen"
 )
 
-// What the mixed measurement asks for, a second, quiet and under load alike.
+// The paced requests of the step mixed are the same without and with load.
 const (
-	mixedSeconds = 8
-	mixedSearch  = 40
-	mixedCreate  = 40
+	mixedSeconds = 8  // duration of one measurement in seconds
+	mixedSearch  = 40 // searches per second
+	mixedCreate  = 40 // creates per second
 )
 
-// mixed measures the latencies of paced searches and creates alone, and again
-// while payloads are ingested, a whole export is downloaded and each create is
-// notified.
+// mixed measures the latencies of paced searches and creates, first without other
+// load, and then while payloads are ingested, an export is downloaded, and each create
+// triggers a notification.
 func (b *bench) mixed() error {
 	files, err := b.payloads()
 	if err != nil {
@@ -39,7 +39,9 @@ func (b *bench) mixed() error {
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	errs := make(chan error, 2)
-	for name, f := range map[string]func(<-chan struct{}) error{"ingest": func(end <-chan struct{}) error { return b.ingestUntil(files, end) }, "export": b.exportUntil} {
+	loads := map[string]func(end <-chan struct{}) error{"export": b.exportUntil,
+		"ingest": func(end <-chan struct{}) error { return b.ingestUntil(files, end) }}
+	for name, f := range loads {
 		if !slices.Contains(strings.Split(b.opt.mix, ","), name) {
 			errs <- nil
 			continue
@@ -50,9 +52,9 @@ func (b *bench) mixed() error {
 			errs <- f(end)
 		}()
 	}
-	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
-		if _, err := io.Copy(io.Discard, q.Body); err != nil {
-			return // the server sends it again
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return // the server will send it again
 		}
 	}))
 	defer hook.Close()
@@ -68,26 +70,26 @@ func (b *bench) mixed() error {
 		return err
 	}
 	for i, name := range []string{"search", "create"} {
-		q, l := ms(quiet[i], .99), ms(loaded[i], .99)
+		quietP99, loadedP99 := ms(quiet[i], .99), ms(loaded[i], .99)
 		note := fmt.Sprintf("p50 %.2f ms quiet, %.2f ms mixed; %d/s paced", ms(quiet[i], .5), ms(loaded[i], .5),
 			mixedSearch)
-		b.add(name+", quiet", q, "ms p99", note)
-		b.add(name+", mixed load", l, "ms p99", b.opt.mix+" and notifications at the same time")
-		b.add(name+", mixed to quiet", l/q, "times", "of the p99")
+		b.add(name+", quiet", quietP99, "ms p99", note)
+		b.add(name+", mixed load", loadedP99, "ms p99", b.opt.mix+" and notifications at the same time")
+		b.add(name+", mixed to quiet", loadedP99/quietP99, "times", "of the p99")
 	}
 	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
 	return err
 }
 
-// pace are the sorted latencies of searches and of creates.
+// pace holds the sorted latencies of searches and of creates.
 type pace [2][]time.Duration
 
-// pacers share the requests of one kind, so that a slow answer does not keep
-// all others waiting.
+// pacers is the number of connections for requests of one type, so that a slow answer
+// does not delay all others.
 const pacers = 4
 
-// paced sends searches and creates by the clock. A latency counts from the
-// tick: what waits for the one before it has waited.
+// paced sends searches and creates at a fixed rate. Latencies count from the scheduled
+// time, so that the wait for an earlier request is included.
 func (b *bench) paced() (pace, error) {
 	var p pace
 	var mu sync.Mutex
@@ -111,19 +113,19 @@ func (b *bench) paced() (pace, error) {
 	return p, errors.Join(errs...)
 }
 
-// pacer sends every pacers-th request of a kind: 0 searches, 1 creates.
-func (b *bench) pacer(kind, first int, begin time.Time) ([]time.Duration, error) {
+// pacer sends every pacers-th request of a type: 0 for searches, 1 for creates.
+func (b *bench) pacer(typ, first int, begin time.Time) ([]time.Duration, error) {
 	do, end, err := b.line()
 	if err != nil {
 		return nil, err
 	}
-	perSecond := [2]int{mixedSearch, mixedCreate}[kind]
+	perSecond := [2]int{mixedSearch, mixedCreate}[typ]
 	var out []time.Duration
 	for k := first; k < perSecond*mixedSeconds && err == nil; k += pacers {
 		at := begin.Add(time.Duration(k) * time.Second / time.Duration(perSecond))
 		time.Sleep(time.Until(at))
-		if kind == 0 {
-			_, err = do("GET", b.wanted(), nil, 200)
+		if typ == 0 {
+			_, err = do("GET", b.randomSearch(), nil, 200)
 		} else {
 			_, err = do("POST", "Observation", b.observation(200_000_000+k), 201)
 		}
@@ -132,7 +134,7 @@ func (b *bench) pacer(kind, first int, begin time.Time) ([]time.Duration, error)
 	return out, errors.Join(err, end())
 }
 
-// payloads writes what ingestUntil sends, before anything is measured.
+// payloads writes the files that ingestUntil sends, before the measurement begins.
 func (b *bench) payloads() ([]string, error) {
 	files := make([]string, mixedPayloads)
 	for n := range files {
@@ -152,8 +154,7 @@ func (b *bench) payloads() ([]string, error) {
 
 const mixedPayloads = 6
 
-// ingestUntil ingests payloads, one after the other, and when they are all
-// there once more: the load does not end before the measurement.
+// ingestUntil ingests the files one after the other, repeatedly, until end is closed.
 func (b *bench) ingestUntil(files []string, end <-chan struct{}) error {
 	for i := 0; ; i++ {
 		if err := b.srv.Run(nil, "ingest", "--patient", b.patient, "--vendor", "apple",
@@ -168,9 +169,9 @@ func (b *bench) ingestUntil(files []string, end <-chan struct{}) error {
 	}
 }
 
-// exportUntil downloads a whole export, again and again.
+// exportUntil downloads an export repeatedly until end is closed.
 func (b *bench) exportUntil(end <-chan struct{}) error {
-	files, err := b.exported()
+	files, err := b.exportFiles()
 	for err == nil {
 		for _, u := range files {
 			if _, _, err = b.drain(u, "identity", end); err != nil {

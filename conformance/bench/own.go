@@ -19,8 +19,8 @@ import (
 	"pulsegate/fhir/store/floor"
 )
 
-// notifications measures from the answer of a create to the POST that
-// arrives, at 200 creates a second.
+// notifications measures the time from the answer of a create to the arrival of the
+// notification, at 200 creates per second.
 func (b *bench) notifications() error {
 	const n, perSecond = 1000, 200
 	arrived := make(chan arrival, n*2)
@@ -30,8 +30,8 @@ func (b *bench) notifications() error {
 	}
 	hook := &httptest.Server{Listener: l,
 		Config: &http.Server{ReadHeaderTimeout: 5 * time.Second,
-			Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-				body, err := io.ReadAll(io.LimitReader(q.Body, 8<<20))
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(io.LimitReader(r.Body, 8<<20))
 				if err == nil {
 					arrived <- arrival{time.Now(), body}
 				}
@@ -68,23 +68,24 @@ func (b *bench) notifications() error {
 				}
 			}
 		case <-limit:
-			return fmt.Errorf("%d of %d notifications in time", len(lat), n)
+			return fmt.Errorf("%d of %d notifications arrived in time", len(lat), n)
 		}
 	}
 	sort.Slice(lat, func(i, j int) bool { return lat[i] < lat[j] })
 	b.add("notification, commit to POST", ms(lat, .99), "ms p99",
 		fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
-	// What follows measures something else.
+	// Later steps must not trigger notifications.
 	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
 	return err
 }
 
+// arrival is a received notification.
 type arrival struct {
 	at   time.Time
 	body []byte
 }
 
-// ids are the Observations in a notification.
+// ids returns the references of the Observations in a notification.
 func (a arrival) ids() []string {
 	var m struct {
 		Entry []struct {
@@ -103,15 +104,17 @@ func (a arrival) ids() []string {
 	return out
 }
 
+// subscribe creates a Subscription to the Observations of the patient, waits until it
+// is active, and returns its id.
 func (b *bench) subscribe(endpoint string) (string, error) {
 	sub := fmt.Sprintf(`{"resourceType":"Subscription","status":"requested","reason":"bench","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded","_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/%s"}]},"channel":{"type":"rest-hook","endpoint":"%s/hook","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`, b.patient, endpoint)
-	status, out, err := b.c.JSON("POST", "Subscription", []byte(sub))
+	status, out, err := b.client.JSON("POST", "Subscription", []byte(sub))
 	if err != nil || status != 201 {
 		return "", fmt.Errorf("create of the subscription: %d %v %w", status, out, err)
 	}
 	id, _ := out["id"].(string)
 	for range 200 {
-		if _, out, err = b.c.JSON("GET", "Subscription/"+id, nil); err != nil {
+		if _, out, err = b.client.JSON("GET", "Subscription/"+id, nil); err != nil {
 			return "", err
 		}
 		if out["status"] == "active" {
@@ -119,10 +122,10 @@ func (b *bench) subscribe(endpoint string) (string, error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return "", fmt.Errorf("the subscription stays %v", out["status"])
+	return "", fmt.Errorf("the subscription has status %v, want active", out["status"])
 }
 
-// ingest measures an export.xml from file to durable.
+// ingest measures an export.xml from the file to durable commits.
 func (b *bench) ingest() error {
 	file := filepath.Join(b.dir, "export.xml")
 	size, err := writeExport(file, b.opt.xmlMB)
@@ -174,7 +177,7 @@ func writeExport(file string, mb int) (size int64, err error) {
 	return size, err
 }
 
-// scanFloor is the bare scanner over the same file.
+// scanFloor measures the XML scanner alone on the same file.
 func (b *bench) scanFloor(file string, mb float64) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -191,17 +194,18 @@ func (b *bench) scanFloor(file string, mb float64) error {
 	return nil
 }
 
-// growth returns the bytes on disk per Observation created. It is negative
-// when compaction removed more than the ingest added.
+// growth returns the bytes on disk per Observation created. It is negative if
+// compaction removed more than the ingest added.
 func growth(before, after uint64, created int) float64 {
 	return (float64(after) - float64(before)) / float64(max(1, created))
 }
 
+// diskNote explains a growth.
 func diskNote(before, after uint64) string {
 	if after < before {
 		return "negative: compaction of older data removed more than this ingest added; run the step on an empty store"
 	}
-	return "index, change log, audit, write-ahead log and data that compaction has not yet removed included"
+	return "includes indexes, change log, audit, write-ahead log and data that compaction has not removed yet"
 }
 
 type storeStat struct{ DiskBytes uint64 }
@@ -211,14 +215,14 @@ func (b *bench) stat() (storeStat, error) {
 	return s, b.srv.Run(&s, "store", "stat")
 }
 
-// floors are raw Pebble batches with rows like ours.
+// floors measures raw Pebble batches with rows like those of the store.
 func (b *bench) floors() error {
 	dir := filepath.Join(b.dir, "floor")
 	rate, err := floor.RawFloor(dir, 100_000, 9, 800)
 	if err != nil {
 		return err
 	}
-	b.add("floor: raw Pebble batches, same rows", rate, "documents/s", "500 a batch, synced")
+	b.add("floor: raw Pebble batches, same rows", rate, "documents/s", "500 per batch, synced")
 	return nil
 }
 

@@ -15,8 +15,8 @@ import (
 const resultsHead = `# Bench results
 
 Written by ` + "`go run ./conformance/bench -bin bin/pulsegate -results conformance/bench/RESULTS.md`" + `, newest last.
-The load program runs on the same cores as the server. A floor is measured in the same run; read the
-shares of a floor rather than the figures, which depend on what else the machine does.
+The load program runs on the same cores as the server. Floors are measured in the same run. Compare the
+shares of the floors rather than the figures, which depend on the other load of the machine.
 `
 
 // results appends a section to a file of results.
@@ -30,9 +30,9 @@ func (b *bench) results(file string) error {
 	}
 	var out bytes.Buffer
 	out.Write(bytes.TrimRight(old, "\n"))
-	fmt.Fprintf(&out, "\n\n## %s, commit %s\n\n%s; %d requests a measurement, %d connections, %d Observations.\n\n",
+	fmt.Fprintf(&out, "\n\n## %s, commit %s\n\n%s; %d requests per measurement, %d connections, %d Observations.\n\n",
 		time.Now().UTC().Format(time.DateOnly),
-		commit(), machine(), b.opt.n, b.opt.workers, b.opt.seedObs)
+		commit(), machine(), b.opt.requests, b.opt.workers, b.opt.seedObs)
 	out.WriteString("| what | figure | unit | of its floor | note |\n|---|---:|---|---:|---|\n")
 	for _, f := range b.figures {
 		share := ""
@@ -44,7 +44,7 @@ func (b *bench) results(file string) error {
 	return os.WriteFile(file, out.Bytes(), 0o644)
 }
 
-// commit is what git says of the working directory.
+// commit returns the description of the working tree by git.
 func commit() string {
 	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
 	if err != nil {
@@ -53,7 +53,7 @@ func commit() string {
 	return strings.TrimSpace(string(out))
 }
 
-// machine is what a reader needs to compare: cores, kind of processor, memory.
+// machine describes the machine for comparisons: cores, processor, memory and load.
 func machine() string {
 	s := fmt.Sprintf("%d cores, %s", runtime.NumCPU(), runtime.GOARCH)
 	for _, f := range []struct{ file, key, as string }{{"/proc/cpuinfo", "model name", ""},
@@ -70,7 +70,7 @@ func machine() string {
 		}
 	}
 	if raw, err := os.ReadFile("/proc/loadavg"); err == nil {
-		// Far above the number of cores it says: something else ran, too.
+		// A load far above the number of cores means that other programs ran, too.
 		s += ", load " + strings.Join(strings.Fields(string(raw))[:3], " ") + " at the end"
 	}
 	return s

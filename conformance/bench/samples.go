@@ -12,9 +12,9 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// samples fills a data directory of its own with -samples heart rates of 20
-// patients and measures what the sample tier is for: ingest, bytes on disk
-// after a clean stop, start-up, memory, and searches.
+// samples fills a separate data directory with -samples heart rates of 20 patients and
+// measures the sample tier: ingest, bytes on disk after a clean stop, start-up, memory,
+// and searches.
 func (b *bench) samples() error {
 	data := filepath.Join(b.dir, "samples")
 	srv, err := blackbox.Start(b.opt.bin, data)
@@ -32,7 +32,7 @@ func (b *bench) samples() error {
 		}
 		ids = append(ids, p.ID)
 	}
-	client, err := b.client(srv, filepath.Join(b.dir, "samples-jwks.json"))
+	client, err := b.newClient(srv, filepath.Join(b.dir, "samples-jwks.json"))
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (b *bench) samples() error {
 	}
 	b.add("samples, decoded to durable", float64(created)/took.Seconds(), "samples/s",
 		fmt.Sprintf("%d heart rates of %d patients", created, len(ids)))
-	for i := range 2 { // the second start finds a store that was stopped cleanly
+	for i := range 2 { // the second start finds a store that was closed cleanly
 		if srv, err = blackbox.Start(b.opt.bin, data); err != nil {
 			return err
 		}
@@ -81,10 +81,10 @@ func (b *bench) samples() error {
 	return b.sampleReads(client, ids)
 }
 
-// sampleReads asks over HTTP, one connection.
+// sampleReads measures searches and operations on one connection.
 func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 	own := *b
-	own.c = c
+	own.client = c
 	do, end, err := own.line()
 	if err != nil {
 		return err
@@ -116,11 +116,11 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 	} {
 		var lat []time.Duration
 		for i := range q.n {
-			began := time.Now()
+			begin := time.Now()
 			if _, err := do("GET", q.path(i), nil, 200); err != nil {
 				return fmt.Errorf("%s: %w", q.name, err)
 			}
-			lat = append(lat, time.Since(began))
+			lat = append(lat, time.Since(begin))
 		}
 		slices.Sort(lat)
 		b.add(q.name, ms(lat, .5), "ms p50", fmt.Sprintf("p99 %.2f ms, one connection", ms(lat, .99)))
@@ -128,8 +128,8 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 	return end()
 }
 
-// client registers a client that may read everything.
-func (b *bench) client(srv *blackbox.Server, file string) (*blackbox.Client, error) {
+// newClient registers a client that may read everything.
+func (b *bench) newClient(srv *blackbox.Server, file string) (*blackbox.Client, error) {
 	key, err := blackbox.NewKey()
 	if err != nil {
 		return nil, err
@@ -147,17 +147,18 @@ func (b *bench) client(srv *blackbox.Server, file string) (*blackbox.Client, err
 	if err := srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
 		return nil, err
 	}
-	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: b.c.HTTP}, nil
+	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: b.client.HTTP}, nil
 }
 
+// diskUse returns the size of all files below dir in bytes.
 func diskUse(dir string) (n int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
-		i, err := e.Info()
-		if err == nil && i.Mode().IsRegular() {
-			n += i.Size()
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			n += info.Size()
 		}
 		return err
 	})

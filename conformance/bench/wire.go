@@ -16,20 +16,20 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// wire is one kept connection that writes HTTP/1.1 by hand. net/http's client
-// costs as much as the server on the other side of it; on shared cores it
-// would be half of what is measured. It speaks plain HTTP only.
+// wire is one persistent connection that writes HTTP/1.1 by hand. The client of
+// net/http costs as much as the server; on shared cores it would be half of each
+// measurement. wire supports only plain HTTP.
 type wire struct {
-	host string
-	base string // path of the FHIR base without a trailing slash, such as "/fhir"
-	c    *blackbox.Client
-	conn net.Conn
-	r    *bufio.Reader
-	out  []byte
-	body []byte // of the latest answer
+	host   string
+	base   string // path of the FHIR base without a trailing slash, such as "/fhir"
+	client *blackbox.Client
+	conn   net.Conn
+	reader *bufio.Reader
+	out    []byte
+	body   []byte // of the latest answer
 }
 
-// newWire connects to the client's server; nil when it speaks TLS.
+// newWire connects to the server of the client. It returns nil if that uses TLS.
 func newWire(c *blackbox.Client) (*wire, error) {
 	u, err := url.Parse(c.FHIRBase())
 	if err != nil || u.Scheme != "http" {
@@ -43,15 +43,15 @@ func newWire(c *blackbox.Client) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wire{host: host, base: u.Path, c: c, conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}, nil
+	return &wire{host: host, base: u.Path, client: c, conn: conn, reader: bufio.NewReaderSize(conn, 64<<10)}, nil
 }
 
 func (w *wire) close() error { return w.conn.Close() }
 
-// do sends one request and reads the whole answer, which stays in w.body until
-// the next. path is below the FHIR base, or a whole URL of it.
+// do sends one request and reads the whole answer into w.body. path is relative to the
+// FHIR base, or an absolute URL below it.
 func (w *wire) do(method, path string, body []byte, want int) (location string, err error) {
-	tok, err := w.c.Token()
+	tok, err := w.client.Token()
 	if err != nil {
 		return "", err
 	}
@@ -92,11 +92,11 @@ func (w *wire) do(method, path string, body []byte, want int) (location string, 
 	return location, err
 }
 
-var errWire = errors.New("the answer is not HTTP/1.1 with a length or in chunks")
+var errWire = errors.New("the answer is not HTTP/1.1 with a Content-Length or chunked")
 
-// answer reads the head and the body.
+// answer reads the header and the body of an answer.
 func (w *wire) answer(method string) (status int, location string, err error) {
-	line, err := w.r.ReadSlice('\n')
+	line, err := w.reader.ReadSlice('\n')
 	if err != nil {
 		return 0, "", err
 	}
@@ -108,7 +108,7 @@ func (w *wire) answer(method string) (status int, location string, err error) {
 	}
 	length, chunked := int64(-1), false
 	for {
-		if line, err = w.r.ReadSlice('\n'); err != nil {
+		if line, err = w.reader.ReadSlice('\n'); err != nil {
 			return 0, "", err
 		}
 		line = bytes.TrimRight(line, "\r\n")
@@ -139,20 +139,22 @@ func (w *wire) answer(method string) (status int, location string, err error) {
 	return status, location, w.take(w.body[:0], length)
 }
 
+// take appends n bytes of the body to into.
 func (w *wire) take(into []byte, n int64) error {
 	at := len(into)
 	if need := at + int(n); cap(into) < need {
 		into = append(make([]byte, 0, 2*need), into...)
 	}
 	w.body = into[:at+int(n)]
-	_, err := io.ReadFull(w.r, w.body[at:])
+	_, err := io.ReadFull(w.reader, w.body[at:])
 	return err
 }
 
+// chunks reads a chunked body.
 func (w *wire) chunks() error {
 	w.body = w.body[:0]
 	for {
-		line, err := w.r.ReadSlice('\n')
+		line, err := w.reader.ReadSlice('\n')
 		if err != nil {
 			return err
 		}
@@ -165,7 +167,7 @@ func (w *wire) chunks() error {
 				return err
 			}
 		}
-		if _, err := w.r.Discard(2); err != nil {
+		if _, err := w.reader.Discard(2); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -174,10 +176,11 @@ func (w *wire) chunks() error {
 	}
 }
 
-// line is a way to send requests: by hand, or by net/http for TLS.
+// line returns functions that send a request on a new connection and close it. They
+// use a wire, or net/http for TLS.
 func (b *bench) line() (do func(method, path string, body []byte, want int) (string, error),
 	end func() error, err error) {
-	w, err := newWire(b.c)
+	w, err := newWire(b.client)
 	if err != nil {
 		return nil, nil, err
 	}

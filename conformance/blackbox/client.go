@@ -21,13 +21,13 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwt"
 )
 
-// Key is a client's signing key.
+// Key is the signing key of a client.
 type Key struct {
 	private jwk.Key
 	set     jwk.Set
 }
 
-// NewKey makes an ES384 key.
+// NewKey returns a new ES384 key.
 func NewKey() (*Key, error) {
 	raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
@@ -50,7 +50,7 @@ func NewKey() (*Key, error) {
 	return &Key{private: k, set: set}, set.AddKey(pub)
 }
 
-// Sign makes a raw ES384 signature, for tokens that no library would make.
+// Sign returns a raw ES384 signature, for tokens that a library would not create.
 func (k *Key) Sign(payload []byte) ([]byte, error) {
 	signer, err := jws.NewSigner(jwa.ES384)
 	if err != nil {
@@ -63,7 +63,7 @@ func (k *Key) Sign(payload []byte) ([]byte, error) {
 	return signer.Sign(payload, &raw)
 }
 
-// JWKS is the public key set.
+// JWKS returns the public JWK Set.
 func (k *Key) JWKS() ([]byte, error) { return json.Marshal(k.set) }
 
 // Client is a backend client with a registered key.
@@ -74,15 +74,15 @@ type Client struct {
 	// FHIR is the FHIR base URL without a trailing slash. If empty, it is
 	// Base + "/fhir".
 	FHIR string
-	// Static, if set, is used as the bearer token ("-" sends none).
+	// Static, if not empty, is the bearer token. "-" sends none.
 	Static string
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the fields below
 	token string
-	until time.Time
+	until time.Time // when to request the next token
 }
 
-// Assertion is a fresh client assertion for the token endpoint.
+// Assertion returns a new client assertion for the token endpoint.
 func (c *Client) Assertion(jti string) (string, error) {
 	now := time.Now()
 	t, err := jwt.NewBuilder().Issuer(c.ID).Subject(c.ID).Audience([]string{c.Base + "/oauth/token"}).
@@ -98,14 +98,14 @@ func (c *Client) Assertion(jti string) (string, error) {
 	return string(b), err
 }
 
-// NewJTI is a random token id.
+// NewJTI returns a random token id.
 func NewJTI() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand since Go 1.24)
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// TokenRequest posts an assertion and returns status and body.
+// TokenRequest posts an assertion to the token endpoint and returns status and body.
 func (c *Client) TokenRequest(assertion, scope string) (int, map[string]any, error) {
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "scope": {scope},
@@ -122,7 +122,7 @@ func (c *Client) TokenRequest(assertion, scope string) (int, map[string]any, err
 	return resp.StatusCode, out, err
 }
 
-// Token returns a valid access token, asking for a new one when needed.
+// Token returns a valid access token. It requests a new one if necessary.
 func (c *Client) Token() (string, error) {
 	if c.Static != "" {
 		return c.Static, nil
@@ -157,7 +157,8 @@ func (c *Client) FHIRBase() string {
 	return c.Base + "/fhir"
 }
 
-// Do sends a request with the token; a relative path is below the FHIR base.
+// Do sends a request with the token. A path without a scheme is below the FHIR base.
+// header holds names and values in turn.
 func (c *Client) Do(method, path string, body []byte, header ...string) (*http.Response, error) {
 	u := path
 	if !strings.HasPrefix(path, "http") {
@@ -188,7 +189,7 @@ func (c *Client) Do(method, path string, body []byte, header ...string) (*http.R
 	return c.HTTP.Do(req)
 }
 
-// JSON does a request and decodes the answer.
+// JSON sends a request and decodes the answer.
 func (c *Client) JSON(method, path string, body []byte, header ...string) (int, map[string]any, error) {
 	resp, err := c.Do(method, path, body, header...)
 	if err != nil {
@@ -201,7 +202,7 @@ func (c *Client) JSON(method, path string, body []byte, header ...string) (int, 
 	}
 	var out map[string]any
 	if err := json.Unmarshal(b, &out); err != nil {
-		return resp.StatusCode, nil, fmt.Errorf("%s %s: answer is not JSON: %w", method, path, err)
+		return resp.StatusCode, nil, fmt.Errorf("%s %s: the answer is not JSON: %w", method, path, err)
 	}
 	return resp.StatusCode, out, nil
 }
@@ -231,6 +232,7 @@ func (c *Client) Search(path string) ([]map[string]any, error) {
 	return out, nil
 }
 
+// link returns the URL of a link of a Bundle.
 func link(bundle map[string]any, rel string) string {
 	links, _ := bundle["link"].([]any)
 	for _, l := range links {
@@ -243,8 +245,8 @@ func link(bundle map[string]any, rel string) string {
 	return ""
 }
 
-// Export kicks off $export at path, waits for it and returns the lines by
-// type.
+// Export starts an export at path, waits for it, and returns the resources by type
+// and the manifest.
 func (c *Client) Export(path string) (map[string][]json.RawMessage, map[string]any, error) {
 	resp, err := c.Do("GET", path, nil, "Prefer", "respond-async")
 	if err != nil {
@@ -286,9 +288,10 @@ func (c *Client) Export(path string) (map[string][]json.RawMessage, map[string]a
 		}
 		return out, manifest, nil
 	}
-	return nil, nil, fmt.Errorf("export not done in 30 s")
+	return nil, nil, fmt.Errorf("the export was not complete after 30 s")
 }
 
+// ndjson downloads a file of an export.
 func (c *Client) ndjson(u string) ([]json.RawMessage, error) {
 	resp, err := c.Do("GET", u, nil, "Accept", "application/fhir+ndjson")
 	if err != nil {

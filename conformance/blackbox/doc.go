@@ -1,5 +1,4 @@
-// Package blackbox drives a pulsegate binary from outside: it starts the
-// process, runs operator commands, and speaks SMART Backend Services and FHIR
-// to it over HTTP. The smoke run, the kill harness and the benches stand on
-// it. It imports nothing of the server.
+// Package blackbox drives a pulsegate binary: it starts the process, runs the
+// commands of the operator, and sends SMART Backend Services and FHIR requests over
+// HTTP. The conformance programs use it. It imports no package of the server.
 package blackbox

@@ -20,15 +20,15 @@ import (
 // Server is a running pulsegate process.
 type Server struct {
 	Bin, Data string
-	Base      string        // base URL it printed
-	Metrics   string        // URL of its metrics that it printed
-	Ready     time.Duration // from start to the ready line
+	Base      string        // printed base URL
+	Metrics   string        // printed URL of the metrics
+	Ready     time.Duration // time from the start to the ready line
 	cmd       *exec.Cmd
 	log       *tail
 	done      chan error
 }
 
-// Build builds the binary into a folder and returns its path.
+// Build builds the binary in dir and returns its path.
 func Build(dir string) (string, error) {
 	bin := filepath.Join(dir, "pulsegate")
 	if out, err := exec.Command("go", "build", "-o", bin, "pulsegate/cmd/pulsegate").CombinedOutput(); err != nil {
@@ -37,9 +37,9 @@ func Build(dir string) (string, error) {
 	return bin, nil
 }
 
-// Free is a loopback port that nobody listens on, for a server whose base URL
-// has to be known before it starts.
-func Free() (int, error) {
+// FreePort returns a free loopback port, for a server with a base URL that must be
+// known before it starts.
+func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
@@ -47,20 +47,19 @@ func Free() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// Start runs `serve` on a free loopback port with the data directory and
-// waits for the ready line. The environment lets subscriptions and key URLs
-// reach loopback.
+// Start runs `serve` on a free loopback port and waits for the ready line. The
+// environment allows subscriptions and key URLs on loopback.
 func Start(bin, data string, args ...string) (*Server, error) {
 	return StartAt(bin, data, "127.0.0.1:0", args...)
 }
 
-// StartAt is Start on a given address.
+// StartAt is Start with the address to listen on.
 func StartAt(bin, data, listen string, args ...string) (*Server, error) {
 	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
 		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, args...)
 }
 
-// StartWith is StartAt with an environment of its own beside ours.
+// StartWith is StartAt with env, in addition to the environment of this process.
 func StartWith(bin, data, listen string, env []string, args ...string) (*Server, error) {
 	s := &Server{Bin: bin, Data: data, log: &tail{}, done: make(chan error, 1)}
 	s.cmd = exec.Command(bin, append([]string{"serve", "--data", data, "--listen", listen}, args...)...)
@@ -79,7 +78,7 @@ func StartWith(bin, data, listen string, env []string, args ...string) (*Server,
 		sc := bufio.NewScanner(out)
 		for sc.Scan() {
 			if url, ok := strings.CutPrefix(sc.Text(), "pulsegate metrics "); ok {
-				s.Metrics = url // comes before the ready line
+				s.Metrics = url // printed before the ready line
 			}
 			if base, ok := strings.CutPrefix(sc.Text(), "pulsegate ready "); ok {
 				ready <- base
@@ -98,7 +97,7 @@ func StartWith(bin, data, listen string, env []string, args ...string) (*Server,
 	}
 }
 
-// Kill ends the process as a power cut would (SIGKILL).
+// Kill ends the process with SIGKILL.
 func (s *Server) Kill() error {
 	if err := s.cmd.Process.Kill(); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (s *Server) Kill() error {
 	return nil
 }
 
-// Stop drains the process (SIGTERM) and waits for it.
+// Stop ends the process with SIGTERM, which drains it, and waits for it.
 func (s *Server) Stop() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -120,14 +119,14 @@ func (s *Server) Stop() error {
 	}
 }
 
-// PID of the process.
+// PID returns the process id.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Log is what the server wrote to stderr (its last MiB).
+// Log returns the last MiB that the server wrote to stderr.
 func (s *Server) Log() string { return s.log.String() }
 
-// Run runs an operator command with --data and --json and decodes what it
-// prints into out (nil: ignored).
+// Run runs a command of the operator with --data and --json, and decodes its output
+// into out unless that is nil.
 func (s *Server) Run(out any, args ...string) error {
 	return s.RunStdin(nil, out, args...)
 }
@@ -150,12 +149,13 @@ func (s *Server) RunStdin(in io.Reader, out any, args ...string) error {
 	return nil
 }
 
-// RSS is the resident memory of the process in bytes.
+// RSS returns the resident memory of the process in bytes.
 func (s *Server) RSS() (int64, error) { return s.memory("VmRSS:") }
 
-// PeakRSS is the most resident memory that the process has ever had, in bytes.
+// PeakRSS returns the maximum resident memory of the process so far, in bytes.
 func (s *Server) PeakRSS() (int64, error) { return s.memory("VmHWM:") }
 
+// memory returns a field of /proc/PID/status in bytes.
 func (s *Server) memory(field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
 	if err != nil {
@@ -173,8 +173,8 @@ func (s *Server) memory(field string) (int64, error) {
 	return 0, errors.New("no " + field)
 }
 
-// CPU is the processor time that the process has used, in user and system
-// mode. Its resolution is a hundredth of a second.
+// CPU returns the processor time that the process has used in user and system mode,
+// with a resolution of 10 ms.
 func (s *Server) CPU() (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.PID()))
 	if err != nil {
@@ -198,16 +198,16 @@ func (s *Server) CPU() (time.Duration, error) {
 
 // tail keeps the last MiB written to it.
 type tail struct {
-	mu sync.Mutex
-	b  []byte
+	mu  sync.Mutex
+	buf []byte // guarded by mu
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > 2<<20 {
-		t.b = append([]byte(nil), t.b[len(t.b)-1<<20:]...)
+	t.buf = append(t.buf, p...)
+	if len(t.buf) > 2<<20 {
+		t.buf = append([]byte(nil), t.buf[len(t.buf)-1<<20:]...)
 	}
 	return len(p), nil
 }
@@ -215,5 +215,5 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.b)
+	return string(t.buf)
 }

@@ -1,12 +1,12 @@
-// Package browser drives a real browser for tests: Chromium with a virtual
-// passkey authenticator, accessibility by axe-core, screenshots.
+// Package browser drives a real browser in tests: Chromium with a virtual passkey
+// authenticator, accessibility checks by axe-core, and screenshots.
 //
-// It owns: finding Chromium and node, the packages that such tests take from
-// outside (package.json, pinned by package-lock.json), and the steps of a
-// person at a page. It does not own any page. What is missing skips a test,
-// or fails it where PULSEGATE_BROWSER is set, as `make test` does.
+// It finds Chromium and node, installs the third-party packages of package.json as
+// pinned by package-lock.json, and performs the steps of a person on a page. It knows
+// no page. If a program is missing, the test is skipped, or fails if
+// PULSEGATE_BROWSER is set, as in `make test`.
 //
-// PULSEGATE_SHOTS names a folder for screenshots of every page checked.
+// PULSEGATE_SHOTS names a directory for screenshots of all checked pages.
 package browser
 
 import (
@@ -27,26 +27,26 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Options of a Chrome.
+// Options configures a Chrome.
 type Options struct {
-	Base string // what a path is relative to
-	// Trust is a certificate that is good for this browser: passkeys need
-	// that. May be nil.
+	Base string // base URL of paths
+	// Trust is a certificate that the browser accepts, which passkeys require. It
+	// may be nil.
 	Trust *x509.Certificate
-	Every bool  // asks axe for everything that it knows, not for AA alone
-	Phone int64 // width of the phone that pages are checked at; 0: 360
+	Every bool  // run all rules of axe, not only those of WCAG 2.2 AA
+	Phone int64 // width of the phone in pixels, 360 if zero
 }
 
-// Chrome is Chromium.
+// Chrome is a running Chromium.
 type Chrome struct {
-	t     testing.TB
-	o     Options
+	tb    testing.TB
+	opts  Options
 	ctx   context.Context
-	axe   string
-	shots string // folder; "" none
+	axe   string // source of axe-core
+	shots string // directory of the screenshots, or empty
 }
 
-// New starts the browser; it ends with the test.
+// New starts a browser that is closed at the end of the test.
 func New(t testing.TB, o Options) *Chrome {
 	t.Helper()
 	bin := Chromium(t)
@@ -78,16 +78,16 @@ func New(t testing.TB, o Options) *Chrome {
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &Chrome{t: t, o: o, ctx: ctx, axe: string(src), shots: os.Getenv("PULSEGATE_SHOTS")}
+	return &Chrome{tb: t, opts: o, ctx: ctx, axe: string(src), shots: os.Getenv("PULSEGATE_SHOTS")}
 }
 
-// Person is a fresh browser profile with a passkey authenticator of its own.
+// Person opens a tab in a new browser profile with its own passkey authenticator.
 func (c *Chrome) Person() *Tab {
-	c.t.Helper()
+	c.tb.Helper()
 	ctx, cancel := chromedp.NewContext(c.ctx, chromedp.WithNewBrowserContext())
-	c.t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil { // opens the tab, which lives as long as this very context
-		c.t.Fatal(err)
+	c.tb.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil { // opens the tab, which lives as long as this context
+		c.tb.Fatal(err)
 	}
 	p := &Tab{Chrome: c, ctx: ctx}
 	p.Run(command(webauthn.Enable, webauthn.EnableParams{}),
@@ -99,16 +99,16 @@ func (c *Chrome) Person() *Tab {
 	return p
 }
 
-// Tab is a person's only tab. A step that fails ends the test.
+// Tab is the only tab of a person. A failing step ends the test.
 type Tab struct {
 	*Chrome
 	ctx context.Context
 }
 
-// Step is one thing done.
+// Step is one action in a tab.
 type Step = chromedp.Action[chromedp.Void]
 
-// command is one of the DevTools protocol.
+// command returns a step that calls a method of the DevTools protocol.
 func command[P, R any](c cdp.Command[P, R], params P) Step {
 	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		_, err := cdp.Call(ctx, t, c, params)
@@ -116,19 +116,19 @@ func command[P, R any](c cdp.Command[P, R], params P) Step {
 	})
 }
 
-// Zone puts the browser into a time zone, such as "Asia/Kolkata".
+// Zone sets the time zone of the browser, such as "Asia/Kolkata".
 func (p *Tab) Zone(name string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	p.Run(command(emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: name}))
 	return p
 }
 
-// Run does the steps.
-func (p *Tab) Run(steps ...Step) { p.t.Helper(); Ask(p, chromedp.Steps(steps...)) }
+// Run performs the steps.
+func (p *Tab) Run(steps ...Step) { p.tb.Helper(); Ask(p, chromedp.Steps(steps...)) }
 
-// Ask runs a step that gives something back.
+// Ask performs a step and returns its result.
 func Ask[T any](p *Tab, a chromedp.Action[T]) T {
-	p.t.Helper()
+	p.tb.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, 60*time.Second)
 	defer cancel()
 	v, err := chromedp.Run(ctx, a)
@@ -137,125 +137,127 @@ func Ask[T any](p *Tab, a chromedp.Action[T]) T {
 		defer stop()
 		at, _ := chromedp.Run(after, chromedp.Location())
 		body, _ := chromedp.Run(after, chromedp.Evaluate[string]("document.body.innerText"))
-		p.t.Fatalf("%v\nat %s\n%s", err, at, body)
+		p.tb.Fatalf("%v\nat %s\n%s", err, at, body)
 	}
 	return v
 }
 
-// Eval is the value of an expression.
+// Eval returns the value of a JavaScript expression.
 func Eval[T any](p *Tab, expr string) T {
-	p.t.Helper()
+	p.tb.Helper()
 	return Ask(p, chromedp.Evaluate[T](expr))
 }
 
-// At is the address of the page.
-func (p *Tab) At() string { p.t.Helper(); return Ask(p, chromedp.Location()) }
+// At returns the URL of the page.
+func (p *Tab) At() string { p.tb.Helper(); return Ask(p, chromedp.Location()) }
 
-// Open goes to a page.
+// Open navigates to a page.
 func (p *Tab) Open(to string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	if strings.HasPrefix(to, "/") {
-		to = p.o.Base + to
+		to = p.opts.Base + to
 	}
 	p.Run(chromedp.Navigate(to))
 	return p
 }
 
-// Click clicks and waits until a page with the text is there.
+// Click clicks an element and waits for a page that contains the text then.
 func (p *Tab) Click(selector, then string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	p.Run(chromedp.WaitVisible(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector)))
 	return p.Wait(then)
 }
 
-// Wait waits until a page with the text is there.
+// Wait waits for a page that contains the text.
 func (p *Tab) Wait(text string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	return p.Until(fmt.Sprintf("document.body.innerText.includes(%q)", text))
 }
 
-// Until waits until a page is there for which the expression is true.
+// Until waits for a page where the expression is true.
 func (p *Tab) Until(expr string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	expr = `document.readyState === "complete" && (` + expr + ")"
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		// A page that is just being left has no answer.
+		// A page that is being left does not answer.
 		ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
-		there, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expr))
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expr))
 		cancel()
-		if err == nil && there {
+		if err == nil && ok {
 			return p
 		}
 		if time.Now().After(end) {
-			p.t.Fatalf("not %s at %s:\n%s", expr, p.At(), Eval[string](p, "document.body.innerText"))
+			p.tb.Fatalf("not %s at %s:\n%s", expr, p.At(), Eval[string](p, "document.body.innerText"))
 		}
 	}
 }
 
 // Fill sets the value of a field.
 func (p *Tab) Fill(selector, text string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	p.Run(chromedp.SetValue(chromedp.CSS(selector), text))
 	return p
 }
 
-// Type types into a field.
+// Type types text into a field.
 func (p *Tab) Type(selector, text string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	p.Run(chromedp.SendKeys(chromedp.CSS(selector), text))
 	return p
 }
 
 // Key presses a key.
-func (p *Tab) Key(key string) { p.t.Helper(); p.Run(chromedp.KeyEvent(key)) }
+func (p *Tab) Key(key string) { p.tb.Helper(); p.Run(chromedp.KeyEvent(key)) }
 
-// These sets of axe rules may be run: WCAG 2.2 AA and best practice, or all
-// rules, including AAA and the experimental ones.
+// The sets of axe rules: those of WCAG 2.2 AA and of best practice, or all rules,
+// including AAA and experimental ones.
 const (
-	usual = `["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]`
-	every = `{type: "rule", values: axe.getRules().map((r) => r.ruleId)}`
+	standardRules = `["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]`
+	allRules      = `{type: "rule", values: axe.getRules().map((r) => r.ruleId)}`
 )
 
-func violations(which string) string {
-	return `axe.run(document, {runOnly: ` + which + `}).then(
+// violations returns an expression for the violations of a set of rules.
+func violations(rules string) string {
+	return `axe.run(document, {runOnly: ` + rules + `}).then(
   (r) => r.violations.map((v) => v.id + ": " + v.help + "\n" + v.nodes.map((n) => "    " + n.html + "\n    " + n.failureSummary).join("\n")).join("\n"))`
 }
 
-// Check looks at the page in light and dark, on a desktop and on a phone.
+// Check runs axe on the page, in light and dark, at the width of a desktop and of a
+// phone, and checks that nothing is wider than the window.
 func (p *Tab) Check(name string) *Tab {
-	p.t.Helper()
-	which := usual
-	if p.o.Every {
-		which = every
+	p.tb.Helper()
+	rules := standardRules
+	if p.opts.Every {
+		rules = allRules
 	}
 	for _, scheme := range []string{"light", "dark"} {
-		for _, width := range []int64{1280, p.o.Phone} {
+		for _, width := range []int64{1280, p.opts.Phone} {
 			p.Run(command(emulation.SetEmulatedMedia,
 				emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
 					{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}}),
 				command(emulation.SetDeviceMetricsOverride,
 					emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1,
 						Mobile: width < 500}))
-			p.Until("document.getAnimations().length === 0") // a color on its way is none of the page's
+			p.Until("document.getAnimations().length === 0") // colors in transition are not final
 			bad := ""
-			// Colours go with the scheme and layout with the width: two of the
-			// four show both. With screenshots all four are asked.
+			// Colors depend on the scheme and the layout on the width, so that two
+			// of the four combinations suffice, unless screenshots are taken.
 			if (scheme == "light") == (width == 1280) || p.shots != "" {
 				p.Run(chromedp.Evaluate[chromedp.Void](p.axe + ";0"))
-				bad = Ask(p, chromedp.Evaluate[string](violations(which), chromedp.EvalAwaitPromise))
+				bad = Ask(p, chromedp.Evaluate[string](violations(rules), chromedp.EvalAwaitPromise))
 			}
 			wide := Eval[bool](p, fmt.Sprintf(`document.documentElement.scrollWidth > %d`, width))
 			if bad != "" {
-				p.t.Errorf("%s, %s, %d px:\n%s", name, scheme, width, bad)
+				p.tb.Errorf("%s, %s, %d px:\n%s", name, scheme, width, bad)
 			}
 			if wide {
-				p.t.Errorf("%s: wider than %d px", name, width)
+				p.tb.Errorf("%s: wider than %d px", name, width)
 			}
 			if p.shots != "" {
 				png := Ask(p, chromedp.FullScreenshot(100))
 				if err := os.WriteFile(filepath.Join(p.shots, fmt.Sprintf("%s-%s-%d.png", name, scheme, width)),
 					png, 0o600); err != nil {
-					p.t.Fatal(err)
+					p.tb.Fatal(err)
 				}
 			}
 		}
@@ -265,9 +267,9 @@ func (p *Tab) Check(name string) *Tab {
 	return p
 }
 
-// Press clicks what leads away from the page.
+// Press clicks an element that leads to another page.
 func (p *Tab) Press(selector string) *Tab {
-	p.t.Helper()
+	p.tb.Helper()
 	p.Run(chromedp.WaitVisible(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector)))
 	return p
 }

@@ -2,7 +2,7 @@ package browser
 
 import (
 	"crypto/sha256"
-	_ "embed" // the lists of packages
+	_ "embed" // package.json and package-lock.json
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,17 +18,17 @@ var packageJSON []byte
 //go:embed package-lock.json
 var packageLock []byte
 
-// missing ends a test for which something is not there. With
-// PULSEGATE_BROWSER=1 that is a failure.
+// missing skips a test because a program is missing. With PULSEGATE_BROWSER=1, the
+// test fails.
 func missing(t testing.TB, what string, err error) {
 	t.Helper()
 	if os.Getenv("PULSEGATE_BROWSER") != "" {
 		t.Fatalf("%s: %v", what, err)
 	}
-	t.Skipf("no %s (sh deploy/ensure-chromium.sh installs what is needed; PULSEGATE_BROWSER=1 makes this a failure)", what)
+	t.Skipf("no %s (sh deploy/ensure-chromium.sh installs it; PULSEGATE_BROWSER=1 makes this a failure)", what)
 }
 
-// Chromium is the path of the browser.
+// Chromium returns the path of the browser.
 func Chromium(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -40,7 +40,7 @@ func Chromium(t testing.TB) string {
 	return ""
 }
 
-// Node is the path of node.
+// Node returns the path of node.
 func Node(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"node", "nodejs"} {
@@ -52,9 +52,9 @@ func Node(t testing.TB) string {
 	return ""
 }
 
-// Packages is a folder with node_modules as package-lock.json has them, each
-// held against its hash when it was installed: in the user's cache, once for
-// each state of the list, without running any script of theirs.
+// Packages returns a directory with the node_modules of package-lock.json. It lies in
+// the cache of the user, and is created once per version of the list. The installation
+// verifies the hash of each package and runs no scripts of packages.
 func Packages(t testing.TB) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
@@ -68,13 +68,13 @@ func Packages(t testing.TB) string {
 		return dir
 	}
 	if err := install(root, dir); err != nil {
-		missing(t, "the clients of package-lock.json", err)
+		missing(t, "packages of package-lock.json", err)
 	}
 	return dir
 }
 
-// install fills a folder of its own and moves it to its place whole: tests of
-// several packages may do so at once.
+// install installs the packages in a temporary directory below root and renames that
+// to dir, because the tests of several packages may do so concurrently.
 func install(root, dir string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err

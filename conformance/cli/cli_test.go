@@ -14,7 +14,7 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// shell runs the binary in a working directory of its own.
+// shell runs the binary in a separate working directory.
 type shell struct {
 	t   *testing.T
 	dir string
@@ -31,7 +31,7 @@ func (s *shell) run(args ...string) (stdout, stderr string, ok bool) {
 	return out.String(), errs.String(), err == nil
 }
 
-// must runs a command that succeeds and returns what it prints.
+// must runs a command that has to succeed, and returns its output.
 func (s *shell) must(args ...string) string {
 	s.t.Helper()
 	out, errs, ok := s.run(args...)
@@ -41,7 +41,7 @@ func (s *shell) must(args ...string) string {
 	return out
 }
 
-// fails runs a command that is refused, and requires a next step.
+// fails runs a command that has to fail, and checks its error and next step.
 func (s *shell) fails(want, next string, args ...string) {
 	s.t.Helper()
 	_, errs, ok := s.run(args...)
@@ -71,6 +71,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// start starts a server in a new working directory.
 func start(t *testing.T) *shell {
 	t.Helper()
 	dir := t.TempDir()
@@ -94,8 +95,7 @@ const payload = `<?xml version="1.0" encoding="UTF-8"?>
  <Record type="HKQuantityTypeIdentifierUnheardOf" sourceName="Watch" unit="x" creationDate="2026-10-01 08:01:05 +0200" startDate="2026-10-01 08:01:00 +0200" endDate="2026-10-01 08:01:00 +0200" value="2"/>
 </HealthData>`
 
-// TestOperator walks through an operator's day without naming --data: the only
-// server here is the one that commands mean.
+// TestOperator runs the commands without --data: they find the only running server.
 func TestOperator(t *testing.T) {
 	s := start(t)
 	if err := os.WriteFile(filepath.Join(s.dir, "export.xml"), []byte(payload), 0o600); err != nil {
@@ -124,7 +124,7 @@ func TestOperator(t *testing.T) {
 	table("CONSENT PATIENT STATUS VENDOR CATEGORIES RECIPIENT DATE", "consent", "list")
 	if out := table("METRIC READ CREATED UPDATED UNCHANGED QUARANTINED DROPPED LEFT OUT", "ingest", "--patient", id,
 		"--vendor", "APPLE", "export.xml"); !strings.Contains(out, "next: see why with `pulsegate quarantine list`") {
-		t.Errorf("ingest says nothing of the quarantine:\n%s", out)
+		t.Errorf("ingest does not mention the quarantine:\n%s", out)
 	}
 	if out := table("DEVICE STATUS NAME", "patient", "show", id); !strings.Contains(out, consent) ||
 		!strings.Contains(out, "Watch") {
@@ -135,8 +135,8 @@ func TestOperator(t *testing.T) {
 		t.Errorf("quarantine list:\n%s", out)
 	}
 	table("ITEM PATIENT VENDOR REASON METRIC TIMES FIRST SEEN WHERE", "quarantine", "list", "--items")
-	if out := table("STAY BECAUSE ITEMS", "quarantine", "retry"); !strings.Contains(out,
-		"2 items tried, 0 mapped, 2 stay in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
+	if out := table("REASON ITEMS", "quarantine", "retry"); !strings.Contains(out,
+		"2 items retried, 0 mapped, 2 remain in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
 		t.Errorf("quarantine retry:\n%s", out)
 	}
 	table("CLIENT STATUS NAME CREATED MAY SCOPE", "client", "list")
@@ -159,7 +159,7 @@ func TestOperator(t *testing.T) {
 	}
 }
 
-// TestMisspelledSetting refuses to serve with a setting that sets nothing.
+// TestMisspelledSetting checks that serve refuses an unknown environment variable.
 func TestMisspelledSetting(t *testing.T) {
 	dir := t.TempDir()
 	s := &shell{t: t, dir: dir, env: []string{"PULSEGATE_LISTN=127.0.0.1:0"}}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestConsentCommands: a withdrawal says what it withdrew, once; and the right
-// to record Consents is a client's by the operator's word alone.
+// TestConsentCommands checks that a withdrawal prints the withdrawn Consents, only
+// once, and that only the operator grants the right to record Consents.
 func TestConsentCommands(t *testing.T) {
 	s := start(t)
 	id := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster"))
@@ -42,12 +42,12 @@ func TestConsentCommands(t *testing.T) {
 		return false
 	}
 	if marked(plain) || !marked(recorder) {
-		t.Error("client list does not tell which client may record Consents")
+		t.Error("client list does not show which client may record Consents")
 	}
 	s.must("client", "change", recorder, "--may-record-consent=false")
 	s.must("client", "change", plain, "--may-record-consent")
 	if !marked(plain) || marked(recorder) {
-		t.Error("client change has not changed that")
+		t.Error("client change had no effect")
 	}
 	s.fails("nothing to change", "", "client", "change", plain)
 }

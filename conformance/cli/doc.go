@@ -1,3 +1,3 @@
-// Package cli uses the command line as an operator types it, against a running
-// binary: tables, next steps of errors, and which server a command means.
+// Package cli tests the command line of a running binary: tables, the next steps of
+// errors, and the choice of the server.
 package cli

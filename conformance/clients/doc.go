@@ -1,8 +1,6 @@
-// Package clients runs SMART and FHIR clients that others wrote, unmodified,
-// against the binary: fhirclient in a real browser on an origin of its own,
-// and fhir-kit-client in node. It holds tests only.
+// Package clients tests the binary with unmodified third-party SMART and FHIR clients:
+// fhirclient in a real browser on a separate origin, and fhir-kit-client in node.
 //
-// The server is `serve --demo`, the people sign in with a passkey on its own
-// pages, and the apps in testdata use of the libraries what their
-// documentation says, and nothing beside them.
+// The server is `serve --demo`, people sign in with passkeys on its pages, and the apps
+// in testdata use only the documented functions of the libraries.
 package clients

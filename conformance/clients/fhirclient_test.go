@@ -21,15 +21,15 @@ import (
 	"pulsegate/conformance/browser"
 )
 
-// app is a web app on its own origin that is made of fhirclient.
+// app is a web app on a separate origin that uses fhirclient.
 type app struct {
-	w        *world
+	world    *world
 	origin   string
-	settings map[string]any // of FHIR.oauth2.authorize, for the next start
+	settings map[string]any // for FHIR.oauth2.authorize at the next launch
 }
 
 func newApp(w *world) *app {
-	a := &app{w: w}
+	a := &app{world: w}
 	library := filepath.Join(browser.Packages(w.t), "node_modules", "fhirclient", "build", "fhir-client.min.js")
 	page := func(script string) http.HandlerFunc {
 		return func(rw http.ResponseWriter, _ *http.Request) {
@@ -53,11 +53,11 @@ func newApp(w *world) *app {
 	})
 	srv := httptest.NewServer(m)
 	w.t.Cleanup(srv.Close)
-	a.origin = srv.URL // 127.0.0.1, and so another origin than localhost
+	a.origin = srv.URL // 127.0.0.1 is another origin than localhost
 	return a
 }
 
-// result is what the app found out.
+// result is the outcome that the app reports.
 type result struct {
 	ISS, Scope, User, UserResource, Patient, One, Subject, Statement, Again string
 	PatientID, EncounterID                                                  string
@@ -69,23 +69,23 @@ type result struct {
 	Token                                                                   map[string]any
 }
 
-// finish waits for the app and reads what it found.
+// finish waits for the app and returns its result.
 func (a *app) finish(p *browser.Tab) result {
-	a.w.t.Helper()
+	a.world.t.Helper()
 	p.Wait("the app is done")
 	if at := p.At(); !strings.HasPrefix(at, a.origin+"/app") {
-		a.w.t.Fatalf("at %s", at)
+		a.world.t.Fatalf("at %s", at)
 	}
 	var out result
-	a.w.must(json.Unmarshal([]byte(browser.Eval[string](p, "JSON.stringify(window.result)")), &out))
+	a.world.must(json.Unmarshal([]byte(browser.Eval[string](p, "JSON.stringify(window.result)")), &out))
 	return out
 }
 
-// check is what is the same for every kind of client.
+// check checks the part of a result that is the same for every type of client.
 func (a *app) check(got result, user, scope string, refresh float64) {
-	t := a.w.t
+	t := a.world.t
 	t.Helper()
-	base := a.w.srv.Base + "/fhir"
+	base := a.world.srv.Base + "/fhir"
 	if got.ISS != base || got.PatientID != "demo-ada" || got.Patient != "Patient/demo-ada" ||
 		got.Subject != "Patient/demo-ada" || got.Statement != "4.0.1" {
 		t.Errorf("%+v", got)
@@ -96,7 +96,7 @@ func (a *app) check(got result, user, scope string, refresh float64) {
 	if len(got.Found) != 3 || got.Values != 3 || got.Paged != 15 || got.One != got.Found[0] {
 		t.Errorf("searches: %v %d %d %q", got.Found, got.Values, got.Paged, got.One)
 	}
-	if !maps.Equal(sorted(got.Scope), sorted(scope)) {
+	if !maps.Equal(scopeSet(got.Scope), scopeSet(scope)) {
 		t.Errorf("scope %q, want %q", got.Scope, scope)
 	}
 	if want := map[string]any{"Device?patient=demo-ada": 403., "Patient/demo-chi": 404.,
@@ -108,7 +108,7 @@ func (a *app) check(got result, user, scope string, refresh float64) {
 	}
 }
 
-// key is a client's key pair: the private JWK and the registered set.
+// key returns a new key pair: the private JWK and the public JWK Set.
 func key(t *testing.T, alg jwa.SignatureAlgorithm) (private json.RawMessage, set []byte) {
 	t.Helper()
 	must := func(err error) {
@@ -145,10 +145,10 @@ const (
 	ehr        = "openid fhirUser launch offline_access patient/Patient.rs patient/Observation.rs user/Practitioner.rs"
 )
 
-// TestFHIRClientInBrowser: each kind of client that fhirclient can be, started
-// by itself and from the console.
+// TestFHIRClientInBrowser launches each type of client that fhirclient supports,
+// standalone and from the console.
 func TestFHIRClientInBrowser(t *testing.T) {
-	// Before the server is built: nothing of it is needed to skip.
+	// Skip before the server is built.
 	browser.Chromium(t)
 	browser.Packages(t)
 	w := newWorld(t)
@@ -157,43 +157,43 @@ func TestFHIRClientInBrowser(t *testing.T) {
 	ada, dora := c.Person(), c.Person()
 	w.signIn(ada, "ada")
 	w.signIn(dora, "dora")
-	for _, kind := range []struct {
+	for _, typ := range []struct {
 		name string
-		alg  jwa.SignatureAlgorithm // "" a public client
-		// fhirclient refreshes without an assertion: a client with a key is
-		// not let in by that.
+		alg  jwa.SignatureAlgorithm // empty for a public client
+		// refresh is the status of a refresh. fhirclient refreshes without an
+		// assertion, which the server refuses for a client with a key.
 		refresh float64
 	}{{"Public app", "", 200}, {"App with ES384", jwa.ES384, 401}, {"App with RS384", jwa.RS384, 401}} {
 		auth := []string{"--auth", "none"}
 		settings := map[string]any{"redirectUri": a.origin + "/app", "pkceMode": "required"}
-		if kind.alg != "" {
-			private, set := key(t, kind.alg)
+		if typ.alg != "" {
+			private, set := key(t, typ.alg)
 			settings["clientPrivateJwk"] = private
-			auth = []string{"--jwks", w.file(strings.ReplaceAll(kind.name, " ", "-")+".json", set)}
+			auth = []string{"--jwks", w.file(strings.ReplaceAll(typ.name, " ", "-")+".json", set)}
 		}
-		settings["clientId"] = w.register(kind.name, standalone+" "+ehr, a.origin, auth...)
+		settings["clientId"] = w.register(typ.name, standalone+" "+ehr, a.origin, auth...)
 
 		settings["scope"], a.settings = standalone, settings
-		ada.Open(a.origin + "/launch").Wait("Allow " + kind.name + "?")
+		ada.Open(a.origin + "/launch").Wait("Allow " + typ.name + "?")
 		ada.Press("button[value=allow]")
-		a.check(a.finish(ada), "Patient/demo-ada", standalone, kind.refresh)
+		a.check(a.finish(ada), "Patient/demo-ada", standalone, typ.refresh)
 
 		settings["scope"] = ehr
 		dora.Open("/auth/launches?client=" + settings["clientId"].(string))
 		dora.Fill("#client", settings["clientId"].(string)).Fill("#patient",
-			"demo-ada").Click("form[method=post][action='/auth/launches'] button", "Open "+kind.name)
+			"demo-ada").Click("form[method=post][action='/auth/launches'] button", "Open "+typ.name)
 		to := browser.Eval[string](dora, `document.querySelector("a.btn.primary[target]").href`)
-		dora.Open(to).Wait("Allow " + kind.name + "?")
+		dora.Open(to).Wait("Allow " + typ.name + "?")
 		dora.Press("button[value=allow]")
 		got := a.finish(dora)
-		a.check(got, "Practitioner/demo-dora", ehr, kind.refresh)
+		a.check(got, "Practitioner/demo-dora", ehr, typ.refresh)
 		if style, ok := got.Token["smart_style_url"].(string); got.Token["need_patient_banner"] != true || !ok ||
 			!w.style(style) {
 			t.Errorf("launch from the console: need_patient_banner %v, smart_style_url %v",
 				got.Token["need_patient_banner"], got.Token["smart_style_url"])
 		}
 	}
-	// A visit that her data is from is offered, and told to the app.
+	// The page offers the encounters of her data, and the app receives the selected one.
 	w.visit("demo-ada", "v-1")
 	w.visit("demo-ben", "v-2")
 	const visit = standalone + " launch/encounter"
@@ -209,22 +209,22 @@ func TestFHIRClientInBrowser(t *testing.T) {
 	if got.EncounterID != "v-1" {
 		t.Errorf("the encounter is %q", got.EncounterID)
 	}
-	// Another patient's is refused, whoever asks.
+	// The encounter of another patient is refused.
 	ada.Open(a.origin + "/launch").Wait("Which visit is it about?")
 	browser.Eval[string](ada, `document.querySelector("input[name=encounter][value=v-1]").value = "v-2"`)
 	ada.Click("input[name=encounter][value=v-2]", "Check-up").Click("button[value=allow]", "Not allowed")
 
-	// What she allowed is listed, with what others opened about her, and taken
-	// back: then the app that stands open sees nothing more.
+	// The page lists the apps that she allowed and those that others opened for her
+	// data. When she ends their access, the running app can read nothing more.
 	ada.Open("/auth/apps").Wait("Public app").Wait("Dr. Dora Doc")
 	if n := browser.Eval[int](ada, `document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length`); n != 4 {
-		t.Errorf("%d apps are listed", n)
+		t.Errorf("%d apps are listed, want 4", n)
 	}
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 200 {
-		t.Errorf("before the end: %d", s)
+		t.Errorf("before the access ended: %d", s)
 	}
 	if n := w.consents("demo-ada", "active"); n != 4 {
-		t.Errorf("%d consents to apps stand", n)
+		t.Errorf("%d consents to apps are active, want 4", n)
 	}
 	for left := 3; left >= 0; left-- {
 		ada.Press("form[action=\"/auth/apps\"] button.danger").Until(
@@ -232,13 +232,13 @@ func TestFHIRClientInBrowser(t *testing.T) {
 	}
 	ada.Wait("No app has access by your own word")
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
-		t.Errorf("after the end: %d", s)
+		t.Errorf("after the access ended: %d", s)
 	}
 	if active, ended := w.consents("demo-ada", "active"), w.consents("demo-ada", "inactive"); active != 0 ||
 		ended != 4 {
-		t.Errorf("%d consents to apps stand, %d have ended", active, ended)
+		t.Errorf("%d consents to apps are active and %d have ended, want 0 and 4", active, ended)
 	}
 	if _, err := os.Stat(filepath.Join("testdata", "node_modules")); err == nil {
-		t.Error("packages lie in the project")
+		t.Error("packages were installed in the repository")
 	}
 }

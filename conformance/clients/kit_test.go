@@ -14,7 +14,7 @@ import (
 	"pulsegate/conformance/browser"
 )
 
-// TestFHIRKitClient: discovery, search, read and refusals with a bearer token.
+// TestFHIRKitClient tests discovery, search, read and refusals with a bearer token.
 func TestFHIRKitClient(t *testing.T) {
 	node := browser.Node(t)
 	kit := filepath.Join(browser.Packages(t), "node_modules", "fhir-kit-client", "dist", "index.js")
@@ -52,7 +52,7 @@ func TestFHIRKitClient(t *testing.T) {
 	}
 	w.must(json.Unmarshal(out, &got))
 	b := w.srv.Base
-	for name, x := range map[string][2]any{
+	for name, pair := range map[string][2]any{
 		"authorization endpoint": {got.Authorize, b + "/oauth/authorize"},
 		"token endpoint":         {got.Token, b + "/oauth/token"},
 		"registration":           {got.Registration, b + "/oauth/register"}, "version": {got.Version, "4.0.1"},
@@ -63,8 +63,8 @@ func TestFHIRKitClient(t *testing.T) {
 		"absent": {got.Absent, []any{404., "OperationOutcome"}}, "the same search by POST": {got.Posted, got.Pages[0]},
 		"from the bundle": {got.InBundle, got.Pages[0][0]},
 	} {
-		if !reflect.DeepEqual(x[0], x[1]) {
-			t.Errorf("%s: %v, want %v", name, x[0], x[1])
+		if !reflect.DeepEqual(pair[0], pair[1]) {
+			t.Errorf("%s: %v, want %v", name, pair[0], pair[1])
 		}
 	}
 	if len(got.Pages[0]) != 4 || len(got.Pages[1]) != 4 ||

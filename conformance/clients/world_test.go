@@ -13,7 +13,7 @@ import (
 	"pulsegate/conformance/browser"
 )
 
-// world is a demo server at a name that passkeys are good for.
+// world is a demo server under a host name, which passkeys require.
 type world struct {
 	t   *testing.T
 	srv *blackbox.Server
@@ -25,7 +25,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: t.TempDir()}
 	bin, err := blackbox.Build(w.dir)
 	w.must(err)
-	port, err := blackbox.Free()
+	port, err := blackbox.FreePort()
 	w.must(err)
 	w.srv, err = blackbox.StartAt(bin, filepath.Join(w.dir, "data"), fmt.Sprint("127.0.0.1:", port), "--demo",
 		"--base-url", fmt.Sprint("http://localhost:", port))
@@ -45,7 +45,7 @@ func (w *world) must(err error) {
 	}
 }
 
-// register registers an app by the operator's command, and returns its id.
+// register registers an app and returns its client id.
 func (w *world) register(name, scope, origin string, more ...string) string {
 	w.t.Helper()
 	var out struct {
@@ -56,7 +56,7 @@ func (w *world) register(name, scope, origin string, more ...string) string {
 	return out.ClientID
 }
 
-// visit writes an Observation of a patient that is from an encounter.
+// visit creates an Observation of a patient with an encounter.
 func (w *world) visit(patient, encounter string) {
 	w.t.Helper()
 	k, err := blackbox.NewKey()
@@ -81,7 +81,7 @@ func (w *world) visit(patient, encounter string) {
 	}
 }
 
-// consents counts what a patient allowed apps.
+// consents counts the consents of a patient to apps.
 func (w *world) consents(patient, status string) (n int) {
 	w.t.Helper()
 	var out struct{ Consents []struct{ ID, Status string } }
@@ -94,7 +94,7 @@ func (w *world) consents(patient, status string) (n int) {
 	return n
 }
 
-// status is what the FHIR API answers to a token.
+// status returns the status of a FHIR request with a token.
 func (w *world) status(token, path string) int {
 	w.t.Helper()
 	r, err := http.NewRequest("GET", w.srv.Base+"/fhir/"+path, nil)
@@ -106,7 +106,7 @@ func (w *world) status(token, path string) int {
 	return resp.StatusCode
 }
 
-// signIn lets one of the demo's people in, with a new passkey.
+// signIn signs in one of the people of the demo with a new passkey.
 func (w *world) signIn(p *browser.Tab, login string) {
 	w.t.Helper()
 	var out struct{ Link string }
@@ -115,6 +115,7 @@ func (w *world) signIn(p *browser.Tab, login string) {
 		"The passkey is ready")
 }
 
+// file writes a file and returns its path.
 func (w *world) file(name string, content []byte) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
@@ -122,10 +123,11 @@ func (w *world) file(name string, content []byte) string {
 	return path
 }
 
-func sorted(s string) map[string]bool {
+// scopeSet returns the set of scopes in s.
+func scopeSet(s string) map[string]bool {
 	out := map[string]bool{}
-	for _, x := range strings.Fields(s) {
-		out[x] = true
+	for _, scope := range strings.Fields(s) {
+		out[scope] = true
 	}
 	return out
 }

@@ -18,18 +18,19 @@ import (
 	"pulsegate/smart/client"
 )
 
-// Who may write a Consent: clients that hold every scope try, on every path a
-// write can take, to open what a patient has closed.
+// These tests check who may write Consents. Clients with all scopes try, by every type
+// of write, to regain access that a patient has withdrawn.
 
+// The ids of the Consents of the patient.
 const (
-	theirs  = "recorded-by-operator" // active, for a third client
-	ended   = "withdrawn"            // by the patient
-	denial  = "denied"               // by the operator
-	stopped = "stop-0123"            // by the patient's pages
-	ownOne  = "own-before"           // by the attacker, and withdrawn by the operator
+	byOperator = "recorded-by-operator" // active, for a fourth client
+	ended      = "withdrawn"            // by the patient
+	denial     = "denied"               // by the operator
+	stopped    = "stop-0123"            // a denial by the pages of the patient
+	byClient   = "own-before"           // recorded by client one, withdrawn by the operator
 )
 
-// consentBody is a Consent of p1; provision is JSON.
+// consentBody returns a Consent of p1. provision is JSON.
 func consentBody(status, rule, provision string) string {
 	return `{"resourceType":"Consent","status":"` + status +
 		`","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
@@ -38,6 +39,7 @@ func consentBody(status, rule, provision string) string {
 		`"}]},"provision":` + provision + `}`
 }
 
+// actorsOf returns the actors of a provision.
 func actorsOf(system string, who ...string) string {
 	var list []string
 	for _, w := range who {
@@ -46,7 +48,7 @@ func actorsOf(system string, who ...string) string {
 	return `"actor":[` + strings.Join(list, ",") + `]`
 }
 
-// openings are provisions that would show p1's data to somebody.
+// openings returns provisions that would disclose the data of p1 to a client.
 func openings() (out []string) {
 	for _, who := range []string{actorsOf(consent.ClientSystem, "one"), actorsOf(consent.ClientSystem, "two"),
 		actorsOf(consent.ClientSystem, "any"),
@@ -61,27 +63,29 @@ func openings() (out []string) {
 	return out
 }
 
-// siege is a server with a patient who has withdrawn, and two clients of one
-// owner that hold every scope.
-type siege struct {
+// consentWorld is a server with a patient who has withdrawn all consents, and with
+// three clients that have all scopes.
+type consentWorld struct {
 	*world
 	tokens map[string]string
-	before map[string]string // Consents that are not the clients' own, as stored
+	before map[string]string // the stored Consents before the attempts, by id
 }
 
-func besiege(f fault, records bool) *siege {
-	s := &siege{world: open(f), tokens: map[string]string{}, before: map[string]string{}}
+// newConsentWorld returns a consentWorld. records says that the clients may record
+// Consents.
+func newConsentWorld(f fault, records bool) *consentWorld {
+	s := &consentWorld{world: open(f), tokens: map[string]string{}, before: map[string]string{}}
 	ctx := context.Background()
 	put := func(typ, id, vendor, author, body string) {
 		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Vendor: vendor, Author: author,
-			Resource: must(door().Resource(typ, []byte(strings.Replace(body, "{", `{"id":"`+id+`",`, 1)), id))}}}))
+			Resource: must(validator().Resource(typ, []byte(strings.Replace(body, "{", `{"id":"`+id+`",`, 1)), id))}}}))
 	}
 	put("Patient", "p1", "", "", `{"resourceType":"Patient"}`)
 	obs := `{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"}}`
 	put("Observation", "o1", "apple", "", obs)
 	put("Observation", "o2", "oura", "", obs)
 	put("Observation", "o3", "", "", obs)
-	put("Consent", theirs, "", "", consentBody("active", "OPTIN",
+	put("Consent", byOperator, "", "", consentBody("active", "OPTIN",
 		`{"type":"permit",`+actorsOf(consent.ClientSystem, "four")+`}`))
 	put("Consent", ended, "", "", consentBody("inactive", "OPTIN",
 		`{"type":"permit",`+actorsOf(consent.ClientSystem, "any")+`}`))
@@ -89,9 +93,9 @@ func besiege(f fault, records bool) *siege {
 		`{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`))
 	put("Consent", stopped, "", "", consentBody("active", "OPTOUT",
 		`{"type":"deny",`+actorsOf(consent.ClientSystem, "three")+`}`))
-	put("Consent", ownOne, "", "one", consentBody("inactive", "OPTIN",
+	put("Consent", byClient, "", "one", consentBody("inactive", "OPTIN",
 		`{"type":"permit",`+actorsOf(consent.ClientSystem, "one")+`}`))
-	for _, id := range []string{theirs, ended, denial, stopped, ownOne} {
+	for _, id := range []string{byOperator, ended, denial, stopped, byClient} {
 		s.before[id] = s.stored(id)
 	}
 	for _, id := range []string{"one", "two", "three"} {
@@ -103,8 +107,8 @@ func besiege(f fault, records bool) *siege {
 	return s
 }
 
-// stored is a Consent as the store has it.
-func (s *siege) stored(id string) string {
+// stored returns version and content of a Consent in the store.
+func (s *consentWorld) stored(id string) string {
 	r, _, err := s.db.Read(context.Background(), fhir.Ref{Type: "Consent", ID: id}, 0)
 	if err != nil {
 		return err.Error()
@@ -112,8 +116,9 @@ func (s *siege) stored(id string) string {
 	return fmt.Sprint(r.Version, r.Deleted, string(r.JSON))
 }
 
-// holds reports what must not have come about.
-func (s *siege) holds() error {
+// verify returns an error if a client sees data of the patient, or if a Consent has
+// changed.
+func (s *consentWorld) verify() error {
 	for who, tok := range s.tokens {
 		if got := s.get(tok, "/Observation?patient=p1").entries("match"); len(got) > 0 {
 			return fmt.Errorf("client %s sees %v", who, got)
@@ -124,25 +129,25 @@ func (s *siege) holds() error {
 			}
 		}
 	}
-	for id, was := range s.before {
-		if is := s.stored(id); is != was {
-			return fmt.Errorf("Consent %s was %s and is %s", id, was, is)
+	for id, before := range s.before {
+		if now := s.stored(id); now != before {
+			return fmt.Errorf("Consent %s was %s and is %s", id, before, now)
 		}
 	}
 	return nil
 }
 
-// assault is one write.
-type assault struct {
+// attempt is one write of a Consent.
+type attempt struct {
 	client, via, method, id, body string
 	exists                        string // If-None-Exist
 }
 
-var assaults = rapid.Custom(func(t *rapid.T) assault {
-	a := assault{client: rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "client"),
+var attempts = rapid.Custom(func(t *rapid.T) attempt {
+	a := attempt{client: rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "client"),
 		via:    rapid.SampledFrom([]string{"", "batch", "transaction"}).Draw(t, "via"),
 		method: rapid.SampledFrom([]string{"POST", "PUT", "DELETE"}).Draw(t, "method")}
-	a.id = rapid.SampledFrom([]string{theirs, ended, denial, stopped, ownOne, "fresh", "stop-fresh",
+	a.id = rapid.SampledFrom([]string{byOperator, ended, denial, stopped, byClient, "fresh", "stop-fresh",
 		"app-a1"}).Draw(t, "id")
 	a.body = consentBody(rapid.SampledFrom([]string{"active", "active", "active", "draft", "inactive",
 		"entered-in-error"}).Draw(t, "status"),
@@ -157,9 +162,9 @@ var assaults = rapid.Custom(func(t *rapid.T) assault {
 	return a
 })
 
-// try does one write and returns its status; of a Bundle, that of the entry or
-// of the whole.
-func (s *siege) try(a assault) (int, string) {
+// try sends one write and returns its status and body. For a batch, the status is that
+// of the entry.
+func (s *consentWorld) try(a attempt) (int, string) {
 	url := "Consent"
 	if a.method != "POST" {
 		url += "/" + a.id
@@ -195,31 +200,31 @@ func (s *siege) try(a assault) (int, string) {
 	return n, string(got.body)
 }
 
-// attack runs writes against a server and reports the first that had an
-// effect it must not have.
-func attack(f fault, records bool, list []assault) error {
-	s := besiege(f, records)
+// attack sends the attempts to a server and returns an error for the first with a
+// forbidden effect.
+func attack(f fault, records bool, list []attempt) error {
+	s := newConsentWorld(f, records)
 	defer s.close()
-	if err := s.holds(); err != nil {
-		return fmt.Errorf("before anything was written: %w", err)
+	if err := s.verify(); err != nil {
+		return fmt.Errorf("before any attempt: %w", err)
 	}
 	for _, a := range list {
 		status, body := s.try(a)
 		if !records && (status != 403 || !strings.Contains(body, "not registered to record Consents")) {
-			return fmt.Errorf("%+v: %d %s, want 403 and why", a, status, body)
+			return fmt.Errorf("%+v: %d %s, want 403 with the reason", a, status, body)
 		}
-		if err := s.holds(); err != nil {
+		if err := s.verify(); err != nil {
 			return fmt.Errorf("after %+v: %d: %w", a, status, err)
 		}
 	}
 	return nil
 }
 
-var lists = rapid.SliceOfN(assaults, 4, 12)
+var lists = rapid.SliceOfN(attempts, 4, 12)
 
-// TestConsentWrites: without the operator's word no scope writes a Consent,
-// on any path; with it, nothing that the patient has closed opens again, and
-// what others recorded stays as it is.
+// TestConsentWrites checks that a client without the right to record Consents cannot
+// write any, regardless of its scopes, and that a client with the right can neither regain
+// withdrawn access nor change the Consents of others.
 func TestConsentWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		if err := attack(noFault, rapid.Bool().Draw(t, "registered to record"), lists.Draw(t, "writes")); err != nil {
@@ -228,36 +233,36 @@ func TestConsentWrites(t *testing.T) {
 	})
 }
 
-// TestConsentWriteControls: a server that is wrong in one place is found.
+// TestConsentWriteControls checks that servers with a fault are detected.
 func TestConsentWriteControls(t *testing.T) {
 	for name, c := range map[string]struct {
 		f       fault
 		records bool
 	}{"a scope suffices": {scopeSuffices, false},
-		"a client's Consent is not held to anything": {consentUnowned, true}} {
+		"Consents of clients are not checked": {uncheckedConsents, true}} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range 200 {
 				err := attack(c.f, c.records, lists.Example(seed))
 				if err != nil {
-					t.Logf("found with seed %d: %.200v", seed, err)
+					t.Logf("detected with seed %d: %.200v", seed, err)
 					return
 				}
 			}
-			t.Error("not found in 200 lists")
+			t.Error("not detected in 200 lists")
 		})
 	}
 }
 
-// TestConsentRecorded: a client that is registered for it records what a
-// patient agrees to, and changes and ends its own.
+// TestConsentRecorded checks that a client with the right to record Consents can create
+// one, and can change and end its own.
 func TestConsentRecorded(t *testing.T) {
-	s := besiege(noFault, true)
+	s := newConsentWorld(noFault, true)
 	defer s.close()
 	ctx := context.Background()
 	for _, p := range []string{"p2", "p3"} {
-		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient",
+		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: must(validator().Resource("Patient",
 			[]byte(`{"resourceType":"Patient","id":"`+p+`"}`), p))},
-			{Resource: must(door().Resource("Observation",
+			{Resource: must(validator().Resource("Observation",
 				[]byte(`{"resourceType":"Observation","id":"of-`+p+
 					`","status":"final","code":{"text":"x"},"subject":{"reference":"Patient/`+p+`"}}`), "of-"+p))}}}))
 	}
@@ -275,40 +280,42 @@ func TestConsentRecorded(t *testing.T) {
 		return consentBody(status, "OPTIN", `{"type":"permit",`+actorsOf(consent.ClientSystem, who)+`}`)
 	}
 	withID := func(id, body string) string { return strings.Replace(body, "{", `{"id":"`+id+`",`, 1) }
-	expect("a Consent for itself, of a patient who has withdrawn none",
+	expect("a Consent for the client itself, of a patient without withdrawals",
 		s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "one")))), 201)
 	if !sees("one", "p2") || sees("two", "p2") {
-		t.Fatal("the Consent is not in force, or for another")
+		t.Fatal("the Consent does not apply, or applies to another client")
 	}
-	expect("another's Consent", s.do(s.tokens["two"], "PUT", "/Consent/c2",
+	expect("the Consent of another client", s.do(s.tokens["two"], "PUT", "/Consent/c2",
 		of("p2", withID("c2", permits("active", "two")))), 403)
-	expect("to another patient", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+	expect("a change of the patient", s.do(s.tokens["one"], "PUT", "/Consent/c2",
 		of("p3", withID("c2", permits("active", "one")))), 403)
-	expect("its own, wider, before any withdrawal",
+	expect("its own for another recipient, before any withdrawal",
 		s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "two")))), 200)
-	expect("its own ended", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+	expect("the end of its own", s.do(s.tokens["one"], "PUT", "/Consent/c2",
 		of("p2", withID("c2", permits("inactive", "one")))), 200)
-	expect("its own again", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+	expect("its own as active again", s.do(s.tokens["one"], "PUT", "/Consent/c2",
 		of("p2", withID("c2", permits("active", "one")))), 403)
-	expect("a new one", s.do(s.tokens["one"], "POST", "/Consent", of("p2", permits("active", "one"))), 403)
+	expect("a new one after the withdrawal",
+		s.do(s.tokens["one"], "POST", "/Consent", of("p2", permits("active", "one"))), 403)
 	expect("a denial", s.do(s.tokens["one"], "PUT", "/Consent/d2",
 		of("p2", withID("d2", consentBody("active", "OPTOUT",
 			`{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`)))), 201)
-	expect("its own denial removed", s.do(s.tokens["one"], "DELETE", "/Consent/d2", ""), 403)
-	expect("a draft removed", s.do(s.tokens["one"], "PUT", "/Consent/e2",
+	expect("the removal of its own denial", s.do(s.tokens["one"], "DELETE", "/Consent/d2", ""), 403)
+	expect("a draft", s.do(s.tokens["one"], "PUT", "/Consent/e2",
 		of("p2", withID("e2", permits("draft", "one")))), 201)
-	expect("a draft removed", s.do(s.tokens["one"], "DELETE", "/Consent/e2", ""), 204)
-	// The operator's word and the patient's come first, and the flag is asked
-	// at each use.
+	expect("the removal of a draft", s.do(s.tokens["one"], "DELETE", "/Consent/e2", ""), 204)
+	// A Consent of the operator counts after a withdrawal, and the right to record is
+	// checked at each request.
 	if _, err := s.service.Create(ctx, operatorRequest(), "Consent", []byte(of("p2", permits("active", "one"))),
 		""); err != nil || !sees("one", "p2") {
-		t.Fatalf("the operator's Consent: %v", err)
+		t.Fatalf("the Consent of the operator: %v", err)
 	}
 	must(s.clients.Change(ctx, "one", func(c *client.Client) error { c.RecordsConsent = false; return nil }))
-	expect("after the right was taken away",
+	expect("a Consent after the right was revoked",
 		s.do(s.tokens["one"], "POST", "/Consent", of("p3", permits("active", "one"))), 403)
 }
 
+// operatorRequest returns a request of the operator.
 func operatorRequest() *interaction.Request {
 	return &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
 		Grant: access.All()}}, Line: "test"}

@@ -28,32 +28,33 @@ var (
 	start    = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
 )
 
-// measure is one Observation as it is drawn; series says that it is a stream.
+// measure is a random Observation, Device or series.
 type measure struct {
 	patient, vendor, author, status, code, device string
 	cats                                          []string
 	at, value                                     int
 }
 
-// kase is one drawn world.
-type kase struct {
-	docs      []measure
-	changed   []measure // new versions: of docs[i % len(docs)]
-	removed   []int
-	streams   []measure
-	devices   []measure // patient, vendor, author, status
-	proofs    []string  // targets of Provenance
-	grounds   []ground
-	later     []ground // what the consents become
-	group     []string
-	a, b      token
-	scopes    []string // that the backends are registered for
-	notify    bool
-	fresh     []measure // Observations that come while somebody is subscribed
-	content   string
-	pageCount int
+// testCase is one random case.
+type testCase struct {
+	docs           []measure
+	changed        []measure // new versions of docs[i % len(docs)]
+	removed        []int     // indexes of docs
+	streams        []measure
+	devices        []measure // patient, vendor, author, status
+	provenances    []string  // targets
+	provisions     []provision
+	nextProvisions []provision // the provisions after the change
+	group          []string
+	a, b           token
+	scopes         []string  // registered scopes of the backends
+	notify         bool      // test notifications
+	added          []measure // Observations stored while a Subscription is active
+	content        string    // payload content of the Subscription
+	pageCount      int
 }
 
+// pick draws one of the values in from.
 func pick[T any](t *rapid.T, name string, from ...T) T { return rapid.SampledFrom(from).Draw(t, name) }
 
 func drawMeasure(t *rapid.T) measure {
@@ -70,8 +71,8 @@ func drawMeasure(t *rapid.T) measure {
 	return m
 }
 
-func drawGround(t *rapid.T, i int) ground {
-	g := ground{id: fmt.Sprint("c", i), patient: pick(t, "patient", patients...),
+func drawProvision(t *rapid.T, i int) provision {
+	g := provision{id: fmt.Sprint("c", i), patient: pick(t, "patient", patients...),
 		active: rapid.IntRange(0, 5).Draw(t, "active") > 0,
 		permit: rapid.IntRange(0, 4).Draw(t, "permit") > 0, ended: rapid.IntRange(0, 7).Draw(t, "ended") == 0,
 		recipient: pick(t, "recipient", "any", "any", "ca", "cb"), vendor: pick(t, "vendor", "", "", "apple", "oura"),
@@ -84,6 +85,7 @@ func drawGround(t *rapid.T, i int) ground {
 	return g
 }
 
+// drawScope draws a scope of one of the levels.
 func drawScope(t *rapid.T, levels ...string) string {
 	s := pick(t, "level", levels...) + "/" +
 		pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance",
@@ -109,6 +111,7 @@ func drawScope(t *rapid.T, levels ...string) string {
 	return s
 }
 
+// backend draws a token of a backend.
 func backend(t *rapid.T, client string) token {
 	scopes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t,
 		"scopes")
@@ -116,61 +119,62 @@ func backend(t *rapid.T, client string) token {
 		pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))}
 }
 
+// drawToken draws a token of a backend or of a person.
 func drawToken(t *rapid.T, client string) token {
 	if rapid.Bool().Draw(t, "backend") {
 		return backend(t, client)
 	}
-	k := token{client: client + "-app", person: true}
-	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1,
+	tok := token{client: client + "-app", person: true}
+	tok.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1,
 		4).Draw(t, "scopes")
-	k.scopes = append(k.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
+	tok.scopes = append(tok.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
 	if rapid.Bool().Draw(t, "fhirUser") {
-		k.scopes = append(k.scopes, "openid", "fhirUser")
+		tok.scopes = append(tok.scopes, "openid", "fhirUser")
 	}
-	k.patient = pick(t, "context", "", "p1", "p1", "p2")
-	k.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
-	k.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"},
+	tok.patient = pick(t, "context", "", "p1", "p1", "p2")
+	tok.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
+	tok.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"},
 		[]string{"patient", "practitioner"}, []string{"administrator"}, []string{"auditor"}, nil)
-	return k
+	return tok
 }
 
-var cases = rapid.Custom(func(t *rapid.T) kase {
+var cases = rapid.Custom(func(t *rapid.T) testCase {
 	some := func(name string, from, to int) []measure {
 		return rapid.SliceOfN(rapid.Custom(drawMeasure), from, to).Draw(t, name)
 	}
-	k := kase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3),
-		streams: some("streams", 0, 3), fresh: some("fresh", 2, 4),
+	tc := testCase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3),
+		streams: some("streams", 0, 3), added: some("fresh", 2, 4),
 		removed: rapid.SliceOfN(rapid.IntRange(0, 11), 0, 2).Draw(t, "removed"),
-		proofs: rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0",
+		provenances: rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0",
 			"Observation/o1"}), 0, 4).Draw(t, "proofs"),
 		group: rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
 		a:     drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
 		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
 		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1,
 			3).Draw(t, "registered")}
-	if k.notify { // only a backend is notified
-		k.a = backend(t, "ca")
-		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r",
+	if tc.notify { // only backends can have Subscriptions
+		tc.a = backend(t, "ca")
+		tc.scopes = append(tc.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r",
 			"system/Observation.rs?category=vital-signs"))
 	}
-	// Most worlds begin with everybody's agreement.
+	// In most cases, all patients consent to everything at first.
 	if pick(t, "agreed", true, true, false) {
 		for i, p := range patients {
-			k.grounds = append(k.grounds,
-				ground{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
+			tc.provisions = append(tc.provisions,
+				provision{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
 		}
 	}
-	for i := range rapid.IntRange(0, 3).Draw(t, "grounds") {
-		k.grounds = append(k.grounds, drawGround(t, i))
+	for i := range rapid.IntRange(0, 3).Draw(t, "provisions") {
+		tc.provisions = append(tc.provisions, drawProvision(t, i))
 	}
-	k.later = slices.Clone(k.grounds)
-	if len(k.later) > 0 && rapid.Bool().Draw(t, "withdrawn") {
-		k.later[rapid.IntRange(0, len(k.later)-1).Draw(t, "which")].active = false
+	tc.nextProvisions = slices.Clone(tc.provisions)
+	if len(tc.nextProvisions) > 0 && rapid.Bool().Draw(t, "withdrawn") {
+		tc.nextProvisions[rapid.IntRange(0, len(tc.nextProvisions)-1).Draw(t, "which")].active = false
 	} else {
-		k.later = append(k.later, drawGround(t, 9))
+		tc.nextProvisions = append(tc.nextProvisions, drawProvision(t, 9))
 	}
-	for i := range k.streams { // ingested: of a patient and a vendor
-		m := &k.streams[i]
+	for i := range tc.streams { // ingested samples have a patient and a vendor
+		m := &tc.streams[i]
 		if m.author = ""; m.vendor == "" {
 			m.vendor = "oura"
 		}
@@ -178,26 +182,28 @@ var cases = rapid.Custom(func(t *rapid.T) kase {
 			m.patient = "p1"
 		}
 	}
-	return k
+	return tc
 })
 
-// data is what was stored: every version, by reference.
+// data holds every stored version for the model.
 type data struct {
-	w     *world
-	all   map[string][]*version
-	order []string
+	world *world
+	all   map[string][]*version // by reference
+	order []string              // references in the order of their first version
 }
 
+// add adds a version to the model.
 func (d *data) add(v *version) {
 	ref := v.typ + "/" + v.id
 	v.reference = ref
 	if d.all[ref] == nil {
 		d.order = append(d.order, ref)
 	}
-	v.n = len(d.all[ref]) + 1
+	v.number = len(d.all[ref]) + 1
 	d.all[ref] = append(d.all[ref], v)
 }
 
+// current returns the current version, or nil if there is none or it is deleted.
 func (d *data) current(ref string) *version {
 	if vs := d.all[ref]; len(vs) > 0 && !vs[len(vs)-1].deleted {
 		return vs[len(vs)-1]
@@ -205,26 +211,28 @@ func (d *data) current(ref string) *version {
 	return nil
 }
 
-// put stores a version and tells the model.
+// put stores a version and adds it to the model.
 func (d *data) put(v *version, body string) {
 	d.add(v)
-	must(d.w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Vendor: v.vendor, Author: v.author,
+	must(d.world.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Vendor: v.vendor, Author: v.author,
 		Resource: fhir.Resource{Type: v.typ, ID: v.id, JSON: []byte(fhir.Prefix(v.typ, v.id) + "}" + body + "}")}}}}))
 }
 
+// remove deletes a resource.
 func (d *data) remove(ref string) {
 	old := d.current(ref)
 	if old == nil {
 		return
 	}
 	v := *old
-	v.deleted = true // it is judged by what it was
+	v.deleted = true // the content before the deletion decides about access
 	d.add(&v)
-	must(d.w.db.Commit(context.Background(),
+	must(d.world.db.Commit(context.Background(),
 		&store.Batch{Writes: []store.Write{{Op: store.Remove, Vendor: v.vendor, Author: v.author,
 			Resource: fhir.Resource{Type: v.typ, ID: v.id}}}}))
 }
 
+// categoryOf returns a category with its system.
 func categoryOf(c string) coded {
 	if c == "sleep" {
 		return coded{sysSleep, c}
@@ -232,6 +240,7 @@ func categoryOf(c string) coded {
 	return coded{sysCategory, c}
 }
 
+// version returns the Observation for the model.
 func (m *measure) version(id string) *version {
 	v := &version{typ: "Observation", id: id, patient: m.patient, vendor: m.vendor, author: m.author, cats: m.cats,
 		code: m.code, at: m.at, value: m.value,
@@ -250,7 +259,7 @@ func (m *measure) version(id string) *version {
 	return v
 }
 
-// head is the Observation up to its time.
+// head returns the JSON of the Observation before its time.
 func (m *measure) head() string {
 	b := `,"status":"` + m.status + `"`
 	for i, c := range m.cats {
@@ -267,6 +276,7 @@ func (m *measure) head() string {
 	return b
 }
 
+// tail returns the JSON of the Observation after its value.
 func (m *measure) tail() string {
 	b := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}`
 	if m.device != "" {
@@ -275,6 +285,7 @@ func (m *measure) tail() string {
 	return b
 }
 
+// body returns the JSON of the Observation.
 func (m *measure) body() string {
 	return m.head() + `,"effectiveDateTime":"` + start.Add(time.Duration(m.at)*time.Minute).Format(time.RFC3339) +
 		`","valueQuantity":{"value":` + fmt.Sprint(m.value) + m.tail()
@@ -292,16 +303,17 @@ func (d *data) stream(i int, m measure) {
 		s := series.Sample{Start: start.Add(time.Duration(m.at+j) * time.Minute).UnixMicro(), End: series.NoEnd}
 		s.Values[0] = series.Decimal{Mant: int64(m.value + j)}
 		c.Append(&s, 1)
-		x := m
-		x.at, x.value = m.at+j, m.value+j
+		one := m
+		one.at, one.value = m.at+j, m.value+j
 		key := t.Key(&s)
-		d.add(x.version(key.ID()))
+		d.add(one.version(key.ID()))
 	}
-	must(d.w.db.Commit(context.Background(),
-		&store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.LastSeq()}))
+	must(d.world.db.Commit(context.Background(),
+		&store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.world.db.LastSeq()}))
 }
 
-func (g *ground) body() string {
+// body returns the JSON of the Consent.
+func (g *provision) body() string {
 	concept := func(system, code string) map[string]any {
 		return map[string]any{"coding": []any{map[string]any{"system": system, "code": code}}}
 	}
@@ -336,12 +348,13 @@ func (g *ground) body() string {
 	return "," + strings.TrimSuffix(string(out[1:]), "}")
 }
 
-func (d *data) consent(g *ground) {
+// consent stores a Consent.
+func (d *data) consent(g *provision) {
 	d.put(&version{typ: "Consent", id: g.id, patient: g.patient,
 		refs: map[string][]string{"patient": {"Patient/" + g.patient}}}, g.body())
 }
 
-// trail stores an AuditEvent of long ago, about a patient or nobody.
+// trail stores an old AuditEvent, about a patient unless patient is empty.
 func (d *data) trail(id, patient, action string) {
 	v := &version{typ: "AuditEvent", id: id, patient: patient, tokens: map[string][]coded{"action": {{"", action}}},
 		refs: map[string][]string{}}
@@ -355,9 +368,9 @@ func (d *data) trail(id, patient, action string) {
 		`","recorded":"2019-05-01T10:00:00Z","outcome":"0","agent":[{"requestor":true}],"source":{"observer":{"display":"test"}}`+entity)
 }
 
-// load stores what a case begins with.
-func load(w *world, k *kase) *data {
-	d := &data{w: w, all: map[string][]*version{}}
+// load stores the initial data of a case.
+func load(w *world, tc *testCase) *data {
+	d := &data{world: w, all: map[string][]*version{}}
 	for i, p := range patients {
 		sex := []string{"female", "male"}[i%2]
 		d.put(&version{typ: "Patient", id: p, patient: p, tokens: map[string][]coded{"gender": {{"", sex}}}},
@@ -367,7 +380,7 @@ func load(w *world, k *kase) *data {
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
 	d.put(&version{typ: "Organization", id: "h1"}, `,"name":"Invented"`)
 	members, refs := "", []string{}
-	for i, p := range k.group {
+	for i, p := range tc.group {
 		members += []string{`,"member":[`, `,`}[min(i, 1)] + `{"entity":{"reference":"Patient/` + p + `"}}`
 		refs = append(refs, "Patient/"+p)
 	}
@@ -376,7 +389,7 @@ func load(w *world, k *kase) *data {
 	}
 	d.put(&version{typ: "Group", id: "g1", refs: map[string][]string{"member": refs}},
 		`,"type":"person","actual":true`+members)
-	for i, m := range k.devices {
+	for i, m := range tc.devices {
 		status, body := []string{"active", "inactive"}[m.at%2], ""
 		v := &version{typ: "Device", id: fmt.Sprint("v", i), patient: m.patient, vendor: m.vendor, author: m.author,
 			refs: map[string][]string{}}
@@ -387,13 +400,13 @@ func load(w *world, k *kase) *data {
 		}
 		d.put(v, `,"status":"`+status+`"`+body)
 	}
-	for i := range k.docs {
-		d.put(k.docs[i].version(fmt.Sprint("o", i)), k.docs[i].body())
+	for i := range tc.docs {
+		d.put(tc.docs[i].version(fmt.Sprint("o", i)), tc.docs[i].body())
 	}
-	for i := range k.streams {
-		d.stream(i, k.streams[i])
+	for i := range tc.streams {
+		d.stream(i, tc.streams[i])
 	}
-	for i, target := range k.proofs {
+	for i, target := range tc.provenances {
 		v := &version{typ: "Provenance", id: fmt.Sprint("r", i), vendor: "apple",
 			refs: map[string][]string{"target": {target}}}
 		v.patient, _ = strings.CutPrefix(target, "Patient/")
@@ -405,23 +418,23 @@ func load(w *world, k *kase) *data {
 	for i, p := range []string{"p1", "p2", "p1", ""} {
 		d.trail(fmt.Sprint("a", i), p, []string{"R", "C"}[i/2])
 	}
-	// Whose a Subscription is, is who made it: clients of both kinds, and the
-	// operator. They are off, so that nothing is sent for them.
+	// Subscriptions belong to their authors: backends, apps and the operator. They are
+	// off, so that no notifications are sent.
 	for i, author := range []string{"ca", "cb", "ca-app", "cb-app", ""} {
 		d.put(&version{typ: "Subscription", id: fmt.Sprint("u", i), author: author,
 			tokens: map[string][]coded{"status": {{"", "off"}}}},
 			`,"status":"off","reason":"test","criteria":"`+fhir.Canonical+
 				`/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"https://hook.example.org/`+fmt.Sprint(i)+`"}`)
 	}
-	for i := range k.grounds {
-		d.consent(&k.grounds[i])
+	for i := range tc.provisions {
+		d.consent(&tc.provisions[i])
 	}
-	for i, m := range k.changed {
-		old := d.current(fmt.Sprint("Observation/o", i%len(k.docs)))
+	for i, m := range tc.changed {
+		old := d.current(fmt.Sprint("Observation/o", i%len(tc.docs)))
 		m.vendor, m.author = old.vendor, old.author
 		d.put(m.version(old.id), m.body())
 	}
-	for _, i := range k.removed {
+	for _, i := range tc.removed {
 		d.remove(fmt.Sprint("Observation/o", i))
 	}
 	return d

@@ -1,18 +1,18 @@
-// Package enforce holds every surface of the FHIR API to one slow interpreter
-// of who may see what: random tokens, roles, consents and data; sets of ids
-// compared exactly, so that nothing leaks and nothing is lost.
+// Package enforce compares the access control of every surface of the FHIR API with a
+// simple model. Tokens, roles, consents and data are random. The sets of visible ids are
+// compared exactly, so that nothing is disclosed or missing.
 //
-// The interpreter reads scopes, roles and consents as text and shares no code
-// with what it checks. What a search would match if everything were visible is
-// asked of the operator; that searches match what they should is held
-// elsewhere (fhir/search, fhir/store/storetest, conformance/oracle).
+// The model interprets scopes, roles and consents as text and shares no code with the
+// server. It asks the server, as the operator, what a search matches when everything is
+// visible. Whether searches match correctly is tested elsewhere (fhir/search,
+// fhir/store/storetest, conformance/oracle).
 //
-// Every answer of every surface, writes included, is also held to the trail:
-// each resource whose content or existence it tells is named in an event of
-// that request, in the compartment of its patient, and no event of a patient
-// names what is another's.
+// Every answer, those to writes included, is also compared with the audit trail: each
+// resource of which the answer discloses the content or existence must be named in an
+// event of the request, in the compartment of its patient, and no event in the
+// compartment of a patient may name resources of another.
 //
-// Controls: servers that are wrong in one place each must be found.
+// Controls check that servers with a single fault are detected.
 //
 //	go test ./conformance/enforce                       40 cases
 //	go test ./conformance/enforce -rapid.checks=5000    longer

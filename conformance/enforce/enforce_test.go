@@ -16,10 +16,11 @@ import (
 	"pulsegate/fhir/search"
 )
 
+// shared lists the types that the test uses.
 var shared = []string{"Patient", "Practitioner", "Organization", "Group", "Device", "Observation", "Provenance",
 	"Consent", "AuditEvent", "Subscription"}
 
-// TestMain makes 40 cases the default: some 40 s. Flags are read after it.
+// TestMain sets the default to 40 cases, which take about 40 s. Flags override it.
 func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f != nil {
 		if err := f.Value.Set("40"); err != nil {
@@ -29,25 +30,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestNothingLeaksNothingIsLost is the property.
-func TestNothingLeaksNothingIsLost(t *testing.T) {
+// TestEverySurfaceMatchesModel compares random cases with the model.
+func TestEverySurfaceMatchesModel(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		k := cases.Draw(t, "case")
-		if err := check(&k, noFault, seen); err != nil {
+		tc := cases.Draw(t, "case")
+		if err := check(&tc, noFault, seen); err != nil {
 			t.Fatal(err)
 		}
 	})
-	// What chance left out is looked for: a property that never met a surface says nothing of it.
+	// Search for cases of the surfaces that did not occur by chance, because a surface
+	// without a case is not tested.
 	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn",
 		"stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription",
 		"matched", "matched in a transaction", "conditional reference"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
-				t.Fatalf("never seen: %s", what)
+				t.Fatalf("no case of: %s", what)
 			}
-			k := cases.Example(seed)
-			if err := check(&k, noFault, seen); err != nil {
+			tc := cases.Example(seed)
+			if err := check(&tc, noFault, seen); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -55,42 +57,43 @@ func TestNothingLeaksNothingIsLost(t *testing.T) {
 	t.Log("checks by surface and answer:", seen)
 }
 
-// TestControls: each server that is wrong in one place is found.
+// TestControls checks that each server with a fault is detected.
 func TestControls(t *testing.T) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(f.String(), func(t *testing.T) {
 			for seed := range 400 {
-				k := cases.Example(seed)
-				if err := check(&k, f, map[string]int{}); err != nil {
-					t.Logf("found with case %d: %.200v", seed, err)
+				tc := cases.Example(seed)
+				if err := check(&tc, f, map[string]int{}); err != nil {
+					t.Logf("detected with case %d: %.200v", seed, err)
 					return
 				}
 			}
-			t.Error("not found in 400 cases")
+			t.Error("not detected in 400 cases")
 		})
 	}
 }
 
 // run is one case against one server.
 type run struct {
-	w       *world
-	d       *data
-	k       *kase
-	grounds []ground
-	seen    map[string]int
+	w          *world
+	d          *data
+	tc         *testCase
+	provisions []provision
+	seen       map[string]int
 }
 
-func check(k *kase, f fault, seen map[string]int) (err error) {
+// check runs a case against a server with the fault f and counts the surfaces in seen.
+func check(tc *testCase, f fault, seen map[string]int) (err error) {
 	w := open(f)
 	defer func() {
 		if cerr := w.close(); err == nil {
 			err = cerr
 		}
 	}()
-	r := &run{w: w, k: k, d: load(w, k), grounds: k.grounds, seen: seen}
-	a, b := &k.a, &k.b
-	for _, x := range []*token{a, b} {
-		w.register(x, k.scopes)
+	r := &run{w: w, tc: tc, d: load(w, tc), provisions: tc.provisions, seen: seen}
+	a, b := &tc.a, &tc.b
+	for _, tok := range []*token{a, b} {
+		w.register(tok, tc.scopes)
 	}
 	ta, tb := w.issue(a), w.issue(b)
 	steps := []func() error{
@@ -99,7 +102,7 @@ func check(k *kase, f fault, seen map[string]int) (err error) {
 		func() error { return r.includes(a, ta) },
 		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) },
 		func() error { return r.pages(a, ta, b, tb) },
-		func() error { return r.notifications(a, ta) }, // the consents change here, or in pages
+		func() error { return r.notifications(a, ta) }, // changes the consents, unless pages does
 		func() error { return r.reads(a, ta) }, func() error { return r.reads(b, tb) },
 		func() error { return r.searches(b, tb) },
 		func() error { return r.writes(a, ta) },
@@ -107,27 +110,28 @@ func check(k *kase, f fault, seen map[string]int) (err error) {
 	for i, step := range steps {
 		err := step()
 		if err == nil {
-			err = w.unrecorded()
+			err = w.trailErrors()
 		}
 		if err != nil {
-			return fmt.Errorf("step %d: token %+v, other %+v, consents %+v: %w", i, *a, *b, r.grounds, err)
+			return fmt.Errorf("step %d: token %+v, other %+v, consents %+v: %w", i, *a, *b, r.provisions, err)
 		}
 	}
 	return nil
 }
 
-func (r *run) saw(what string) { r.seen[what]++ }
+// count counts a check.
+func (r *run) count(what string) { r.seen[what]++ }
 
-// reads: read, version read and history of every resource, and of none.
-func (r *run) reads(k *token, bearer string) error {
+// reads checks read, vread and history of every resource and of absent ones.
+func (r *run) reads(tok *token, bearer string) error {
 	for _, typ := range shared {
 		absent := r.w.get(bearer, "/"+typ+"/absent")
 		want := 404
-		if !k.may("r", typ) {
+		if !tok.may("r", typ) {
 			want = 403
 		}
 		if absent.status != want {
-			return fmt.Errorf("%s that is not there: %d, want %d", typ, absent.status, want)
+			return fmt.Errorf("absent %s: %d, want %d", typ, absent.status, want)
 		}
 	}
 	for _, ref := range r.d.order {
@@ -135,9 +139,9 @@ func (r *run) reads(k *token, bearer string) error {
 		typ, _, _ := strings.Cut(ref, "/")
 		expect := func(v *version) int {
 			switch {
-			case !k.may("r", typ):
+			case !tok.may("r", typ):
 				return 403
-			case !k.sees(r.grounds, "r", v):
+			case !tok.sees(r.provisions, "r", v):
 				return 404
 			case v.deleted:
 				return 410
@@ -147,17 +151,19 @@ func (r *run) reads(k *token, bearer string) error {
 		ask := func(path string, v *version) error {
 			a := r.w.get(bearer, "/"+path)
 			want := expect(v)
-			r.saw(fmt.Sprint("read ", want))
+			r.count(fmt.Sprint("read ", want))
 			if a.status != want {
 				return fmt.Errorf("%s (%+v): %d, want %d", path, *v, a.status, want)
 			}
 			if want == 404 {
 				if none := r.w.get(bearer, "/"+typ+"/absent"); string(none.body) != string(a.body) {
-					return fmt.Errorf("%s differs from what is not there: %s, %s", path, a.body, none.body)
+					return fmt.Errorf("%s differs from the answer for an absent resource: %s, %s", path, a.body,
+						none.body)
 				}
 			}
-			if want == 200 && (a.json["id"] != v.id || a.header.Get("ETag") != fmt.Sprintf(`W/"%d"`, v.n)) {
-				return fmt.Errorf("%s: id %v, ETag %s, want version %d", path, a.json["id"], a.header.Get("ETag"), v.n)
+			if want == 200 && (a.json["id"] != v.id || a.header.Get("ETag") != fmt.Sprintf(`W/"%d"`, v.number)) {
+				return fmt.Errorf("%s: id %v, ETag %s, want version %d", path, a.json["id"], a.header.Get("ETag"),
+					v.number)
 			}
 			return nil
 		}
@@ -166,25 +172,26 @@ func (r *run) reads(k *token, bearer string) error {
 		}
 		var shown []int
 		for _, v := range vs {
-			if err := ask(fmt.Sprint(ref, "/_history/", v.n), v); err != nil {
+			if err := ask(fmt.Sprint(ref, "/_history/", v.number), v); err != nil {
 				return err
 			}
-			if k.sees(r.grounds, "r", v) {
-				shown = append(shown, v.n)
+			if tok.sees(r.provisions, "r", v) {
+				shown = append(shown, v.number)
 			}
 		}
-		if err := r.history(k, bearer, ref, shown); err != nil {
+		if err := r.history(tok, bearer, ref, shown); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *run) history(k *token, bearer, ref string, shown []int) error {
+// history checks that the history of ref shows the versions in shown.
+func (r *run) history(tok *token, bearer, ref string, shown []int) error {
 	a := r.w.get(bearer, "/"+ref+"/_history")
 	typ, _, _ := strings.Cut(ref, "/")
 	want := 200
-	if !k.may("r", typ) {
+	if !tok.may("r", typ) {
 		want = 403
 	} else if len(shown) == 0 {
 		want = 404
@@ -212,18 +219,18 @@ func (r *run) history(k *token, bearer, ref string, shown []int) error {
 	return nil
 }
 
-// visible filters the references that a search matches.
-func (r *run) visible(k *token, do string, refs []string) (out []string) {
+// visible returns the references that the token may see.
+func (r *run) visible(tok *token, do string, refs []string) (out []string) {
 	for _, ref := range refs {
-		if v := r.d.current(ref); v != nil && k.sees(r.grounds, do, v) {
+		if v := r.d.current(ref); v != nil && tok.sees(r.provisions, do, v) {
 			out = append(out, ref)
 		}
 	}
 	return out
 }
 
-// queries are one for every parameter that something stored has a value for,
-// and some more.
+// queries returns a query for each search parameter with a value in the data, and some
+// others.
 func (r *run) queries(typ string) []string {
 	qs := []string{"", "_sort=_id", "_sort=-_lastUpdated", "_id=p1,o0,o1,v0,c0,g1,d1,r0,h1,y1"}
 	for _, p := range search.Params(typ) {
@@ -262,6 +269,7 @@ func (r *run) queries(typ string) []string {
 	return qs
 }
 
+// rendered returns a query that matches the value v.
 func rendered(p *search.Param, v *search.Value) string {
 	e := url.QueryEscape
 	switch p.Kind {
@@ -279,7 +287,7 @@ func rendered(p *search.Param, v *search.Value) string {
 		}
 	case search.TypeDate:
 		if v.Lo < 0 {
-			return p.Code + "=le2020-01-01" // open at this end
+			return p.Code + "=le2020-01-01" // no lower bound
 		}
 		return p.Code + "=ge" + e(time.UnixMilli(v.Lo).UTC().Format("2006-01-02"))
 	case search.TypeQuantity, search.TypeNumber:
@@ -290,50 +298,52 @@ func rendered(p *search.Param, v *search.Value) string {
 	return ""
 }
 
-// apart keeps what the server itself writes meanwhile out of a search: the
-// events of the requests (see trail), the Subscriptions in use (see
-// notifications).
-var apart = map[string]string{"AuditEvent": "&_id=a0,a1,a2,a3", "Subscription": "&status=off"} // read only
+// exclusion excludes resources from a search that the server writes during the test: the
+// AuditEvents of the requests (see trail) and active Subscriptions (see notifications).
+var exclusion = map[string]string{"AuditEvent": "&_id=a0,a1,a2,a3", "Subscription": "&status=off"} // read only
 
-// searches: every parameter, totals, counts, pages; by GET, by form, in a batch.
-func (r *run) searches(k *token, bearer string) error {
+// searches checks searches by all parameters with totals, counts and pages, by GET, by
+// form and in a batch.
+func (r *run) searches(tok *token, bearer string) error {
 	for _, typ := range shared {
 		for i, q := range r.queries(typ) {
-			if i > 2 && !k.may("s", typ) {
-				break // refused whatever is asked
+			if i > 2 && !tok.may("s", typ) {
+				break // every query is refused
 			}
-			if i > 2 && i%3 != len(r.k.docs)%3 {
-				continue // every case asks a third
+			if i > 2 && i%3 != len(r.tc.docs)%3 {
+				continue // each case runs a third of the queries
 			}
-			q += apart[typ]
+			q += exclusion[typ]
 			all, err := r.w.operator(typ, q+"&_count=1000")
 			if err != nil {
 				return fmt.Errorf("%s?%s: %w", typ, q, err)
 			}
-			want := r.visible(k, "s", all)
-			if err := r.search(k, bearer, typ, q, want, i%7 == 0); err != nil {
+			want := r.visible(tok, "s", all)
+			if err := r.search(tok, bearer, typ, q, want, i%7 == 0); err != nil {
 				return err
 			}
 		}
 		for _, q := range []string{"_has:Provenance:target:_id=r0", "_revinclude=Provenance:target",
 			"subject.gender=female", "patient:Patient.gender=female"} {
 			if a := r.w.get(bearer, "/"+typ+"?"+q); a.status != 400 && a.status != 403 {
-				return fmt.Errorf("%s?%s is answered with %d: what is offered has to be held here", typ, q, a.status)
+				return fmt.Errorf("%s?%s: %d; a supported parameter must be tested here", typ, q, a.status)
 			}
 		}
 	}
 	return nil
 }
 
-func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) error {
+// search checks that a query returns the matches in want. more also checks pages, the
+// form and the batch.
+func (r *run) search(tok *token, bearer, typ, q string, want []string, more bool) error {
 	a := r.w.get(bearer, "/"+typ+"?"+q+"&_count=1000")
-	if !k.may("s", typ) {
-		if r.saw("search 403"); a.status != 403 {
+	if !tok.may("s", typ) {
+		if r.count("search 403"); a.status != 403 {
 			return fmt.Errorf("%s?%s: %d, want 403", typ, q, a.status)
 		}
 		return nil
 	}
-	r.saw("search")
+	r.count("search")
 	if got := a.entries("match"); a.status != 200 || !slices.Equal(got, want) ||
 		a.json["total"] != float64(len(want)) || len(a.entries("")) != len(want) {
 		return fmt.Errorf("%s?%s: %d, %v, total %v, want %v", typ, q, a.status, got, a.json["total"], want)
@@ -348,7 +358,7 @@ func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) 
 		return nil
 	}
 	var got []string
-	for next := "/" + typ + "?" + q + "&_total=accurate&_count=" + fmt.Sprint(r.k.pageCount); next != ""; {
+	for next := "/" + typ + "?" + q + "&_total=accurate&_count=" + fmt.Sprint(r.tc.pageCount); next != ""; {
 		a := r.w.get(bearer, next)
 		if a.status != 200 || a.json["total"] != nil && a.json["total"] != float64(len(want)) {
 			return fmt.Errorf("page %s: %d, total %v, want %d", next, a.status, a.json["total"], len(want))
@@ -375,8 +385,8 @@ func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) 
 	return nil
 }
 
-// includes adds what the visible matches refer to, as far as it is visible.
-func (r *run) includes(k *token, bearer string) error {
+// includes checks that _include adds the visible resources to which matches refer.
+func (r *run) includes(tok *token, bearer string) error {
 	for _, q := range []struct {
 		typ, query string
 		params     []string
@@ -391,16 +401,16 @@ func (r *run) includes(k *token, bearer string) error {
 			map[string]string{"Observation": "device"}},
 		{"Group", "_include=Group:member", []string{"member"}, nil},
 		{"Consent", "_include=Consent:patient", []string{"patient"}, nil},
-		{"AuditEvent", "_include=AuditEvent:patient" + apart["AuditEvent"], []string{"patient"}, nil},
+		{"AuditEvent", "_include=AuditEvent:patient" + exclusion["AuditEvent"], []string{"patient"}, nil},
 	} {
 		a := r.w.get(bearer, "/"+q.typ+"?"+q.query+"&_count=1000")
-		if !k.may("s", q.typ) {
+		if !tok.may("s", q.typ) {
 			if a.status != 403 {
 				return fmt.Errorf("%s?%s: %d, want 403", q.typ, q.query, a.status)
 			}
 			continue
 		}
-		match := r.visible(k, "s", r.of(q.typ))
+		match := r.visible(tok, "s", r.of(q.typ))
 		have, want := map[string]bool{}, []string{}
 		for _, m := range match {
 			have[m] = true
@@ -415,12 +425,12 @@ func (r *run) includes(k *token, bearer string) error {
 			ref := refs[0]
 			refs = refs[1:]
 			v := r.d.current(ref)
-			if have[ref] || v == nil || !k.sees(r.grounds, "s", v) && !k.sees(r.grounds, "r", v) {
+			if have[ref] || v == nil || !tok.sees(r.provisions, "s", v) && !tok.sees(r.provisions, "r", v) {
 				continue
 			}
 			have[ref] = true
 			want = append(want, ref)
-			r.saw("include")
+			r.count("include")
 			if p := q.iterate[v.typ]; p != "" {
 				refs = append(refs, v.refs[p]...)
 			}
@@ -434,7 +444,7 @@ func (r *run) includes(k *token, bearer string) error {
 	return nil
 }
 
-// of are the live resources of a type.
+// of returns the references of the current resources of a type.
 func (r *run) of(typ string) (out []string) {
 	for _, ref := range r.d.order {
 		if strings.HasPrefix(ref, typ+"/") && r.d.current(ref) != nil {

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// coded is a system and a code.
+// coded is a code with its system.
 type coded struct{ system, code string }
 
-// version is what the interpreter knows of one version of a resource.
+// version is one version of a resource as the model knows it.
 type version struct {
 	typ, id   string
-	n         int
+	number    int
 	deleted   bool
 	patient   string
 	vendor    string
@@ -20,33 +20,35 @@ type version struct {
 	tokens    map[string][]coded
 	refs      map[string][]string // by search parameter
 	code      string
-	at        int // clinical time, minutes
+	at        int // clinical time in minutes after start
 	value     int
 	measured  bool
 	reference string
 }
 
-// ground is one Consent: a permit or denial with at most one exception.
-type ground struct {
+// provision is the provision of one Consent: a permit or denial with at most one
+// exception.
+type provision struct {
 	id, patient       string
 	active, permit    bool
-	ended             bool // its period is over
+	ended             bool // its period has ended
 	recipient, vendor string
 	cats              []string
-	denyCat, denyWho  string // an exception inside; "" none
+	denyCat, denyWho  string // a denial within a permit; none if denyCat is empty
 }
 
-// token is what somebody holds.
+// token is an access token of a backend or a person.
 type token struct {
 	client  string
 	person  bool
 	scopes  []string
-	patient string // in context
-	user    string // "Practitioner/d1"
+	patient string // in the launch context
+	user    string // fhirUser, such as "Practitioner/d1"
 	roles   []string
 }
 
-// roleTable is what roles allow, as text of its own.
+// roleTable lists the rights of the roles as scopes without a level, independently of
+// smart/people/role.
 var roleTable = map[string]string{ // read only
 	"patient":       "AuditEvent.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs",
 	"practitioner":  "Consent.rs Device.rs Group.rs Observation.rs Organization.rs Patient.rs Practitioner.rs Provenance.rs",
@@ -54,6 +56,7 @@ var roleTable = map[string]string{ // read only
 	"auditor":       "AuditEvent.rs Consent.rs Organization.rs Patient.r Practitioner.rs Provenance.rs Subscription.rs",
 }
 
+// perms returns the permissions of a scope as letters of SMART v2.
 func perms(p string) string {
 	switch p {
 	case "read":
@@ -66,47 +69,47 @@ func perms(p string) string {
 	return p
 }
 
-// names reports whether a scope without its level is about do on typ at all.
-func names(s, do, typ string) bool {
+// applies reports whether a scope without its level covers the interaction do on typ.
+func applies(s, do, typ string) bool {
 	head, _, _ := strings.Cut(s, "?")
 	t, p, _ := strings.Cut(head, ".")
 	return (t == "*" || t == typ) && strings.Contains(perms(p), do)
 }
 
-// narrowed reports whether v meets the query of a granular scope.
-func narrowed(s string, v *version) bool {
+// matchesQuery reports whether v matches the query of a granular scope.
+func matchesQuery(s string, v *version) bool {
 	_, query, granular := strings.Cut(s, "?")
 	if !granular {
 		return true
 	}
 	for _, pair := range strings.Split(query, "&") {
 		name, values, _ := strings.Cut(pair, "=")
-		hit := false
+		matches := false
 		for _, want := range strings.Split(values, ",") {
-			system, code, both := strings.Cut(want, "|")
-			if !both {
+			system, code, hasSystem := strings.Cut(want, "|")
+			if !hasSystem {
 				system, code = "", want
 			}
 			for _, t := range v.tokens[name] {
-				hit = hit || (code == "" || t.code == code) && (!both || t.system == system)
+				matches = matches || (code == "" || t.code == code) && (!hasSystem || t.system == system)
 			}
 		}
-		if !hit {
+		if !matches {
 			return false
 		}
 	}
 	return true
 }
 
-// allowed is the ceiling of the roles.
-func (k *token) allowed(do, typ string) bool {
-	own := strings.HasPrefix(k.user, "Patient/")
-	for _, r := range k.roles {
-		if r == "patient" && !own {
+// allowed reports whether the roles allow do on typ.
+func (tok *token) allowed(do, typ string) bool {
+	isPatient := strings.HasPrefix(tok.user, "Patient/")
+	for _, r := range tok.roles {
+		if r == "patient" && !isPatient {
 			continue
 		}
 		for _, line := range strings.Fields(roleTable[r]) {
-			if names(line, do, typ) {
+			if applies(line, do, typ) {
 				return true
 			}
 		}
@@ -114,88 +117,89 @@ func (k *token) allowed(do, typ string) bool {
 	return false
 }
 
-// each calls fn for the scopes that count for do on typ, with whose resources
-// they are about ("" anybody's).
-func (k *token) each(do, typ string, fn func(rest, whose string)) {
-	for _, s := range k.scopes {
+// each calls fn for the scopes that apply to do on typ. patient is the patient to whom
+// the scope is limited, or empty.
+func (tok *token) each(do, typ string, fn func(rest, patient string)) {
+	for _, s := range tok.scopes {
 		level, rest, ok := strings.Cut(s, "/")
-		if !ok || !names(rest, do, typ) {
+		if !ok || !applies(rest, do, typ) {
 			continue
 		}
 		switch {
-		case !k.person && level == "system":
+		case !tok.person && level == "system":
 			fn(rest, "")
-		case !k.person || level == "system" || !k.allowed(do, typ):
+		case !tok.person || level == "system" || !tok.allowed(do, typ):
 		case level == "patient":
-			if k.patient != "" {
-				fn(rest, k.patient)
+			if tok.patient != "" {
+				fn(rest, tok.patient)
 			}
-		case strings.HasPrefix(k.user, "Patient/"):
-			fn(rest, strings.TrimPrefix(k.user, "Patient/"))
+		case strings.HasPrefix(tok.user, "Patient/"):
+			fn(rest, strings.TrimPrefix(tok.user, "Patient/"))
 		default:
 			fn(rest, "")
 		}
 	}
 }
 
-func (k *token) self(do, typ string) bool {
-	return k.person && do == "r" && slices.Contains(k.scopes, "fhirUser") && strings.HasPrefix(k.user, typ+"/")
+// self reports whether the token may read its own fhirUser.
+func (tok *token) self(do, typ string) bool {
+	return tok.person && do == "r" && slices.Contains(tok.scopes, "fhirUser") && strings.HasPrefix(tok.user, typ+"/")
 }
 
-// may: is do on typ possible at all? If not, the answer is 403.
-func (k *token) may(do, typ string) bool {
-	out := k.self(do, typ)
-	k.each(do, typ, func(string, string) { out = true })
+// may reports whether do on typ is possible at all. If not, the answer is 403.
+func (tok *token) may(do, typ string) bool {
+	out := tok.self(do, typ)
+	tok.each(do, typ, func(string, string) { out = true })
 	return out
 }
 
-// sees: may the token do it with this version?
-func (k *token) sees(grounds []ground, do string, v *version) bool {
-	out := k.self(do, v.typ) && k.user == v.typ+"/"+v.id
-	k.each(do, v.typ, func(rest, whose string) {
-		out = out || (whose == "" || whose == v.patient) && narrowed(rest, v)
+// sees reports whether the token may do do with the version v.
+func (tok *token) sees(provisions []provision, do string, v *version) bool {
+	out := tok.self(do, v.typ) && tok.user == v.typ+"/"+v.id
+	tok.each(do, v.typ, func(rest, patient string) {
+		out = out || (patient == "" || patient == v.patient) && matchesQuery(rest, v)
 	})
 	switch v.typ {
 	case "Observation", "Device", "Provenance":
-		return out && agreed(grounds, k.client, v)
-	case "Subscription": // its channel may hold a secret of who made it
-		return out && v.author == k.client
+		return out && consented(provisions, tok.client, v)
+	case "Subscription": // its channel may hold a secret of its author
+		return out && v.author == tok.client
 	}
 	return out
 }
 
-// agreed: do the patient's consents let the client see it?
-func agreed(grounds []ground, client string, v *version) bool {
-	wrote := v.vendor == "" && v.author != "" && v.author == client
+// consented reports whether the consents of the patient allow the client to see v.
+func consented(provisions []provision, client string, v *version) bool {
+	written := v.vendor == "" && v.author != "" && v.author == client
 	if v.patient == "" {
-		return wrote
+		return written
 	}
-	permit, taken := false, false
-	for i := range grounds {
-		g := &grounds[i]
+	permit, withdrawn := false, false
+	for i := range provisions {
+		g := &provisions[i]
 		switch {
 		case g.patient != v.patient:
 		case !g.active:
-			taken = true
+			withdrawn = true
 		case g.ended:
 		default:
-			p, d := g.says(client, v)
-			if d {
+			permits, denies := g.evaluate(client, v)
+			if denies {
 				return false
 			}
-			permit = permit || p
+			permit = permit || permits
 		}
 	}
-	return permit || wrote && !taken
+	return permit || written && !withdrawn
 }
 
-// needed is which of the categories a permit has to name: what is sleep and
-// activity is known by either.
-func hits(cats []string, c string) bool {
+// covers reports whether cats covers the category c. Sleep also counts as activity.
+func covers(cats []string, c string) bool {
 	return slices.Contains(cats, c) || c == "sleep" && slices.Contains(cats, "activity")
 }
 
-func (g *ground) says(client string, v *version) (permit, deny bool) {
+// evaluate reports whether the provision permits or denies v to the client.
+func (g *provision) evaluate(client string, v *version) (permit, deny bool) {
 	coded := v.typ == "Observation"
 	if g.recipient != "any" && g.recipient != client {
 		return false, false
@@ -212,7 +216,7 @@ func (g *ground) says(client string, v *version) (permit, deny bool) {
 		}
 		some := len(v.cats) == 0
 		for _, c := range v.cats {
-			some = some || hits(g.cats, c)
+			some = some || covers(g.cats, c)
 		}
 		return false, some
 	}
@@ -223,7 +227,7 @@ func (g *ground) says(client string, v *version) (permit, deny bool) {
 			if c == "activity" && slices.Contains(v.cats, "sleep") {
 				continue
 			}
-			h := hits(g.cats, c)
+			h := covers(g.cats, c)
 			all, some = all && h, some || h
 		}
 		if !some {
@@ -233,7 +237,7 @@ func (g *ground) says(client string, v *version) (permit, deny bool) {
 	if g.denyCat != "" && (g.denyWho == "any" || g.denyWho == client) && coded {
 		inside := len(v.cats) == 0
 		for _, c := range v.cats {
-			inside = inside || hits([]string{g.denyCat}, c)
+			inside = inside || covers([]string{g.denyCat}, c)
 		}
 		if inside {
 			return false, true

@@ -16,21 +16,20 @@ import (
 
 func (r *run) ctx() context.Context { return context.Background() }
 
-// operations: $lastn and $stats of every patient.
-func (r *run) operations(k *token, bearer string) error {
+// operations checks $lastn and $stats of every patient.
+func (r *run) operations(tok *token, bearer string) error {
 	for _, p := range patients {
 		for _, code := range codes {
-			mine := func(typ *version) bool { return typ.patient == p && typ.code == code }
 			var match []*version
-			for _, ref := range r.visible(k, "s", r.of("Observation")) {
-				if v := r.d.current(ref); mine(v) {
+			for _, ref := range r.visible(tok, "s", r.of("Observation")) {
+				if v := r.d.current(ref); v.patient == p && v.code == code {
 					match = append(match, v)
 				}
 			}
-			if err := r.lastn(k, bearer, p, code, match); err != nil {
+			if err := r.lastn(tok, bearer, p, code, match); err != nil {
 				return err
 			}
-			if err := r.stats(k, bearer, p, code, match); err != nil {
+			if err := r.stats(tok, bearer, p, code, match); err != nil {
 				return err
 			}
 		}
@@ -38,7 +37,8 @@ func (r *run) operations(k *token, bearer string) error {
 	return nil
 }
 
-func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
+// lastn checks $lastn, with max=2, against the visible Observations in match.
+func (r *run) lastn(tok *token, bearer, p, code string, match []*version) error {
 	slices.SortStableFunc(match, func(a, b *version) int { return b.at - a.at })
 	var want []string
 	for i, v := range match {
@@ -49,20 +49,20 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 	q := "/Observation/$lastn?max=2&patient=Patient/" + p + "&code=" + url.QueryEscape(loinc+"|"+code) +
 		"&_include=Observation:device"
 	a := r.w.get(bearer, q)
-	if !k.may("s", "Observation") {
+	if !tok.may("s", "Observation") {
 		if a.status != 403 {
 			return fmt.Errorf("%s: %d, want 403", q, a.status)
 		}
 		return nil
 	}
-	r.saw("lastn")
+	r.count("lastn")
 	if got := a.entries("match"); a.status != 200 || !slices.Equal(sorted(got), sorted(want)) {
 		return fmt.Errorf("%s: %d, %v, want %v", q, a.status, got, want)
 	}
 	devices := map[string]bool{}
 	for _, ref := range want {
 		for _, d := range r.d.current(ref).refs["device"] {
-			if v := r.d.current(d); v != nil && (k.sees(r.grounds, "s", v) || k.sees(r.grounds, "r", v)) {
+			if v := r.d.current(d); v != nil && (tok.sees(r.provisions, "s", v) || tok.sees(r.provisions, "r", v)) {
 				devices[d] = true
 			}
 		}
@@ -74,22 +74,23 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 		delete(devices, d)
 	}
 	if len(devices) > 0 {
-		return fmt.Errorf("%s does not show %v", q, devices)
+		return fmt.Errorf("%s lacks %v", q, devices)
 	}
 	return nil
 }
 
-func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
+// stats checks $stats against the visible Observations in match.
+func (r *run) stats(tok *token, bearer, p, code string, match []*version) error {
 	q := "/Observation/$stats?subject=Patient/" + p + "&system=" + url.QueryEscape(loinc) + "&code=" + code +
 		"&statistic=count,sum&include=true"
 	a := r.w.get(bearer, q)
-	if !k.may("s", "Observation") {
+	if !tok.may("s", "Observation") {
 		if a.status != 403 {
 			return fmt.Errorf("%s: %d, want 403", q, a.status)
 		}
 		return nil
 	}
-	r.saw("stats")
+	r.count("stats")
 	n, sum := 0.0, 0.0
 	var want []string
 	for _, v := range match {
@@ -115,12 +116,12 @@ func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
 	}
 	got := map[string]float64{}
 	var sources []string
-	for _, x := range out.Parameter {
-		if x.Name == "source" {
-			sources = append(sources, "Observation/"+x.Resource.ID)
+	for _, param := range out.Parameter {
+		if param.Name == "source" {
+			sources = append(sources, "Observation/"+param.Resource.ID)
 		}
-		for _, c := range x.Resource.Component {
-			if c.ValueQuantity != nil && x.Name == "statistics" {
+		for _, c := range param.Resource.Component {
+			if c.ValueQuantity != nil && param.Name == "statistics" {
 				got[c.Code.Coding[0].Code] += c.ValueQuantity.Value
 			}
 		}
@@ -131,31 +132,32 @@ func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
 	return nil
 }
 
+// exported lists the types that an export contains.
 var exported = map[string][]string{ // read only
 	"/$export": {"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner",
 		"Provenance"},
 	"/Patient/$export": {"Consent", "Device", "Observation", "Patient", "Provenance"},
 }
 
-// exports: the files of every level, byte for byte the resources that are
-// visible; what may not be exported is refused.
-func (r *run) exports(k *token, bearer string) error {
+// exports checks that the files of each export contain exactly the visible resources,
+// and that forbidden exports are refused.
+func (r *run) exports(tok *token, bearer string) error {
 	for _, path := range []string{"/$export", "/Patient/$export", "/Group/g1/$export", "/Group/absent/$export"} {
 		types := exported[path]
 		group := strings.HasPrefix(path, "/Group")
 		if group {
 			types = exported["/Patient/$export"]
 		}
-		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return k.person || !k.may("r", t) })
+		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return tok.person || !tok.may("r", t) })
 		want := 202
 		switch {
-		case len(types) == 0 || group && !k.may("r", "Group"):
+		case len(types) == 0 || group && !tok.may("r", "Group"):
 			want = 403
-		case group && (path != "/Group/g1/$export" || !k.sees(r.grounds, "r", r.d.current("Group/g1"))):
+		case group && (path != "/Group/g1/$export" || !tok.sees(r.provisions, "r", r.d.current("Group/g1"))):
 			want = 404
 		}
 		a := r.w.do(bearer, "GET", path, "", "Prefer", "respond-async")
-		r.saw("export " + fmt.Sprint(want))
+		r.count("export " + fmt.Sprint(want))
 		if a.status != want {
 			return fmt.Errorf("%s: %d, want %d", path, a.status, want)
 		}
@@ -164,11 +166,11 @@ func (r *run) exports(k *token, bearer string) error {
 		}
 		wanted := map[string]bool{}
 		for _, t := range types {
-			for _, ref := range r.visible(k, "r", r.of(t)) {
+			for _, ref := range r.visible(tok, "r", r.of(t)) {
 				v := r.d.current(ref)
 				switch {
 				case path == "/$export":
-				case v.patient == "" || group && !slices.Contains(r.k.group, v.patient):
+				case v.patient == "" || group && !slices.Contains(r.tc.group, v.patient):
 					continue
 				}
 				wanted[ref] = true
@@ -177,11 +179,12 @@ func (r *run) exports(k *token, bearer string) error {
 		if err := r.files(bearer, path, a.header.Get("Content-Location"), wanted); err != nil {
 			return err
 		}
-		r.saw("export")
+		r.count("export")
 	}
 	return nil
 }
 
+// files downloads the files of an export and compares them with want.
 func (r *run) files(bearer, path, status string, want map[string]bool) error {
 	var a answer
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Microsecond) {
@@ -193,58 +196,58 @@ func (r *run) files(bearer, path, status string, want map[string]bool) error {
 		}
 	}
 	list, _ := a.json["output"].([]any)
-	for _, o := range list {
-		f := r.w.get(bearer, o.(map[string]any)["url"].(string))
+	for _, entry := range list {
+		f := r.w.get(bearer, entry.(map[string]any)["url"].(string))
 		if f.status != 200 {
 			return fmt.Errorf("%s: file %d", path, f.status)
 		}
 		for line := range bytes.Lines(f.body) {
-			var x struct{ ResourceType, ID string }
-			if err := json.Unmarshal(line, &x); err != nil {
+			var res struct{ ResourceType, ID string }
+			if err := json.Unmarshal(line, &res); err != nil {
 				return err
 			}
-			ref := x.ResourceType + "/" + x.ID
+			ref := res.ResourceType + "/" + res.ID
 			if !want[ref] {
-				return fmt.Errorf("%s shows %s, or twice", path, ref)
+				return fmt.Errorf("%s contains %s, which is not expected or a duplicate", path, ref)
 			}
 			delete(want, ref)
 		}
 	}
 	if len(want) > 0 {
-		return fmt.Errorf("%s does not show %v", path, want)
+		return fmt.Errorf("%s lacks %v", path, want)
 	}
 	return nil
 }
 
-// pages: a next link of one token, used by another, and after the consents
-// have changed.
+// pages checks that a page link works after the consents have changed, and not for
+// another client.
 func (r *run) pages(a *token, ta string, b *token, tb string) error {
 	all, err := r.w.operator("Observation", "_sort=-date&_count=1000")
 	if err != nil {
 		return err
 	}
-	first := r.w.get(ta, "/Observation?_sort=-date&_count="+fmt.Sprint(r.k.pageCount))
+	first := r.w.get(ta, "/Observation?_sort=-date&_count="+fmt.Sprint(r.tc.pageCount))
 	next, shown := first.link("next"), first.entries("match")
-	follow := func(k *token, bearer string) error {
+	follow := func(tok *token, bearer string) error {
 		if next == "" {
 			return nil
 		}
 		rest := all[slices.Index(all, shown[len(shown)-1])+1:]
-		want := r.visible(k, "s", rest)
+		want := r.visible(tok, "s", rest)
 		var got []string
 		for url := next; url != ""; {
-			x := r.w.get(bearer, url)
-			if x.status != 200 {
-				return fmt.Errorf("page: %d %s", x.status, x.body)
+			page := r.w.get(bearer, url)
+			if page.status != 200 {
+				return fmt.Errorf("page: %d %s", page.status, page.body)
 			}
-			got, url = append(got, x.entries("match")...), x.link("next")
+			got, url = append(got, page.entries("match")...), page.link("next")
 		}
 		if !slices.Equal(got, want) {
-			return fmt.Errorf("pages behind %v: %v, want %v", shown, got, want)
+			return fmt.Errorf("pages after %v: %v, want %v", shown, got, want)
 		}
 		return nil
 	}
-	// A page link is bound to its client: for another it is no link at all.
+	// A page link is bound to its client. It is invalid for others.
 	other := func() error {
 		if next == "" {
 			return nil
@@ -253,21 +256,21 @@ func (r *run) pages(a *token, ta string, b *token, tb string) error {
 		if !b.may("s", "Observation") {
 			want = 403
 		}
-		if x := r.w.get(tb, next); x.status != want {
-			return fmt.Errorf("a page of another: %d, want %d", x.status, want)
+		if page := r.w.get(tb, next); page.status != want {
+			return fmt.Errorf("a page of another client: %d, want %d", page.status, want)
 		}
-		r.saw("page of another")
+		r.count("page of another")
 		return nil
 	}
 	if err := other(); err != nil {
 		return err
 	}
-	if r.k.notify {
-		return nil // the consents change while somebody is subscribed
+	if r.tc.notify {
+		return nil // the consents change in notifications
 	}
 	r.change()
 	if next != "" {
-		r.saw("page after a change")
+		r.count("page after a change")
 	}
 	if err := follow(a, ta); err != nil {
 		return err
@@ -275,19 +278,19 @@ func (r *run) pages(a *token, ta string, b *token, tb string) error {
 	return other()
 }
 
-// change makes the consents what they become.
+// change replaces the provisions by nextProvisions.
 func (r *run) change() {
-	for i := range r.k.later {
-		if i >= len(r.grounds) || r.grounds[i].active != r.k.later[i].active {
-			r.d.consent(&r.k.later[i])
+	for i := range r.tc.nextProvisions {
+		if i >= len(r.provisions) || r.provisions[i].active != r.tc.nextProvisions[i].active {
+			r.d.consent(&r.tc.nextProvisions[i])
 		}
 	}
-	r.grounds = r.k.later
+	r.provisions = r.tc.nextProvisions
 }
 
-// trail: of the events that the server itself wrote, which are more with every
-// request, exactly those are shown that may be; and each look is one more.
-func (r *run) trail(k *token, bearer string) error {
+// trail checks that a search of the AuditEvents of the server returns exactly the visible
+// ones. Each request adds events, the search itself included.
+func (r *run) trail(tok *token, bearer string) error {
 	for _, path := range []string{"/Patient/p1", "/Patient/p2", "/Patient/absent", "/Observation?patient=p1",
 		"/Consent?patient=p2"} {
 		r.w.get(bearer, path)
@@ -298,87 +301,86 @@ func (r *run) trail(k *token, bearer string) error {
 		return err
 	}
 	a := r.w.get(bearer, "/AuditEvent?"+q)
-	if !k.may("s", "AuditEvent") {
+	if !tok.may("s", "AuditEvent") {
 		if a.status != 403 {
 			return fmt.Errorf("the trail: %d, want 403", a.status)
 		}
 		return nil
 	}
-	r.saw("trail")
+	r.count("trail")
 	got := a.entries("match")
 	for _, ref := range before {
 		v, err := r.event(ref)
 		if err != nil {
 			return err
 		}
-		if sees := k.sees(r.grounds, "s", v); sees != slices.Contains(got, ref) {
-			return fmt.Errorf("the trail: %s of patient %q is to be seen: %v, and is not: %v", ref, v.patient, sees,
+		if sees := tok.sees(r.provisions, "s", v); sees != slices.Contains(got, ref) {
+			return fmt.Errorf("the trail: %s of patient %q: visible in the model %v, shown %v", ref, v.patient, sees,
 				got)
 		}
-		// Read alone it is judged alike.
+		// A read gives the same result.
 		want := 200
-		if !k.may("r", "AuditEvent") {
+		if !tok.may("r", "AuditEvent") {
 			want = 403
-		} else if !k.sees(r.grounds, "r", v) {
+		} else if !tok.sees(r.provisions, "r", v) {
 			want = 404
 		}
 		if one := r.w.get(bearer, "/"+ref); one.status != want {
 			return fmt.Errorf("%s of patient %q: %d, want %d", ref, v.patient, one.status, want)
 		}
 	}
-	for _, ref := range got { // with what came in between
+	for _, ref := range got { // includes events written in between
 		v, err := r.event(ref)
 		if err != nil {
 			return err
 		}
-		if !k.sees(r.grounds, "s", v) {
+		if !tok.sees(r.provisions, "s", v) {
 			return fmt.Errorf("the trail shows %s of patient %q", ref, v.patient)
 		}
 	}
 	return nil
 }
 
-// event is what the interpreter knows of an AuditEvent: whose it is, is read
-// from its text.
+// event returns an AuditEvent for the model, with the patient that its text names.
 func (r *run) event(ref string) (*version, error) {
 	id := strings.TrimPrefix(ref, "AuditEvent/")
 	res, _, err := r.w.db.Read(r.ctx(), fhir.Ref{Type: "AuditEvent", ID: id}, 0)
 	if err != nil {
 		return nil, err
 	}
-	type what struct{ Reference string }
-	var x struct {
+	type reference struct{ Reference string }
+	var e struct {
 		Action string
-		Agent  []struct{ Who what }
-		Entity []struct{ What what }
+		Agent  []struct{ Who reference }
+		Entity []struct{ What reference }
 	}
-	if err := json.Unmarshal(res.JSON, &x); err != nil {
+	if err := json.Unmarshal(res.JSON, &e); err != nil {
 		return nil, err
 	}
-	v := &version{typ: "AuditEvent", id: id, reference: ref, tokens: map[string][]coded{"action": {{"", x.Action}}}}
-	var whose []string
-	for _, y := range x.Agent {
-		whose = append(whose, y.Who.Reference)
+	v := &version{typ: "AuditEvent", id: id, reference: ref, tokens: map[string][]coded{"action": {{"", e.Action}}}}
+	var refs []string
+	for _, agent := range e.Agent {
+		refs = append(refs, agent.Who.Reference)
 	}
-	for _, y := range x.Entity {
-		whose = append(whose, y.What.Reference)
+	for _, entity := range e.Entity {
+		refs = append(refs, entity.What.Reference)
 	}
-	for _, w := range whose {
-		if p, ok := strings.CutPrefix(w, "Patient/"); ok && v.patient == "" {
+	for _, ref := range refs {
+		if p, ok := strings.CutPrefix(ref, "Patient/"); ok && v.patient == "" {
 			v.patient = p
 		}
 	}
 	return v, nil
 }
 
-// notifications: a Subscription of a backend sees what it is registered for,
-// at the moment of numbering and at that of sending; $events what the token
-// sees.
-func (r *run) notifications(k *token, bearer string) error {
-	if !r.k.notify {
+// notifications checks that a Subscription of a backend delivers what its registered
+// scopes allow, both when events are numbered and when they are sent, and that $events
+// returns what the token allows.
+func (r *run) notifications(tok *token, bearer string) error {
+	if !r.tc.notify {
 		return nil
 	}
-	if k.person {
+	if tok.person {
 		for _, q := range []string{"/Subscription/$status", "/Subscription/s1/$status", "/Subscription/s1/$events"} {
 			if a := r.w.get(bearer, q); a.status != 403 {
 				return fmt.Errorf("%s for a person: %d", q, a.status)
@@ -387,27 +389,27 @@ func (r *run) notifications(k *token, bearer string) error {
 		r.change()
 		return nil
 	}
-	owner := token{client: k.client, scopes: r.k.scopes} // what the client is registered for
-	r.subscribe("s1", k.client)
-	// A witness with an Observation of its own tells when all before is numbered.
+	owner := token{client: tok.client, scopes: r.tc.scopes}
+	r.subscribe("s1", tok.client)
+	// Once the Observation of the witness is numbered, all before it are.
 	witness := token{client: "witness", scopes: []string{"system/Observation.rs"}}
 	r.w.register(&witness, witness.scopes)
 	r.subscribe("s2", witness.client)
 	var events []*version
-	witnessed := 0
-	for i, m := range r.k.fresh {
+	loggedEvent := 0
+	for i, m := range r.tc.added {
 		v := m.version(fmt.Sprint("n", i))
 		r.d.put(v, m.body())
-		if owner.sees(r.grounds, "r", v) {
+		if owner.sees(r.provisions, "r", v) {
 			events = append(events, v)
 		}
-		if witness.sees(r.grounds, "r", v) {
-			witnessed++
+		if witness.sees(r.provisions, "r", v) {
+			loggedEvent++
 		}
 	}
 	last := measure{author: witness.client, status: "final", code: codes[0]}
 	r.d.put(last.version("last"), last.body())
-	if err := r.numbered("s2", witnessed+1); err != nil {
+	if err := r.numbered("s2", loggedEvent+1); err != nil {
 		return err
 	}
 	if err := r.delivered(events); err != nil {
@@ -415,31 +417,31 @@ func (r *run) notifications(k *token, bearer string) error {
 	}
 	r.change()
 	want := 200
-	if !k.may("r", "Subscription") {
+	if !tok.may("r", "Subscription") {
 		want = 403
 	}
 	a := r.w.get(bearer, "/Subscription/s1/$events")
 	if a.status != want {
 		return fmt.Errorf("$events: %d, want %d", a.status, want)
 	}
-	// Another client's Subscription is not there, whatever the scopes.
+	// The Subscription of another client seems absent, regardless of the scopes.
 	none := 404
 	if want != 200 {
 		none = want
 	}
 	for _, path := range []string{"s2", "s2/_history", "s2/_history/1", "s2/$status", "s2/$events"} {
 		if a := r.w.get(bearer, "/Subscription/"+path); a.status != none {
-			return fmt.Errorf("Subscription/%s of another: %d, want %d", path, a.status, none)
+			return fmt.Errorf("Subscription/%s of another client: %d, want %d", path, a.status, none)
 		}
-		r.saw("another's subscription")
+		r.count("another's subscription")
 	}
 	if want == 200 {
 		var seen []*version
 		for _, v := range events {
-			if k.sees(r.grounds, "r", v) {
+			if tok.sees(r.provisions, "r", v) {
 				seen = append(seen, v)
 			} else {
-				r.saw("hidden event")
+				r.count("hidden event")
 			}
 		}
 		if err := r.notice(a.body, len(events), seen); err != nil {
@@ -449,16 +451,18 @@ func (r *run) notifications(k *token, bearer string) error {
 	return nil
 }
 
+// subscribe creates a Subscription of a client.
 func (r *run) subscribe(id, client string) {
 	res := fhir.Resource{Type: "Subscription", ID: id,
 		JSON: []byte(fhir.Prefix("Subscription", id) + `},"status":"requested","reason":"test","criteria":"` +
 			fhir.Canonical + `/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"` +
 			r.w.receiver.URL + "/" + id +
 			`","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"` +
-			r.k.content + `"}]}}}`)}
+			r.tc.content + `"}]}}}`)}
 	must(r.w.db.Commit(r.ctx(), &store.Batch{Writes: []store.Write{{Resource: res, Author: client}}}))
 }
 
+// state returns a value of the state of the store.
 func (r *run) state(key string) string { return string(must(r.w.db.Get(r.ctx(), key))) }
 
 // numbered waits until a Subscription has n events.
@@ -472,7 +476,7 @@ func (r *run) numbered(id string, n int) error {
 	return nil
 }
 
-// delivered waits for the notifications and compares what they showed.
+// delivered waits for the notifications and compares them with events.
 func (r *run) delivered(events []*version) error {
 	if head := r.state("subscription/s1/head"); !strings.Contains(head, fmt.Sprintf(`"events":%d}`, len(events))) {
 		return fmt.Errorf("numbered %s, want %d", head, len(events))
@@ -494,7 +498,7 @@ func (r *run) delivered(events []*version) error {
 		got = append(got, refs...)
 	}
 	for _, v := range events {
-		r.saw("event")
+		r.count("event")
 		want = append(want, v.reference)
 	}
 	if !slices.Equal(sorted(got), sorted(want)) {
@@ -503,6 +507,7 @@ func (r *run) delivered(events []*version) error {
 	return nil
 }
 
+// notice compares the events in a Bundle with want.
 func (r *run) notice(body []byte, numbered int, want []*version) error {
 	refs, total, err := observed(body)
 	if err != nil {
@@ -518,8 +523,8 @@ func (r *run) notice(body []byte, numbered int, want []*version) error {
 	return nil
 }
 
-// observed are the Observations that a notification names, by entry and by
-// focus alike, and the number of events.
+// observed returns the Observations in a notification, which must be equal in the entries
+// and in the focus of the events, and the number of events.
 func observed(body []byte) (refs []string, events int, err error) {
 	var b struct {
 		Entry []struct {
@@ -544,7 +549,7 @@ func observed(body []byte) (refs []string, events int, err error) {
 		if ref, ok := strings.CutPrefix(e.FullURL, base+"/"); ok {
 			refs = append(refs, ref)
 			if e.Resource != nil && e.Resource.ResourceType+"/"+e.Resource.ID != ref {
-				return nil, 0, fmt.Errorf("entry %s holds %s", ref, e.Resource.ID)
+				return nil, 0, fmt.Errorf("entry %s contains %s", ref, e.Resource.ID)
 			}
 			continue
 		}
@@ -556,9 +561,9 @@ func observed(body []byte) (refs []string, events int, err error) {
 				continue
 			}
 			events++
-			for _, x := range p.Part {
-				if x.Name == "focus" {
-					focus = append(focus, strings.TrimPrefix(x.ValueReference.Reference, base+"/"))
+			for _, part := range p.Part {
+				if part.Name == "focus" {
+					focus = append(focus, strings.TrimPrefix(part.ValueReference.Reference, base+"/"))
 				}
 			}
 		}

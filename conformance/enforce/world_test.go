@@ -55,10 +55,11 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// What costs time is made once: the validator, the signing keys, a client key.
+// The validator, the signing keys and the client key are created once, because that takes
+// time.
 var (
-	door = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
-	ring = sync.OnceValue(func() *keys.Ring {
+	validator = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
+	ring      = sync.OnceValue(func() *keys.Ring {
 		dir := must(os.MkdirTemp("", "enforce"))
 		r := must(keys.Open(dir, time.Now))
 		if err := os.RemoveAll(dir); err != nil {
@@ -76,55 +77,55 @@ var (
 	})
 )
 
-// fault is what a server does wrong on purpose, for the controls.
+// fault is an intentional fault of a server, for the controls.
 type fault int
 
 const (
-	noFault        fault = iota
-	countsAll            // totals are counted without the filter
-	exportsAll           // export scans without the filter
-	oldVersions          // a version is judged by the facts of the current one
-	newestAll            // $lastn looks without the filter
-	staleConsents        // decides by the consents at the start
-	losesOne             // a search misses what it shows last
-	trailAll             // searches of the audit trail look without the filter
-	anyOwner             // so do those of Subscriptions
-	forgetsMatches       // what criteria found is not in the trail
-	tellsOthers          // events of a patient hold a query that names others
+	noFault       fault = iota
+	countsAll           // counts totals without the filter
+	exportsAll          // exports without the filter
+	oldVersions         // filters old versions by the facts of the current one
+	newestAll           // runs $lastn without the filter
+	staleConsents       // applies the consents of the first decision
+	losesOne            // omits the last match of a search
+	trailAll            // searches AuditEvents without the filter
+	anyOwner            // searches Subscriptions without the filter
+	omitsMatches        // does not record the matches of criteria
+	namesOthers         // records queries that name other patients in events of a patient
 	faults
-	// Of the writes of Consents, found by TestConsentWriteControls.
-	scopeSuffices  // a scope alone lets a client write Consents
-	consentUnowned // what a client writes is not held to what the patient said
-	// Of long answers, found by TestStandingControls.
-	standsForever   // a grant is good until its answer ends
-	consentsUnasked // and so are the consents
+	// Faults that TestConsentWriteControls must detect.
+	scopeSuffices     // lets every client with the scope write Consents
+	uncheckedConsents // does not check the Consents that clients write
+	// Faults that TestRightEndsDuringAnswerControls must detect.
+	neverRechecks     // does not check grants again during an answer
+	ignoresWithdrawal // does not check consents again during an answer
 )
 
 func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
-		"trailAll", "anyOwner", "forgetsMatches", "tellsOthers"}[f]
+		"trailAll", "anyOwner", "omitsMatches", "namesOthers"}[f]
 }
 
-// faulty is the store with the fault; without one it changes nothing.
+// faulty is a store with a fault. With noFault, it changes nothing.
 type faulty struct {
 	*pebblestore.DB
 	fault fault
 	log   *trailLog // nil keeps no log
-	// amid is called at the first resource of a search, an export or a history.
-	amid func()
+	// during is called at the first resource of a search, an export or a history.
+	during func()
 }
 
-// then calls amid before fn.
+// then returns a function that calls during before fn.
 func (s faulty) then(fn func(*store.Found) bool) func(*store.Found) bool {
 	return func(f *store.Found) bool {
-		s.amid()
+		s.during()
 		return fn(f)
 	}
 }
 
 func all(i access.Interaction) access.Filter { return access.All().Filter(i) }
 
-// unfiltered reports whether a search of a type looks without the filter.
+// unfiltered reports whether the fault removes the filter from searches of a type.
 func (s faulty) unfiltered(typ string) bool {
 	return s.fault == trailAll && typ == "AuditEvent" || s.fault == anyOwner && typ == "Subscription"
 }
@@ -176,29 +177,29 @@ func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, n uint64) (fhir.R
 	return r, facts, err
 }
 
-// frozen answers as the first time.
+// frozen repeats the first decision for each recipient and type of data.
 type frozen struct {
 	access.Consents
-	mu   sync.Mutex
-	said map[string]bool
+	mu    sync.Mutex
+	first map[string]bool
 }
 
 func (f *frozen) Permits(recipient string, x *access.Facts) bool {
 	k := fmt.Sprint(recipient, x.Type, x.Patient, x.Vendor, x.Author, x.Categories)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v, ok := f.said[k]
+	v, ok := f.first[k]
 	if !ok {
 		v = f.Consents.Permits(recipient, x)
-		f.said[k] = v
+		f.first[k] = v
 	}
 	return v
 }
 
-// everybodyRecords takes a scope for the right to record Consents.
-type everybodyRecords struct{ *policy.Engine }
+// allRecordConsents is a fault: every client may record Consents within its scope.
+type allRecordConsents struct{ *policy.Engine }
 
-func (e everybodyRecords) Authenticate(r *http.Request) (*access.Principal, error) {
+func (e allRecordConsents) Authenticate(r *http.Request) (*access.Principal, error) {
 	p, err := e.Engine.Authenticate(r)
 	if err != nil {
 		return nil, err
@@ -208,36 +209,37 @@ func (e everybodyRecords) Authenticate(r *http.Request) (*access.Principal, erro
 	return &q, nil
 }
 
-// world is one server.
+// world is one server in this process.
 type world struct {
-	db       *pebblestore.DB
-	consents access.Consents
-	engine   *consent.Engine
-	clients  *client.Registry
-	grants   *authz.Store
-	policy   *policy.Engine
-	subs     *subscription.Engine
-	exporter *bulk.Exporter
-	service  *interaction.Service
-	handler  http.Handler
-	receiver *httptest.Server
-	mu       sync.Mutex
-	received [][]byte
-	issued   int
-	log      *trailLog
-	asked    int
-	faults   []error                // what onRecord found
-	skew     atomic.Int64           // of the policy's clock, in nanoseconds
-	ended    atomic.Bool            // the accounts of all persons
-	amid     atomic.Pointer[func()] // called once, at the first resource of a scan
+	db        *pebblestore.DB
+	consents  access.Consents
+	engine    *consent.Engine
+	clients   *client.Registry
+	grants    *authz.Store
+	policy    *policy.Engine
+	subs      *subscription.Engine
+	exporter  *bulk.Exporter
+	service   *interaction.Service
+	handler   http.Handler
+	receiver  *httptest.Server
+	mu        sync.Mutex
+	received  [][]byte
+	issued    int
+	log       *trailLog
+	requests  int                    // number of requests
+	trailErrs []error                // errors of checkTrail
+	skew      atomic.Int64           // of the clock of the policy, in nanoseconds
+	ended     atomic.Bool            // the accounts of all persons have ended
+	during    atomic.Pointer[func()] // called once, at the first resource of a scan
 }
 
+// open starts a server with a fault.
 func open(f fault) *world {
 	ctx, quiet := context.Background(), slog.New(slog.DiscardHandler)
 	w := &world{db: must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))}
-	w.log = &trailLog{byRequest: map[string][]witnessed{}}
+	w.log = &trailLog{byRequest: map[string][]loggedEvent{}}
 	st := faulty{w.db, f, w.log, func() {
-		if fn := w.amid.Swap(nil); fn != nil {
+		if fn := w.during.Swap(nil); fn != nil {
 			(*fn)()
 		}
 	}}
@@ -246,14 +248,14 @@ func open(f fault) *world {
 	w.engine = must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))
 	w.consents = w.engine
 	if f == staleConsents {
-		w.consents = &frozen{Consents: w.engine, said: map[string]bool{}}
+		w.consents = &frozen{Consents: w.engine, first: map[string]bool{}}
 	}
 	scopes := scope.Parser{TokenParam: scope.Registered}
 	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
 	w.grants = &authz.Store{State: st}
 	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes,
 		Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: w.grants,
 		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)
@@ -274,24 +276,24 @@ func open(f fault) *world {
 		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
 	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base: base, GrantFor: grantFor, Logger: quiet}))
-	w.service = &interaction.Service{Store: st, Validator: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader,
+	w.service = &interaction.Service{Store: st, Validator: validator(), Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base:   base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
-	if f != consentUnowned {
+	if f != uncheckedConsents {
 		w.service.Checks["Consent"] = w.engine.Check
 	}
 	var auth rest.Authenticator = w.policy
 	switch f {
 	case scopeSuffices:
-		auth = everybodyRecords{w.policy}
-	case standsForever:
-		auth = forever{w.policy}
+		auth = allRecordConsents{w.policy}
+	case neverRechecks:
+		auth = neverRechecked{w.policy}
 	}
 	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
 		Metadata: func() []byte { return []byte("{}") },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service},
 			rest.Subscriptions{Engine: w.subs, Service: w.service}}}
-	if f != consentsUnasked {
+	if f != ignoresWithdrawal {
 		s.Consents = w.engine
 	}
 	w.handler = s.Handler()
@@ -314,32 +316,32 @@ func (w *world) close() error {
 	return w.db.Close()
 }
 
-// register makes the client of a backend with exactly these scopes; clients of
-// people have them all.
-func (w *world) register(k *token, registered []string) {
-	c := client.Client{ID: k.client, Name: k.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
-	if k.person {
-		c = client.Client{ID: k.client, Name: k.client, Method: client.None,
+// register registers the client of a token. A backend has exactly these scopes; the app of
+// a person has all of them.
+func (w *world) register(tok *token, registered []string) {
+	c := client.Client{ID: tok.client, Name: tok.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
+	if tok.person {
+		c = client.Client{ID: tok.client, Name: tok.client, Method: client.None,
 			RedirectURIs: []string{"https://app.example/cb"},
 			Scope:        "openid fhirUser launch/patient patient/*.cruds user/*.cruds"}
 	}
 	must(w.clients.Add(context.Background(), c))
 }
 
-// issue signs an access token as the token endpoint does.
-func (w *world) issue(k *token) string {
+// issue returns a signed access token like those of the token endpoint.
+func (w *world) issue(tok *token) string {
 	now := time.Now()
 	w.issued++
-	claims := map[string]any{"iss": issuer, "sub": k.client, "client_id": k.client, "aud": base,
-		"scope": strings.Join(k.scopes, " "),
+	claims := map[string]any{"iss": issuer, "sub": tok.client, "client_id": tok.client, "aud": base,
+		"scope": strings.Join(tok.scopes, " "),
 		"jti":   fmt.Sprint("t", w.issued), "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}
-	if k.person {
+	if tok.person {
 		id := fmt.Sprint("authz", w.issued)
-		a := authz.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now,
+		a := authz.Authorization{ID: id, ClientID: tok.client, Scope: claims["scope"].(string), Created: now,
 			Used: now, Expires: now.Add(time.Hour),
-			Subject: authz.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"},
-			Context: authz.Context{Patient: k.patient}}
-		if ref, ok := fhir.ParseRef(k.user); ok {
+			Subject: authz.Subject{ID: "u" + id, Roles: tok.roles, AuthTime: now, ACR: "phr"},
+			Context: authz.Context{Patient: tok.patient}}
+		if ref, ok := fhir.ParseRef(tok.user); ok {
 			a.Subject.FHIRUser = ref
 		}
 		ctx := context.Background()
@@ -348,14 +350,14 @@ func (w *world) issue(k *token) string {
 		code := must(w.grants.Code(ctx, id))
 		write(must(code.Redeem(authz.Record{Authorization: a}))...)
 		claims["sub"], claims["authz"] = a.Subject.ID, id
-		if k.patient != "" {
-			claims["patient"] = k.patient
+		if tok.patient != "" {
+			claims["patient"] = tok.patient
 		}
 	}
 	return must(ring().Sign(smart.Type, claims))
 }
 
-// answer is one response.
+// answer is the answer to one request.
 type answer struct {
 	status int
 	header http.Header
@@ -363,36 +365,38 @@ type answer struct {
 	json   map[string]any
 }
 
+// do sends a request and checks its answer against the audit trail. header holds names
+// and values in turn.
 func (w *world) do(bearer, method, path, body string, header ...string) answer {
-	q := httptest.NewRequest(method, "/fhir"+strings.TrimPrefix(path, base), strings.NewReader(body))
-	q.Header.Set("Authorization", "Bearer "+bearer)
+	req := httptest.NewRequest(method, "/fhir"+strings.TrimPrefix(path, base), strings.NewReader(body))
+	req.Header.Set("Authorization", "Bearer "+bearer)
 	if body != "" {
-		q.Header.Set("Content-Type", "application/fhir+json")
+		req.Header.Set("Content-Type", "application/fhir+json")
 	}
 	for i := 0; i < len(header); i += 2 {
-		q.Header.Set(header[i], header[i+1])
+		req.Header.Set(header[i], header[i+1])
 	}
-	w.asked++
-	request := fmt.Sprint("rq-", w.asked)
-	q.Header.Set("X-Request-Id", request)
+	w.requests++
+	id := fmt.Sprint("rq-", w.requests)
+	req.Header.Set("X-Request-Id", id)
 	rec := httptest.NewRecorder()
-	w.handler.ServeHTTP(rec, q)
+	w.handler.ServeHTTP(rec, req)
 	a := answer{status: rec.Code, header: rec.Header(), body: rec.Body.Bytes()}
 	if strings.Contains(a.header.Get("Content-Type"), "json") &&
 		!strings.Contains(a.header.Get("Content-Type"), "ndjson") {
 		if err := json.Unmarshal(a.body, &a.json); err != nil {
-			panic(fmt.Sprintf("%s %s: %d, no JSON: %.200s", method, path, a.status, a.body))
+			panic(fmt.Sprintf("%s %s: %d, not JSON: %.200s", method, path, a.status, a.body))
 		}
 	}
-	if err := w.onRecord(method, path, request, &a); err != nil {
-		w.faults = append(w.faults, err)
+	if err := w.checkTrail(method, path, id, &a); err != nil {
+		w.trailErrs = append(w.trailErrs, err)
 	}
 	return a
 }
 
 func (w *world) get(bearer, path string) answer { return w.do(bearer, "GET", path, "") }
 
-// entries are the references of a Bundle's entries with a search mode, in order.
+// entries returns the references of the entries of a Bundle with a search mode, in order.
 func (a answer) entries(mode string) (out []string) {
 	list, _ := a.json["entry"].([]any)
 	for _, e := range list {
@@ -406,6 +410,7 @@ func (a answer) entries(mode string) (out []string) {
 	return out
 }
 
+// link returns the URL of a link of a Bundle.
 func (a answer) link(relation string) string {
 	list, _ := a.json["link"].([]any)
 	for _, l := range list {
@@ -416,7 +421,7 @@ func (a answer) link(relation string) string {
 	return ""
 }
 
-// operator is what a search matches when everything is visible.
+// operator returns the matches of a search when everything is visible.
 func (w *world) operator(typ, query string) ([]string, error) {
 	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
 		Grant: access.All()}}, Line: "GET " + typ}

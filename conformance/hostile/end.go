@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// unharmed holds everything together once more.
+// unharmed checks the state of the server after all attacks.
 func (w *world) unharmed() error {
 	b, err := get(w.srv.Metrics, http.StatusOK)
 	if err != nil {
@@ -18,7 +18,7 @@ func (w *world) unharmed() error {
 	_, err = get(w.srv.Base+"/metrics", http.StatusNotFound)
 	w.note("/metrics on the public listener", "404", err)
 	w.note("canaries in the log", "none", w.secret("the log", w.srv.Log()))
-	w.note("errors in the log", "none: bad input is no error of ours", noErrors(w.srv.Log()))
+	w.note("errors in the log", "none: invalid input is not an error of the server", noErrors(w.srv.Log()))
 	var verified struct{ OK bool }
 	err = w.srv.Run(&verified, "audit", "verify")
 	if err == nil && !verified.OK {
@@ -29,11 +29,11 @@ func (w *world) unharmed() error {
 	if err := w.restart(); err != nil {
 		return err
 	}
-	w.note("kill -9 and restart", "what was accepted before is there", nil)
+	w.note("kill -9 and restart", "everything accepted before is present", nil)
 	return nil
 }
 
-// get reads an address that must answer with a status.
+// get returns the body of a URL that must answer with status.
 func get(url string, status int) (string, error) {
 	resp, err := http.Get(url)
 	if err != nil {
@@ -42,12 +42,12 @@ func get(url string, status int) (string, error) {
 	b, err := io.ReadAll(resp.Body)
 	err = errors.Join(err, resp.Body.Close())
 	if err == nil && resp.StatusCode != status {
-		err = fmt.Errorf("%s: %d, wanted %d", url, resp.StatusCode, status)
+		err = fmt.Errorf("%s: status %d, want %d", url, resp.StatusCode, status)
 	}
 	return string(b), err
 }
 
-// noErrors finds the first line of level ERROR.
+// noErrors returns the first log line of level ERROR as an error.
 func noErrors(log string) error {
 	if i := strings.Index(log, "level=ERROR"); i >= 0 {
 		line, _, _ := strings.Cut(log[i:], "\n")

@@ -10,7 +10,7 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// leaks reads around a granular scope and around a consent.
+// leaks tries to read data that a granular scope or a consent does not allow.
 func (w *world) leaks() error {
 	act, err := w.create(w.ehr, w.patient, "activity", "")
 	if err != nil {
@@ -21,7 +21,7 @@ func (w *world) leaks() error {
 			return err
 		}
 	}
-	// A resource in scope that points to one that is not.
+	// A resource in scope that refers to one out of scope.
 	if _, err := w.create(w.ehr, w.patient, "vital-signs",
 		`,"hasMember":[{"reference":"Observation/`+act+`"}]`); err != nil {
 		return err
@@ -45,20 +45,20 @@ func (w *world) leaks() error {
 		}
 	}
 	if len(hidden) < 3 || visible < 3 {
-		return fmt.Errorf("%d Observations in scope and %d beyond: too few to show anything", visible, len(hidden))
+		return fmt.Errorf("%d Observations in scope and %d out of scope are too few", visible, len(hidden))
 	}
-	w.around("granular scope", granular, hidden, vitalSign, visible)
+	w.readHidden("granular scope", granular, hidden, vitalSign, visible)
 
-	theirs, err := w.wearer(w.ehr.ID, "apple", "oura")
+	other, err := w.wearer(w.ehr.ID, "apple", "oura")
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{"export.xml", "sleep.json"} {
-		if err := w.ingestFile(theirs, name, good[name]); err != nil {
+		if err := w.ingestFile(other, name, good[name]); err != nil {
 			return err
 		}
 	}
-	if all, err = w.ehr.Search("Observation?patient=" + theirs + "&_count=500"); err != nil {
+	if all, err = w.ehr.Search("Observation?patient=" + other + "&_count=500"); err != nil {
 		return err
 	}
 	if len(all) < 5 {
@@ -72,19 +72,19 @@ func (w *world) leaks() error {
 	for _, o := range all {
 		hidden = append(hidden, fmt.Sprint(o["id"]))
 	}
-	notTheirs := func(o map[string]any) bool { return !strings.Contains(fmt.Sprint(o["subject"]), theirs) }
-	w.around("consent names another", stranger, hidden, notTheirs, -1)
+	notHidden := func(o map[string]any) bool { return !strings.Contains(fmt.Sprint(o["subject"]), other) }
+	w.readHidden("consent names another", stranger, hidden, notHidden, -1)
 	for _, typ := range []string{"Device", "Provenance"} {
-		seen, err := w.ehr.Search(typ + "?patient=" + theirs)
+		seen, err := w.ehr.Search(typ + "?patient=" + other)
 		if err == nil && len(seen) == 0 {
 			err = fmt.Errorf("the named recipient sees no %s", typ)
 		}
-		var not []map[string]any
+		var leaked []map[string]any
 		if err == nil {
-			not, err = stranger.Search(typ + "?patient=" + theirs)
+			leaked, err = stranger.Search(typ + "?patient=" + other)
 		}
-		if err == nil && len(not) > 0 {
-			err = fmt.Errorf("%d seen", len(not))
+		if err == nil && len(leaked) > 0 {
+			err = fmt.Errorf("%d visible", len(leaked))
 		}
 		w.note("consent names another: search of "+typ, "nothing", err)
 		for _, r := range seen {
@@ -96,6 +96,7 @@ func (w *world) leaks() error {
 	return nil
 }
 
+// create creates an Observation of a category and returns its id.
 func (w *world) create(by *blackbox.Client, patient, cat, extra string) (string, error) {
 	body := strings.Replace(fmt.Sprintf(vital, patient, extra), "vital-signs", cat, 1)
 	status, out, err := by.JSON("POST", "Observation", []byte(body))
@@ -106,14 +107,17 @@ func (w *world) create(by *blackbox.Client, patient, cat, extra string) (string,
 	return id, err
 }
 
+// vitalSign reports whether an Observation is a vital sign.
 func vitalSign(o map[string]any) bool {
 	b, err := json.Marshal(o["category"])
 	return err == nil && strings.Contains(string(b), `"vital-signs"`)
 }
 
-// around tries every way to see what by may not see. count is how many
-// Observations by sees in all; -1 when other patients' are among them.
-func (w *world) around(name string, by *blackbox.Client, hidden []string, may func(map[string]any) bool, count int) {
+// readHidden tries to read hidden Observations in every way. may reports whether the
+// client by may see an Observation, and count is the number of all Observations that it
+// may see, or -1 if that is unknown.
+func (w *world) readHidden(name string, by *blackbox.Client, hidden []string,
+	may func(map[string]any) bool, count int) {
 	id := hidden[0]
 	for _, path := range []string{"", "/_history/1", "/_history"} {
 		w.note(name+": read"+path, "404 as if absent",
@@ -130,7 +134,7 @@ func (w *world) around(name string, by *blackbox.Client, hidden []string, may fu
 	if count >= 0 {
 		status, out, err := by.JSON("GET", "Observation?_summary=count", nil)
 		if total, _ := out["total"].(float64); err == nil && (status != 200 || int(total) != count) {
-			err = fmt.Errorf("%d, count %v, wanted %d", status, total, count)
+			err = fmt.Errorf("status %d, count %v, want %d", status, total, count)
 		}
 		w.note(name+": _summary=count", "counts only what it may see", err)
 	}
@@ -145,7 +149,7 @@ func (w *world) around(name string, by *blackbox.Client, hidden []string, may fu
 		id + `"}},{"request":{"method":"GET","url":"Observation?_id=` + id + `"}}]}`
 	b, err := w.bodyOf(by, entry)
 	if err == nil && strings.Contains(b, `"effective`) {
-		err = errors.New("a batch shows it")
+		err = errors.New("the batch contains the Observation")
 	}
 	w.note(name+": batch", "404 and an empty search", err)
 	for _, path := range []string{"Patient/$export?_type=Observation", "$export?_type=Observation"} {
@@ -153,6 +157,7 @@ func (w *world) around(name string, by *blackbox.Client, hidden []string, may fu
 	}
 }
 
+// each calls do for every id until an error.
 func (w *world) each(ids []string, do func(string) error) error {
 	for _, id := range ids {
 		if err := do(id); err != nil {
@@ -162,21 +167,23 @@ func (w *world) each(ids []string, do func(string) error) error {
 	return nil
 }
 
-// ids that an answer may name; what is left must be equal to the byte.
+// requestID matches the ids in an answer. Without them, the answers for hidden and for
+// absent resources must be equal.
 var requestID = regexp.MustCompile(`[a-z0-9]{26}|zanaria-absent`)
 
-// sameAsAbsent compares the answer for an id with that for none.
+// sameAsAbsent checks that the answer for a hidden resource equals the answer for an
+// absent one.
 func (w *world) sameAsAbsent(by *blackbox.Client, typ, rest string) error {
 	id, tail, _ := strings.Cut(rest, "/")
 	path := typ + "/zanaria-absent"
 	if tail != "" {
 		path += "/" + tail
 	}
-	s1, b1, err := w.send(hit{method: "GET", path: typ + "/" + rest, by: by})
+	s1, b1, err := w.send(attack{method: "GET", path: typ + "/" + rest, by: by})
 	if err != nil {
 		return err
 	}
-	s2, b2, err := w.send(hit{method: "GET", path: path, by: by})
+	s2, b2, err := w.send(attack{method: "GET", path: path, by: by})
 	if err != nil {
 		return err
 	}
@@ -187,27 +194,29 @@ func (w *world) sameAsAbsent(by *blackbox.Client, typ, rest string) error {
 	return nil
 }
 
+// searchSees checks that a search returns only what by may see.
 func (w *world) searchSees(by *blackbox.Client, path string, hidden []string, may func(map[string]any) bool) error {
 	found, err := by.Search(path)
 	if err != nil {
 		return err
 	}
-	short := strings.Contains(path, "_elements") || strings.Contains(path, "_summary")
+	partial := strings.Contains(path, "_elements") || strings.Contains(path, "_summary")
 	for _, r := range found {
 		for _, id := range hidden {
 			if r["id"] == id {
 				return fmt.Errorf("shows %s", id)
 			}
 		}
-		if r["resourceType"] == "Observation" && !short && !may(r) {
+		if r["resourceType"] == "Observation" && !partial && !may(r) {
 			return fmt.Errorf("shows %v", r["id"])
 		}
 	}
 	return nil
 }
 
+// postSees checks that a search by POST does not return the Observation id.
 func (w *world) postSees(by *blackbox.Client, id string) error {
-	status, b, err := w.send(hit{path: "Observation/_search", body: text("_id=" + id),
+	status, b, err := w.send(attack{path: "Observation/_search", body: text("_id=" + id),
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, by: by})
 	if err == nil && (status != 200 || strings.Contains(string(b), `"effective`)) {
 		err = fmt.Errorf("%d %s", status, b)
@@ -215,14 +224,16 @@ func (w *world) postSees(by *blackbox.Client, id string) error {
 	return err
 }
 
+// bodyOf returns the answer to a batch.
 func (w *world) bodyOf(by *blackbox.Client, bundle string) (string, error) {
-	status, b, err := w.send(hit{path: "", body: text(bundle), by: by})
+	status, b, err := w.send(attack{path: "", body: text(bundle), by: by})
 	if err == nil && status != 200 {
 		err = fmt.Errorf("%d %s", status, b)
 	}
 	return string(b), err
 }
 
+// exportSees checks that an export contains only what by may see, or is refused.
 func (w *world) exportSees(by *blackbox.Client, path string, hidden []string, may func(map[string]any) bool) error {
 	lines, _, err := by.Export(path)
 	if err != nil && strings.Contains(err.Error(), "kick-off: 403") {

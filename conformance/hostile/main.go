@@ -1,10 +1,9 @@
-// Command hostile is a black box that sends a running pulsegate bad input of
-// every kind we know: broken and inflating payloads, malformed FHIR, forged
-// and replayed assertions, scopes beyond the registration, reads around a
-// consent, endpoints on private networks. After each attack it looks whether
-// the answer is the right one and says nothing of the input, whether the
-// server lives within its memory, and whether what was accepted before is
-// still there. It uses HTTP and the command line only.
+// Command hostile attacks a running pulsegate with invalid input of all known types:
+// damaged payloads and decompression bombs, malformed FHIR, forged and replayed
+// assertions, scopes beyond the registration, reads of data without consent, and
+// endpoints on private networks. After each attack it checks that the answer is correct
+// and discloses nothing of the input, that the server runs within its memory limit, and
+// that the data accepted before is unchanged. It uses only HTTP and the command line.
 package main
 
 import (
@@ -20,9 +19,9 @@ import (
 )
 
 func main() {
-	bin := flag.String("bin", "bin/pulsegate", "the binary")
+	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
-	list := flag.String("list", "", "write what was tried and what the answer was to this file")
+	list := flag.String("list", "", "write the attacks and the answers to this file")
 	flag.Parse()
 	if err := run(*bin, *keep, *list); err != nil {
 		fmt.Fprintln(os.Stderr, "hostile: FAIL:", err)
@@ -30,6 +29,7 @@ func main() {
 	}
 }
 
+// section is a group of attacks.
 type section struct {
 	name string
 	do   func(*world) error
@@ -39,11 +39,11 @@ var sections = []section{
 	{"Payloads", (*world).payloads},
 	{"FHIR requests", (*world).requests},
 	{"Tokens", (*world).tokens},
-	{"Around scope and consent", (*world).leaks},
+	{"Reads without scope or consent", (*world).leaks},
 	{"Endpoints on private networks (SSRF)", (*world).ssrf},
-	{"Memory under costly bodies", (*world).memory},
+	{"Memory with costly bodies", (*world).memory},
 	{"Slow senders", (*world).slowEnd},
-	{"What must be unharmed at the end", (*world).unharmed},
+	{"State after all attacks", (*world).unharmed},
 }
 
 func run(bin string, keep bool, list string) (err error) {
@@ -91,25 +91,26 @@ func run(bin string, keep bool, list string) (err error) {
 		if err := w.secret("the log after "+s.name, w.srv.Log()); err != nil {
 			w.fail("log", err)
 		}
-		word := "ok   "
+		verdict := "ok   "
 		if w.failed > failed {
-			word = "FAIL "
+			verdict = "FAIL "
 		}
-		fmt.Printf("%s %-62s %6.2f s\n", word, s.name, time.Since(at).Seconds())
+		fmt.Printf("%s %-62s %6.2f s\n", verdict, s.name, time.Since(at).Seconds())
 	}
-	fmt.Printf("%d known to be wrong\n%d passed, %d failed\n", len(w.open), w.passed, w.failed)
-	fmt.Printf("hostile: %.1f s, most memory seen %d MiB\n", time.Since(begin).Seconds(), w.peak>>20)
+	fmt.Printf("%d known defects\n%d passed, %d failed\n", len(w.open), w.passed, w.failed)
+	fmt.Printf("hostile: %.1f s, maximum memory %d MiB\n", time.Since(begin).Seconds(), w.peak>>20)
 	if list != "" {
 		if err := os.WriteFile(list, w.markdown(), 0o644); err != nil {
 			return err
 		}
 	}
 	if w.failed > 0 {
-		return fmt.Errorf("%d attacks did not get the answer they should", w.failed)
+		return fmt.Errorf("%d attacks got a wrong answer", w.failed)
 	}
 	return nil
 }
 
+// lastLines returns the last n lines of s.
 func lastLines(s string, n int) string {
 	l := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(l[max(0, len(l)-n):], "\n")

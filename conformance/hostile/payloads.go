@@ -21,11 +21,12 @@ const (
 	docTail = `</HealthData>`
 )
 
+// record returns a Record element of export.xml.
 func record(typ, unit, value string) string {
 	return `<Record type="` + typ + `" unit="` + unit + `" ` + day + ` value="` + value + `"/>`
 }
 
-// good is what is ingested before the attacks.
+// good holds the payloads that are ingested before the attacks.
 var good = map[string][]byte{
 	"export.xml": []byte(xmlHead + docHead + strings.NewReplacer("2026-09-01", "2026-10-01").Replace(
 		record("HKQuantityTypeIdentifierHeartRate", "count/min", "62")+
@@ -37,13 +38,14 @@ var good = map[string][]byte{
 	"sleep.json": []byte(`{"data":[{"id":"5f0a1c1e-0009","average_breath":13.5,"average_heart_rate":55.25,"average_hrv":48,"awake_time":1800,"bedtime_start":"2026-10-01T23:00:00+02:00","bedtime_end":"2026-10-02T07:00:00+02:00","day":"2026-10-02","deep_sleep_duration":5400,"light_sleep_duration":14400,"rem_sleep_duration":7200,"total_sleep_duration":27000,"time_in_bed":28800,"latency":600,"efficiency":94,"low_battery_alert":false,"lowest_heart_rate":49,"period":0,"type":"long_sleep","sleep_phase_5_min":"4222111333"}],"next_token":null}`),
 }
 
-// many reads s n times.
+// many returns a reader of n copies of s.
 func many(s string, n int) io.Reader {
 	unit := strings.Repeat(s, max(1, (64<<10)/len(s)))
 	whole := n * len(s)
 	return io.LimitReader(&repeat{unit: unit}, int64(whole))
 }
 
+// repeat is an endless reader of copies of unit.
 type repeat struct {
 	unit string
 	at   int
@@ -58,13 +60,14 @@ func (r *repeat) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// around is a body with a repeated middle.
-func around(head, s string, n int, tail string) func() io.Reader {
+// repeated returns a body of head, n copies of s, and tail.
+func repeated(head, s string, n int, tail string) func() io.Reader {
 	return func() io.Reader {
 		return io.MultiReader(strings.NewReader(head), many(s, n), strings.NewReader(tail))
 	}
 }
 
+// member is a file in an archive.
 type member struct {
 	name string
 	body io.Reader
@@ -105,9 +108,9 @@ func zstded(r io.Reader) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// payload is one body to POST /ingest.
-func (w *world) payload(name, vendor, format, file string, body func() io.Reader, want ...int) hit {
-	return hit{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file,
+// payload returns the request that ingests a body.
+func (w *world) payload(name, vendor, format, file string, body func() io.Reader, want ...int) attack {
+	return attack{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file,
 		body:   body,
 		header: []string{"Content-Type", "application/octet-stream"}, want: want}
 }
@@ -135,24 +138,24 @@ func (w *world) xmlPayloads() error {
 			record("HKQuantityTypeIdentifierHeartRate", "count/min", "&b;")+docTail), 400)
 	apple("an entity of a file", text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY a SYSTEM "file:///etc/passwd">]>`+
 		docHead+docTail), 400)
-	ear, err := listen("127.0.0.1:0")
+	trap, err := listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	defer ear.close()
-	apple("an external DTD", text(xmlHead+`<!DOCTYPE HealthData SYSTEM "http://`+ear.addr+`/zanaria.dtd">`+
+	defer trap.close()
+	apple("an external DTD", text(xmlHead+`<!DOCTYPE HealthData SYSTEM "http://`+trap.addr+`/zanaria.dtd">`+
 		docHead+docTail), 400)
 	apple("a parameter entity of a URL",
-		text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY % p SYSTEM "http://`+ear.addr+`/"> %p;]>`+docHead+docTail), 400)
-	w.note("export.xml: those URLs", "never dialled", ear.silent())
-	apple("a million open elements", around(xmlHead+docHead, "<a>", 1_000_000, ""), 400)
-	apple("an attribute of 64 MiB", around(xmlHead+docHead+`<Record type="`, canary+"!", 8<<20, `"/>`+docTail), 400,
+		text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY % p SYSTEM "http://`+trap.addr+`/"> %p;]>`+docHead+docTail), 400)
+	w.note("export.xml: those URLs", "never connected", trap.untouched())
+	apple("a million open elements", repeated(xmlHead+docHead, "<a>", 1_000_000, ""), 400)
+	apple("an attribute of 64 MiB", repeated(xmlHead+docHead+`<Record type="`, canary+"!", 8<<20, `"/>`+docTail), 400,
 		413)
-	apple("an element name of 64 MiB", around(xmlHead+docHead+`<`, "Zanaria_", 8<<20, `/>`+docTail), 400, 413)
-	apple("text of 64 MiB between elements", around(xmlHead+docHead, "Zanaria ", 8<<20, docTail), 200, 400, 413)
-	apple("a comment without an end", around(xmlHead+docHead+"<!--", "Zanaria ", 8<<20, ""), 400, 413)
-	apple("a million attributes", around(xmlHead+docHead+"<Record ", `z="1" `, 1_000_000, "/>"+docTail), 400, 413)
-	apple("the DTD that Apple breaks: taken",
+	apple("an element name of 64 MiB", repeated(xmlHead+docHead+`<`, "Zanaria_", 8<<20, `/>`+docTail), 400, 413)
+	apple("text of 64 MiB between elements", repeated(xmlHead+docHead, "Zanaria ", 8<<20, docTail), 200, 400, 413)
+	apple("a comment without an end", repeated(xmlHead+docHead+"<!--", "Zanaria ", 8<<20, ""), 400, 413)
+	apple("a million attributes", repeated(xmlHead+docHead+"<Record ", `z="1" `, 1_000_000, "/>"+docTail), 400, 413)
+	apple("the malformed DTD of Apple: accepted",
 		text(xmlHead+"<!DOCTYPE HealthData [\n<!ELEMENT HealthData (ExportDate,Me,(Record|Correlation)*)>\n<!ATTLIST HealthData\n  locale CDATA #REQUIRED\n<!ELEMENT Record EMPTY>\n]>"+
 			strings.ReplaceAll(whole[len(xmlHead):], "2026-09-01", "2026-09-02")), 200)
 	apple("invalid UTF-8", text(strings.ReplaceAll(whole, "Watch", "\xff\xfe\xc0\xaf")), 200, 400)
@@ -177,11 +180,11 @@ func (w *world) zipPayloads() error {
 	for _, cut := range []int{4, 40, len(whole) / 2, len(whole) - 22, len(whole) - 1} {
 		send(fmt.Sprintf("cut after %d of %d bytes", cut, len(whole)), whole[:cut], 400)
 	}
-	bent := bytes.Clone(whole)
+	damaged := bytes.Clone(whole)
 	for i := 60; i < 120; i++ {
-		bent[i] ^= 0x5a
+		damaged[i] ^= 0x5a
 	}
-	send("damaged in the middle", bent, 400)
+	send("damaged in the middle", damaged, 400)
 	climb := "../../../../../../../../" + strings.TrimPrefix(w.path("zanaria-slip"), "/")
 	for _, name := range []string{climb, w.path("zanaria-slip"), `..\..\zanaria-slip`,
 		"apple_health_export/../../zanaria-slip"} {
@@ -197,8 +200,8 @@ func (w *world) zipPayloads() error {
 		name string
 		body func() io.Reader
 	}{
-		{"a bomb of 512 MiB of small elements", around(xmlHead+docHead, "<Zanaria/>\n", 512<<20/11, docTail)},
-		{"a bomb of 512 MiB in one attribute", around(xmlHead+docHead+`<Record type="`, "a", 512<<20, "")},
+		{"a bomb of 512 MiB of small elements", repeated(xmlHead+docHead, "<Zanaria/>\n", 512<<20/11, docTail)},
+		{"a bomb of 512 MiB in one attribute", repeated(xmlHead+docHead+`<Record type="`, "a", 512<<20, "")},
 	} {
 		b, err := zipped(member{"apple_health_export/export.xml", m.body()})
 		if err != nil {
@@ -221,15 +224,15 @@ func (w *world) zipPayloads() error {
 			return err
 		}
 	}
-	send("20 archives in one another", nested, 400)
+	send("20 nested archives", nested, 400)
 	return nil
 }
 
-// noSlip looks for files that an archive's names would have made.
+// noSlip checks that no file was written under a name from an archive.
 func (w *world) noSlip() error {
 	return filepath.WalkDir(w.dir, func(p string, _ os.DirEntry, err error) error {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil // the store removes files
+			return nil // the store has deleted the file
 		}
 		if err == nil && strings.Contains(filepath.Base(p), "zanaria") {
 			err = fmt.Errorf("written: %s", filepath.Base(p))
@@ -247,9 +250,9 @@ func (w *world) jsonPayloads() error {
 		send := func(name string, body func() io.Reader, want ...int) {
 			w.try(w.payload(v.vendor+" JSON: "+name, v.vendor, "auto", v.file, body, want...))
 		}
-		send("a million deep", around(v.head, `{"a":[`, 500_000, ""), 400, 413)
-		send("a string of 100 MB", around(v.head+`"`, "Zanaria!!!", 10_000_000, `"`+v.tail), 400, 413)
-		send("a number of a million digits", around(v.head, "9", 1_000_000, v.tail), 200, 400, 413)
+		send("a million deep", repeated(v.head, `{"a":[`, 500_000, ""), 400, 413)
+		send("a string of 100 MB", repeated(v.head+`"`, "Zanaria!!!", 10_000_000, `"`+v.tail), 400, 413)
+		send("a number of a million digits", repeated(v.head, "9", 1_000_000, v.tail), 200, 400, 413)
 		send("cut", text(v.head), 400)
 		send("wrong types", text(v.head+`{"Zanaria":[true,null,"61.73519"]}`+v.tail), 200, 400)
 		send("an array where an object belongs", text(`[[["Zanaria"]]]`), 200, 400, 415)
@@ -260,22 +263,22 @@ func (w *world) jsonPayloads() error {
 	}
 	send("duplicate keys", `{"data":[{"timestamp":"2026-09-04T08:00:00+00:00","bpm":66,"bpm":61,"source":"awake"}],"next_token":null}`, 200, 400)
 	send("invalid UTF-8", "{\"data\":[{\"timestamp\":\"2026-09-04T08:00:00+00:00\",\"bpm\":66,\"source\":\"\xff\xfe\"}]}", 200, 400)
-	send("a wrong vendor's body (Apple XML)", string(good["export.xml"]), 400, 415)
+	send("a payload of another vendor (Apple XML)", string(good["export.xml"]), 400, 415)
 	w.try(w.payload("an unknown vendor", canary, "auto", "a.json", text("{}"), 400, 404))
 	w.try(w.payload("an unknown format", "oura", canary, "a.json", text("{}"), 400, 404, 415))
-	w.try(w.payload("a body of another vendor (Oura as Fitbit)", "fitbit", "auto", "heartrate.json",
+	w.try(w.payload("a payload of another vendor (Oura as Fitbit)", "fitbit", "auto", "heartrate.json",
 		text(string(good["sleep.json"])), 400, 415))
 	w.try(w.payload("neither XML, zip nor JSON", "apple", "auto", "Zanaria.bin", text("Zanaria 61.73519"), 400, 415))
-	w.try(hit{name: "a patient that is no id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"),
+	w.try(attack{name: "a malformed patient id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"),
 		want: []int{400}})
-	w.try(hit{name: "a patient that is not there", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"),
+	w.try(attack{name: "an unknown patient", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"),
 		want: []int{403, 404}})
 	return nil
 }
 
 func (w *world) codedPayloads() error {
-	// Well-formed to the end, so that only a limit can stop it.
-	bomb := around(`{"data":[`, " ", 300<<20, `],"next_token":null}`)
+	// The payload is well-formed, so that only a limit can stop it.
+	bomb := repeated(`{"data":[`, " ", 300<<20, `],"next_token":null}`)
 	gz, err := gzipped(bomb())
 	if err != nil {
 		return err
@@ -292,37 +295,38 @@ func (w *world) codedPayloads() error {
 	}
 	coded("gzip bomb, 300 MiB from "+kib(gz), "gzip", gz, 413)
 	coded("zstd bomb, 300 MiB from "+kib(zs), "zstd", zs, 413)
-	coded("gzip that is none", "gzip", []byte(canary), 400)
-	coded("zstd that is none", "zstd", []byte(canary), 400)
+	coded("invalid gzip", "gzip", []byte(canary), 400)
+	coded("invalid zstd", "zstd", []byte(canary), 400)
 	coded("gzip cut in the middle", "gzip", gz[:len(gz)/2], 400, 413)
 	coded("an unknown Content-Encoding", "zanaria", []byte("{}"), 415)
-	h := hit{name: "FHIR body: gzip bomb", path: "Observation",
+	h := attack{name: "FHIR body: gzip bomb", path: "Observation",
 		body: func() io.Reader { return bytes.NewReader(gz) }, header: []string{"Content-Encoding", "gzip"},
 		want: []int{413}}
 	w.try(h)
-	h = hit{name: "FHIR body: zstd (not offered)", path: "Observation",
+	h = attack{name: "FHIR body: zstd (not offered)", path: "Observation",
 		body: func() io.Reader { return bytes.NewReader(zs) }, header: []string{"Content-Encoding", "zstd"},
 		want: []int{413, 415}}
 	w.try(h)
 	return nil
 }
 
+// kib formats the size of b.
 func kib(b []byte) string { return fmt.Sprintf("%d KiB", len(b)>>10) }
 
-// oddValues are well-formed payloads whose content makes no sense. They are
-// taken; what makes no sense is in quarantine.
+// oddValues sends well-formed payloads with nonsensical content. The server must accept
+// them and put that content into quarantine.
 func (w *world) oddValues() error {
 	const hr = "HKQuantityTypeIdentifierHeartRate"
 	for _, c := range []struct{ name, file, body string }{
 		{"heart rate in kg", "export.xml", record(hr, "kg", "61.73519")},
-		{"a unit that is none", "export.xml", record(hr, canary, "61.73519")},
-		{"a value that is no number", "export.xml", record(hr, "count/min", canary)},
+		{"an unknown unit", "export.xml", record(hr, canary, "61.73519")},
+		{"a value that is not a number", "export.xml", record(hr, "count/min", canary)},
 		{"a value of NaN", "export.xml", record(hr, "count/min", "NaN")},
 		{"a value of 1e999", "export.xml", record(hr, "count/min", "1e999")},
 		{"a negative heart rate", "export.xml", record(hr, "count/min", "-61.73519")},
 		{"the year 0001", "export.xml", strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "0001-01-01")},
 		{"the year 9999", "export.xml", strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "9999-12-31")},
-		{"a date that is none", "export.xml",
+		{"an invalid date", "export.xml",
 			strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "2026-02-31")},
 		{"an end before the start", "export.xml",
 			strings.Replace(record("HKQuantityTypeIdentifierStepCount", "count", "61"), `endDate="2026`,
@@ -345,6 +349,7 @@ func (w *world) oddValues() error {
 	return nil
 }
 
+// quarantined returns the reasons of the items in quarantine, by id.
 func (w *world) quarantined() (map[string]string, error) {
 	var q struct {
 		Items []struct{ ID, Reason, Metric string }
@@ -357,6 +362,7 @@ func (w *world) quarantined() (map[string]string, error) {
 	return out, err
 }
 
+// newlyQuarantined returns the reason of an item that is not in before.
 func (w *world) newlyQuarantined(before map[string]string) (string, error) {
 	now, err := w.quarantined()
 	if err != nil {
@@ -367,5 +373,5 @@ func (w *world) newlyQuarantined(before map[string]string) (string, error) {
 			return reason, nil
 		}
 	}
-	return "", errors.New("taken, but not in quarantine")
+	return "", errors.New("accepted, but not in quarantine")
 }

@@ -10,31 +10,32 @@ import (
 	"time"
 )
 
-// slowMax is how long a connection may be held by who sends next to nothing.
+// slowMax bounds the time for which a slow client may hold a connection.
 const slowMax = 45 * time.Second
 
-// slowRun is the slow senders; they run beside the other attacks.
+// slowRun holds the slow clients, which run concurrently with the other attacks.
 type slowRun struct {
 	results []chan error
 	names   []string
 }
 
-// slowBegin opens the slow connections, to the second server, because the
-// first is killed and started again.
+// slowBegin opens the slow connections. They go to the second server, because the first
+// one is killed and restarted.
 func (w *world) slowBegin() {
-	tok, err := w.theirs.Token()
+	tok, err := w.strictEHR.Token()
 	if err != nil {
 		tok = "-"
 	}
 	auth := "Host: a\r\nAuthorization: Bearer " + tok + "\r\nContent-Length: 1000000\r\n"
 	for _, c := range []struct{ name, head string }{
-		{"headers, a byte a second", "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX-Zanaria: "},
-		{"a FHIR body, a byte a second",
+		{"headers, one byte per second", "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX-Zanaria: "},
+		{"a FHIR body, one byte per second",
 			"POST /fhir/Observation HTTP/1.1\r\nContent-Type: application/fhir+json\r\n" + auth + "\r\n{"},
-		{"a body that is refused unread, a byte a second",
+		{"a body that the server refuses without reading it, one byte per second",
 			"POST /ingest/oura/auto?patient=zanaria HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
-		{"a payload, a byte a second", "POST /ingest/oura/auto?patient=strict&name=heartrate.json HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
-		{"a token request, a byte a second",
+		{"a payload, one byte per second",
+			"POST /ingest/oura/auto?patient=strict&name=heartrate.json HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
+		{"a token request, one byte per second",
 			"POST /oauth/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 5000\r\n\r\ng"},
 	} {
 		done := make(chan error, 1)
@@ -43,8 +44,7 @@ func (w *world) slowBegin() {
 	}
 }
 
-// dribble sends a byte a second until the server closes the connection or
-// answers.
+// dribble sends one byte per second until the server answers or closes the connection.
 func dribble(addr, head string) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -67,10 +67,10 @@ func dribble(addr, head string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("held for %v", slowMax)
+	return fmt.Errorf("the connection was held for %v", slowMax)
 }
 
-// slowEnd waits for the slow senders.
+// slowEnd waits for the slow clients.
 func (w *world) slowEnd() error {
 	for i, name := range w.slow.names {
 		w.note(name, fmt.Sprintf("answered or closed within %v", slowMax), <-w.slow.results[i])

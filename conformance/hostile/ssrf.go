@@ -13,45 +13,47 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// ear counts connections.
-type ear struct {
-	addr string
-	l    net.Listener
-	n    atomic.Int64
+// trap is a listener that must not be connected to.
+type trap struct {
+	addr        string
+	listener    net.Listener
+	connections atomic.Int64
 }
 
-func listen(addr string) (*ear, error) {
+// listen opens a trap.
+func listen(addr string) (*trap, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	e := &ear{addr: l.Addr().String(), l: l}
+	t := &trap{addr: l.Addr().String(), listener: l}
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			e.n.Add(1)
+			t.connections.Add(1)
 			if err := c.Close(); err != nil {
 				return
 			}
 		}
 	}()
-	return e, nil
+	return t, nil
 }
 
-func (e *ear) port() string { return e.addr[strings.LastIndexByte(e.addr, ':')+1:] }
+func (t *trap) port() string { return t.addr[strings.LastIndexByte(t.addr, ':')+1:] }
 
-func (e *ear) close() {
-	if err := e.l.Close(); err != nil {
+func (t *trap) close() {
+	if err := t.listener.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "hostile: listener:", err)
 	}
 }
 
-func (e *ear) silent() error {
-	if n := e.n.Load(); n != 0 {
-		return fmt.Errorf("dialled %d times", n)
+// untouched returns an error if there was a connection.
+func (t *trap) untouched() error {
+	if n := t.connections.Load(); n != 0 {
+		return fmt.Errorf("connected %d times", n)
 	}
 	return nil
 }
@@ -60,33 +62,34 @@ const subscription = `{"resourceType":"Subscription","status":"requested","reaso
 "_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/%s"}]},
 "channel":{"type":"rest-hook","endpoint":"%s","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"id-only"}]}}}`
 
-// ssrf turns to the second server, to which no private network is allowed.
+// ssrf attacks the second server, which allows no private networks.
 func (w *world) ssrf() error {
-	ear, err := listen("127.0.0.1:0")
+	trap, err := listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	defer ear.close()
+	defer trap.close()
 	var ids []string
-	for _, u := range targets(ear.port()) {
-		answer, id, err := w.subscribe(w.theirs, "strict", u)
+	for _, u := range targets(trap.port()) {
+		answer, id, err := w.subscribe(w.strictEHR, "strict", u)
 		if id != "" {
 			ids = append(ids, id)
 		}
-		w.note("Subscription endpoint "+strings.ReplaceAll(u, ear.port(), "PORT"), answer, err)
+		w.note("Subscription endpoint "+strings.ReplaceAll(u, trap.port(), "PORT"), answer, err)
 		answer, err = w.keysAt(w.strict, u)
-		w.note("jwks_url "+strings.ReplaceAll(u, ear.port(), "PORT"), answer, err)
+		w.note("jwks_url "+strings.ReplaceAll(u, trap.port(), "PORT"), answer, err)
 	}
-	time.Sleep(4 * time.Second) // time for the first attempts, which come behind our back
+	time.Sleep(4 * time.Second) // time for the first attempts in the background
 	w.note("all of those Subscriptions", "not active",
-		w.each(ids, func(id string) error { return notActive(w.theirs, id) }))
-	w.note("all of those", "never dialled", ear.silent())
+		w.each(ids, func(id string) error { return notActive(w.strictEHR, id) }))
+	w.note("all of those", "never connected", trap.untouched())
 	if err := w.secret("the second server's log", w.strict.Log()); err != nil {
 		w.fail("log", err)
 	}
 	return w.redirected()
 }
 
+// targets returns URLs that must not be requested. Those with a port lead to loopback.
 func targets(port string) []string {
 	return []string{
 		"http://127.0.0.1:" + port, "https://127.0.0.1:" + port, "https://localhost:" + port,
@@ -104,8 +107,8 @@ func targets(port string) []string {
 	}
 }
 
-// subscribe asks for notifications at u. The answer is a refusal, or the id
-// of a Subscription that must never become active.
+// subscribe creates a Subscription with the endpoint u. If it is not refused, subscribe
+// returns its id, and it must never become active.
 func (w *world) subscribe(by *blackbox.Client, patient, u string) (answer, id string, err error) {
 	status, out, err := by.JSON("POST", "Subscription", fmt.Appendf(nil, subscription, patient, u))
 	switch {
@@ -116,9 +119,10 @@ func (w *world) subscribe(by *blackbox.Client, patient, u string) (answer, id st
 	case status != 201:
 		return "", "", fmt.Errorf("%d", status)
 	}
-	return "201 (a name is looked up when it is dialled)", fmt.Sprint(out["id"]), nil
+	return "201 (names are resolved when the server connects)", fmt.Sprint(out["id"]), nil
 }
 
+// notActive returns an error if a Subscription is active.
 func notActive(by *blackbox.Client, id string) error {
 	_, out, err := by.JSON("GET", "Subscription/"+id, nil)
 	if err == nil && out["status"] != "requested" && out["status"] != "error" && out["status"] != "off" {
@@ -127,7 +131,7 @@ func notActive(by *blackbox.Client, id string) error {
 	return err
 }
 
-// eventually waits for ok, at most 10 s.
+// eventually waits at most 10 s for ok.
 func eventually(ok func() bool) bool {
 	for range 500 {
 		if ok() {
@@ -138,7 +142,7 @@ func eventually(ok func() bool) bool {
 	return false
 }
 
-// keysAt registers a client whose keys are at u and signs in as it.
+// keysAt registers a client with its keys at u and requests a token as that client.
 func (w *world) keysAt(srv *blackbox.Server, u string) (string, error) {
 	var c struct {
 		ID string `json:"client_id"`
@@ -147,19 +151,19 @@ func (w *world) keysAt(srv *blackbox.Server, u string) (string, error) {
 		"system/Observation.rs"); err != nil {
 		return "refused", nil
 	}
-	cl := &blackbox.Client{Base: srv.Base, ID: c.ID, Key: w.key, HTTP: w.ehr.HTTP}
-	a, err := cl.Assertion(blackbox.NewJTI())
+	client := &blackbox.Client{Base: srv.Base, ID: c.ID, Key: w.key, HTTP: w.ehr.HTTP}
+	a, err := client.Assertion(blackbox.NewJTI())
 	if err != nil {
 		return "", err
 	}
-	status, out, err := cl.TokenRequest(a, "system/Observation.rs")
+	status, out, err := client.TokenRequest(a, "system/Observation.rs")
 	if err == nil && status != 401 && status != 429 {
 		err = fmt.Errorf("%d %v", status, out["error"])
 	}
 	return fmt.Sprintf("registered; %d %v", status, out["error"]), err
 }
 
-// redirected has endpoints that are allowed send the server elsewhere.
+// redirected checks that the server does not follow redirects of allowed endpoints.
 func (w *world) redirected() error {
 	target, err := listen("127.0.0.1:0")
 	if err != nil {
@@ -170,11 +174,11 @@ func (w *world) redirected() error {
 	if err != nil {
 		return err
 	}
-	var asked atomic.Int64
+	var requests atomic.Int64
 	hook := &http.Server{ReadHeaderTimeout: 5 * time.Second,
-		Handler: http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
-			asked.Add(1)
-			http.Redirect(rw, q, "http://"+target.addr+"/", http.StatusTemporaryRedirect)
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			requests.Add(1)
+			http.Redirect(rw, r, "http://"+target.addr+"/", http.StatusTemporaryRedirect)
 		})}
 	go func() {
 		if err := hook.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -188,19 +192,20 @@ func (w *world) redirected() error {
 	}()
 	u := "http://" + l.Addr().String() + "/"
 	answer, id, err := w.subscribe(w.ehr, w.patient, u)
-	if err == nil && !eventually(func() bool { return asked.Load() > 0 }) {
-		err = fmt.Errorf("%s, but the allowed endpoint was not asked: nothing is shown", answer)
+	if err == nil && !eventually(func() bool { return requests.Load() > 0 }) {
+		err = fmt.Errorf("%s, but the allowed endpoint was not requested, so this proves nothing", answer)
 	}
 	if err == nil {
-		time.Sleep(200 * time.Millisecond) // a second request would follow at once
+		time.Sleep(200 * time.Millisecond) // a second request would follow immediately
 		err = notActive(w.ehr, id)
 	}
-	w.note("an allowed endpoint that redirects", "asked; not followed; not active", errors.Join(err, target.silent()))
-	asked.Store(0)
+	w.note("an allowed endpoint that redirects", "requested; not followed; not active",
+		errors.Join(err, target.untouched()))
+	requests.Store(0)
 	answer, err = w.keysAt(w.srv, u)
-	if err == nil && asked.Load() == 0 {
-		err = errors.New("the allowed address was not asked: nothing is shown")
+	if err == nil && requests.Load() == 0 {
+		err = errors.New("the allowed URL was not requested, so this proves nothing")
 	}
-	w.note("an allowed jwks_url that redirects", answer+"; not followed", errors.Join(err, target.silent()))
+	w.note("an allowed jwks_url that redirects", answer+"; not followed", errors.Join(err, target.untouched()))
 	return nil
 }

@@ -21,11 +21,12 @@ import (
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
+// claims are the claims or the header of a JWT.
 type claims map[string]any
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// unsigned is the signed part of a JWS.
+// unsigned returns the part of a JWS that is signed.
 func unsigned(header, body claims) (string, error) {
 	h, err := json.Marshal(header)
 	if err != nil {
@@ -35,6 +36,7 @@ func unsigned(header, body claims) (string, error) {
 	return b64(h) + "." + b64(c), err
 }
 
+// claims returns valid claims of a client assertion.
 func (w *world) claims(c *blackbox.Client) claims {
 	now := time.Now().Unix()
 	return claims{"iss": c.ID, "sub": c.ID, "aud": w.srv.Base + "/oauth/token", "jti": blackbox.NewJTI(),
@@ -50,13 +52,15 @@ func (w *world) tokens() error {
 	return nil
 }
 
-// ask posts a form to the token endpoint until it is not throttled.
+// ask posts a form to the token endpoint and notes the answer.
 func (w *world) ask(name string, form url.Values, wantCode string, want ...int) {
-	answer, err := w.asked("POST", form.Encode(), "application/x-www-form-urlencoded", wantCode, want)
+	answer, err := w.request("POST", form.Encode(), "application/x-www-form-urlencoded", wantCode, want)
 	w.note("token: "+name, answer, err)
 }
 
-func (w *world) asked(method, body, mime, wantCode string, want []int) (string, error) {
+// request sends a request to the token endpoint, repeatedly while it is throttled, and
+// checks the answer.
+func (w *world) request(method, body, mime, wantCode string, want []int) (string, error) {
 	for range 40 {
 		req, err := http.NewRequest(method, w.srv.Base+"/oauth/token", strings.NewReader(body))
 		if err != nil {
@@ -81,13 +85,14 @@ func (w *world) asked(method, body, mime, wantCode string, want []int) (string, 
 		}
 		if err := json.Unmarshal(b, &out); err != nil || !slices.Contains(want, resp.StatusCode) ||
 			out.Error != wantCode || out.Description == "" {
-			return "", fmt.Errorf("%d %q, wanted %v %s", resp.StatusCode, out.Error, want, wantCode)
+			return "", fmt.Errorf("%d %q, want %v %s", resp.StatusCode, out.Error, want, wantCode)
 		}
 		return fmt.Sprintf("%d %s: %s", resp.StatusCode, out.Error, out.Description), w.secret("the answer", string(b))
 	}
 	return "", errors.New("throttled for 10 s")
 }
 
+// form returns a token request with a client assertion.
 func form(assertion, scope string) url.Values {
 	return url.Values{"grant_type": {"client_credentials"}, "scope": {scope},
 		"client_assertion_type": {assertionType}, "client_assertion": {assertion}}
@@ -130,11 +135,11 @@ func (w *world) assertions() error {
 		header claims
 		body   []any
 	}{
-		{"someone else's key", other, header, nil},
+		{"the key of another client", other, header, nil},
 		{"another kid", w.key, with(header, "kid", canary), nil},
 		{"another algorithm in the header (RS384)", w.key, with(header, "alg", "RS384"), nil},
 		{"the key in the header (jwk)", other, with(header, "jwk", json.RawMessage(`{"kty":"EC"}`)), nil},
-		{"the key's address in the header (jku)", other, with(header, "jku", "http://169.254.169.254/zanaria"), nil},
+		{"the URL of the key in the header (jku)", other, with(header, "jku", "http://169.254.169.254/zanaria"), nil},
 		{"crit", w.key, with(header, "crit", []string{canary}), nil},
 		{"wrong aud", w.key, header, []any{"aud", "https://zanaria.example/token"}},
 		{"no aud", w.key, header, []any{"aud", nil}},
@@ -159,7 +164,7 @@ func (w *world) assertions() error {
 		return err
 	}
 	w.ask("alg none without a signature", form(s+".", "system/Patient.rs"), "invalid_client", 401)
-	w.ask("alg none with one", form(s+".AAAA", "system/Patient.rs"), "invalid_client", 401)
+	w.ask("alg none with a signature", form(s+".AAAA", "system/Patient.rs"), "invalid_client", 401)
 	if s, err = unsigned(with(header, "alg", "HS256"), w.claims(w.ehr)); err != nil {
 		return err
 	}
@@ -176,7 +181,7 @@ func (w *world) assertions() error {
 	return nil
 }
 
-// flip changes one character in the middle of the signature.
+// flip changes one character in the middle of the signature of a token.
 func flip(tok string) string {
 	i := len(tok) - 40
 	c := byte('A')
@@ -193,16 +198,17 @@ func (w *world) replays() error {
 	}
 	status, _, err := w.ehr.TokenRequest(a, "system/Patient.rs")
 	if err != nil || status != 200 {
-		return fmt.Errorf("a good assertion: %d %v", status, err)
+		return fmt.Errorf("a valid assertion: %d %v", status, err)
 	}
 	w.ask("an assertion used twice", form(a, "system/Patient.rs"), "invalid_client", 400, 401)
 	if err := w.restart(); err != nil {
 		return err
 	}
-	w.ask("…after kill -9 and restart", form(a, "system/Patient.rs"), "invalid_client", 400, 401)
+	w.ask("… after kill -9 and restart", form(a, "system/Patient.rs"), "invalid_client", 400, 401)
 	return nil
 }
 
+// restart kills and restarts the server.
 func (w *world) restart() error {
 	if err := w.srv.Kill(); err != nil {
 		return err
@@ -224,23 +230,23 @@ const category = "category=http://terminology.hl7.org/CodeSystem/observation-cat
 
 func (w *world) scopes() error {
 	const granular = "system/Observation.rs?" + category + "vital-signs"
-	for _, c := range []struct{ name, registered, asked string }{
+	for _, c := range []struct{ name, registered, requested string }{
 		{"another type than registered", "system/Observation.rs", "system/Patient.rs"},
 		{"v1 write, for a reader", "system/Observation.rs", "system/Observation.write"},
 		{"a user's scope", "system/Observation.rs", "user/Observation.rs"},
-		{"a scope that is none", "system/Observation.rs", canary},
+		{"a malformed scope", "system/Observation.rs", canary},
 	} {
-		cl, err := w.register(c.registered)
+		client, err := w.register(c.registered)
 		if err != nil {
 			return err
 		}
-		a, err := cl.Assertion(blackbox.NewJTI())
+		a, err := client.Assertion(blackbox.NewJTI())
 		if err != nil {
 			return err
 		}
-		w.ask("scope: "+c.name, form(a, c.asked), "invalid_scope", 400)
+		w.ask("scope: "+c.name, form(a, c.requested), "invalid_scope", 400)
 	}
-	for _, c := range []struct{ name, registered, asked, wider string }{
+	for _, c := range []struct{ name, registered, requested, wider string }{
 		{"more than the registered interactions", "system/Observation.rs", "system/Observation.cruds", "Device"},
 		{"everything, for a reader", "system/Observation.rs", "system/*.cruds", "Device"},
 		{"the whole type, for a granular client", granular, "system/Observation.rs",
@@ -248,7 +254,7 @@ func (w *world) scopes() error {
 		{"another category, for a granular client", granular, "system/Observation.rs?" + category + "activity",
 			"Observation?" + category + "activity&_count=500"},
 	} {
-		answer, err := w.narrowed(c.registered, c.asked, c.wider)
+		answer, err := w.narrowed(c.registered, c.requested, c.wider)
 		w.note("scope: "+c.name, answer, err)
 	}
 	reader, err := w.register("system/Observation.rs system/Patient.rs")
@@ -256,7 +262,7 @@ func (w *world) scopes() error {
 		return err
 	}
 	id := fmt.Sprint(w.kept[0]["id"])
-	for _, h := range []hit{
+	for _, h := range []attack{
 		{name: "a reader creates", path: "Observation", body: text(fmt.Sprintf(vital, w.patient, ""))},
 		{name: "a reader updates", method: "PUT", path: "Observation/" + id,
 			body: text(strings.Replace(fmt.Sprintf(vital, w.patient, ""), `"status"`, `"id":"`+id+`","status"`, 1))},
@@ -272,19 +278,19 @@ func (w *world) scopes() error {
 	return nil
 }
 
-// narrowed asks for more than is registered. The server may refuse, or grant
-// less and say so (RFC 6749 3.3); what is granted must not reach further than
-// the registration: not to wider, nor to a write.
-func (w *world) narrowed(registered, asked, wider string) (string, error) {
-	cl, err := w.register(registered)
+// narrowed requests more than the registered scope. The server may refuse, or grant
+// less and report that (RFC 6749 3.3). The token must not allow more than the
+// registration, neither the search wider nor a create.
+func (w *world) narrowed(registered, requested, wider string) (string, error) {
+	client, err := w.register(registered)
 	if err != nil {
 		return "", err
 	}
-	a, err := cl.Assertion(blackbox.NewJTI())
+	a, err := client.Assertion(blackbox.NewJTI())
 	if err != nil {
 		return "", err
 	}
-	status, out, err := cl.TokenRequest(a, asked)
+	status, out, err := client.TokenRequest(a, requested)
 	if err != nil {
 		return "", err
 	}
@@ -292,18 +298,18 @@ func (w *world) narrowed(registered, asked, wider string) (string, error) {
 		return "400 invalid_scope", nil
 	}
 	granted := fmt.Sprint(out["scope"])
-	if status != 200 || granted == asked {
+	if status != 200 || granted == requested {
 		return "", fmt.Errorf("%d, granted %s", status, granted)
 	}
-	cl.Static = fmt.Sprint(out["access_token"])
-	status, body, err := w.send(hit{path: "Observation", body: text(fmt.Sprintf(vital, w.patient, "")), by: cl})
+	client.Static = fmt.Sprint(out["access_token"])
+	status, body, err := w.send(attack{path: "Observation", body: text(fmt.Sprintf(vital, w.patient, "")), by: client})
 	if err == nil && status != 403 {
 		err = fmt.Errorf("a create with the token: %d %s", status, body)
 	}
 	if err != nil {
 		return "", err
 	}
-	if status, body, err = w.send(hit{method: "GET", path: wider, by: cl}); err != nil {
+	if status, body, err = w.send(attack{method: "GET", path: wider, by: client}); err != nil {
 		return "", err
 	}
 	var b struct {
@@ -331,10 +337,10 @@ func (w *world) forms() error {
 		}
 		return form(a, "system/Patient.rs")
 	}
-	for _, miss := range []string{"grant_type", "client_assertion_type", "client_assertion"} {
+	for _, missing := range []string{"grant_type", "client_assertion_type", "client_assertion"} {
 		f := fresh()
-		f.Del(miss)
-		w.ask("without "+miss, f, "invalid_request", 400)
+		f.Del(missing)
+		w.ask("without "+missing, f, "invalid_request", 400)
 	}
 	f := fresh()
 	f.Del("scope")
@@ -351,13 +357,13 @@ func (w *world) forms() error {
 	f.Set("client_id", canary)
 	w.ask("another client_id", f, "invalid_request", 400)
 	for _, m := range []string{"GET", "PUT", "DELETE"} {
-		answer, err := w.asked(m, "", "", "invalid_request", []int{405})
+		answer, err := w.request(m, "", "", "invalid_request", []int{405})
 		w.note("token: "+m, answer, err)
 	}
-	answer, err := w.asked("POST", `{"grant_type":"Zanaria"}`, "application/json", "invalid_request", []int{400, 415})
+	answer, err := w.request("POST", `{"grant_type":"Zanaria"}`, "application/json", "invalid_request", []int{400, 415})
 	w.note("token: JSON", answer, err)
-	answer, err = w.asked("POST", "%zz=Zanaria", "application/x-www-form-urlencoded", "invalid_request", []int{400})
-	w.note("token: a form that is none", answer, err)
+	answer, err = w.request("POST", "%zz=Zanaria", "application/x-www-form-urlencoded", "invalid_request", []int{400})
+	w.note("token: a malformed form", answer, err)
 	return nil
 }
 
@@ -382,18 +388,18 @@ func (w *world) accessTokens() error {
 		{"a later exp, the old signature", parts[0] + "." + wide + "." + parts[2]},
 		{"alg none", none + "." + parts[1] + "."},
 		{"without its signature", parts[0] + "." + parts[1] + "."},
-		{"a client assertion in its place", assertion},
-		{"no token at all", "-"},
+		{"a client assertion instead", assertion},
+		{"no token", "-"},
 		{"10 KiB of letters", strings.Repeat("z", 10<<10)},
 		{"not a token", canary},
 	} {
 		by := w.client("nobody", "")
 		by.Static = c.token
-		w.try(hit{name: "access token: " + c.name, method: "GET", path: "Observation", by: by, want: []int{401}})
-		w.try(hit{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient,
+		w.try(attack{name: "access token: " + c.name, method: "GET", path: "Observation", by: by, want: []int{401}})
+		w.try(attack{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient,
 			body: text("{}"), by: by, want: []int{401}})
 	}
-	w.try(hit{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good,
+	w.try(attack{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good,
 		by: anonymous(w), want: []int{401}})
 	gone, err := w.register("system/Observation.rs")
 	if err != nil {
@@ -405,7 +411,7 @@ func (w *world) accessTokens() error {
 	if err := w.srv.Run(nil, "client", "disable", gone.ID); err != nil {
 		return err
 	}
-	w.try(hit{name: "access token of a client disabled since", method: "GET", path: "Observation", by: gone,
+	w.try(attack{name: "access token of a client that has been disabled", method: "GET", path: "Observation", by: gone,
 		want: []int{401}})
 	a, err := gone.Assertion(blackbox.NewJTI())
 	if err != nil {
@@ -415,6 +421,7 @@ func (w *world) accessTokens() error {
 	return nil
 }
 
+// anonymous returns a client that sends no token.
 func anonymous(w *world) *blackbox.Client {
 	c := w.client("nobody", "")
 	c.Static = "-"

@@ -18,38 +18,39 @@ import (
 )
 
 const (
-	// maxRSS is what the server may hold under attack.
+	// maxRSS bounds the resident memory of the server in bytes.
 	maxRSS = 512 << 20
-	// maxTime is how long one answer may take; the largest body is 256 MiB.
+	// maxTime bounds the time of one answer. The largest body is 256 MiB.
 	maxTime = 12 * time.Second
-	// canary is in every name, token and text that must not come back.
+	// canary is part of every name, token and text that must not be disclosed.
 	canary = "Zanaria"
 )
 
-// canaries must occur in no log, metric or error.
+// canaries must not occur in logs, metrics or errors.
 var canaries = []string{canary, strings.ToLower(canary), "1931-07-13", "61.73519", "eyJ"}
 
-// world is what the sections share.
+// world is the state that the sections share.
 type world struct {
 	bin, dir, section string
 	srv               *blackbox.Server
 	key               *blackbox.Key
 	ehr               *blackbox.Client
 	patient           string
-	kept              []map[string]any // what was accepted before the attacks
+	kept              []map[string]any // the Observations accepted before the attacks
 	slow              slowRun
-	strict            *blackbox.Server // a second server: no private network is allowed to it
-	theirs            *blackbox.Client // of the second server
+	strict            *blackbox.Server // a second server, which allows no private networks
+	strictEHR         *blackbox.Client // of the second server
 
 	passed, failed int
-	open           []row // known to be wrong, not yet put right
-	peak           int64
+	open           []row // known defects
+	peak           int64 // memory in bytes
 	listed         []row
 }
 
-// row is one line of the list.
+// row is one attack in the list.
 type row struct{ section, name, answer string }
 
+// client returns a client with the key of the test.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
 		HTTP: &http.Client{Timeout: 30 * time.Second}}
@@ -79,11 +80,12 @@ func (w *world) setUp() error {
 	}
 	w.kept, err = w.window()
 	if err == nil && len(w.kept) < 6 {
-		err = fmt.Errorf("%d Observations accepted before the attacks, wanted at least 6", len(w.kept))
+		err = fmt.Errorf("%d Observations accepted before the attacks, want at least 6", len(w.kept))
 	}
 	return err
 }
 
+// setUpStrict starts the second server.
 func (w *world) setUpStrict() error {
 	var err error
 	if w.strict, err = blackbox.StartWith(w.bin, w.path("strict"), "127.0.0.1:0",
@@ -97,16 +99,17 @@ func (w *world) setUpStrict() error {
 		"system/*.cruds"); err != nil {
 		return err
 	}
-	w.theirs = &blackbox.Client{Base: w.strict.Base, ID: c.ID, Scope: "system/*.cruds", Key: w.key, HTTP: w.ehr.HTTP}
+	w.strictEHR = &blackbox.Client{Base: w.strict.Base, ID: c.ID, Scope: "system/*.cruds", Key: w.key, HTTP: w.ehr.HTTP}
 	if err := w.strict.Run(nil, "patient", "add", "--id", "strict", "--given", canary, "--family", canary); err != nil {
 		return err
 	}
 	return w.strict.Run(nil, "consent", "grant", "--patient", "strict", "--vendor", "oura")
 }
 
+// path returns a path in the directory of the test.
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
-// register adds a client with our key and scope.
+// register registers a client with the key of the test.
 func (w *world) register(scope string) (*blackbox.Client, error) {
 	var c struct {
 		ID string `json:"client_id"`
@@ -115,7 +118,7 @@ func (w *world) register(scope string) (*blackbox.Client, error) {
 	return w.client(c.ID, scope), err
 }
 
-// wearer adds a patient whose consents for the vendors name recipient.
+// wearer adds a patient who consents to the vendors for one recipient.
 func (w *world) wearer(recipient string, vendors ...string) (string, error) {
 	var p struct{ ID string }
 	if err := w.srv.Run(&p, "patient", "add", "--given", canary, "--family", canary+"-Muster", "--birthdate",
@@ -131,7 +134,7 @@ func (w *world) wearer(recipient string, vendors ...string) (string, error) {
 	return p.ID, nil
 }
 
-// ingestFile ingests by command line; the vendor is known by the name.
+// ingestFile ingests a payload of good by the command line.
 func (w *world) ingestFile(patient, name string, body []byte) error {
 	f := w.path(name)
 	if err := os.WriteFile(f, body, 0o600); err != nil {
@@ -144,18 +147,18 @@ func (w *world) ingestFile(patient, name string, body []byte) error {
 	return w.srv.Run(nil, "ingest", "--patient", patient, "--vendor", vendor, f)
 }
 
-// window is all Observations of the days that the set-up filled; attacks use
-// other days.
+// window returns all Observations of the days that the set-up filled. Attacks use other
+// days.
 func (w *world) window() ([]map[string]any, error) {
 	out, err := w.ehr.Search("Observation?patient=" + w.patient + "&date=ge2026-10-01&date=lt2026-10-05&_count=500")
 	slices.SortFunc(out, func(a, b map[string]any) int {
-		return strings.Compare(fmt.Sprint(a["id"]),
-			fmt.Sprint(b["id"]))
+		return strings.Compare(fmt.Sprint(a["id"]), fmt.Sprint(b["id"]))
 	})
 	return out, err
 }
 
-// probe looks whether the server is unharmed.
+// probe checks that the server is alive, within its memory limit, and has kept the
+// accepted Observations.
 func (w *world) probe() error {
 	resp, err := http.Get(w.srv.Base + "/livez")
 	if err != nil {
@@ -177,27 +180,28 @@ func (w *world) probe() error {
 		return err
 	}
 	if !reflect.DeepEqual(now, w.kept) {
-		return fmt.Errorf("what was accepted before changed: %d Observations, were %d", len(now), len(w.kept))
+		return fmt.Errorf("the accepted data has changed: %d Observations, before %d", len(now), len(w.kept))
 	}
 	return nil
 }
 
-// secret fails when text holds a canary.
+// secret returns an error if text contains a canary.
 func (w *world) secret(where, text string) error {
 	for _, c := range canaries {
 		if i := strings.Index(text, c); i >= 0 {
-			return fmt.Errorf("%s holds %q: …%s…", where, c, text[max(0, i-120):min(len(text), i+60)])
+			return fmt.Errorf("%s contains %q: …%s…", where, c, text[max(0, i-120):min(len(text), i+60)])
 		}
 	}
 	return nil
 }
 
+// fail counts a failed attack.
 func (w *world) fail(name string, err error) {
 	w.failed++
 	fmt.Printf("FAIL  %s: %s: %v\n", w.section, name, err)
 }
 
-// note counts an attack and lists it.
+// note counts an attack. If it passed, and the server is unharmed, note lists it.
 func (w *world) note(name, answer string, err error) {
 	if err == nil {
 		err = w.probe()
@@ -210,24 +214,25 @@ func (w *world) note(name, answer string, err error) {
 	w.listed = append(w.listed, row{w.section, name, answer})
 }
 
-// hit is one request of an attack.
-type hit struct {
+// attack is one request and the answer that it must get.
+type attack struct {
 	name         string
 	method, path string // path below the FHIR base, or from the root with /
 	body         func() io.Reader
-	header       []string // pairs; an empty value removes
-	by           *blackbox.Client
-	want         []int
-	free         bool // the answer may be another thing than an OperationOutcome
-	// open says what the server is known to do wrong here and who must put it
-	// right. It is printed and listed, and does not fail the run; the server
-	// must be unharmed all the same.
+	header       []string         // names and values in turn; an empty value removes a header
+	by           *blackbox.Client // the EHR if nil
+	want         []int            // allowed status codes
+	free         bool             // the answer need not be an OperationOutcome
+	// open describes a known defect. It is printed and listed, and does not fail the
+	// run, but the server must be unharmed.
 	open string
 }
 
+// text returns a body.
 func text(s string) func() io.Reader { return func() io.Reader { return strings.NewReader(s) } }
 
-func (w *world) try(h hit) {
+// try sends h and notes the answer.
+func (w *world) try(h attack) {
 	answer, err := w.attempt(h)
 	if err != nil && h.open != "" {
 		fmt.Printf("OPEN  %s: %s: %s\n", w.section, h.name, h.open)
@@ -240,10 +245,9 @@ func (w *world) try(h hit) {
 	w.note(h.name, answer, err)
 }
 
-// attempt sends h. A server that refuses a body early may close the
-// connection under the sender, who then cannot always read the answer; it is
-// asked again.
-func (w *world) attempt(h hit) (answer string, err error) {
+// attempt sends h and checks the answer. If the server refuses a body early, it may
+// close the connection before the answer can be read; then attempt sends h again.
+func (w *world) attempt(h attack) (answer string, err error) {
 	for range 4 {
 		at := time.Now()
 		status, body, rerr := w.send(h)
@@ -251,13 +255,14 @@ func (w *world) attempt(h hit) (answer string, err error) {
 			return "", fmt.Errorf("the answer took %v", took.Round(time.Millisecond))
 		}
 		if err = rerr; err == nil {
-			return w.judge(h, status, body)
+			return w.checkAnswer(h, status, body)
 		}
 	}
 	return "", err
 }
 
-func (w *world) send(h hit) (int, []byte, error) {
+// send sends h and returns status and body.
+func (w *world) send(h attack) (int, []byte, error) {
 	u := w.srv.Base + "/fhir/" + h.path
 	if strings.HasPrefix(h.path, "/") {
 		u = w.srv.Base + h.path
@@ -301,9 +306,8 @@ func (w *world) send(h hit) (int, []byte, error) {
 	return resp.StatusCode, b, errors.Join(err, resp.Body.Close(), hardened(resp.Header))
 }
 
-// hardened holds every answer of a handler to the headers of ASVS 5.0 3.4.
-// hardened checks the security headers of an answer. An answer that net/http
-// makes by itself, to a malformed request, has none.
+// hardened checks the security headers of an answer (ASVS 5.0 3.4). Answers of net/http
+// to malformed requests have none.
 func hardened(h http.Header) error {
 	if h.Get("X-Request-Id") == "" {
 		return nil
@@ -315,10 +319,10 @@ func hardened(h http.Header) error {
 	return nil
 }
 
-// judge holds an answer against what it must be.
-func (w *world) judge(h hit, status int, body []byte) (string, error) {
+// checkAnswer checks status and body of the answer to h.
+func (w *world) checkAnswer(h attack, status int, body []byte) (string, error) {
 	if !slices.Contains(h.want, status) {
-		return "", fmt.Errorf("%d, wanted %v: %.300s", status, h.want, body)
+		return "", fmt.Errorf("status %d, want %v: %.300s", status, h.want, body)
 	}
 	if status < 400 || h.free {
 		if status >= 400 {
@@ -326,18 +330,18 @@ func (w *world) judge(h hit, status int, body []byte) (string, error) {
 		}
 		return fmt.Sprint(status), nil
 	}
-	rule, err := rule(body)
+	text, err := diagnostics(body)
 	if err != nil {
 		return "", fmt.Errorf("%d: %w: %.300s", status, err, body)
 	}
 	if len(body) > 64<<10 {
 		return "", fmt.Errorf("an error of %d bytes", len(body))
 	}
-	return fmt.Sprintf("%d %s", status, rule), w.secret("the answer", string(body))
+	return fmt.Sprintf("%d %s", status, text), w.secret("the answer", string(body))
 }
 
-// rule is what an OperationOutcome says.
-func rule(body []byte) (string, error) {
+// diagnostics returns the text of an OperationOutcome.
+func diagnostics(body []byte) (string, error) {
 	var o struct {
 		ResourceType string
 		Issue        []struct {
@@ -349,36 +353,37 @@ func rule(body []byte) (string, error) {
 	if err := json.Unmarshal(body, &o); err != nil || o.ResourceType != "OperationOutcome" || len(o.Issue) == 0 {
 		return "", errors.New("not an OperationOutcome")
 	}
-	i := o.Issue[0]
-	s := i.Diagnostics
+	issue := o.Issue[0]
+	s := issue.Diagnostics
 	if s == "" {
-		s = i.Details.Text
+		s = issue.Details.Text
 	}
-	if s == "" || i.Code == "" {
-		return "", errors.New("the OperationOutcome names no rule")
+	if s == "" || issue.Code == "" {
+		return "", errors.New("the OperationOutcome has no text")
 	}
-	if len(i.Expression) > 0 {
-		s = i.Expression[0] + ": " + s
+	if len(issue.Expression) > 0 {
+		s = issue.Expression[0] + ": " + s
 	}
 	return s, nil
 }
 
+// markdown returns the list of the attacks.
 func (w *world) markdown() []byte {
 	var b bytes.Buffer
-	b.WriteString("# Bad input that is tried, and the answers\n\nWritten by `go run ./conformance/hostile -bin bin/pulsegate -list conformance/HOSTILE.md`.\n" +
-		"After every attack: the server lives, holds at most " + fmt.Sprint(maxRSS>>20) +
-		" MiB, and every Observation accepted before is still there unchanged.\n" +
-		"No answer, log line or metric holds a name, value or token of the input, but for what is listed at the end as known to be wrong.\n")
+	b.WriteString("# Invalid input and the answers to it\n\nWritten by `go run ./conformance/hostile -bin bin/pulsegate -list conformance/HOSTILE.md`.\n" +
+		"After each attack, the server is alive, uses at most " + fmt.Sprint(maxRSS>>20) +
+		" MiB of memory, and has kept every Observation accepted before.\n" +
+		"No answer, log line or metric contains a name, value or token of the input, except for known defects listed at the end.\n")
 	last := ""
 	for _, r := range w.listed {
 		if r.section != last {
-			fmt.Fprintf(&b, "\n## %s\n\n| tried | answer |\n|---|---|\n", r.section)
+			fmt.Fprintf(&b, "\n## %s\n\n| attack | answer |\n|---|---|\n", r.section)
 			last = r.section
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", cell(r.name), cell(r.answer))
 	}
 	if len(w.open) > 0 {
-		b.WriteString("\n## Known to be wrong\n\n| tried | what is wrong |\n|---|---|\n")
+		b.WriteString("\n## Known defects\n\n| attack | defect |\n|---|---|\n")
 		for _, r := range w.open {
 			fmt.Fprintf(&b, "| %s: %s | %s |\n", cell(r.section), cell(r.name), cell(r.answer))
 		}
@@ -386,6 +391,7 @@ func (w *world) markdown() []byte {
 	return b.Bytes()
 }
 
+// cell escapes a cell of a table.
 func cell(s string) string {
 	return strings.NewReplacer("|", `\|`, "\n", " ", "<", "&lt;").Replace(s)
 }

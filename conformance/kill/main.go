@@ -1,11 +1,11 @@
-// Command kill is the crash harness against the real server: writers create
-// and update Observations over HTTP, others send payloads of samples and change
-// or remove single ones, one asks for tokens. The process is ended with SIGKILL
-// at a random moment, restarted on the same data, and every write that was
-// acknowledged must be there, in the acknowledged version or a later one that
-// was under way; none may show a value that nobody wrote, of a payload there is
-// all or nothing, and no assertion that gave a token gives another. At the end
-// the store is checked and the audit log verified.
+// Command kill is a crash test of the server. Writers create and update Observations
+// over HTTP, send payloads of samples, change or delete single samples, and request
+// tokens. The server is killed with SIGKILL at a random moment and restarted on the
+// same data. Then every acknowledged write must be present, in the acknowledged version
+// or in the next one if an update was in progress. No resource may have a value that
+// was never written, a payload must be stored as a whole or not at all, and an
+// assertion must not be accepted again. At the end, the store is checked and the audit
+// log verified.
 package main
 
 import (
@@ -26,9 +26,9 @@ import (
 const scope = "system/*.cruds"
 
 func main() {
-	bin := flag.String("bin", "bin/pulsegate", "the binary")
-	kills := flag.Int("kills", 50, "how often to kill")
-	writers := flag.Int("writers", 8, "concurrent writers")
+	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
+	kills := flag.Int("kills", 50, "number of kills")
+	writers := flag.Int("writers", 8, "number of concurrent writers")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the random moments")
 	flag.Parse()
 	if err := run(*bin, *kills, *writers, *seed); err != nil {
@@ -37,24 +37,25 @@ func main() {
 	}
 }
 
-// harness is one run.
+// harness is one run of the program.
 type harness struct {
 	dir, patient string
 	srv          *blackbox.Server
-	c            *blackbox.Client
-	mu           sync.Mutex
-	acked        map[string]written
-	total        int
-	payloads     int // sent
-	samples      int // acknowledged
-	replays      int
+	client       *blackbox.Client
+	replays      int // assertions sent again
+
+	mu       sync.Mutex         // guards the fields below
+	acked    map[string]written // acknowledged resources by id
+	total    int                // acknowledged writes
+	payloads int                // sent
+	samples  int                // acknowledged
 }
 
-// written is the state of one resource as its only writer knows it.
+// written is the state of a resource as known to its only writer.
 type written struct {
 	version int // acknowledged
-	value   int
-	trying  int // value of the update under way, -1 none
+	value   int // acknowledged
+	pending int // value of the update in progress, or -1
 }
 
 func run(bin string, kills, writers int, seed uint64) error {
@@ -92,7 +93,7 @@ func run(bin string, kills, writers int, seed uint64) error {
 	}
 	fmt.Printf("kill: %d acknowledged writes on %d resources and %d samples, 0 lost; %d assertions replayed, all refused; store consistent, audit log verified\n", h.total, len(h.acked), h.samples, h.replays)
 	if h.total < kills || h.samples < kills || h.replays < kills/2 {
-		return errors.New("fewer acknowledged writes than kills: the harness shows nothing")
+		return errors.New("fewer acknowledged writes than kills: the run proves nothing")
 	}
 	fmt.Printf("%d passed, 0 failed\n", kills)
 	return nil
@@ -128,15 +129,15 @@ func (h *harness) setUp(bin string) error {
 	if err := h.srv.Run(&c, "client", "add", "--name", "kill", "--jwks", file, "--scope", scope); err != nil {
 		return err
 	}
-	h.c = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key,
+	h.client = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key,
 		HTTP: &http.Client{Timeout: 20 * time.Second}}
-	_, err = h.c.Token()
+	_, err = h.client.Token()
 	return err
 }
 
-// round lets the writers write for a while, kills, restarts and verifies what
-// this round touched.
-func (h *harness) round(bin string, writers int, life time.Duration, seed uint64) error {
+// round runs the writers for some time, kills and restarts the server, and verifies the
+// resources that the writers touched.
+func (h *harness) round(bin string, writers int, duration time.Duration, seed uint64) error {
 	touched := map[string]written{}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -149,11 +150,11 @@ func (h *harness) round(bin string, writers int, life time.Duration, seed uint64
 	}
 	sent := make([][]*payload, max(1, writers/4))
 	for w := range sent {
-		wg.Go(func() { h.wear(rand.New(rand.NewPCG(seed, uint64(writers+w))), stop, &sent[w]) })
+		wg.Go(func() { h.sendPayloads(rand.New(rand.NewPCG(seed, uint64(writers+w))), stop, &sent[w]) })
 	}
 	var used string
-	wg.Go(func() { used = h.signIn(stop) })
-	time.Sleep(life)
+	wg.Go(func() { used = h.requestTokens(stop) })
+	time.Sleep(duration)
 	err := h.srv.Kill()
 	close(stop)
 	wg.Wait()
@@ -164,20 +165,20 @@ func (h *harness) round(bin string, writers int, life time.Duration, seed uint64
 	if h.srv, err = blackbox.StartAt(bin, filepath.Join(h.dir, "data"), listen); err != nil {
 		return err
 	}
-	if err := h.replayed(used); err != nil {
+	if err := h.verifyReplay(used); err != nil {
 		return err
 	}
 	for _, s := range sent {
-		if err := h.worn(s); err != nil {
+		if err := h.verifyPayloads(s); err != nil {
 			return err
 		}
 	}
 	return h.verify(touched)
 }
 
-// write creates Observations and updates its own until the server is gone.
+// write creates Observations and updates them until the server is killed.
 func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]written) {
-	var mine []string
+	var created []string
 	for {
 		select {
 		case <-stop:
@@ -185,62 +186,65 @@ func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]w
 		default:
 		}
 		value := rnd.IntN(100000)
-		if len(mine) > 0 && rnd.IntN(3) == 0 {
-			id := mine[rnd.IntN(len(mine))]
-			h.set(touched, id, func(x *written) { x.trying = value })
-			status, out, err := h.c.JSON("PUT", "Observation/"+id, h.body(id, value))
+		if len(created) > 0 && rnd.IntN(3) == 0 {
+			id := created[rnd.IntN(len(created))]
+			h.set(touched, id, func(state *written) { state.pending = value })
+			status, out, err := h.client.JSON("PUT", "Observation/"+id, h.body(id, value))
 			if err != nil || status != 200 {
-				return // the server is gone; what was under way stays open
+				return // the server is killed; the update remains pending
 			}
-			h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, trying: -1} })
+			h.set(touched, id, func(state *written) { *state = written{version: version(out), value: value, pending: -1} })
 			continue
 		}
-		status, out, err := h.c.JSON("POST", "Observation", h.body("", value))
+		status, out, err := h.client.JSON("POST", "Observation", h.body("", value))
 		if err != nil || status != 201 {
 			return
 		}
 		id, _ := out["id"].(string)
-		mine = append(mine, id)
-		h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, trying: -1} })
+		created = append(created, id)
+		h.set(touched, id, func(state *written) { *state = written{version: version(out), value: value, pending: -1} })
 	}
 }
 
+// set changes the state of a resource.
 func (h *harness) set(touched map[string]written, id string, f func(*written)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	x := h.acked[id]
-	f(&x)
-	if x.trying < 0 {
+	state := h.acked[id]
+	f(&state)
+	if state.pending < 0 {
 		h.total++
 	}
-	h.acked[id], touched[id] = x, x
+	h.acked[id], touched[id] = state, state
 }
 
+// verify compares the resources of the server with want.
 func (h *harness) verify(want map[string]written) error {
-	for id, x := range want {
-		status, out, err := h.c.JSON("GET", "Observation/"+id, nil)
+	for id, state := range want {
+		status, out, err := h.client.JSON("GET", "Observation/"+id, nil)
 		if err != nil {
 			return err
 		}
 		if status != 200 {
-			return fmt.Errorf("acknowledged Observation/%s: %d", id, status)
+			return fmt.Errorf("acknowledged Observation/%s: status %d", id, status)
 		}
 		q, _ := out["valueQuantity"].(map[string]any)
 		f, _ := q["value"].(float64)
 		v, got := version(out), int(f)
-		acked := v == x.version && got == x.value
-		open := x.trying >= 0 && v == x.version+1 && got == x.trying
-		if !acked && !open {
+		acked := v == state.version && got == state.value
+		pending := state.pending >= 0 && v == state.version+1 && got == state.pending
+		if !acked && !pending {
 			return fmt.Errorf("resource %s: version %d value %d, acknowledged was version %d value %d", id, v, got,
-				x.version, x.value)
+				state.version, state.value)
 		}
 		h.mu.Lock()
-		h.acked[id] = written{version: v, value: got, trying: -1}
+		h.acked[id] = written{version: v, value: got, pending: -1}
 		h.mu.Unlock()
 	}
 	return nil
 }
 
+// version returns the version of a resource, or -1.
 func version(r map[string]any) int {
 	m, _ := r["meta"].(map[string]any)
 	s, _ := m["versionId"].(string)
@@ -251,6 +255,7 @@ func version(r map[string]any) int {
 	return v
 }
 
+// body returns an Observation of a number of steps.
 func (h *harness) body(id string, value int) []byte {
 	if id != "" {
 		id = `"id":"` + id + `",`

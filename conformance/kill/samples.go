@@ -10,34 +10,34 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// payload is what a vendor sent at once: perPayload heart rates from at on.
-// One of them may have been changed or removed afterwards, and so have left
-// its series.
+// payload is a delivery of perPayload heart rates, the first of them at start. One of
+// them may be changed or deleted afterwards, which moves it out of its series.
 type payload struct {
-	at    time.Time
-	acked bool
-	id    string // of the one
-	fate  fate
-	done  bool // its end was acknowledged
+	start     time.Time
+	acked     bool
+	edit      edit   // of one of the samples
+	edited    string // id of that sample
+	editAcked bool
 }
 
-type fate int
+// edit is a change of a single sample.
+type edit int
 
 const (
-	kept fate = iota
-	changed
-	removed
+	unchanged edit = iota
+	updated
+	deleted
 )
 
 const (
 	perPayload   = 20
 	payloadEvery = 10 * time.Minute
-	bpm          = 61 // and up to 79
-	changedTo    = 200
+	lowestRate   = 61  // heart rates are up to 18 above it
+	updatedRate  = 200 // of an updated sample
 )
 
-// wear sends payloads until the server is gone.
-func (h *harness) wear(rnd *rand.Rand, stop chan struct{}, sent *[]*payload) {
+// sendPayloads sends payloads until the server is killed.
+func (h *harness) sendPayloads(rnd *rand.Rand, stop chan struct{}, sent *[]*payload) {
 	for {
 		select {
 		case <-stop:
@@ -45,28 +45,28 @@ func (h *harness) wear(rnd *rand.Rand, stop chan struct{}, sent *[]*payload) {
 		default:
 		}
 		h.mu.Lock()
-		p := &payload{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(h.payloads) * payloadEvery)}
+		p := &payload{start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(h.payloads) * payloadEvery)}
 		h.payloads++
 		*sent = append(*sent, p)
 		h.mu.Unlock()
 		if !h.send(p) {
 			return
 		}
-		if rnd.IntN(2) == 0 && !h.take(rnd, p) {
+		if rnd.IntN(2) == 0 && !h.editSample(rnd, p) {
 			return
 		}
 	}
 }
 
-// send reports whether p was acknowledged.
+// send sends p and reports whether it was acknowledged.
 func (h *harness) send(p *payload) bool {
 	var items []string
 	for i := range perPayload {
-		t := p.at.Add(time.Duration(i) * 20 * time.Second)
+		t := p.start.Add(time.Duration(i) * 20 * time.Second)
 		items = append(items, fmt.Sprintf(`{"timestamp":%q,"timestamp_unix":%d,"bpm":%d,"source":"awake"}`,
-			t.Format("2006-01-02T15:04:05.000Z"), t.UnixMilli(), bpm+i%19))
+			t.Format("2006-01-02T15:04:05.000Z"), t.UnixMilli(), lowestRate+i%19))
 	}
-	resp, err := h.c.Do("POST", h.srv.Base+"/ingest/oura/v2?patient="+h.patient+"&name=heartrate.json",
+	resp, err := h.client.Do("POST", h.srv.Base+"/ingest/oura/v2?patient="+h.patient+"&name=heartrate.json",
 		[]byte(`{"data":[`+strings.Join(items, ",")+`],"next_token":null}`), "Content-Type", "application/json")
 	if err != nil {
 		return false
@@ -83,36 +83,37 @@ func (h *harness) send(p *payload) bool {
 	return true
 }
 
-// take changes or removes one sample of p over REST.
-func (h *harness) take(rnd *rand.Rand, p *payload) bool {
-	found, err := h.found(p)
+// editSample updates or deletes one sample of p by the FHIR API. It reports whether
+// that was acknowledged.
+func (h *harness) editSample(rnd *rand.Rand, p *payload) bool {
+	found, err := h.search(p)
 	if err != nil || len(found) == 0 {
 		return false
 	}
 	one := found[rnd.IntN(len(found))]
 	id, _ := one["id"].(string)
-	p.id, p.fate = id, changed
+	p.edited, p.edit = id, updated
 	want := 200
 	method, body := "PUT", []byte(nil)
 	if rnd.IntN(2) == 0 {
-		p.fate, method, want = removed, "DELETE", 204
+		p.edit, method, want = deleted, "DELETE", 204
 	} else {
 		q, _ := one["valueQuantity"].(map[string]any)
-		q["value"] = changedTo
+		q["value"] = updatedRate
 		if body, err = json.Marshal(one); err != nil {
 			return false
 		}
 	}
-	status, _, err := h.c.JSON(method, "Observation/"+id, body)
-	p.done = err == nil && status == want
-	return p.done
+	status, _, err := h.client.JSON(method, "Observation/"+id, body)
+	p.editAcked = err == nil && status == want
+	return p.editAcked
 }
 
-// found are the samples of p that the server has.
-func (h *harness) found(p *payload) ([]map[string]any, error) {
+// search returns the samples of p that the server has stored.
+func (h *harness) search(p *payload) ([]map[string]any, error) {
 	path := fmt.Sprintf("Observation?patient=%s&code=http://loinc.org%%7C8867-4&date=ge%s&date=lt%s&_count=100",
-		h.patient, p.at.Format(time.RFC3339), p.at.Add(payloadEvery).Format(time.RFC3339))
-	status, out, err := h.c.JSON("GET", path, nil)
+		h.patient, p.start.Format(time.RFC3339), p.start.Add(payloadEvery).Format(time.RFC3339))
+	status, out, err := h.client.JSON("GET", path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -129,50 +130,50 @@ func (h *harness) found(p *payload) ([]map[string]any, error) {
 	return found, nil
 }
 
-// worn verifies payloads: all of what was acknowledged, all or nothing of what
-// was under way, and what became of single samples.
-func (h *harness) worn(sent []*payload) error {
+// verifyPayloads checks that acknowledged payloads are complete, that the others are
+// complete or absent, and that acknowledged edits of samples are present.
+func (h *harness) verifyPayloads(sent []*payload) error {
 	for _, p := range sent {
-		found, err := h.found(p)
+		found, err := h.search(p)
 		if err != nil {
 			return err
 		}
 		n, value := len(found), -1.
 		for _, r := range found {
-			if q, _ := r["valueQuantity"].(map[string]any); r["id"] == p.id && p.id != "" {
+			if q, _ := r["valueQuantity"].(map[string]any); r["id"] == p.edited && p.edited != "" {
 				value, _ = q["value"].(float64)
 			}
 		}
 		switch {
 		case !p.acked && n == 0:
-		case n == perPayload-1 && p.fate == removed && value < 0:
+		case n == perPayload-1 && p.edit == deleted && value < 0:
 		case n != perPayload:
-			return fmt.Errorf("payload of %s: %d samples, acknowledged: %v", p.at, n, p.acked)
-		case p.fate == removed && p.done:
-			return fmt.Errorf("sample %s: removed, and there", p.id)
-		case p.fate == changed && p.done && value != changedTo:
-			return fmt.Errorf("sample %s: value %v, acknowledged was %d", p.id, value, changedTo)
-		case p.fate == changed && !p.done && value != changedTo && value > bpm+19:
-			return fmt.Errorf("sample %s: value %v, which nobody wrote", p.id, value)
+			return fmt.Errorf("payload of %s: %d samples, acknowledged: %v", p.start, n, p.acked)
+		case p.edit == deleted && p.editAcked:
+			return fmt.Errorf("sample %s: present after its deletion", p.edited)
+		case p.edit == updated && p.editAcked && value != updatedRate:
+			return fmt.Errorf("sample %s: value %v, acknowledged was %d", p.edited, value, updatedRate)
+		case p.edit == updated && !p.editAcked && value != updatedRate && value > lowestRate+19:
+			return fmt.Errorf("sample %s: value %v, which was never written", p.edited, value)
 		}
 	}
 	return nil
 }
 
-// signIn asks for tokens until the server is gone, and keeps the last
-// assertion for which one was given.
-func (h *harness) signIn(stop chan struct{}) (used string) {
+// requestTokens requests tokens until the server is killed. It returns the last
+// assertion that was accepted.
+func (h *harness) requestTokens(stop chan struct{}) (used string) {
 	for {
 		select {
 		case <-stop:
 			return used
 		case <-time.After(10 * time.Millisecond):
 		}
-		a, err := h.c.Assertion(blackbox.NewJTI())
+		a, err := h.client.Assertion(blackbox.NewJTI())
 		if err != nil {
 			return used
 		}
-		status, _, err := h.c.TokenRequest(a, scope)
+		status, _, err := h.client.TokenRequest(a, scope)
 		if err != nil {
 			return used
 		}
@@ -182,14 +183,14 @@ func (h *harness) signIn(stop chan struct{}) (used string) {
 	}
 }
 
-// replayed verifies that an assertion that gave a token gives none again.
-func (h *harness) replayed(used string) error {
+// verifyReplay checks that the server refuses an assertion that it has accepted before.
+func (h *harness) verifyReplay(used string) error {
 	if used == "" {
 		return nil
 	}
-	status, _, err := h.c.TokenRequest(used, scope)
+	status, _, err := h.client.TokenRequest(used, scope)
 	if err == nil && status != 400 && status != 401 {
-		err = fmt.Errorf("an assertion is taken twice: %d", status)
+		err = fmt.Errorf("an assertion was accepted twice: status %d", status)
 	}
 	h.replays++
 	return err

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestClocks refuses, in tests, a clock that returns a variable which the test
-// also assigns: goroutines of the server may read it meanwhile. A
-// clocktest.Clock may be moved while it is read.
+// TestClocks refuses clocks in tests that return a variable which the test also
+// assigns, because goroutines of the server may read it concurrently. A clocktest.Clock
+// may be set while it is read.
 func TestClocks(t *testing.T) {
 	for _, p := range goFiles(t) {
 		if !strings.HasSuffix(p, "_test.go") {
@@ -47,20 +47,20 @@ func f() {
 	}
 }
 
-// movedClocks returns the function literals of f that return, as a time, a
-// variable or field whose name is assigned somewhere in f. A literal with a
-// lock has more statements than an assignment and a return, and is left alone.
+// movedClocks returns the function literals of f that return, as a time, a variable or
+// field with a name that is assigned somewhere in f. It ignores literals with more
+// statements than an assignment and a return, because they may hold a lock.
 func movedClocks(f *ast.File) (out []token.Pos) {
-	moved := map[string]bool{}
+	assigned := map[string]bool{}
 	ast.Inspect(f, func(n ast.Node) bool {
 		if a, ok := n.(*ast.AssignStmt); ok && a.Tok != token.DEFINE {
 			for _, l := range a.Lhs {
-				moved[dotted(l)] = true
+				assigned[dotted(l)] = true
 			}
 		}
 		return true
 	})
-	delete(moved, "")
+	delete(assigned, "")
 	ast.Inspect(f, func(n ast.Node) bool {
 		fn, ok := n.(*ast.FuncLit)
 		if !ok || len(fn.Type.Params.List) > 0 || fn.Type.Results == nil ||
@@ -71,7 +71,7 @@ func movedClocks(f *ast.File) (out []token.Pos) {
 			return true
 		}
 		r, ok := fn.Body.List[len(fn.Body.List)-1].(*ast.ReturnStmt)
-		if ok && len(r.Results) == 1 && moved[dotted(r.Results[0])] {
+		if ok && len(r.Results) == 1 && assigned[dotted(r.Results[0])] {
 			out = append(out, fn.Pos())
 		}
 		return true
@@ -79,8 +79,8 @@ func movedClocks(f *ast.File) (out []token.Pos) {
 	return out
 }
 
-// dotted returns an identifier or selector as it is written, and the empty
-// text for any other expression.
+// dotted returns the source text of an identifier or selector, and the empty string for
+// other expressions.
 func dotted(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:

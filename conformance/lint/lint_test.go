@@ -1,5 +1,5 @@
-// Package lint holds the house rules as tests: format, vet, staticcheck, the
-// directions of imports, the length of files and functions.
+// Package lint checks the rules of this repository: format, vet, staticcheck, the
+// directions of imports, and the lengths of files and functions.
 package lint
 
 import (
@@ -21,9 +21,14 @@ import (
 
 const root = "../.."
 
-// long names functions over 100 lines and files over 800, with the reason.
-var long = map[string]string{}
+// long lists functions over 100 lines and files over 800 lines, each with a reason.
+var long = map[string]string{
+	"fhir/r4/door_test.go:TestRefused":             "one table of refused bodies",
+	"fhir/rest/writes_test.go:TestHiddenIsAbsent":  "one table of writes, each compared with the same write on an absent target",
+	"smart/people/authn/oidc_test.go:TestProvider": "one table of faulty providers",
+}
 
+// goFiles returns the paths of all Go files of the repository.
 func goFiles(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -59,7 +64,7 @@ func TestFormat(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", p, err)
 		} else if !bytes.Equal(src, out) {
-			t.Errorf("%s: not gofmt'd", p)
+			t.Errorf("%s: not formatted by gofmt", p)
 		}
 	}
 }
@@ -91,9 +96,8 @@ func TestLength(t *testing.T) {
 	}
 }
 
-// TestHistograms requires a unit and explicit bucket boundaries of every
-// histogram: the default boundaries reach from 5 to 10,000 and suit no
-// duration in seconds.
+// TestHistograms checks that every histogram has a unit and explicit bucket boundaries.
+// The default boundaries from 5 to 10,000 do not suit durations in seconds.
 func TestHistograms(t *testing.T) {
 	for _, p := range goFiles(t) {
 		if strings.HasSuffix(p, "_test.go") {
@@ -123,10 +127,11 @@ func f() {
 		t.Fatal(err)
 	}
 	if got := missingHistogramOptions(f); len(got) != 3 {
-		t.Errorf("%d faults found, want 3", len(got))
+		t.Errorf("%d missing options, want 3", len(got))
 	}
 }
 
+// missingOption is a histogram that lacks an option.
 type missingOption struct {
 	at     token.Pos
 	option string
@@ -169,12 +174,12 @@ func missingHistogramOptions(f *ast.File) (out []missingOption) {
 	return out
 }
 
-// rooms are the directions of imports: a package below the key may import,
-// of this module, only what lies below one of the values.
-var rooms = []struct {
+// directions lists the allowed imports within this module: packages below pkg may
+// import only packages below pkg and below the paths in may.
+var directions = []struct {
 	pkg  string
 	may  []string
-	test bool // the rule holds for test files too
+	test bool // the rule applies to test files, too
 }{
 	{"pulsegate/fhir/access", nil, true},
 	{"pulsegate/fhir/element", nil, true},
@@ -186,7 +191,7 @@ var rooms = []struct {
 	{"pulsegate/conformance/blackbox", nil, true},
 }
 
-// owners are third-party packages that only one room may use.
+// owners lists third-party packages and the only packages that may import them.
 var owners = map[string]string{
 	"github.com/google/fhir/go":           "pulsegate/fhir/r4",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store",
@@ -197,6 +202,7 @@ var owners = map[string]string{
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
 }
 
+// below reports whether package p is dir or one of its subpackages.
 func below(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
@@ -218,7 +224,7 @@ func TestImports(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range rooms {
+		for _, r := range directions {
 			if !below(p.ImportPath, r.pkg) {
 				continue
 			}
@@ -231,12 +237,12 @@ func TestImports(t *testing.T) {
 					t.Errorf("%s must not import %s", p.ImportPath, i)
 				}
 			}
-			break // the first room that fits holds
+			break // only the first matching rule applies
 		}
 		for _, i := range p.Imports {
 			for lib, owner := range owners {
 				if strings.HasPrefix(i, lib) && !owned(p.ImportPath, owner) {
-					t.Errorf("%s: only %s uses %s", p.ImportPath, owner, lib)
+					t.Errorf("%s: only %s may import %s", p.ImportPath, owner, lib)
 				}
 			}
 		}
@@ -269,7 +275,7 @@ func TestVetAndStaticcheck(t *testing.T) {
 	}
 }
 
-// command runs in the module's root.
+// command returns a command that runs in the root directory of the module.
 func command(name string, args ...string) *exec.Cmd {
 	c := exec.Command(name, args...)
 	c.Dir = root

@@ -15,21 +15,21 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// gate makes the background work of a server happen in one order. The follower
-// of the change log sees commits only when they are released, one at a time;
-// and the senders of notifications, which ask for their client's grant before
-// each, wait there until it is the turn of that client.
+// gate orders the background work of a server. The follower of the change log sees
+// commits only when they are released, one at a time. The senders of notifications
+// request the grant of their client before each notification, and wait there for the
+// turn of that client.
 type gate struct {
-	mu        sync.Mutex
+	mu        sync.Mutex // guards the fields below
 	moved     *sync.Cond
-	fresh     []store.Seq // commits that are not done with yet
-	changed   []store.Seq // commits that the follower has to look at
-	released  store.Seq
-	looks     int // of the follower at the change log
-	following bool
-	turn      string // client
-	preparing bool   // exports may become complete
-	poke      func(store.Commit)
+	pending   []store.Seq // commits that are not published yet
+	changed   []store.Seq // published commits with changes
+	released  store.Seq   // the last commit that the follower may see
+	reads     int         // number of reads of the change log by the follower
+	following bool        // the follower works on the released commit
+	turn      string      // client with the turn
+	preparing bool        // exports may become complete
+	notify    func(store.Commit)
 }
 
 func newGate() *gate {
@@ -38,8 +38,8 @@ func newGate() *gate {
 	return g
 }
 
-// watch learns of the commits of a store. A store that was opened again has
-// the old ones; where its follower goes on is read from its cursor.
+// watch registers for the commits of a store. In a reopened store, the follower continues
+// at its cursor.
 func (g *gate) watch(db store.Store) {
 	g.released = 0
 	if v, err := db.Get(context.Background(), "subscription/cursor"); err == nil && v != nil {
@@ -50,24 +50,25 @@ func (g *gate) watch(db store.Store) {
 	db.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
 			g.mu.Lock()
-			g.fresh = append(g.fresh, c.Seq)
+			g.pending = append(g.pending, c.Seq)
 			g.mu.Unlock()
 		}
 	})
 }
 
-// publish moves on once the time of a commit has passed.
+// publish publishes the pending commits, once their time has passed.
 func (g *gate) publish() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.changed, g.fresh = append(g.changed, g.fresh...), nil
+	g.changed, g.pending = append(g.changed, g.pending...), nil
 }
 
-// pass is where the grant of a client is asked for.
-func (g *gate) pass(ctx context.Context, client string) {
+// waitTurn waits until the grant of a client may be compiled.
+func (g *gate) waitTurn(ctx context.Context, client string) {
 	g.until(ctx, func() bool { return g.following || g.turn == client })
 }
 
+// until waits until ok returns true or ctx ends.
 func (g *gate) until(ctx context.Context, ok func() bool) {
 	defer context.AfterFunc(ctx, func() {
 		g.mu.Lock()
@@ -81,60 +82,60 @@ func (g *gate) until(ctx context.Context, ok func() bool) {
 	}
 }
 
-// followed is the store as the subscription engine sees it.
+// followed is the store for the subscription engine.
 type followed struct {
 	store.Store
-	g *gate
+	gate *gate
 }
 
 func (f followed) Watch(fn func(store.Commit)) func() {
-	f.g.mu.Lock()
-	defer f.g.mu.Unlock()
-	f.g.poke = fn
+	f.gate.mu.Lock()
+	defer f.gate.mu.Unlock()
+	f.gate.notify = fn
 	return func() {}
 }
 
 func (f followed) Changes(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
-	f.g.mu.Lock()
-	f.g.looks++
-	to := f.g.released
-	f.g.mu.Unlock()
-	f.g.moved.Broadcast()
+	f.gate.mu.Lock()
+	f.gate.reads++
+	to := f.gate.released
+	f.gate.mu.Unlock()
+	f.gate.moved.Broadcast()
 	return f.Store.Changes(ctx, from, func(c *store.Change) bool { return c.Seq <= to && fn(c) })
 }
 
 func (f followed) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	for i := range b.State {
-		if b.State[i].Key == "subscription/cursor" { // the end of a step: what follows is sending
-			f.g.mu.Lock()
-			f.g.following = false
-			f.g.mu.Unlock()
+		if b.State[i].Key == "subscription/cursor" { // the follower is done, and sending begins
+			f.gate.mu.Lock()
+			f.gate.following = false
+			f.gate.mu.Unlock()
 		}
 	}
 	return f.Store.Commit(ctx, b)
 }
 
-// next is the first commit that is not released.
+// next returns the first commit that is not released.
 func (g *gate) next() (store.Seq, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	i := slices.IndexFunc(g.changed, func(t store.Seq) bool { return t > g.released })
+	i := slices.IndexFunc(g.changed, func(seq store.Seq) bool { return seq > g.released })
 	if i < 0 {
 		return 0, false
 	}
 	return g.changed[i], true
 }
 
-// follow has the follower work on what is released until it is done: once it
-// looks for the second time.
-func (g *gate) follow(t store.Seq) {
+// follow releases the commits up to seq and waits until the follower has processed them,
+// which it has when it reads the change log for the second time.
+func (g *gate) follow(seq store.Seq) {
 	g.mu.Lock()
-	g.released, g.following = t, true
-	want := g.looks + 2
-	for g.looks < want {
-		poke := g.poke
+	g.released, g.following = seq, true
+	want := g.reads + 2
+	for g.reads < want {
+		notify := g.notify
 		g.mu.Unlock()
-		poke(store.Commit{Seq: t, Changes: []store.Change{{}}})
+		notify(store.Commit{Seq: seq, Changes: []store.Change{{}}})
 		time.Sleep(20 * time.Microsecond)
 		g.mu.Lock()
 	}
@@ -142,7 +143,7 @@ func (g *gate) follow(t store.Seq) {
 	g.mu.Unlock()
 }
 
-// set changes whose turn it is.
+// set changes the state of the gate and wakes all that wait.
 func (g *gate) set(change func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -150,31 +151,33 @@ func (g *gate) set(change func()) {
 	g.moved.Broadcast()
 }
 
-func (g *gate) take(client string) { g.set(func() { g.turn = client }) }
+// setTurn gives the turn to a client.
+func (g *gate) setTurn(client string) { g.set(func() { g.turn = client }) }
 
-// prepared is the store as the exporter sees it: what it does in the background
-// ends after the request that began it.
+// prepared is the store for the exporter. An export becomes complete only after the
+// request that started it.
 type prepared struct {
 	store.Store
-	g *gate
+	gate *gate
 }
 
 func (p prepared) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	for i := range b.State {
 		if bytes.Contains(b.State[i].Value, []byte(`"state":"complete"`)) {
-			p.g.until(ctx, func() bool { return p.g.preparing })
+			p.gate.until(ctx, func() bool { return p.gate.preparing })
 		}
 	}
 	return p.Store.Commit(ctx, b)
 }
 
-// patience is how long background work may take.
-const patience = 20 * time.Second
+// workTimeout bounds the time of background work.
+const workTimeout = 20 * time.Second
 
+// wait waits until ok returns true.
 func (w *world) wait(what string, ok func() bool) {
-	for end := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Microsecond) {
+	for end := time.Now().Add(workTimeout); !ok(); time.Sleep(50 * time.Microsecond) {
 		if time.Now().After(end) {
-			w.t.Fatalf("never: %s (tier: %v)", what, w.tier)
+			w.t.Fatalf("timeout: %s (tier: %v)", what, w.tier)
 		}
 	}
 }
@@ -184,10 +187,10 @@ var (
 	statusIn = regexp.MustCompile(`"status":"(\w+)"`)
 )
 
-// subscribed is what settle knows of a Subscription.
+// subscribed is a Subscription of a client.
 type subscribed struct{ id, client string }
 
-// statusOf is the stored status of a Subscription, "" of none.
+// statusOf returns the stored status of a Subscription, or "".
 func (w *world) statusOf(id string) string {
 	r, _, err := w.db.Read(context.Background(), fhir.Ref{Type: "Subscription", ID: id}, 0)
 	if err != nil || r.Deleted {
@@ -199,12 +202,13 @@ func (w *world) statusOf(id string) string {
 	return ""
 }
 
+// requested reports whether a Subscription waits for its handshake.
 func (w *world) requested(s subscribed) bool { return w.statusOf(s.id) == "requested" }
 
-// settle lets exports be prepared, changes be followed and notifications be
-// sent until nothing is left to do.
+// settle runs the background work, which prepares exports, follows changes and sends
+// notifications, until none is left.
 func (w *world) settle(subs []subscribed) {
-	w.advance(time.Second, 300*time.Millisecond) // more than a sender keeps its place in memory
+	w.advance(time.Second, 300*time.Millisecond) // longer than senders keep their positions in memory
 	w.gate.set(func() { w.gate.preparing = true })
 	defer w.gate.set(func() { w.gate.preparing = false })
 	w.wait("exports prepared", func() bool {
@@ -218,8 +222,8 @@ func (w *world) settle(subs []subscribed) {
 		return true
 	})
 	for {
-		if t, ok := w.gate.next(); ok {
-			w.release(t, subs)
+		if seq, ok := w.gate.next(); ok {
+			w.release(seq, subs)
 			continue
 		}
 		if !slices.ContainsFunc(subs, w.requested) {
@@ -229,15 +233,15 @@ func (w *world) settle(subs []subscribed) {
 	}
 }
 
-// release has one commit followed, and its notifications sent client by client.
-func (w *world) release(t store.Seq, subs []subscribed) {
+// release releases one commit and lets its notifications be sent client by client.
+func (w *world) release(seq store.Seq, subs []subscribed) {
 	w.mu.Lock()
 	before := w.ticks
 	w.mu.Unlock()
-	w.gate.follow(t)
+	w.gate.follow(seq)
 	if slices.ContainsFunc(subs, w.requested) {
 		w.mu.Lock()
-		if w.ticks == before { // the handshake is due later than the change
+		if w.ticks == before { // the handshake is later than the change
 			w.now = w.now.Add(time.Second)
 		}
 		w.mu.Unlock()
@@ -250,9 +254,9 @@ func (w *world) release(t store.Seq, subs []subscribed) {
 		if m == nil || m[1] == "0" {
 			continue
 		}
-		w.gate.take(s.client)
+		w.gate.setTurn(s.client)
 		w.wait(fmt.Sprintf("event %s of %s sent", m[1], s.id),
 			func() bool { return w.state("subscription/"+s.id+"/sent") == m[1] })
-		w.gate.take("")
+		w.gate.setTurn("")
 	}
 }

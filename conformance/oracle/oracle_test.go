@@ -15,53 +15,54 @@ import (
 )
 
 var (
-	lasting = flag.Duration("oracle.time", 10*time.Second, "how long to compare")
-	seeded  = flag.Uint64("oracle.seed", 0, "seed of the first life; 0 takes one from the clock")
-	steps   = flag.Int("oracle.steps", 250, "steps of a life")
+	duration = flag.Duration("oracle.time", 10*time.Second, "how long to start new runs")
+	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes one from the clock")
+	steps    = flag.Int("oracle.steps", 250, "steps per run")
 )
 
-// pair is one life in two worlds.
+// pair performs one run in two worlds.
 type pair struct {
 	t        *testing.T
-	differ   func(string) // ends a life at a difference
+	differ   func(string) // ends the run at a difference
 	seed     uint64
 	rnd      *rand.Rand
-	both     [2]*world // documents, samples
+	worlds   [2]*world // of documents, and of samples
 	step     int
-	asked    int
-	trail    []string
+	requests int
+	trail    []string // the last steps and requests
 	receiver *httptest.Server
-	current  *world // whose notifications arrive
+	current  *world // receives notifications
 	mapper   *mapping.Mapper
 
 	scopes   map[string]string
 	subs     []subscribed
-	past     []measured // payloads, to be repeated and restated
+	past     []delivery // for repetitions and restatements
 	payloads int
-	ids      []string // of Observations
-	audits   []string // of AuditEvents
-	others   []string // references of Devices and Provenances
-	seen     uint64   // commit up to which ids were learned
-	links    []link   // pages to go on with
-	jobs     []link   // exports to ask for again
-	made     map[string]int
-	size     int // samples so far
-	room     int // and at most, about: searches of documents take their time
+	ids      []string       // of Observations
+	audits   []string       // of AuditEvents
+	others   []string       // references of Devices and Provenances
+	learned  uint64         // last commit with known ids
+	links    []link         // next pages
+	jobs     []link         // status URLs of exports
+	counts   map[string]int // of requests and samples
+	size     int            // number of samples
+	maxSize  int            // approximate limit, because searches of documents are slow
 }
 
-// link is a URL and who may use it.
+// link is a URL with the client that may use it.
 type link struct{ client, url string }
 
+// newPair starts two servers. The second one has the fault.
 func newPair(t *testing.T, seed uint64, fault fault) *pair {
 	p := &pair{t: t, differ: func(s string) { t.Helper(); t.Fatal(s) }, seed: seed,
 		rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"},
-		made: map[string]int{}}
+		counts: map[string]int{}}
 	m, err := mapper()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.mapper = m
-	p.room = []int{300, 300, 1000, 1000, 1000, 4000, 4000, 25000}[p.n(8)]
+	p.maxSize = []int{300, 300, 1000, 1000, 1000, 4000, 4000, 25000}[p.n(8)]
 	p.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -71,39 +72,41 @@ func newPair(t *testing.T, seed uint64, fault fault) *pair {
 			r.URL.Path+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("X-Secret")+"\n"+string(b))
 	}))
 	t.Cleanup(p.receiver.Close)
-	for i := range p.both {
-		p.both[i] = newWorld(t, seed, i == 1, p.scopes)
+	for i := range p.worlds {
+		p.worlds[i] = newWorld(t, seed, i == 1, p.scopes)
 	}
-	if p.both[1].fault = fault; fault != noFault {
-		p.both[1].restart()
+	if p.worlds[1].fault = fault; fault != noFault {
+		p.worlds[1].restart()
 	}
 	t.Cleanup(func() {
-		for _, w := range p.both {
+		for _, w := range p.worlds {
 			w.close(w.db)
 		}
 	})
 	return p
 }
 
-func (p *pair) n(n int) int           { return p.rnd.IntN(n) }
-func (p *pair) one(in int) bool       { return p.rnd.IntN(in) == 0 }
-func (p *pair) of(s ...string) string { return s[p.rnd.IntN(len(s))] }
+// n draws a number below n.
+func (p *pair) n(n int) int { return p.rnd.IntN(n) }
 
-// answer is what a client sees.
+func (p *pair) oneIn(in int) bool       { return p.rnd.IntN(in) == 0 }
+func (p *pair) pick(s ...string) string { return s[p.rnd.IntN(len(s))] }
+
+// answer is the part of an answer that is compared.
 type answer struct {
 	status int
 	head   string
 	body   string
 }
 
-// headers that belong to the answer's content.
+// headers lists the compared headers.
 var headers = []string{"Content-Type", "ETag", "Last-Modified", "Location", "Content-Location", "Content-Encoding",
 	"Retry-After", "X-Progress", "Expires", "X-Request-Id", "WWW-Authenticate"}
 
-// request is one to ask both worlds.
+// request is a request to both worlds.
 type request struct {
 	client, method, url, body string
-	header                    []string // pairs
+	header                    []string // names and values in turn
 }
 
 func (r *request) String() string {
@@ -114,22 +117,23 @@ func (r *request) String() string {
 	return s
 }
 
+// serve sends a request to one world.
 func (w *world) serve(r *request, id string) answer {
 	var body io.Reader
 	if r.body != "" {
 		body = strings.NewReader(r.body)
 	}
-	q := httptest.NewRequest(r.method, r.url, body)
-	q.Header.Set("Authorization", "Bearer "+r.client)
-	q.Header.Set("X-Request-Id", id)
+	req := httptest.NewRequest(r.method, r.url, body)
+	req.Header.Set("Authorization", "Bearer "+r.client)
+	req.Header.Set("X-Request-Id", id)
 	if r.body != "" {
-		q.Header.Set("Content-Type", "application/fhir+json")
+		req.Header.Set("Content-Type", "application/fhir+json")
 	}
 	for i := 0; i+1 < len(r.header); i += 2 {
-		q.Header.Set(r.header[i], r.header[i+1])
+		req.Header.Set(r.header[i], r.header[i+1])
 	}
 	rec := httptest.NewRecorder()
-	w.handler.ServeHTTP(rec, q)
+	w.handler.ServeHTTP(rec, req)
 	a := answer{status: rec.Code, body: rec.Body.String()}
 	for _, h := range headers {
 		if v := rec.Header().Values(h); len(v) > 0 {
@@ -139,51 +143,51 @@ func (w *world) serve(r *request, id string) answer {
 	return a
 }
 
-// ask serves r in both worlds, lets them settle, and compares.
+// ask sends r to both worlds, lets them settle, and compares the answers.
 func (p *pair) ask(r *request) answer {
 	p.t.Helper()
 	p.note(r.String())
 	if !strings.HasPrefix(r.url, "http") {
 		r.url = base + r.url
 	}
-	p.asked++
-	id := fmt.Sprintf("r%d-%d", p.step, p.asked)
-	var as [2]answer
+	p.requests++
+	id := fmt.Sprintf("r%d-%d", p.step, p.requests)
+	var answers [2]answer
 	p.inBoth(func(w *world) {
 		i := 0
 		if w.tier {
 			i = 1
 		}
-		as[i] = w.serve(r, id)
+		answers[i] = w.serve(r, id)
 	})
-	p.same("status", fmt.Sprint(as[0].status), fmt.Sprint(as[1].status))
-	p.same("headers", as[0].head, as[1].head)
-	p.same("body", as[0].body, as[1].body)
-	p.made[fmt.Sprintf("%s %d", kind(r), as[0].status)]++
-	return as[0]
+	p.compare("status", fmt.Sprint(answers[0].status), fmt.Sprint(answers[1].status))
+	p.compare("headers", answers[0].head, answers[1].head)
+	p.compare("body", answers[0].body, answers[1].body)
+	p.counts[fmt.Sprintf("%s %d", category(r), answers[0].status)]++
+	return answers[0]
 }
 
-// inBoth does something in each world and lets it settle.
+// inBoth calls do in each world and lets it settle.
 func (p *pair) inBoth(do func(*world)) {
 	p.t.Helper()
-	pass := []time.Duration{time.Millisecond, time.Second, time.Minute, 3 * time.Hour}[p.n(4)]
+	elapsed := []time.Duration{time.Millisecond, time.Second, time.Minute, 3 * time.Hour}[p.n(4)]
 	tick := []time.Duration{0, time.Millisecond, 17 * time.Millisecond, time.Minute}[p.n(4)]
-	for _, w := range p.both {
+	for _, w := range p.worlds {
 		p.current = w
-		w.advance(pass, tick)
+		w.advance(elapsed, tick)
 		do(w)
 		w.settle(p.subs)
 	}
-	a, b := p.both[0], p.both[1]
-	p.same("commits", fmt.Sprint(a.db.LastSeq()), fmt.Sprint(b.db.LastSeq()))
-	p.same("notifications", strings.Join(a.received, "\n"), strings.Join(b.received, "\n"))
-	p.made["notification"] += len(a.received)
+	a, b := p.worlds[0], p.worlds[1]
+	p.compare("commits", fmt.Sprint(a.db.LastSeq()), fmt.Sprint(b.db.LastSeq()))
+	p.compare("notifications", strings.Join(a.received, "\n"), strings.Join(b.received, "\n"))
+	p.counts["notification"] += len(a.received)
 	a.received, b.received = nil, nil
 	p.learn()
 }
 
-// kind groups requests for the figures.
-func kind(r *request) string {
+// category returns the group of a request in the counts.
+func category(r *request) string {
 	path, _, _ := strings.Cut(strings.TrimPrefix(r.url, base), "?")
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	for i, s := range parts {
@@ -194,6 +198,7 @@ func kind(r *request) string {
 	return r.method + " " + strings.Join(parts, "/")
 }
 
+// note adds a line to the trail.
 func (p *pair) note(s string) {
 	p.trail = append(p.trail, fmt.Sprintf("%d: %s", p.step, s))
 	if n := len(p.trail); n > 200 {
@@ -201,6 +206,7 @@ func (p *pair) note(s string) {
 	}
 }
 
+// short cuts s after n bytes.
 func short(s string, n int) string {
 	if len(s) > n {
 		return s[:n] + "…"
@@ -208,8 +214,8 @@ func short(s string, n int) string {
 	return s
 }
 
-// same ends the life at a difference.
-func (p *pair) same(what, a, b string) {
+// compare ends the run at a difference.
+func (p *pair) compare(what, a, b string) {
 	p.t.Helper()
 	if a == b {
 		return
@@ -224,27 +230,27 @@ func (p *pair) same(what, a, b string) {
 		around(b)))
 }
 
-// TestOracle is the gate: lives until the time is over.
+// TestOracle performs random runs for -oracle.time.
 func TestOracle(t *testing.T) {
-	end := time.Now().Add(*lasting)
-	seed := *seeded
+	end := time.Now().Add(*duration)
+	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-oracle.seed %d", seed)
-	made := map[string]int{}
+	counts := map[string]int{}
 	for n := 0; n == 0 || time.Now().Before(end); n++ {
 		s := seed + uint64(n)
 		ok := t.Run(fmt.Sprint(s), func(t *testing.T) {
 			p := newPair(t, s, noFault)
 			defer func() {
-				for k, v := range p.made {
-					made[k] += v
+				for k, v := range p.counts {
+					counts[k] += v
 				}
 			}()
-			p.begin()
+			p.start()
 			for p.step = 1; p.step <= *steps && time.Now().Before(end); p.step++ {
-				p.live()
+				p.randomStep()
 			}
 			p.end()
 		})
@@ -252,35 +258,34 @@ func TestOracle(t *testing.T) {
 			break
 		}
 	}
-	// Two worlds without data are alike whatever the server does.
-	if made["samples created"] == 0 {
-		t.Error("no life had a sample: the harness tests nothing")
+	// Without data, any two servers are equal.
+	if counts["samples created"] == 0 {
+		t.Error("no run had samples, so nothing was tested")
 	}
 	if testing.Verbose() {
-		for _, k := range sorted(made) {
-			t.Logf("%6d %s", made[k], k)
+		for _, k := range sorted(counts) {
+			t.Logf("%6d %s", counts[k], k)
 		}
 	}
 }
 
-// TestFaults is the control: a server that is wrong in one small way is found
-// out, and not one that is right.
+// TestFaults checks that servers with a small fault are detected.
 func TestFaults(t *testing.T) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(fmt.Sprint(f), func(t *testing.T) {
 			for seed := uint64(1); seed <= 40; seed++ {
-				if what := found(t, seed, f); what != "" {
+				if what := differenceOf(t, seed, f); what != "" {
 					t.Log(short(what, 160))
 					return
 				}
 			}
-			t.Error("nobody noticed")
+			t.Error("the fault was not detected")
 		})
 	}
 }
 
-// found is the difference that a fault makes in a life of some steps.
-func found(t *testing.T, seed uint64, f fault) (what string) {
+// differenceOf returns the difference that a fault causes in a short run, or "".
+func differenceOf(t *testing.T, seed uint64, f fault) (what string) {
 	p := newPair(t, seed, f)
 	type difference struct{ string }
 	p.differ = func(s string) { panic(difference{s}) }
@@ -289,9 +294,9 @@ func found(t *testing.T, seed uint64, f fault) (what string) {
 			what = d.string
 		}
 	}()
-	p.begin()
+	p.start()
 	for p.step = 1; p.step <= 60; p.step++ {
-		p.live()
+		p.randomStep()
 	}
 	p.end()
 	return ""

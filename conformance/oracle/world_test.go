@@ -29,58 +29,60 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 	"pulsegate/smart/scope"
 )
 
 const base = "https://pulse.example.org/fhir"
 
 var (
-	door   = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
-	mapper = sync.OnceValues(func() (*mapping.Mapper,
+	validator = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
+	mapper    = sync.OnceValues(func() (*mapping.Mapper,
 		error) {
-		return mapping.New(mapping.Builtin(), mapping.Options{})
+		return mapping.New(table.Builtin(), mapping.Options{})
 	})
 )
 
-// source is randomness of one component; it outlives restarts, so that no id
-// comes twice.
+// source is the random source of one component. It outlives restarts, so that ids do not
+// repeat.
 type source struct {
-	mu sync.Mutex
-	r  *rand.ChaCha8
+	mu  sync.Mutex
+	rnd *rand.ChaCha8 // guarded by mu
 }
 
 func (s *source) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.r.Read(p)
+	return s.rnd.Read(p)
 }
 
+// newSource returns the source of the named component.
 func newSource(seed uint64, name string) *source {
 	var k [32]byte
 	copy(k[8:], name)
 	for i := range 8 {
 		k[i] = byte(seed >> (8 * i))
 	}
-	return &source{r: rand.NewChaCha8(k)}
+	return &source{rnd: rand.NewChaCha8(k)}
 }
 
-// world is one server and its time.
+// world is one server and its clock.
 type world struct {
 	t     *testing.T
-	tier  bool
+	tier  bool // uses the sample tier
 	fault fault
 	fs    *vfs.MemFS
 	db    *pebblestore.DB
 	store store.Store
 	rand  map[string]*source
 
-	// Time stands still but for commits: each takes tick.
-	mu     sync.Mutex
+	// Time advances only by commits, each of which takes tick.
+	mu     sync.Mutex // guards the fields of this group
 	now    time.Time
 	tick   time.Duration
-	frozen time.Time // of ingest, whose goroutines ask for the time while others commit
+	frozen time.Time // for ingest, because its goroutines read the clock while others commit
 	ticks  int
-	states map[string]string // small state that tells of background work
+	states map[string]string // state of background work
 
 	gate     *gate
 	consents *consent.Engine
@@ -88,60 +90,61 @@ type world struct {
 	exporter *bulk.Exporter
 	pipeline *ingest.Pipeline
 	handler  http.Handler
-	scopes   map[string]string // of clients; shared by both worlds
+	scopes   map[string]string // by client; shared by both worlds
 	received []string          // notifications
 }
 
-// The two stores. Each has all methods of what it stands on, the optional ones
-// of a driver too.
+// documents is the store of the first world.
 type documents struct {
 	store.Documents
-	w *world
+	world *world
 }
 
+// tier is the store of the second world. It promotes the optional methods of the driver.
 type tier struct {
 	*pebblestore.DB
-	w *world
+	world *world
 }
 
 func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	r, err := d.Documents.Commit(ctx, b)
-	return d.w.committed(b, r, err)
+	return d.world.committed(b, r, err)
 }
 
 func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	r, err := d.DB.Commit(ctx, b)
-	return d.w.committed(b, r, err)
+	return d.world.committed(b, r, err)
 }
 
-// fault is what a server does wrong on purpose, for the control.
+// fault is an intentional fault of a server, for the control.
 type fault int
 
 const (
 	noFault      fault = iota
-	findsLess          // a search misses its last match
-	countsMore         // a count is one too high
-	scansLess          // an export misses an Observation
-	wrongVersion       // the second version of a sample is not there
+	findsLess          // omits the last match of a search
+	countsMore         // counts one match too many
+	scansLess          // omits an Observation from exports
+	wrongVersion       // does not find the second version of a sample
 	faults
 )
 
+// faulty is a tier with the fault of its world.
 type faulty struct{ tier }
 
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
-	if s.w.fault != findsLess || f.Query.Type != "Observation" {
+	if s.world.fault != findsLess || f.Query.Type != "Observation" {
 		return s.tier.Find(ctx, f, fn)
 	}
 	n, err := s.tier.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
 	if err != nil {
 		return err
 	}
-	return s.tier.Find(ctx, f, func(x *store.Found) bool { n--; return n > 0 && fn(x) })
+	return s.tier.Find(ctx, f, func(m *store.Found) bool { n--; return n > 0 && fn(m) })
 }
 
 func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
 	n, err := s.tier.Count(ctx, f)
-	if s.w.fault == countsMore && n > 3 {
+	if s.world.fault == countsMore && n > 3 {
 		n++
 	}
 	return n, err
@@ -150,7 +153,7 @@ func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
 func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
 	n := 0
 	return s.tier.Scan(ctx, r, func(f *store.Found) bool {
-		if n++; s.w.fault == scansLess && n == 3 && f.Resource.Type == "Observation" {
+		if n++; s.world.fault == scansLess && n == 3 && f.Resource.Type == "Observation" {
 			return true
 		}
 		return fn(f)
@@ -158,14 +161,13 @@ func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Foun
 }
 
 func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error) {
-	if s.w.fault == wrongVersion && version == 2 && len(ref.ID) == 32 {
+	if s.world.fault == wrongVersion && version == 2 && len(ref.ID) == 32 {
 		version = 99
 	}
 	return s.tier.ReadVersion(ctx, ref, version)
 }
 
-// committed lets the time of a commit pass, and only then tells the harness of
-// it.
+// committed advances the time by that of a commit, and then publishes the commit.
 func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Result, error) {
 	if err != nil || r.Seq == 0 {
 		return r, err
@@ -183,26 +185,28 @@ func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Resu
 	return r, nil
 }
 
-// state is small state, as of the last commit that has passed.
+// state returns a value of the state as of the last published commit.
 func (w *world) state(key string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.states[key]
 }
 
+// clock returns the current time.
 func (w *world) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now
 }
 
-func (w *world) still() time.Time {
+// frozenClock returns the time at the start of the step.
+func (w *world) frozenClock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.frozen
 }
 
-// advance lets time pass before a step, whose commits take tick each.
+// advance advances the time by d before a step. Each commit of the step takes tick.
 func (w *world) advance(d, tick time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,6 +214,7 @@ func (w *world) advance(d, tick time.Duration) {
 	w.frozen, w.tick = w.now, tick
 }
 
+// newWorld starts a server.
 func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
 	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(),
 		rand: map[string]*source{}, states: map[string]string{},
@@ -221,10 +226,10 @@ func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *w
 	return w
 }
 
-// Authenticate is rest.Authenticator: a token is its client's name.
+// Authenticate implements rest.Authenticator. The token is the name of the client.
 func (w *world) Authenticate(r *http.Request) (*access.Principal, error) {
 	id, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if id == "operator" { // whose Consents count whatever was withdrawn before
+	if id == "operator" { // the operator's Consents count after withdrawals, too
 		return &access.Principal{Operator: "uid:0", Grant: access.All()}, nil
 	}
 	if !ok || w.scopes[id] == "" {
@@ -235,6 +240,7 @@ func (w *world) Authenticate(r *http.Request) (*access.Principal, error) {
 		Grant: g}, err
 }
 
+// grant returns the grant of a client under scopes, or under its own if scopes is empty.
 func (w *world) grant(_ context.Context, client, scopes string) (*access.Grant, error) {
 	if scopes == "" {
 		scopes = w.scopes[client]
@@ -246,10 +252,10 @@ func (w *world) grant(_ context.Context, client, scopes string) (*access.Grant, 
 	return &access.Grant{Recipient: client, Rules: set.Rules(), Consents: w.consents}, nil
 }
 
-// open builds a server over what the file system holds, as cmd does.
+// open starts the server on the data of the file system.
 func (w *world) open() {
 	t := w.t
-	d, err := door()
+	d, err := validator()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +282,7 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.still, Logger: log,
+	if w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.frozenClock, Logger: log,
 		Patients: 2}); err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +292,7 @@ func (w *world) open() {
 		Policy:         local,
 		HandshakeDelay: 1, Logger: log,
 		GrantFor: func(ctx context.Context, client string) (*access.Grant, error) {
-			w.gate.pass(ctx, client)
+			w.gate.waitTurn(ctx, client)
 			return w.grant(ctx, client, "")
 		}})
 	if err != nil {
@@ -301,7 +307,7 @@ func (w *world) open() {
 	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"],
 		Base:   base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
-	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.still,
+	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.frozenClock,
 		Zone: zoneOf, Logger: log}
 	s := &rest.Server{Service: svc, Auth: w, Logger: log, Clock: w.clock, Rand: w.rand["requests"],
 		Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
@@ -312,8 +318,8 @@ func (w *world) open() {
 	w.handler = s.Handler()
 }
 
-// zoneOf are the patients' configured zones: one with summer time, one west of
-// Greenwich, the others none.
+// zoneOf returns the time zone of a patient: one with daylight saving time, one west of
+// Greenwich, and none for the others.
 func zoneOf(_ context.Context, patient string) (*time.Location, error) {
 	switch patient {
 	case "p1":
@@ -324,8 +330,8 @@ func zoneOf(_ context.Context, patient string) (*time.Location, error) {
 	return nil, nil
 }
 
-// close ends the server. What it still wants to write is a fault of the
-// harness: it was quiet.
+// close stops the server. An error means that the server was not idle, which is a bug in
+// this test.
 func (w *world) close(db *pebblestore.DB) {
 	w.subs.Close()
 	w.exporter.Close()
@@ -335,14 +341,14 @@ func (w *world) close(db *pebblestore.DB) {
 	}
 }
 
-// restart ends the server in order and starts it again.
+// restart stops and restarts the server.
 func (w *world) restart() {
 	w.close(w.db)
 	w.open()
 }
 
-// kill leaves of the files what was durable and part of the rest, and starts
-// over them.
+// kill restarts the server on a copy of its files that has the durable data and a random
+// part of the rest.
 func (w *world) kill(seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	clone := w.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
@@ -351,7 +357,7 @@ func (w *world) kill(seed uint64) {
 	w.open()
 }
 
-// feed is an adapter without a format: it hands out what it is given.
+// feed is an adapter that yields given samples.
 type feed struct {
 	vendor  string
 	samples []sample.Sample
@@ -362,7 +368,7 @@ func (f feed) Name() string                       { return f.vendor }
 func (feed) Formats() []adapters.Format           { return []adapters.Format{{Name: "feed"}} }
 func (feed) Detect(string, []byte) (string, bool) { return "feed", true }
 
-// Decode uses its sample again, as an adapter may.
+// Decode reuses the sample that it passes to the sink, as adapters may.
 func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) error {
 	var s sample.Sample
 	var parts []sample.Component
@@ -373,7 +379,7 @@ func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) er
 			return err
 		}
 		for j := range parts {
-			parts[j] = sample.Component{Name: "used again"}
+			parts[j] = sample.Component{Name: "reused"}
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
-// Package readme runs the commands of the documents word for word against a
-// freshly built binary: the request of README.md, and the section "A server by
-// hand" of deploy/README.md.
+// Package readme runs the commands of two documents against a newly built binary: those
+// in the section "One request" of README.md and in "A server by hand" of
+// deploy/README.md.
 package readme
 
 import (
@@ -16,6 +16,7 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
+// TestServerByHand runs the commands of deploy/README.md.
 func TestServerByHand(t *testing.T) {
 	dir := t.TempDir()
 	bin, err := blackbox.Build(dir)
@@ -43,6 +44,7 @@ func TestServerByHand(t *testing.T) {
 	check(4, `"resourceType":"Observation"`)
 }
 
+// TestOneRequest runs the commands of README.md against a demo server.
 func TestOneRequest(t *testing.T) {
 	dir := t.TempDir()
 	bin, err := blackbox.Build(dir)
@@ -108,9 +110,10 @@ func shell(t *testing.T, script []string) []string {
 	return strings.Split(string(out), "---\n")
 }
 
+// free returns a free port.
 func free(t *testing.T) string {
 	t.Helper()
-	port, err := blackbox.Free()
+	port, err := blackbox.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
-// Command smoke is a black box run, under a minute: it starts the binary,
-// registers a client, grants consents, ingests one payload of each vendor
-// format, searches, exports, receives a subscription, withdraws a consent and
-// sees nothing, kills and restarts, and verifies the audit log. It uses HTTP
-// and the command line only.
+// Command smoke is a black-box test of the whole server that takes less than a minute.
+// It starts the binary, registers a client, grants consents, ingests one payload of each
+// vendor format, searches, exports, receives a notification, kills and restarts the
+// server, withdraws the consents and checks that no data is visible, and verifies the
+// audit log. It uses only HTTP and the command line.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 )
 
 func main() {
-	bin := flag.String("bin", "bin/pulsegate", "the binary")
+	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
 	flag.Parse()
 	if err := run(*bin, *keep); err != nil {
@@ -28,38 +28,39 @@ func main() {
 	}
 }
 
-// world is what the steps share.
+// world is the state that the steps share.
 type world struct {
 	bin, dir string
 	srv      *blackbox.Server
 	key      *blackbox.Key
-	ehr      *blackbox.Client // sees what consent allows
+	ehr      *blackbox.Client // a recipient that the consents allow
 	patient  string
-	sink     *receiver
+	hook     *receiver
 	passed   int
 }
 
+// step is one part of the test.
 type step struct {
 	name string
 	do   func(*world) error
 }
 
 var steps = []step{
-	{"serves, is healthy, describes itself", (*world).describes},
-	{"patient, consents and client by command line", (*world).setUp},
-	{"backend token; replay and foreign scope refused", (*world).tokens},
-	{"without a consent nothing is ingested", (*world).refusedIngest},
+	{"serves health, metrics and metadata", (*world).describes},
+	{"patient, consents and client by the command line", (*world).setUp},
+	{"backend token; replay and unregistered scope refused", (*world).tokens},
+	{"ingest without consent refused", (*world).refusedIngest},
 	{"one payload of each vendor format becomes Observations", (*world).ingests},
-	{"the same payloads again change nothing", (*world).ingestsAgain},
+	{"repeated payloads change nothing", (*world).ingestsAgain},
 	{"ingest over HTTP: same content, same answer", (*world).ingestsOverHTTP},
 	{"search by patient, code and date; pages; includes; totals", (*world).searches},
 	{"bad requests get an OperationOutcome", (*world).badRequests},
 	{"create, update, version, history, delete", (*world).crud},
 	{"export of system, patients and group", (*world).exports},
 	{"a subscription is notified", (*world).subscribes},
-	{"the audit trail names what happened", (*world).audited},
-	{"kill -9, restart: everything is there", (*world).survives},
-	{"withdrawn consent: the next request sees nothing", (*world).withdraws},
+	{"the audit trail records the requests", (*world).audited},
+	{"kill -9 and restart lose nothing", (*world).survives},
+	{"withdrawn consent hides everything from the next request on", (*world).withdraws},
 	{"the audit log verifies", (*world).verifies},
 }
 
@@ -104,12 +105,13 @@ func run(bin string, keep bool) error {
 	return nil
 }
 
+// lastLines returns the last n lines of s.
 func lastLines(s string, n int) string {
 	l := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(l[max(0, len(l)-n):], "\n")
 }
 
-// expect fails unless ok.
+// expect returns an error unless ok is true.
 func expect(ok bool, format string, args ...any) error {
 	if ok {
 		return nil
@@ -117,6 +119,7 @@ func expect(ok bool, format string, args ...any) error {
 	return fmt.Errorf(format, args...)
 }
 
+// client returns a client with the key of the test.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
 		HTTP: &http.Client{Timeout: 30 * time.Second}}

@@ -1,6 +1,6 @@
 package main
 
-// order is which payloads are ingested, one of each vendor format.
+// order lists the payloads to ingest, one of each vendor format.
 var order = []struct{ vendor, file string }{
 	{"apple", "export.xml"},
 	{"apple", "hae.json"},

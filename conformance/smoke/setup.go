@@ -136,7 +136,7 @@ func (w *world) refusedIngest() error {
 		return err
 	}
 	if err := w.srv.Run(nil, "ingest", "--patient", p.ID, "--vendor", "oura", f); err == nil {
-		return errors.New("a payload without consent was taken")
+		return errors.New("a payload without consent was accepted")
 	}
 	found, err := w.ehr.Search("Observation?patient=" + p.ID)
 	if err != nil {
@@ -145,11 +145,13 @@ func (w *world) refusedIngest() error {
 	return expect(len(found) == 0, "%d Observations without consent", len(found))
 }
 
+// summary is the answer of an ingest.
 type summary struct {
 	Read, Created, Updated, Unchanged, Quarantined, Dropped int
 	ByMetric                                                map[string]any
 }
 
+// ingestAll ingests all payloads and calls check with the summary of each.
 func (w *world) ingestAll(check func(name string, s summary) error) error {
 	for _, p := range order {
 		f := filepath.Join(w.dir, p.file)

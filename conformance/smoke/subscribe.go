@@ -13,29 +13,29 @@ import (
 	"time"
 )
 
-// receiver is the EHR's rest-hook endpoint.
+// receiver is the rest-hook endpoint of the EHR.
 type receiver struct {
-	srv   *httptest.Server
-	heard chan map[string]any
-	auth  chan string
+	srv      *httptest.Server
+	received chan map[string]any // notifications
+	auth     chan string         // their Authorization headers
 }
 
 func newReceiver() (*receiver, error) {
-	r := &receiver{heard: make(chan map[string]any, 100), auth: make(chan string, 100)}
+	r := &receiver{received: make(chan map[string]any, 100), auth: make(chan string, 100)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	r.srv = &httptest.Server{Listener: l,
-		Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			b, err := io.ReadAll(io.LimitReader(q.Body, 1<<20))
+		Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			b, err := io.ReadAll(io.LimitReader(req.Body, 1<<20))
 			var m map[string]any
 			if err != nil || json.Unmarshal(b, &m) != nil {
 				w.WriteHeader(http.StatusBadRequest)
 				return
 			}
-			r.heard <- m
-			r.auth <- q.Header.Get("Authorization")
+			r.received <- m
+			r.auth <- req.Header.Get("Authorization")
 			w.WriteHeader(http.StatusOK)
 		}), ReadHeaderTimeout: 5 * time.Second}}
 	r.srv.Start()
@@ -47,7 +47,7 @@ func (r *receiver) next(typ string) (map[string]any, error) {
 	limit := time.After(15 * time.Second)
 	for {
 		select {
-		case m := <-r.heard:
+		case m := <-r.received:
 			if strings.Contains(fmt.Sprint(m["entry"]), "name:type valueCode:"+typ) {
 				return m, nil
 			}
@@ -62,7 +62,7 @@ func (w *world) subscribes() error {
 	if err != nil {
 		return err
 	}
-	w.sink = r
+	w.hook = r
 	sub := []byte(`{"resourceType":"Subscription","status":"requested","reason":"smoke","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded",
 "_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/` + w.patient + `"}]},
 "channel":{"type":"rest-hook","endpoint":"` + r.srv.URL +
@@ -81,7 +81,7 @@ func (w *world) subscribes() error {
 	if a := <-r.auth; a != "Bearer smoke-secret" {
 		return fmt.Errorf("channel header: %q", a)
 	}
-	for range 100 { // the answer to the handshake is on its way back
+	for range 100 { // the server may still be reading the answer to the handshake
 		if _, out, err = w.ehr.JSON("GET", "Subscription/"+id, nil); err != nil {
 			return err
 		}
@@ -122,5 +122,3 @@ func (w *world) subscribes() error {
 	}
 	return expect(status == 400 || status == 422, "endpoint on a private network: %d", status)
 }
-
-func parseTime(s string) (time.Time, error) { return time.Parse(time.RFC3339, s) }

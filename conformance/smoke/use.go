@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"pulsegate/conformance/blackbox"
 )
@@ -17,7 +18,8 @@ func (w *world) searches() error {
 	if err != nil {
 		return err
 	}
-	// Apple 2, Fitbit 2, Oura 2; the sleep average belongs to the night.
+	// There are two each of Apple, Fitbit and Oura. The average of the sleep session
+	// belongs to the night.
 	last := ""
 	for _, o := range found {
 		at, _ := o["effectiveDateTime"].(string)
@@ -31,7 +33,7 @@ func (w *world) searches() error {
 		last = t
 	}
 	if len(found) < 6 {
-		return fmt.Errorf("heart rates by patient, code and date: %d, wanted at least 6", len(found))
+		return fmt.Errorf("heart rates by patient, code and date: %d, want at least 6", len(found))
 	}
 	status, b, err := w.ehr.JSON("GET", "Observation?patient=Patient/"+w.patient+"&_summary=count", nil)
 	if err != nil {
@@ -46,7 +48,7 @@ func (w *world) searches() error {
 		return err
 	}
 	if len(all) != int(total) {
-		return fmt.Errorf("pages give %d, count says %v", len(all), total)
+		return fmt.Errorf("the pages have %d matches, the count is %v", len(all), total)
 	}
 	spo2, err := w.ehr.Search("Observation?patient=" + w.patient + "&code=59408-5&_include=Observation:subject")
 	if err != nil {
@@ -64,9 +66,9 @@ func (w *world) searches() error {
 	return expect(types["Observation"] == 1 && types["Patient"] == 1, "SpO2 with _include: %v", types)
 }
 
-// instant normalises a dateTime for comparison as text.
+// instant converts a dateTime to UTC, so that dateTimes compare as text.
 func instant(s string) string {
-	if t, err := parseTime(s); err == nil {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t.UTC().Format("2006-01-02T15:04:05Z")
 	}
 	return s
@@ -99,7 +101,7 @@ func (w *world) badRequests() error {
 		}
 		ok := status == c.want || c.want == 400 && status == 422
 		if !ok || out["resourceType"] != "OperationOutcome" {
-			return fmt.Errorf("%s %.40s: %d %v, wanted %d and an OperationOutcome", c.method, c.path, status,
+			return fmt.Errorf("%s %.40s: %d %v, want %d and an OperationOutcome", c.method, c.path, status,
 				out["resourceType"], c.want)
 		}
 	}
@@ -252,7 +254,7 @@ func (w *world) withdraws() error {
 	}
 	f := filepath.Join(w.dir, "heartrate.json")
 	return expect(w.srv.Run(nil, "ingest", "--patient", w.patient, "--vendor", "oura", f) != nil,
-		"ingest after withdrawal was taken")
+		"a payload was accepted after the withdrawal")
 }
 
 func (w *world) verifies() error {
@@ -270,7 +272,7 @@ func (w *world) verifies() error {
 	log := w.srv.Log()
 	for _, canary := range []string{"Muster", "eyJ", "1980-02-29"} {
 		if strings.Contains(log, canary) {
-			return fmt.Errorf("the log holds %q", canary)
+			return fmt.Errorf("the log contains %q", canary)
 		}
 	}
 	return nil

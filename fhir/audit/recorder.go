@@ -102,7 +102,7 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: event.body},
 		Values:   event.values,
-		Form:     event.template,
+		Template: event.template,
 		Cuts:     event.cuts,
 		Expect:   store.Fresh,
 	}

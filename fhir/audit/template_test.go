@@ -54,21 +54,21 @@ func TestEventsShareTemplate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (w.Form != nil) != (c.template && n > 0) {
-				t.Fatalf("%s %d: template %v", name, n, w.Form != nil)
+			if (w.Template != nil) != (c.template && n > 0) {
+				t.Fatalf("%s %d: template %v", name, n, w.Template != nil)
 			}
 			if f, ok := parseLeaf(leaf); !ok || !f.matches(w.Resource.JSON) {
 				t.Fatalf("%s: the leaf does not match the event", name)
 			}
-			if w.Form == nil {
+			if w.Template == nil {
 				continue
 			}
 			if first == nil {
-				first = w.Form
+				first = w.Template
 			}
-			slots := store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
-			json, ok := w.Form.JSON("AuditEvent", w.Resource.ID, slots)
-			if w.Form != first || !ok || string(json) != string(w.Resource.JSON) || len(slots) > 250 {
+			slots := store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
+			json, ok := w.Template.JSON("AuditEvent", w.Resource.ID, slots)
+			if w.Template != first || !ok || string(json) != string(w.Resource.JSON) || len(slots) > 250 {
 				t.Errorf("%s: slots of %d bytes give %s", name, len(slots), json)
 			}
 		}

@@ -334,8 +334,8 @@ const gathered = 4096 // numbers
 // value.
 func (m *measured) run(r *store.Run) (more bool, err error) {
 	like, known := m.likes[r.Template]
-	if known && like != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
-		return m.counted(r.Whole, like)
+	if known && like != nil && r.Header != nil && r.Header.Values[0].Counts != nil {
+		return m.counted(r.Header, like)
 	}
 	cols, err := r.Load()
 	if err != nil {

@@ -108,7 +108,7 @@ func (w *asking) stop() {
 	w.c.Abort()
 	if err := cut(w.c); err != nil {
 		logger(w.c).WarnContext(w.c.Request.Context(),
-			"an answer that its reader may not have any more could not be broken off", "requestId", RequestID(w.c),
-			"err", err)
+			"an answer that its reader may not have any more could not be broken off", "request_id", RequestID(w.c),
+			"error", err)
 	}
 }

@@ -8,12 +8,11 @@ import (
 )
 
 // Documents is a store without the sample tier: it writes every sample as the
-// document that the sample tier must be indistinguishable from. Drivers
-// without series wrap themselves in it, and the oracle holds the sample tier
-// to it.
+// document for which the sample stands. A driver without series wraps itself in
+// Documents. Tests compare the sample tier with it.
 type Documents struct{ Store }
 
-// Commit is of Store.
+// Commit implements Store.
 func (d Documents) Commit(ctx context.Context, b *Batch) (Result, error) {
 	if len(b.Series) == 0 {
 		return d.Store.Commit(ctx, b)
@@ -43,14 +42,14 @@ func appendSamples(ws []Write, w *SeriesWrite) []Write {
 	return ws
 }
 
-// ContentHash is the Write.Hash of canonical bytes without version facts.
+// ContentHash returns the Write.Hash of canonical bytes without version facts.
 func ContentHash(body []byte) (h [16]byte) {
 	sum := sha256.Sum256(body)
 	copy(h[:], sum[:])
 	return h
 }
 
-// Probe is of Store.
+// Probe implements Store.
 func (d Documents) Probe(ctx context.Context, ws []SeriesWrite) (Seq, [][]Presence, error) {
 	at := d.LastSeq()
 	found := make([][]Presence, len(ws))

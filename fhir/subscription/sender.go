@@ -494,8 +494,7 @@ func (s *sender) transition(ctx context.Context, v view, status, reason string) 
 		fhir.KindOf(err) == fhir.Gone:
 	default:
 		s.engine.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription",
-			s.sub.id,
-			"error", err)
+			s.sub.id, "error", err)
 		s.verified = 0
 		return s.engine.opts.MinBackoff
 	}

@@ -12,19 +12,19 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
-	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
 )
 
 // BenchmarkExport ingests an export.xml of 50,000 records into a store in
-// memory and reports Observations a second, commit included.
+// memory and reports Observations per second, including the commits.
 func BenchmarkExport(b *testing.B) {
 	var x strings.Builder
 	x.WriteString(`<?xml version="1.0"?><HealthData locale="en">`)
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	const n = 50000
 	for i := range n {
-		x.WriteString(record(hr, "count/min", fmt.Sprint(50+i%90),
+		x.WriteString(recordXML(heartRateType, "count/min", fmt.Sprint(50+i%90),
 			at.Add(time.Duration(i)*time.Minute).Format("2006-01-02 15:04:05 -0700"), "11.0"))
 	}
 	x.WriteString(`</HealthData>`)
@@ -38,25 +38,26 @@ func BenchmarkExport(b *testing.B) {
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "obs/s")
 }
 
-// BenchmarkSamples ingests decoded samples of a lifelike heart rate, durable
-// on disk, and reports samples a second: the whole path, new and again; beside
-// it the floors: simulator and mapping into columns without a store, and the
-// store with columns that are ready.
+// BenchmarkSamples ingests decoded samples of a realistic heart rate, durably
+// on disk, and reports samples per second: of the whole path, for new and for
+// repeated samples. For comparison it measures the simulator alone, the mapping
+// to columns without a store, and the store with prepared columns.
 func BenchmarkSamples(b *testing.B) {
 	const n = 1 << 21
 	ingest := func(b *testing.B, w *world, name string) {
-		w.p.Adapters = []adapters.Adapter{feed{heartbeat(1, n)}}
-		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+		w.pipeline.Adapters = []adapters.Adapter{feed{simulateHeartRate(1, n)}}
+		s, err := w.pipeline.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
 			Body: strings.NewReader(name)})
 		if err != nil || s.Created+s.Unchanged != n {
 			b.Fatalf("%+v %v", s.Counts, err)
 		}
 	}
-	columns := func(w *world, each func(*mapping.Stream, *series.Sample)) {
-		x := w.p.Mapper.Streams("apple", "p1", nil)
+	columns := func(w *world, each func(*stream.Stream, *series.Sample)) {
+		streams := stream.New(w.pipeline.Mapper, "apple", "p1", nil)
 		var row series.Sample
-		heartbeat(1, n)(func(s *sample.Sample) bool {
-			each(x.Place(s, &row), &row)
+		simulateHeartRate(1, n)(func(s *sample.Sample) bool {
+			st := streams.Place(s, &row)
+			each(st, &row)
 			return true
 		})
 	}
@@ -70,11 +71,11 @@ func BenchmarkSamples(b *testing.B) {
 			func(b *testing.B, w *world) { ingest(b, w, "2") }},
 		{"floor: simulator", nil, func(*testing.B,
 			*world) {
-			heartbeat(1, n)(func(*sample.Sample) bool { return true })
+			simulateHeartRate(1, n)(func(*sample.Sample) bool { return true })
 		}},
 		{"floor: mapping", nil, func(_ *testing.B, w *world) {
 			var cols series.Columns
-			columns(w, func(_ *mapping.Stream, s *series.Sample) {
+			columns(w, func(_ *stream.Stream, s *series.Sample) {
 				if cols.Len() == 65536 {
 					cols.Reset()
 				}
@@ -83,7 +84,7 @@ func BenchmarkSamples(b *testing.B) {
 		}},
 		{"floor: store", func(_ *testing.B, w *world) {
 			ready = ready[:0]
-			columns(w, func(st *mapping.Stream, s *series.Sample) {
+			columns(w, func(st *stream.Stream, s *series.Sample) {
 				i := len(ready) - 1
 				if i < 0 || ready[i].Template != st.Template || ready[i].Columns.Len() == 65536 {
 					ready = append(ready, store.SeriesWrite{Template: st.Template, Columns: &series.Columns{}})
@@ -103,7 +104,7 @@ func BenchmarkSamples(b *testing.B) {
 					size += ready[0].Columns.Len()
 					next, ready = append(next, ready[0]), ready[1:]
 				}
-				if _, err := w.p.Store.Commit(b.Context(),
+				if _, err := w.pipeline.Store.Commit(b.Context(),
 					&store.Batch{Series: next, Probed: ^store.Seq(0)}); err != nil {
 					b.Fatal(err)
 				}
@@ -116,7 +117,7 @@ func BenchmarkSamples(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				w, done := newWorldOn(b, b.TempDir(), vfs.Default)
-				w.p.SpoolDir = b.TempDir()
+				w.pipeline.SpoolDir = b.TempDir()
 				if c.before != nil {
 					c.before(b, w)
 				}

@@ -10,9 +10,9 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// TestBloodPressureByComponent: a blood pressure is found by the value of one
-// of its components, stored as a series or as a document.
-func TestBloodPressureByComponent(t *testing.T) {
+// TestFindBloodPressureByComponent checks that a blood pressure is found by the
+// value of one of its components, stored as a series or as a document.
+func TestFindBloodPressureByComponent(t *testing.T) {
 	w := newWorld(t)
 	var rows []string
 	for i := range 40 {
@@ -26,7 +26,7 @@ func TestBloodPressureByComponent(t *testing.T) {
 		t.Fatalf("%+v", sum)
 	}
 	for query, want := range map[string]int{
-		// 141 to 149, and the half
+		// 141 to 149, and the incomplete one
 		"component-code-value-quantity=http://loinc.org|8480-6$gt140": 10,
 		// 111 to 120
 		"component-code-value-quantity=http://loinc.org|8462-4$gt110|http://unitsofmeasure.org|mm[Hg]": 10,
@@ -51,7 +51,7 @@ func TestBloodPressureByComponent(t *testing.T) {
 			continue
 		}
 		n := 0
-		if err := w.p.Store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		if err := w.pipeline.Store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 			func(*store.Found) bool { n++; return true }); err != nil {
 			t.Fatal(err)
 		}

@@ -12,26 +12,26 @@ import (
 	"pulsegate/fhir"
 )
 
-// Limits of one payload.
+// Limits bounds one payload. Fields that are 0 have the given defaults.
 type Limits struct {
-	MaxBytes      int64 // decompressed size; 0: 8 GiB
-	MaxRatio      int64 // decompressed to compressed; 0: 200
-	MaxSpool      int64 // a zip that arrives as a stream; 0: 4 GiB
-	Batch         int   // documents a commit; 0: 1000
-	Samples       int   // samples of series a commit; 0: 65,536
-	KeepPerMetric int   // quarantined items with raw bytes, per payload and metric; 0: 1000
-	KeepRaw       int   // bytes of raw; 0: 64 KiB
+	MaxBytes      int64 // decompressed size in bytes; default 8 GiB
+	MaxRatio      int64 // ratio of decompressed to compressed size; default 200
+	MaxSpool      int64 // size in bytes of a zip file that arrives as a stream; default 4 GiB
+	Batch         int   // documents per commit; default 1000
+	Samples       int   // samples of series per commit; default 65,536
+	KeepPerMetric int   // quarantined items with raw bytes per payload and metric; default 1000
+	KeepRaw       int   // raw bytes per quarantined item; default 64 KiB
 }
 
 func (l Limits) orDefault() Limits {
-	def := func(v *int64, d int64) {
-		if *v <= 0 {
-			*v = d
+	def := func(limit *int64, value int64) {
+		if *limit <= 0 {
+			*limit = value
 		}
 	}
-	defInt := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
+	defInt := func(limit *int, value int) {
+		if *limit <= 0 {
+			*limit = value
 		}
 	}
 	def(&l.MaxBytes, 8<<30)
@@ -44,71 +44,75 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// runMemory bounds the memory in bytes of one payload under way: what an adapter
-// reads ahead, a batch, and a zstd window.
-const runMemory = 48 << 20
+// deliveryMemory is the memory in bytes that one delivery needs at most: the
+// adapter's read-ahead, a batch and a zstd window.
+const deliveryMemory = 48 << 20
 
-// freeBytes may be decompressed before the ratio counts.
-const freeBytes = 16 << 20
+// ratioFreeBytes is the number of decompressed bytes before MaxRatio applies.
+const ratioFreeBytes = 16 << 20
 
-// Body undoes a Content-Encoding ("", identity, gzip, zstd) under limits on
-// size and ratio. Reading beyond a limit gives a TooLarge error.
+// Body decodes a Content-Encoding ("", identity, gzip or zstd) within limits on
+// the size and the compression ratio. Reading beyond a limit returns a TooLarge
+// error.
 func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
-	l := limits.orDefault()
-	in := &counter{r: r}
-	c := &capped{in: in, max: l.MaxBytes}
+	bounds := limits.orDefault()
+	in := &countingReader{body: r}
+	limited := &limitedReader{in: in, max: bounds.MaxBytes}
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
-		c.r = in
+		limited.body = in
 	case "gzip", "x-gzip":
-		z, err := gzip.NewReader(bufio.NewReader(in))
+		decoder, err := gzip.NewReader(bufio.NewReader(in))
 		if err != nil {
 			return nil, &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
-				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not gzip"}}}
+				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not in gzip format"}}}
 		}
-		c.r, c.close, c.ratio = z, z.Close, l.MaxRatio
+		limited.body, limited.close, limited.ratio = decoder, decoder.Close, bounds.MaxRatio
 	case "zstd":
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
+		decoder, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
 			zstd.WithDecoderMaxWindow(32<<20))
 		if err != nil {
 			return nil, fhir.Wrap("ingest.Body", err)
 		}
-		c.r, c.ratio = z, l.MaxRatio
-		c.close = func() error { z.Close(); return nil }
+		limited.body, limited.ratio = decoder, bounds.MaxRatio
+		limited.close = func() error { decoder.Close(); return nil }
 	default:
-		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "Content-Encoding is gzip, zstd or identity")
+		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "the Content-Encoding must be gzip, zstd or identity")
 	}
-	return c, nil
+	return limited, nil
 }
 
-type counter struct {
-	r io.Reader
-	n int64
+// countingReader counts the bytes read from a body.
+type countingReader struct {
+	body io.Reader
+	read int64
 }
 
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	c.read += int64(n)
 	return n, err
 }
 
-type capped struct {
-	r     io.Reader
-	in    *counter
-	n     int64
+// limitedReader reads a decompressed body and enforces the limits.
+type limitedReader struct {
+	body  io.Reader
+	in    *countingReader
+	read  int64
 	max   int64
-	ratio int64 // 0: none
+	ratio int64 // 0 is unlimited
 	close func() error
 }
 
-func (c *capped) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if c.n > c.max {
-		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is over the limit of %d bytes", c.max)
+func (c *limitedReader) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	c.read += int64(n)
+	if c.read > c.max {
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload exceeds the limit of %d bytes", c.max)
 	}
-	if c.ratio > 0 && c.n > freeBytes && c.n > c.ratio*max(c.in.n, 1) {
-		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is compressed more than %d to 1", c.ratio)
+	if c.ratio > 0 && c.read > ratioFreeBytes && c.read > c.ratio*max(c.in.read, 1) {
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload exceeds the compression ratio of %d to 1",
+			c.ratio)
 	}
 	if err != nil && err != io.EOF && fhir.KindOf(err) == fhir.Internal && c.ratio > 0 {
 		err = &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
@@ -117,15 +121,15 @@ func (c *capped) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *capped) Close() error {
+func (c *limitedReader) Close() error {
 	if c.close == nil {
 		return nil
 	}
 	return c.close()
 }
 
-// spool copies a stream to a file that is removed from the folder at once;
-// the data goes when it is closed.
+// spool copies r to a file. The file is removed from its directory, so that its
+// data is freed when it is closed.
 func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 	f, err := os.CreateTemp(dir, "spool-*")
 	if err != nil {
@@ -137,7 +141,7 @@ func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 		n, err = io.Copy(f, io.LimitReader(r, limit+1))
 	}
 	if err == nil && n > limit {
-		err = fhir.Errorf(fhir.TooLarge, "ingest.spool", "the archive is over the limit of %d bytes", limit)
+		err = fhir.Errorf(fhir.TooLarge, "ingest.spool", "the archive exceeds the limit of %d bytes", limit)
 	}
 	if err != nil {
 		if cerr := f.Close(); cerr != nil {
@@ -147,3 +151,7 @@ func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 	}
 	return f, n, nil
 }
+
+// headSize is the length in bytes of the prefix of a payload that is hashed and
+// passed to Adapter.Detect.
+const headSize = 64 << 10

@@ -18,8 +18,9 @@ import (
 const loneHour = `{"data":{"metrics":[{"name":"step_count","units":"count","data":[{"date":"2026-04-07 00:00:00 +0200","qty":23,"source":"Band"}]},` +
 	`{"name":"heart_rate","units":"count/min","data":[{"date":"2026-04-07 00:00:00 +0200","Min":49,"Avg":53,"Max":70,"source":"Band"}]}]}}`
 
-// TestDeliveryHeaders: what a row at midnight stands for is in the headers of
-// the automation; no average of heart rates is coded as a heart rate.
+// TestDeliveryHeaders checks that the headers of an automation tell what a row
+// at midnight means, and that an average of heart rates is not coded as a heart
+// rate.
 func TestDeliveryHeaders(t *testing.T) {
 	gin.SetMode(gin.TestMode)
 	for _, c := range []struct {
@@ -33,7 +34,7 @@ func TestDeliveryHeaders(t *testing.T) {
 		e := gin.New()
 		who := &access.Principal{ClientID: "c",
 			Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: access.Create}}}}
-		(&Handler{Pipeline: w.p, Auth: fixed{who}}).Mount(e)
+		(&Handler{Pipeline: w.pipeline, Auth: fixed{who}}).Mount(e)
 		req := httptest.NewRequest("POST", "/ingest/apple/auto?patient=p1", strings.NewReader(loneHour))
 		if c.aggregation != "" {
 			req.Header.Set("Automation-Aggregation", c.aggregation)
@@ -63,14 +64,14 @@ func TestDeliveryHeaders(t *testing.T) {
 	}
 }
 
-// backwards is an adapter whose format is read from its end.
-type backwards struct{ feed }
+// seekAdapter is an adapter with a format that is read from its end.
+type seekAdapter struct{ feed }
 
-func (backwards) Formats() []adapters.Format { return []adapters.Format{{Name: "tail", Seek: true}} }
+func (seekAdapter) Formats() []adapters.Format { return []adapters.Format{{Name: "tail", Seek: true}} }
 
-func (backwards) Detect(string, []byte) (string, bool) { return "tail", true }
+func (seekAdapter) Detect(string, []byte) (string, bool) { return "tail", true }
 
-func (backwards) Decode(_ context.Context, in adapters.Input, _ adapters.Sink) error {
+func (seekAdapter) Decode(_ context.Context, in adapters.Input, _ adapters.Sink) error {
 	end := make([]byte, 3)
 	if in.At == nil {
 		return errors.New("no random access")
@@ -85,10 +86,10 @@ func (backwards) Decode(_ context.Context, in adapters.Input, _ adapters.Sink) e
 	return nil
 }
 
-// TestSeek: a format that is not read from front to back has random access,
-// however the payload comes.
-func TestSeek(t *testing.T) {
+// TestFormatThatSeeks checks that a format that needs random access gets it for
+// payloads from streams and files.
+func TestFormatThatSeeks(t *testing.T) {
 	w := newWorld(t)
-	w.p.Adapters = []adapters.Adapter{backwards{}}
+	w.pipeline.Adapters = []adapters.Adapter{seekAdapter{}}
 	w.must("apple", "payload", strings.Repeat("x", 100_000)+"end")
 }

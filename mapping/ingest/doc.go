@@ -1,130 +1,143 @@
-// Package ingest takes vendor payloads in: consent, decoding, mapping,
-// restatement, commit, Provenance, audit and quarantine.
+// Package ingest ingests vendor payloads: it checks the consent, decodes, maps,
+// commits, and writes Provenance, AuditEvents and the quarantine.
 //
-// It owns: Pipeline.Run and Retry, the quarantine, POST
-// /ingest/{vendor}/{format}, and the state rooms quarantine/ and ingest/. It
-// does not own: vendor formats (adapters), the metric table (mapping).
+// It owns Pipeline.Run and Pipeline.Retry, the quarantine, POST
+// /ingest/{vendor}/{format}, and the state with the key prefixes quarantine/ and
+// ingest/. It does not own the vendor formats (package adapters) and the metric
+// table (package mapping).
 //
-// # One run
+// # Deliveries
 //
-// The consent is asked for first: without one nothing is stored, the refusal
-// is audited. One goroutine decodes and maps, one sorts, probes and commits;
-// batches of up to Limits.Batch documents, 256 KiB of their JSON, and
-// Limits.Samples samples of series stand between them, so memory is bounded and the order of the payload is the
-// order of the commits. Before each commit the consent is asked for again: a
-// withdrawal stops the import.
+// A delivery is one payload. Without a consent of the patient nothing is stored,
+// and the refusal is audited. One goroutine decodes and maps, another one sorts,
+// compares with the store and commits. They exchange batches of up to
+// Limits.Batch documents, 256 KiB of their JSON, and Limits.Samples samples of
+// series, so that memory is bounded and commits have the order of the payload.
+// The consent is checked again before each commit, so that its withdrawal stops
+// the delivery.
 //
-// A batch holds the samples by series, the Observations that are documents,
-// the Devices they name, one Provenance of what is written (see mapping),
-// quarantined items, and the AuditEvent with its leaf. Series come first, in
-// the order in which their first samples came.
+// A commit consists of the samples by series, the Observations that are
+// documents, the Devices that they name, one Provenance of what is written,
+// quarantined items, and the AuditEvent with its leaf. Series
+// come first, in the order of their first samples.
+//
+// A failed delivery leaves an AuditEvent too: with outcome 8 if there is no
+// consent or if it was withdrawn during the delivery, 4 for a payload that cannot
+// be read, and 12 for an internal error.
+//
+// If the content of a final resource changes, its status becomes "amended". If
+// the vendor retracts it, its status becomes "entered-in-error". The retraction
+// of a resource that was never stored is dropped.
+//
+// # Provenance
+//
+// There is one Provenance per commit. Its targets are the patient; the stream of
+// every new sample, once, as
+// {"type":"Observation","identifier":{…/identifier/series}}; and every other
+// Observation, new version and Device. They do not depend on whether samples are
+// stored as series or as documents. Its agents are those of US Core: the vendor's
+// Organization as author, this server's as transmitter, and the software as
+// assembler on behalf of the server.
 //
 // # Samples
 //
-// The store is asked what it has of each sample (Probe). What is missing is
-// written as a series, what is the same is unchanged, and what is there with
-// other content is a restated document like any other. When somebody else
-// wrote into the streams between probe and commit, the batch is tried again,
-// up to 16 times. Of a sample that a batch states twice, under whichever
-// template or as a document, the last word counts.
+// Store.Probe reports which samples the store has. Samples that are missing are
+// written as series, equal samples are unchanged, and samples that the store has
+// with other content are restated documents like any other. If another writer
+// changes the streams between Probe and Commit, the batch is tried again, up to
+// 16 times. If a batch states a sample more than once, in any series or as a
+// document, the last statement counts.
 //
-// In a store that an earlier release wrote (Pipeline.LegacyIDs) each sample is
-// looked up under the id it had then; where it is there, it stays that
-// document.
+// # Latest statement
 //
-// A run that fails leaves an AuditEvent too: outcome 8 without consent or when
-// it was withdrawn on the way, 4 for a payload that cannot be read, 12 for a
-// failure of ours.
+// Of two statements about one thing the one delivered later counts, even if it
+// repeats an earlier value (62, 63, 62). Payloads are small, vendors revert
+// changes, and the bytes of a payload do not tell a late copy from a change.
 //
-// Changed content of a final resource becomes "amended", the vendor's
-// retraction "entered-in-error".
+// Only a statement that is provably older is not written. Sample.Revision, the
+// vendor's own order, proves that: the updateTime of a data point of the Google
+// Health API, meta.updated_at of an Oura document, and the sync version of a
+// HealthKit sample or else the ExportDate of the export, for days and for samples
+// with an id of the vendor's. The state ingest/revision/ID holds the greatest
+// revision so far, even if the content was the same. An equal or missing Revision
+// proves nothing: a webhook of a vendor that states no time counts when it
+// arrives, even if it is delivered out of order, and the next poll corrects it.
 //
-// # The latest word
-//
-// Of two statements on one thing the latest delivered one counts, also when it
-// restates an earlier value (62, 63, 62): payloads are small, vendors take
-// changes back, and nothing about the bytes of a payload tells a late copy from
-// a change. Only what is provably older is old news and is not written:
-// Sample.Revision, the vendor's own order, says so. It is the updateTime of a
-// point of the Google Health API, meta.updated_at of a document of Oura's, the
-// sync version of a HealthKit sample and else the ExportDate of the export, for
-// days and for samples with an id of the vendor's. The room ingest/revision/ID
-// holds the greatest that was seen, also where the content was the same. An
-// equal Revision proves nothing, and neither does an absent one: a webhook that
-// is delivered out of order, of a vendor that states no time, counts as it
-// arrives, and the next poll sets it right.
-//
-// Equal content is no write, so a payload that is delivered again right after
-// itself leaves an AuditEvent alone.
+// Equal content is not written again, so a payload that is delivered twice in a
+// row leaves only an AuditEvent.
 //
 // # Nights
 //
-// A row of the metric table with segmentsOf (Apple's segments of sleep) is what
-// another row, night, is made of. Each commit of segments says in the room
-// ingest/night/PATIENT/VENDOR/SOURCE, in the same batch, which time they cover.
-// When the payload has been read to its end, or an error, the nights of that
-// time are made again of every stored segment of the source (see
-// mapping/sleep), whichever payload or channel brought it, 90 days a commit; a
-// run that was interrupted leaves the rest to the next one. So the order, the
-// split and the repetition of payloads do not matter.
+// A row of the metric table with segmentsOf, such as Apple's segments of sleep,
+// is the source of another row, night. Each commit of segments records the time
+// that they cover in ingest/night/PATIENT/VENDOR/SOURCE. At the end of the
+// payload, or after an error, the nights of that time are derived from all stored
+// segments of the source (see package mapping/sleep), whichever payload or
+// channel delivered them, for up to 400 days per commit. The next delivery
+// continues an interrupted one. So the order, the split and the repetition of
+// payloads do not matter.
 //
-// A night is night/HASH(source)/DAY, with /2, /3 for further sessions that end
-// on that day. A night whose segments changed is a new version, amended; one
-// that is none any more (two halves have become one) is entered-in-error. A
-// night that ended less than 90 minutes before it is made is preliminary; the
-// first delivery of the vendor's for the patient after that makes it final.
+// The vendor's id of a night is night/HASH(source)/DAY, followed by /2 or /3 for
+// further sessions that end on that day. A night whose segments changed is
+// amended. A night that no longer exists, because two halves have become one, is
+// entered-in-error. A night that ended less than 90 minutes before it is derived
+// is preliminary, and the first delivery of the vendor for the patient after that
+// makes it final.
 //
-// A night that a source states as a whole (an aggregated night of Health Auto
-// Export) is the stored one of the source that it overlaps, whatever its start,
-// and two that it covers become one. Segments say it better: where they make a
-// night, the one that was stated is entered-in-error, or not written.
+// Some sources state a night as a whole, such as an aggregated night of Health
+// Auto Export. A stated night replaces the stored night of the source that it
+// overlaps, at whatever time it starts, and two stored nights that it covers
+// become one. Nights that are derived from segments take precedence: the stated
+// night is then entered-in-error or not written.
 //
 // # Several channels
 //
-// One wearer's data may come through several channels of a vendor: Health Auto
-// Export and export.xml, list and reconcile of the Google Health API. Those
-// that know less of where a sample came from mark it Sample.Coarse. What a
-// coarse channel and another one both bring, of one type, at the same second or
-// over the same time, with the same value (within a thousandth, after
-// conversion), is one Observation, as a sample and as a document:
+// The data of one wearer may come through several channels of a vendor: Health
+// Auto Export and export.xml, or list and reconcile of the Google Health API. A
+// coarse channel knows less about the origin of a sample than another one and
+// marks its samples as Sample.Coarse; the other channels are fine. A measurement
+// that a coarse and a fine channel both deliver is one Observation. The
+// deliveries are duplicates if they have one type, start in the same second or
+// cover the same time, and have values that differ by at most a thousandth after
+// conversion:
 //
-//   - What the store has from the channel that knows more stands, and the
-//     coarse delivery leaves a Provenance with the stream or Observation that
-//     it confirms as target, once.
-//   - What the store has from the coarse channel gets what the other one knows
-//     (device, metadata) as a new version under the identity that it has.
-//   - A restated value that a coarse channel had stated before takes back what
-//     that channel said of the same source. The coarse channel that repeats it,
-//     or restates its own to it, confirms it.
+//   - If the store has the Observation of the fine channel, it is kept. The
+//     coarse delivery leaves a Provenance, once, whose target is the stream or
+//     Observation that it confirms.
+//   - If the store has the Observation of the coarse channel, the delivery of the
+//     fine channel adds its device and metadata as a new version with the same
+//     id.
+//   - If a fine channel restates a value that a coarse channel has delivered, the
+//     Observation of the coarse channel for the same source is retracted. The
+//     coarse channel confirms the value when it repeats the restated one.
 //
-// Two sources that say the same are two measurements, whichever channels bring
-// them: a source is known by its name, its stream or its Device. Where no
-// channel knows a device, the Device made of the name stands for both channels
-// (channels.Plain), and what carries it may be of either. Within one payload
-// the document of the channel that knows more comes before a coarse one. Two ids
-// that an app gives one workout (same source, type, start and end) are one. A
-// document that is stored under another id has that id in the room
-// ingest/same/ID; the rooms ingest/channels and ingest/heard hold which kinds
-// of channels have delivered and what was confirmed. A patient of one channel
-// pays a read of ingest/channels a commit. The commits of one patient and
-// vendor are worked out one after the other.
+// Equal measurements of two sources are two measurements, whichever channels
+// deliver them. A source is identified by its name, its stream or its Device. If
+// no channel knows the device, the Device derived from the name stands for both
+// channels (channels.NameOnly), and its Observations may come from either. Within
+// one payload the documents of fine channels are processed before those of coarse
+// ones. If an app gives one workout two ids (same source, type, start and end),
+// it is one Observation. The state ingest/same/ID holds the id under which a
+// document with another id is stored, ingest/channels the channels that have
+// delivered, and ingest/heard what was confirmed. A patient with one channel costs
+// one read of ingest/channels per commit. Commits for one patient and vendor are
+// prepared one after another.
 //
 // # Device facts
 //
-// Each fact of a Device (versions, battery, model) is the latest word on it;
-// a sample that says nothing of it leaves it. The room ingest/device/ID holds
-// the facts with their times, so that an old export does not turn them back. A
-// Device is written when a stored Observation names it.
+// A Device has the latest statement of each fact (versions, battery, model). A
+// sample without a fact does not change it. The state ingest/device/ID holds the
+// facts with their times, so that an old export does not revert them. A Device is
+// written when a stored Observation names it.
 //
-// Of an Observation that is known, a page that says neither device nor source
-// keeps the known ones: a vendor's merged stream does not know them.
-//
-// A retraction of what was never stored is dropped.
+// A sample that names neither a device nor a source, such as one from a vendor's
+// merged stream, keeps those of the stored Observation.
 //
 // # Quarantine
 //
-// quarantine/PATIENT/ID, ID derived from the content: a repeat is one item.
-// At most Limits.KeepPerMetric items a metric and payload keep their raw
-// bytes; what is beyond is counted in one item without raw, and so is what the
-// consent's categories do not cover. Nothing in it reaches a log.
+// Items have the keys quarantine/PATIENT/ID. The id is derived from the content,
+// so a repeated item is stored once. At most Limits.KeepPerMetric items per metric
+// and payload keep their raw bytes. Further items, and items that the categories of
+// the consent do not cover, are counted in one item without raw bytes. Quarantined
+// data is never logged.
 package ingest

@@ -9,44 +9,45 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// auditTime is how long a failure may take to be recorded when the caller has
-// gone already.
-const auditTime = 10 * time.Second
+// auditTimeout limits the time in which a failure is recorded after the caller
+// has gone.
+const auditTimeout = 10 * time.Second
 
-// Reasons of failed ingests in the audit trail: fixed texts.
+// Reasons of failures in the audit trail.
 const (
 	reasonNoConsent   = "no active consent for this vendor"
 	reasonWithdrawn   = "the consent was withdrawn during the import"
 	reasonNoScope     = "the token does not allow creating Observations"
 	reasonUnreadable  = "the payload cannot be read"
 	reasonTooLarge    = "the payload is over a limit"
-	reasonNobody      = "no such patient or vendor"
+	reasonUnknown     = "no such patient or vendor"
 	reasonInterrupted = "the import was interrupted"
 	reasonFailed      = "the import failed"
 )
 
-// refused records an ingest that did not begin, and returns err.
-func (p *Pipeline) refused(ctx context.Context, q *Request, err error, reason string) error {
-	r := &run{p: p, q: *q}
+// recordRefusal records a delivery that was refused before it began, and
+// returns err.
+func (p *Pipeline) recordRefusal(ctx context.Context, req *Request, err error, reason string) error {
+	d := &delivery{pipeline: p, request: *req}
 	if reason == "" {
 		switch fhir.KindOf(err) {
 		case fhir.Invalid, fhir.NotFound, fhir.Gone:
-			reason = reasonNobody
+			reason = reasonUnknown
 		case fhir.Forbidden:
 			reason = reasonNoConsent
 		}
 	}
-	return r.failed(ctx, err, reason)
+	return d.recordFailure(ctx, err, reason)
 }
 
-// failed records that the run ended with err, which it returns. What was
-// committed before has its own events.
-func (r *run) failed(ctx context.Context, err error, reason string) error {
-	kind, outcome := audit.Ingest, audit.Minor
+// recordFailure records that the delivery ended with err, and returns err.
+// Earlier commits have their own events.
+func (d *delivery) recordFailure(ctx context.Context, err error, reason string) error {
+	eventType, outcome := audit.Ingest, audit.Minor
 	derived := reasonUnreadable
 	switch fhir.KindOf(err) {
 	case fhir.Forbidden:
-		kind, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
+		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
 	case fhir.TooLarge:
 		derived = reasonTooLarge
 	case fhir.Unavailable:
@@ -60,22 +61,22 @@ func (r *run) failed(ctx context.Context, err error, reason string) error {
 	if reason == "" {
 		reason = derived
 	}
-	ev := r.event(kind, outcome)
-	ev.Reason = reason
-	if r.adapter != nil {
-		ev.Extra = append(ev.Extra, [2]string{"vendor", r.q.Vendor})
+	event := d.auditEvent(eventType, outcome)
+	event.Reason = reason
+	if d.adapter != nil {
+		event.Extra = append(event.Extra, [2]string{"vendor", d.request.Vendor})
 	}
-	if r.format != "" {
-		ev.Extra = append(ev.Extra, [2]string{"format", r.format})
+	if d.format != "" {
+		event.Extra = append(event.Extra, [2]string{"format", d.format})
 	}
-	if r.digest != "" {
-		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", r.digest})
+	if d.digest != "" {
+		event.Extra = append(event.Extra, [2]string{"payload-sha256-64k", d.digest})
 	}
-	// It is recorded also when the caller went away.
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTime)
+	// The failure is recorded even if the caller has gone.
+	auditCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
-	if aerr := r.p.Audit.Record(actx, ev); aerr != nil {
-		return fhir.Wrap("ingest.audit", errors.Join(aerr, err))
+	if auditErr := d.pipeline.Audit.Record(auditCtx, event); auditErr != nil {
+		return fhir.Wrap("ingest.audit", errors.Join(auditErr, err))
 	}
 	return err
 }

@@ -20,7 +20,7 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// trail returns "outcome reason" of every AuditEvent, counted.
+// trail returns the number of AuditEvents by "outcome reason".
 func (w *world) trail() map[string]int {
 	w.t.Helper()
 	out := map[string]int{}
@@ -31,24 +31,25 @@ func (w *world) trail() map[string]int {
 		}
 		out[strings.TrimSpace(e.Outcome+" "+e.OutcomeDesc)]++
 		if strings.Contains(string(r.JSON), "SECRET") {
-			w.t.Errorf("the payload is in the audit trail: %s", r.JSON)
+			w.t.Errorf("the audit trail contains the payload: %s", r.JSON)
 		}
 	}
 	return out
 }
 
-func many(n int) string {
+func manyRecords(n int) string {
 	var out []string
 	for i := range n {
-		out = append(out, record(hr, "count/min", fmt.Sprint(60+i),
+		out = append(out, recordXML(heartRateType, "count/min", fmt.Sprint(60+i),
 			fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
 	}
-	return export(out...)
+	return exportXML(out...)
 }
 
-// TestEveryIngestIsAudited: how it ends, and nothing of what was in it.
-func TestEveryIngestIsAudited(t *testing.T) {
-	full := many(100)
+// TestFailuresAreAudited checks that the audit trail has the outcome of every
+// delivery and no content of its payload.
+func TestFailuresAreAudited(t *testing.T) {
+	full := manyRecords(100)
 	for name, c := range map[string]struct {
 		vendor, patient, body string
 		prepare               func(*world)
@@ -57,13 +58,16 @@ func TestEveryIngestIsAudited(t *testing.T) {
 		"unknown format": {body: "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
 		"empty":          {body: "", want: map[string]int{"4 " + reasonUnreadable: 1}},
 		"cut short":      {body: full[:150] + "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
-		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.p.Limits.Samples = 45 },
+		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.pipeline.Limits.Samples = 45 },
 			want: map[string]int{"0": 2, "4 " + reasonUnreadable: 1}},
-		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
-		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
-		"no consent": {body: full, prepare: func(w *world) { w.c.closed = true },
+		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonUnknown: 1}},
+		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonUnknown: 1}},
+		"no consent": {body: full, prepare: func(w *world) { w.consents.withdrawn = true },
 			want: map[string]int{"8 " + reasonNoConsent: 1}},
-		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Samples = 3, 10 },
+		"withdrawn": {body: full, prepare: func(w *world) {
+			w.consents.withdrawAfter, w.pipeline.Limits.Samples = 3,
+				10
+		},
 			want: map[string]int{"0": 1, "8 " + reasonWithdrawn: 1}},
 		"good": {body: full, want: map[string]int{"0": 1}},
 	} {
@@ -83,7 +87,7 @@ func TestEveryIngestIsAudited(t *testing.T) {
 			if name == "unknown format" {
 				q.Name = "x"
 			}
-			if _, err := w.p.Run(t.Context(), q); (err == nil) != (name == "good") {
+			if _, err := w.pipeline.Run(t.Context(), q); (err == nil) != (name == "good") {
 				t.Errorf("%v", err)
 			}
 			if got := w.trail(); fmt.Sprint(got) != fmt.Sprint(c.want) {
@@ -93,14 +97,15 @@ func TestEveryIngestIsAudited(t *testing.T) {
 	}
 }
 
-// TestInterruptionIsAudited: also when the caller has gone away.
+// TestInterruptionIsAudited checks that an interruption is recorded even if the
+// caller has gone.
 func TestInterruptionIsAudited(t *testing.T) {
 	w := newWorld(t)
-	w.p.Limits.Samples = 10
+	w.pipeline.Limits.Samples = 10
 	ctx, cancel := context.WithCancel(t.Context())
-	body := many(100)
-	half := &hook{strings.NewReader(body[:len(body)/2]), cancel}
-	_, err := w.p.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml",
+	body := manyRecords(100)
+	half := &endHook{strings.NewReader(body[:len(body)/2]), cancel}
+	_, err := w.pipeline.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml",
 		Body: io.MultiReader(half, strings.NewReader(body[len(body)/2:]))})
 	if err == nil {
 		t.Error("no error")
@@ -110,13 +115,13 @@ func TestInterruptionIsAudited(t *testing.T) {
 	}
 }
 
-// hook calls at at the end of r.
-type hook struct {
+// endHook calls at at the end of r.
+type endHook struct {
 	r  io.Reader
 	at func()
 }
 
-func (h *hook) Read(p []byte) (int, error) {
+func (h *endHook) Read(p []byte) (int, error) {
 	n, err := h.r.Read(p)
 	if err == io.EOF {
 		h.at()
@@ -136,12 +141,12 @@ func TestRefusedRequestsAreAudited(t *testing.T) {
 		encoding string
 	}{
 		"8 " + reasonNoScope:    {may(access.Read), "/ingest/apple/auto?patient=p1", ""},
-		"4 " + reasonNobody:     {may(access.Create), "/ingest/apple/auto", ""},
+		"4 " + reasonUnknown:    {may(access.Create), "/ingest/apple/auto", ""},
 		"4 " + reasonUnreadable: {may(access.Create), "/ingest/apple/auto?patient=p1", "br"},
 	} {
 		w := newWorld(t)
 		e := gin.New()
-		(&Handler{Pipeline: w.p, Auth: fixed{c.who}}).Mount(e)
+		(&Handler{Pipeline: w.pipeline, Auth: fixed{c.who}}).Mount(e)
 		req := httptest.NewRequest("POST", c.url, strings.NewReader("SECRET"))
 		req.Header.Set("Content-Encoding", c.encoding)
 		e.ServeHTTP(httptest.NewRecorder(), req)
@@ -151,18 +156,18 @@ func TestRefusedRequestsAreAudited(t *testing.T) {
 	}
 }
 
-// gauge is a meter provider that keeps what is counted.
-type gauge struct {
+// fakeMeter is a meter provider that keeps the counts.
+type fakeMeter struct {
 	noop.MeterProvider
 	mu   sync.Mutex
 	sums map[string]int64
 }
 
-func (g *gauge) Meter(string, ...metric.MeterOption) metric.Meter { return &gaugeMeter{g: g} }
+func (g *fakeMeter) Meter(string, ...metric.MeterOption) metric.Meter { return &gaugeMeter{g: g} }
 
 type gaugeMeter struct {
 	noop.Meter
-	g *gauge
+	g *fakeMeter
 }
 
 func (m *gaugeMeter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
@@ -175,7 +180,7 @@ func (m *gaugeMeter) Int64Histogram(name string, _ ...metric.Int64HistogramOptio
 
 type gaugeCounter struct {
 	noop.Int64Counter
-	g    *gauge
+	g    *fakeMeter
 	name string
 }
 
@@ -185,7 +190,7 @@ func (c *gaugeCounter) Add(_ context.Context, n int64, o ...metric.AddOption) {
 
 type gaugeHistogram struct {
 	noop.Int64Histogram
-	g    *gauge
+	g    *fakeMeter
 	name string
 }
 
@@ -193,25 +198,26 @@ func (c *gaugeHistogram) Record(_ context.Context, n int64, o ...metric.RecordOp
 	c.g.add(c.name, metric.NewRecordConfig(o).Attributes(), n)
 }
 
-func (g *gauge) add(name string, set attribute.Set, n int64) {
+func (g *fakeMeter) add(name string, set attribute.Set, n int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sums[name+" "+set.Encoded(attribute.DefaultEncoder())] += n
 }
 
 func TestMeters(t *testing.T) {
-	g := &gauge{sums: map[string]int64{}}
+	g := &fakeMeter{sums: map[string]int64{}}
 	before := otel.GetMeterProvider()
 	otel.SetMeterProvider(g)
 	defer otel.SetMeterProvider(before)
 	w := newWorld(t)
 	clear(g.sums)
-	body := export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
-		record("HKQuantityTypeIdentifierUnheardOf", "x", "1", "2026-10-01 08:30:00 +0200", "11.0"))
+	body := exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+		recordXML("HKQuantityTypeIdentifierUnheardOf", "x", "1", "2026-10-01 08:30:00 +0200", "11.0"))
 	w.must("apple", "export.xml", body)
 	w.must("apple", "export.xml", body)
 	for name, want := range map[string]int64{
-		"pulsegate.ingest.samples pulsegate.outcome=read,pulsegate.vendor=apple":        6, // with the export's date
+		// including the export's date
+		"pulsegate.ingest.samples pulsegate.outcome=read,pulsegate.vendor=apple":        6,
 		"pulsegate.ingest.samples pulsegate.outcome=dropped,pulsegate.vendor=apple":     2,
 		"pulsegate.ingest.samples pulsegate.outcome=created,pulsegate.vendor=apple":     1,
 		"pulsegate.ingest.samples pulsegate.outcome=unchanged,pulsegate.vendor=apple":   1,

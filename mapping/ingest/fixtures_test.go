@@ -11,10 +11,10 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// TestVendorTestdata sends the adapters' own payloads through: what the
-// adapters spell must be what the table accepts. Only what has no row, or is
-// broken on purpose in the payload, may be in quarantine, and a second round
-// changes nothing.
+// TestVendorTestdata ingests the testdata of the adapters and checks that the
+// table accepts the units and codes that adapters emit. Only metrics without a
+// row and items that are broken on purpose may be in quarantine, and a second
+// delivery must change nothing.
 func TestVendorTestdata(t *testing.T) {
 	for _, vendor := range []string{"apple", "fitbit", "oura"} {
 		w := newWorld(t)
@@ -30,7 +30,7 @@ func TestVendorTestdata(t *testing.T) {
 					return err
 				}
 				format := filepath.Base(filepath.Dir(path))
-				one, err := w.p.Run(t.Context(),
+				one, err := w.pipeline.Run(t.Context(),
 					Request{Patient: "p1", Vendor: vendor, Format: format, Name: filepath.Base(path),
 						Body: strings.NewReader(string(body))})
 				if err != nil && fhir.KindOf(err) != fhir.Invalid {
@@ -50,7 +50,7 @@ func TestVendorTestdata(t *testing.T) {
 		if again := round(); again.Created != 0 || again.Updated != 0 {
 			t.Errorf("%s: the second round created %d and updated %d", vendor, again.Created, again.Updated)
 		}
-		err := w.p.List(t.Context(), "p1", func(it *Item) bool {
+		err := w.pipeline.List(t.Context(), "p1", func(it *Item) bool {
 			if it.Sample != nil && it.Reason != sample.ReasonUnmapped {
 				t.Errorf("%s: %s %s %s: %s", vendor, it.Reason, it.Metric, it.Detail, it.Sample)
 			} else {

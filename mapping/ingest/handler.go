@@ -14,27 +14,27 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-// Authenticator tells who sends a request.
+// Authenticator authenticates the caller of a request.
 type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Handler is POST /ingest/{vendor}/{format}?patient=ID: the body is one
-// payload, the answer the Summary. The token must be allowed to create
-// Observations of that patient; format "auto" finds the format by itself,
-// the parameter name gives a file name. Headers that a format lists as facts
-// of its delivery are passed on to its adapter.
+// Handler serves POST /ingest/{vendor}/{format}?patient=ID. The body is one
+// payload, and the answer is its Summary. The token must allow creating
+// Observations of the patient. If the format is "auto", it is detected. The
+// parameter name gives a file name. Headers that a format lists as facts about
+// its delivery are passed to its adapter.
 type Handler struct {
 	Pipeline *Pipeline
 	Auth     Authenticator
-	// RequestID names the request in the audit trail; nil: the header
-	// X-Request-Id.
+	// RequestID returns the id of the request for the audit trail. If it is nil,
+	// the header X-Request-Id is used.
 	RequestID func(*gin.Context) string
 	Limits    Limits
 	Logger    *slog.Logger
 }
 
-// Mount adds the route.
+// Mount adds the route to r.
 func (h *Handler) Mount(r gin.IRouter) { r.POST("/ingest/:vendor/:format", h.post) }
 
 func (h *Handler) post(c *gin.Context) {
@@ -52,7 +52,7 @@ func (h *Handler) post(c *gin.Context) {
 }
 
 func (h *Handler) run(c *gin.Context) (Summary, error) {
-	who, err := h.Auth.Authenticate(c.Request)
+	principal, err := h.Auth.Authenticate(c.Request)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -65,40 +65,42 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 		id = h.RequestID(c)
 	}
 	ctx := c.Request.Context()
-	q := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Delivery: c.GetHeader, Caller: audit.Caller{Principal: who, RemoteIP: ip, RequestID: id}}
-	if !fhir.ValidID(q.Patient) {
-		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)
+	req := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
+		Name: c.Query("name"), Delivery: c.GetHeader,
+		Caller: audit.Caller{Principal: principal, RemoteIP: ip, RequestID: id}}
+	if !fhir.ValidID(req.Patient) {
+		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient is not a valid id")
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnknown)
 	}
-	if !mayCreate(who) {
+	if !mayCreate(principal) {
 		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler",
 			"the token does not allow creating Observations of this patient")
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNoScope)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonNoScope)
 	}
 	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
 	if err != nil {
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonUnreadable)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnreadable)
 	}
-	q.Body = body
-	sum, err := h.Pipeline.Run(ctx, q)
+	req.Body = body
+	sum, err := h.Pipeline.Run(ctx, req)
 	if cerr := body.Close(); err == nil && cerr != nil {
 		err = fhir.Wrap("ingest.Handler", cerr)
 	}
 	return sum, err
 }
 
-// mayCreate asks the grant for Create on Observation. A rule with a limit
-// (…?category=…, or one patient's compartment) cannot be judged before the
-// payload is read, so only rules without count.
-func mayCreate(who *access.Principal) bool {
-	return who != nil && who.Grant.MayAll(access.Create, "Observation")
+// mayCreate reports whether the grant of principal allows creating
+// Observations. Rules with a limit (…?category=…, or the compartment of one
+// patient) cannot be evaluated before the payload is read, so only rules
+// without a limit count.
+func mayCreate(principal *access.Principal) bool {
+	return principal != nil && principal.Grant.MayAll(access.Create, "Observation")
 }
 
 func (h *Handler) fail(c *gin.Context, err error) {
 	kind := fhir.KindOf(err)
 	if kind == fhir.Internal && h.Logger != nil {
-		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "err", err)
+		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "error", err)
 	}
 	if kind == fhir.Unavailable {
 		c.Header("Retry-After", "1")

@@ -29,25 +29,26 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
-// testKey is the secret for ids of the tests.
+// testKey is the secret for ids in tests.
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
-// consents is a consent that a test can take away.
+// consents is a consent that a test can withdraw.
 type consents struct {
-	closed     bool
-	after      int // questions until it is withdrawn; 0: never
-	categories map[string]bool
+	withdrawn     bool
+	withdrawAfter int // number of calls of Collects before the withdrawal; 0 is never
+	categories    map[string]bool
 }
 
 func (c *consents) Collects(context.Context, string, string) (fhir.Ref, bool, error) {
-	if c.after > 0 {
-		if c.after--; c.after == 0 {
-			c.closed = true
+	if c.withdrawAfter > 0 {
+		if c.withdrawAfter--; c.withdrawAfter == 0 {
+			c.withdrawn = true
 		}
 	}
-	return fhir.Ref{Type: "Consent", ID: "c1"}, !c.closed, nil
+	return fhir.Ref{Type: "Consent", ID: "c1"}, !c.withdrawn, nil
 }
 
 func (c *consents) CollectsCategory(_ context.Context, _, _ string, cats ...string) (bool, error) {
@@ -56,10 +57,10 @@ func (c *consents) CollectsCategory(_ context.Context, _, _ string, cats ...stri
 			return false, nil
 		}
 	}
-	return !c.closed, nil
+	return !c.withdrawn, nil
 }
 
-// tester is testing.TB and rapid.T.
+// tester is implemented by testing.TB and rapid.T.
 type tester interface {
 	Helper()
 	Context() context.Context
@@ -69,23 +70,24 @@ type tester interface {
 	Fatalf(string, ...any)
 }
 
+// world is a Pipeline with the store of one patient, p1.
 type world struct {
-	t tester
-	p *Pipeline
-	c *consents
+	t        tester
+	pipeline *Pipeline
+	consents *consents
 }
 
-// testMapper is one for all worlds: to read the table takes longer than most
-// of them live.
+// testMapper is shared by all worlds, because loading the table takes longer
+// than most tests.
 var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
-	return mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+	return mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 })
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w, done := newWorldOf(t)
 	t.Cleanup(done)
-	w.p.SpoolDir = t.TempDir()
+	w.pipeline.SpoolDir = t.TempDir()
 	return w
 }
 
@@ -123,8 +125,9 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 }
 
 func (w *world) run(vendor, name, body string) (Summary, error) {
-	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
-		Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
+	return w.pipeline.Run(w.t.Context(),
+		Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
+			Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
 }
 
 func (w *world) must(vendor, name, body string) Summary {
@@ -140,7 +143,7 @@ func (w *world) must(vendor, name, body string) Summary {
 func (w *world) all(typ string) map[string]fhir.Resource {
 	w.t.Helper()
 	out := map[string]fhir.Resource{}
-	err := w.p.Store.Scan(w.t.Context(),
+	err := w.pipeline.Store.Scan(w.t.Context(),
 		store.ScanRange{Types: []string{typ}, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 			r := f.Resource
 			r.JSON = bytes.Clone(r.JSON)
@@ -153,37 +156,37 @@ func (w *world) all(typ string) map[string]fhir.Resource {
 	return out
 }
 
-func export(records ...string) string {
+func exportXML(records ...string) string {
 	return `<?xml version="1.0"?><HealthData locale="en"><ExportDate value="2026-10-05 09:00:00 +0200"/>` +
 		strings.Join(records, "") + `</HealthData>`
 }
 
-func record(typ, unit, value, at, software string) string {
+func recordXML(typ, unit, value, at, software string) string {
 	return fmt.Sprintf(`<Record type="%s" sourceName="Watch" sourceVersion="%s" device="&lt;&lt;HKDevice: 0x1&gt;, name:Apple Watch, manufacturer:Apple Inc., model:Watch, hardware:Watch6,7, software:%s&gt;" unit="%s" creationDate="%s" startDate="%s" endDate="%s" value="%s"/>`,
 		typ, software, software, unit, at, at, at, value)
 }
 
 const (
-	hr    = "HKQuantityTypeIdentifierHeartRate"
-	steps = "HKQuantityTypeIdentifierStepCount"
+	heartRateType = "HKQuantityTypeIdentifierHeartRate"
+	stepCountType = "HKQuantityTypeIdentifierStepCount"
 )
 
 func TestRepeatChangesNothing(t *testing.T) {
 	w := newWorld(t)
-	body := export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
-		record(hr, "count/min", "64", "2026-10-01 09:00:00 +0200", "11.1"),
-		record(steps, "count", "10", "2026-10-01 08:30:00 +0200", "10.9"),
-		record("HKQuantityTypeIdentifierUnheardOf", "x", "1", "2026-10-01 08:30:00 +0200", "11.0"))
+	body := exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+		recordXML(heartRateType, "count/min", "64", "2026-10-01 09:00:00 +0200", "11.1"),
+		recordXML(stepCountType, "count", "10", "2026-10-01 08:30:00 +0200", "10.9"),
+		recordXML("HKQuantityTypeIdentifierUnheardOf", "x", "1", "2026-10-01 08:30:00 +0200", "11.0"))
 	one := w.must("apple", "export.xml", body)
 	if one.Created != 3 || one.Quarantined != 1 || one.Updated != 0 || one.Unchanged != 0 {
 		t.Errorf("first: %+v", one)
 	}
-	log := w.p.Store.Log().Size()
+	log := w.pipeline.Store.Log().Size()
 	two := w.must("apple", "export.xml", body)
 	if two.Created != 0 || two.Updated != 0 || two.Unchanged != 3 || two.Quarantined != 1 {
 		t.Errorf("second: %+v", two)
 	}
-	if got := w.p.Store.Log().Size(); got != log+1 {
+	if got := w.pipeline.Store.Log().Size(); got != log+1 {
 		t.Errorf("%d audit leaves for the repeat, want 1", got-log)
 	}
 	for typ, n := range map[string]int{"Observation": 3, "Device": 1, "Provenance": 1, "AuditEvent": 2} {
@@ -203,13 +206,14 @@ func TestRepeatChangesNothing(t *testing.T) {
 		}
 	}
 	var items []Item
-	if err := w.p.List(t.Context(), "p1", func(it *Item) bool { items = append(items, *it); return true }); err != nil {
+	if err := w.pipeline.List(t.Context(), "p1",
+		func(it *Item) bool { items = append(items, *it); return true }); err != nil {
 		t.Fatal(err)
 	}
 	if len(items) != 1 || items[0].Reason != "unmapped" || items[0].Count != 1 {
 		t.Errorf("quarantine %+v", items)
 	}
-	if sum, err := w.p.Retry(t.Context(), audit.Caller{RequestID: "r"}); err != nil || sum.Created != 0 {
+	if sum, err := w.pipeline.Retry(t.Context(), audit.Caller{RequestID: "r"}); err != nil || sum.Created != 0 {
 		t.Errorf("retry: %+v %v", sum, err)
 	}
 }
@@ -239,7 +243,7 @@ func TestRestatement(t *testing.T) {
 	if s := w.must("oura", "sleep.json", night(26400)); s.Unchanged != 1 || s.Updated != 0 {
 		t.Errorf("delivered again right after: %+v", s)
 	}
-	// Nothing says that this is older than what is there: the latest word wins.
+	// Nothing proves that this statement is older, so it counts.
 	if s := w.must("oura", "sleep.json", night(27000)); s.Updated != 1 {
 		t.Errorf("the vendor takes its change back: %+v", s)
 	}
@@ -257,28 +261,29 @@ func TestRestatement(t *testing.T) {
 
 func TestConsent(t *testing.T) {
 	w := newWorld(t)
-	w.c.closed = true
-	body := export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"))
+	w.consents.withdrawn = true
+	body := exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"))
 	if _, err := w.run("apple", "export.xml", body); fhir.KindOf(err) != fhir.Forbidden {
 		t.Errorf("%v", err)
 	}
 	if len(w.all("Observation")) != 0 || len(w.all("AuditEvent")) != 1 {
 		t.Error("without consent nothing is stored but the refusal")
 	}
-	w.c.closed, w.c.categories = false, map[string]bool{"activity": true}
-	s := w.must("apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
-		record(steps, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
-	if s.Created != 1 || s.ByMetric[hr].Dropped != 1 {
+	w.consents.withdrawn, w.consents.categories = false, map[string]bool{"activity": true}
+	s := w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62",
+		"2026-10-01 08:00:00 +0200", "11.0"),
+		recordXML(stepCountType, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
+	if s.Created != 1 || s.ByMetric[heartRateType].Dropped != 1 {
 		t.Errorf("categories: %+v", s)
 	}
-	// Withdrawn in the middle: what came before stays, the rest does not come.
-	w.c.categories, w.c.after, w.p.Limits.Samples = nil, 3, 10
+	// The consent is withdrawn during the delivery: earlier commits stay.
+	w.consents.categories, w.consents.withdrawAfter, w.pipeline.Limits.Samples = nil, 3, 10
 	var many []string
 	for i := range 100 {
-		many = append(many, record(hr, "count/min", fmt.Sprint(60+i),
+		many = append(many, recordXML(heartRateType, "count/min", fmt.Sprint(60+i),
 			fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
 	}
-	s, err := w.run("apple", "export.xml", export(many...))
+	s, err := w.run("apple", "export.xml", exportXML(many...))
 	if fhir.KindOf(err) != fhir.Forbidden || s.Created != 10 {
 		t.Errorf("withdrawn: %+v %v", s, err)
 	}
@@ -293,7 +298,8 @@ func TestBadPayloads(t *testing.T) {
 		"empty":   {"apple", "export.xml", "", fhir.Invalid},
 		"unknown": {"apple", "x", "hello", fhir.Invalid},
 		"truncated": {"apple", "export.xml",
-			export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200], fhir.Invalid},
+			exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200],
+			fhir.Invalid},
 		"hostile zip":    {"apple", "export.zip", "PK\x03\x04" + strings.Repeat("\xff", 200), fhir.Invalid},
 		"unknown vendor": {"acme", "x", "{}", fhir.Invalid},
 	} {
@@ -361,10 +367,11 @@ func TestHandler(t *testing.T) {
 		"good":       {may(access.Create), "p1", 200},
 	} {
 		e := gin.New()
-		(&Handler{Pipeline: w.p, Auth: fixed{c.who}}).Mount(e)
+		(&Handler{Pipeline: w.pipeline, Auth: fixed{c.who}}).Mount(e)
 		var z bytes.Buffer
 		g := gzip.NewWriter(&z)
-		if _, err := io.WriteString(g, export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200",
+		if _, err := io.WriteString(g, exportXML(recordXML(heartRateType, "count/min", "62",
+			"2026-10-01 08:00:00 +0200",
 			"11"))); err != nil {
 			t.Fatal(err)
 		}

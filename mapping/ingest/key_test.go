@@ -10,40 +10,43 @@ import (
 
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
-// keyed is w with the key that its store has.
+// keyed sets the Mapper to one with the key of the store, and returns the key.
 func (w *world) keyed() []byte {
 	w.t.Helper()
-	key, err := Key(w.t.Context(), w.p.Store, rand.Reader)
+	key, err := Key(w.t.Context(), w.pipeline.Store, rand.Reader)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.p.Mapper = m
+	w.pipeline.Mapper = m
 	return key
 }
 
 // feedKinds stores a sample, a document, a night and their Devices.
 func (w *world) feedKinds() {
-	w.must("apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
-		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", "2026-10-01 08:00:00 +0200", "11.0"),
+	w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200",
+		"11.0"),
+		recordXML("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", "2026-10-01 08:00:00 +0200", "11.0"),
 		lateEvening[0].xml()))
 	w.must("oura", "sleep.json", night(27000))
 }
 
-// TestIDsAreOfTheInstallation: two installations give the same data other ids,
-// of every kind, and one gives it the same ones again, after a restart too.
-func TestIDsAreOfTheInstallation(t *testing.T) {
+// TestIDsDifferBetweenInstallations checks that two installations give the same
+// data different ids, and that one installation gives it the same ids again,
+// even after a restart.
+func TestIDsDifferBetweenInstallations(t *testing.T) {
 	ids := map[string]int{}
 	for range 2 {
 		w := newWorld(t)
 		key := w.keyed()
 		if len(key) != mapping.KeySize {
-			t.Fatalf("a key of %d bytes", len(key))
+			t.Fatalf("the key has %d bytes", len(key))
 		}
 		w.feedKinds()
 		before := append(slices.Collect(maps.Keys(w.all("Observation"))), slices.Collect(maps.Keys(w.all("Device")))...)
@@ -74,44 +77,22 @@ func TestIDsAreOfTheInstallation(t *testing.T) {
 	}
 	for id, n := range ids {
 		if n > 1 {
-			t.Errorf("both installations have %s", id)
+			t.Errorf("both installations have the id %s", id)
 		}
 	}
 }
 
-// TestStoreWithoutAKey: a store that had data before there was a key keeps its
-// ids, so that its next deliveries are no second copy.
-func TestStoreWithoutAKey(t *testing.T) {
-	w := newWorld(t)
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.p.Mapper = m
-	w.feedKinds()
-	n := len(w.all("Observation"))
-	for range 2 {
-		if key := w.keyed(); len(key) != 0 {
-			t.Errorf("a key of %d bytes", len(key))
-		}
-		w.feedKinds()
-		if again := len(w.all("Observation")); again != n {
-			t.Errorf("%d Observations became %d", n, again)
-		}
-	}
-}
-
-// TestDamagedKey: a key that is none stops the start and is not replaced.
+// TestDamagedKey checks that an invalid key is an error and is not replaced.
 func TestDamagedKey(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.p.Store.Commit(t.Context(),
-		&store.Batch{State: []store.StateWrite{{Key: roomKey, Value: []byte("short")}}}); err != nil {
+	if _, err := w.pipeline.Store.Commit(t.Context(),
+		&store.Batch{State: []store.StateWrite{{Key: keyIDSecret, Value: []byte("short")}}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Key(t.Context(), w.p.Store, rand.Reader); err == nil {
+	if _, err := Key(t.Context(), w.pipeline.Store, rand.Reader); err == nil {
 		t.Error("no error")
 	}
-	if _, err := mapping.New(mapping.Builtin(), mapping.Options{Key: []byte("short")}); err == nil {
-		t.Error("a short key is taken")
+	if _, err := mapping.New(table.Builtin(), mapping.Options{Key: []byte("short")}); err == nil {
+		t.Error("a short key is accepted")
 	}
 }

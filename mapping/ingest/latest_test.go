@@ -22,10 +22,10 @@ func (w *world) wantValue(code, value string) {
 	}
 }
 
-// TestLatestWordWins: a value that is restated back to an earlier one is the
-// vendor's latest word, though its bytes came before; the same payload right
-// after itself writes nothing.
-func TestLatestWordWins(t *testing.T) {
+// TestLatestStatementWins checks that a value that is restated back to an
+// earlier one is the latest statement, even though its bytes were delivered
+// before, and that a payload that is repeated immediately writes nothing.
+func TestLatestStatementWins(t *testing.T) {
 	w := newWorld(t)
 	version := uint64(0)
 	for _, rate := range []int{58, 58, 61, 58, 58, 58, 61, 61, 58} {
@@ -44,9 +44,9 @@ func TestLatestWordWins(t *testing.T) {
 	}
 }
 
-// TestLatestOfLongPayloads: that two payloads begin with the same 64 KiB says
-// nothing of what follows.
-func TestLatestOfLongPayloads(t *testing.T) {
+// TestLatestStatementInLongPayloads checks that payloads that start with the
+// same 64 KiB are not mistaken for copies.
+func TestLatestStatementInLongPayloads(t *testing.T) {
 	w := newWorld(t)
 	var head strings.Builder
 	for i := 0; head.Len() <= headSize; i++ {
@@ -63,10 +63,10 @@ func sleepPoint(minutes, updated string) string {
 	return fmt.Sprintf(`{"dataPoints":[{"name":"users/1/dataTypes/sleep/dataPoints/s7","sleep":{"interval":{"startTime":"2026-05-10T21:00:00Z","startUtcOffset":"7200s","endTime":"2026-05-11T05:00:00Z","endUtcOffset":"7200s"},"type":"CLASSIC","metadata":{"processed":true},"summary":{"minutesAsleep":"%s"},"updateTime":"%s"}}]}`, minutes, updated)
 }
 
-// TestOlderWordIsOldNews: what the vendor's own time says is older does not
-// turn a newer statement back, whichever payload brings it; an equal time is
-// no proof.
-func TestOlderWordIsOldNews(t *testing.T) {
+// TestOlderRevisionIsIgnored checks that a statement that is older by the
+// vendor's own time does not replace a newer one, whichever payload delivers
+// it. An equal time proves nothing.
+func TestOlderRevisionIsIgnored(t *testing.T) {
 	w := newWorld(t)
 	step := func(minutes, updated, want string) {
 		t.Helper()
@@ -75,17 +75,17 @@ func TestOlderWordIsOldNews(t *testing.T) {
 	}
 	step("400", "2026-05-11T06:00:00Z", "400")
 	step("420", "2026-05-11T08:00:00Z", "420")
-	step("400", "2026-05-11T06:00:00Z", "420") // a late page
+	step("400", "2026-05-11T06:00:00Z", "420") // delivered late
 	step("410", "2026-05-11T07:59:59.999Z", "420")
-	step("420", "2026-05-11T10:00:00Z", "420") // the same, confirmed
+	step("420", "2026-05-11T10:00:00Z", "420") // repeated
 	step("430", "2026-05-11T09:00:00Z", "420")
 	step("440", "2026-05-11T10:00:00Z", "440")
-	step("400", "2026-05-12T10:00:00Z", "400") // taken back
+	step("400", "2026-05-12T10:00:00Z", "400") // reverted
 }
 
-// TestOldExport: an older export does not turn back what a newer one says of
-// a day; in the order of their dates the later one stands.
-func TestOldExport(t *testing.T) {
+// TestOlderExportIsIgnored checks that an older export does not replace what a
+// newer one states about a day.
+func TestOlderExportIsIgnored(t *testing.T) {
 	of := func(date, kcal string) string {
 		return fmt.Sprintf(`<?xml version="1.0"?><HealthData locale="en"><ExportDate value="%s 09:00:00 +0200"/><ActivitySummary dateComponents="2026-05-11" activeEnergyBurned="%s" activeEnergyBurnedUnit="kcal"/></HealthData>`, date, kcal)
 	}
@@ -106,9 +106,9 @@ func nap(kind string) string {
 	return fmt.Sprintf(`{"data":[{"id":"n5","type":%q,"bedtime_start":"2026-05-11T15:10:00+02:00","bedtime_end":"2026-05-11T15:50:00+02:00","day":"2026-05-11","total_sleep_duration":1500,"time_in_bed":2400,"average_hrv":51,"average_heart_rate":57.5,"lowest_heart_rate":52,"average_breath":14.5,"period":1}],"next_token":null}`, kind)
 }
 
-// TestRejectedNap: a nap that becomes a rest, which the wearer rejected, is
-// taken back with all that was split from it; a rest that never was a nap is
-// none.
+// TestRejectedNap checks that a nap that becomes a rest, because the wearer
+// rejected it, is retracted with all Observations made of it, and that a rest
+// that never was a nap is not stored.
 func TestRejectedNap(t *testing.T) {
 	w := newWorld(t)
 	w.must("oura", "sleep.json", nap("late_nap"))
@@ -121,7 +121,7 @@ func TestRejectedNap(t *testing.T) {
 			t.Errorf("%s", o.JSON)
 		}
 	}
-	w.must("oura", "sleep.json", nap("late_nap")) // the wearer confirms it after all
+	w.must("oura", "sleep.json", nap("late_nap")) // the wearer confirms it later
 	w.wantValue("93832-4", "25")
 	w = newWorld(t)
 	w.must("oura", "sleep.json", nap("rest"))
@@ -130,9 +130,9 @@ func TestRejectedNap(t *testing.T) {
 	}
 }
 
-// TestRatesOfOneSecond: Oura's heart rates have no id, and of one second there
-// may be several: of two sources, of two values, or both.
-func TestRatesOfOneSecond(t *testing.T) {
+// TestSeveralRatesInOneSecond checks Oura's heart rates, which have no id: one
+// second may have several, of two sources, of two values, or both.
+func TestSeveralRatesInOneSecond(t *testing.T) {
 	row := func(bpm int, source string) string {
 		return fmt.Sprintf(`{"bpm":%d,"source":%q,"timestamp":"2026-05-11T10:00:00+00:00"}`, bpm, source)
 	}

@@ -10,10 +10,11 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
 func rowing(parts ...string) string {
-	return export(`<Workout workoutActivityType="HKWorkoutActivityTypeRowing" duration="40" durationUnit="min" sourceName="Ring" startDate="2026-03-01 10:00:00 +0100" endDate="2026-03-01 10:41:00 +0100">` + strings.Join(parts, "") + `</Workout>`)
+	return exportXML(`<Workout workoutActivityType="HKWorkoutActivityTypeRowing" duration="40" durationUnit="min" sourceName="Ring" startDate="2026-03-01 10:00:00 +0100" endDate="2026-03-01 10:41:00 +0100">` + strings.Join(parts, "") + `</Workout>`)
 }
 
 func entry(key, value string) string {
@@ -23,13 +24,14 @@ func entry(key, value string) string {
 func (w *world) items() []Item {
 	w.t.Helper()
 	var out []Item
-	if err := w.p.List(w.t.Context(), "", func(it *Item) bool { out = append(out, *it); return true }); err != nil {
+	if err := w.pipeline.List(w.t.Context(), "",
+		func(it *Item) bool { out = append(out, *it); return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return out
 }
 
-// only returns the JSON of the one Observation there is.
+// only returns the JSON of the only Observation.
 func (w *world) only() string {
 	w.t.Helper()
 	all := w.all("Observation")
@@ -42,9 +44,10 @@ func (w *world) only() string {
 	return ""
 }
 
-// TestOneOddComponent: a workout with one odd component is taken without it;
-// the component is in the summary and, with its reason, in quarantine.
-func TestOneOddComponent(t *testing.T) {
+// TestInvalidComponentIsLeftOut checks that a workout with an invalid component
+// is stored without it, and that the component is in the summary and, with its
+// reason, in quarantine.
+func TestInvalidComponentIsLeftOut(t *testing.T) {
 	w := newWorld(t)
 	body := rowing(entry("HKWeatherTemperature", "58 warm"), entry("HKElevationAscended", "12 m"),
 		entry("HKAverageMETs", "very"),
@@ -74,10 +77,10 @@ func TestOneOddComponent(t *testing.T) {
 	}
 }
 
-// TestManyOddComponents: as of whole samples, so many keep their bytes.
-func TestManyOddComponents(t *testing.T) {
+// TestManyInvalidComponents checks that KeepPerMetric applies to components.
+func TestManyInvalidComponents(t *testing.T) {
 	w := newWorld(t)
-	w.p.Limits.KeepPerMetric = 3
+	w.pipeline.Limits.KeepPerMetric = 3
 	var rows []string
 	for i := range 10 {
 		rows = append(rows, fmt.Sprintf(`{"date":"2026-03-01 10:%02d:00 +0100","Min":50,"Avg":60,"Max":9%02d}`, i, i))
@@ -100,15 +103,15 @@ func TestManyOddComponents(t *testing.T) {
 	}
 }
 
-// widened is a table that takes a temperature in "warm".
-func widened(t *testing.T) *mapping.Mapper {
+// widerTable is a table that accepts a temperature in "warm".
+func widerTable(t *testing.T) *mapping.Mapper {
 	t.Helper()
 	dir := fstest.MapFS{}
-	err := fs.WalkDir(mapping.Builtin(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(table.Builtin(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := fs.ReadFile(mapping.Builtin(), name)
+		b, err := fs.ReadFile(table.Builtin(), name)
 		dir[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(b), "{as: [Cel, degC",
 			"{as: [Cel, warm, degC", 1))}
 		return err
@@ -123,33 +126,33 @@ func widened(t *testing.T) *mapping.Mapper {
 	return m
 }
 
-// TestRetryOfComponent: a retry with a better table completes the Observation,
-// unless it has been restated since.
+// TestRetryOfComponent checks that a retry with a better table completes the
+// Observation, unless it has been restated since.
 func TestRetryOfComponent(t *testing.T) {
-	who := &access.Principal{Operator: "uid:0", Grant: access.All()}
-	named := func(more string) string {
+	caller := audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, RequestID: "r"}
+	workout := func(more string) string {
 		return `{"data":{"workouts":[{"id":"W1","name":"Rowing","start":"2026-03-01 10:00:00 +0100","end":"2026-03-01 10:41:00 +0100"` + more + `}]}}`
 	}
 	for name, c := range map[string]struct {
-		odd, then string // a payload, and a later one
-		holds     bool
+		invalid, later string // payloads
+		completed      bool
 	}{
 		"part of the identity": {rowing(entry("HKWeatherTemperature", "18 warm")), "", true},
-		"as it was":            {named(`,"temperature":{"qty":18,"units":"warm"}`), "", true},
-		"restated":             {named(`,"temperature":{"qty":18,"units":"warm"}`), named(`,"duration":2000`), false},
+		"as it was":            {workout(`,"temperature":{"qty":18,"units":"warm"}`), "", true},
+		"restated": {workout(`,"temperature":{"qty":18,"units":"warm"}`), workout(`,"duration":2000`),
+			false},
 	} {
 		w := newWorld(t)
-		w.must("apple", "auto", c.odd)
-		if sum, err := w.p.Retry(t.Context(), audit.Caller{Principal: who, RequestID: "r"}); err != nil ||
-			sum.Created+sum.Updated != 0 ||
+		w.must("apple", "auto", c.invalid)
+		if sum, err := w.pipeline.Retry(t.Context(), caller); err != nil || sum.Created+sum.Updated != 0 ||
 			len(w.items()) != 1 {
 			t.Errorf("%s: before: %+v %v", name, sum, err)
 		}
-		if c.then != "" {
-			w.must("apple", "auto", c.then)
+		if c.later != "" {
+			w.must("apple", "auto", c.later)
 		}
-		w.p.Mapper = widened(t)
-		if _, err := w.p.Retry(t.Context(), audit.Caller{Principal: who, RequestID: "r"}); err != nil {
+		w.pipeline.Mapper = widerTable(t)
+		if _, err := w.pipeline.Retry(t.Context(), caller); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(w.items()); n != 0 {
@@ -165,18 +168,19 @@ func TestRetryOfComponent(t *testing.T) {
 				without++
 			}
 		}
-		if (with == 1) != c.holds || with+without != 1 {
+		if (with == 1) != c.completed || with+without != 1 {
 			t.Errorf("%s: %d Observations with the temperature, %d without", name, with, without)
 		}
 	}
 }
 
-// TestNotMeasured: a zero that means so is no Observation and no quarantine.
-func TestNotMeasured(t *testing.T) {
+// TestZeroPlaceholder checks that a zero that means that nothing was measured
+// is neither stored nor quarantined.
+func TestZeroPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	sum := w.must("apple", "export.xml",
-		export(record("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
-			record("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
+		exportXML(recordXML("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
+			recordXML("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
 	if sum.Created != 1 || sum.Quarantined != 0 || sum.ByMetric["HKQuantityTypeIdentifierHeartRate"].Dropped != 1 ||
 		len(w.items()) != 0 {
 		t.Errorf("%+v", sum)
@@ -186,8 +190,8 @@ func TestNotMeasured(t *testing.T) {
 	}
 }
 
-// TestNights: what Health Auto Export makes of nights without stages, and of
-// an absurd time in bed.
+// TestNights checks the nights without stages, and with an implausible time in
+// bed, of Health Auto Export.
 func TestNights(t *testing.T) {
 	w := newWorld(t)
 	row := func(day int, members string) string {

@@ -17,15 +17,16 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// slept is one segment of sleep as Health Auto Export pushes it.
-type slept struct{ source, from, to, stage string }
+// sleepSegment is one segment of sleep.
+type sleepSegment struct{ source, from, to, stage string }
 
-func (s slept) json() string {
+// json returns the segment as Health Auto Export pushes it.
+func (s sleepSegment) json() string {
 	return fmt.Sprintf(`{"source":%q,"startDate":%q,"endDate":%q,"value":%q,"qty":1}`, s.source, s.from, s.to, s.stage)
 }
 
-// xml is the same segment in an export.
-func (s slept) xml() string {
+// xml returns the segment as a record of an export.
+func (s sleepSegment) xml() string {
 	stage := map[string]string{"In Bed": "InBed", "Awake": "Awake", "Asleep": "AsleepUnspecified"}[s.stage]
 	if stage == "" {
 		stage = "Asleep" + s.stage
@@ -34,37 +35,37 @@ func (s slept) xml() string {
 		s.source, s.from, s.to, stage)
 }
 
-func push(segments ...slept) string {
+func pushPayload(segments ...sleepSegment) string {
 	var rows []string
 	for _, s := range segments {
 		rows = append(rows, s.json())
 	}
-	return hae(`{"name":"sleep_analysis","units":"hr","data":[` + strings.Join(rows, ",") + `]}`)
+	return haePayload(`{"name":"sleep_analysis","units":"hr","data":[` + strings.Join(rows, ",") + `]}`)
 }
 
-func hae(metrics string) string { return `{"data":{"metrics":[` + metrics + `]}}` }
+func haePayload(metrics string) string { return `{"data":{"metrics":[` + metrics + `]}}` }
 
-// nightSeen is one night of the chart.
-type nightSeen struct{ from, to, minutes, status string }
+// chartNight is one night of the chart.
+type chartNight struct{ from, to, minutes, status string }
 
-func (n nightSeen) String() string {
+func (n chartNight) String() string {
 	return n.from + " to " + n.to + ": " + n.minutes + " min, " + n.status
 }
 
-// nights returns the nights of the chart that were not retracted, by time.
-func (w *world) nights() []nightSeen {
-	var out []nightSeen
+// nights returns the nights of the chart that are not retracted, by time.
+func (w *world) nights() []chartNight {
+	var out []chartNight
 	for _, o := range w.chart("93832-4") {
-		out = append(out, nightSeen{o.EffectivePeriod.Start, o.EffectivePeriod.End, o.Quantity.Value.String(),
+		out = append(out, chartNight{o.EffectivePeriod.Start, o.EffectivePeriod.End, o.Quantity.Value.String(),
 			o.Status})
 	}
-	slices.SortFunc(out, func(a, b nightSeen) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(out, func(a, b chartNight) int { return strings.Compare(a.String(), b.String()) })
 	return out
 }
 
 // seenObservation holds the elements that tests compare.
 type seenObservation struct {
-	stored
+	storedElements
 	ID   string
 	Code struct {
 		Coding []coding `json:"coding"`
@@ -84,7 +85,7 @@ type seenObservation struct {
 	raw fhir.Resource
 }
 
-// chart are the Observations of a code that were not taken back.
+// chart returns the Observations with a code that are not retracted.
 func (w *world) chart(code string) []seenObservation {
 	w.t.Helper()
 	var out []seenObservation
@@ -114,42 +115,45 @@ func (w *world) wantNights(want ...string) {
 }
 
 var (
-	lateEvening = []slept{{"Band", "2026-04-14 22:40:00 +0200", "2026-04-15 01:10:00 +0200", "Core"},
+	lateEvening = []sleepSegment{{"Band", "2026-04-14 22:40:00 +0200", "2026-04-15 01:10:00 +0200", "Core"},
 		{"Band", "2026-04-15 01:10:00 +0200", "2026-04-15 02:40:00 +0200", "Deep"}}
-	smallHours = []slept{{"Band", "2026-04-15 02:40:00 +0200", "2026-04-15 04:40:00 +0200", "REM"},
+	smallHours = []sleepSegment{{"Band", "2026-04-15 02:40:00 +0200", "2026-04-15 04:40:00 +0200", "REM"},
 		{"Band", "2026-04-15 04:40:00 +0200", "2026-04-15 06:40:00 +0200", "Core"}}
 )
 
-// TestNightOfTwoPushes: a night is made of all stored segments of its source,
-// whichever payload brought them and in whichever order.
+// TestNightOfTwoPushes checks that a night is derived from all stored segments
+// of its source, whichever payloads delivered them, in any order.
 func TestNightOfTwoPushes(t *testing.T) {
-	for _, order := range [][][]slept{{lateEvening, smallHours}, {smallHours, lateEvening},
+	for _, order := range [][][]sleepSegment{{lateEvening, smallHours}, {smallHours, lateEvening},
 		{lateEvening, smallHours, lateEvening}, {smallHours, lateEvening, smallHours}} {
 		w := newWorld(t)
 		for _, p := range order {
-			w.must("apple", "a.json", push(p...))
+			w.must("apple", "a.json", pushPayload(p...))
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, amended")
 	}
 	w := newWorld(t)
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
-	before := w.p.Store.LastSeq()
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
-	if w.p.Store.LastSeq() != before+1 { // its AuditEvent
-		t.Errorf("a repeat made %d commits", w.p.Store.LastSeq()-before)
+	before := w.pipeline.Store.LastSeq()
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
+	if w.pipeline.Store.LastSeq() != before+1 { // the AuditEvent
+		t.Errorf("a repeat made %d commits", w.pipeline.Store.LastSeq()-before)
 	}
 }
 
-// TestHalvesBecomeOne: two halves far apart are two nights until what lies
-// between arrives; the one that is none any more is taken back.
-func TestHalvesBecomeOne(t *testing.T) {
+// TestTwoNightsBecomeOne checks that two halves are two nights until the
+// segments between them arrive, and that one of them is then retracted.
+func TestTwoNightsBecomeOne(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", push(slept{"Band", "2026-04-14 21:00:00 +0200", "2026-04-14 23:30:00 +0200", "Core"}))
-	w.must("apple", "b.json", push(slept{"Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "Core"}))
+	w.must("apple", "a.json", pushPayload(sleepSegment{"Band", "2026-04-14 21:00:00 +0200",
+		"2026-04-14 23:30:00 +0200", "Core"}))
+	w.must("apple", "b.json", pushPayload(sleepSegment{"Band", "2026-04-15 03:00:00 +0200",
+		"2026-04-15 06:00:00 +0200", "Core"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-14T23:30:00+02:00: 150 min, final",
 		"2026-04-15T03:00:00+02:00 to 2026-04-15T06:00:00+02:00: 180 min, final")
-	w.must("apple", "c.json", push(slept{"Band", "2026-04-15 00:30:00 +0200", "2026-04-15 02:00:00 +0200", "REM"}))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 00:30:00 +0200",
+		"2026-04-15 02:00:00 +0200", "REM"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-15T06:00:00+02:00: 420 min, amended")
 	gone := 0
 	for _, o := range w.all("Observation") {
@@ -165,34 +169,35 @@ func TestHalvesBecomeOne(t *testing.T) {
 	}
 }
 
-// TestNightsOfSources: sources are kept apart, and so are the nights of other
-// days.
-func TestNightsOfSources(t *testing.T) {
+// TestNightsBySource checks that the nights of two sources, and of other days,
+// are separate.
+func TestNightsBySource(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", push(lateEvening...))
-	var other []slept
+	w.must("apple", "a.json", pushPayload(lateEvening...))
+	var other []sleepSegment
 	for _, s := range lateEvening {
 		s.source = "Ring"
 		other = append(other, s)
 	}
-	w.must("apple", "b.json", push(other...))
-	w.must("apple", "c.json", push(slept{"Band", "2026-04-15 14:00:00 +0200", "2026-04-15 14:40:00 +0200", "Asleep"}))
+	w.must("apple", "b.json", pushPayload(other...))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 14:00:00 +0200",
+		"2026-04-15 14:40:00 +0200", "Asleep"}))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-15T14:00:00+02:00 to 2026-04-15T14:40:00+02:00: 40 min, final")
 }
 
-// TestNightOfClockChange: minutes are those that passed, and start and end are
-// written with their own offsets.
-func TestNightOfClockChange(t *testing.T) {
+// TestNightWithClockChange checks that the minutes are the elapsed ones and
+// that start and end are written with their own offsets.
+func TestNightWithClockChange(t *testing.T) {
 	for _, c := range []struct{ evening, morning, minutes string }{
 		{"2026-03-28 23:00:00 +0100", "2026-03-29 07:00:00 +0200", "420"},
 		{"2026-10-24 23:00:00 +0200", "2026-10-25 07:00:00 +0100", "540"},
 	} {
 		w := newWorld(t)
 		middle := strings.Replace(c.morning, " 07", " 03", 1)
-		w.must("apple", "b.json", push(slept{"Band", middle, c.morning, "Core"}))
-		w.must("apple", "a.json", push(slept{"Band", c.evening, middle, "Core"}))
+		w.must("apple", "b.json", pushPayload(sleepSegment{"Band", middle, c.morning, "Core"}))
+		w.must("apple", "a.json", pushPayload(sleepSegment{"Band", c.evening, middle, "Core"}))
 		iso := func(s string) string {
 			return strings.Replace(s[:len(s)-2], " ", "T", 1)[:19] + s[20:23] + ":00"
 		}
@@ -200,42 +205,44 @@ func TestNightOfClockChange(t *testing.T) {
 	}
 }
 
-// TestNightInProgress: a night that may go on is preliminary, and becomes
-// final with the first delivery after it cannot.
+// TestNightInProgress checks that a night that may continue is preliminary, and
+// becomes final with the first delivery after it has ended.
 func TestNightInProgress(t *testing.T) {
 	w := newWorld(t)
 	clock := clocktest.At(time.Date(2026, 4, 15, 5, 10, 0, 0, time.UTC))
-	w.p.Clock = clock.Now
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
+	w.pipeline.Clock = clock.Now
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, preliminary")
 	clock.Add(4 * time.Hour)
-	w.must("apple", "b.json", hae(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(
+		`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 }
 
-// whole is a night that the source states as a whole.
-func whole(source, from, to, hours string) string {
-	return hae(fmt.Sprintf(`{"name":"sleep_analysis","units":"hr","data":[{"date":"2026-04-15 00:00:00 +0200","source":%q,"sleepStart":%q,"sleepEnd":%q,"totalSleep":%s,"core":%s,"deep":0,"rem":0,"asleep":0,"awake":0,"inBed":0}]}`,
+// statedNight returns a night that the source states as a whole.
+func statedNight(source, from, to, hours string) string {
+	return haePayload(fmt.Sprintf(`{"name":"sleep_analysis","units":"hr","data":[{"date":"2026-04-15 00:00:00 +0200","source":%q,"sleepStart":%q,"sleepEnd":%q,"totalSleep":%s,"core":%s,"deep":0,"rem":0,"asleep":0,"awake":0,"inBed":0}]}`,
 		source, from, to, hours, hours))
 }
 
-// TestNightToldAgain: a night that is stated as a whole keeps its identity
-// when it is stated with another start, and gives way to its segments.
-func TestNightToldAgain(t *testing.T) {
+// TestStatedNight checks that a stated night keeps its identity when it is
+// stated with another start, and that a night derived from segments replaces
+// it.
+func TestStatedNight(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", whole("Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7"))
+	w.must("apple", "a.json", statedNight("Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7"))
 	id := w.chart("93832-4")[0].ID
-	w.must("apple", "b.json", whole("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 06:40:00 +0200", "7.5"))
+	w.must("apple", "b.json", statedNight("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 06:40:00 +0200", "7.5"))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 450 min, amended")
 	if again := w.chart("93832-4")[0].ID; again != id {
 		t.Errorf("the night %s became %s", id, again)
 	}
-	w.must("apple", "b.json", whole("Ring", "2026-04-14 22:40:00 +0200", "2026-04-15 06:40:00 +0200", "6"))
+	w.must("apple", "b.json", statedNight("Ring", "2026-04-14 22:40:00 +0200", "2026-04-15 06:40:00 +0200", "6"))
 	if n := len(w.nights()); n != 2 {
 		t.Errorf("%d nights of two sources", n)
 	}
-	told := whole("Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
-	segments := push(append(slices.Clone(lateEvening), smallHours...)...)
+	told := statedNight("Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
+	segments := pushPayload(append(slices.Clone(lateEvening), smallHours...)...)
 	for _, order := range [][]string{{told, segments}, {segments, told}, {told, segments, told}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -243,8 +250,8 @@ func TestNightToldAgain(t *testing.T) {
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 	}
-	// Several sources are named as one.
-	told = whole("Phone|Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
+	// Several sources are stated as one.
+	told = statedNight("Phone|Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
 	for _, order := range [][]string{{told, segments}, {segments, told}, {told, segments, told}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -252,19 +259,20 @@ func TestNightToldAgain(t *testing.T) {
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 	}
-	// Two parts that turn out to be one night.
+	// A stated night covers two stored ones.
 	w = newWorld(t)
-	w.must("apple", "a.json", whole("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 02:00:00 +0200", "3"))
-	w.must("apple", "a.json", whole("Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "3"))
-	w.must("apple", "a.json", whole("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 06:00:00 +0200", "6.5"))
+	w.must("apple", "a.json", statedNight("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 02:00:00 +0200", "3"))
+	w.must("apple", "a.json", statedNight("Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "3"))
+	w.must("apple", "a.json", statedNight("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 06:00:00 +0200", "6.5"))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:00:00+02:00: 390 min, amended")
 }
 
-// TestSegmentMoves: what a segment no longer covers leaves the night.
-func TestSegmentMoves(t *testing.T) {
+// TestMovedSegment checks that time that a segment no longer covers leaves the
+// night.
+func TestMovedSegment(t *testing.T) {
 	w := newWorld(t)
 	seg := func(version int, from, to, stage string) string {
-		return export(strings.Replace(slept{"App", from, to, stage}.xml(), "<MetadataEntry",
+		return exportXML(strings.Replace(sleepSegment{"App", from, to, stage}.xml(), "<MetadataEntry",
 			fmt.Sprintf(`<MetadataEntry key="HKMetadataKeySyncIdentifier" value="s1"/><MetadataEntry key="HKMetadataKeySyncVersion" value="%d"/><MetadataEntry`, version), 1))
 	}
 	w.must("apple", "export.xml", seg(1, "2026-04-11 23:00:00 +0200", "2026-04-12 06:00:00 +0200", "Core"))
@@ -275,42 +283,43 @@ func TestSegmentMoves(t *testing.T) {
 	w.wantNights("2026-04-21T23:00:00+02:00 to 2026-04-22T05:00:00+02:00: 360 min, final")
 }
 
-// broken fails the n-th commit from now.
-type broken struct {
+// failingStore fails the n-th commit from now.
+type failingStore struct {
 	store.Store
 	left int
 }
 
-// TestNightsAfterACrash: a run that ends between the segments and their night
-// leaves the night to the next one.
-func TestNightsAfterACrash(t *testing.T) {
+// TestNightsAfterCrash checks that the next delivery derives the night if a
+// delivery ends between its segments and the night.
+func TestNightsAfterCrash(t *testing.T) {
 	w := newWorld(t)
-	sound := w.p.Store
-	w.p.Store = &broken{sound, 1}
-	if _, err := w.run("apple", "a.json", push(lateEvening...)); err == nil {
+	sound := w.pipeline.Store
+	w.pipeline.Store = &failingStore{sound, 1}
+	if _, err := w.run("apple", "a.json", pushPayload(lateEvening...)); err == nil {
 		t.Fatal("no error")
 	}
-	w.p.Store = sound
+	w.pipeline.Store = sound
 	w.wantNights()
-	w.must("apple", "b.json", hae(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(
+		`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final")
 }
 
-// TestNightsDoNotDependOnOrder: any split, order and repetition of payloads
-// gives the same chart, and so does either channel.
+// TestNightsDoNotDependOnOrder checks that any split, order and repetition of
+// payloads, by either channel, results in the same chart.
 func TestNightsDoNotDependOnOrder(t *testing.T) {
 	paris, err := time.LoadLocation("Europe/Paris")
 	if err != nil {
 		t.Fatal(err)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		at := time.Date(2026, 3, 27, 20, 0, 0, 0, paris) // three nights, one of the clock change
-		var all []slept
-		seen := map[slept]bool{} // an interval that is staged twice is a restatement: its last word counts
+		at := time.Date(2026, 3, 27, 20, 0, 0, 0, paris) // three nights, one with a clock change
+		var all []sleepSegment
+		seen := map[sleepSegment]bool{} // a second stage for an interval would be a restatement
 		for range rapid.IntRange(1, 8).Draw(t, "segments") {
 			from := at.Add(time.Duration(rapid.IntRange(0, 3*24*6).Draw(t, "start")) * 10 * time.Minute)
 			to := from.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "length")) * 10 * time.Minute)
-			all = append(all, slept{rapid.SampledFrom([]string{"Band", "Ring"}).Draw(t, "source"),
+			all = append(all, sleepSegment{rapid.SampledFrom([]string{"Band", "Ring"}).Draw(t, "source"),
 				from.Format("2006-01-02 15:04:05 -0700"), to.Format("2006-01-02 15:04:05 -0700"),
 				rapid.SampledFrom([]string{"Core", "Deep", "REM", "Awake", "In Bed", "Asleep"}).Draw(t, "stage")})
 			last := all[len(all)-1]
@@ -320,15 +329,15 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 			seen[last] = true
 		}
 		xml := rapid.Bool().Draw(t, "xml")
-		payload := func(ss []slept) (string, string) {
+		payload := func(ss []sleepSegment) (string, string) {
 			if !xml {
-				return "a.json", push(ss...)
+				return "a.json", pushPayload(ss...)
 			}
 			var records []string
 			for _, s := range ss {
 				records = append(records, s.xml())
 			}
-			return "export.xml", export(records...)
+			return "export.xml", exportXML(records...)
 		}
 		chart := func(w *world) string {
 			lines := map[string]bool{}
@@ -368,16 +377,17 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 	})
 }
 
-func (b *broken) Commit(ctx context.Context, x *store.Batch) (store.Result, error) {
+func (b *failingStore) Commit(ctx context.Context, x *store.Batch) (store.Result, error) {
 	if b.left--; b.left < 0 {
 		return store.Result{}, fhir.Errorf(fhir.Unavailable, "test", "the store has stopped")
 	}
 	return b.Store.Commit(ctx, x)
 }
 
-// TestDenseNights: more segments than one piece may hold leave out no night.
+// TestDenseNights checks that no night is missing if a period has more segments
+// than are read for it.
 func TestDenseNights(t *testing.T) {
-	const nights, perNight = 350, 640 // 45 s each, 8 hours a night
+	const nights, perNight = 350, 640 // segments of 45 seconds in nights of 8 hours
 	var x strings.Builder
 	x.WriteString(`<HealthData>`)
 	begin := time.Date(2025, 11, 1, 22, 0, 0, 0, time.UTC)
@@ -386,7 +396,7 @@ func TestDenseNights(t *testing.T) {
 		at := begin.AddDate(0, 0, n)
 		for i := range perNight {
 			end := at.Add(45 * time.Second)
-			x.WriteString(slept{"Watch", at.Format("2006-01-02 15:04:05 -0700"),
+			x.WriteString(sleepSegment{"Watch", at.Format("2006-01-02 15:04:05 -0700"),
 				end.Format("2006-01-02 15:04:05 -0700"), stages[i%2]}.xml())
 			at = end
 		}

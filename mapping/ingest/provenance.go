@@ -7,47 +7,48 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
 
-// Ids of the Organizations that a Provenance names: the one behind this server,
-// and by its code each vendor's. The server makes them at its start.
+// Ids of the Organizations that a Provenance names: the organization of this
+// server and the vendors. The server creates them when it starts.
 const (
 	ServerOrganization = "pulsegate"
-	VendorOrganization = "vendor-" // and the vendor's code
+	VendorOrganization = "vendor-" // followed by the vendor's code
 )
 
-// provenance adds the Provenance of everything in a. New samples are not
-// listed one by one: their target is their stream.
-func (r *run) provenance(a *attempt) {
+const participantType = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+
+// provenance adds the Provenance of everything in a. The targets of new samples
+// are their streams, not the samples.
+func (d *delivery) provenance(a *commitAttempt) {
 	first := ""
-	if len(a.sb.Series) > 0 {
-		w := &a.sb.Series[0]
+	if len(a.batch.Series) > 0 {
+		w := &a.batch.Series[0]
 		s := w.Columns.At(0)
 		k := w.Template.Key(&s)
 		first = k.ID()
-	} else if len(a.sb.Writes) > 0 {
-		first = a.sb.Writes[0].Resource.ID
+	} else if len(a.batch.Writes) > 0 {
+		first = a.batch.Writes[0].Resource.ID
 	}
-	id := itemID("Provenance", r.q.Patient, r.digest,
-		r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+first)
-	a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Expect: store.Absent,
-		Resource: fhir.Resource{Type: "Provenance", ID: id, JSON: r.provenanceJSON(id, a)}})
+	id := itemID("Provenance", d.request.Patient, d.digest,
+		d.pipeline.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(d.commits)+"/"+first)
+	a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Expect: store.Absent,
+		Resource: fhir.Resource{Type: "Provenance", ID: id, JSON: d.provenanceJSON(id, a)}})
 }
 
-func (r *run) provenanceJSON(id string, a *attempt) []byte {
-	b := make([]byte, 0, 1024+64*len(a.listed)+128*len(a.streams))
+func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
+	b := make([]byte, 0, 1024+64*len(a.targets)+128*len(a.streams))
 	b = append(b, fhir.Prefix("Provenance", id)...)
-	// The patient is a target too: R4 finds a Provenance in a patient's
-	// compartment by its targets only.
+	// The patient is a target too, because in R4 a Provenance is in the
+	// compartment of a patient only by its targets.
 	b = append(b, `},"target":[{"reference":"Patient/`...)
-	b = append(b, r.q.Patient...)
+	b = append(b, d.request.Patient...)
 	b = append(b, `"}`...)
-	// In one order, whichever way the samples were stored.
+	// The order must not depend on how the samples are stored.
 	slices.Sort(a.streams)
-	slices.SortFunc(a.listed, func(x, y fhir.Ref) int {
+	slices.SortFunc(a.targets, func(x, y fhir.Ref) int {
 		return cmp.Or(cmp.Compare(x.Type, y.Type),
 			cmp.Compare(x.ID, y.ID))
 	})
@@ -56,28 +57,28 @@ func (r *run) provenanceJSON(id string, a *attempt) []byte {
 		b = append(b, s...)
 		b = append(b, `"}}`...)
 	}
-	for i := range a.listed {
+	for i := range a.targets {
 		b = append(b, `,{"reference":"`...)
-		b = append(b, a.listed[i].Type...)
+		b = append(b, a.targets[i].Type...)
 		b = append(b, '/')
-		b = append(b, a.listed[i].ID...)
+		b = append(b, a.targets[i].ID...)
 		b = append(b, `"}`...)
 	}
 	b = append(b, `],"recorded":"`...)
-	b = r.p.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","activity":{"coding":[{"system":"`+element.ISO21089Lifecycle+`","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
-	// US Core Provenance: the vendor is the author; this server transmits, and
-	// its software assembled what it transmits on its behalf.
-	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
+	b = d.pipeline.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
+	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
+	// US Core Provenance: the vendor is the author, this server is the
+	// transmitter, and its software assembled the data on behalf of the server.
+	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+participantType+
 		`","code":"author","display":"Author"}]},"who":{"reference":"Organization/`+VendorOrganization...)
-	b = append(b, r.q.Vendor...)
+	b = append(b, d.request.Vendor...)
 	b = append(b, `","identifier":{"system":"`+fhir.Canonical+`/CodeSystem/vendor","value":"`...)
-	b = append(b, r.q.Vendor...)
+	b = append(b, d.request.Vendor...)
 	b = append(b, `"},"display":"`...)
-	b = append(b, r.q.Vendor...)
-	b = append(b, `"}},{"type":{"coding":[{"system":"`+element.HL7+`us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
-	b = append(b, `,{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
+	b = append(b, d.request.Vendor...)
+	b = append(b, `"}},{"type":{"coding":[{"system":"http://hl7.org/fhir/us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
+	b = append(b, `,{"type":{"coding":[{"system":"`+participantType+
 		`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
-	b = append(b, r.digest...)
+	b = append(b, d.digest...)
 	return append(b, `"}}}]}`...)
 }

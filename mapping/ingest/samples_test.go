@@ -20,21 +20,23 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 )
 
 var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.FixedZone("", 7200))
 
-// someSamples are of a few streams that share instants, templates and ids.
-func someSamples(t *rapid.T, n int) []sample.Sample {
+// drawSamples draws samples of a few streams that share instants, templates and
+// ids.
+func drawSamples(t *rapid.T, n int) []sample.Sample {
 	out := make([]sample.Sample, rapid.IntRange(1, n).Draw(t, "samples"))
 	for i := range out {
 		at := noon.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "at")) * time.Second)
 		s := heartRate(at, rapid.SampledFrom([]string{"62", "62.0", "63", "64.5"}).Draw(t, "value"))
 		switch rapid.IntRange(0, 4).Draw(t, "metric") {
-		case 0: // its value may be restated
+		case 0: // the value may be restated
 			s.KeyValue = false
 		case 1:
-			s.Metric, s.Value.Unit, s.End = steps, "count",
+			s.Metric, s.Value.Unit, s.End = stepCountType, "count",
 				at.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "lasts"))*time.Minute)
 		case 2:
 			s.Components = []sample.Component{{Name: "motionContext",
@@ -47,7 +49,7 @@ func someSamples(t *rapid.T, n int) []sample.Sample {
 					Num: rapid.SampledFrom([]string{"120", "130"}).Draw(t, "systolic"), Unit: "mmHg"}},
 				{Name: "diastolic", Value: sample.Value{Kind: sample.Number, Num: "80", Unit: "mmHg"}}}
 		}
-		switch rapid.IntRange(0, 11).Draw(t, "odd") {
+		switch rapid.IntRange(0, 11).Draw(t, "special") {
 		case 0:
 			s.Note = "a note"
 		case 1:
@@ -72,26 +74,26 @@ func someSamples(t *rapid.T, n int) []sample.Sample {
 	return out
 }
 
-var stamps = regexp.MustCompile(`"(lastUpdated|recorded)":"[^"]*"`)
+var timesPattern = regexp.MustCompile(`"(lastUpdated|recorded)":"[^"]*"`)
 
-// content is what a store holds of a type, without times of writing.
+// content returns all versions of the resources of a type, without their times.
 func (w *world) content(typ string) map[string]string {
 	out := map[string]string{}
 	for id, r := range w.all(typ) {
 		var all []byte
-		err := w.p.Store.History(w.t.Context(), r.Ref(), 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
+		err := w.pipeline.Store.History(w.t.Context(), r.Ref(), 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
 			all = append(append(all, v.JSON...), '\n')
 			return true
 		})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		out[id] = stamps.ReplaceAllString(string(all), "")
+		out[id] = timesPattern.ReplaceAllString(string(all), "")
 	}
 	return out
 }
 
-// targets are those of all Provenances.
+// targets returns the targets of all Provenances.
 func (w *world) targets() []string {
 	var out []string
 	for _, r := range w.all("Provenance") {
@@ -103,14 +105,15 @@ func (w *world) targets() []string {
 	return out
 }
 
-// TestTiersAlike: whether samples are stored as series, as documents by a
-// store without series, or never given out as series, the store holds the
-// same, version by version, and the counts and Provenances are the same.
-func TestTiersAlike(t *testing.T) {
+// TestSeriesAndDocumentsAreEqual checks that the store holds the same
+// resources, version by version, with the same counts and Provenances, if
+// samples are stored as series, as documents by a store without series, or
+// mapped to documents only.
+func TestSeriesAndDocumentsAreEqual(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var payloads [][]sample.Sample
 		for range rapid.IntRange(1, 4).Draw(t, "payloads") {
-			payloads = append(payloads, someSamples(t, 20))
+			payloads = append(payloads, drawSamples(t, 20))
 		}
 		repeat := rapid.Bool().Draw(t, "repeat")
 		limit := rapid.SampledFrom([]int{0, 3}).Draw(t, "limit")
@@ -121,15 +124,15 @@ func TestTiersAlike(t *testing.T) {
 				defer done()
 				switch tier {
 				case "documents":
-					w.p.Store = store.Documents{Store: w.p.Store}
+					w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 				case "never":
-					m, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
+					m, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
 					if err != nil {
 						t.Fatal(err)
 					}
-					w.p.Mapper = m
+					w.pipeline.Mapper = m
 				}
-				w.p.Limits.Samples, w.p.Limits.Batch = limit, limit
+				w.pipeline.Limits.Samples, w.pipeline.Limits.Batch = limit, limit
 				var counts []Counts
 				for round := range 2 {
 					if round == 1 && !repeat {
@@ -144,7 +147,7 @@ func TestTiersAlike(t *testing.T) {
 					}
 				}
 				got := fmt.Sprint(counts, "\n", w.content("Observation"), "\n", w.content("Device"))
-				if limit == 0 { // else the batches are others
+				if limit == 0 { // with a limit, the batches differ
 					got += fmt.Sprint(w.targets())
 				}
 				if tier == "series" {
@@ -157,27 +160,27 @@ func TestTiersAlike(t *testing.T) {
 	})
 }
 
-// difference is the first line that differs.
+// difference returns the first line that differs.
 func difference(a, b string) string {
-	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
-	for i := range min(len(x), len(y)) {
-		if x[i] != y[i] {
-			return x[i] + "\n" + y[i]
+	linesA, linesB := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(linesA), len(linesB)) {
+		if linesA[i] != linesB[i] {
+			return linesA[i] + "\n" + linesB[i]
 		}
 	}
 	return "one is longer"
 }
 
-// TestOrderDoesNotMatter: samples that are all different give the same store in
-// whatever order and payloads they come, late or not.
+// TestOrderDoesNotMatter checks that distinct samples result in the same store
+// in any order and split into payloads.
 func TestOrderDoesNotMatter(t *testing.T) {
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		seen := map[string]bool{}
-		samples := slices.DeleteFunc(someSamples(t, 30), func(s sample.Sample) bool {
+		samples := slices.DeleteFunc(drawSamples(t, 30), func(s sample.Sample) bool {
 			r, err := m.Map(nil, "apple", &s, "p1", nil)
 			twice := err != nil || seen[r.ID] || s.Status != sample.Final
 			seen[r.ID] = true
@@ -204,46 +207,48 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
-// rival commits samples of the same streams just before the pipeline does.
-type rival struct {
+// competingStore commits samples of the same streams just before the pipeline
+// does.
+type competingStore struct {
 	store.Store
-	t       testing.TB
-	times   int
-	meddled int
+	t         testing.TB
+	times     int
+	conflicts int
 }
 
-func (v *rival) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	if len(b.Series) == 0 || v.times == 0 {
-		return v.Store.Commit(ctx, b)
+func (s *competingStore) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	if len(b.Series) == 0 || s.times == 0 {
+		return s.Store.Commit(ctx, b)
 	}
-	v.times--
-	tpl := b.Series[0].Template
-	cols := b.Series[0].Columns.Slice(0, 1)
-	if v.meddled > 0 { // the first one is there: one that nobody else has
-		cols = series.Columns{}
-		s := b.Series[0].Columns.At(0)
-		s.Start -= int64(v.meddled) * 3600e6
-		cols.Append(&s, tpl.Values)
+	s.times--
+	template := b.Series[0].Template
+	columns := b.Series[0].Columns.Slice(0, 1)
+	if s.conflicts > 0 { // the first sample is stored: use a new one
+		columns = series.Columns{}
+		first := b.Series[0].Columns.At(0)
+		first.Start -= int64(s.conflicts) * 3600e6
+		columns.Append(&first, template.Values)
 	}
-	at, found, err := v.Probe(ctx, []store.SeriesWrite{{Template: tpl, Columns: &cols}})
+	at, found, err := s.Probe(ctx, []store.SeriesWrite{{Template: template, Columns: &columns}})
 	if err != nil || found[0][0] != store.Missing {
-		v.t.Errorf("%v %v", found, err)
+		s.t.Errorf("%v %v", found, err)
 		return store.Result{}, err
 	}
-	if _, err := v.Store.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}},
+	if _, err := s.Store.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: template, Columns: &columns}},
 		Probed: at}); err != nil {
-		v.t.Error(err)
+		s.t.Error(err)
 	}
-	v.meddled++
-	_, err = v.Store.Commit(ctx, b)
+	s.conflicts++
+	_, err = s.Store.Commit(ctx, b)
 	if fhir.KindOf(err) != fhir.Conflict {
-		v.t.Errorf("no conflict: %v", err)
+		s.t.Errorf("no conflict: %v", err)
 	}
 	return store.Result{}, err
 }
 
-// TestConflict: a stream that changes between probe and commit is probed
-// again; nothing is lost or counted twice. It ends after a while.
+// TestConflict checks that a stream that changes between Probe and Commit is
+// probed again, that no sample is lost or counted twice, and that the attempts
+// are limited.
 func TestConflict(t *testing.T) {
 	w := newWorld(t)
 	var samples []sample.Sample
@@ -253,8 +258,8 @@ func TestConflict(t *testing.T) {
 	x := heartRate(noon, "62")
 	x.Metric = "HKQuantityTypeIdentifierUnheardOf"
 	samples = append(samples, x, x)
-	v := &rival{Store: w.p.Store, t: t, times: 3}
-	w.p.Store = v
+	v := &competingStore{Store: w.pipeline.Store, t: t, times: 3}
+	w.pipeline.Store = v
 	sum, err := w.take("a", samples...)
 	if err != nil || sum.Created != 49 || sum.Unchanged != 1 || sum.Read != 52 || sum.Quarantined != 2 {
 		t.Errorf("%+v %v", sum.Counts, err)
@@ -264,7 +269,7 @@ func TestConflict(t *testing.T) {
 			t.Errorf("%d of %s, want %d", got, typ, n)
 		}
 	}
-	err = w.p.List(t.Context(), "p1", func(it *Item) bool {
+	err = w.pipeline.List(t.Context(), "p1", func(it *Item) bool {
 		if it.Count != 2 {
 			t.Errorf("counted %d times", it.Count)
 		}
@@ -273,9 +278,9 @@ func TestConflict(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	w.p.Store = w.p.Store.(*rival).Store
+	w.pipeline.Store = w.pipeline.Store.(*competingStore).Store
 	before := len(w.all("Observation"))
-	w.p.Store = &rival{Store: w.p.Store, t: t, times: maxTries + 1, meddled: 1}
+	w.pipeline.Store = &competingStore{Store: w.pipeline.Store, t: t, times: maxTries + 1, conflicts: 1}
 	samples[0].Start = noon.Add(1000 * time.Hour)
 	if _, err = w.take("b", samples[0]); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("%v", err)
@@ -285,8 +290,8 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// TestProvenanceOfSamples: new samples have their stream as target, once;
-// a new version is listed.
+// TestProvenanceOfSamples checks that the targets of new samples are their
+// streams, once, and that new versions are targets themselves.
 func TestProvenanceOfSamples(t *testing.T) {
 	w := newWorld(t)
 	one, two := heartRate(noon, "62"), heartRate(noon.Add(time.Second), "63")
@@ -318,8 +323,8 @@ func TestProvenanceOfSamples(t *testing.T) {
 	}
 }
 
-// TestSampleHistory: a restated sample is a new version, a retracted one
-// entered-in-error, a redelivered one nothing; its neighbours stay.
+// TestSampleHistory checks that a restated sample is a new version, that a
+// retracted one is entered-in-error, and that a repeated one writes nothing.
 func TestSampleHistory(t *testing.T) {
 	w := newWorld(t)
 	day := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(5*time.Second), "63"),
@@ -366,13 +371,13 @@ func TestSampleHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := w.p.Store.Count(t.Context(),
+	if n, err := w.pipeline.Store.Count(t.Context(),
 		store.Find{Query: q, Filter: access.All().Filter(access.Search)}); err != nil || n != 4 {
 		t.Errorf("by the stream's identifier: %d %v", n, err)
 	}
 }
 
-// streamOf is the one stream of the store.
+// streamOf returns the only stream of the store.
 func streamOf(t *testing.T, w *world) (stream string) {
 	for id := range w.all("Observation") {
 		k, ok := series.ParseID(id)
@@ -384,46 +389,11 @@ func streamOf(t *testing.T, w *world) (stream string) {
 	return stream
 }
 
-// TestLegacyIDs: what an earlier release stored under ids of its own stays what
-// it is; only what is new has a sample's id.
-func TestLegacyIDs(t *testing.T) {
-	w := newWorld(t)
-	old := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(time.Second), "63")}
-	old[1].KeyValue = false
-	var b store.Batch
-	for i := range old {
-		r, err := w.p.Mapper.MapLegacy(nil, "apple", &old[i], "p1", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Hash: r.Hash,
-			Resource: fhir.Resource{Type: "Observation", ID: r.ID, JSON: r.JSON}})
-	}
-	if _, err := w.p.Store.Commit(t.Context(), &b); err != nil {
-		t.Fatal(err)
-	}
-	w.p.LegacyIDs = true
-	late := heartRate(noon.Add(time.Minute), "64")
-	if sum, err := w.take("a", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Created != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	old[1].Value.Num = "70"
-	if sum, err := w.take("b", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Updated != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	lengths := map[int]int{}
-	for id := range w.all("Observation") {
-		lengths[len(id)]++
-	}
-	if lengths[26] != 2 || lengths[32] != 1 {
-		t.Errorf("%v", lengths)
-	}
-}
-
-// TestFutureSamples: a sample too far ahead is held, in a stream too.
+// TestFutureSamples checks that samples that are too far in the future are
+// quarantined, in streams too.
 func TestFutureSamples(t *testing.T) {
 	w := newWorld(t)
-	now := w.p.Clock()
+	now := w.pipeline.Clock()
 	sum, err := w.take("a", heartRate(now.Add(47*time.Hour), "62"), heartRate(now.Add(49*time.Hour), "63"),
 		heartRate(now, "64"))
 	if err != nil || sum.Created != 2 || sum.Quarantined != 1 {
@@ -431,13 +401,13 @@ func TestFutureSamples(t *testing.T) {
 	}
 }
 
-// TestLifelike: a day of heart rates in small batches, redelivered with an
-// overlap, is there once.
-func TestLifelike(t *testing.T) {
+// TestOverlappingDeliveries checks that a day of heart rates in small batches,
+// delivered again with an overlap, is stored once.
+func TestOverlappingDeliveries(t *testing.T) {
 	w := newWorld(t)
-	w.p.Limits.Samples = 1000
+	w.pipeline.Limits.Samples = 1000
 	var day []sample.Sample
-	heartbeat(1, 15000)(func(s *sample.Sample) bool {
+	simulateHeartRate(1, 15000)(func(s *sample.Sample) bool {
 		c := *s
 		c.Components = slices.Clone(s.Components)
 		day = append(day, c)

@@ -13,8 +13,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// feed is an adapter of samples that are decoded already. Like a real one it
-// hands out one Sample again and again.
+// feed is an adapter that emits decoded samples. Like a real adapter it reuses
+// one Sample.
 type feed struct {
 	samples func(yield func(*sample.Sample) bool)
 }
@@ -31,7 +31,7 @@ func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (e
 		s.Components = parts
 		err = sink.Sample(&s)
 		for i := range s.Components {
-			s.Components[i] = sample.Component{Name: "used again"}
+			s.Components[i] = sample.Component{Name: "reused"}
 		}
 		s.Device.Facts = nil
 		return err == nil
@@ -41,19 +41,19 @@ func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (e
 
 // take ingests samples as one payload of the given name.
 func (w *world) take(name string, samples ...sample.Sample) (Summary, error) {
-	w.p.Adapters = []adapters.Adapter{feed{func(yield func(*sample.Sample) bool) {
+	w.pipeline.Adapters = []adapters.Adapter{feed{func(yield func(*sample.Sample) bool) {
 		for i := range samples {
 			if !yield(&samples[i]) {
 				return
 			}
 		}
 	}}}
-	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
-		Body: strings.NewReader(name), Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
-			Grant: access.All()}}})
+	return w.pipeline.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+		Body:   strings.NewReader(name),
+		Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
 }
 
-// rates are integers as text, interned like an adapter's.
+// rates holds integers as text, interned as by an adapter.
 var rates = func() (r [256]string) {
 	for i := range r {
 		r[i] = strconv.Itoa(i)
@@ -61,10 +61,10 @@ var rates = func() (r [256]string) {
 	return r
 }()
 
-// heartbeat is an invented but lifelike stream: a heart rate every 5 seconds
-// with jitter and gaps, drifting between sleep, day and exertion, with the
-// motion context of a watch.
-func heartbeat(seed uint64, n int) func(yield func(*sample.Sample) bool) {
+// simulateHeartRate emits a simulated but realistic stream: a heart rate every
+// 5 seconds with jitter and gaps, drifting between sleep, day and exertion,
+// with the motion context of a watch.
+func simulateHeartRate(seed uint64, n int) func(yield func(*sample.Sample) bool) {
 	return func(yield func(*sample.Sample) bool) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		s := heartRate(time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600)), "62")
@@ -72,7 +72,7 @@ func heartbeat(seed uint64, n int) func(yield func(*sample.Sample) bool) {
 		level, at := 62.0, s.Start
 		for range n {
 			at = at.Add(time.Duration(4+rnd.IntN(3)) * time.Second)
-			if rnd.IntN(400) == 0 { // off the wrist
+			if rnd.IntN(400) == 0 { // not worn
 				at = at.Add(time.Duration(rnd.IntN(3600)) * time.Second)
 			}
 			aim := 58.0
@@ -96,7 +96,8 @@ func heartbeat(seed uint64, n int) func(yield func(*sample.Sample) bool) {
 }
 
 func heartRate(at time.Time, num string) sample.Sample {
-	return sample.Sample{Metric: hr, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true, Start: at,
+	return sample.Sample{Metric: heartRateType, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true,
+		Start: at,
 		Value: sample.Value{Kind: sample.Number, Num: num, Unit: "count/min"},
 		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7",
 			Software: "11.0"},

@@ -11,46 +11,47 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// app is a source of which no channel knows a device.
-const app = "App"
+// appWithoutDevice is a source whose device no channel knows.
+const appWithoutDevice = "App"
 
 const bodyMass = "HKQuantityTypeIdentifierBodyMass"
 
-// reading is a measurement of one source, with the channels that deliver it.
+// reading is a measurement of one source with the channels that deliver it.
 type reading struct {
 	source      string
 	fine, named bool
 }
 
-// kindOfReading is a way in which both channels state a measurement.
-type kindOfReading struct {
-	metric, unit string
-	lasting      bool // it took time
-	endless      bool // and the coarse channel leaves out the end
+// readingType describes how both channels state a measurement.
+type readingType struct {
+	metric, unit   string
+	hasEnd         bool
+	coarseOmitsEnd bool // the coarse channel does not state the end
 }
 
-var kindsOfReading = []kindOfReading{
-	{metric: hr, unit: "count/min"},
-	{metric: steps, unit: "count", lasting: true},
-	{metric: steps, unit: "count", lasting: true, endless: true},
+var readingTypes = []readingType{
+	{metric: heartRateType, unit: "count/min"},
+	{metric: stepCountType, unit: "count", hasEnd: true},
+	{metric: stepCountType, unit: "count", hasEnd: true, coarseOmitsEnd: true},
 	{metric: bodyMass, unit: "kg"},
 }
 
-// samples are the measurement of r at a second as the channel that knows the
-// device states it, and as the one that knows the name of the source does.
-func (k *kindOfReading) samples(source string, second int) (fine, coarse sample.Sample) {
+// samples returns the measurement of a source as the channel that states the
+// device delivers it, and as the channel that states only the name of the
+// source does.
+func (typ *readingType) samples(source string, second int) (fine, coarse sample.Sample) {
 	fine = heartRate(noon.Add(time.Duration(second)*time.Second), "62")
-	fine.Metric, fine.Value.Unit = k.metric, k.unit
+	fine.Metric, fine.Value.Unit = typ.metric, typ.unit
 	fine.Source.Name, fine.Device.Hardware = source, source+"1,1"
-	if source == app {
+	if source == appWithoutDevice {
 		fine.Device = sample.Device{}
 	}
-	if k.lasting {
+	if typ.hasEnd {
 		fine.End = fine.Start.Add(time.Minute)
 	}
 	coarse = fine
 	coarse.Coarse, coarse.KeyValue, coarse.Channel, coarse.Device = true, false, "hae", sample.Device{}
-	if k.endless {
+	if typ.coarseOmitsEnd {
 		coarse.End = time.Time{}
 	}
 	return fine, coarse
@@ -73,23 +74,23 @@ func orders[T any](list []T, fn func([]T)) {
 	place(0)
 }
 
-// TestSourcesStayApartInAnyOrder: of two sources that measure the same value
-// at the same second each keeps one Observation with the best known device,
-// whichever channels deliver each of them, in each order, in payloads of their
-// own or in one, as series and as documents.
-func TestSourcesStayApartInAnyOrder(t *testing.T) {
-	for _, k := range kindsOfReading {
+// TestSourcesInAnyOrder checks two sources that measure the same value in the
+// same second. Each must keep one Observation with the best known device,
+// whichever channels deliver it, in each order, in separate payloads or in one,
+// as series and as documents.
+func TestSourcesInAnyOrder(t *testing.T) {
+	for _, typ := range readingTypes {
 		for masks := range 18 {
 			sources := []reading{{source: "Phone"}, {source: "Watch"}}
 			if masks >= 9 {
-				sources[0].source = app
+				sources[0].source = appWithoutDevice
 			}
 			for i, mask := range []int{masks/3%3 + 1, masks%3 + 1} {
 				sources[i].fine, sources[i].named = mask&1 != 0, mask&2 != 0
 			}
 			var deliveries []sample.Sample
 			for _, s := range sources {
-				fine, coarse := k.samples(s.source, 0)
+				fine, coarse := typ.samples(s.source, 0)
 				if s.fine {
 					deliveries = append(deliveries, fine)
 				}
@@ -100,7 +101,7 @@ func TestSourcesStayApartInAnyOrder(t *testing.T) {
 			orders(deliveries, func(order []sample.Sample) {
 				for _, tier := range []string{"series", "documents"} {
 					for _, size := range []int{1, len(order)} {
-						k.checkOrder(t, tier, sources, slices.Collect(slices.Chunk(order, size)))
+						typ.checkOrder(t, tier, sources, slices.Collect(slices.Chunk(order, size)))
 					}
 				}
 			})
@@ -108,22 +109,22 @@ func TestSourcesStayApartInAnyOrder(t *testing.T) {
 	}
 }
 
-// checkOrder delivers the payloads, and all of them again.
-func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
+// checkOrder delivers the payloads twice.
+func (typ *readingType) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
 	t.Helper()
 	w, done := newWorldOf(t)
 	defer done()
 	if tier == "documents" {
-		w.p.Store = store.Documents{Store: w.p.Store}
+		w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 	}
-	var name []string
+	var names []string
 	for _, p := range payloads {
 		for i := range p {
-			name = append(name, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
+			names = append(names, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
 		}
 	}
-	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", k.metric, k.endless, tier, len(payloads),
-		strings.Join(name, ", "))
+	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", typ.metric, typ.coarseOmitsEnd, tier, len(payloads),
+		strings.Join(names, ", "))
 	for again := range 2 {
 		for i, p := range payloads {
 			s, err := w.take(fmt.Sprint(i), p...)
@@ -135,12 +136,12 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 			}
 		}
 		var got, want []string
-		for _, o := range w.chart(k.metric) {
+		for _, o := range w.chart(typ.metric) {
 			source, fine := w.sourceOf(o.Device.Reference)
 			got = append(got, fmt.Sprint(source, " ", fine))
 		}
 		for _, s := range sources {
-			want = append(want, fmt.Sprint(s.source, " ", s.fine || s.source == app))
+			want = append(want, fmt.Sprint(s.source, " ", s.fine || s.source == appWithoutDevice))
 		}
 		slices.Sort(got)
 		slices.Sort(want)
@@ -150,61 +151,62 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 	}
 }
 
-// TestSourceIsNotedAfterConflict: a batch that is tried again notes the source
-// of its stream, so that the same value of another source is not taken for its.
-func TestSourceIsNotedAfterConflict(t *testing.T) {
-	for _, k := range kindsOfReading[:3] {
+// TestSourceIsRecordedAfterConflict checks that a batch that is tried again
+// records the source of its stream, so that an equal value of another source is
+// not mistaken for a duplicate.
+func TestSourceIsRecordedAfterConflict(t *testing.T) {
+	for _, typ := range readingTypes[:3] {
 		w := newWorld(t)
-		v := &rival{Store: w.p.Store, t: t, times: 1}
-		w.p.Store = v
-		watch, _ := k.samples("Watch", 0)
-		_, phone := k.samples("Phone", 0)
+		competing := &competingStore{Store: w.pipeline.Store, t: t, times: 1}
+		w.pipeline.Store = competing
+		watch, _ := typ.samples("Watch", 0)
+		_, phone := typ.samples("Phone", 0)
 		for i, s := range []sample.Sample{watch, phone} {
 			if _, err := w.take(fmt.Sprint(i), s); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if v.meddled != 1 {
-			t.Fatalf("%d conflicts", v.meddled)
+		if competing.conflicts != 1 {
+			t.Fatalf("%d conflicts", competing.conflicts)
 		}
-		if n := len(w.chart(k.metric)); n != 2 {
-			t.Errorf("%s endless=%t: %d Observations, want 2", k.metric, k.endless, n)
+		if n := len(w.chart(typ.metric)); n != 2 {
+			t.Errorf("%s endless=%t: %d Observations, want 2", typ.metric, typ.coarseOmitsEnd, n)
 		}
 	}
 }
 
-// TestPlainDeviceStandsForItsSource: what a coarse channel brought of an app is
-// not another source's, also while the payload that shows that no channel knows
-// a device of the app is being stored.
-func TestPlainDeviceStandsForItsSource(t *testing.T) {
-	for _, k := range kindsOfReading {
+// TestNameOnlyDeviceStandsForItsSource checks that an app's Observation from a
+// coarse channel is not attributed to another source, even while the first
+// payload is stored that shows that no channel knows the device of the app.
+func TestNameOnlyDeviceStandsForItsSource(t *testing.T) {
+	for _, typ := range readingTypes {
 		w := newWorld(t)
-		_, first := k.samples(app, 0)
-		_, watch := k.samples("Watch", 0)
-		other, _ := k.samples(app, 9)
+		_, first := typ.samples(appWithoutDevice, 0)
+		_, watch := typ.samples("Watch", 0)
+		other, _ := typ.samples(appWithoutDevice, 9)
 		for i, p := range [][]sample.Sample{{first}, {other, watch}} {
 			if _, err := w.take(fmt.Sprint(i), p...); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if n := len(w.chart(k.metric)); n != 3 {
-			t.Errorf("%s endless=%t: %d Observations, want 3", k.metric, k.endless, n)
+		if n := len(w.chart(typ.metric)); n != 3 {
+			t.Errorf("%s endless=%t: %d Observations, want 3", typ.metric, typ.coarseOmitsEnd, n)
 		}
 	}
 }
 
-// sourceOf is the source that a Device reference stands for, and whether the
-// reference is to the best known device of it.
-func (w *world) sourceOf(ref string) (source string, fine bool) {
-	for _, source := range []string{"Phone", "Watch", app} {
-		known, named := kindsOfReading[0].samples(source, 0)
-		for _, s := range []*sample.Sample{&known, &named} {
-			res, err := w.p.Mapper.Map(nil, "apple", s, "p1", nil)
+// sourceOf returns the source that a Device reference stands for, and whether
+// it refers to the best known Device of that source.
+func (w *world) sourceOf(ref string) (source string, isFine bool) {
+	for _, source := range []string{"Phone", "Watch", appWithoutDevice} {
+		fine, named := readingTypes[0].samples(source, 0)
+		for _, s := range []*sample.Sample{&fine, &named} {
+			res, err := w.pipeline.Mapper.Map(nil, "apple", s, "p1", nil)
 			if err != nil {
 				w.t.Fatal(err)
 			}
 			if ref == "Device/"+res.Device.ID {
-				return source, s == &known
+				return source, s == &fine
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 package ingest
 
-// Counts of one metric.
+// Counts holds the figures of one metric.
 type Counts struct {
 	Read        int `json:"read"`
 	Created     int `json:"created"`
@@ -8,34 +8,34 @@ type Counts struct {
 	Unchanged   int `json:"unchanged"`
 	Quarantined int `json:"quarantined"`
 	Dropped     int `json:"dropped"`
-	// LeftOut counts components, not samples: parts of a panel or workout
-	// that broke a rule or were not measured, while the rest was taken.
+	// LeftOut counts components that broke a rule or were not measured and were
+	// left out of an Observation.
 	LeftOut int `json:"leftOut"`
 }
 
-func (c *Counts) add(o Counts) {
-	c.Read += o.Read
-	c.Created += o.Created
-	c.Updated += o.Updated
-	c.Unchanged += o.Unchanged
-	c.Quarantined += o.Quarantined
-	c.Dropped += o.Dropped
-	c.LeftOut += o.LeftOut
+func (c *Counts) add(other Counts) {
+	c.Read += other.Read
+	c.Created += other.Created
+	c.Updated += other.Updated
+	c.Unchanged += other.Unchanged
+	c.Quarantined += other.Quarantined
+	c.Dropped += other.Dropped
+	c.LeftOut += other.LeftOut
 }
 
-// Summary of a run. Read is samples and rejects; what is dropped inside the
-// decoder counts as read too.
+// Summary holds the figures of a delivery. Read counts samples, rejects and the
+// samples that the decoder dropped.
 type Summary struct {
 	Counts
 	ByMetric map[string]Counts `json:"byMetric"`
 	Seconds  float64           `json:"seconds"`
 }
 
-// Add adds another run's figures.
-func (s *Summary) Add(o Summary) {
-	s.Counts.add(o.Counts)
-	s.Seconds += o.Seconds
-	for m, c := range o.ByMetric {
+// Add adds the figures of another delivery.
+func (s *Summary) Add(other Summary) {
+	s.Counts.add(other.Counts)
+	s.Seconds += other.Seconds
+	for m, c := range other.ByMetric {
 		s.count(m, c)
 	}
 }
@@ -44,7 +44,7 @@ func (s *Summary) count(metric string, c Counts) {
 	if s.ByMetric == nil {
 		s.ByMetric = map[string]Counts{}
 	}
-	x := s.ByMetric[metric]
-	x.add(c)
-	s.ByMetric[metric] = x
+	sum := s.ByMetric[metric]
+	sum.add(c)
+	s.ByMetric[metric] = sum
 }

@@ -5,17 +5,15 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 
 	"pulsegate/fhir"
 )
 
 const scopeName = "pulsegate/mapping/ingest"
 
-// meters count what a run does, by vendor, never by patient. The provider
-// gives the same instruments to every run.
+// meters holds the metrics of deliveries, by vendor and never by patient. The
+// provider returns the same instruments to every delivery.
 type meters struct {
 	samples metric.Int64Counter
 	leftOut metric.Int64Counter
@@ -61,30 +59,8 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 	}
 }
 
-func (m *meters) left(ctx context.Context, vendor string, n int) {
+func (m *meters) countLeftOut(ctx context.Context, vendor string, n int) {
 	if n > 0 {
 		m.leftOut.Add(ctx, int64(n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor)))
 	}
-}
-
-// startSpan begins the span of one run. Vendor and format are set once they are
-// known to be ours: what a caller may invent does not get in.
-func startSpan(ctx context.Context) (context.Context, trace.Span) {
-	return otel.Tracer(scopeName).Start(ctx, "ingest")
-}
-
-// endSpan ends it with the run's figures; of an error only its kind.
-func endSpan(span trace.Span, r *run, err error) {
-	if r != nil {
-		span.SetAttributes(attribute.String("pulsegate.vendor", r.q.Vendor),
-			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.sum.Read),
-			attribute.Int("pulsegate.ingest.created", r.sum.Created),
-			attribute.Int("pulsegate.ingest.updated", r.sum.Updated),
-			attribute.Int("pulsegate.ingest.quarantined", r.sum.Quarantined),
-			attribute.Int("pulsegate.ingest.batches", r.batches))
-	}
-	if err != nil {
-		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())
-	}
-	span.End()
 }

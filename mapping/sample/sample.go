@@ -1,109 +1,112 @@
-// Package sample is the doorway between vendors and FHIR: one measurement as
-// a vendor states it, in plain types. Adapters make Samples and know no FHIR;
-// mapping turns Samples into resources and knows no vendor format.
+// Package sample defines the Sample, one measurement as a vendor states it. It is
+// the boundary between vendor formats and FHIR: adapters create Samples without
+// depending on FHIR, and package mapping maps them to resources without depending on
+// vendor formats.
 //
-// A Sample keeps what the vendor said: its own type name, its own unit, its
-// own scale. Scaling (0.97 -> 97 %), unit conversion and codes are rows of
-// mapping's table, chosen by (Vendor, Metric, Channel).
+// A Sample keeps the vendor's type name, unit and scale. Scaling (0.97 to 97 %), unit
+// conversion and codes are defined by the metric table, by vendor, metric and
+// channel.
 //
-// Time zones: Start and End carry the offset that the vendor states for that
-// instant, as a fixed zone. Where a vendor states none, Zone says so, and
-// mapping uses the patient's configured zone, else the offset in Start marked
-// as unknown, else quarantine (mapping-wide policy, never the adapter's).
+// Start and End carry the offset that the vendor states for the instant, as a fixed
+// zone. If a vendor states none, Zone says so. Package mapping then uses the patient's
+// configured zone, or else marks the offset as unknown or rejects the sample.
 package sample
 
 import "time"
 
-// Zone says where a sample's offset comes from.
+// Zone tells where the offset of a sample comes from.
 type Zone uint8
 
 const (
-	ZoneStated Zone = iota // the vendor states the offset of this instant
-	// the instant is right, the offset is not the wearer's (Apple export without HKTimeZone,
-	// UTC-only APIs)
+	// ZoneStated means that the vendor states the offset of the instant.
+	ZoneStated Zone = iota
+	// ZoneInstant means that the instant is correct but the offset is not the
+	// wearer's (Apple exports without HKTimeZone, APIs in UTC).
 	ZoneInstant
-	ZoneFloating // a wall clock without offset: Start's clock is right, its offset unknown
+	// ZoneFloating means that the local time is correct but its offset is
+	// unknown.
+	ZoneFloating
 )
 
-// Status is what the vendor says of the finality of a value.
+// Status tells whether a value is final.
 type Status uint8
 
 const (
 	Final       Status = iota
-	Preliminary        // still growing or unprocessed: today's total, an unprocessed night
-	Retracted          // the vendor deleted it: becomes entered-in-error
+	Preliminary        // may change: the total of today, an unprocessed night
+	Retracted          // deleted by the vendor; becomes entered-in-error
 )
 
-// Date is a calendar day of the wearer, without zone.
+// Date is a calendar day of the wearer, without a zone.
 type Date struct {
 	Year  int
 	Month time.Month
 	Day   int
 }
 
-// IsZero reports whether d is no date.
+// IsZero reports whether d is the zero Date, which is not a date.
 func (d Date) IsZero() bool { return d == Date{} }
 
-// Sample is one measurement. A sink that is handed one may read it during the
-// call and copies what it keeps: adapters use it and its Components again.
+// Sample is one measurement. A sink may read a Sample during the call only and must
+// copy what it keeps, because adapters reuse the Sample and its Components.
 type Sample struct {
-	// Metric is the vendor's type name as mapping's table spells it:
+	// Metric is the vendor's type name as the metric table spells it:
 	// "HKQuantityTypeIdentifierHeartRate", "daily-resting-heart-rate",
 	// "sleep.average_hrv".
 	Metric string
-	// Channel is the way it came, where scale or quality depend on it:
-	// "export.xml", "hae", "v4", "v2".
+	// Channel names the vendor's channel, on which the scale or the quality may
+	// depend: "export.xml", "hae", "v4", "v2".
 	Channel string
 
-	// Exactly one of the two: Start (with End for an interval; End zero for
-	// an instant) or Day (a daily value).
+	// Either Start or Day is set. Day is the day of a daily value. End is the end
+	// of an interval and zero for an instant.
 	Start, End time.Time
 	Zone       Zone
 	Day        Date
 
-	// Value is the main value; the zero Value means there is none (a panel
-	// with components only).
+	// Value is the main value. It is zero for a panel, which has components
+	// only.
 	Value      Value
 	Components []Component
 
 	Device Device
 	Source Source
 
-	// VendorID is the vendor's own stable id, if there is one; with it,
-	// identity is (vendor, metric, VendorID), and times or values may be
-	// restated. Without it, identity is the natural key: metric, start, end
-	// or day, source and device identity, and, if KeyValue, the value too.
+	// VendorID is the vendor's stable id, or "". With a VendorID, the sample is
+	// identified by vendor, metric and VendorID, and its times and values may be
+	// restated. Without one, it is identified by its natural key: metric, start and
+	// end or day, source and device, and, if KeyValue is set, the value.
 	VendorID string
-	// KeyValue makes the value part of the natural key: for immutable
-	// samples that may differ at one instant (Apple).
+	// KeyValue makes the value part of the natural key. It is set for immutable
+	// samples of which several may have one instant (Apple).
 	KeyValue bool
 
-	// Coarse marks a channel that knows less of where a sample came from than
-	// another one of the vendor's: a source's name without the device, or, in
-	// a stream that the vendor has merged, neither. What both channels bring
-	// is one measurement when type, times and value agree.
+	// Coarse is set for a channel that knows less about the origin of a sample than
+	// another channel of the vendor: only the name of the source without the device,
+	// or neither of them in a stream that the vendor has merged. Samples of both
+	// channels with equal type, times and value are one measurement.
 	Coarse bool
 
-	// Revision orders the vendor's statements of one thing: of two with the
-	// same identity, the one with the greater Revision is the later word,
-	// whichever arrives last. It is the time at which the vendor changed it
-	// or stated it, in Unix microseconds, or a version that only grows; one
-	// kind for each metric and channel. 0: the vendor says nothing of it.
+	// Revision orders the vendor's statements about one thing. Of two Samples with
+	// one identity, the one with the greater Revision is the later statement,
+	// whichever arrives last. It is the time of the change or of the statement in
+	// Unix microseconds, or a version that only grows, and must not mix the two for
+	// one metric and channel. It is 0 if the vendor states no order.
 	Revision int64
 
 	Status Status
-	// UserEntered marks what a person typed in.
+	// UserEntered is set if a person entered the value.
 	UserEntered bool
-	// Method is the vendor's word on how the value came about ("estimated",
-	// "WITH_SLEEP", "automatically detected"), "" if unstated.
+	// Method is the vendor's description of how the value was determined
+	// ("estimated", "WITH_SLEEP", "automatically detected"), or "".
 	Method string
-	// Note is a vendor text safe to show to a clinician, "" mostly.
+	// Note is a text of the vendor for clinicians, or "".
 	Note string
-	// Zoneless names an IANA zone if the vendor gives one (HKTimeZone).
+	// IANA names the IANA zone if the vendor states one (HKTimeZone).
 	IANA string
 }
 
-// ValueType says which fields of a Value count.
+// ValueType tells which fields of a Value are set.
 type ValueType uint8
 
 const (
@@ -119,8 +122,8 @@ const (
 // Value is a measured value as the vendor writes it.
 type Value struct {
 	Kind ValueType
-	// Num and High are decimals as written ("62", "62.0", "0.97"), so that
-	// the written precision is kept.
+	// Num and High are decimals as the vendor writes them ("62", "62.0", "0.97"),
+	// which preserves the written precision.
 	Num, High string
 	Unit      string // as the vendor writes it: "count/min", "mmol<180.1558800000541>/L"
 	Text      string
@@ -128,82 +131,81 @@ type Value struct {
 	Series    *SeriesData
 }
 
-// SeriesData is a regular series of samples: an ECG lead, a night's heart
-// rate every 5 minutes, a hypnogram of one letter an epoch.
+// SeriesData is a regular series of points: an ECG lead, the heart rate of a night
+// every 5 minutes, a hypnogram of one digit per epoch.
 type SeriesData struct {
-	Period time.Duration // between two data points
+	Period time.Duration // time between two points
 	Unit   string
-	Origin string // zero point as decimal, "" means 0
-	Factor string // value = Origin + data * Factor; "" means 1
-	// Data is the FHIR SampledData text: decimals separated by one space,
-	// "E" for no value, "U" below and "L" above the range.
+	Origin string // zero point as a decimal; "" is 0
+	Factor string // value = Origin + data * Factor; "" is 1
+	// Data has the syntax of SampledData.data: decimals separated by one space, with
+	// "E" for an error, "L" for a value below and "U" for one above the range.
 	Data string
 }
 
 // Component is a part of a panel (systolic, deep sleep, motion context).
 type Component struct {
-	Name  string // the vendor's field name; mapping's table has a row "metric/name"
+	Name  string // the vendor's field name, which the row of the metric lists
 	Value Value
 }
 
-// Device is the physical device that measured. Identity is Manufacturer,
-// Model, Hardware and Serial (or LocalID): no pointers, no versions.
+// Device is the device that measured. It is identified by Manufacturer and Serial,
+// or else by Manufacturer, Model and Hardware; versions never count.
 type Device struct {
 	Name         string // "Apple Watch", "Charge 6"
 	Manufacturer string
 	Model        string
 	Hardware     string // "Watch6,7"
-	Kind         string // "watch", "band", "ring", "phone", "scale", "app", "" unknown
-	Serial       string // vendor's id of the physical device, if any
-	Software     string // OS version: changes, not identity
+	Kind         string // "watch", "band", "ring", "phone", "scale", "app", or ""
+	Serial       string // serial number, or the vendor's id of the device
+	Software     string // version of the operating system
 	Firmware     string
-	Battery      string // percent as written, "" unknown: a device fact
-	Facts        []Fact // further device facts (ring size, colour), never identity
+	Battery      string // percent as written, or ""
+	Facts        []Fact // other properties (ring size, color)
 }
 
 // Fact is one named property of a device.
 type Fact struct{ Name, Value, Unit string }
 
-// Source is the app or account stream through which the sample came.
+// Source is the app or the stream of an account that delivered the sample.
 type Source struct {
 	Name    string // sourceName, bundle id, platform
 	Version string
 }
 
-// Reject is what an adapter could read but not turn into a Sample; it goes to
-// quarantine and is never an error of the whole payload.
+// Reject is an item of a payload that an adapter could not turn into a Sample. It
+// goes to quarantine; the rest of the payload is processed.
 type Reject struct {
 	Reason string // a Reason constant
-	Metric string // vendor type, "" unknown
-	Where  string // place in the payload: "line 812", "data[3].bedtime_start"
-	Detail string // rule that was broken; no value of the payload
-	Raw    []byte // the vendor's bytes of this item, bounded by the sink
-	// Component is set where only this part of an item is left out; the rest
-	// of the item is a Sample. Reason may then be DropPlaceholder, too: a zero
-	// that stands for "not measured".
+	Metric string // vendor's type name, or ""
+	Where  string // position in the payload: "line 812", "data[3].bedtime_start"
+	Detail string // rule that the item breaks; contains no value of the payload
+	Raw    []byte // the vendor's bytes of the item; the sink limits them
+	// Component is set if only this component of the item is left out and the rest
+	// is a Sample. Reason may then be DropPlaceholder, for a zero that means that
+	// nothing was measured.
 	Component string
-	// VendorID is the VendorID that the Sample would have had, "" if it is not
-	// known. When a later payload makes a Sample of that Metric and VendorID,
-	// the item leaves quarantine.
+	// VendorID is the VendorID of the item, or "" if it could not be read. The item
+	// leaves quarantine when a later payload has a Sample with this Metric and
+	// VendorID.
 	VendorID string
 }
 
 // Reasons of quarantine.
 const (
 	ReasonUnmapped    = "unmapped"     // no row in the metric table
-	ReasonBadTime     = "bad-time"     // unreadable or absurd date
-	ReasonBadValue    = "bad-value"    // unreadable number, NaN, out of the possible
-	ReasonBadUnit     = "bad-unit"     // a unit that the metric cannot have
+	ReasonBadTime     = "bad-time"     // unreadable or implausible date
+	ReasonBadValue    = "bad-value"    // unreadable number, NaN or out of range
+	ReasonBadUnit     = "bad-unit"     // a unit that the row does not accept
 	ReasonMissing     = "missing"      // a required field is absent
-	ReasonUnknownZone = "unknown-zone" // a floating time and no configured zone
-	ReasonTooLarge    = "too-large"    // one item over the limit
+	ReasonUnknownZone = "unknown-zone" // a floating time without a configured zone
+	ReasonTooLarge    = "too-large"    // an item that exceeds the limit
 )
 
-// Drop reasons count what is knowingly not stored (low confidence,
-// placeholders, exact duplicates within a payload).
+// Reasons for dropping a sample. Dropped samples are counted and not stored.
 const (
 	DropDuplicate   = "duplicate"
 	DropLowQuality  = "low-quality"
 	DropPlaceholder = "placeholder"
-	DropIgnored     = "ignored" // by design not ours (routes, clinical records, characteristics)
+	DropIgnored     = "ignored" // out of scope (routes, clinical records, characteristics)
 )

@@ -1,21 +1,22 @@
-// Package sleep makes nights of segments of sleep. It knows no vendor format,
-// no FHIR and no store: ingest hands it every stored segment of one source.
+// Package sleep derives nights from segments of sleep. It does not depend on
+// vendor formats, FHIR or the store: package ingest passes it all stored segments
+// of one source.
 //
 // # Sessions
 //
-// The segments of one source are one session while the gap between them is at
-// most Gap. Overlapping segments count once, and the more precise stage wins:
-// deep, REM, core, awake, unspecified, in that order. Time in bed is a union of
-// its own. A session starts with its first segment and ends with its last.
+// The segments of one source belong to one session if the gaps between them are at
+// most Gap. A moment that several segments cover counts once, for the most precise
+// stage: deep, REM, core, awake, unspecified, in that order. Time in bed is the union
+// of its own segments. A session starts with its first segment and ends with its
+// last.
 //
 // # Names
 //
-// A session's name is the day of waking, with /2, /3 for further sessions that
-// end on that day, in order of their start. The day is that of the offset of
-// the last segment whose offset is the wearer's; without one, that of UTC. The
-// names follow from the set of segments alone, so the order in which the
-// segments arrived does not matter, and a night keeps its name when its start
-// moves.
+// The name of a session is the day of waking, followed by /2 or /3 for further
+// sessions that end on that day, in order of their start. The day is determined with
+// the offset of the last segment that states the wearer's offset, or else in UTC.
+// Names depend on the set of segments only. So the order in which segments arrive
+// does not matter, and a night keeps its name if its start moves.
 package sleep
 
 import (
@@ -31,15 +32,15 @@ import (
 const (
 	// Gap is the longest pause within a session.
 	Gap = 90 * time.Minute
-	// MaxSegment is the longest segment that counts: what is longer is a
-	// mistake of its source.
+	// MaxSegment is the longest segment that counts. Longer ones are errors of
+	// their source.
 	MaxSegment = 24 * time.Hour
 )
 
-// Stage of sleep, in the order of precedence where segments overlap.
+// Stage is a stage of sleep. Where segments overlap, the lowest Stage counts.
 type Stage uint8
 
-// Stages.
+// Stages of sleep.
 const (
 	Deep Stage = iota
 	REM
@@ -47,12 +48,13 @@ const (
 	Awake
 	Unspecified
 	InBed
-	stages
+	stageCount
 )
 
-var names = [stages]string{"deep", "rem", "core", "awake", "unspecified", "inBed"}
+var stageNames = [stageCount]string{"deep", "rem", "core", "awake", "unspecified", "inBed"}
 
-// StageOf knows the words of Apple's export and of Health Auto Export.
+// StageOf returns the stage that Apple's export or Health Auto Export calls
+// word.
 func StageOf(word string) (Stage, bool) {
 	switch word {
 	case "HKCategoryValueSleepAnalysisInBed", "In Bed", "InBed", "0":
@@ -76,31 +78,33 @@ func StageOf(word string) (Stage, bool) {
 type Segment struct {
 	// Start and End carry the offset that they were written with.
 	Start, End time.Time
-	// Sure: the offset is the wearer's.
-	Sure  bool
-	Stage Stage
-	// Device refers to what measured it; "" unknown.
+	// ZoneKnown is set if the offset is the wearer's.
+	ZoneKnown bool
+	Stage     Stage
+	// Device is a reference to the Device that measured the segment, or "".
 	Device string
 }
 
-// Counts reports whether g takes part in a session.
-func (g *Segment) Counts() bool {
-	length := g.End.Sub(g.Start)
-	return length > 0 && length <= MaxSegment && g.Stage < stages
+// Counts reports whether seg can be part of a session.
+func (seg *Segment) Counts() bool {
+	length := seg.End.Sub(seg.Start)
+	return length > 0 && length <= MaxSegment && seg.Stage < stageCount
 }
 
-func (g *Segment) compare(o *Segment) int {
-	sure := func(s *Segment) int {
-		if s.Sure {
+// compare orders all segments in one way, so that sessions do not depend on the
+// order of their delivery.
+func (seg *Segment) compare(other *Segment) int {
+	known := func(s *Segment) int {
+		if s.ZoneKnown {
 			return 1
 		}
 		return 0
 	}
-	_, a := g.End.Zone()
-	_, b := o.End.Zone()
-	return cmp.Or(g.Start.Compare(o.Start), g.End.Compare(o.End), cmp.Compare(g.Stage, o.Stage),
-		cmp.Compare(sure(g), sure(o)),
-		cmp.Compare(a, b), cmp.Compare(g.Device, o.Device))
+	_, offset := seg.End.Zone()
+	_, otherOffset := other.End.Zone()
+	return cmp.Or(seg.Start.Compare(other.Start), seg.End.Compare(other.End), cmp.Compare(seg.Stage, other.Stage),
+		cmp.Compare(known(seg), known(other)),
+		cmp.Compare(offset, otherOffset), cmp.Compare(seg.Device, other.Device))
 }
 
 // Session is one night or nap.
@@ -109,108 +113,109 @@ type Session struct {
 	Segments []Segment
 	Start    time.Time
 	End      time.Time
-	// Sure: the offsets of Start and End are the wearer's.
-	Sure bool
-	// Day is the day of waking, Name that day with the session's number
-	// behind it from the second on.
+	// ZoneKnown is set if the offsets of Start and End are the wearer's.
+	ZoneKnown bool
+	// Day is the day of waking. Name is Day, followed by the number of the session
+	// from the second one on.
 	Day, Name string
 }
 
-// Sessions joins segments to sessions, in order of their start. It sorts segs
-// and keeps them.
-func Sessions(segs []Segment) []Session {
-	segs = slices.DeleteFunc(segs, func(g Segment) bool { return !g.Counts() })
-	slices.SortFunc(segs, func(a, b Segment) int { return a.compare(&b) })
+// Sessions joins segments into sessions, in order of their start. It sorts
+// segments and keeps them.
+func Sessions(segments []Segment) []Session {
+	segments = slices.DeleteFunc(segments, func(seg Segment) bool { return !seg.Counts() })
+	slices.SortFunc(segments, func(a, b Segment) int { return a.compare(&b) })
 	var out []Session
 	from := 0
-	for i := range segs {
-		if n := len(out); n == 0 || segs[i].Start.Sub(out[n-1].End) > Gap {
-			out = append(out, Session{Start: segs[i].Start, End: segs[i].End})
+	for i := range segments {
+		if n := len(out); n == 0 || segments[i].Start.Sub(out[n-1].End) > Gap {
+			out = append(out, Session{Start: segments[i].Start, End: segments[i].End})
 			from = i
 		}
-		x := &out[len(out)-1]
-		x.Segments = segs[from : i+1 : i+1]
-		if segs[i].End.After(x.End) {
-			x.End = segs[i].End
+		session := &out[len(out)-1]
+		session.Segments = segments[from : i+1 : i+1]
+		if segments[i].End.After(session.End) {
+			session.End = segments[i].End
 		}
 	}
 	seen := map[string]int{}
 	for i := range out {
-		x := &out[i]
-		x.place()
-		x.Day = x.End.Format(time.DateOnly)
-		x.Name = x.Day
-		if seen[x.Day]++; seen[x.Day] > 1 {
-			x.Name += "/" + strconv.Itoa(seen[x.Day])
+		session := &out[i]
+		session.setOffsets()
+		session.Day = session.End.Format(time.DateOnly)
+		session.Name = session.Day
+		if seen[session.Day]++; seen[session.Day] > 1 {
+			session.Name += "/" + strconv.Itoa(seen[session.Day])
 		}
 	}
 	return out
 }
 
-// place gives start and end their offsets.
-func (x *Session) place() {
-	first, last := x.Segments[0], Segment{}
-	for _, g := range x.Segments {
-		if g.Sure {
-			last = g
+// setOffsets sets the offsets of Start and End.
+func (s *Session) setOffsets() {
+	first, last := s.Segments[0], Segment{}
+	for _, seg := range s.Segments {
+		if seg.ZoneKnown {
+			last = seg
 		}
 	}
-	if x.Sure = last.Sure; !x.Sure {
-		x.Start, x.End = x.Start.UTC(), x.End.UTC()
+	if s.ZoneKnown = last.ZoneKnown; !s.ZoneKnown {
+		s.Start, s.End = s.Start.UTC(), s.End.UTC()
 		return
 	}
-	x.End = x.End.In(last.End.Location())
-	if !first.Sure {
-		x.Start = x.Start.In(last.End.Location())
+	s.End = s.End.In(last.End.Location())
+	if !first.ZoneKnown {
+		s.Start = s.Start.In(last.End.Location())
 	}
 }
 
-// Sample is the session as a sample of the row "night".
-func (x *Session) Sample() sample.Sample {
-	sum := x.totals()
-	var present [stages]bool
-	for i := range x.Segments {
-		present[x.Segments[i].Stage] = true
+// Sample returns the session as a sample of the row "night".
+func (s *Session) Sample() sample.Sample {
+	sum := s.totals()
+	var present [stageCount]bool
+	for i := range s.Segments {
+		present[s.Segments[i].Stage] = true
 	}
-	s := sample.Sample{Zone: sample.ZoneInstant, Start: x.Start, End: x.End}
-	if x.Sure {
-		s.Zone = sample.ZoneStated
+	out := sample.Sample{Zone: sample.ZoneInstant, Start: s.Start, End: s.End}
+	if s.ZoneKnown {
+		out.Zone = sample.ZoneStated
 	}
 	if present[Deep] || present[REM] || present[Core] || present[Unspecified] {
-		s.Value = minutes(sum[Deep] + sum[REM] + sum[Core] + sum[Unspecified])
+		out.Value = minutes(sum[Deep] + sum[REM] + sum[Core] + sum[Unspecified])
 	}
-	for st, name := range names {
+	for st, name := range stageNames {
 		if present[st] {
-			s.Components = append(s.Components, sample.Component{Name: name, Value: minutes(sum[st])})
+			out.Components = append(out.Components, sample.Component{Name: name, Value: minutes(sum[st])})
 		}
 	}
-	return s
+	return out
 }
 
 // Device returns the device of the last segment that names one.
-func (x *Session) Device() string {
-	for _, g := range slices.Backward(x.Segments) {
-		if g.Device != "" {
-			return g.Device
+func (s *Session) Device() string {
+	for _, seg := range slices.Backward(s.Segments) {
+		if seg.Device != "" {
+			return seg.Device
 		}
 	}
 	return ""
 }
 
-// totals counts each moment of a session once; in bed is counted by itself.
-func (x *Session) totals() (sum [stages]time.Duration) {
+// totals returns the time in each stage. Each moment of a session counts for
+// one stage only. Time in bed is counted separately.
+func (s *Session) totals() (sum [stageCount]time.Duration) {
 	type edge struct {
 		at    time.Time
 		stage Stage
 		delta int
 	}
-	edges := make([]edge, 0, 2*len(x.Segments))
-	for i := range x.Segments {
-		g := &x.Segments[i]
-		edges = append(edges, edge{g.Start, g.Stage, 1}, edge{g.End, g.Stage, -1})
+	edges := make([]edge, 0, 2*len(s.Segments))
+	for i := range s.Segments {
+		seg := &s.Segments[i]
+		edges = append(edges, edge{seg.Start, seg.Stage, 1}, edge{seg.End, seg.Stage, -1})
 	}
 	slices.SortFunc(edges, func(a, b edge) int { return a.at.Compare(b.at) })
-	var open [stages]int
+	var open [stageCount]int
 	for i, e := range edges {
 		if i > 0 {
 			span := e.at.Sub(edges[i-1].at)
@@ -229,7 +234,8 @@ func (x *Session) totals() (sum [stages]time.Duration) {
 	return sum
 }
 
-// minutes is a duration in minutes, to a thousandth, without zeros at the end.
+// minutes returns a duration in minutes, to a thousandth and without trailing
+// zeros.
 func minutes(d time.Duration) sample.Value {
 	s := strconv.FormatFloat(d.Minutes(), 'f', 3, 64)
 	return sample.Value{Kind: sample.Number, Num: strings.TrimSuffix(strings.TrimRight(s, "0"), "."), Unit: "min"}

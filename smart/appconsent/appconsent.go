@@ -90,9 +90,9 @@ func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Cod
 func (g *Agreements) lasts(granted scope.Set) time.Duration {
 	switch {
 	case granted.Has(scope.Offline):
-		return authz.CodeLife + authz.Absolute
+		return authz.CodeLife + authz.AbsoluteLife
 	case granted.Has(scope.Online):
-		return authz.CodeLife + authz.Session
+		return authz.CodeLife + authz.SessionLife
 	}
 	return authz.CodeLife + g.UserLife
 }

@@ -1,14 +1,14 @@
-// Package authz is what a person allowed an app: the authorization, from the
-// code that stands for it for a minute to the refresh tokens that renew it for
-// months.
+// Package authz stores the authorizations that people give to apps: the
+// authorization codes, which are valid for a minute, and the authorizations
+// with their refresh tokens, which are valid for months.
 //
-// It owns: the records of codes and authorizations, and the rules of their
-// use: a code once, a refresh token once with a short grace for an identical
-// retry, the end of the whole family when either is used again. It does not
-// own: how a person decides (smart/oauth/authorize), how a client proves who it is
-// and what an answer looks like (smart/oauth/token), or what a token may do
-// (smart/policy).
+// It owns the records of codes and authorizations and the rules for their use.
+// A code works once. A refresh token works once, with a short grace period for
+// an identical retry. A second use of either ends the authorization with all
+// its tokens. It does not own the person's decision (smart/oauth/authorize),
+// the authentication of clients and the token response (smart/oauth/token), or
+// the rights of a token (smart/policy).
 //
-// Nothing here is held in memory. Secrets are stored as SHA-256; they are
-// random and long, so a slow hash would add nothing.
+// The package keeps no state in memory. Secrets are stored as SHA-256 hashes.
+// They are long and random, so a slow hash would add no security.
 package authz

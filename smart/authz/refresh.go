@@ -14,51 +14,56 @@ import (
 	"pulsegate/fhir"
 )
 
-// A refresh token is <authorization>.<secret>.<mark>: the secret is 256 random
-// bits, the mark shows that it is, or was, one of the family's.
+// A refresh token is <authorization id>.<secret>.<mac>. The secret has 256
+// random bits. The MAC proves that the token was issued for the authorization, so
+// that a replaced token can be told from a forged one.
 
 const (
 	secretLen = 43 // 32 bytes, base64url
-	markLen   = 22 // 16 bytes
+	macLen    = 22 // 16 bytes
 )
 
-// Presented is a refresh token as somebody sent it.
-type Presented struct {
-	ID           string // of the authorization
-	secret, mark string
+// RefreshToken is a refresh token that a client presented.
+type RefreshToken struct {
+	ID          string // authorization ID
+	secret, mac string
 }
 
-// ParseRefresh reads a refresh token's form.
-func ParseRefresh(s string) (Presented, bool) {
+// ParseRefresh parses a refresh token. If the syntax is invalid, ok is false.
+func ParseRefresh(s string) (t RefreshToken, ok bool) {
 	id, rest, _ := strings.Cut(s, ".")
-	secret, mark, _ := strings.Cut(rest, ".")
-	return Presented{id, secret, mark}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen &&
-		len(mark) == markLen
+	secret, mac, _ := strings.Cut(rest, ".")
+	return RefreshToken{id, secret, mac}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen &&
+		len(mac) == macLen
 }
 
-// Standing is what a presented refresh token is to its authorization.
-type Standing uint8
+// Status is the state of a presented refresh token.
+type Status uint8
 
 const (
-	// Foreign was never one of its tokens.
-	Foreign Standing = iota
-	// Good is the current one.
-	Good
-	// Retry is the one before, within Grace, from the same sender.
+	// Unknown is the status of a token that was never issued for the
+	// authorization.
+	Unknown Status = iota
+	// Current is the status of the valid token.
+	Current
+	// Retry is the status of the previous token if the same sender repeats the
+	// request that replaced it within RetryGrace.
 	Retry
-	// Reused was replaced: somebody has a copy.
+	// Reused is the status of a token that was replaced before. A copy of it
+	// may be in the hands of an attacker.
 	Reused
-	// Dead is one of an authorization that has ended.
-	Dead
+	// Ended is the status of every token of an authorization that has ended,
+	// and of a token that was not used for IdleLife.
+	Ended
 )
 
 func random(r io.Reader, n int) ([]byte, error) {
 	b := make([]byte, n)
 	_, err := io.ReadFull(r, b)
-	return b, fhir.Wrap("grant.random", err)
+	return b, fhir.Wrap("authz.random", err)
 }
 
-func (r *Record) markOf(secret string) string {
+func (r *Record) mac(secret string) string {
 	m := hmac.New(sha256.New, r.Key)
 	m.Write([]byte(secret))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:16])
@@ -66,28 +71,29 @@ func (r *Record) markOf(secret string) string {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// Standing judges a presented token at now; proof is what identifies its
-// sender and request.
-func (r *Record) Standing(p Presented, now time.Time, proof string) Standing {
-	if p.ID != r.ID || len(r.Key) == 0 || !equal(p.mark, r.markOf(p.secret)) {
-		return Foreign
+// Status returns the status of a token at now. The fingerprint identifies the
+// sender and the parameters of the request that presents the token.
+func (r *Record) Status(t RefreshToken, now time.Time, fingerprint string) Status {
+	if t.ID != r.ID || len(r.Key) == 0 || !equal(t.mac, r.mac(t.secret)) {
+		return Unknown
 	}
 	if !r.Live(now) {
-		return Dead
+		return Ended
 	}
-	switch h := hashed(p.secret); {
+	switch h := hashed(t.secret); {
 	case equal(h, r.Current):
 		if !now.Before(r.Idle) {
-			return Dead
+			return Ended
 		}
-		return Good
-	case equal(h, r.Previous) && now.Sub(r.Rotated) <= Grace && !now.Before(r.Rotated) && equal(proof, r.Proof):
+		return Current
+	case equal(h, r.Previous) && now.Sub(r.Rotated) <= RetryGrace && !now.Before(r.Rotated) &&
+		equal(fingerprint, r.Proof):
 		return Retry
 	}
 	return Reused
 }
 
-// First makes the first refresh token.
+// First returns the first refresh token and draws the MAC key of the record.
 func (r *Record) First(now time.Time, rand io.Reader) (string, error) {
 	key, err := random(rand, 32)
 	if err != nil {
@@ -103,32 +109,34 @@ func (r *Record) next(now time.Time, rand io.Reader) (string, error) {
 		return "", err
 	}
 	secret := base64.RawURLEncoding.EncodeToString(b)
-	r.Current, r.Idle, r.Used = hashed(secret), now.Add(Idle), now
-	return r.ID + "." + secret + "." + r.markOf(secret), nil
+	r.Current, r.Idle, r.Used = hashed(secret), now.Add(IdleLife), now
+	return r.ID + "." + secret + "." + r.mac(secret), nil
 }
 
-// Rotate replaces a Good token by the one it returns. Seal must follow.
-func (r *Record) Rotate(p Presented, now time.Time, proof string, rand io.Reader) (string, error) {
-	r.Previous, r.Rotated, r.Proof = hashed(p.secret), now, proof
+// Rotate replaces a Current token and returns the new one. The caller must pass
+// the response to Seal.
+func (r *Record) Rotate(t RefreshToken, now time.Time, fingerprint string, rand io.Reader) (string, error) {
+	r.Previous, r.Rotated, r.Proof = hashed(t.secret), now, fingerprint
 	return r.next(now, rand)
 }
 
-// sealer is the cipher that only who holds the presented token can make.
-func (p Presented) sealer() (cipher.AEAD, error) {
+// sealer returns the cipher that protects the response to a rotation. Its key
+// is derived from the token's secret, of which the store holds only the hash.
+func (t RefreshToken) sealer() (cipher.AEAD, error) {
 	m := hmac.New(sha256.New, []byte("pulsegate refresh answer"))
-	m.Write([]byte(p.secret))
+	m.Write([]byte(t.secret))
 	block, err := aes.NewCipher(m.Sum(nil))
 	if err != nil {
-		return nil, fhir.Wrap("grant.seal", err)
+		return nil, fhir.Wrap("authz.seal", err)
 	}
 	a, err := cipher.NewGCM(block)
-	return a, fhir.Wrap("grant.seal", err)
+	return a, fhir.Wrap("authz.seal", err)
 }
 
-// Seal keeps the answer to a rotation for an identical retry. The key is used
-// for this one answer only, so the nonce may be fixed.
-func (r *Record) Seal(p Presented, answer []byte) error {
-	a, err := p.sealer()
+// Seal stores the encrypted response to a rotation for an identical retry. Each
+// key encrypts one response only, so a constant nonce is safe.
+func (r *Record) Seal(t RefreshToken, answer []byte) error {
+	a, err := t.sealer()
 	if err != nil {
 		return err
 	}
@@ -136,9 +144,9 @@ func (r *Record) Seal(p Presented, answer []byte) error {
 	return nil
 }
 
-// Open returns the answer that a Retry gets again.
-func (r *Record) Open(p Presented) ([]byte, error) {
-	a, err := p.sealer()
+// Open returns the response to repeat for a token with the status Retry.
+func (r *Record) Open(t RefreshToken) ([]byte, error) {
+	a, err := t.sealer()
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ type consentData struct {
 
 // pending finds the request that the page is about.
 func (q *request) pending() (*authorize.Pending, context.Context, error) {
-	ctx := authorize.Bound(q.r)
+	ctx := authorize.WithBrowser(q.r)
 	p, err := q.p.Flow.Pending(ctx, q.value("request"))
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
 		return nil, ctx, fhir.Errorf(fhir.NotFound, "pages.pending",

@@ -311,7 +311,8 @@ func (q *request) fail(err error) {
 	status := kind.HTTPStatus()
 	switch {
 	case kind == fhir.Internal || kind == fhir.Unavailable:
-		q.p.Logger.ErrorContext(q.r.Context(), "page failed", "error", err, "request", q.w.Header().Get("X-Request-Id"))
+		q.p.Logger.ErrorContext(q.r.Context(), "page failed", "error", err,
+			"request_id", q.w.Header().Get("X-Request-Id"))
 	case script:
 	case errors.Is(err, errSignIn) && q.r.Method == http.MethodGet:
 		q.instead(q.to("/auth/signin?" + url.Values{"return": {q.here()}}.Encode()))

@@ -148,9 +148,9 @@ func lasts(scopeName string, life time.Duration) string {
 	switch scopeName {
 	case scope.Offline:
 		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.",
-			int(authz.Absolute.Hours()/24), int(authz.Idle.Hours()/24))
+			int(authz.AbsoluteLife.Hours()/24), int(authz.IdleLife.Hours()/24))
 	case scope.Online:
-		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(authz.Session.Hours()))
+		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(authz.SessionLife.Hours()))
 	}
 	minutes := fmt.Sprintf("%d minutes", int(life.Minutes()))
 	if life == time.Minute {

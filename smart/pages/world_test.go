@@ -216,7 +216,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches,
 		Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
-		Refused: func(rw http.ResponseWriter, r *http.Request, status int, text string) {
+		ShowError: func(rw http.ResponseWriter, r *http.Request, status int, text string) {
 			w.pages.Refused(rw, r, status, text)
 		},
 		MaySelect: func(_ context.Context, s authorize.Subject, patient, _ string) error {
@@ -231,7 +231,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	t.Cleanup(w.consents.Close)
 	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base,
 		Audience: w.base + "/fhir", Clock: w.now,
-		Grants: &authz.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
+		Authorizations: &authz.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.ForAuthorization(authorization) }}
 	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader,
 		Base: w.base + "/fhir"}, Auth: pol,

@@ -8,81 +8,82 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Facts are what the rules of a token for a person are compiled from.
+// Facts are the facts from which the rules of a person's token are compiled.
 type Facts struct {
 	Scopes   scope.Set
-	Patient  string        // in context; "" none
-	FHIRUser fhir.Ref      // who the person is here; zero: nobody
-	Roles    []access.Rule // what the roles of the person allow; none: nothing
+	Patient  string        // ID of the patient in context, or ""
+	FHIRUser fhir.Ref      // the person's own resource; zero if there is none
+	Roles    []access.Rule // rules of the person's roles
 }
 
-// OwnRole is the role of somebody who sees nothing but the own data. It counts
-// for who is a Patient or RelatedPerson here, and for nobody else: what it
-// allows is bounded by that.
-const OwnRole = "patient"
+// patientRole is the role of people who see only their own data. Compile
+// restricts its rules to the person's own compartment, which only a Patient or
+// RelatedPerson has. For all others the role is ignored.
+const patientRole = "patient"
 
-// Counting is the roles that count for a person.
-func Counting(roles []string, user fhir.Ref) []string {
+// EffectiveRoles returns the roles that apply to a person.
+func EffectiveRoles(roles []string, user fhir.Ref) []string {
 	if user.Type == "Patient" || user.Type == "RelatedPerson" {
 		return roles
 	}
-	return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == OwnRole })
+	return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == patientRole })
 }
 
-// Compile returns the rules for a person's token.
+// Compile returns the rules of a person's token.
 //
-//   - patient/ scopes: the compartment of the patient in context, as far as
-//     the roles allow; nothing without a patient.
-//   - user/ scopes: what the roles allow. A person who is a Patient sees the
-//     own compartment and nothing beside it; a RelatedPerson that of the
-//     patient in context.
-//   - fhirUser: the person's own resource may be read.
+//   - patient/ scopes grant access to the compartment of the patient in context,
+//     as far as the roles allow. Without a patient they grant nothing.
+//   - user/ scopes grant what the roles allow. They are restricted to the own
+//     compartment if the person is a Patient, and to that of the patient in
+//     context if the person is a RelatedPerson.
+//   - fhirUser grants read access to the person's own resource.
 //
-// system/ scopes mean nothing here: a person is no backend.
-func Compile(f Facts) []access.Rule {
+// system/ scopes are ignored because a person is not a backend.
+func Compile(facts Facts) []access.Rule {
 	var out []access.Rule
 	add := func(s scope.Scope, patient string) {
-		for _, r := range f.Roles {
-			if c, ok := both(s.Rule(), r); ok && (c.Patient == "" || patient == "" || c.Patient == patient) {
+		for _, r := range facts.Roles {
+			if c, ok := intersect(s.Rule(), r); ok && (c.Patient == "" || patient == "" || c.Patient == patient) {
 				if patient != "" {
 					c.Patient = patient
 				}
-				if !slices.ContainsFunc(out, func(o access.Rule) bool { return same(o, c) }) {
+				if !slices.ContainsFunc(out, func(have access.Rule) bool { return equal(have, c) }) {
 					out = append(out, c)
 				}
 			}
 		}
 	}
-	if f.Patient != "" {
-		for _, s := range f.Scopes.At(scope.Patient) {
-			add(s, f.Patient)
+	if facts.Patient != "" {
+		for _, s := range facts.Scopes.At(scope.Patient) {
+			add(s, facts.Patient)
 		}
 	}
-	switch f.FHIRUser.Type {
+	switch facts.FHIRUser.Type {
 	case "Patient":
-		for _, s := range f.Scopes.At(scope.User) {
-			add(s, f.FHIRUser.ID)
+		for _, s := range facts.Scopes.At(scope.User) {
+			add(s, facts.FHIRUser.ID)
 		}
 	case "RelatedPerson":
-		if f.Patient != "" {
-			for _, s := range f.Scopes.At(scope.User) {
-				add(s, f.Patient)
+		if facts.Patient != "" {
+			for _, s := range facts.Scopes.At(scope.User) {
+				add(s, facts.Patient)
 			}
 		}
 	default:
-		for _, s := range f.Scopes.At(scope.User) {
+		for _, s := range facts.Scopes.At(scope.User) {
 			add(s, "")
 		}
 	}
-	if f.Scopes.Has(scope.FHIRUser) && !f.FHIRUser.IsZero() {
-		out = append(out, access.Rule{Type: f.FHIRUser.Type, ID: f.FHIRUser.ID, May: access.Read})
+	if facts.Scopes.Has(scope.FHIRUser) && !facts.FHIRUser.IsZero() {
+		out = append(out, access.Rule{Type: facts.FHIRUser.Type, ID: facts.FHIRUser.ID, May: access.Read})
 	}
 	return out
 }
 
-// both is what two rules allow together.
-func both(a, b access.Rule) (access.Rule, bool) {
-	c := access.Rule{Type: a.Type, May: a.May & b.May, Patient: a.Patient, ID: a.ID}
+// intersect returns the rule that allows what both rules allow. If they have
+// nothing in common, ok is false.
+func intersect(a, b access.Rule) (c access.Rule, ok bool) {
+	c = access.Rule{Type: a.Type, May: a.May & b.May, Patient: a.Patient, ID: a.ID}
 	switch {
 	case a.Type == "*":
 		c.Type = b.Type
@@ -105,7 +106,7 @@ func both(a, b access.Rule) (access.Rule, bool) {
 	return c, c.May != 0
 }
 
-func same(a, b access.Rule) bool {
+func equal(a, b access.Rule) bool {
 	return a.Type == b.Type && a.May == b.May && a.Patient == b.Patient && a.ID == b.ID &&
 		slices.EqualFunc(a.Params, b.Params,
 			func(x, y access.Param) bool { return x.Name == y.Name && slices.Equal(x.Any, y.Any) })

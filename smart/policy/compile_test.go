@@ -13,28 +13,28 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// The interpreter below reads scopes as text and shares no code with what it
-// checks.
+// The functions below decide what a token allows from the text of its scopes.
+// They share no code with Compile.
 
 type resource struct {
 	typ, id, patient string
 	tokens           map[string][]access.Token
 }
 
-// letter is how a scope writes an interaction.
-// read only
-var letter = map[access.Interaction]string{access.Create: "c", access.Read: "r", access.Update: "u",
+// letters maps an interaction to its letter in a SMART v2 scope. It is read only.
+var letters = map[access.Interaction]string{access.Create: "c", access.Read: "r", access.Update: "u",
 	access.Delete: "d", access.Search: "s"}
 
-// covers reads one scope without its level: "Observation.rs?category=a,x|b".
-func covers(s, do string, r resource) bool {
+// covers reports whether a scope without its level, such as
+// "Observation.rs?category=a,x|b", allows an interaction with a resource.
+func covers(s, interaction string, r resource) bool {
 	head, query, granular := strings.Cut(s, "?")
 	typ, perm, _ := strings.Cut(head, ".")
 	if typ != "*" && typ != r.typ {
 		return false
 	}
 	perm = strings.NewReplacer("read", "rs", "write", "cud", "*", "cruds").Replace(perm)
-	if !strings.Contains(perm, do) {
+	if !strings.Contains(perm, interaction) {
 		return false
 	}
 	if !granular {
@@ -42,35 +42,36 @@ func covers(s, do string, r resource) bool {
 	}
 	for _, pair := range strings.Split(query, "&") {
 		name, values, _ := strings.Cut(pair, "=")
-		hit := false
+		matches := false
 		for _, v := range strings.Split(values, ",") {
-			system, code, both := strings.Cut(v, "|")
-			if !both {
+			system, code, hasSystem := strings.Cut(v, "|")
+			if !hasSystem {
 				system, code = "", v
 			}
 			for _, t := range r.tokens[name] {
-				if (code == "" || t.Code == code) && (!both || t.System == system) {
-					hit = true
+				if (code == "" || t.Code == code) && (!hasSystem || t.System == system) {
+					matches = true
 				}
 			}
 		}
-		if !hit {
+		if !matches {
 			return false
 		}
 	}
 	return true
 }
 
-type roleLine struct{ role, scope string }
+// roleScope is a scope that a role allows, written without a level.
+type roleScope struct{ role, scope string }
 
-var lines = []roleLine{ // read only
+var roleScopes = []roleScope{ // read only
 	{"practitioner", "*.rs"}, {"practitioner", "Observation.c"}, {"patient", "Observation.rs"},
 	{"patient", "Patient.rs"},
 	{"reader", "Observation.rs?category=a"}, {"keeper", "Device.cruds"},
 }
 
 func rulesOf(roles []string) (out []access.Rule) {
-	for _, l := range lines {
+	for _, l := range roleScopes {
 		if slices.Contains(roles, l.role) {
 			set, err := parser.Parse("system/" + l.scope)
 			if err != nil {
@@ -82,49 +83,54 @@ func rulesOf(roles []string) (out []access.Rule) {
 	return out
 }
 
-// may is the whole rule, in words: a person's token lets do on r when some
-// scope covers it, some role allows it, and it is about the right patient; or
-// when it reads who the person is.
-func may(scopes []string, do string, r resource, patient string, user fhir.Ref, roles []string) bool {
+// may states the rule in full: a person's token allows an interaction with a
+// resource if a scope covers it, a role allows it, and the resource belongs to
+// the right patient. In addition, the scope fhirUser allows reading the
+// person's own resource.
+func may(scopes []string, interaction string, r resource, patient string, user fhir.Ref, roles []string) bool {
 	own := user.Type == "Patient" || user.Type == "RelatedPerson"
-	allowed := slices.ContainsFunc(lines, func(l roleLine) bool {
-		return slices.Contains(roles, l.role) && (l.role != "patient" || own) && covers(l.scope, do, r)
+	allowed := slices.ContainsFunc(roleScopes, func(l roleScope) bool {
+		return slices.Contains(roles, l.role) && (l.role != "patient" || own) && covers(l.scope, interaction, r)
 	})
 	for _, s := range scopes {
 		level, rest, ok := strings.Cut(s, "/")
 		switch {
 		case s == "fhirUser":
-			if do == "r" && user.Type != "" && r.typ == user.Type && r.id == user.ID {
+			if interaction == "r" && user.Type != "" && r.typ == user.Type && r.id == user.ID {
 				return true
 			}
 			continue
-		case !ok || level == "system" || !allowed || !covers(rest, do, r):
+		case !ok || level == "system" || !allowed || !covers(rest, interaction, r):
 			continue
 		}
-		whose := "anybody"
+		restricted, owner := true, ""
 		switch {
 		case level == "patient" || user.Type == "RelatedPerson":
-			whose = patient
+			owner = patient
 		case user.Type == "Patient":
-			whose = user.ID
+			owner = user.ID
+		default:
+			restricted = false
 		}
-		if whose == "anybody" || whose != "" && r.patient == whose {
+		if !restricted || owner != "" && r.patient == owner {
 			return true
 		}
 	}
 	return false
 }
 
-// read only
+// parser is read only.
 var parser = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" || code == "status" }}
 
 type consents map[string]bool
 
 func (c consents) Permits(recipient string, f *access.Facts) bool { return c[recipient+"/"+f.Patient] }
 
-func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
-	yes, no := 0, 0
-	one := rapid.Custom(func(t *rapid.T) string {
+// TestCompileMatchesModel compares compiled grants with the function may for
+// random scopes, roles, consents and resources.
+func TestCompileMatchesModel(t *testing.T) {
+	allowed, denied := 0, 0
+	scopeGen := rapid.Custom(func(t *rapid.T) string {
 		if rapid.IntRange(0, 5).Draw(t, "named") == 0 {
 			return rapid.SampledFrom([]string{"openid", "fhirUser", "launch/patient", "offline_access"}).Draw(t, "name")
 		}
@@ -141,7 +147,7 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 		return s
 	})
 	property := func(t *rapid.T) {
-		scopes := rapid.SliceOfN(one, 1, 5).Draw(t, "scopes")
+		scopes := rapid.SliceOfN(scopeGen, 1, 5).Draw(t, "scopes")
 		set, err := parser.Parse(strings.Join(scopes, " "))
 		if err != nil {
 			t.Fatal(err)
@@ -152,12 +158,12 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 			{Type: "Patient", ID: "p2"}, {Type: "RelatedPerson", ID: "r1"}}).Draw(t, "user")
 		roles := rapid.SliceOfN(rapid.SampledFrom([]string{"practitioner", "patient", "reader", "keeper",
 			"unknown"}), 0, 2).Draw(t, "roles")
-		agreed := consents{"app/p1": rapid.Bool().Draw(t, "c1"), "app/p2": rapid.Bool().Draw(t, "c2"),
+		permitted := consents{"app/p1": rapid.Bool().Draw(t, "c1"), "app/p2": rapid.Bool().Draw(t, "c2"),
 			"app/": rapid.Bool().Draw(t, "c0"), "other/p1": true}
-		g := access.Grant{Recipient: "app", Consents: agreed, Person: true,
+		g := access.Grant{Recipient: "app", Consents: permitted, Person: true,
 			Rules: policy.Compile(policy.Facts{Scopes: set, Patient: patient, FHIRUser: user,
-				Roles: rulesOf(policy.Counting(roles, user))})}
-		any := map[string]bool{}
+				Roles: rulesOf(policy.EffectiveRoles(roles, user))})}
+		seen := map[string]bool{}
 		for range 4 {
 			r := resource{typ: rapid.SampledFrom([]string{"Observation", "Patient", "Device", "Practitioner",
 				"Organization"}).Draw(t, "type"), id: rapid.SampledFrom([]string{"x", "d1", "p1"}).Draw(t, "id"),
@@ -170,34 +176,34 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 			}
 			f := &access.Facts{Type: r.typ, ID: r.id, Patient: r.patient,
 				Tokens: func(p string) []access.Token { return r.tokens[p] }}
-			for i, do := range letter {
-				want := may(scopes, do, r, patient, user, roles)
+			for i, letter := range letters {
+				want := may(scopes, letter, r, patient, user, roles)
 				if r.typ == "Observation" || r.typ == "Device" || r.typ == "Provenance" {
-					want = want && agreed["app/"+r.patient]
+					want = want && permitted["app/"+r.patient]
 				}
 				if got := g.Filter(i).Allow(f); got != want {
 					t.Fatalf("%v by %v %v with patient %q: %s on %+v is %v, want %v", scopes, user, roles, patient,
-						do, r, got, want)
+						letter, r, got, want)
 				}
 				if want {
-					any[do+r.typ] = true
-					yes++
+					seen[letter+r.typ] = true
+					allowed++
 				} else {
-					no++
+					denied++
 				}
-				if any[do+r.typ] && !g.May(i, r.typ) {
-					t.Fatalf("%v: something of %s may be done with %q, but not in general", scopes, r.typ, do)
+				if seen[letter+r.typ] && !g.May(i, r.typ) {
+					t.Fatalf("%v: May(%q, %s) is false, but a resource is allowed", scopes, letter, r.typ)
 				}
 				if g.MayUnattended(i, r.typ) {
-					t.Fatal("a person's grant outlives the person")
+					t.Fatal("a person's grant allows unattended access")
 				}
 			}
 		}
 	}
 	rapid.Check(t, property)
-	for round := 0; yes < 20; round++ { // few cases, or chance, may say little
+	for round := 0; allowed < 20; round++ { // with few cases, chance may allow almost nothing
 		if round == 500 {
-			t.Fatalf("%d allowed, %d not: the cases say little", yes, no)
+			t.Fatalf("only %d interactions allowed, %d denied", allowed, denied)
 		}
 		rapid.Check(t, property)
 	}

@@ -1,22 +1,23 @@
-// Package policy turns an access token into what it may do.
+// Package policy authenticates API requests: it compiles an access token into
+// an access.Grant.
 //
-// It owns: the check of an access token, of this server and of configured
-// outside issuers, and the making of the access.Grant from its scopes, its
-// launch context, the person's roles and the consents. It does not own: the
-// token's making (smart/oauth/token), scopes (smart/scope), what a role may do (its
-// table is given), consents (fhir/consent), or the application of the Grant
-// (fhir/access and whoever reads the store).
+// It owns the validation of access tokens, of this server and of configured
+// external issuers, and the compilation of a Grant from the token's scopes, its
+// launch context, the person's roles and the consents. It does not own the
+// issuing of tokens (smart/oauth/token), scopes (smart/scope), the table of
+// rules per role (given as a function), consents (fhir/consent), or the
+// enforcement of the Grant (fhir/access and the readers of the store).
 //
 // A token is read from the Authorization header only (RFC 6750 2.1), as Bearer
-// or, when it is bound to a key, as DPoP with a proof. That its client is
-// still registered and enabled, that it was not revoked, that the person still
-// allows it and which roles the person has now is asked at every request; the
-// signature is checked once for each token. A long answer asks the same again
-// as it goes, through its Grant (access.Grant.Still).
+// or, if it is bound to a key, as DPoP with a proof. The signature is verified
+// once per token. Every request checks again that the client is still
+// registered and enabled, that the token was not revoked, that the person's
+// authorization is still valid, and which roles the person has now. A long
+// response repeats these checks while it is written (access.Grant.Recheck).
 //
-// An export, and taking a Device out of use, back or away, ask a person for a
-// passkey shown within five minutes: 401 insufficient_user_authentication with
-// acr_values and max_age (RFC 9470), which an app hands on to the
-// authorization endpoint. The token's acr and auth_time are those of the
-// sign-in that it goes back to.
+// A person's export, and a change of a Device's status or its deletion, require
+// that the person used a passkey within the last five minutes. Otherwise the
+// response is 401 insufficient_user_authentication with acr_values and max_age
+// (RFC 9470), which the app passes on to the authorization endpoint. The acr
+// and auth_time of a token are those of the sign-in that it originates from.
 package policy

@@ -25,69 +25,76 @@ import (
 	"pulsegate/smart/scope"
 )
 
+// maxCached bounds the number of tokens in the cache.
 const maxCached = 16384
 
-// Engine authenticates requests. Its fields are set once; it is safe for
-// concurrent use. Keys, Clients, Scopes, Issuer, Audience and Clock are
-// needed; without Grants no token of a person is accepted, and none can be
-// revoked before its time.
+// Engine authenticates requests. Its exported fields must not change after the
+// first use. It is safe for concurrent use. Keys, Clients, Scopes, Issuer,
+// Audience and Clock are required. Without Authorizations, tokens of persons
+// are refused and no token can be revoked before it expires.
 type Engine struct {
-	Keys     *keys.Ring
-	Clients  *client.Registry
-	Consents access.Consents
-	Scopes   scope.Parser
-	Issuer   string
-	Audience string // the FHIR base URL
-	Clock    func() time.Time
-	Grants   *authz.Store
-	// RoleRules is what roles allow. Nil: nothing, so that no person's token
-	// reaches any data.
+	Keys           *keys.Ring
+	Clients        *client.Registry
+	Consents       access.Consents
+	Scopes         scope.Parser
+	Issuer         string
+	Audience       string // the FHIR base URL
+	Clock          func() time.Time
+	Authorizations *authz.Store
+	// RoleRules returns the rules of a set of roles. If it is nil, roles allow
+	// nothing, so that no person's token can access data.
 	RoleRules func(roles []string) []access.Rule
-	// Roles returns the roles that a person has now; ok is false when the
-	// account has ended or is not what it was at the sign-in. Nil: the roles of
-	// the sign-in.
+	// Roles returns the current roles of a person. If the account has ended or
+	// has changed since the sign-in, ok is false. If Roles is nil, the roles of
+	// the sign-in apply.
 	Roles func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
-	// ConsentsOf are the consents that hold for a person of this server under
-	// an authorization, with emergency access on top. Nil: Consents.
+	// ConsentsOf returns the consents that apply to a person of this server
+	// under an authorization, including emergency access. If it is nil,
+	// Consents applies.
 	ConsentsOf func(subjectID, authorization string) access.Consents
-	// Nonces are demanded in proofs of possession; nil: none are.
+	// Nonces checks the nonces of DPoP proofs. If it is nil, proofs need no
+	// nonce.
 	Nonces *dpop.Nonces
-	// Outside verifies tokens of other issuers; nil: none are taken.
-	Outside *issuer.Verifier
-	// Latest is the latest commit. While it stays the same, a grant that was
-	// found good is good until its token expires. Nil: it is asked each time.
+	// ExternalIssuers verifies tokens of other issuers. If it is nil, such
+	// tokens are refused.
+	ExternalIssuers *issuer.Verifier
+	// Latest returns the sequence number of the latest commit. While it stays
+	// the same, a grant that passed its recheck is not checked again until its
+	// token expires. If Latest is nil, every recheck reads the store.
 	Latest func() store.Seq
 
-	mu    sync.Mutex
-	known map[[32]byte]*known
+	mu    sync.Mutex                  // guards cache
+	cache map[[32]byte]*verifiedToken // by SHA-256 of the token
 }
 
-// known is a token whose signature and fixed claims have been checked. What
-// can change is asked at each use.
-type known struct {
+// verifiedToken is a token with a verified signature and verified claims.
+// Everything that can change after the token was issued is checked for each
+// request.
+type verifiedToken struct {
 	claims    compact.Claims
 	set       scope.Set
-	token     issuer.Token // of an outside issuer
-	outside   bool
+	issued    issuer.Token // from an external issuer
+	external  bool
 	notBefore time.Time
 	expires   time.Time
 
+	// mu guards the fields below.
 	mu        sync.Mutex
-	record    authz.Record      // as principal was compiled from
-	roles     []string          // as principal was compiled from
-	principal *access.Principal // nil: not compiled yet
+	record    authz.Record      // version that principal was compiled from
+	roles     []string          // roles that principal was compiled from
+	principal *access.Principal // nil until it is compiled
 }
 
 func invalid() error {
 	return fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "invalid_token")
 }
 
-// expired tells the client why a token that this server or one of its issuers
-// signed is no longer good (RFC 6750, section 3.1), so that it asks for a new
-// one instead of looking for another fault.
-func expired(k *known) error {
+// expired returns the error for an expired token. Because the token is genuine,
+// the error may name the reason, so that the client requests a new token (RFC
+// 6750 3.1).
+func expired(tok *verifiedToken) error {
 	scheme := "Bearer"
-	if k.claims.Confirm.JKT != "" {
+	if tok.claims.Confirm.JKT != "" {
 		scheme = "DPoP"
 	}
 	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
@@ -96,94 +103,97 @@ func expired(k *known) error {
 		Err: access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
 }
 
-// Authenticate returns the caller. The Principal is shared between requests
-// with the same token: it must not be changed. A failure is Unauthorized and
-// says nothing about the token.
+// Authenticate returns the caller's principal. Requests with the same token
+// share the principal, so it must not be modified. If authentication fails, the
+// error is Unauthorized. Except for an expired token, it does not disclose the
+// reason.
 func (e *Engine) Authenticate(r *http.Request) (*access.Principal, error) {
 	values := r.Header.Values("Authorization")
 	if len(values) == 0 {
-		return nil, fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "a bearer token is needed")
+		return nil, fhir.Errorf(fhir.Unauthorized, "policy.Authenticate",
+			"an access token is required in the Authorization header")
 	}
 	if len(values) > 1 {
 		return nil, invalid()
 	}
-	scheme, tok, ok := strings.Cut(values[0], " ")
-	proven := strings.EqualFold(scheme, "DPoP")
-	if !ok || !proven && !strings.EqualFold(scheme, "Bearer") || len(tok) > compact.MaxToken {
+	scheme, raw, ok := strings.Cut(values[0], " ")
+	isDPoP := strings.EqualFold(scheme, "DPoP")
+	if !ok || !isDPoP && !strings.EqualFold(scheme, "Bearer") || len(raw) > compact.MaxToken {
 		return nil, invalid()
 	}
-	k, p, err := e.inspect(r.Context(), tok)
+	tok, p, err := e.inspect(r.Context(), raw)
 	if err != nil {
 		return nil, err
 	}
-	return p, e.possession(r, k, tok, proven)
+	return p, e.possession(r, tok, raw, isDPoP)
 }
 
-// Inspect checks a token as Authenticate does, but for who presents it, and
-// returns the claims that an introspection tells.
-func (e *Engine) Inspect(ctx context.Context, tok string) (*access.Principal, Claims, error) {
-	k, p, err := e.inspect(ctx, tok)
+// Inspect validates a token as Authenticate does, except for proof of
+// possession. It returns the claims that introspection discloses.
+func (e *Engine) Inspect(ctx context.Context, raw string) (*access.Principal, Claims, error) {
+	tok, p, err := e.inspect(ctx, raw)
 	if err != nil {
 		return nil, Claims{}, err
 	}
-	c := Claims{Patient: p.Patient, Encounter: k.claims.Encounter, FHIRUser: k.claims.FHIRUser,
-		JKT: k.claims.Confirm.JKT, X5T: k.claims.Confirm.X5T}
-	if k.claims.Iat != nil {
-		c.Issued = time.Unix(int64(*k.claims.Iat), 0).UTC()
+	c := Claims{Patient: p.Patient, Encounter: tok.claims.Encounter, FHIRUser: tok.claims.FHIRUser,
+		JKT: tok.claims.Confirm.JKT, X5T: tok.claims.Confirm.X5T}
+	if tok.claims.Iat != nil {
+		c.Issued = time.Unix(int64(*tok.claims.Iat), 0).UTC()
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c.Launch = k.record.Context
+	tok.mu.Lock()
+	defer tok.mu.Unlock()
+	c.Launch = tok.record.Context
 	return p, c, nil
 }
 
-// Claims are what a token says beside its Principal.
+// Claims are the facts about a token that its Principal does not hold.
 type Claims struct {
 	Patient, Encounter, FHIRUser string
 	JKT, X5T                     string
 	Issued                       time.Time
-	// Launch is, of a person's token, what the launch said and the token does
-	// not carry. It is shared: it must not be changed.
+	// Launch is the launch context of a person's token. It is shared and must
+	// not be modified.
 	Launch authz.Context
 }
 
-func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Principal, error) {
-	hash := sha256.Sum256([]byte(tok))
+func (e *Engine) inspect(ctx context.Context, raw string) (*verifiedToken, *access.Principal, error) {
+	hash := sha256.Sum256([]byte(raw))
 	now := e.Clock()
-	k := e.lookup(hash)
-	fresh := k == nil
+	tok := e.cached(hash)
+	fresh := tok == nil
 	if fresh {
 		var err error
-		if k, err = e.check(ctx, tok); err != nil {
+		if tok, err = e.verify(ctx, raw); err != nil {
 			return nil, nil, err
 		}
 	}
-	if !now.Before(k.expires) {
-		return nil, nil, expired(k)
+	if !now.Before(tok.expires) {
+		return nil, nil, expired(tok)
 	}
-	if now.Before(k.notBefore) {
+	if now.Before(tok.notBefore) {
 		return nil, nil, invalid()
 	}
-	p, err := e.current(ctx, k, now)
+	p, err := e.principal(ctx, tok, now)
 	if err != nil {
 		return nil, nil, err
 	}
 	if fresh {
-		e.remember(hash, k, now)
+		e.store(hash, tok, now)
 	}
-	return k, p, nil
+	return tok, p, nil
 }
 
-// possession checks that the caller has the key that the token is bound to.
-func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) error {
-	cnf := k.claims.Confirm
+// possession checks that the caller holds the key or certificate that the token
+// is bound to.
+func (e *Engine) possession(r *http.Request, tok *verifiedToken, raw string, isDPoP bool) error {
+	cnf := tok.claims.Confirm
 	if cnf.X5T != "" && !dpop.Equal(cnf.X5T, dpop.Thumbprint(r)) {
 		return invalid()
 	}
-	if (cnf.JKT != "") != proven {
-		return invalid() // RFC 9449 7.1: a bound token is no bearer token
+	if (cnf.JKT != "") != isDPoP {
+		return invalid() // a bound token is not a bearer token (RFC 9449 7.1)
 	}
-	if !proven {
+	if !isDPoP {
 		return nil
 	}
 	refuse := func(err error) error {
@@ -196,14 +206,15 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 			Err: errors.Join(err, access.Challenge(`DPoP error="`+code+`", algs="`+
 				strings.Join(dpop.Algs(), " ")+`"`))}
 	}
-	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), tok, e.Clock(), e.Nonces)
+	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), raw, e.Clock(), e.Nonces)
 	if err != nil {
 		return refuse(err)
 	}
 	if proof == nil || !dpop.Equal(proof.JKT, cnf.JKT) {
 		return refuse(nil)
 	}
-	if _, err := e.Grants.State.Commit(r.Context(), &store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
+	if _, err := e.Authorizations.State.Commit(r.Context(),
+		&store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return refuse(err)
 		}
@@ -212,74 +223,78 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 	return nil
 }
 
-func (e *Engine) lookup(hash [32]byte) *known {
+func (e *Engine) cached(hash [32]byte) *verifiedToken {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.known[hash]
+	return e.cache[hash]
 }
 
-// remember keeps a token that is good at now.
-func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
+// store adds a token to the cache.
+func (e *Engine) store(hash [32]byte, tok *verifiedToken, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.known == nil {
-		e.known = map[[32]byte]*known{}
+	if e.cache == nil {
+		e.cache = map[[32]byte]*verifiedToken{}
 	}
-	if len(e.known) >= maxCached {
-		for h, old := range e.known {
-			if !now.Before(old.expires) {
-				delete(e.known, h)
+	if len(e.cache) >= maxCached {
+		for h, other := range e.cache {
+			if !now.Before(other.expires) {
+				delete(e.cache, h)
 			}
 		}
-		if len(e.known) >= maxCached {
-			clear(e.known) // bounded; to check again is cheap
+		if len(e.cache) >= maxCached {
+			clear(e.cache) // verifying a token again is cheap
 		}
 	}
-	e.known[hash] = k
+	e.cache[hash] = tok
 }
 
-// check is what never changes about a token.
-func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
-	if e.Outside != nil {
-		t, ok, err := e.Outside.Verify(ctx, tok)
+// verify validates the signature and the claims of a token.
+func (e *Engine) verify(ctx context.Context, raw string) (*verifiedToken, error) {
+	if e.ExternalIssuers != nil {
+		t, ok, err := e.ExternalIssuers.Verify(ctx, raw)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
-			return e.checkOutside(t)
+			return e.fromExternal(t)
 		}
 	}
-	c, err := e.Keys.Verify(tok, token.Type)
+	claims, err := e.Keys.Verify(raw, token.Type)
 	if err != nil {
 		return nil, invalid()
 	}
 	longest := token.MaxLife
-	if c.Authz != "" {
+	if claims.Authz != "" {
 		longest = token.MaxUserLife
 	}
-	if c.Iss != e.Issuer || len(c.Aud) != 1 || c.Aud[0] != e.Audience || c.Sub == "" || c.ClientID == "" ||
-		c.Jti == "" || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > longest.Seconds() {
+	if claims.Iss != e.Issuer || len(claims.Aud) != 1 || claims.Aud[0] != e.Audience || claims.Sub == "" ||
+		claims.ClientID == "" || claims.Jti == "" || claims.Exp == nil || claims.Iat == nil ||
+		*claims.Exp-*claims.Iat > longest.Seconds() {
 		return nil, invalid()
 	}
-	// The server's own clock may have gone back since (smart/oauth/token).
-	k := &known{claims: c, notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew),
-		expires: time.Unix(int64(*c.Exp), 0).UTC()}
-	if c.Nbf != nil && int64(*c.Nbf) > k.notBefore.Unix() {
-		k.notBefore = time.Unix(int64(*c.Nbf), 0)
+	// The clock may have been set back since the token was issued
+	// (smart/oauth/token).
+	tok := &verifiedToken{claims: claims, notBefore: time.Unix(int64(*claims.Iat), 0).Add(-client.Skew),
+		expires: time.Unix(int64(*claims.Exp), 0).UTC()}
+	if claims.Nbf != nil && int64(*claims.Nbf) > tok.notBefore.Unix() {
+		tok.notBefore = time.Unix(int64(*claims.Nbf), 0)
 	}
-	if k.set, err = e.Scopes.Parse(c.Scope); err != nil {
+	if tok.set, err = e.Scopes.Parse(claims.Scope); err != nil {
 		return nil, invalid()
 	}
-	personal := len(k.set.At(scope.Patient))+len(k.set.At(scope.User)) > 0
-	if c.Authz == "" && personal || (c.Authz != "" || !c.Confirm.IsZero()) && e.Grants == nil {
+	personal := len(tok.set.At(scope.Patient))+len(tok.set.At(scope.User)) > 0
+	if claims.Authz == "" && personal ||
+		(claims.Authz != "" || !claims.Confirm.IsZero()) && e.Authorizations == nil {
 		return nil, invalid()
 	}
-	return k, nil
+	return tok, nil
 }
 
-func (e *Engine) checkOutside(t issuer.Token) (*known, error) {
+// fromExternal returns the verified token for a token of an external issuer.
+func (e *Engine) fromExternal(t issuer.Token) (*verifiedToken, error) {
 	set, err := e.Scopes.Offered(t.Scope)
-	if err != nil || e.Grants == nil && t.JKT != "" {
+	if err != nil || e.Authorizations == nil && t.JKT != "" {
 		return nil, invalid()
 	}
 	if t.Allowed != "" {
@@ -295,24 +310,24 @@ func (e *Engine) checkOutside(t issuer.Token) (*known, error) {
 	if !t.Person {
 		set = set.At(scope.System)
 	}
-	k := &known{token: t, outside: true, set: set, notBefore: t.NotBefore, expires: t.Expires}
-	k.claims = compact.Claims{Iss: t.Issuer, Sub: t.Subject, ClientID: t.ClientID, Jti: t.ID, Patient: t.Patient,
+	tok := &verifiedToken{issued: t, external: true, set: set, notBefore: t.NotBefore, expires: t.Expires}
+	tok.claims = compact.Claims{Iss: t.Issuer, Sub: t.Subject, ClientID: t.ClientID, Jti: t.ID, Patient: t.Patient,
 		Confirm: compact.Confirm{JKT: t.JKT, X5T: t.X5T}}
-	return k, nil
+	return tok, nil
 }
 
-// current asks what may have changed since the token was made, and returns the
-// principal compiled from it.
-func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.Principal, error) {
-	c, err := e.Clients.Get(ctx, k.claims.ClientID)
+// principal checks everything that may have changed since the token was issued
+// and returns the principal that is compiled from it.
+func (e *Engine) principal(ctx context.Context, tok *verifiedToken, now time.Time) (*access.Principal, error) {
+	c, err := e.Clients.Get(ctx, tok.claims.ClientID)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
 	}
 	if err != nil || c.Disabled {
 		return nil, invalid()
 	}
-	if e.Grants != nil && k.claims.Jti != "" {
-		ended, err := e.Grants.TokenRevoked(ctx, k.claims.Jti)
+	if e.Authorizations != nil && tok.claims.Jti != "" {
+		ended, err := e.Authorizations.TokenRevoked(ctx, tok.claims.Jti)
 		if err != nil {
 			return nil, err
 		}
@@ -320,81 +335,86 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 			return nil, invalid()
 		}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.principal != nil && k.principal.Grant.RecordsConsent != c.RecordsConsent {
-		k.principal = nil
+	tok.mu.Lock()
+	defer tok.mu.Unlock()
+	if tok.principal != nil && tok.principal.Grant.RecordsConsent != c.RecordsConsent {
+		tok.principal = nil
 	}
-	before := k.principal
-	p, err := e.compile(ctx, k, c, now)
+	before := tok.principal
+	p, err := e.compile(ctx, tok, c, now)
 	if err == nil && p != before {
-		p.Grant.Recheck = e.still(k, p)
+		p.Grant.Recheck = e.recheck(tok, p)
 	}
 	return p, err
 }
 
-// compile returns the principal of a token as its client, its person and its
-// authorization are now. k is locked.
-func (e *Engine) compile(ctx context.Context, k *known, c client.Client, now time.Time) (*access.Principal, error) {
+// compile returns the principal of a token for the current state of its client,
+// its person and its authorization. The caller holds tok.mu.
+func (e *Engine) compile(ctx context.Context, tok *verifiedToken, c client.Client,
+	now time.Time) (*access.Principal, error) {
 	switch {
-	case k.outside:
-		return e.compileOutside(k, c)
-	case k.claims.Authz != "":
-		return e.compilePerson(ctx, k, c, now)
+	case tok.external:
+		return e.compileExternal(tok, c)
+	case tok.claims.Authz != "":
+		return e.compilePerson(ctx, tok, c, now)
 	}
-	if k.principal == nil {
-		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub,
-			Issuer: k.claims.Iss, TokenID: k.claims.Jti,
-			Scope: k.claims.Scope, Expires: k.expires,
-			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents,
+	if tok.principal == nil {
+		tok.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: tok.claims.Sub,
+			Issuer: tok.claims.Iss, TokenID: tok.claims.Jti,
+			Scope: tok.claims.Scope, Expires: tok.expires,
+			Grant: &access.Grant{Recipient: c.ID, Rules: tok.set.Rules(), Consents: e.Consents,
 				RecordsConsent: c.RecordsConsent}}
 	}
-	return k.principal, nil
+	return tok.principal, nil
 }
 
-// still returns the Still of a principal that was compiled from k.
-func (e *Engine) still(k *known, p *access.Principal) func(context.Context) error {
-	var good atomic.Uint64 // commit as of which p was found good last
+// recheck returns the function that checks whether p, which was compiled from
+// tok, still has its rights.
+func (e *Engine) recheck(tok *verifiedToken, p *access.Principal) func(context.Context) error {
+	var checked atomic.Uint64 // latest commit at the last successful check
 	return func(ctx context.Context) error {
 		now := e.Clock()
-		if !now.Before(k.expires) {
+		if !now.Before(tok.expires) {
 			return invalid()
 		}
 		var latest store.Seq
-		if e.Latest != nil { // before the questions: their answers are at least that new
-			if latest = e.Latest(); latest != 0 && uint64(latest) == good.Load() {
+		if e.Latest != nil { // read before the checks, which see this commit or a later one
+			if latest = e.Latest(); latest != 0 && uint64(latest) == checked.Load() {
 				return nil
 			}
 		}
-		q, err := e.current(ctx, k, now)
+		current, err := e.principal(ctx, tok, now)
 		if err != nil {
 			return err
 		}
-		if !sameRights(p, q) {
-			return fhir.Errorf(fhir.Unavailable, "policy.Still",
-				"what this token may do has changed while the request ran; repeat the request")
+		if !sameRights(p, current) {
+			return fhir.Errorf(fhir.Unavailable, "policy.Recheck",
+				"the rights of the access token changed during the request; repeat the request")
 		}
-		good.Store(uint64(latest))
+		checked.Store(uint64(latest))
 		return nil
 	}
 }
 
-// sameRights reports whether two principals of one token may do the same. A
-// refreshed token compiles its principal anew.
-func sameRights(p, q *access.Principal) bool {
-	return p == q || p.ClientID == q.ClientID && p.Patient == q.Patient && p.Authorization == q.Authorization &&
-		p.Grant.Person == q.Grant.Person &&
-		p.Grant.RecordsConsent == q.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, q.Grant.Rules)
+// sameRights reports whether two principals of one token have the same rights.
+// The principal of a token is compiled again after a refresh of its
+// authorization.
+func sameRights(p, other *access.Principal) bool {
+	return p == other || p.ClientID == other.ClientID && p.Patient == other.Patient &&
+		p.Authorization == other.Authorization &&
+		p.Grant.Person == other.Grant.Person &&
+		p.Grant.RecordsConsent == other.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, other.Grant.Rules)
 }
 
-// compilePerson is for this server's own token of a person. k is locked.
-func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client,
+// compilePerson compiles a person's token that this server issued. The caller
+// holds tok.mu.
+func (e *Engine) compilePerson(ctx context.Context, tok *verifiedToken, c client.Client,
 	now time.Time) (*access.Principal, error) {
-	rec, err := e.Grants.Changed(ctx, k.claims.Authz, &k.record)
+	rec, err := e.Authorizations.Reload(ctx, tok.claims.Authz, &tok.record)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
 	}
-	if err != nil || !rec.Live(now) || rec.ClientID != k.claims.ClientID || rec.Subject.ID != k.claims.Sub {
+	if err != nil || !rec.Live(now) || rec.ClientID != tok.claims.ClientID || rec.Subject.ID != tok.claims.Sub {
 		return nil, invalid()
 	}
 	roles := rec.Subject.Roles
@@ -407,54 +427,57 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client,
 			return nil, invalid()
 		}
 	}
-	if k.principal != nil && slices.Equal(k.roles, roles) && rec == &k.record {
-		return k.principal, nil
+	if tok.principal != nil && slices.Equal(tok.roles, roles) && rec == &tok.record {
+		return tok.principal, nil
 	}
-	f := Facts{Scopes: k.set, Patient: k.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
-	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss,
-		TokenID: k.claims.Jti,
-		Scope:   k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
-		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
-	e.finish(p, f, c)
+	facts := Facts{Scopes: tok.set, Patient: tok.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
+	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: tok.claims.Sub, Issuer: tok.claims.Iss,
+		TokenID: tok.claims.Jti,
+		Scope:   tok.claims.Scope, Expires: tok.expires, Authorization: rec.ID, Patient: tok.claims.Patient,
+		Roles: roles,
+		ACR:   rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: tok.claims.Confirm.JKT != ""}
+	e.setGrant(p, facts, c)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
 	}
-	k.record, k.roles, k.principal = *rec, slices.Clone(roles), p
+	tok.record, tok.roles, tok.principal = *rec, slices.Clone(roles), p
 	return p, nil
 }
 
-func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
+// setGrant compiles the grant of a person's principal.
+func (e *Engine) setGrant(p *access.Principal, facts Facts, c client.Client) {
 	if e.RoleRules != nil {
-		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
+		facts.Roles = e.RoleRules(EffectiveRoles(p.Roles, facts.FHIRUser))
 	}
-	if !f.FHIRUser.IsZero() {
-		p.FHIRUser = f.FHIRUser.String()
+	if !facts.FHIRUser.IsZero() {
+		p.FHIRUser = facts.FHIRUser.String()
 	}
-	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true,
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(facts), Consents: e.Consents, Person: true,
 		RecordsConsent: c.RecordsConsent}
 }
 
-// compileOutside is for a token of an outside issuer: never more than its
-// client is registered for here. k is locked.
-func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, error) {
+// compileExternal compiles a token of an external issuer. Its scopes are
+// narrowed to those that the client is registered for here. The caller holds
+// tok.mu.
+func (e *Engine) compileExternal(tok *verifiedToken, c client.Client) (*access.Principal, error) {
 	allowed, err := e.Scopes.Parse(c.Scope)
 	if err != nil {
 		return nil, invalid()
 	}
-	set := scope.Narrow(k.set, allowed)
-	if k.principal != nil && k.principal.Scope == set.String() {
-		return k.principal, nil
+	set := scope.Narrow(tok.set, allowed)
+	if tok.principal != nil && tok.principal.Scope == set.String() {
+		return tok.principal, nil
 	}
-	t := k.token
+	t := tok.issued
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID,
 		Scope: set.String(), Expires: t.Expires}
 	if t.Person {
 		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
-		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
+		e.setGrant(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
 		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents,
 			RecordsConsent: c.RecordsConsent}
 	}
-	k.principal = p
+	tok.principal = p
 	return p, nil
 }

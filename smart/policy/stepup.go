@@ -13,14 +13,14 @@ import (
 	"pulsegate/smart/people/session"
 )
 
-// StepUp holds what must not be done with a stolen token of a person to a
-// phishing-resistant factor shown within the last five minutes, the same that
-// the pages demand (RFC 9470). Backends sign in with a key at each token and
-// are exempt, as is the operator.
+// StepUp protects actions that a stolen token of a person must not suffice for.
+// They require that the person used a phishing-resistant factor within the last
+// five minutes, as the pages do (RFC 9470). Backends are exempt because they
+// authenticate with a key for each token. The operator is exempt too.
 type StepUp struct{ Clock func() time.Time }
 
-// Demand is an Unauthorized error with the challenge that says what would
-// help, or nil.
+// Demand returns nil if the principal is exempt or meets the requirement.
+// Otherwise it returns an Unauthorized error with the challenge to step up.
 func (s StepUp) Demand(p *access.Principal) error {
 	if p == nil || p.Grant == nil || !p.Grant.Person {
 		return nil
@@ -30,10 +30,10 @@ func (s StepUp) Demand(p *access.Principal) error {
 		return nil
 	}
 	scheme := "Bearer"
-	if p.DPoP { // RFC 9449 7.1: in the scheme that the token is for
+	if p.DPoP { // the challenge names the token's scheme (RFC 9449 7.1)
 		scheme = "DPoP"
 	}
-	const text = "a passkey has to be shown again, within the last five minutes"
+	const text = "sign in again with a passkey; this action requires a sign-in within the last five minutes"
 	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.StepUp",
 		Issues: []fhir.Issue{{Code: "login", Diagnostics: "insufficient_user_authentication: " + text}},
 		Err: access.Challenge(fmt.Sprintf(
@@ -41,8 +41,8 @@ func (s StepUp) Demand(p *access.Principal) error {
 			scheme, text, authn.PhishingResistant, int(session.StepUpLife/time.Second)))}
 }
 
-// Device is the check of writes of Devices: to take one out of use, to bring
-// it back, and to remove it needs a step-up.
+// Device is an interaction.Check for Devices. It requires a step-up to change
+// the status of a Device or to delete it.
 func (s StepUp) Device(_ context.Context, p *access.Principal, next, prev *fhir.Resource) (*fhir.Resource, error) {
 	if prev == nil {
 		return next, nil
@@ -50,15 +50,15 @@ func (s StepUp) Device(_ context.Context, p *access.Principal, next, prev *fhir.
 	if next == nil {
 		return nil, s.Demand(p)
 	}
-	was, err := deviceStatus(prev)
+	before, err := deviceStatus(prev)
 	if err != nil {
 		return nil, err
 	}
-	is, err := deviceStatus(next)
+	after, err := deviceStatus(next)
 	if err != nil {
 		return nil, err
 	}
-	if was == is {
+	if before == after {
 		return next, nil
 	}
 	return next, s.Demand(p)
@@ -69,7 +69,7 @@ func deviceStatus(r *fhir.Resource) (string, error) {
 		Status string `json:"status"`
 	}
 	if err := json.Unmarshal(r.JSON, &d); err != nil {
-		return "", fhir.Errorf(fhir.Internal, "policy.StepUp", "a Device cannot be read")
+		return "", fhir.Errorf(fhir.Internal, "policy.StepUp", "the stored Device is not valid JSON")
 	}
 	return d.Status, nil
 }

@@ -6,10 +6,10 @@ import (
 	"pulsegate/fhir"
 )
 
-// Advice is an error that says what to do next.
+// Advice is an error with a next step.
 type Advice struct {
 	Err  error
-	Next string // an imperative sentence, with the command in backquotes where one helps
+	Next string // an imperative sentence, with commands in backquotes
 }
 
 // Advise adds the next step to an error. It returns nil for a nil error.
@@ -23,8 +23,7 @@ func Advise(err error, next string) error {
 func (a *Advice) Error() string { return a.Err.Error() }
 func (a *Advice) Unwrap() error { return a.Err }
 
-// nextStep returns what an operator does about an error of an operation that
-// names no step itself.
+// nextStep returns the next step after an error that names none.
 func nextStep(operation string, err error) string {
 	words := strings.ReplaceAll(operation, "/", " ")
 	noun, _, _ := strings.Cut(operation, "/")
@@ -32,16 +31,16 @@ func nextStep(operation string, err error) string {
 	case fhir.NotFound, fhir.Gone:
 		switch noun {
 		case "client", "user", "quarantine", "patient":
-			return "see what there is with `pulsegate " + noun + " list`"
+			return "list what exists with `pulsegate " + noun + " list`"
 		}
 	case fhir.Internal:
-		return "look for the error in the server's log"
+		return "see the error in the server's log"
 	case fhir.Unavailable:
-		return "wait a moment and repeat the command; if it goes on, look into the server's log"
+		return "wait a moment and repeat the command; if the error persists, see the server's log"
 	case fhir.NoSpace:
-		return "make room in the file system of the data directory, then repeat the command"
+		return "free disk space in the file system of the data directory, then repeat the command"
 	case fhir.Conflict:
-		return "look at the present state with `pulsegate " + noun + " list`, then repeat the command"
+		return "see the current state with `pulsegate " + noun + " list`, then repeat the command"
 	}
 	if noun == operation && noun != "ingest" { // POST client is `client add`
 		return "see `pulsegate " + noun + " --help`"

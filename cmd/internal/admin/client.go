@@ -17,13 +17,13 @@ import (
 // SocketName is the admin socket's name in the data directory.
 const SocketName = "admin.sock"
 
-// Client speaks to the admin socket of a running server.
+// Client calls the operations of a running server over its admin socket.
 type Client struct {
 	http *http.Client
 	path string
 }
 
-// Dial returns a client for the server whose data directory is dir.
+// Dial returns a client for the server with the data directory dir.
 func Dial(dir string) *Client {
 	path := filepath.Join(dir, SocketName)
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -33,8 +33,7 @@ func Dial(dir string) *Client {
 	return &Client{http: &http.Client{Transport: tr}, path: path}
 }
 
-// PID returns the process id of the server at the other end of the socket, as
-// the kernel states it.
+// PID returns the process id of the server, which the kernel reports.
 func (c *Client) PID() (int, error) {
 	conn, err := net.DialTimeout("unix", c.path, time.Second)
 	if err != nil {
@@ -48,7 +47,8 @@ func (c *Client) PID() (int, error) {
 	return int(cred.Pid), nil
 }
 
-// Call posts in (nil: GET) to the operation and decodes the answer into out.
+// Call posts in to the operation and decodes the answer into out. If in is nil,
+// Call sends a GET.
 func (c *Client) Call(ctx context.Context, op string, query url.Values, in, out any) error {
 	method, body := http.MethodGet, io.Reader(nil)
 	if in != nil {
@@ -61,7 +61,7 @@ func (c *Client) Call(ctx context.Context, op string, query url.Values, in, out 
 	return c.do(ctx, method, op, query, body, 0, out)
 }
 
-// Send posts a stream of size bytes (a vendor payload) to the operation.
+// Send posts a vendor payload of size bytes to the operation.
 func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.Reader, size int64, out any) error {
 	return c.do(ctx, http.MethodPost, op, query, body, size, out)
 }
@@ -74,7 +74,7 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 		return err
 	}
 	if size > 0 {
-		req.ContentLength = size // not in chunks: each would cost a read more
+		req.ContentLength = size // chunked encoding would cost one more read per chunk
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -82,7 +82,7 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 		if errors.As(err, &op) && op.Op == "dial" {
 			return Advise(fmt.Errorf("no server answers at %s", c.path),
 				"start one with `pulsegate serve --data "+filepath.Dir(c.path)+
-					"`, or name the data directory of the running one with --data DIR")
+					"`, or give the data directory of the running one with --data DIR")
 		}
 		return err
 	}
@@ -107,5 +107,5 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 // Failure is the body of a refused operation.
 type Failure struct {
 	Error string `json:"error"`
-	Next  string `json:"next,omitempty"` // what to do about it
+	Next  string `json:"next,omitempty"` // the next step
 }

@@ -15,19 +15,17 @@ type Clock struct {
 	LeadSeconds int64     `json:"leadSeconds"`
 }
 
-// Clocks are the operations on the time that tokens are issued by.
+// Clocks are the operations on the clock of the token endpoint.
 type Clocks interface {
 	ShowClock(ctx context.Context, op Operator) (Clock, error)
 	ResetClock(ctx context.Context, op Operator) (Clock, error)
 }
 
 func clocks(m *mux, s *Server, o Clocks) {
-	get(m, s, "clock", func(ctx context.Context, op Operator, _ *http.Request) (Clock,
-		error) {
+	get(m, s, "clock", func(ctx context.Context, op Operator, _ *http.Request) (Clock, error) {
 		return o.ShowClock(ctx, op)
 	})
-	post(m, s, "clock/reset", func(ctx context.Context, op Operator, _ struct{}) (Clock,
-		error) {
+	post(m, s, "clock/reset", func(ctx context.Context, op Operator, _ struct{}) (Clock, error) {
 		return o.ResetClock(ctx, op)
 	})
 }

@@ -1,7 +1,7 @@
-// Package admin is the operator's door: JSON operations over a unix socket in
-// the data directory (mode 0600). Whoever may open the socket is the operator;
-// there is no account and no password. Every operation leaves an AuditEvent
-// with the peer's user id.
+// Package admin serves the commands of the operator: JSON operations over a unix
+// socket with mode 0600 in the data directory. The permission to open the socket
+// authenticates the operator; there are no accounts or passwords. Every operation
+// records an AuditEvent with the user id of the peer.
 package admin
 
 import (
@@ -26,7 +26,7 @@ import (
 	"pulsegate/mapping/ingest"
 )
 
-// Operations is what the server offers to its operator.
+// Operations are the operations that the server offers to its operator.
 type Operations interface {
 	People
 	Clocks
@@ -55,12 +55,12 @@ type Operations interface {
 	Profile(ctx context.Context, op Operator, name string) error
 }
 
-// Operator is who is at the other end of the socket.
+// Operator identifies the caller at the other end of the socket.
 type Operator struct {
-	Name string // "uid:0"
+	Name string // user id of the peer process, such as "uid:0"
 }
 
-// IngestRequest names a payload that follows as the body.
+// IngestRequest describes the payload in the body of the request.
 type IngestRequest struct {
 	Patient, Vendor, Format, Name string
 	Delivery                      map[string]string // headers of the original delivery, in lower case
@@ -71,21 +71,23 @@ type Server struct {
 	Dir string
 	Ops Operations
 	Log *slog.Logger
-	// Memory bounds what the bodies of requests take, together with those of
-	// the public listener. Nil: no bound.
+	// Memory bounds the memory of request bodies, together with those of the
+	// public listener. If it is nil, there is no bound.
 	Memory *budget.Budget
-	srv    *http.Server
+
+	srv *http.Server
 }
 
+// operatorKey is the context key of the Operator.
 type operatorKey struct{}
 
-// Listen opens the socket; a stale one of a dead server is replaced.
+// Listen opens the socket. It replaces the socket that a killed server left behind.
 func (s *Server) Listen() (net.Listener, error) {
 	path := filepath.Join(s.Dir, SocketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	// The umask makes the socket private from its first moment on.
+	// The umask makes the socket private from the moment that it exists.
 	old := unix.Umask(0o177)
 	l, err := net.Listen("unix", path)
 	unix.Umask(old)
@@ -95,7 +97,7 @@ func (s *Server) Listen() (net.Listener, error) {
 	return l, os.Chmod(path, 0o600)
 }
 
-// Serve answers until Close.
+// Serve answers requests until Close is called.
 func (s *Server) Serve(l net.Listener) error {
 	s.srv = &http.Server{
 		Handler:           s.handler(),
@@ -108,7 +110,7 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Close drains the socket.
+// Close waits for the requests in progress, until ctx ends.
 func (s *Server) Close(ctx context.Context) error {
 	if s.srv == nil {
 		return nil
@@ -116,7 +118,7 @@ func (s *Server) Close(ctx context.Context) error {
 	return s.srv.Shutdown(ctx)
 }
 
-// peer asks the kernel who is at the other end.
+// peer adds the Operator at the other end of c to ctx.
 func peer(ctx context.Context, c net.Conn) context.Context {
 	name := "unknown"
 	if cred, err := peerCredentials(c); err == nil {
@@ -137,8 +139,7 @@ func peerCredentials(c net.Conn) (cred *unix.Ucred, err error) {
 		return nil, err
 	}
 	cerr := raw.Control(func(fd uintptr) {
-		cred,
-			err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
 	return cred, errors.Join(cerr, err)
 }
@@ -148,7 +149,7 @@ func operatorOf(r *http.Request) Operator {
 	return op
 }
 
-// mux is a ServeMux that knows its patterns.
+// mux is a ServeMux that lists its patterns.
 type mux struct {
 	http.ServeMux
 	patterns []string
@@ -159,10 +160,10 @@ func (m *mux) HandleFunc(pattern string, f http.HandlerFunc) {
 	m.ServeMux.HandleFunc(pattern, f)
 }
 
-// Routes lists the patterns that the socket answers.
+// Routes lists the patterns of the operations.
 func (s *Server) Routes() []string { return s.routes().patterns }
 
-// Handler answers as the socket does; op is who asks.
+// Handler returns the handler of the socket for requests by op.
 func (s *Server) Handler(op Operator) http.Handler {
 	m := s.routes()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -177,7 +178,7 @@ func (s *Server) handler() http.Handler {
 	return s.Memory.Handler(s.routes())
 }
 
-// profile records a profile before it is taken.
+// profile records that a profile is taken before next takes it.
 func (s *Server) profile(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := s.Ops.Profile(r.Context(), operatorOf(r),
@@ -241,8 +242,7 @@ func (s *Server) routes() *mux {
 	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
 		return o.VerifyAudit(ctx, op, in.Checkpoint)
 	})
-	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken,
-		error) {
+	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken, error) {
 		return o.DemoToken(ctx, op)
 	})
 	get(m, s, "server/info", func(ctx context.Context, op Operator, _ *http.Request) (ServerInfo, error) {
@@ -254,20 +254,20 @@ func (s *Server) routes() *mux {
 	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
 		return o.StoreStat(ctx, op)
 	})
-	post(m, s, "store/check", func(ctx context.Context, op Operator, _ struct{}) (StoreCheck,
-		error) {
+	post(m, s, "store/check", func(ctx context.Context, op Operator, _ struct{}) (StoreCheck, error) {
 		return o.StoreCheck(ctx, op)
 	})
 	return m
 }
 
+// post registers an operation with JSON input.
 func post[In, Out any](m *mux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
 	m.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&in); err != nil {
-			s.answer(w, r, nil, fhir.Errorf(fhir.Invalid, "admin", "the request is not what %s takes", path))
+			s.answer(w, r, nil, fhir.Errorf(fhir.Invalid, "admin", "the body is not valid input for %s", path))
 			return
 		}
 		out, err := f(r.Context(), operatorOf(r), in)
@@ -275,6 +275,7 @@ func post[In, Out any](m *mux, s *Server, path string, f func(context.Context, O
 	})
 }
 
+// get registers an operation without a body.
 func get[Out any](m *mux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
 	m.HandleFunc("GET /"+path, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r.Context(), operatorOf(r), r)
@@ -293,13 +294,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, out any, err err
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	if err := json.NewEncoder(w).Encode(out); err != nil {
-		s.Log.Warn("operator went away", "error", err)
+		s.Log.Warn("the answer to an operator command could not be sent", "error", err)
 	}
 }
 
-// refusal turns an error into what the operator reads: the issues, place and
-// rule, or for the unexpected the cause (the operator may see the server's
-// log, too).
+// refusal converts an error to a status and a Failure. The Failure shows the
+// issues, and for unexpected errors the cause, because the operator may read the
+// log of the server anyway.
 func refusal(operation string, err error) (int, Failure) {
 	var e *fhir.Error
 	var advice *Advice
@@ -311,13 +312,13 @@ func refusal(operation string, err error) (int, Failure) {
 		return http.StatusInternalServerError, Failure{Error: err.Error(), Next: next}
 	}
 	var text string
-	for i, is := range e.Issues {
+	for i, issue := range e.Issues {
 		if i > 0 {
 			text += "; "
 		}
-		text += is.Diagnostics
-		for _, x := range is.Expression {
-			text += " (" + x + ")"
+		text += issue.Diagnostics
+		for _, path := range issue.Expression {
+			text += " (" + path + ")"
 		}
 	}
 	if text == "" {

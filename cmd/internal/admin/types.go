@@ -7,14 +7,14 @@ import (
 	"pulsegate/mapping/ingest"
 )
 
-// NewPatient is what `pulsegate patient add` sends.
+// NewPatient is the input of `pulsegate patient add`.
 type NewPatient struct {
 	ID        string `json:"id,omitempty"`
 	Given     string `json:"given"`
 	Family    string `json:"family"`
 	BirthDate string `json:"birthdate,omitempty"`
 	Gender    string `json:"gender,omitempty"`
-	TimeZone  string `json:"timezone,omitempty"` // IANA; used for payloads without offsets
+	TimeZone  string `json:"timezone,omitempty"` // IANA name, used for payloads without UTC offsets
 }
 
 // Patient is one line of `pulsegate patient list`.
@@ -45,12 +45,12 @@ type Device struct {
 	Status string `json:"status,omitempty"`
 }
 
-// ID is the answer of an operation that makes one thing.
+// ID is the answer of an operation that creates one resource.
 type ID struct {
 	ID string `json:"id"`
 }
 
-// NewConsent is what `pulsegate consent grant` sends.
+// NewConsent is the input of `pulsegate consent grant`.
 type NewConsent struct {
 	Patient    string   `json:"patient"`
 	Vendor     string   `json:"vendor"`
@@ -58,18 +58,19 @@ type NewConsent struct {
 	Recipient  string   `json:"recipient"`
 }
 
-// WithdrawConsent takes back what a patient has agreed to.
+// WithdrawConsent is the input of `pulsegate consent withdraw`.
 type WithdrawConsent struct {
 	Patient string `json:"patient"`
-	Vendor  string `json:"vendor,omitempty"` // "" all
+	Vendor  string `json:"vendor,omitempty"` // all vendors if empty
 }
 
-// Withdrawn lists the ids of the Consents under which data was visible.
+// Withdrawn is the answer of `consent withdraw`. It lists the ids of the Consents
+// that made data visible.
 type Withdrawn struct {
 	Withdrawn []string `json:"withdrawn"`
-	Narrowed  []string `json:"narrowed,omitempty"` // of these: those that go on for other vendors
-	Denials   []string `json:"denials,omitempty"`  // made for what the others denied
-	Record    string   `json:"record"`             // of the withdrawal itself
+	Narrowed  []string `json:"narrowed,omitempty"` // those of them that still apply to other vendors
+	Denials   []string `json:"denials,omitempty"`  // Consents created to keep what the withdrawn ones denied
+	Record    string   `json:"record"`             // the Consent that records the withdrawal
 }
 
 // Consent is one line of `pulsegate consent list`.
@@ -88,7 +89,8 @@ type Consents struct {
 	Consents []Consent `json:"consents"`
 }
 
-// NewClient registers a backend client, or with RedirectURIs an app.
+// NewClient is the input of `pulsegate client add`. With RedirectURIs the client is
+// an app, otherwise a backend.
 type NewClient struct {
 	Name         string          `json:"name"`
 	JWKS         json.RawMessage `json:"jwks,omitempty"`
@@ -98,39 +100,39 @@ type NewClient struct {
 	RedirectURIs []string        `json:"redirect_uris,omitempty"`
 	LaunchURL    string          `json:"launch_url,omitempty"`
 	Inspects     bool            `json:"inspects,omitempty"`
-	// RecordsConsent lets it write Consents, as far as its scope covers that.
+	// RecordsConsent allows the client to write Consents within its scope.
 	RecordsConsent bool `json:"records_consent,omitempty"`
 }
 
-// ChangeClient changes a registered client. A nil field stays as it is.
+// ChangeClient is the input of `pulsegate client change`. Nil fields change nothing.
 type ChangeClient struct {
 	ID             string `json:"client_id"`
 	RecordsConsent *bool  `json:"records_consent,omitempty"`
 }
 
-// NewRegistrationToken asks for an initial access token.
+// NewRegistrationToken is the input of `pulsegate client registration-token`.
 type NewRegistrationToken struct {
 	Scope   string `json:"scope"`
 	Uses    int    `json:"uses"`
 	Seconds int64  `json:"seconds"`
 }
 
-// RegistrationToken is shown once.
+// RegistrationToken is an initial access token. It is shown only once.
 type RegistrationToken struct {
 	Token string `json:"token"`
 }
 
-// Client is one registered client.
+// ClientInfo describes a registered client.
 type ClientInfo struct {
 	ID           string    `json:"client_id"`
 	Name         string    `json:"name"`
 	Scope        string    `json:"scope"`
 	JWKSURL      string    `json:"jwks_url,omitempty"`
-	Secret       string    `json:"client_secret,omitempty"` // once, when it is made
+	Secret       string    `json:"client_secret,omitempty"` // set only when the client is created
 	RedirectURIs []string  `json:"redirect_uris,omitempty"`
 	Created      time.Time `json:"created"`
 	Disabled     bool      `json:"disabled"`
-	// RecordsConsent reports whether it may write Consents.
+	// RecordsConsent reports whether the client may write Consents.
 	RecordsConsent bool `json:"records_consent"`
 }
 
@@ -139,15 +141,15 @@ type Clients struct {
 	Clients []ClientInfo `json:"clients"`
 }
 
-// QuarantineItem is one thing that could not become a resource. Raw is only
-// in `quarantine show`.
+// QuarantineItem is a part of a payload that could not become a resource. Raw is
+// set only by `quarantine show`.
 type QuarantineItem struct {
 	ID        string    `json:"id"`
 	Patient   string    `json:"patient"`
 	Vendor    string    `json:"vendor"`
 	Format    string    `json:"format"`
 	Metric    string    `json:"metric,omitempty"`
-	Component string    `json:"component,omitempty"` // the part that was left out, while the rest was taken
+	Component string    `json:"component,omitempty"` // the component that was left out of a stored sample
 	Reason    string    `json:"reason"`
 	Where     string    `json:"where,omitempty"`
 	Detail    string    `json:"detail,omitempty"`
@@ -168,7 +170,7 @@ type DemoToken struct {
 	Scope   string `json:"scope"`
 }
 
-// ServerInfo tells how clients reach the server.
+// ServerInfo is the answer of `server/info`.
 type ServerInfo struct {
 	BaseURL string `json:"baseUrl"`
 	Version string `json:"version"`
@@ -177,9 +179,9 @@ type ServerInfo struct {
 // Retried is the answer of `quarantine retry`.
 type Retried struct {
 	ingest.Summary
-	Items        int            `json:"items"`                  // in quarantine before
-	Left         int            `json:"left"`                   // and after
-	LeftByReason map[string]int `json:"leftByReason,omitempty"` // the latter by reason
+	Items        int            `json:"items"`                  // in quarantine before the retry
+	Left         int            `json:"left"`                   // in quarantine after it
+	LeftByReason map[string]int `json:"leftByReason,omitempty"` // Left by reason
 }
 
 // StoreStat is the answer of `store stat`.
@@ -188,25 +190,25 @@ type StoreStat struct {
 	Resources   uint64 `json:"resources"`
 	Commit      uint64 `json:"commit"`
 	AuditLeaves uint64 `json:"auditLeaves"`
-	// Of the file system that holds the store.
+	// The file system that holds the store.
 	Dir          string `json:"dir"`
 	FreeBytes    uint64 `json:"freeBytes"`
-	ReserveBytes uint64 `json:"reserveBytes"` // below it writes are refused
-	// Of the sample tier.
+	ReserveBytes uint64 `json:"reserveBytes"` // writes are refused below it
+	// The sample tier.
 	Series      []SeriesStat `json:"series"`
-	Compactions uint64       `json:"compactions"` // since the start
-	Rewritten   uint64       `json:"rewritten"`   // samples that they wrote again
-	Waiting     int          `json:"waiting"`     // series that wait for one
+	Compactions uint64       `json:"compactions"` // since the server started
+	Rewritten   uint64       `json:"rewritten"`   // samples rewritten by compactions
+	Waiting     int          `json:"waiting"`     // series that wait for a compaction
 }
 
-// SeriesStat sums up the series of one code of a vendor.
+// SeriesStat summarizes the series of one code of a vendor.
 type SeriesStat struct {
 	Vendor         string  `json:"vendor"`
 	Code           string  `json:"code"`
 	Series         uint64  `json:"series"`
 	Samples        uint64  `json:"samples"`
 	Blocks         uint64  `json:"blocks"`
-	Tails          uint64  `json:"tails"` // blocks that are still to be merged
+	Tails          uint64  `json:"tails"` // blocks that are not merged yet
 	BytesPerSample float64 `json:"bytesPerSample"`
 }
 

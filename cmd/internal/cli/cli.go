@@ -1,6 +1,6 @@
-// Package cli is the command line of pulsegate: flags in, one call, text or
-// JSON out. Every command but serve and config talks to the running server
-// through the admin socket in its data directory.
+// Package cli implements the command line of pulsegate. Most commands parse flags,
+// call one operation of the running server over the admin socket in its data
+// directory, and print the answer as text or JSON.
 package cli
 
 import (
@@ -15,13 +15,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/config"
 )
 
-// Serve runs a server until the context ends; cmd/pulsegate hands in the real
-// one.
+// Serve runs a server until ctx ends.
 type Serve func(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error
 
 // New returns the root command.
@@ -40,19 +38,21 @@ func New(version string, serve Serve) *cobra.Command {
 	return root
 }
 
-// overridable are the settings that serve and config also take as flags.
+// overridable lists the settings that serve and config also accept as flags.
 var overridable = []struct{ name, usage string }{
 	{"data", "data directory"},
-	{"listen", "address to serve on (port 0: a free one)"},
-	{"base-url", "how clients reach this server"},
+	{"listen", "address to listen on; port 0 selects a free port"},
+	{"base-url", "public base URL of this server"},
 }
 
+// configFlags adds the flags of the settings to c and returns a function that loads
+// the configuration.
 func configFlags(c *cobra.Command) func() (*config.Config, error) {
-	file := c.Flags().String("config", "", "YAML file")
-	demo := c.Flags().Bool("demo", false, "three invented wearers, for trying out")
+	file := c.Flags().String("config", "", "YAML file with the settings")
+	demo := c.Flags().Bool("demo", false, "start with three invented wearers, to try the server out")
 	values := map[string]*string{}
-	for _, o := range overridable {
-		values[o.name] = c.Flags().String(o.name, "", o.usage)
+	for _, setting := range overridable {
+		values[setting.name] = c.Flags().String(setting.name, "", setting.usage)
 	}
 	return func() (*config.Config, error) {
 		set := map[string]string{}
@@ -89,7 +89,7 @@ func serveCommand(serve Serve) *cobra.Command {
 }
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Print the effective configuration with comments and defaults",
+	c := &cobra.Command{Use: "config", Short: "Print the effective settings with comments and defaults",
 		Args: cobra.NoArgs}
 	load := configFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -102,24 +102,24 @@ func configCommand() *cobra.Command {
 	return c
 }
 
-// remote is what every operator command shares.
+// remote holds the flags that all operator commands share.
 type remote struct {
 	data *string
 	json *bool
 	cmd  *cobra.Command
 }
 
+// operator adds the flags of a remote to c.
 func operator(c *cobra.Command) *remote {
 	return &remote{
 		data: c.Flags().String("data", "",
-			"data directory of the running server (default: PULSEGATE_DATA, else where the only server here keeps its data)"),
+			"data directory of the running server (default: PULSEGATE_DATA, or the directory of the only running server)"),
 		json: c.Flags().Bool("json", false, "print JSON"),
 		cmd:  c,
 	}
 }
 
-// client returns a client for the server of --data, or for the only one that
-// is running.
+// client returns a client for the server of --data, or for the only running server.
 func (r *remote) client() (*admin.Client, error) {
 	dir := *r.data
 	if dir == "" {
@@ -131,8 +131,8 @@ func (r *remote) client() (*admin.Client, error) {
 	return admin.Dial(dir), nil
 }
 
-// stopped returns the data directory of a server that does not run: that of
-// --data, of PULSEGATE_DATA, or the default one if it exists.
+// stopped returns the data directory of a stopped server: that of --data, that of
+// PULSEGATE_DATA, or the default one if it exists.
 func (r *remote) stopped() (string, error) {
 	if *r.data != "" {
 		return *r.data, nil
@@ -140,14 +140,14 @@ func (r *remote) stopped() (string, error) {
 	if d := os.Getenv("PULSEGATE_DATA"); d != "" {
 		return d, nil
 	}
-	if _, err := os.Stat(usualData[0]); err != nil {
-		return "", admin.Advise(errors.New("no data directory is named"),
-			"name the one of the stopped server with --data DIR")
+	if _, err := os.Stat(commonData[0]); err != nil {
+		return "", admin.Advise(errors.New("no data directory is given"),
+			"give the data directory of the stopped server with --data DIR")
 	}
-	return usualData[0], nil
+	return commonData[0], nil
 }
 
-// call is admin.Client.Call on that client.
+// call calls admin.Client.Call of r.client.
 func (r *remote) call(ctx context.Context, op string, query url.Values, in, out any) error {
 	c, err := r.client()
 	if err != nil {
@@ -167,7 +167,7 @@ func (r *remote) list(v any, header []string, rows func(t *table)) error {
 	return errors.Join(perr, err)
 }
 
-// print writes v as JSON with --json, else through text.
+// print writes v as JSON with --json, and otherwise calls text.
 func (r *remote) print(v any, text func(w io.Writer)) error {
 	w := r.cmd.OutOrStdout()
 	if *r.json {
@@ -180,6 +180,7 @@ func (r *remote) print(v any, text func(w io.Writer)) error {
 	return nil
 }
 
+// need marks flags as required.
 func need(c *cobra.Command, flags ...string) {
 	for _, f := range flags {
 		if err := c.MarkFlagRequired(f); err != nil {
@@ -188,6 +189,7 @@ func need(c *cobra.Command, flags ...string) {
 	}
 }
 
+// group returns a command that has only subcommands.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return admin.Advise(fmt.Errorf("%s needs a subcommand: %s", c.CommandPath(), strings.Join(names(c), ", ")),
@@ -197,74 +199,11 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// names returns the names of the subcommands of c.
 func names(c *cobra.Command) []string {
 	var out []string
 	for _, s := range c.Commands() {
 		out = append(out, s.Name())
 	}
 	return out
-}
-
-func consentCommand() *cobra.Command {
-	grant := &cobra.Command{Use: "grant", Short: "Record a patient's consent and print its id", Args: cobra.NoArgs}
-	gr := operator(grant)
-	var n admin.NewConsent
-	grant.Flags().StringVar(&n.Patient, "patient", "", "patient id")
-	grant.Flags().StringVar(&n.Vendor, "vendor", "", vendors.Codes())
-	grant.Flags().StringSliceVar(&n.Categories, "categories", nil,
-		"only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
-	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "client id that may see the data, or any")
-	need(grant, "patient", "vendor")
-	complete(grant, "patient", patientIDs, gr)
-	values(grant, "vendor", vendorCodes()...)
-	complete(grant, "recipient", func(r *remote,
-		c *cobra.Command) []string {
-		return append(clientIDs(r, c), "any")
-	}, gr)
-	grant.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.ID
-		if err := gr.call(c.Context(), "consent/grant", nil, n, &out); err != nil {
-			return err
-		}
-		return gr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
-	}
-
-	withdraw := &cobra.Command{Use: "withdraw",
-		Short: "Take back what a patient has agreed to, at once, and print the ids of the Consents that said so",
-		Args:  cobra.NoArgs,
-		Long: "Take back what a patient has agreed to, of all vendors or of one. Afterwards no Consent shows anything of it to anybody or lets it be collected.\n" +
-			"A Consent that is about other vendors too goes on for those. What the patient denied stays denied."}
-	wr := operator(withdraw)
-	var wd admin.WithdrawConsent
-	withdraw.Flags().StringVar(&wd.Patient, "patient", "", "patient id")
-	complete(withdraw, "patient", patientIDs, wr)
-	withdraw.Flags().StringVar(&wd.Vendor, "vendor", "", "only this vendor's (default: all)")
-	need(withdraw, "patient")
-	withdraw.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.Withdrawn
-		if err := wr.call(c.Context(), "consent/withdraw", nil, wd, &out); err != nil {
-			return err
-		}
-		return wr.print(out, func(w io.Writer) { fmt.Fprintln(w, strings.Join(out.Withdrawn, "\n")) })
-	}
-
-	list := &cobra.Command{Use: "list", Short: "List consents", Args: cobra.NoArgs}
-	lr := operator(list)
-	patient := list.Flags().String("patient", "", "only this patient's")
-	list.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.Consents
-		q := url.Values{}
-		if *patient != "" {
-			q.Set("patient", *patient)
-		}
-		if err := lr.call(c.Context(), "consent", q, nil, &out); err != nil {
-			return err
-		}
-		return lr.list(out, consentHeader, func(t *table) {
-			for _, x := range out.Consents {
-				consentRow(t, x)
-			}
-		})
-	}
-	return group("consent", "Consents", grant, withdraw, list)
 }

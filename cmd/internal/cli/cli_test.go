@@ -20,6 +20,7 @@ func testRoot() *cobra.Command {
 	return New("v1.2.3", func(context.Context, *config.Config, io.Writer, io.Writer) error { return nil })
 }
 
+// leaves returns the commands below c that have no subcommands.
 func leaves(c *cobra.Command) (out []*cobra.Command) {
 	for _, s := range c.Commands() {
 		switch {
@@ -33,8 +34,8 @@ func leaves(c *cobra.Command) (out []*cobra.Command) {
 	return out
 }
 
-// TestExamples requires an example in the help of every command, and that each
-// example is a valid invocation of that command.
+// TestExamples checks that every command has an example, and that each example is a
+// valid invocation of the command.
 func TestExamples(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range leaves(testRoot()) {
@@ -55,7 +56,7 @@ func TestExamples(t *testing.T) {
 			}
 			found, rest, err := testRoot().Find(args[1:])
 			if err != nil || pathOf(found) != path {
-				t.Errorf("%s: the example is of another command: %s", path, line)
+				t.Errorf("%s: the example invokes another command: %s", path, line)
 				continue
 			}
 			if err := found.ParseFlags(rest); err != nil {
@@ -69,7 +70,7 @@ func TestExamples(t *testing.T) {
 	}
 	for path := range examples {
 		if !seen[path] {
-			t.Errorf("example of %q, which is no command", path)
+			t.Errorf("example of %q, which is not a command", path)
 		}
 	}
 }
@@ -86,6 +87,7 @@ func words(s string) (out []string) {
 	return out
 }
 
+// execute runs the command line and returns its output.
 func execute(args ...string) (string, error) {
 	root := testRoot()
 	var out bytes.Buffer
@@ -96,14 +98,13 @@ func execute(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// TestNextStep requires a next step in the errors that the command line itself
-// makes.
+// TestNextStep checks that the errors of the command line itself name a next step.
 func TestNextStep(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PULSEGATE_DATA", "")
 	for _, args := range [][]string{
 		{"patient", "list"},                        // no server anywhere
-		{"patient", "list", "--data", "elsewhere"}, // none there
+		{"patient", "list", "--data", "elsewhere"}, // no server there
 		{"patient"},
 		{"consent", "grant", "--nonsense"},
 		{"consent", "grant"}, // required flags
@@ -128,10 +129,10 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// noOps stands for a server that answers nothing but its process id.
+// noOps implements admin.Operations for a server that only answers its process id.
 type noOps struct{ admin.Operations }
 
-// serve answers on the admin socket of dir until the test ends.
+// serveAdmin serves the admin socket in dir until the test ends.
 func serveAdmin(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -157,14 +158,14 @@ func serveAdmin(t *testing.T, dir string) {
 	})
 }
 
-// TestFindData holds where a command without --data looks.
+// TestFindData checks which server a command without --data finds.
 func TestFindData(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PULSEGATE_DATA", "")
 	if _, err := findData(); err == nil {
-		t.Error("found a server where there is none")
+		t.Error("found a server although none is running")
 	}
-	// A socket that a dead server left behind does not count.
+	// A socket that a killed server left behind does not count.
 	if err := os.MkdirAll("pulsegate-data", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -194,8 +195,8 @@ func TestFindData(t *testing.T) {
 	}
 }
 
-// TestTable holds the one style of tables: a header, aligned columns, no cell
-// that breaks a line or is empty.
+// TestTable checks the format of tables: a header, aligned columns, and no cell that
+// is empty or contains a line break.
 func TestTable(t *testing.T) {
 	var b bytes.Buffer
 	tab := newTable(&b, "ID", "NAME", "N")

@@ -21,59 +21,62 @@ func clientCommand() *cobra.Command {
 			return err
 		}
 		return lr.list(out, []string{"CLIENT", "STATUS", "NAME", "CREATED", "MAY", "SCOPE"}, func(t *table) {
-			for _, x := range out.Clients {
+			for _, client := range out.Clients {
 				status := "active"
-				if x.Disabled {
+				if client.Disabled {
 					status = "disabled"
 				}
-				may := ""
-				if x.RecordsConsent {
-					may = "record-consent"
+				rights := ""
+				if client.RecordsConsent {
+					rights = "record-consent"
 				}
-				t.row(x.ID, status, x.Name, x.Created, may, x.Scope)
+				t.row(client.ID, status, client.Name, client.Created, rights, client.Scope)
 			}
 		})
 	}
 
-	disable := switchClientCommand("disable", "Refuse a client from now on")
-	enable := switchClientCommand("enable", "Take a disabled client back")
+	disable := switchClientCommand("disable", "Refuse all requests of a client from now on")
+	enable := switchClientCommand("enable", "Accept a disabled client again")
 	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, enable,
 		registrationTokenCommand(), keygenCommand(), tokenCommand())
 }
 
-// switchClientCommand disables or enables a client.
-func switchClientCommand(what, short string) *cobra.Command {
-	c := &cobra.Command{Use: what + " ID", Short: short, Args: cobra.ExactArgs(1)}
+// switchClientCommand returns the command to disable or to enable a client.
+func switchClientCommand(verb, short string) *cobra.Command {
+	c := &cobra.Command{Use: verb + " ID", Short: short, Args: cobra.ExactArgs(1)}
 	r := operator(c)
 	completeArg(c, r, clientIDs)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var out admin.ClientInfo
-		if err := r.call(c.Context(), "client/"+what, nil, admin.ID{ID: args[0]}, &out); err != nil {
+		if err := r.call(c.Context(), "client/"+verb, nil, admin.ID{ID: args[0]}, &out); err != nil {
 			return err
 		}
-		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID, what+"d") })
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID, verb+"d") })
 	}
 	return c
 }
 
-// clientAddCommand registers a backend (system/ scopes, keys) or an app (with
-// --redirect-uri, and whichever way to authenticate it has).
+// clientAddCommand registers a backend, which has keys and system/ scopes, or with
+// --redirect-uri an app.
 func clientAddCommand() *cobra.Command {
 	c := &cobra.Command{Use: "add", Short: "Register a backend client or an app and print its id", Args: cobra.NoArgs}
 	r := operator(c)
 	var n admin.NewClient
-	f := c.Flags()
-	jwks := f.String("jwks", "", "file with the client's public keys (JWK Set)")
-	f.StringVar(&n.Name, "name", "", "name for people")
-	f.StringVar(&n.JWKSURL, "jwks-url", "", "https URL of the client's JWK Set")
-	f.StringVar(&n.Scope, "scope", "", `what it may ask for, e.g. "system/Observation.rs", or of an app "launch/patient patient/*.rs openid fhirUser"`)
-	f.StringVar(&n.Method, "auth", "private_key_jwt",
-		"private_key_jwt, or of an app none, client_secret_basic or client_secret_post; a secret is printed once")
-	f.StringArrayVar(&n.RedirectURIs, "redirect-uri", nil, "where answers to an app may go, exactly; may be repeated")
-	f.StringVar(&n.LaunchURL, "launch-url", "", "where an EHR launches the app")
-	f.BoolVar(&n.Inspects, "inspects", false, "a resource server: may introspect the tokens of other clients")
-	f.BoolVar(&n.RecordsConsent, "may-record-consent", false,
-		"may write Consents on behalf of patients, as far as its scope covers Consent; no scope alone allows that")
+	flags := c.Flags()
+	jwks := flags.String("jwks", "", "file with the client's public keys (JWK Set)")
+	flags.StringVar(&n.Name, "name", "", "display name")
+	flags.StringVar(&n.JWKSURL, "jwks-url", "", "https URL of the client's JWK Set")
+	flags.StringVar(&n.Scope, "scope", "",
+		`scopes that the client may request, such as "system/Observation.rs", or for an app "launch/patient patient/*.rs openid fhirUser"`)
+	flags.StringVar(&n.Method, "auth", "private_key_jwt",
+		"authentication: private_key_jwt, or for an app also none, client_secret_basic or client_secret_post; a secret is printed once")
+	flags.StringArrayVar(&n.RedirectURIs, "redirect-uri", nil,
+		"redirect URI of the app, compared exactly; may be repeated")
+	flags.StringVar(&n.LaunchURL, "launch-url", "", "URL where an EHR launches the app")
+	flags.BoolVar(&n.Inspects, "inspects", false,
+		"the client is a resource server and may introspect the tokens of other clients")
+	flags.BoolVar(&n.RecordsConsent, "may-record-consent", false,
+		"the client may write Consents on behalf of patients within its scope; scopes alone do not allow that")
 	need(c, "name", "scope")
 	values(c, "auth", "private_key_jwt", "none", "client_secret_basic", "client_secret_post")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -101,14 +104,16 @@ func clientAddCommand() *cobra.Command {
 	return c
 }
 
-// clientChangeCommand changes what only the operator may say about a client.
+// clientChangeCommand changes the rights of a client that only the operator grants.
 func clientChangeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "change ID", Short: "Change what a registered client may do beside its scope",
+	c := &cobra.Command{Use: "change ID",
+		Short:   "Change the rights of a registered client that do not follow from its scopes",
 		Args:    cobra.ExactArgs(1),
 		Example: "  pulsegate client change CLIENT --may-record-consent=false"}
 	r := operator(c)
 	completeArg(c, r, clientIDs)
-	records := c.Flags().Bool("may-record-consent", false, "whether it may write Consents on behalf of patients")
+	records := c.Flags().Bool("may-record-consent", false,
+		"whether the client may write Consents on behalf of patients")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n := admin.ChangeClient{ID: args[0]}
 		if c.Flags().Changed("may-record-consent") {
@@ -123,15 +128,16 @@ func clientChangeCommand() *cobra.Command {
 	return c
 }
 
-// registrationTokenCommand makes what dynamic registration begins with.
+// registrationTokenCommand creates an initial access token (RFC 7591 1.2).
 func registrationTokenCommand() *cobra.Command {
 	c := &cobra.Command{Use: "registration-token",
-		Short: "Make an initial access token for dynamic registration (RFC 7591); it is shown once", Args: cobra.NoArgs}
+		Short: "Create an initial access token for dynamic registration (RFC 7591) and print it once",
+		Args:  cobra.NoArgs}
 	r := operator(c)
 	var n admin.NewRegistrationToken
-	c.Flags().StringVar(&n.Scope, "scope", "", "what the clients may ask for at most")
-	c.Flags().IntVar(&n.Uses, "uses", 1, "how many clients it registers")
-	life := c.Flags().Duration("life", 24*time.Hour, "how long it is good for")
+	c.Flags().StringVar(&n.Scope, "scope", "", "scopes that the registered clients may request at most")
+	c.Flags().IntVar(&n.Uses, "uses", 1, "number of clients that the token may register")
+	life := c.Flags().Duration("life", 24*time.Hour, "lifetime of the token")
 	need(c, "scope")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		n.Seconds = int64(*life / time.Second)

@@ -15,12 +15,13 @@ func clockCommand() *cobra.Command {
 		return func(w io.Writer) {
 			fmt.Fprintf(w, "clock  %s\nmark   %s\n", out.Clock.Format(time.RFC3339), out.Mark.Format(time.RFC3339))
 			if out.LeadSeconds > 0 {
-				fmt.Fprintf(w, "The mark leads the clock by %d s. Until the clock has passed it, client assertions are refused as expired.\n"+
-					"If the clock is right now, run `pulsegate clock reset`.\n", out.LeadSeconds)
+				fmt.Fprintf(w, "The mark is %d s ahead of the clock. Until the clock has passed it, client assertions are refused as expired.\n"+
+					"If the clock is correct now, run `pulsegate clock reset`.\n", out.LeadSeconds)
 			}
 		}
 	}
-	show := &cobra.Command{Use: "show", Short: "Print the server's clock and the mark that token requests are held against", Args: cobra.NoArgs,
+	show := &cobra.Command{Use: "show", Short: "Print the server's clock and the time of the latest token request (the mark)",
+		Args:    cobra.NoArgs,
 		Example: "  pulsegate clock show --data /var/lib/pulsegate"}
 	sr := operator(show)
 	show.RunE = func(c *cobra.Command, _ []string) error {
@@ -31,7 +32,7 @@ func clockCommand() *cobra.Command {
 		return sr.print(out, write(out))
 	}
 	reset := &cobra.Command{Use: "reset",
-		Short: "Put the mark back to the clock, after the clock ran ahead and was corrected", Args: cobra.NoArgs,
+		Short: "Set the mark back to the clock, after the clock ran ahead and was corrected", Args: cobra.NoArgs,
 		Example: "  pulsegate clock reset --data /var/lib/pulsegate"}
 	rr := operator(reset)
 	reset.RunE = func(c *cobra.Command, _ []string) error {
@@ -41,5 +42,5 @@ func clockCommand() *cobra.Command {
 		}
 		return rr.print(out, write(out))
 	}
-	return group("clock", "The time that tokens are issued by", show, reset)
+	return group("clock", "The clock of the token endpoint", show, reset)
 }

@@ -10,7 +10,8 @@ import (
 )
 
 func demoCommand() *cobra.Command {
-	tok := &cobra.Command{Use: "token", Short: "Print a new access token of the demo's client, good for five minutes", Args: cobra.NoArgs}
+	tok := &cobra.Command{Use: "token", Short: "Print a new access token for the demo's client, valid for five minutes",
+		Args: cobra.NoArgs}
 	r := operator(tok)
 	tok.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.DemoToken

@@ -6,9 +6,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// examples holds one or more invocations of each command, by command path
-// without the binary's name. A test requires one for every command and that
-// each parses.
+// examples holds one or more invocations of each command, by command path without
+// the name of the binary. A test requires an example for every command and parses
+// each of them.
 var examples = map[string]string{
 	"serve": `pulsegate serve --data pulsegate-data --listen 127.0.0.1:8080
 pulsegate serve --config /etc/pulsegate/pulsegate.yaml
@@ -50,7 +50,7 @@ pulsegate audit verify --checkpoint checkpoint-of-last-month`,
 	"user list":      `pulsegate user list`,
 }
 
-// addExamples fills in the examples of a command and its subcommands.
+// addExamples sets the examples of a command and its subcommands.
 func addExamples(c *cobra.Command) {
 	if path := pathOf(c); examples[path] != "" {
 		c.Example = "  " + strings.ReplaceAll(examples[path], "\n", "\n  ")
@@ -60,7 +60,7 @@ func addExamples(c *cobra.Command) {
 	}
 }
 
-// pathOf returns the command path without the binary's name.
+// pathOf returns the command path without the name of the binary.
 func pathOf(c *cobra.Command) string {
 	_, path, _ := strings.Cut(c.CommandPath(), " ")
 	return path

@@ -20,10 +20,11 @@ import (
 	"pulsegate/cmd/internal/config"
 )
 
-// healthCommand asks the server on this machine whether it is ready, over the
-// address that clients use. It exits with 0 only if it is.
+// healthCommand asks the server on this machine whether it is ready, at the address
+// that clients use. The exit status is 0 only if it is.
 func healthCommand() *cobra.Command {
-	c := &cobra.Command{Use: "health", Short: "Ask the server on this machine whether it is ready (exit status 0 or 1)", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "health", Short: "Check whether the server on this machine is ready (exit status 0 or 1)",
+		Args: cobra.NoArgs}
 	load := configFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
@@ -34,7 +35,7 @@ func healthCommand() *cobra.Command {
 		defer cancel()
 		text, err := readiness(ctx, cfg)
 		if err != nil {
-			return admin.Advise(err, "look into the server's log")
+			return admin.Advise(err, "see the server's log")
 		}
 		_, err = fmt.Fprintln(c.OutOrStdout(), text)
 		return err
@@ -55,7 +56,7 @@ func readiness(ctx context.Context, cfg *config.Config) (string, error) {
 	scheme := "http"
 	if cfg.TLSCert != "" {
 		scheme = "https"
-		if tr.TLSClientConfig, err = trusting(cfg.TLSCert); err != nil {
+		if tr.TLSClientConfig, err = trustOnly(cfg.TLSCert); err != nil {
 			return "", err
 		}
 	}
@@ -80,20 +81,20 @@ func readiness(ctx context.Context, cfg *config.Config) (string, error) {
 	return text, nil
 }
 
-// trusting returns a TLS configuration that accepts the certificate in file
-// and no other, under the name that the certificate has.
-func trusting(file string) (*tls.Config, error) {
+// trustOnly returns a TLS configuration that accepts only the certificate in file,
+// under the name in the certificate.
+func trustOnly(file string) (*tls.Config, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	block, _ := pem.Decode(raw)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("%s: no PEM certificate", file)
+		return nil, fmt.Errorf("%s: not a PEM certificate", file)
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, errors.New(file + ": no certificate")
+		return nil, errors.New(file + ": malformed certificate")
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)

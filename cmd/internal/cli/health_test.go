@@ -12,7 +12,7 @@ import (
 	"pulsegate/cmd/internal/config"
 )
 
-// TestHealth asks servers over HTTP and over TLS with their own certificates.
+// TestHealth checks readiness over HTTP, and over TLS with a self-signed certificate.
 func TestHealth(t *testing.T) {
 	status := http.StatusOK
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -49,6 +49,6 @@ func TestHealth(t *testing.T) {
 	}
 	plain.Close()
 	if _, err := readiness(t.Context(), &config.Config{Listen: strings.TrimPrefix(plain.URL, "http://")}); err == nil {
-		t.Error("a server that is gone is healthy")
+		t.Error("a stopped server is ready")
 	}
 }

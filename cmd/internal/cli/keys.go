@@ -23,10 +23,11 @@ import (
 	"pulsegate/cmd/internal/admin"
 )
 
-// keygenCommand makes a key pair for trying a backend client out.
+// keygenCommand creates a key pair for a backend client.
 func keygenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "keygen", Short: "Make an ES384 key: the private one into --key, the public JWK Set to stdout", Args: cobra.NoArgs}
-	file := c.Flags().String("key", "", "file for the private key (made with mode 0600, never overwritten)")
+	c := &cobra.Command{Use: "keygen", Short: "Create an ES384 key pair: write the private key to --key and print the public JWK Set",
+		Args: cobra.NoArgs}
+	file := c.Flags().String("key", "", "file for the private key; it is created with mode 0600 and never overwritten")
 	need(c, "key")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -72,16 +73,16 @@ func keygenCommand() *cobra.Command {
 	return c
 }
 
-// tokenCommand asks for an access token as any backend client does: over
-// HTTP, with a signed assertion.
+// tokenCommand requests an access token over HTTP with a signed assertion, like any
+// backend client.
 func tokenCommand() *cobra.Command {
 	c := &cobra.Command{Use: "token", Short: "Get an access token as a backend client, with its private key",
 		Args: cobra.NoArgs}
-	file := c.Flags().String("key", "", "private key (JWK), as keygen made it")
+	file := c.Flags().String("key", "", "file with the private key (JWK), as written by keygen")
 	id := c.Flags().String("client", "", "client id")
-	scope := c.Flags().String("scope", "", "scopes to ask for")
+	scope := c.Flags().String("scope", "", "scopes to request")
 	base := c.Flags().String("base-url", "",
-		"base URL of the server (default: that of the only server running here, else "+defaultBase+")")
+		"base URL of the server (default: that of the only running server, or "+defaultBase+")")
 	need(c, "key", "client", "scope")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		raw, err := os.ReadFile(*file)
@@ -92,7 +93,7 @@ func tokenCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("%s is not a private key (JWK)", *file)
 		}
-		tok, err := askToken(c.Context(), strings.TrimSuffix(baseURL(c.Context(), *base), "/"), *id, *scope, key)
+		tok, err := requestToken(c.Context(), strings.TrimSuffix(baseURL(c.Context(), *base), "/"), *id, *scope, key)
 		if err != nil {
 			return err
 		}
@@ -102,11 +103,11 @@ func tokenCommand() *cobra.Command {
 	return c
 }
 
-// defaultBase is the base URL of the demo.
+// defaultBase is the base URL of a server with default settings.
 const defaultBase = "http://localhost:8080"
 
-// baseURL returns the base URL that was given, else that of the only server
-// running here, else defaultBase.
+// baseURL returns given if it is not empty, otherwise the base URL of the only
+// running server, or defaultBase if there is none.
 func baseURL(ctx context.Context, given string) string {
 	if given != "" {
 		return given
@@ -120,7 +121,8 @@ func baseURL(ctx context.Context, given string) string {
 	return info.BaseURL
 }
 
-func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
+// requestToken requests an access token from the token endpoint.
+func requestToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
 	endpoint := base + "/oauth/token"
 	now := time.Now()
 	t, err := jwt.NewBuilder().Issuer(id).Subject(id).Audience([]string{endpoint}).JwtID(rand.Text()).
@@ -130,7 +132,7 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 	}
 	signed, err := jwt.Sign(t, jwt.WithKey(key.Algorithm(), key))
 	if err != nil {
-		return "", errors.New("the key cannot sign: is it the private one?")
+		return "", errors.New("the key cannot sign; give the file with the private key")
 	}
 	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}, "client_assertion": {string(signed)},
 		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
@@ -141,7 +143,7 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
 	if err != nil {
-		return "", admin.Advise(err, "name the server with --base-url URL")
+		return "", admin.Advise(err, "give the base URL of the server with --base-url URL")
 	}
 	defer resp.Body.Close()
 	var out struct {
@@ -159,14 +161,14 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 	return out.AccessToken, nil
 }
 
-// nextForToken says what to do about an error of the token endpoint (RFC 6749,
-// section 5.2).
+// nextForToken returns the next step after an error of the token endpoint (RFC 6749
+// 5.2).
 func nextForToken(code string) string {
 	switch code {
 	case "invalid_client":
-		return "see the clients with `pulsegate client list`, and check that --key is the key of --client and --base-url the server's own base URL"
+		return "see the clients with `pulsegate client list`, and check that --key is the key of --client and that --base-url is the base URL of the server"
 	case "invalid_scope":
-		return "see what the client may ask for with `pulsegate client list`"
+		return "see the scopes of the client with `pulsegate client list`"
 	}
 	return "see `pulsegate client token --help`"
 }

@@ -17,10 +17,10 @@ func patientCommand() *cobra.Command {
 	var p admin.NewPatient
 	add.Flags().StringVar(&p.Given, "given", "", "given name")
 	add.Flags().StringVar(&p.Family, "family", "", "family name")
-	add.Flags().StringVar(&p.BirthDate, "birthdate", "", "YYYY-MM-DD")
+	add.Flags().StringVar(&p.BirthDate, "birthdate", "", "birth date, as YYYY-MM-DD")
 	add.Flags().StringVar(&p.Gender, "gender", "", "male, female, other or unknown")
-	add.Flags().StringVar(&p.TimeZone, "timezone", "", "IANA zone of the wearer, for payloads that state no offset")
-	add.Flags().StringVar(&p.ID, "id", "", "id to use; otherwise the server chooses")
+	add.Flags().StringVar(&p.TimeZone, "timezone", "", "IANA time zone of the wearer, for payloads without UTC offsets")
+	add.Flags().StringVar(&p.ID, "id", "", "id of the Patient (default: chosen by the server)")
 	need(add, "given", "family")
 	add.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.ID
@@ -58,16 +58,15 @@ func patientCommand() *cobra.Command {
 	return group("patient", "Patients", add, list, show)
 }
 
-// showPatient prints the patient's own facts, then a table of consents and one
-// of devices.
+// showPatient prints one table each for the patient, the consents and the devices.
 func showPatient(w io.Writer, p *admin.PatientDetails) {
-	facts := newTable(w, "ID", "NAME", "BORN", "GENDER", "TIME ZONE")
-	facts.row(p.ID, p.Name, p.BirthDate, p.Gender, p.TimeZone)
-	err := facts.done()
+	person := newTable(w, "ID", "NAME", "BORN", "GENDER", "TIME ZONE")
+	person.row(p.ID, p.Name, p.BirthDate, p.Gender, p.TimeZone)
+	err := person.done()
 	fmt.Fprintln(w)
 	consents := newTable(w, consentHeader...)
-	for _, x := range p.Consents {
-		consentRow(consents, x)
+	for _, one := range p.Consents {
+		consentRow(consents, one)
 	}
 	err = errors.Join(err, consents.done())
 	fmt.Fprintln(w)
@@ -80,16 +79,17 @@ func showPatient(w io.Writer, p *admin.PatientDetails) {
 	}
 }
 
-// consentHeader and consentRow are the columns of a Consent.
+// consentHeader names the columns of consentRow.
 var consentHeader = []string{"CONSENT", "PATIENT", "STATUS", "VENDOR", "CATEGORIES", "RECIPIENT", "DATE"}
 
-func consentRow(t *table, x admin.Consent) {
-	vendor, categories := x.Vendor, any(x.Categories)
+// consentRow adds a Consent to a table.
+func consentRow(t *table, c admin.Consent) {
+	vendor, categories := c.Vendor, any(c.Categories)
 	if vendor == "" {
 		vendor = "all"
 	}
-	if len(x.Categories) == 0 {
+	if len(c.Categories) == 0 {
 		categories = "all"
 	}
-	t.row(x.ID, x.Patient, x.Status, vendor, categories, x.Recipient, x.Date)
+	t.row(c.ID, c.Patient, c.Status, vendor, categories, c.Recipient, c.Date)
 }

@@ -10,9 +10,9 @@ import (
 	"pulsegate/cmd/internal/recovery"
 )
 
-// recoverCommand lets the next start go on after a loss that it would refuse.
+// recoverCommand records decisions to start after a loss.
 func recoverCommand() *cobra.Command {
-	one := func(what, short, long string) *cobra.Command {
+	command := func(what, short, long string) *cobra.Command {
 		c := &cobra.Command{Use: what, Short: short, Long: long, Args: cobra.NoArgs}
 		r := operator(c)
 		c.RunE = func(c *cobra.Command, _ []string) error {
@@ -24,17 +24,18 @@ func recoverCommand() *cobra.Command {
 				return err
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(),
-				"the next `pulsegate serve` goes on and records this decision in the audit trail")
+				"the next `pulsegate serve` will start and record this decision in the audit trail")
 			return err
 		}
 		return c
 	}
-	return group("recover", "Let the next start go on after a loss that it refuses",
-		one(recovery.AuditLog, "Go on from the audit log as it is",
-			"The next start accepts the audit log as it is, although it does not continue the last signed checkpoint or no checkpoint is left.\n"+
-				"It records the decision, keeps the former checkpoint beside the new one, and signs a new one.\n"+
-				"An auditor who kept an earlier checkpoint still finds what is missing: `pulsegate audit verify --checkpoint FILE`."),
-		one(recovery.SealKey, "Go on with a new keys/seal.key",
-			"The next start makes a new keys/seal.key and records the decision.\n"+
-				"Authenticator apps (TOTP) of all people stop working; they need new invitations: `pulsegate user reinvite`."))
+	return group("recover", "Allow the server to start after a loss",
+		command(recovery.AuditLog, "Accept the audit log as it is",
+			"The next start accepts the audit log although it does not continue the last signed checkpoint, or although the\n"+
+				"checkpoint is missing.\n"+
+				"It records the decision, keeps the former checkpoint in the data directory, and signs a new one.\n"+
+				"An auditor with an earlier checkpoint can still find what is missing: `pulsegate audit verify --checkpoint FILE`."),
+		command(recovery.SealKey, "Start with a new keys/seal.key",
+			"The next start creates a new keys/seal.key and records the decision.\n"+
+				"The authenticator apps (TOTP) of all users stop working. Send new invitations with `pulsegate user reinvite`."))
 }

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// table prints rows below a header, in columns as wide as their widest cell.
-// Every list that a command prints is a table. An empty cell prints as "-", so
-// that columns can be cut by white space.
+// table prints rows below a header, in columns as wide as their widest cell. All
+// lists are printed as tables. Empty cells are printed as "-", so that scripts can
+// split lines at white space.
 type table struct {
-	w *tabwriter.Writer
+	out *tabwriter.Writer
 }
 
 func newTable(w io.Writer, header ...string) *table {
@@ -21,8 +21,7 @@ func newTable(w io.Writer, header ...string) *table {
 	return t
 }
 
-// row adds a row. Cells are strings, numbers, times or anything with a String
-// method.
+// row adds a row. Cells are strings, numbers, times or have a String method.
 func (t *table) row(cells ...any) {
 	out := make([]string, len(cells))
 	for i, c := range cells {
@@ -33,11 +32,13 @@ func (t *table) row(cells ...any) {
 
 func (t *table) write(cells []string) {
 	// tabwriter keeps the first error of the underlying writer; done returns it.
-	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+	_, _ = fmt.Fprintln(t.out, strings.Join(cells, "\t"))
 }
 
-func (t *table) done() error { return t.w.Flush() }
+// done writes the table.
+func (t *table) done() error { return t.out.Flush() }
 
+// cell formats the value of a cell.
 func cell(c any) string {
 	var s string
 	switch c := c.(type) {

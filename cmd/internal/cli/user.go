@@ -9,7 +9,7 @@ import (
 	"pulsegate/cmd/internal/admin"
 )
 
-// linkCommand is a command that prints a one-time link.
+// linkCommand returns a command that prints a one-time link.
 func linkCommand(use, short, op string, in any, flags func(c *cobra.Command)) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
 	r := operator(c)
@@ -27,31 +27,35 @@ func linkCommand(use, short, op string, in any, flags func(c *cobra.Command)) *c
 func userCommand() *cobra.Command {
 	first := &admin.NewUser{}
 	bootstrap := linkCommand("bootstrap",
-		"Print the one-time link of the first administrator (refused once there is one)", "user/bootstrap", first,
+		"Print the one-time link for the first administrator; refused if one exists", "user/bootstrap", first,
 		func(c *cobra.Command) {
-			c.Flags().StringVar(&first.Login, "login", "", "name for signing in")
+			c.Flags().StringVar(&first.Login, "login", "", "login name")
 			c.Flags().StringVar(&first.Name, "name", "", "full name")
 			need(c, "login", "name")
 		})
-	more := &admin.NewUser{}
-	invite := linkCommand("invite", "Make a user and print their one-time link", "user", more, func(c *cobra.Command) {
-		c.Flags().StringVar(&more.Login, "login", "", "name for signing in")
-		c.Flags().StringVar(&more.Name, "name", "", "full name")
-		c.Flags().StringSliceVar(&more.Roles, "role", nil,
-			"patient, practitioner, administrator or auditor; several with commas")
-		c.Flags().StringVar(&more.Patient, "patient", "", "id of the Patient that they are")
-		c.Flags().StringVar(&more.Practitioner, "practitioner", "", "id of the Practitioner that they are")
-		need(c, "login", "name", "role")
-		values(c, "role", "patient", "practitioner", "administrator", "auditor")
-	})
-	anew := &admin.Login{}
-	reinvite := linkCommand("reinvite", "End a user's sessions and the access of their apps, and print a link to begin anew (a lost passkey, a stolen account)", "user/reinvite", anew, func(c *cobra.Command) {
-		c.Flags().StringVar(&anew.Login, "login", "", "name for signing in")
-		need(c, "login")
-	})
+	invited := &admin.NewUser{}
+	invite := linkCommand("invite", "Create a user and print the one-time link", "user", invited,
+		func(c *cobra.Command) {
+			c.Flags().StringVar(&invited.Login, "login", "", "login name")
+			c.Flags().StringVar(&invited.Name, "name", "", "full name")
+			c.Flags().StringSliceVar(&invited.Roles, "role", nil,
+				"patient, practitioner, administrator or auditor; separate several by commas")
+			c.Flags().StringVar(&invited.Patient, "patient", "", "id of the Patient resource of this user")
+			c.Flags().StringVar(&invited.Practitioner, "practitioner", "",
+				"id of the Practitioner resource of this user")
+			need(c, "login", "name", "role")
+			values(c, "role", "patient", "practitioner", "administrator", "auditor")
+		})
+	account := &admin.Login{}
+	reinvite := linkCommand("reinvite",
+		"End a user's sessions and the access of their apps, and print a new one-time link (for a lost passkey or a stolen account)",
+		"user/reinvite", account, func(c *cobra.Command) {
+			c.Flags().StringVar(&account.Login, "login", "", "login name")
+			need(c, "login")
+		})
 
-	disable := switchUserCommand("disable", "End a user's access, at once")
-	enable := switchUserCommand("enable", "Give a disabled user their access back")
+	disable := switchUserCommand("disable", "End a user's access immediately")
+	enable := switchUserCommand("enable", "Restore the access of a disabled user")
 
 	list := &cobra.Command{Use: "list", Short: "List users", Args: cobra.NoArgs}
 	lr := operator(list)
@@ -73,22 +77,22 @@ func userCommand() *cobra.Command {
 			}
 		})
 	}
-	return group("user", "People who sign in", bootstrap, invite, reinvite, disable, enable, list)
+	return group("user", "Users who sign in", bootstrap, invite, reinvite, disable, enable, list)
 }
 
-// switchUserCommand disables or enables a user.
-func switchUserCommand(what, short string) *cobra.Command {
-	c := &cobra.Command{Use: what, Short: short, Args: cobra.NoArgs}
+// switchUserCommand returns the command to disable or to enable a user.
+func switchUserCommand(verb, short string) *cobra.Command {
+	c := &cobra.Command{Use: verb, Short: short, Args: cobra.NoArgs}
 	r := operator(c)
-	login := c.Flags().String("login", "", "name for signing in")
+	login := c.Flags().String("login", "", "login name")
 	need(c, "login")
 	complete(c, "login", logins, r)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.UserInfo
-		if err := r.call(c.Context(), "user/"+what, nil, admin.Login{Login: *login}, &out); err != nil {
+		if err := r.call(c.Context(), "user/"+verb, nil, admin.Login{Login: *login}, &out); err != nil {
 			return err
 		}
-		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Login, what+"d") })
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Login, verb+"d") })
 	}
 	return c
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// versionCommand prints what `pulsegate --version` does, with the toolchain.
+// versionCommand prints the version of the binary and of the Go toolchain.
 func versionCommand(version string) *cobra.Command {
 	c := &cobra.Command{Use: "version", Short: "Print the version of this binary", Args: cobra.NoArgs}
 	asJSON := c.Flags().Bool("json", false, "print JSON")

@@ -11,6 +11,8 @@ import (
 
 func noEnv(string) (string, bool) { return "", false }
 
+// TestOrderOfSources checks that flags override the environment, which overrides
+// the file.
 func TestOrderOfSources(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "p.yaml")
 	if err := os.WriteFile(file, []byte("listen: 127.0.0.1:1\ndata: from-file\ncache-mib: 7\n"), 0o600); err != nil {
@@ -29,7 +31,7 @@ func TestOrderOfSources(t *testing.T) {
 	}
 }
 
-func TestPrintReadsBackTheSame(t *testing.T) {
+func TestPrintIsReadBack(t *testing.T) {
 	c, err := Load("", noEnv, map[string]string{"egress-allow": "127.0.0.0/8,10.0.0.0/8", "drain-timeout": "3s",
 		"demo": "true"})
 	if err != nil {
@@ -64,7 +66,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 }
 
-func TestRefuses(t *testing.T) {
+func TestLoadRefuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "p.yaml")
 	if err := os.WriteFile(file, []byte("lisen: x\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -78,9 +80,9 @@ func TestRefuses(t *testing.T) {
 		"base without scheme":  {"base-url": "a.example"},
 		"cert without key":     {"tls-cert": "x.pem"},
 		"bad network":          {"egress-allow": "10.0.0.0/99"},
-		"everybody a proxy":    {"trusted-proxies": "0.0.0.0/0"},
-		"a proxy by name":      {"trusted-proxies": "proxy.example"},
-		"another header":       {"forwarded-header": "X-Real-Ip"},
+		"all addresses":        {"trusted-proxies": "0.0.0.0/0"},
+		"proxy by name":        {"trusted-proxies": "proxy.example"},
+		"unknown header":       {"forwarded-header": "X-Real-Ip"},
 		"count not a number":   {"cache-mib": "many"},
 		"metrics without port": {"metrics-listen": "localhost"},
 		"memory for no body":   {"memory-mib": "100"},
@@ -117,8 +119,7 @@ func TestCheckEnviron(t *testing.T) {
 	}
 }
 
-// TestSampleConfiguration holds that the sample that ships with the systemd
-// unit is accepted whole.
+// TestSampleConfiguration checks that the sample for the systemd unit is valid.
 func TestSampleConfiguration(t *testing.T) {
 	c, err := Load(filepath.Join("..", "..", "..", "deploy", "pulsegate.yaml"), noEnv, nil)
 	if err != nil {

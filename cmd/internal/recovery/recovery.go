@@ -1,7 +1,8 @@
-// Package recovery hands an operator's decision to go on after a loss from the
+// Package recovery passes an operator's decision to start after a loss from the
 // command line to the next start of the server, which records it in the audit
-// trail. A start that finds something lost refuses and names the command; it
-// cannot ask over the admin socket, because it does not run.
+// trail. A server that finds something lost refuses to start and names the
+// command. The decision cannot go over the admin socket, because the server is
+// not running.
 package recovery
 
 import (
@@ -14,9 +15,9 @@ import (
 	"time"
 )
 
-// An operator may decide to go on without one of these.
+// The things that an operator may decide to start without.
 const (
-	AuditLog = "audit-log" // audit/checkpoint, or a log that continues it
+	AuditLog = "audit-log" // audit/checkpoint, or a log that continues that checkpoint
 	SealKey  = "seal-key"  // keys/seal.key
 )
 
@@ -30,7 +31,7 @@ type Decision struct {
 
 func path(dir, what string) string { return filepath.Join(dir, "recover", what) }
 
-// Request writes the decision for the next start.
+// Request writes the decision to start without what.
 func Request(dir, what, by string, at time.Time) error {
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("the data directory cannot be read: %w", err)
@@ -39,14 +40,14 @@ func Request(dir, what, by string, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	p := path(dir, what)
-	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+	file := path(dir, what)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(p, b, 0o600)
+	return os.WriteFile(file, b, 0o600)
 }
 
-// Requested returns the decision about something, nil when there is none.
+// Requested returns the decision about what, or nil if there is none.
 func Requested(dir, what string) (*Decision, error) {
 	d := &Decision{path: path(dir, what)}
 	b, err := os.ReadFile(d.path)
@@ -57,10 +58,10 @@ func Requested(dir, what string) (*Decision, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(b, d); err != nil {
-		return nil, fmt.Errorf("recover/%s is not readable: %w", what, err)
+		return nil, fmt.Errorf("recover/%s is malformed: %w", what, err)
 	}
 	return d, nil
 }
 
-// Done takes the decision back, once it is recorded.
+// Done removes the decision once it is recorded.
 func (d *Decision) Done() error { return os.Remove(d.path) }

@@ -9,20 +9,21 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-func clockOf(m token.Mark) admin.Clock {
+// clockInfo converts a mark for the command line.
+func clockInfo(m token.Mark) admin.Clock {
 	return admin.Clock{Clock: m.Clock, Mark: m.Mark,
 		LeadSeconds: int64(m.Mark.Sub(m.Clock.Truncate(time.Second)) / time.Second)}
 }
 
-// ShowClock tells the clock and the mark of the token endpoint.
-func (o operator) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
-	return clockOf(o.m.tokens.Mark()), o.record(ctx, o.request(op), "clock show", "")
+// ShowClock returns the clock and the mark of the token endpoint.
+func (ops operations) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
+	return clockInfo(ops.oauth.tokens.Mark()), ops.record(ctx, ops.request(op), "clock show", "")
 }
 
-// ResetClock puts the mark back to the clock.
-func (o operator) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
-	rq := o.request(op)
-	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
+// ResetClock sets the mark back to the clock.
+func (ops operations) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
+	rq := ops.request(op)
+	m, err := ops.oauth.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
 		Caller: rq.Caller})
-	return clockOf(m), err
+	return clockInfo(m), err
 }

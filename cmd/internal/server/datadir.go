@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,21 +9,18 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"pulsegate/cmd/internal/recovery"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 )
 
-// dataDirs are the directories that the server makes in its data directory.
+// dataDirs are the directories that the server creates in its data directory.
 var dataDirs = []string{"store", "keys", "audit", "recover"} // read only
 
-// secureData makes the data directory, and closes it and what is in it to other
-// users of the machine: it holds patient data and keys. A directory that was
-// open is closed with a warning, if it is empty or the server's own; a directory
-// that holds anything else may be shared, and is refused.
+// secureData creates the data directory and denies other users of the machine
+// access to it, because it holds patient data and keys. If an existing directory
+// is open to other users and is empty or holds the server's data, secureData
+// closes it and logs a warning. If it holds other files, it may be shared, and
+// secureData returns an error.
 func secureData(dir string, log *slog.Logger) error {
-	unix.Umask(0o077) // of every file that the process makes from now on
+	unix.Umask(0o077) // for every file that the process creates from now on
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -33,12 +29,12 @@ func secureData(dir string, log *slog.Logger) error {
 		return err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		own, err := ownData(dir)
+		owned, err := ownsData(dir)
 		if err != nil {
 			return err
 		}
-		if !own || info.Mode()&os.ModeSticky != 0 {
-			return fmt.Errorf("data: %s is open to other users (mode %#o) and holds other files; name a directory of its own, or run `chmod 700 %s`", dir, info.Mode().Perm(), dir)
+		if !owned || info.Mode()&os.ModeSticky != 0 {
+			return fmt.Errorf("data: %s is open to other users (mode %#o) and holds other files; name a directory that only the server uses, or run `chmod 700 %s`", dir, info.Mode().Perm(), dir)
 		}
 	}
 	for _, d := range append([]string{"."}, dataDirs...) {
@@ -49,18 +45,18 @@ func secureData(dir string, log *slog.Logger) error {
 	return nil
 }
 
-// ownData reports whether a directory is empty or a data directory.
-func ownData(dir string) (bool, error) {
+// ownsData reports whether a directory is empty or a data directory of the server.
+func ownsData(dir string) (bool, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) == 0 {
 		return err == nil, err
 	}
-	_, store := os.Stat(filepath.Join(dir, "store"))
-	_, keys := os.Stat(filepath.Join(dir, "keys"))
-	return store == nil && keys == nil, nil
+	_, storeErr := os.Stat(filepath.Join(dir, "store"))
+	_, keysErr := os.Stat(filepath.Join(dir, "keys"))
+	return storeErr == nil && keysErr == nil, nil
 }
 
-// closeDir takes the permissions of others from a directory, if it is there.
+// closeDir removes the permissions of other users from a directory, if it exists.
 func closeDir(dir string, log *slog.Logger) error {
 	info, err := os.Lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,26 +80,4 @@ func closeDir(dir string, log *slog.Logger) error {
 	log.Warn("a directory with patient data or keys was open to other users and has been closed", "dir", dir, "was",
 		fmt.Sprintf("%#o", mode))
 	return nil
-}
-
-// recovered records that the server goes on after a loss because an operator
-// decided so, and takes the decision back. A decision that was not needed is
-// recorded as well.
-func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision, problem string) error {
-	if d == nil {
-		return nil
-	}
-	if problem == "" {
-		problem = "nothing was lost"
-	}
-	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
-		Caller: audit.Caller{Principal: &access.Principal{Operator: d.By}, RequestID: m.newID()},
-		Extra: [][2]string{{"problem", problem},
-			{"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
-	if err != nil {
-		return err
-	}
-	m.Log.Warn("the server goes on after a loss because an operator decided so", "what", what, "problem", problem,
-		"operator", d.By)
-	return d.Done()
 }

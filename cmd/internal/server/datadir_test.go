@@ -26,8 +26,8 @@ func mode(t *testing.T, path string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// A data directory that other users may enter is closed, with a warning, when
-// it is the server's own, and refused when it holds anything else.
+// TestDataDirectoryIsClosed checks that a data directory open to other users is
+// closed with a warning, and that one with other files is refused.
 func TestDataDirectoryIsClosed(t *testing.T) {
 	dir := t.TempDir()
 	log := &lockedBuffer{}
@@ -78,68 +78,65 @@ func TestDataDirectoryIsClosed(t *testing.T) {
 	}
 }
 
-// After a loss the server starts only on an operator's decision, which its
-// audit trail then holds.
+// TestRecovery checks that after a loss the server starts only if an operator
+// has decided so, and that it records the decision.
 func TestRecovery(t *testing.T) {
 	dir := t.TempDir()
-	m, err := opened(t, dir, t.Output())
-	if err != nil {
+	s := mustOpen(t, dir)
+	if err := s.audit.recordRecovery(t.Context(), s.environment, "nothing", nil, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.recovered(t.Context(), "nothing", nil, ""); err != nil {
+	if err := (operations{s}).Profile(t.Context(), operatorOfTest, "heap"); err != nil { // an AuditEvent
 		t.Fatal(err)
 	}
-	if err := (operator{m}).Profile(t.Context(), operatorOfTest, "heap"); err != nil { // an AuditEvent
+	if err := s.audit.notary.Sign(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.notary.Sign(); err != nil {
-		t.Fatal(err)
-	}
-	m.shut(t)
-	for _, x := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"},
+	shut(t, s)
+	for _, loss := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"},
 		{recovery.SealKey, "keys/seal.key"}} {
-		if err := os.Remove(filepath.Join(dir, x.file)); err != nil {
+		if err := os.Remove(filepath.Join(dir, loss.file)); err != nil {
 			t.Fatal(err)
 		}
-		m, err := opened(t, dir, t.Output())
-		if err == nil || !strings.Contains(err.Error(), "pulsegate recover "+x.what) {
-			t.Errorf("%s lost: %v", x.file, err)
+		_, err := open(t, dir, t.Output())
+		if err == nil || !strings.Contains(err.Error(), "pulsegate recover "+loss.what) {
+			t.Errorf("%s lost: %v", loss.file, err)
 		}
-		m.shut(t)
-		if err := recovery.Request(dir, x.what, "uid:7", time.Now()); err != nil {
+		if err := recovery.Request(dir, loss.what, "uid:7", time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if m, err = opened(t, dir, t.Output()); err != nil {
-			t.Fatalf("%s lost, accepted: %v", x.file, err)
+		s, err := open(t, dir, t.Output())
+		if err != nil {
+			t.Fatalf("%s lost, accepted: %v", loss.file, err)
 		}
-		if got := events(t, m, "recover-"+x.what, "uid:7"); got != 1 {
-			t.Errorf("%s: %d AuditEvents of the decision", x.file, got)
+		if got := events(t, s, "recover-"+loss.what, "uid:7"); got != 1 {
+			t.Errorf("%s: %d AuditEvents of the decision", loss.file, got)
 		}
-		if err := m.notary.Sign(); err != nil {
+		if err := s.audit.notary.Sign(); err != nil {
 			t.Fatal(err)
 		}
-		m.shut(t)
-		if _, err := os.Stat(filepath.Join(dir, "recover", x.what)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: the decision stays: %v", x.file, err)
+		shut(t, s)
+		if _, err := os.Stat(filepath.Join(dir, "recover", loss.what)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the decision was not removed: %v", loss.file, err)
 		}
-		if m, err = opened(t, dir, t.Output()); err != nil {
-			t.Errorf("%s: the start after: %v", x.file, err)
+		if s, err = open(t, dir, t.Output()); err != nil {
+			t.Fatalf("%s: the next start: %v", loss.file, err)
 		}
-		m.shut(t)
+		shut(t, s)
 	}
 }
 
-// events counts the AuditEvents that hold all of texts.
-func events(t *testing.T, m *Main, texts ...string) (n int) {
+// events counts the AuditEvents that contain all of texts.
+func events(t *testing.T, s *services, texts ...string) (n int) {
 	t.Helper()
 	q, err := search.Parse("AuditEvent", nil, search.ParseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = m.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	err = s.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
-			for _, x := range texts {
-				if !strings.Contains(string(f.Resource.JSON), x) {
+			for _, text := range texts {
+				if !strings.Contains(string(f.Resource.JSON), text) {
 					return true
 				}
 			}

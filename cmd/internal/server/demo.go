@@ -21,19 +21,18 @@ import (
 	"pulsegate/adapters/oura/ouragen"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
-	"pulsegate/fhir/element"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
 )
 
-// The demo world: three invented wearers, one vendor each, a month of data up
-// to the present moment.
+// The demo has three invented wearers with a month of data each, every one from
+// another vendor.
 const (
 	demoClient = "demo"
 	demoGroup  = "demo-wearers"
 	demoScope  = "system/*.rs"
-	demoMonth  = 30 // days
-	demoStart  = "demo/start"
+	demoMonth  = 30           // in days
+	demoStart  = "demo/start" // store key of the first day
 
 	demoTokenLife = 5 * time.Minute
 )
@@ -65,13 +64,13 @@ var wearers = []wearer{
 		}},
 }
 
-// offset returns the distance of t's zone from UTC.
+// offset returns the offset of t from UTC.
 func offset(t time.Time) time.Duration {
 	_, seconds := t.Zone()
 	return time.Duration(seconds) * time.Second
 }
 
-// files collects what a generator writes.
+// files collects the files that a generator writes, by name.
 type files map[string]*bytes.Buffer
 
 func (f files) create(name string) (io.Writer, error) {
@@ -87,55 +86,54 @@ func (f files) bytes() map[string][]byte {
 	return out
 }
 
-// demo fills the store through the same code as any other caller and prints
-// what to try. Filling again changes nothing.
-func (m *Main) demo(ctx context.Context) error {
-	o := operator{m}
+// fillDemo fills the store by the operator's commands and prints requests to
+// try. Filling it again changes nothing.
+func (ops operations) fillDemo(ctx context.Context, stdout io.Writer) error {
 	op := admin.Operator{Name: "demo"}
-	start, days, err := m.demoDays(ctx)
+	start, days, err := demoDays(ctx, ops.store, ops.now())
 	if err != nil {
 		return err
 	}
 	var sum ingest.Summary
 	for _, w := range wearers {
-		one, err := o.demoWearer(ctx, op, w, start, days)
+		one, err := ops.demoWearer(ctx, op, w, start, days)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.id, err)
 		}
 		sum.Add(one)
 	}
-	if err := o.demoGroup(ctx, op); err != nil {
+	if err := ops.demoGroup(ctx, op); err != nil {
 		return err
 	}
-	if err := m.demoClient(ctx); err != nil {
+	if err := ops.addDemoClient(ctx, op); err != nil {
 		return err
 	}
-	tok, err := m.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, "demo")
+	tok, err := ops.oauth.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, "demo")
 	if err != nil {
 		return err
 	}
-	people, err := o.demoPeople(ctx, op)
+	people, err := ops.demoPeople(ctx, op)
 	if err != nil {
 		return err
 	}
-	return m.demoPrint(tok.Access, people, &sum)
+	return ops.printDemo(stdout, tok.Access, people, &sum)
 }
 
-func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time,
+func (ops operations) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time,
 	days int) (ingest.Summary, error) {
 	var sum ingest.Summary
-	_, err := o.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born,
+	_, err := ops.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born,
 		Gender: w.gender, TimeZone: "Europe/Berlin"})
-	fresh := err == nil
+	created := err == nil
 	if err != nil && fhir.KindOf(err) != fhir.Conflict {
 		return sum, err
 	}
-	if fresh {
-		if _, err := o.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor}); err != nil {
+	if created {
+		if _, err := ops.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor}); err != nil {
 			return sum, err
 		}
-	} else if _, ok, err := o.m.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
-		return sum, err // withdrawn since: the demo respects that, too
+	} else if _, ok, err := ops.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
+		return sum, err // the consent has been withdrawn
 	}
 	payloads, err := w.payloads(start, days)
 	if err != nil {
@@ -146,9 +144,9 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	p := o.m.ingestPipeline(o.m.pipeline.Mapper, untilNow(o.m.adapters, o.m.now()))
+	p := withAdapters(ops.pipeline, untilNow(ops.adapters, ops.now()))
 	for _, n := range names {
-		rq := o.request(op)
+		rq := ops.request(op)
 		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n,
 			Body: bytes.NewReader(payloads[n]), Caller: rq.Caller})
 		if err != nil {
@@ -159,8 +157,8 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 	return sum, nil
 }
 
-func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
-	if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup},
+func (ops operations) demoGroup(ctx context.Context, op admin.Operator) error {
+	if _, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup},
 		0); fhir.KindOf(err) != fhir.NotFound || err == nil {
 		return err
 	}
@@ -173,14 +171,14 @@ func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.put(ctx, o.request(op), "Group", demoGroup, body)
+	_, err = ops.put(ctx, ops.request(op), "Group", demoGroup, body)
 	return err
 }
 
-// demoClient registers a client with a key that nobody holds: its only token
-// is the one printed.
-func (m *Main) demoClient(ctx context.Context) error {
-	if _, err := m.clients.Get(ctx, demoClient); err == nil {
+// addDemoClient registers a client and discards its private key, so that only the
+// server itself can issue tokens for it.
+func (ops operations) addDemoClient(ctx context.Context, op admin.Operator) error {
+	if _, err := ops.clients.Get(ctx, demoClient); err == nil {
 		return nil
 	}
 	raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -204,16 +202,16 @@ func (m *Main) demoClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, write, err := m.clients.Prepare(client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
+	c, write, err := ops.clients.Prepare(client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
 	if err != nil {
 		return err
 	}
-	return operator{m}.commitClient(ctx, admin.Operator{Name: "demo"}, "client add", c.ID, write)
+	return ops.commitClient(ctx, op, "client add", c.ID, write)
 }
 
-func (m *Main) demoPrint(tok, people string, sum *ingest.Summary) error {
-	hr := url.QueryEscape(element.LOINC + "|8867-4")
-	_, err := fmt.Fprintf(m.Stdout, `
+func (ops operations) printDemo(stdout io.Writer, tok, people string, sum *ingest.Summary) error {
+	hr := url.QueryEscape("http://loinc.org|8867-4")
+	_, err := fmt.Fprintf(stdout, `
 Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
 A token for five minutes (bin/pulsegate demo token prints another):
 
@@ -233,7 +231,7 @@ curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_so
 
 Two people, who sign in with a passkey; each link is good once, for two days:
 
-%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people,
-		m.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
+%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, ops.fhirBase(), hr, demoGroup, people,
+		ops.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
 	return err
 }

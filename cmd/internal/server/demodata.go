@@ -8,6 +8,7 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/sample"
 )
 
@@ -20,73 +21,74 @@ func demoZone() *time.Location {
 	return l
 }
 
-// demoDays returns the first day of the demo's data and how many days there
-// are up to today. The first day is kept, so that a later start adds the days
-// since then and changes nothing of those before.
-func (m *Main) demoDays(ctx context.Context) (start time.Time, days int, err error) {
-	now := m.now().In(demoZone())
+// demoDays returns the first day of the demo's data and the number of days up to
+// and including today. The store keeps the first day, so that a later start adds
+// days and leaves the earlier ones unchanged.
+func demoDays(ctx context.Context, db *pebblestore.DB, at time.Time) (start time.Time, days int, err error) {
+	now := at.In(demoZone())
 	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
-	kept, err := m.store.Get(ctx, demoStart)
+	stored, err := db.Get(ctx, demoStart)
 	if err != nil {
 		return start, 0, err
 	}
-	if kept == nil {
+	if stored == nil {
 		start = today.AddDate(0, 0, 1-demoMonth)
-		_, err = m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart,
+		_, err = db.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart,
 			Value: []byte(start.Format(time.RFC3339))}}})
 		return start, demoMonth, err
 	}
-	if start, err = time.Parse(time.RFC3339, string(kept)); err != nil {
+	if start, err = time.Parse(time.RFC3339, string(stored)); err != nil {
 		return start, 0, fhir.Wrap("server.demoDays", err)
 	}
-	// The generators write one offset throughout: that of the first day.
+	// The generators write the UTC offset of the first day throughout.
 	return start, max(1, int(today.Sub(start).Hours()+12)/24+1), nil
 }
 
-// untilNow wraps adapters so that what they read ends with the present.
+// untilNow wraps adapters so that they omit samples after now.
 func untilNow(all []adapters.Adapter, now time.Time) []adapters.Adapter {
 	out := make([]adapters.Adapter, len(all))
 	for i, a := range all {
-		out[i] = ending{a, now}
+		out[i] = limitedAdapter{a, now}
 	}
 	return out
 }
 
-type ending struct {
+type limitedAdapter struct {
 	adapters.Adapter
 	now time.Time
 }
 
-func (e ending) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
-	return e.Adapter.Decode(ctx, in, endingSink{sink, e.now})
+func (a limitedAdapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+	return a.Adapter.Decode(ctx, in, limitedSink{sink, a.now})
 }
 
-type endingSink struct {
+type limitedSink struct {
 	adapters.Sink
 	now time.Time
 }
 
-func (e endingSink) Sample(s *sample.Sample) error {
-	if s.Start.After(e.now) || s.End.After(e.now) {
+func (l limitedSink) Sample(s *sample.Sample) error {
+	if s.Start.After(l.now) || s.End.After(l.now) {
 		return nil
 	}
-	return e.Sink.Sample(s)
+	return l.Sink.Sample(s)
 }
 
-// DemoToken issues another token of the demo's client.
-func (o operator) DemoToken(ctx context.Context, op admin.Operator) (admin.DemoToken, error) {
-	if !o.m.Config.Demo {
+// DemoToken issues another token for the demo's client.
+func (ops operations) DemoToken(ctx context.Context, op admin.Operator) (admin.DemoToken, error) {
+	if !ops.config.Demo {
 		return admin.DemoToken{}, admin.Advise(fhir.Errorf(fhir.Forbidden, "demo token", "this server is not a demo"),
 			"get a token of your own client with `pulsegate client token`, or serve a demo with `pulsegate serve --demo`")
 	}
-	t, err := o.m.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, op.Name)
+	t, err := ops.oauth.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, op.Name)
 	if err != nil {
 		return admin.DemoToken{}, err
 	}
 	return admin.DemoToken{Token: t.Access, Seconds: int(demoTokenLife / time.Second), Scope: demoScope}, nil
 }
 
-// ServerInfo tells how clients reach this server.
-func (o operator) ServerInfo(ctx context.Context, op admin.Operator) (admin.ServerInfo, error) {
-	return admin.ServerInfo{BaseURL: o.m.base, Version: o.m.Version}, o.record(ctx, o.request(op), "server info", "")
+// ServerInfo returns the base URL and version of the server.
+func (ops operations) ServerInfo(ctx context.Context, op admin.Operator) (admin.ServerInfo, error) {
+	return admin.ServerInfo{BaseURL: ops.base, Version: ops.version},
+		ops.record(ctx, ops.request(op), "server info", "")
 }

@@ -13,8 +13,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// counting is an adapter of samples an hour apart, and the sink that counts
-// what arrives.
+// counting is an adapter that yields samples one hour apart, and the sink that
+// counts them.
 type counting struct {
 	adapters.Adapter
 	adapters.Sink
@@ -34,20 +34,20 @@ func (c *counting) Decode(_ context.Context, _ adapters.Input, sink adapters.Sin
 
 func (c *counting) Sample(*sample.Sample) error { c.got++; return nil }
 
-// TestDemoEndsNow holds that nothing of the demo lies in the future.
+// TestDemoEndsNow checks that no sample of the demo lies in the future.
 func TestDemoEndsNow(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	c := &counting{from: now.Add(-3*time.Hour - 15*time.Minute)}
 	if err := untilNow([]adapters.Adapter{c}, now)[0].Decode(t.Context(), adapters.Input{}, c); err != nil {
 		t.Fatal(err)
 	}
-	if c.got != 3 { // 8:45, 9:45 and 10:45; that of 11:45 is not over
+	if c.got != 3 { // 8:45, 9:45 and 10:45; the sample of 11:45 ends after now
 		t.Errorf("%d samples, want 3", c.got)
 	}
 }
 
-// TestDemoGrows holds that a demo started again on a later day adds the days
-// since and keeps its first day.
+// TestDemoGrows checks that a demo started again on a later day adds the days
+// since then and keeps its first day.
 func TestDemoGrows(t *testing.T) {
 	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {
@@ -59,12 +59,11 @@ func TestDemoGrows(t *testing.T) {
 		}
 	})
 	clock := clocktest.At(time.Date(2026, 3, 20, 23, 30, 0, 0, time.UTC)) // already the 21st in Berlin
-	m := &Main{store: st, clock: clock.Now}
 	for _, c := range []struct {
 		later, want int
 	}{{0, 30}, {0, 30}, {1, 31}, {9, 40}} { // the 29th has 23 hours
 		clock.Set(clock.Now().AddDate(0, 0, c.later))
-		start, days, err := m.demoDays(t.Context())
+		start, days, err := demoDays(t.Context(), st, clock.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
+// fetch returns the status and body of a GET.
 func fetch(t *testing.T, url string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(url)
@@ -26,8 +27,8 @@ func fetch(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// The metrics have a listener of their own, and no public page tells the commit
-// that the server was built from.
+// TestPublicPages checks that the metrics are not served on the public listener,
+// and that no public page shows the commit that the server was built from.
 func TestPublicPages(t *testing.T) {
 	base, out, stop := running(t, t.TempDir(), map[string]string{"metrics-listen": "127.0.0.1:0"})
 	defer func() {
@@ -42,7 +43,7 @@ func TestPublicPages(t *testing.T) {
 		"/livez": 200} {
 		status, body := fetch(t, base+path)
 		if status != want || strings.Contains(body, versionOfTest) {
-			t.Errorf("%s: %d, tells the version: %t", path, status, strings.Contains(body, versionOfTest))
+			t.Errorf("%s: %d, shows the version: %t", path, status, strings.Contains(body, versionOfTest))
 		}
 	}
 	_, rest, ok := strings.Cut(out.String(), "pulsegate metrics ")
@@ -67,14 +68,14 @@ func TestPublicVersion(t *testing.T) {
 	}
 }
 
-// A full disk is no healthy server: readiness and the landing page say so, with
-// numbers and without a path.
+// TestFullDiskIsNotReady checks that readiness and the landing page report a full
+// disk, with numbers and without a path.
 func TestFullDiskIsNotReady(t *testing.T) {
 	for name, c := range map[string]struct {
 		space pebblestore.Space
 		ready bool
 	}{
-		"room":    {pebblestore.Space{Free: 200 << 20, Reserve: 100 << 20, Known: true}, true},
+		"free":    {pebblestore.Space{Free: 200 << 20, Reserve: 100 << 20, Known: true}, true},
 		"full":    {pebblestore.Space{Free: 7 << 20, Reserve: 100 << 20, Known: true}, false},
 		"unknown": {pebblestore.Space{Reserve: 100 << 20}, true},
 	} {
@@ -90,7 +91,7 @@ func TestFullDiskIsNotReady(t *testing.T) {
 		page.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		body := w.Body.String()
 		if strings.Contains(body, "Healthy") != c.ready {
-			t.Errorf("%s: the landing page says otherwise", name)
+			t.Errorf("%s: the landing page disagrees", name)
 		}
 		if !c.ready && (!strings.Contains(body, "7 MiB") || !strings.Contains(body, "100 MiB")) {
 			t.Errorf("%s: no numbers on the landing page", name)

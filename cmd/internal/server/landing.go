@@ -11,8 +11,8 @@ import (
 //go:embed landing.html
 var landingHTML string
 
-// landing answers GET / with a page for a person: what this is, whether it is
-// healthy, where everything is.
+// landing answers GET / with a page that tells people what the server is, whether
+// it is healthy, and which addresses it has.
 type landing struct {
 	base  string
 	ready func() error
@@ -41,7 +41,6 @@ func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		data.Problem = err.Error()
 	}
 	if err := l.page.Execute(w, data); err != nil {
-		// The client went away; there is nobody to tell.
-		return
+		return // the client has closed the connection
 	}
 }

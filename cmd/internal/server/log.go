@@ -17,13 +17,14 @@ const (
 	logBuffer = 64 << 10
 )
 
-// logWriter gathers lines, so that an access log does not cost a system call
-// for each request. What waits is written after logDelay at the latest.
+// logWriter buffers lines for at most logDelay, so that an access log does not
+// cost one system call per request.
 type logWriter struct {
-	mu    sync.Mutex
-	w     io.Writer
+	out io.Writer
+
+	mu    sync.Mutex // guards the fields below
 	buf   []byte
-	armed bool
+	armed bool // a timer will call flushLate
 }
 
 func (l *logWriter) Write(p []byte) (int, error) {
@@ -35,45 +36,45 @@ func (l *logWriter) Write(p []byte) (int, error) {
 	}
 	if !l.armed {
 		l.armed = true
-		time.AfterFunc(logDelay, l.late)
+		time.AfterFunc(logDelay, l.flushLate)
 	}
 	return len(p), nil
 }
 
-func (l *logWriter) late() {
+func (l *logWriter) flushLate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.armed = false
 	if err := l.flush(); err != nil {
-		return // there is no place left to say so
+		return // an error of the log cannot be logged
 	}
 }
 
-// flush writes what waits; the caller holds mu.
+// flush writes the buffer. The caller holds mu.
 func (l *logWriter) flush() error {
 	if len(l.buf) == 0 {
 		return nil
 	}
-	_, err := l.w.Write(l.buf)
+	_, err := l.out.Write(l.buf)
 	l.buf = l.buf[:0]
 	return err
 }
 
-// Flush writes what waits.
+// Flush writes the buffer.
 func (l *logWriter) Flush() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.flush()
 }
 
-// prompt writes warnings and errors at once: what comes after them may be the
-// end of the process.
-type prompt struct {
+// promptHandler flushes warnings and errors immediately, because the process may
+// end before the buffer is due.
+type promptHandler struct {
 	slog.Handler
 	out *logWriter
 }
 
-func (p prompt) Handle(ctx context.Context, r slog.Record) error {
+func (p promptHandler) Handle(ctx context.Context, r slog.Record) error {
 	err := p.Handler.Handle(ctx, r)
 	if r.Level >= slog.LevelWarn {
 		err = errors.Join(err, p.out.Flush())
@@ -81,26 +82,28 @@ func (p prompt) Handle(ctx context.Context, r slog.Record) error {
 	return err
 }
 
-func (p prompt) WithAttrs(as []slog.Attr) slog.Handler {
-	return prompt{p.Handler.WithAttrs(as), p.out}
-}
-func (p prompt) WithGroup(name string) slog.Handler {
-	return prompt{p.Handler.WithGroup(name), p.out}
+func (p promptHandler) WithAttrs(as []slog.Attr) slog.Handler {
+	return promptHandler{p.Handler.WithAttrs(as), p.out}
 }
 
-// logger logs to w; what it returns beside must be flushed at the end.
+func (p promptHandler) WithGroup(name string) slog.Handler {
+	return promptHandler{p.Handler.WithGroup(name), p.out}
+}
+
+// logger returns a logger that writes to w, and its buffer, which the caller must
+// flush at the end.
 func logger(cfg *config.Config, w io.Writer) (*slog.Logger, *logWriter, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 		return nil, nil, fmt.Errorf("log-level: %w", err)
 	}
 	opts := &slog.HandlerOptions{Level: level}
-	out := &logWriter{w: w}
+	out := &logWriter{out: w}
 	switch cfg.LogFormat {
 	case "text":
-		return slog.New(prompt{slog.NewTextHandler(out, opts), out}), out, nil
+		return slog.New(promptHandler{slog.NewTextHandler(out, opts), out}), out, nil
 	case "json":
-		return slog.New(prompt{slog.NewJSONHandler(out, opts), out}), out, nil
+		return slog.New(promptHandler{slog.NewJSONHandler(out, opts), out}), out, nil
 	}
-	return nil, nil, errors.New("log-format: text or json")
+	return nil, nil, errors.New("log-format: must be text or json")
 }

@@ -10,7 +10,9 @@ import (
 	"pulsegate/cmd/internal/config"
 )
 
-func TestLogLinesWaitButNotForLong(t *testing.T) {
+// TestLogLinesAreBufferedBriefly checks that lines are written after logDelay, and
+// immediately when the buffer is full or a line is an error.
+func TestLogLinesAreBufferedBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log, lines, err := logger(&config.Config{LogLevel: "info", LogFormat: "text"}, &out)
@@ -19,7 +21,7 @@ func TestLogLinesWaitButNotForLong(t *testing.T) {
 		}
 		log.Info("first")
 		if out.Len() != 0 {
-			t.Fatalf("written at once: %s", out.String())
+			t.Fatalf("written immediately: %s", out.String())
 		}
 		time.Sleep(logDelay + time.Millisecond)
 		synctest.Wait()
@@ -29,15 +31,15 @@ func TestLogLinesWaitButNotForLong(t *testing.T) {
 		log.Info("second")
 		log.With("k", "v").Error("third")
 		if s := out.String(); !strings.Contains(s, "msg=second") || !strings.Contains(s, "msg=third k=v") {
-			t.Fatalf("an error waits, or overtakes: %s", s)
+			t.Fatalf("an error is delayed, or out of order: %s", s)
 		}
 		log.Info(strings.Repeat("x", logBuffer))
 		if out.Len() < logBuffer {
-			t.Fatal("a full buffer waits")
+			t.Fatal("a full buffer was not written")
 		}
 		log.Info("last")
 		if err := lines.Flush(); err != nil || !strings.Contains(out.String(), "msg=last") {
-			t.Fatal("the end is lost")
+			t.Fatal("Flush did not write the last line")
 		}
 		time.Sleep(time.Second)
 	})

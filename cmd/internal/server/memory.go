@@ -9,30 +9,31 @@ import (
 )
 
 const (
-	// softMemory is what the Go runtime keeps to, garbage included, as long
-	// as what is in use leaves it room: an import or an export makes garbage
-	// quickly, and the collector would let the heap double before it looks.
-	// The pages of the program itself come on top.
+	// softMemory is the memory limit of the Go runtime in bytes, garbage included,
+	// while little is in use. Without it, the garbage of an import or export would
+	// let the heap double before each collection. The pages of the binary come on
+	// top.
 	softMemory = 128 << 20
-	// lookAtMemory is how often the limit follows what is in use.
-	lookAtMemory = 250 * time.Millisecond
+	// memoryInterval is the time between two adjustments of the limit.
+	memoryInterval = 250 * time.Millisecond
 )
 
-// softLimit is the limit for so many bytes in use: half as much again and what
-// lies beside the heap, so that a large heap is not collected all the time.
+// softLimit returns the memory limit for a number of live bytes. It adds half of
+// them and an allowance for memory outside the heap, so that a large heap is not
+// collected all the time.
 func softLimit(live uint64) int64 {
 	return max(softMemory, int64(live+live/2)+softMemory/8)
 }
 
-// keepMemory holds the process to softLimit until ctx ends. A limit that the
-// operator has set (GOMEMLIMIT) stands.
+// keepMemory applies softLimit to the process until ctx ends. If the operator has
+// set a limit (GOMEMLIMIT), keepMemory does nothing.
 func keepMemory(ctx context.Context) {
 	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		return
 	}
 	defer debug.SetMemoryLimit(math.MaxInt64)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	tick := time.NewTicker(lookAtMemory)
+	tick := time.NewTicker(memoryInterval)
 	defer tick.Stop()
 	for {
 		metrics.Read(live)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestSoftLimit: little in use is kept to softMemory, much always has room for
-// half as much garbage.
+// TestSoftLimit checks that the limit is softMemory while little is in use, and
+// always allows for half as much garbage.
 func TestSoftLimit(t *testing.T) {
 	for live := uint64(0); live < 4<<30; live += 1 << 20 {
 		l := softLimit(live)
@@ -19,11 +19,11 @@ func TestSoftLimit(t *testing.T) {
 	}
 }
 
-// TestKeepMemory: the limit is the program's while it serves, unless the
-// operator set one.
+// TestKeepMemory checks that keepMemory sets a limit until its context ends,
+// unless the operator has set one.
 func TestKeepMemory(t *testing.T) {
-	was := debug.SetMemoryLimit(-1)
-	defer debug.SetMemoryLimit(was)
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
 	debug.SetMemoryLimit(math.MaxInt64)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -37,10 +37,10 @@ func TestKeepMemory(t *testing.T) {
 	stop()
 	<-done
 	if l := debug.SetMemoryLimit(-1); l != math.MaxInt64 {
-		t.Errorf("limit %d stays", l)
+		t.Errorf("the limit is still %d", l)
 	}
 	debug.SetMemoryLimit(1 << 40)
-	keepMemory(t.Context()) // returns at once
+	keepMemory(t.Context()) // returns immediately
 	if l := debug.SetMemoryLimit(-1); l != 1<<40 {
 		t.Errorf("the operator's limit became %d", l)
 	}

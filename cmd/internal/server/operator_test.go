@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// adminCalls has a request for every route of the admin socket. CLIENT stands
-// for the client that POST /client made.
+// adminCalls returns requests for every route of the admin socket. CLIENT stands
+// for the id of the client that POST /client registers.
 func adminCalls() map[string][]string {
 	return map[string][]string{
 		"GET /clock":          {""},
@@ -59,21 +59,19 @@ var refusedCalls = map[string]bool{
 	"POST /demo/token":             true, // the server is no demo
 } // read only
 
-// Every command of the operator makes its change and its AuditEvent durable in
-// one commit: a crash between two commits would leave a change without a trace.
+// TestOperatorCommandsCommitOnce checks that every command writes its change and
+// its AuditEvent in one commit. With two commits, a crash between them would
+// leave a change without a record.
 func TestOperatorCommandsCommitOnce(t *testing.T) {
-	m, err := opened(t, t.TempDir(), t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &admin.Server{Ops: operator{m}, Log: m.Log}
-	h := s.Handler(admin.Operator{Name: "uid:0"})
-	commits := watchCommits(t, m)
+	s := mustOpen(t, t.TempDir())
+	srv := &admin.Server{Ops: operations{s}, Log: s.log}
+	h := srv.Handler(admin.Operator{Name: "uid:0"})
+	commits := watchCommits(t, s)
 	calls := adminCalls()
 	order := []string{"POST /patient", "POST /consent/grant", "POST /client", "POST /user/bootstrap", "POST /user"}
-	for _, p := range s.Routes() {
+	for _, p := range srv.Routes() {
 		if calls[p] == nil {
-			t.Errorf("%s: no call of this route; add one to adminCalls", p)
+			t.Errorf("%s: adminCalls has no request for this route", p)
 		}
 		order = append(order, p)
 	}
@@ -103,27 +101,29 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 				t.Errorf("%s %s: %d and no AuditEvent: %s", method, target, w.Code, w.Body)
 			}
 		}
-		delete(calls, pattern) // once, in the order above
+		delete(calls, pattern) // each route once, in the order above
 	}
 }
 
+// counted is one commit.
 type counted struct {
-	at      store.Seq
+	seq     store.Seq
 	leaves  uint64
 	changes int
 }
 
-// commitLog counts the leaves of each commit.
+// commitLog counts the audit leaves and changes of each commit.
 type commitLog struct {
 	mu   sync.Mutex
 	size uint64
 	list []counted
 }
 
-func watchCommits(t *testing.T, m *Main) *commitLog {
-	l := &commitLog{size: m.store.Log().Size()}
-	t.Cleanup(m.store.Watch(func(c store.Commit) {
-		size := m.store.Log().Size()
+// watchCommits returns a log of the commits of s from now on.
+func watchCommits(t *testing.T, s *services) *commitLog {
+	l := &commitLog{size: s.store.Log().Size()}
+	t.Cleanup(s.store.Watch(func(c store.Commit) {
+		size := s.store.Log().Size()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.list = append(l.list, counted{c.Seq, size - l.size, len(c.Changes)})
@@ -132,6 +132,7 @@ func watchCommits(t *testing.T, m *Main) *commitLog {
 	return l
 }
 
+// take returns the commits since the last call.
 func (l *commitLog) take() []counted {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,29 +9,29 @@ import (
 	"pulsegate/mapping/ingest"
 )
 
-// openOrganizations makes the Organizations that the Provenance of ingested
-// data names, where they are not there yet: the one behind this server, under
-// the name of its brand, and each vendor's.
-func (m *Main) openOrganizations(ctx context.Context) error {
-	o, by := operator{m}, admin.Operator{Name: "server"}
-	want := map[string]string{ingest.ServerOrganization: m.brand.Name}
-	for _, a := range m.adapters {
+// addOrganizations creates the Organizations that the Provenance of ingested
+// data refers to, unless they exist: one for the operator of this server, under
+// the name of its brand, and one for each vendor.
+func (s *services) addOrganizations(ctx context.Context) error {
+	ops, by := operations{s}, admin.Operator{Name: "server"}
+	want := map[string]string{ingest.ServerOrganization: s.brand.brand.Name}
+	for _, a := range s.adapters {
 		want[ingest.VendorOrganization+a.Vendor()] = a.Name()
 	}
 	for id, name := range want {
-		there, err := m.known(ctx, fhir.Ref{Type: "Organization", ID: id})
+		found, err := exists(ctx, s.store, fhir.Ref{Type: "Organization", ID: id})
 		if err != nil {
 			return err
 		}
-		if there {
+		if found {
 			continue
 		}
 		body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true,
 			"name": name})
 		if err != nil {
-			return fhir.Wrap("server.openOrganizations", err)
+			return fhir.Wrap("server.addOrganizations", err)
 		}
-		if _, err := o.put(ctx, o.request(by), "Organization", id, body); err != nil {
+		if _, err := ops.put(ctx, ops.request(by), "Organization", id, body); err != nil {
 			return err
 		}
 	}

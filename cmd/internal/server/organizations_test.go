@@ -12,37 +12,34 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// TestProvenanceByUSCore holds the Provenance of ingested data to US Core
-// Provenance: an author and a transmitter, each a reference that resolves, and
-// an Organization on whose behalf the software assembled it.
+// TestProvenanceByUSCore checks the Provenance of ingested data against US Core
+// Provenance: it names an author, a transmitter and the organization on behalf
+// of which the software acted, and each reference resolves.
 func TestProvenanceByUSCore(t *testing.T) {
-	m, err := opened(t, t.TempDir(), t.Output())
+	s := mustOpen(t, t.TempDir())
+	ops, by := operations{s}, admin.Operator{Name: "uid:0"}
+	p, err := ops.AddPatient(t.Context(), by, admin.NewPatient{Given: "Ada", Family: "Beispiel"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, by := operator{m}, admin.Operator{Name: "uid:0"}
-	p, err := o.AddPatient(t.Context(), by, admin.NewPatient{Given: "Ada", Family: "Beispiel"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := o.GrantConsent(t.Context(), by, admin.NewConsent{Patient: p.ID, Vendor: "apple"}); err != nil {
+	if _, err := ops.GrantConsent(t.Context(), by, admin.NewConsent{Patient: p.ID, Vendor: "apple"}); err != nil {
 		t.Fatal(err)
 	}
 	const payload = `<?xml version="1.0"?><HealthData><Record type="HKQuantityTypeIdentifierBodyMass" sourceName="Scale" unit="kg" ` +
 		`startDate="2026-10-01 08:00:00 +0200" endDate="2026-10-01 08:00:00 +0200" value="62"/></HealthData>`
-	if _, err := o.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"},
+	if _, err := ops.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"},
 		strings.NewReader(payload)); err != nil {
 		t.Fatal(err)
 	}
-	q, err := search.Parse("Provenance", nil, search.ParseOptions{Base: m.fhirBase()})
+	q, err := search.Parse("Provenance", nil, search.ParseOptions{Base: s.fhirBase()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := 0
-	err = m.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	err = s.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			found++
-			checkAgents(t, m, f.Resource.JSON)
+			checkAgents(t, s, f.Resource.JSON)
 			return true
 		})
 	if err != nil || found != 1 {
@@ -50,7 +47,7 @@ func TestProvenanceByUSCore(t *testing.T) {
 	}
 }
 
-func checkAgents(t *testing.T, m *Main, body []byte) {
+func checkAgents(t *testing.T, s *services, body []byte) {
 	type reference struct{ Reference string }
 	var prov struct {
 		Agent []struct {
@@ -67,11 +64,11 @@ func checkAgents(t *testing.T, m *Main, body []byte) {
 		if !ok {
 			return false
 		}
-		there, err := m.known(t.Context(), ref)
+		found, err := exists(t.Context(), s.store, ref)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return there
+		return found
 	}
 	got := map[string]bool{}
 	for _, a := range prov.Agent {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -11,18 +12,21 @@ import (
 )
 
 const (
-	// paceGrace is how long in all a body may keep us waiting.
+	// paceGrace bounds the total time that a client may keep the server waiting
+	// for a request body.
 	paceGrace = 30 * time.Second
-	// paceRate, in bytes a second, is how what has come earns more time: a
-	// large payload over a thin line is no attack.
+	// paceRate is the minimum transfer rate in bytes per second. Every paceRate
+	// bytes received extend paceGrace by one second, so that large uploads over
+	// slow links succeed.
 	paceRate = 1 << 10
-	// paceRest is how long the rest of a body may take that nobody reads:
-	// net/http takes some of it in before it sends the answer.
+	// paceRest bounds the time for the rest of a body that the handler did not
+	// read. net/http discards part of it before it sends the answer.
 	paceRest = 5 * time.Second
 )
 
-// paced ends a request whose body comes next to not at all. The server's own
-// read timeout cannot do that, because a payload may be of any length.
+// paced bounds the time that a client may take to send a request body and to read
+// the answer. The read timeout of http.Server cannot do that, because a payload
+// may have any length.
 type paced struct {
 	next http.Handler
 	now  func() time.Time
@@ -44,7 +48,7 @@ func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(w, r)
 	if !b.ended {
 		if err := b.deadline(p.now().Add(paceRest)); err != nil {
-			return // the connection is gone
+			return // the connection is closed
 		}
 	}
 }
@@ -53,31 +57,31 @@ const (
 	// writeGrace bounds the total time that a client may keep an answer waiting.
 	writeGrace = 30 * time.Second
 	// writeRate is the minimum transfer rate in bytes per second. Every writeRate
-	// bytes that were taken give back a second of writeGrace.
+	// bytes written restore one second of writeGrace.
 	writeRate = 4 << 10
-	// writeChunk is written under one deadline: at writeRate it takes a fraction
-	// of writeGrace, so that a thin line is not cut off.
+	// writeChunk is the most bytes written under one deadline. At writeRate they
+	// take a fraction of writeGrace, so that slow links are not cut off.
 	writeChunk = 32 << 10
-	// maxAnswer bounds the transfer of one answer, whose snapshot of the store
-	// keeps superseded data on disk.
+	// maxAnswer bounds the transfer of one answer, because its snapshot of the
+	// store keeps superseded data on disk.
 	maxAnswer = 6 * time.Hour
 )
 
-// pacedWriter ends an answer that the client does not read: it would hold its
-// memory, and for a download a snapshot of the store, for as long as the client
-// likes. It serves HTTP/1 connections and HTTP/2 streams alike.
+// pacedWriter ends an answer that the client does not read. Such an answer would
+// hold memory, and a download a snapshot of the store, for as long as the client
+// likes. pacedWriter works on HTTP/1 connections and HTTP/2 streams.
 type pacedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	now     func() time.Time
 	begin   time.Time
-	credit  time.Duration // how long the next write may wait
+	credit  time.Duration // time that the next write may take
 }
 
-// Unwrap serves http.ResponseController.
+// Unwrap implements the method that http.ResponseController looks for.
 func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// allow sets the deadline of the next write. Writers that cannot be given one
+// allow sets the deadline of the next write. Writers that support no deadlines
 // have no client that could be slow.
 func (w *pacedWriter) allow() {
 	now := w.now()
@@ -86,20 +90,20 @@ func (w *pacedWriter) allow() {
 		end = last
 	}
 	if err := w.control.SetWriteDeadline(end); err != nil {
-		return // the connection is gone, and the write says so
+		return // the connection is closed, and the write will fail
 	}
 }
 
-// clear takes the deadline away: the time in which the server itself works is
-// not the client's, and an HTTP/2 stream is reset at its deadline whether
-// something is being written or not.
+// clear removes the deadline while the server works, because that time does not
+// count against the client and an HTTP/2 stream is reset at its deadline even if
+// nothing is being written.
 func (w *pacedWriter) clear() {
 	if err := w.control.SetWriteDeadline(time.Time{}); err != nil {
 		return // as in allow
 	}
 }
 
-// took counts a write of n bytes that began at a time.
+// took accounts for a write of n bytes that began at begin.
 func (w *pacedWriter) took(n int, begin time.Time) {
 	w.clear()
 	w.credit += time.Duration(n)*time.Second/writeRate - w.now().Sub(begin)
@@ -110,9 +114,9 @@ func (w *pacedWriter) Write(p []byte) (n int, err error) {
 	for {
 		begin := w.now()
 		w.allow()
-		m, err := w.ResponseWriter.Write(p[n:min(len(p), n+writeChunk)])
-		n += m
-		w.took(m, begin)
+		written, err := w.ResponseWriter.Write(p[n:min(len(p), n+writeChunk)])
+		n += written
+		w.took(written, begin)
 		if err != nil || n == len(p) {
 			return n, err
 		}
@@ -124,40 +128,42 @@ func (w *pacedWriter) Flush() {
 	begin := w.now()
 	w.allow()
 	if err := w.control.Flush(); err != nil {
-		return // the next write says so
+		return // the next write will fail
 	}
 	w.took(0, begin)
 }
 
-// finish gives the server time to send what it has buffered.
+// finish sets the deadline for the data that the server has buffered.
 func (w *pacedWriter) finish() { w.allow() }
 
+// pacedBody is a request body. Reads from it fail if the client sends too slowly.
 type pacedBody struct {
 	io.ReadCloser
 	deadline func(time.Time) error
 	now      func() time.Time
 	ended    bool
-	got      int64
-	waited   time.Duration // inside Read only: our own work is not the sender's fault
+	received int64         // in bytes
+	waited   time.Duration // time spent in Read, without the work of the server
 }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
-	left := paceGrace + time.Duration(b.got/paceRate)*time.Second - b.waited
+	left := paceGrace + time.Duration(b.received/paceRate)*time.Second - b.waited
 	begin := b.now()
 	if err := b.deadline(begin.Add(left)); err != nil {
 		return 0, fhir.Wrap("server.pace", err)
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.ended = err != nil
-	b.got, b.waited = b.got+int64(n), b.waited+b.now().Sub(begin)
+	b.received, b.waited = b.received+int64(n), b.waited+b.now().Sub(begin)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		// The deadline stays: what is left of the body is not waited for.
+		// Keep the deadline, so that the server does not wait for the rest.
 		return n, &fhir.Error{Kind: fhir.Invalid, Op: "server.pace", Err: err,
-			Issues: []fhir.Issue{{Code: "timeout", Diagnostics: "the body comes too slowly"}}}
+			Issues: []fhir.Issue{{Code: "timeout",
+				Diagnostics: fmt.Sprintf("the body arrives too slowly; send at least %d bytes per second", paceRate)}}}
 	case err != nil:
-		// The connection is watched while the request is worked on; that must
-		// not end it.
+		// net/http keeps reading from the connection while the handler works. A
+		// deadline would end that read and cancel the request.
 		if derr := b.deadline(time.Time{}); derr != nil {
 			return n, errors.Join(err, derr)
 		}

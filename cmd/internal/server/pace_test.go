@@ -15,8 +15,8 @@ import (
 	"pulsegate/fhir/clocktest"
 )
 
-// dripping gives n bytes a Read, each Read taking wait on the clock, and obeys
-// the deadline that was set.
+// dripping is a body that yields n bytes per Read. Each Read takes wait on the
+// clock and respects the deadline.
 type dripping struct {
 	clock    *clocktest.Clock
 	deadline time.Time
@@ -53,7 +53,7 @@ func TestPace(t *testing.T) {
 	}{
 		"a byte a second":              {1, 1 << 20, time.Second, true},
 		"one byte, then nothing":       {1, 2, time.Hour, true},
-		"a thin line":                  {4 << 10, 4 << 20, 2 * time.Second, false},
+		"a slow link":                  {4 << 10, 4 << 20, 2 * time.Second, false},
 		"a small body within the time": {1, 20, time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,12 +64,12 @@ func TestPace(t *testing.T) {
 					t.Fatalf("%d of %d bytes, %v", got, c.size, err)
 				}
 				if !d.deadline.IsZero() {
-					t.Error("a deadline stays after the body")
+					t.Error("the deadline was not removed after the body")
 				}
 				return
 			}
 			if took := d.clock.Now().Sub(begin); took > paceGrace+time.Second {
-				t.Errorf("held for %v", took)
+				t.Errorf("the request lasted %v", took)
 			}
 			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), "too slowly") ||
 				!errors.Is(err, os.ErrDeadlineExceeded) {
@@ -79,7 +79,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// What the server takes for its own work is not counted.
+// TestPaceOwnWork checks that the time the server works between reads does not
+// count against the client.
 func TestPaceOwnWork(t *testing.T) {
 	d := &dripping{clock: clocktest.At(time.Unix(1e9, 0)), n: 10, left: 100, wait: time.Millisecond}
 	b := d.body()
@@ -92,6 +93,7 @@ func TestPaceOwnWork(t *testing.T) {
 	}
 }
 
+// deadlines records the last read deadline.
 type deadlines struct {
 	*httptest.ResponseRecorder
 	last time.Time
@@ -102,13 +104,14 @@ func (d *deadlines) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// A body that the handler leaves is not waited for.
+// TestPaceUnread checks that the server does not wait for a body that the handler
+// left unread.
 func TestPaceUnread(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for name, c := range map[string]struct {
 		read bool
 		want time.Time
-	}{"read": {true, time.Time{}}, "left": {false, now.Add(paceRest)}} {
+	}{"read": {true, time.Time{}}, "left unread": {false, now.Add(paceRest)}} {
 		t.Run(name, func(t *testing.T) {
 			d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
 			h := paced{now: func() time.Time { return now },

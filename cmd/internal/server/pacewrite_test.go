@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// pipeListener hands out one end of a pipe at a time. A pipe has no buffer, as
-// a connection has whose client does not read.
+// pipeListener accepts one end of a pipe at a time. A pipe has no buffer, like a
+// connection with a client that does not read.
 type pipeListener struct {
 	conns chan net.Conn
 	once  *sync.Once
@@ -31,9 +31,9 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { l.once.Do(func() { close(l.conns) }); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// served runs read, a client that has sent one request, and returns how long
-// the handler was kept and what it was told.
-func served(t *testing.T, handler http.HandlerFunc, read func(c net.Conn)) (kept time.Duration) {
+// serveOnce sends one request to handler, runs read as the client, and returns how
+// long the handler ran.
+func serveOnce(t *testing.T, handler http.HandlerFunc, read func(c net.Conn)) (took time.Duration) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := pipeListener{make(chan net.Conn), &sync.Once{}}
@@ -53,7 +53,7 @@ func served(t *testing.T, handler http.HandlerFunc, read func(c net.Conn)) (kept
 		}
 		stop := make(chan struct{})
 		go func() { defer close(stop); read(ours) }()
-		kept = <-done
+		took = <-done
 		<-stop
 		if err := srv.Close(); err != nil {
 			t.Error(err)
@@ -63,15 +63,15 @@ func served(t *testing.T, handler http.HandlerFunc, read func(c net.Conn)) (kept
 		}
 		<-ended
 	})
-	return kept
+	return took
 }
 
-// A client that does not read, or next to nothing, is cut off: for a page and
-// for a download of any length.
-func TestPaceCutsOffWhoDoesNotRead(t *testing.T) {
+// TestPaceCutsOffSlowReaders checks that a client which reads nothing, or next to
+// nothing, is cut off, for a page and for a download of any length.
+func TestPaceCutsOffSlowReaders(t *testing.T) {
 	page := func(w http.ResponseWriter, _ *http.Request) {
 		if _, err := w.Write(make([]byte, 1<<20)); err == nil {
-			t.Error("an answer that nobody read was written")
+			t.Error("Write succeeded although the client did not read")
 		}
 	}
 	download := func(w http.ResponseWriter, _ *http.Request) {
@@ -93,19 +93,20 @@ func TestPaceCutsOffWhoDoesNotRead(t *testing.T) {
 				time.Sleep(time.Hour)
 			},
 		} {
-			if kept := served(t, h, read); kept > 2*writeGrace {
-				t.Errorf("%s, reading %s: kept for %v", name, reader, kept)
+			if took := serveOnce(t, h, read); took > 2*writeGrace {
+				t.Errorf("%s, reading %s: the handler took %v", name, reader, took)
 			}
 		}
 	}
 }
 
-// drip reads n bytes at a time until an error or for so long.
+// drip reads n bytes at a time, until an error or until life has passed. It
+// returns the number of bytes read.
 func drip(c net.Conn, n int, every, life time.Duration) (total int) {
 	buf := make([]byte, n)
 	for end := time.Now().Add(life); time.Now().Before(end); {
-		m, err := io.ReadFull(c, buf)
-		total += m
+		got, err := io.ReadFull(c, buf)
+		total += got
 		if err != nil {
 			return total
 		}
@@ -114,9 +115,10 @@ func drip(c net.Conn, n int, every, life time.Duration) (total int) {
 	return total
 }
 
-// A client on a thin line gets everything, a server that works for long before
-// it answers is not cut off, and no download lasts for ever.
-func TestPaceLetsThinLinesEnd(t *testing.T) {
+// TestPaceAllowsSlowLinks checks that a client on a slow link receives the whole
+// answer, that a server which works long before it answers is not cut off, and
+// that no download lasts longer than maxAnswer.
+func TestPaceAllowsSlowLinks(t *testing.T) {
 	const size = 4 << 20
 	var got atomic.Int64
 	whole := func(c net.Conn) {
@@ -128,32 +130,32 @@ func TestPaceLetsThinLinesEnd(t *testing.T) {
 		}
 		n := int64(0)
 		for {
-			m, err := io.CopyN(io.Discard, resp.Body, 5<<10)
-			if n += m; err != nil {
+			read, err := io.CopyN(io.Discard, resp.Body, 5<<10)
+			if n += read; err != nil {
 				break
 			}
 			time.Sleep(time.Second)
 		}
 		got.Store(n)
 	}
-	served(t, func(w http.ResponseWriter, _ *http.Request) {
+	serveOnce(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(size))
 		time.Sleep(5 * time.Minute) // a long search
 		if _, err := io.Copy(w, bytes.NewReader(make([]byte, size))); err != nil {
-			t.Errorf("a thin line: %v", err)
+			t.Errorf("a slow link: %v", err)
 		}
 	}, whole)
 	if got.Load() != size {
 		t.Errorf("%d bytes of %d", got.Load(), size)
 	}
-	kept := served(t, func(w http.ResponseWriter, _ *http.Request) {
+	took := serveOnce(t, func(w http.ResponseWriter, _ *http.Request) {
 		for {
 			if _, err := w.Write(make([]byte, 16<<10)); err != nil {
 				return
 			}
 		}
 	}, func(c net.Conn) { drip(c, 64<<10, time.Second, 24*time.Hour) })
-	if kept > maxAnswer+time.Minute {
-		t.Errorf("a download lasted %v", kept)
+	if took > maxAnswer+time.Minute {
+		t.Errorf("a download lasted %v", took)
 	}
 }

@@ -8,27 +8,28 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/config"
 )
 
-// lockedBuffer is a log that a test reads while the server writes.
+// lockedBuffer is a buffer that a test may read while the server writes.
 type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
 }
 
 func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.Write(p)
+	return l.buf.Write(p)
 }
 
 func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.String()
+	return l.buf.String()
 }
 
 // settings returns the configuration of a server on a free port, with the named
@@ -46,48 +47,45 @@ func settings(t *testing.T, dir string, set map[string]string) *config.Config {
 	return c
 }
 
-// opened is a server with every service open, which does not listen.
-func opened(t *testing.T, dir string, log io.Writer) (*Main, error) {
+// open opens the services of a server that does not listen.
+func open(t *testing.T, dir string, log io.Writer) (*services, error) {
 	t.Helper()
-	m := &Main{Config: settings(t, dir, nil), Version: "test", Stdout: io.Discard,
-		Log:  slog.New(slog.NewTextHandler(log, nil)),
-		base: "http://localhost:8080", draining: make(chan struct{})}
+	env := environment{config: settings(t, dir, nil), version: "test", now: time.Now,
+		log: slog.New(slog.NewTextHandler(log, nil)), base: "http://localhost:8080"}
 	ctx, stop := context.WithCancel(context.Background())
-	err := m.open(ctx)
+	s, err := openServices(ctx, env)
 	t.Cleanup(func() {
 		stop()
-		if m.subs != nil {
-			m.subs.Close()
-		}
-		if m.exporter != nil {
-			m.exporter.Close()
-		}
-		if err := m.close(); err != nil {
-			t.Error(err)
+		if s != nil {
+			shut(t, s)
 		}
 	})
-	return m, err
+	return s, err
 }
 
-// shut ends a server that opened returned, so that another can open its data.
-func (m *Main) shut(t *testing.T) {
+// mustOpen is open for a test that expects no error.
+func mustOpen(t *testing.T, dir string) *services {
 	t.Helper()
-	if m.subs != nil {
-		m.subs.Close()
+	s, err := open(t, dir, t.Output())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if m.exporter != nil {
-		m.exporter.Close()
-	}
-	if err := m.close(); err != nil {
+	return s
+}
+
+// shut closes s, so that another server can open its data. It may be called
+// twice.
+func shut(t *testing.T, s *services) {
+	t.Helper()
+	if err := s.close(); err != nil {
 		t.Error(err)
 	}
-	m.subs, m.exporter, m.consents, m.store = nil, nil, nil, nil
 }
 
 // versionOfTest has the form that git describe prints when there is no release.
 const versionOfTest = "0123abc-dirty"
 
-// running is a server that listens, and what it has printed.
+// running starts a server that listens, and returns its base URL and its output.
 func running(t *testing.T, dir string, set map[string]string) (base string, out *lockedBuffer, stop func() error) {
 	t.Helper()
 	out = &lockedBuffer{}

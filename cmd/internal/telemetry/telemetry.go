@@ -1,7 +1,7 @@
-// Package telemetry wires OpenTelemetry's SDK: metrics to /metrics for
-// Prometheus always, traces and metrics to an OTLP collector when the standard
-// OTEL_EXPORTER_OTLP_… variables name one. The other packages declare their
-// instruments through the API only.
+// Package telemetry sets up the SDK of OpenTelemetry. Metrics are always served to
+// Prometheus at /metrics. Traces and metrics also go to an OTLP collector if the
+// standard variables OTEL_EXPORTER_OTLP_… name one. The other packages use only
+// the API.
 package telemetry
 
 import (
@@ -32,8 +32,8 @@ type Telemetry struct {
 	close   []func(context.Context) error
 }
 
-// Start sets the global providers of OpenTelemetry and returns what must be
-// closed. Errors of exporters go to the logger, never to requests.
+// Start sets the global providers of OpenTelemetry. It logs the errors of
+// exporters; they never affect requests. The caller must close the result.
 func Start(ctx context.Context, version string, log *slog.Logger) (*Telemetry, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
 	res, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(),
@@ -82,4 +82,5 @@ func (t *Telemetry) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// set reports whether an environment variable is not empty.
 func set(name string) bool { return os.Getenv(name) != "" }

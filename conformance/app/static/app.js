@@ -8,7 +8,7 @@ function show(part) {
 }
 
 function fail(e) {
-  $("problem").textContent = "That did not work: " + e.message + ". "
+  $("problem").textContent = "Something went wrong: " + e.message + ". "
   const again = document.createElement("a")
   again.href = "/"
   again.textContent = "Start again"
@@ -16,8 +16,8 @@ function fail(e) {
   show("problem")
 }
 
-// The time on the wearer's own clock, as the instant in UTC with the same
-// reading: what was measured at 23:00 is shown at 23:00 wherever one looks.
+// local returns the instant in UTC that has the reading of the wearer's clock, so that
+// a measurement at 23:00 is shown at 23:00 in every time zone.
 function local(s) {
   const m = /(Z|[+-]\d\d:\d\d)$/.exec(s)
   const [h, min] = !m || m[1] === "Z" ? [0, 0] : m[1].split(":").map(Number)
@@ -28,7 +28,7 @@ const clock = (t) => text(t, { hour: "2-digit", minute: "2-digit" })
 const short = (t) => text(t, { day: "numeric", month: "short" })
 const day = (t) => text(t, { day: "numeric", month: "long" })
 
-// readings are the points of what was found, in order of time.
+// readings returns the points of the Observations in order of time.
 const readings = (found) => found.filter((o) => o.valueQuantity && (o.effectiveDateTime || o.effectiveInstant))
   .map((o) => ({ t: local(o.effectiveDateTime || o.effectiveInstant), v: o.valueQuantity.value })).sort((a, b) => a.t - b.t)
 
@@ -39,7 +39,8 @@ const svg = (name, attributes, ...inside) => {
   return e
 }
 
-// groups are the spans of one width, each with its least, mean and most.
+// groups divides the points into intervals of one width, each with its minimum, mean
+// and maximum.
 function groups(points, width) {
   const out = new Map()
   for (const p of points) {
@@ -53,15 +54,15 @@ function groups(points, width) {
   return [...out.values()].map((g) => ({ ...g, mean: g.sum / g.n }))
 }
 
-// draw makes the chart as wide as its place: the mean as a line that breaks
-// where nothing was measured, least to most as a band behind it.
+// draw draws the chart: the mean as a line that breaks where there are no
+// measurements, and a band from the minimum to the maximum behind it.
 function draw(view) {
   const { points, from, to, hours, stats } = view
   const W = Math.max(280, $("chart").clientWidth), H = 230, left = 34, right = 8, top = 10, bottom = 26
   const step = hours > 48 ? 2 * hour : hour / 4, gs = groups(points, step)
   const low = Math.floor((Math.min(...points.map((p) => p.v)) - 2) / 20) * 20, high = Math.ceil((Math.max(...points.map((p) => p.v)) + 2) / 20) * 20
   const x = (t) => left + (t - from) / (to - from) * (W - left - right), y = (v) => top + (high - v) / (high - low) * (H - top - bottom)
-  const label = `Heart rate from ${day(from)}, ${clock(from)} to ${day(to)}, ${clock(to)}: ${stats.minimum} to ${stats.maximum}, ${stats.average} on average, beats a minute. The table below has the figures.`
+  const label = `Heart rate from ${day(from)}, ${clock(from)} to ${day(to)}, ${clock(to)}: ${stats.minimum} to ${stats.maximum}, ${stats.average} on average, in beats per minute. The table below has the figures.`
   const out = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label })
   for (let v = low; v <= high; v += high - low > 120 ? 40 : 20) {
     out.append(svg("line", { class: "grid", x1: left, x2: W - right, y1: y(v), y2: y(v) }), svg("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end" }, String(v)))
@@ -105,7 +106,7 @@ function table(view) {
     row(false, days ? short(g.t) : `${short(g.t)}, ${clock(g.t)}`, g.low, Math.round(g.mean), g.high, g.n)))
 }
 
-// statistics asks the server for what it can reckon itself.
+// statistics requests the summary from the server.
 async function statistics(client, from, to) {
   const q = new URLSearchParams({ subject: "Patient/" + client.patient, coding: heartRate, period: `${from}/${to}`, statistic: "minimum,average,maximum,count" })
   const answer = await client.get("Observation/$stats?" + q), out = {}
@@ -151,13 +152,13 @@ function banner(patient) {
 async function run(client) {
   const patient = await client.get("Patient/" + client.patient)
   banner(patient)
-  $("name").parentElement.hidden = !client.banner // the record shows it already
+  $("name").parentElement.hidden = !client.banner // the EHR already shows the patient
   const [last] = await client.search(`Observation?${new URLSearchParams({ patient: client.patient, code: heartRate, _sort: "-date", _count: "1" })}`, 1)
   if (!last) throw new Error("there is no heart rate that you may see")
   const when = last.effectiveDateTime || last.effectiveInstant, t = local(when)
   $("latest").textContent = last.valueQuantity.value
   $("when").textContent = `${text(t, { weekday: "long", day: "numeric", month: "long", year: "numeric" })}, ${clock(t)}`
-  $("clock").textContent = "The line is the mean, the band from the lowest to the highest. Times are those of the wearer’s own clock."
+  $("clock").textContent = "The line is the mean, the band from the lowest to the highest. Times are those of the wearer’s clock."
   const first = await load(client, when, 24)
   show("data")
   render(first)
@@ -177,11 +178,11 @@ async function main() {
   const q = new URLSearchParams(location.search)
   const settings = await (await fetch("settings.json")).json()
   if (q.has("state")) {
-    history.replaceState(null, "", "/") // a code is no address to keep
+    history.replaceState(null, "", "/") // remove the code from the URL
     return run(await smart.redeem(settings, q))
   }
   if (q.has("launch")) {
-    // Only the server that this app is registered with is spoken to.
+    // The app talks only to the server that it is registered with.
     if (q.get("iss") !== settings.iss) throw new Error("this app is not registered with that server")
     return smart.authorize(settings, q.get("launch"))
   }

@@ -1,4 +1,4 @@
-// Where the answer comes to. Everything is asked through the library.
+// The redirect URI of the app. All requests go through the library.
 const short = (o) => `${o.resourceType}/${o.id}`
 async function use(client) {
   const out = { iss: client.state.serverUrl, scope: client.state.tokenResponse.scope, token: client.state.tokenResponse, patientID: client.patient.id, encounterID: client.encounter.id }

@@ -1,4 +1,4 @@
-// What somebody writes who has a bearer token and fhir-kit-client.
+// A program that uses fhir-kit-client with a bearer token.
 const { Client } = await import(process.env.KIT)
 const base = process.env.FHIR_BASE
 const out = {}

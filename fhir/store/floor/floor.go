@@ -1,6 +1,5 @@
-// Package floor measures what Pebble itself does on this machine, so that the
-// store's figures can be read as ratios. It owns no format and stores nothing
-// that anybody reads.
+// Package floor measures the raw speed of Pebble on this machine, so that the
+// figures of the store can be read as ratios. The data it writes is never read.
 package floor
 
 import (
@@ -15,9 +14,9 @@ import (
 const batch = 500 // documents that share one fsync
 
 // RawFloor writes n documents of size bytes, each with rows-1 index rows of 16
-// bytes, in synced batches of 500 into a new Pebble store in dir, and returns
-// documents per second. Keys are spread as hashes are; a document repeats one hash in its first half and is
-// zero in the other.
+// bytes, in synced batches of 500 into a new Pebble store in dir. It returns
+// documents per second. Keys are spread like hashes. The first half of a document
+// repeats one hash; the second half is zero.
 func RawFloor(dir string, n int, rows int, size int) (perSecond float64, err error) {
 	if n <= 0 || rows <= 0 || size < 0 {
 		return 0, errors.New("floor: n and rows must be positive")

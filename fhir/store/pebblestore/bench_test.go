@@ -19,8 +19,8 @@ const (
 	benchTimes    = 100
 )
 
-// filled is a store on disk with 100,000 Observations and 10,000 AuditEvents,
-// every tenth of which names a second patient.
+// filled returns a store on disk with 100,000 Observations and 10,000 AuditEvents.
+// Every tenth event names a second patient.
 func filled(b *testing.B) *pebblestore.DB {
 	b.Helper()
 	s, err := pebblestore.Open(b.TempDir(), pebblestore.Options{NoSync: true})

@@ -16,8 +16,8 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
-// TestNothingOldIsRead: what was answered to a writer is what every read that
-// begins after it finds, whatever others read at the same time.
+// TestNothingOldIsRead checks that a read that starts after a commit was answered
+// sees that commit, while other goroutines read the same keys.
 func TestNothingOldIsRead(t *testing.T) {
 	s, err := pebblestore.Open("db", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {
@@ -51,7 +51,7 @@ func TestNothingOldIsRead(t *testing.T) {
 			if _, err := fmt.Sscan(string(v), &n); err != nil {
 				t.Error(err)
 			}
-			clear(v) // the reader's own
+			clear(v) // the slice belongs to the reader
 		}
 		if err != nil || v != nil && n < atLeast || v == nil && atLeast%8 != 0 && (atLeast+1)%8 != 0 &&
 			answered.Load() == atLeast {

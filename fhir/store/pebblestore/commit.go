@@ -13,6 +13,10 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 const (
@@ -22,34 +26,35 @@ const (
 	ahead        = 5 * time.Millisecond
 )
 
-// request is one Commit on its way.
+// request is one Commit in progress.
 type request struct {
 	batch    *store.Batch
 	values   []*search.Values
-	complete []bool // of values, see current
+	complete []bool // parallel to values, see current.complete
 	hashes   [][16]byte
 	bytes    int
-	series   []*appended
-	// compact, when not nil, is all there is: a change below the contract.
-	compact *compaction
+	series   []*tier.Prepared
+	// compact, if not nil, is a change of rows that changes no answer; the request
+	// then has no batch.
+	compact *tier.Compaction
 	result  store.Result
 	err     error
 	commit  store.Commit
-	answer  chan struct{}
+	done    chan struct{}
 }
 
-// group is what shares one fsync.
+// group holds the requests that share one fsync.
 type group struct {
-	reqs  []*request
-	batch *pebble.Batch // nil: nothing to write
-	view  *view
-	// changed are the resources and the state that were there before, or may
-	// have been.
-	changed []cacheKey
+	requests []*request
+	batch    *pebble.Batch // nil if there is nothing to write
+	view     *view
+	// changed holds the resources and state keys whose cached values the group
+	// replaces.
+	changed []readcache.Key
 }
 
-// Commit is of store.Store. ctx ends the wait for a place in the queue; once
-// queued the batch's fate is awaited, for the caller must know it.
+// Commit implements store.Store. ctx ends the wait for the queue. Once the batch is
+// queued, Commit waits for its result, which the caller must know.
 func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	const op = "pebblestore.Commit"
 	start := time.Now()
@@ -57,56 +62,49 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	if err != nil {
 		return store.Result{}, err
 	}
-	v, err := d.enter(op) // holds Close back
+	v, err := d.enter(op) // delays Close
 	if err != nil {
 		return store.Result{}, err
 	}
 	defer d.leave(v)
 	select {
 	case <-ctx.Done():
-		return store.Result{}, canceled(op, ctx.Err())
+		return store.Result{}, fault.Canceled(op, ctx.Err())
 	default:
 	}
 	select {
 	case d.in <- r:
 	case <-ctx.Done():
-		return store.Result{}, canceled(op, ctx.Err())
+		return store.Result{}, fault.Canceled(op, ctx.Err())
 	}
-	<-r.answer
+	<-r.done
 	d.meters.done(ctx, start, r.err)
 	return r.result, r.err
 }
 
-func canceled(op string, err error) error {
-	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
-}
+// yieldWrites is the number of documents after which the preparation of a batch
+// yields the processor. They take about 100 us. A goroutine that does not yield keeps its core for 10 ms at a
+// time, and a waiting request needs several turns.
+const yieldWrites = 8
 
-// Large batches let others go first every yieldWrites documents, every block of
-// samples, and every yieldProbes samples that are looked for: each some 100 us.
-// A goroutine that does not keeps its core for 10 ms at a time, and a waiting
-// request needs several turns.
-const (
-	yieldWrites = 8
-	yieldProbes = 4096
-)
-
-// prepare does what needs no order: extraction, hashing, checks.
+// prepare extracts, hashes and checks the writes. These steps need no order and run
+// on the caller's goroutine.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
 	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)),
 		hashes: make([][16]byte, len(b.Writes)),
-		answer: make(chan struct{})}
+		done:   make(chan struct{})}
 	for i := range b.Series {
-		a, err := d.prepareSeries(&b.Series[i])
+		a, err := d.tier.Prepare(&b.Series[i])
 		if err != nil {
 			return nil, err
 		}
-		for j := range a.pieces {
-			r.bytes += len(a.pieces[j].body)
+		for j := range a.Blocks {
+			r.bytes += len(a.Blocks[j].Body)
 		}
 		r.series = append(r.series, a)
 	}
-	if err := distinct(b.Series); err != nil {
+	if err := tier.CheckDistinct(b.Series); err != nil {
 		return nil, err
 	}
 	for i := range b.Writes {
@@ -123,13 +121,13 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		r.bytes += len(w.Resource.JSON)
 		p := fhir.Prefix(w.Resource.Type, w.Resource.ID)
 		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
-			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: the JSON is not in canonical form", i)
 		}
-		if w.Form != nil && !w.Form.Fits(w.Resource.JSON, len(p), w.Cuts) {
-			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
+		if w.Template != nil && !w.Template.Fits(w.Resource.JSON, len(p), w.Cuts) {
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: the JSON does not fit its template", i)
 		}
 		if err := r.extract(i); err != nil {
-			return nil, faulted(op, err)
+			return nil, fault.Wrap(op, err)
 		}
 		r.hashes[i] = w.Hash
 		if w.Hash == ([16]byte{}) {
@@ -152,23 +150,23 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	return r, nil
 }
 
-// extract takes the index values of a write. A document that is kept by form
-// has no bytes of its own from which the rest could be taken later.
+// extract extracts the index values of a write. A templated document is extracted
+// in full, because the committer could not do so later from its slots.
 func (r *request) extract(i int) (err error) {
 	w := &r.batch.Writes[i]
 	switch {
 	case w.Values != nil:
 		r.values[i], r.complete[i] = w.Values, true
-	case w.Form != nil:
+	case w.Template != nil:
 		r.complete[i] = true
 		r.values[i], err = search.Extract(w.Resource.Type, w.Resource.JSON)
 	default:
-		r.values[i], r.complete[i], err = extractStored(w.Resource.Type, w.Resource.JSON)
+		r.values[i], r.complete[i], err = rows.ExtractStored(w.Resource.Type, w.Resource.JSON)
 	}
 	return err
 }
 
-// committer gathers requests into groups, resolves and applies them.
+// committer collects requests into groups, resolves and applies them.
 func (d *DB) committer() {
 	defer close(d.toSync)
 	for r := range d.in {
@@ -176,16 +174,17 @@ func (d *DB) committer() {
 		g, err := d.build(reqs)
 		if err != nil {
 			d.fail(err)
-			g = &group{reqs: reqs}
+			g = &group{requests: reqs}
 		}
 		d.toSync <- g
 	}
 }
 
-// gather takes what is waiting. When stamps run ahead of the clock (very many
-// groups a second) it first lets a millisecond pass: one group more.
+// gather collects the waiting requests. If lastUpdated is ahead of the clock, as
+// after very many groups per second, it first waits a millisecond, which costs one
+// group.
 func (d *DB) gather(first *request) []*request {
-	if lead := time.Duration(d.head.updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
+	if lead := time.Duration(d.head.Updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
 		time.Sleep(time.Millisecond)
 	}
 	reqs, bytes := []*request{first}, first.bytes
@@ -203,9 +202,9 @@ func (d *DB) gather(first *request) []*request {
 	return reqs
 }
 
-// build makes and applies the Pebble batch of a group.
+// build assembles and applies the Pebble batch of a group.
 func (d *DB) build(reqs []*request) (g *group, err error) {
-	g = &group{reqs: reqs}
+	g = &group{requests: reqs}
 	if d.failed.Load() {
 		return g, nil
 	}
@@ -219,18 +218,19 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 			return g, err
 		}
 		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
-		// Rows of this request could not be read. It fails alone; the group is
-		// assembled again without its traces in memory.
-		bad.err = faulted("pebblestore.Commit", err)
+		// Rows of this request could not be read. It fails alone; assemble the
+		// group again without the changes it left in memory.
+		bad.err = fault.Wrap("pebblestore.Commit", err)
 		clear(d.edge)
-		clear(d.days)
+		d.days.Reset()
 	}
 }
 
-// assemble makes and applies the Pebble batch of a group's requests. bad is the request whose rows could not be read; without one
-// an error means that the store cannot be written.
+// assemble builds and applies the Pebble batch of a group's requests. If rows of a
+// request could not be read, it returns the request as bad. An error without a bad
+// request means that the store cannot be written.
 func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
-	d.trimDays()
+	d.days.Trim()
 	s := newStage(d)
 	defer s.close()
 	for _, r := range reqs {
@@ -241,8 +241,8 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 			return r, errors.Join(err, s.batch.Close())
 		}
 	}
-	// Compactions come last: what the commits of this group have taken out of
-	// a series voids them.
+	// Compactions come last: a sample that a commit of this group removed from a
+	// series voids them.
 	for _, r := range reqs {
 		if r.compact == nil || r.err != nil {
 			continue
@@ -261,15 +261,15 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
-	d.formsWritten(s.forms)
+	d.noteTemplates(s.templates)
 	d.groups++
-	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, forms: &d.forms, refs: 1}
+	g.view = d.newView()
 	g.changed = s.changed
 	return nil, nil
 }
 
-// apply writes a batch to the WAL and the memtable. A fatal error inside
-// Pebble ends the goroutine it runs on, so it gets one of its own.
+// apply writes a batch to the WAL and the memtable. It runs Pebble on a
+// separate goroutine, which a fatal error in Pebble would end.
 func (d *DB) apply(b *pebble.Batch) error {
 	res := make(chan error, 1)
 	go func() {
@@ -284,8 +284,8 @@ func (d *DB) apply(b *pebble.Batch) error {
 	return <-res
 }
 
-// syncer waits for each group's fsync, shows it, tells the watchers and
-// answers the writers, in order.
+// syncer waits for the fsync of each group, in order, then publishes its view,
+// notifies the watchers and answers the writers.
 func (d *DB) syncer() {
 	defer close(d.done)
 	for g := range d.toSync {
@@ -300,24 +300,25 @@ func (d *DB) syncer() {
 			}
 		}
 		if d.failed.Load() {
-			for _, r := range g.reqs {
+			for _, r := range g.requests {
 				r.result, r.err = store.Result{}, errStopped("pebblestore.Commit")
-				close(r.answer)
+				close(r.done)
 			}
 			continue
 		}
 		if g.view != nil {
-			d.lately.drop(g.changed, g.view.group)
+			d.reads.Drop(g.changed, g.view.group)
 			d.publish(g.view)
-			d.tell(g)
+			d.notify(g)
 		}
-		for _, r := range g.reqs {
-			close(r.answer)
+		for _, r := range g.requests {
+			close(r.done)
 		}
 	}
 }
 
-func (d *DB) tell(g *group) {
+// notify calls the watchers with the commits of a group.
+func (d *DB) notify(g *group) {
 	d.mu.Lock()
 	fns := make([]func(store.Commit), 0, len(d.watches))
 	for id := uint64(0); id < d.nextID && len(fns) < len(d.watches); id++ {
@@ -326,7 +327,7 @@ func (d *DB) tell(g *group) {
 		}
 	}
 	d.mu.Unlock()
-	for _, r := range g.reqs {
+	for _, r := range g.requests {
 		if r.commit.Seq == 0 {
 			continue
 		}

@@ -11,9 +11,12 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// An operator's compaction and that in the background, of the same tails, keep
-// each sample once.
-func TestCompactionsAtOnce(t *testing.T) {
+// tailsPerMerge is the number of tails that start a compaction.
+const tailsPerMerge = 16
+
+// TestConcurrentCompactions checks that compactions of the same tails by the operator
+// and in the background keep each sample once.
+func TestConcurrentCompactions(t *testing.T) {
 	ctx := context.Background()
 	d, err := Open("", Options{FS: vfs.NewMem()})
 	if err != nil {
@@ -26,9 +29,9 @@ func TestCompactionsAtOnce(t *testing.T) {
 	}()
 	tpl := streamTemplate("p1", "c1", "d", series.Instant, 0)
 	n := uint64(0)
-	for i := range int64(40 * tailsPerTier) {
+	for i := range int64(40 * tailsPerMerge) {
 		c := &series.Columns{}
-		s := series.Sample{Start: 1767225600e6 - i*1e6, End: series.NoEnd} // backwards: each is a tail
+		s := series.Sample{Start: 1767225600e6 - i*1e6, End: series.NoEnd} // backwards, so that each becomes a tail
 		s.Values[0] = series.Decimal{Mant: 62}
 		c.Append(&s, 1)
 		if _, err := d.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}},
@@ -36,7 +39,7 @@ func TestCompactionsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		n++
-		if i%tailsPerTier != tailsPerTier-1 {
+		if i%tailsPerMerge != tailsPerMerge-1 {
 			continue
 		}
 		var wg sync.WaitGroup

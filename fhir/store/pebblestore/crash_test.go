@@ -27,20 +27,20 @@ var (
 
 const crashWriters = 8
 
-// acked is what one acknowledged commit promised.
+// acked holds the promises of one acknowledged commit.
 type acked struct {
 	ref  fhir.Ref
 	t    store.Seq
 	leaf uint64
 	text string
-	// sample was written too; moved, when set, became a document in the same
-	// commit, deleted.
+	// sample was written, too. moved, if set, became a document in the same commit
+	// and was deleted.
 	sample, moved fhir.Ref
 }
 
-// journal collects acknowledgements of all writers.
+// journal collects the acknowledgements of all writers.
 type journal struct {
-	// pause, held for writing, stops the writers between two commits.
+	// pause stops the writers between two commits while it is held for writing.
 	pause sync.RWMutex
 	mu    sync.Mutex
 	done  []acked
@@ -58,7 +58,7 @@ func (j *journal) all() []acked {
 	return append([]acked(nil), j.done...)
 }
 
-// stream is the template of a writer's samples.
+// stream returns the template of a writer's samples.
 func stream(w int) *series.Template {
 	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1,
 		Slots: []series.Slot{series.SlotEffective, series.SlotValue},
@@ -69,8 +69,8 @@ func stream(w int) *series.Template {
 	return t
 }
 
-// writer commits a resource, samples, its state and its leaf together until
-// told; every seventh commit takes an earlier sample out of its series.
+// writer commits a resource, samples, state and a leaf together until stop is set.
+// Every seventh commit takes an earlier sample out of its series.
 func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 	tpl := stream(w)
 	var refs []fhir.Ref
@@ -113,7 +113,7 @@ func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 	return nil
 }
 
-// lost counts the promises that s does not keep.
+// lost counts the acknowledged commits that s does not hold.
 func lost(t *testing.T, s store.Store, want []acked) (n int) {
 	ctx := context.Background()
 	for _, a := range want {
@@ -145,8 +145,8 @@ func lost(t *testing.T, s store.Store, want []acked) (n int) {
 	return n
 }
 
-// crash runs writers over a file system and looks at clones of it taken at
-// random moments. It returns how many acknowledged commits were missing.
+// crash runs writers on a file system and opens clones of it, taken at random
+// moments. It returns the number of acknowledged commits that were missing.
 func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
 	sd := *seed
 	if sd == 0 {
@@ -172,7 +172,7 @@ func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
 			want := j.all() // acknowledged before the crash
 			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101),
 				RNG: rand.New(rand.NewPCG(sd, uint64(clones)))})
-			j.pause.Lock() // however long the look takes, the next clone is not the larger for it
+			j.pause.Lock() // stop the writers, so that a slow check does not let the next clone grow
 			c, err := pebblestore.Open("", pebblestore.Options{FS: clone})
 			if err != nil {
 				t.Fatalf("clone %d does not open: %v", clones, err)
@@ -204,7 +204,8 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
-// The control: without fsync the same test must find losses.
+// TestCrashControlLoses is the control: without fsync, the same test must find
+// losses.
 func TestCrashControlLoses(t *testing.T) {
 	missing, promised := crash(t, clones(min(*crashes, 20)), true)
 	t.Logf("%d of %d acknowledged commits missing", missing, promised)
@@ -248,7 +249,7 @@ func TestFailedFsyncStopsTheStore(t *testing.T) {
 				t.Fatalf("after %d syncs: %v", after, err)
 			}
 		}
-		// The disk may work again; this store must not.
+		// The disk may work again, but this store must stay stopped.
 		armed.Store(false)
 		if _, err := s.Commit(context.Background(),
 			&store.Batch{State: []store.StateWrite{{Key: "k",
@@ -274,8 +275,8 @@ func TestFailedFsyncStopsTheStore(t *testing.T) {
 	}
 }
 
-// clones takes few of them under -short: the race detector slows an in-memory
-// crash clone down a hundred times.
+// clones returns a smaller number under -short, because the race detector slows
+// down a clone of an in-memory file system by a factor of a hundred.
 func clones(n int) int {
 	if testing.Short() {
 		return min(n, 20)

@@ -20,7 +20,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-const secret = "zanaria" // in names, telecoms and identifiers
+const secret = "zanaria" // occurs in names, telecoms and identifiers
 
 // logText is a log that tests read.
 type logText struct {
@@ -31,13 +31,13 @@ type logText struct {
 func (l *logText) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(p) }
 func (l *logText) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
-// damagedStore is a store of which one byte of one table file was flipped.
+// damagedStore is a store in which one byte of a table file was flipped.
 type damagedStore struct {
 	t    *testing.T
 	fs   *vfs.MemFS
 	d    *DB
 	log  *logText
-	file string // damaged
+	file string // name of the damaged file
 }
 
 func patientWrite(i int) store.Write {
@@ -48,9 +48,9 @@ func patientWrite(i int) store.Write {
 
 const damagedPatients = 400
 
-// newDamaged makes a store with its rows in table files, in one level or in
-// several, and flips a byte at the given part of the largest file; none when
-// part is negative.
+// newDamaged returns a store whose rows lie in table files, in one level or in
+// several, and flips a byte at the given fraction of the largest file. A negative
+// fraction flips none.
 func newDamaged(t *testing.T, part float64, layers bool) *damagedStore {
 	t.Helper()
 	s := &damagedStore{t: t, fs: vfs.NewMem(), log: &logText{}}
@@ -152,7 +152,7 @@ func (s *damagedStore) flip(part float64) {
 	}
 }
 
-// readAll reads what a server reads, and counts what fails.
+// readAll reads everything a server reads, and counts successes and failures.
 func (s *damagedStore) readAll() (good, bad int) {
 	s.t.Helper()
 	ctx := context.Background()
@@ -192,9 +192,9 @@ func (s *damagedStore) readAll() (good, bad int) {
 	return good, bad
 }
 
-// TestDamagedByte: one flipped byte in a table file fails the reads that need
-// its block and nothing else; the store goes on, says where, and tells nobody
-// what the block holds.
+// TestDamagedByte flips one byte in a table file. Only reads of its block may fail;
+// the store must continue, name the file in the log, and disclose nothing of the
+// block's contents.
 func TestDamagedByte(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(23, 1))
 	hit, lost := 0, 0
@@ -206,7 +206,7 @@ func TestDamagedByte(t *testing.T) {
 			t.Errorf("byte at %.3f: nothing can be read", part)
 		}
 		hit += min(bad, 1)
-		// Writes go on, those apart that need the block.
+		// Writes continue, except those that need the block.
 		wrote := 0
 		for i := range 40 {
 			w := patientWrite(damagedPatients + i)
@@ -248,7 +248,7 @@ func TestDamagedByte(t *testing.T) {
 	}
 }
 
-// content reads the newest version of every resource, by id.
+// content returns the newest version of every resource, by id.
 func content(t *testing.T, d *DB, among map[string]string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -274,15 +274,16 @@ func content(t *testing.T, d *DB, among map[string]string) map[string]string {
 	return out
 }
 
-// TestSalvage: what can be read of a damaged store is in the new one, under
-// every order; what is lost is told; no older version stands for a lost one.
+// TestSalvage checks that everything readable in a damaged store is in the new one,
+// under every order, that losses are reported, and that no older version takes the
+// place of a lost one.
 func TestSalvage(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(24, 1))
 	something := 0
 	for i := range 12 {
 		part := (float64(i) + rnd.Float64()) / 12
 		s := newDamaged(t, -1, false)
-		if i%2 == 0 { // two layers, and resources of two versions
+		if i%2 == 0 { // two layers, and resources with two versions
 			for i := 0; i < damagedPatients; i += 3 {
 				w := patientWrite(i)
 				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte("other"), []byte("female"), 1)
@@ -294,7 +295,7 @@ func TestSalvage(t *testing.T) {
 		if err := s.d.Compact(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		whole := content(t, s.d, nil)
+		original := content(t, s.d, nil)
 		s.close()
 		s.flip(part)
 		out, err := Salvage(context.Background(), "s", "new",
@@ -310,26 +311,26 @@ func TestSalvage(t *testing.T) {
 		for _, l := range out.Lost {
 			lost[l.Type+"/"+l.ID] = l.Versions == 0
 		}
-		saved, scanned := content(t, d, whole), content(t, d, nil)
+		saved, scanned := content(t, d, original), content(t, d, nil)
 		missing := 0
-		for key, body := range whole {
+		for key, body := range original {
 			switch {
 			case saved[key] == body && scanned[key] == body:
 			case saved[key] != "" || scanned[key] != "":
 				t.Errorf("byte at %.3f: %s is another than it was", part, key)
 			case !lost[key] && out.LostBlocks == 0 && out.LostSeries == 0:
-				t.Errorf("byte at %.3f: %s is lost, and not told", part, key)
+				t.Errorf("byte at %.3f: %s is lost, but not reported", part, key)
 			default:
 				missing++
 			}
 		}
-		if len(saved) == 0 || missing > len(whole)*9/10 {
-			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(whole))
+		if len(saved) == 0 || missing > len(original)*9/10 {
+			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(original))
 		}
-		if !out.Whole() {
+		if !out.Complete() {
 			something++
 		}
-		for _, p := range out.Problems { // what nothing can make whole again
+		for _, p := range out.Problems { // nothing can repair these
 			if !strings.Contains(p, "log: ") && !strings.Contains(p, " follows ") &&
 				!strings.Contains(p, "oldest version") {
 				t.Errorf("byte at %.3f: in the new store: %s", part, p)

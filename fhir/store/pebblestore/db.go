@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -14,55 +13,48 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// Schema is the version of the key layout that this package reads and writes.
-// Version 1 had no series: it is taken over as it is, and remembered, because
-// what it ingested has ids of an older derivation (see DB.Legacy). Version 2
-// had no forms and a row for each leaf and hash of the log: its rows are read
-// as they are. Versions before 4 had no U, V and W rows: they are made when the
-// store is opened.
-const (
-	Schema       = "4"
-	schemaFirst  = "1"
-	schemaSecond = "2"
-	schemaThird  = "3"
-)
+// schemaVersion is the version of the key layout that this package reads and
+// writes. A store with any other version is refused.
+const schemaVersion = "4"
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
-	// FS is the file system; nil is the disk.
+	// FS is the file system. If it is nil, the store is on disk.
 	FS vfs.FS
-	// Clock gives lastUpdated; nil is time.Now.
+	// Clock returns the time for lastUpdated. If it is nil, time.Now is used.
 	Clock func() time.Time
-	// Logger gets what Pebble has to say above the routine; nil discards it.
+	// Logger receives warnings and errors. If it is nil, they are discarded.
 	Logger *slog.Logger
-	// CacheBytes is the block cache; 0 is 64 MiB.
+	// CacheBytes is the size of the block cache in bytes. Zero means 64 MiB.
 	CacheBytes int64
-	// SpillBytes bounds the temporary files in which searches sort what has no
-	// order of its own; 0 is DefaultSpilled.
+	// SpillBytes bounds the temporary files in which searches sort, in bytes. Zero
+	// means 1 GiB.
 	SpillBytes int64
-	// NoSync acknowledges without an fsync. It loses writes in a crash and
-	// exists for the control run of the crash test alone.
+	// NoSync acknowledges commits without an fsync. A crash then loses commits;
+	// only the control run of the crash test uses it.
 	NoSync bool
 
-	bounds bounds
+	bounds limits
 }
 
-// bounds of what a search holds in memory. The tests make them small.
-type bounds struct {
-	dayBatch int    // rows of a walk by date over all patients
-	probe    uint   // rows looked at to see whether the matches of a code are few
-	few      uint64 // resources that are few enough to be met by lastUpdated
-	others   int    // rows of mergeSeveral
-	run      int    // bytes of matches being sorted
+// limits bounds the memory of searches. Tests make it small.
+type limits struct {
+	find.Bounds
+	run int // bytes of a sorted run in memory
 }
 
-var defaultBounds = bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000, run: 8 << 20}
-
-// DB is an open store.
+// DB is an open store. It is safe for concurrent use.
 type DB struct {
 	opts   Options
 	fs     vfs.FS
@@ -71,24 +63,17 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
-	legacy bool
-	older  string // schema of the store when it was opened, unless it is Schema
 	meters *meters
 
-	codec     *series.Codec
-	decoded   decodedBlocks
-	lately    *cache
-	forms     forms
-	infos     *infos
-	clusters  clusters
+	reads     *readcache.Cache
+	templates *rows.Templates
+	tier      *tier.Tier
+	search    *find.Searcher
 	compactor *compactor
-	results   *results
 	damage    damage
-	spare     sync.Pool     // of *series.Columns
-	looked    atomic.Uint64 // rows that finished searches looked at
 
 	mu      sync.Mutex
-	idle    *sync.Cond // readers == 0
+	idle    *sync.Cond // signaled when readers is 0
 	view    *view
 	readers int
 	closed  bool
@@ -99,51 +84,19 @@ type DB struct {
 	toSync chan *group
 	done   chan struct{}
 
-	// The committer's own; nobody else reads them.
-	head      meta
-	groups    uint64
-	wrote     map[[16]byte]bool // forms
-	edge      map[int][32]byte
-	lastSweep time.Time
-	disk      spaceWatch
-	days      map[string]dayBits // of W rows
+	// The fields below belong to the committer's goroutine.
+	head             rows.Head
+	groups           uint64
+	writtenTemplates map[[16]byte]bool // templates whose F row is known to exist
+	edge             map[int][32]byte
+	lastSweep        time.Time
+	disk             spaceWatch
+	days             rows.DayWriter
 }
 
 var _ store.Store = (*DB)(nil)
 
-// view is what readers see: the durable state at one T.
-type view struct {
-	snap  *pebble.Snapshot
-	meta  meta
-	group uint64 // how many groups were written before, since the start
-	forms *forms
-	refs  int // guarded by DB.mu; the DB's own counts as one
-}
-
-// meta is the N row "head".
-type meta struct {
-	t         store.Seq
-	updated   int64
-	leaves    uint64
-	resources uint64
-}
-
-func (m meta) encode() []byte {
-	b := appendU64(nil, uint64(m.t))
-	b = appendU64(b, uint64(m.updated))
-	return appendU64(appendU64(b, m.leaves), m.resources)
-}
-
-func decodeMeta(v []byte) (meta, error) {
-	r := reader{b: v}
-	m := meta{t: store.Seq(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
-	if r.bad {
-		return m, errRow
-	}
-	return m, nil
-}
-
-// Open opens or makes the store in dir. One process at a time.
+// Open opens the store in dir, or creates it. Only one process may have it open.
 func Open(dir string, opts Options) (*DB, error) {
 	const op = "pebblestore.Open"
 	if opts.Clock == nil {
@@ -155,12 +108,12 @@ func Open(dir string, opts Options) (*DB, error) {
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 64 << 20
 	}
-	if opts.bounds == (bounds{}) {
-		opts.bounds = defaultBounds
+	if opts.bounds == (limits{}) {
+		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		lately: newCache(), wrote: map[[16]byte]bool{}, days: map[string]dayBits{}}
+		reads: readcache.New(), writtenTemplates: map[[16]byte]bool{}, days: rows.NewDayWriter()}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -171,50 +124,44 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(opts.CacheBytes)
 	po := &pebble.Options{
-		// Small memtables, for up to four are in memory when much is written;
-		// twice as many of their files as usual go into a compaction, so that
-		// it rewrites no more.
+		// Up to four memtables are in memory under load, so each is small. Twice
+		// the usual number of their files go into one compaction, so that
+		// compactions rewrite no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Merger: setBits, Logger: &pebbleLog{d: d}, EventListener: d.events(),
+		FormatMajorVersion: pebble.FormatNewest, Merger: rows.Merger, Logger: &pebbleLog{db: d},
+		EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)
 	if err != nil {
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: refusal("the store cannot be opened: " + faultOf(err))}
+			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
 	}
-	d.pdb = pdb
-	if d.results, err = newResults(d); err == nil {
+	d.pdb, d.templates = pdb, &rows.Templates{}
+	results, err := sorted.NewResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
+	if err == nil {
 		err = d.load()
 	}
 	if err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: refusal("the store cannot be opened: " + faultOf(err))}
+			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
 	}
-	if d.codec, err = series.NewCodec(); err != nil {
+	if d.tier, err = tier.New(); err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, faulted(op, err)
+		return nil, fault.Wrap(op, err)
 	}
-	d.infos, d.compactor = newInfos(), newCompactor(d)
-	if d.older != "" {
-		if err := d.migrate(d.older); err != nil {
-			err = errors.Join(err, pdb.Close())
-			d.cache.Unref()
-			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-				Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
-		}
-	}
-	d.clusters.byID = map[clusterID]*cluster{}
-	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
+	d.compactor = newCompactor(d)
+	d.search = find.New(results, opts.bounds.Bounds)
+	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
-		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
+		err = errors.Join(err, d.view.Reader.Close(), pdb.Close())
 		d.cache.Unref()
-		return nil, faulted(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	go d.committer()
 	go d.syncer()
@@ -222,9 +169,9 @@ func Open(dir string, opts Options) (*DB, error) {
 	return d, nil
 }
 
-// load reads or makes the N rows.
+// load reads the N rows, or writes them in a new store.
 func (d *DB) load() error {
-	schema, err := get(d.pdb, schemaKey)
+	schema, err := rows.Get(d.pdb, keys.Schema)
 	if err != nil {
 		return err
 	}
@@ -238,65 +185,37 @@ func (d *DB) load() error {
 			return err
 		}
 		if !empty {
-			return refusal("the directory holds another kind of store")
+			return fault.Refusal("the directory does not hold a Pulsegate store")
 		}
-		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
+		return d.pdb.Set(keys.Schema, []byte(schemaVersion), pebble.Sync)
 	}
-	switch string(schema) {
-	case Schema:
-	case schemaFirst, schemaSecond, schemaThird:
-		d.older = string(schema)
-	default:
-		return refusal(fmt.Sprintf("schema version %q is not known; this program reads %q", schema, Schema))
+	if string(schema) != schemaVersion {
+		return fault.Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema,
+			schemaVersion))
 	}
-	legacy, err := get(d.pdb, legacyKey)
-	if err != nil {
-		return err
-	}
-	d.legacy = legacy != nil || d.older == schemaFirst
-	v, err := get(d.pdb, headKey)
+	v, err := rows.Get(d.pdb, keys.Head)
 	if err != nil || v == nil {
 		return err
 	}
-	d.head, err = decodeMeta(v)
+	d.head, err = rows.DecodeHead(v)
 	return err
 }
 
-// migrate takes over a store of an older schema. An older program refuses it
-// from then on. When it is interrupted it begins again.
-func (d *DB) migrate(from string) error {
-	if err := d.rebuildOrders(); err != nil {
-		return err
-	}
-	b := d.pdb.NewBatch()
-	err := b.Set(schemaKey, []byte(Schema), nil)
-	if from == schemaFirst {
-		err = errors.Join(err, b.Set(legacyKey, []byte(schemaFirst), nil))
-	}
-	if err != nil {
-		return err
-	}
-	return b.Commit(pebble.Sync)
+// view is the durable state that readers see.
+type view struct {
+	snapshot.Snapshot
+	group uint64 // groups written since the store was opened, up to this one
+	refs  int    // guarded by DB.mu; the DB counts as one
 }
 
-// Legacy reports whether the store may hold documents that a program of the
-// first schema ingested.
-func (d *DB) Legacy() bool { return d.legacy }
-
-// get returns a copy of a value, nil when absent.
-func get(r pebble.Reader, key []byte) ([]byte, error) {
-	v, c, err := r.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := append(make([]byte, 0, len(v)), v...)
-	return out, c.Close()
+// newView takes a snapshot of the applied groups. The caller releases it.
+func (d *DB) newView() *view {
+	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates,
+		Tier: d.tier},
+		group: d.groups, refs: 1}
 }
 
-// enter takes the current view for a read. The caller leaves it.
+// enter returns the current view for a read. The caller passes it to leave.
 func (d *DB) enter(op string) (*view, error) {
 	if d.failed.Load() {
 		return nil, errStopped(op)
@@ -327,8 +246,8 @@ func (d *DB) release(v *view) {
 	last := v.refs == 0
 	d.mu.Unlock()
 	if last {
-		if err := v.snap.Close(); err != nil {
-			d.opts.Logger.Error("close snapshot", "error", faultOf(err))
+		if err := v.Reader.Close(); err != nil {
+			d.opts.Logger.Error("close snapshot", "error", fault.Describe(err))
 		}
 	}
 }
@@ -343,7 +262,7 @@ func (d *DB) publish(v *view) {
 }
 
 func errStopped(op string) error {
-	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; a restart is needed")
+	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; restart the server")
 }
 
 func errClosed(op string) error {
@@ -352,14 +271,14 @@ func errClosed(op string) error {
 
 // fail stops the store for good.
 func (d *DB) fail(why error) {
-	d.lately.off.Store(true)
+	d.reads.Stop()
 	if !d.failed.Swap(true) {
-		d.opts.Logger.Error("store stopped", "error", faultOf(why))
+		d.opts.Logger.Error("store stopped", "error", fault.Describe(why))
 	}
 }
 
-// Close waits for commits and reads under way. A store that has stopped is
-// left as it is: only the end of the process lets go of its files.
+// Close waits for running commits and reads. A store that has stopped keeps its
+// files open until the process ends.
 func (d *DB) Close() error {
 	d.mu.Lock()
 	if d.closed {
@@ -367,7 +286,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.lately.off.Store(true)
+	d.reads.Stop()
 	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()
@@ -378,15 +297,15 @@ func (d *DB) Close() error {
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
 	if d.failed.Load() {
-		return faulted("pebblestore.Close", unmetered)
+		return fault.Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := errors.Join(unmetered, d.results.close(), d.pdb.Close())
+	err := errors.Join(unmetered, d.search.Close(), d.pdb.Close())
 	d.cache.Unref()
-	return faulted("pebblestore.Close", err)
+	return fault.Wrap("pebblestore.Close", err)
 }
 
-// Watch is of store.Store.
+// Watch implements store.Store.
 func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -400,25 +319,25 @@ func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 	}
 }
 
-// LastSeq is of store.Store.
+// LastSeq implements store.Store.
 func (d *DB) LastSeq() store.Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.view.meta.t
+	return d.view.Head.Seq
 }
 
-// Stats is of store.Store.
+// Stats implements store.Store.
 func (d *DB) Stats() store.Stats {
 	v, err := d.enter("pebblestore.Stats")
 	if err != nil {
 		return store.Stats{}
 	}
 	defer d.leave(v)
-	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, Seq: v.meta.t,
-		Log: v.meta.leaves}
+	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.Head.Resources, Seq: v.Head.Seq,
+		Log: v.Head.Leaves}
 }
 
-// Compact is of store.Store.
+// Compact implements store.Store.
 func (d *DB) Compact(ctx context.Context) error {
 	v, err := d.enter("pebblestore.Compact")
 	if err != nil {
@@ -426,16 +345,10 @@ func (d *DB) Compact(ctx context.Context) error {
 	}
 	defer d.leave(v)
 	if err := d.compactAll(ctx, v); err != nil {
-		return faulted("pebblestore.Compact", err)
+		return fault.Wrap("pebblestore.Compact", err)
 	}
 	if err := d.pdb.Flush(); err != nil {
-		return faulted("pebblestore.Compact", err)
+		return fault.Wrap("pebblestore.Compact", err)
 	}
-	return faulted("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
-}
-
-func closing(c io.Closer, err *error) {
-	if e := c.Close(); e != nil && *err == nil {
-		*err = e
-	}
+	return fault.Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
 }

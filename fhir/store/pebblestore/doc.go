@@ -1,168 +1,154 @@
-// Package pebblestore is the embedded driver of fhir/store, over Pebble. It
-// owns the key layout, group commit and the planning of searches; it does not
-// own what a search means (fhir/search) or who may see (fhir/access).
+// Package pebblestore is the embedded driver of fhir/store, over Pebble. It owns the
+// key layout, group commit, snapshots and the planning of searches. It does not own
+// the meaning of a search (fhir/search) or the decision who may see a resource
+// (fhir/access).
+//
+// # Packages
+//
+// This package is the engine: it commits, recovers, takes snapshots and compacts.
+// The packages below it know nothing of it; from the bottom up:
+//
+//	fault      errors of the engine without keys in their texts; walks past damage
+//	keys       builders and parsers of keys
+//	rows       encoding of the rows, caches of templates
+//	tier       the sample tier: series, blocks, walks, plans of compactions
+//	snapshot   reads of documents and samples at a snapshot
+//	sorted     sorted results, in memory and on disk
+//	find       searches: plans, walks, evaluation
+//	check      consistency checks
+//	salvage    recovery of the readable part of a damaged store
+//	readcache  cache of single resources and of small state
+//
+// The committer stays one package, in the files commit.go, stage.go, stageseries.go,
+// stageleaves.go and stageupdates.go: a stage reads and writes the committer's
+// state for each row, and an interface between them would cost a dynamic call or a
+// copy per row. For the same reason, snapshots, matches and walks are concrete types
+// with exported fields.
 //
 // # Keys
 //
-// One byte names the table. str is a string with 00 escaped as 00 FF and
-// closed by 00 01, so that no string is a prefix of another. T and other
-// numbers are 8 bytes, big-endian; ^T is inverted (newest first); start is
-// Unix milliseconds with the sign bit flipped.
+// The first byte of a key names the table. In the tables below:
 //
-//	D | str patient | str type | code(8) | bucket(1) | start(8) | str id | T
-//	    one version: to-T(8) | flags(1) | version | lastUpdated ms | vendor |
-//	    author | categories | stamped JSON. patient is "" outside compartments.
-//	    With flag 16 there is, instead of the JSON, form(16) and what is the
-//	    resource's own between the parts of the form, in order, each behind its
-//	    length (uvarint); the stamp is put in when it is read.
-//	    code is a hash of the primary code (its system is checked on the
-//	    document). bucket: 0 at most 1 min long, 1 at most 1 h, 2 at most
-//	    48 h, 3 longer or open, 4 undated.
-//	    to-T is the commit that superseded the version, 0 while it is
-//	    current: T sees it when from <= T and (to == 0 or to > T). A deletion
-//	    marker keeps the last bytes, for granular scopes; nobody is given them.
-//	F | form(16)
-//	    the parts of a form (store.Form), each behind its length (uvarint);
-//	    form is the first half of the SHA-256 of the value. It is written with
-//	    the first resource that needs it after a start, and stays.
-//	P | str patient | str type | code(8) | bucket(1) | start(8) | str id | T
-//	    the same for every other coding of an Observation's code:
-//	    to-T(8) | code(8) of the D row.
-//	I | str type | str id | ^T
-//	    version | flags | hash(16) | str patient | code | bucket | start:
-//	    the versions of a resource and where its D rows are.
-//	X | str type | str param | str value | str id | T
-//	    to-T(8) | str patient | code | bucket | start, for searches without a
-//	    patient. value is a token's code, "Type/id", or a URI; one over 200
-//	    bytes is its hash. Systems are checked on the document.
-//	L | T | n(4)
-//	    the change log: type, id, version, flags, facts, place of the D row; or
-//	    the series, count and least and greatest start of appended samples.
-//	U | str type | T | n(4)
-//	    lastUpdated ms | count (uvarint) | n of each L row of the type in the
-//	    commit (uvarint); for AuditEvents, which have no L row, id and place of
-//	    each.
-//	V | str patient | str type | T | n(4)
-//	    the same of one patient, for types that name one patient.
-//	W | str type | bucket(1) | day(8) | code(8) | str patient | table(1)
-//	    bits(12) of documents | bits(12) of samples: the quarters of the day in
-//	    which something of the run begins. table is D or P. A bit is never taken
-//	    back, so it may be that nothing of it is left.
-//	S | key
-//	    small state: expires ms(8, 0 never) | value.
-//	E | expires ms(8) | key
-//	    when to look at a state key again.
-//	M | 2 | i(8)
-//	    the leaves of a batch, leaf i of the log and those behind it, each
-//	    behind its length (uvarint).
-//	M | 3 | i(8)
-//	    the stored hashes that they add, 32 bytes each, the hash i and those
-//	    behind it (golang.org/x/mod/sumdb/tlog numbering).
-//	M | 0 | i(8)   leaf i of the log, as the second schema wrote it
-//	M | 1 | i(8)   stored hash i, likewise
+//	str    a string in which 00 is escaped as 00 FF, followed by 00 01, so that no
+//	       string is a prefix of another
+//	seq    the sequence number of a commit; ^seq has its bits inverted, so that the
+//	       newest comes first
+//	start  Unix milliseconds with the sign bit inverted
+//	loc    the location of a D row: str patient | code(8) | bucket(1) | start(8)
+//
+// Numbers are 8 bytes, big-endian, unless a size in bytes follows in parentheses.
+// Numbers in values are uvarints, and strings in values follow their length, unless
+// stated otherwise.
+//
+// Documents:
+//
+//	D | str patient | str type | code(8) | bucket(1) | start | str id | seq
+//	    One version of a resource: end(8) | flags(1) | version | lastUpdated in Unix
+//	    milliseconds (varint) | vendor | author | categories | stamped JSON.
+//	    patient is "" outside of compartments. code is a hash of the code of the
+//	    primary coding; the document holds its system. bucket is 0 for durations of at
+//	    most 1 minute, 1 for at most 1 hour, 2 for at most 48 hours, 3 for longer or
+//	    open ones, and 4 for undated resources. end is the commit that superseded the
+//	    version, or 0 while it is current: a snapshot at S shows the version if
+//	    seq <= S and end is 0 or > S. A deletion marker keeps the last bytes, which
+//	    only granular scopes evaluate. With flag 16, the JSON is replaced by
+//	    template(16) and the slots of the template, each after its length; a read
+//	    adds the stamp.
+//	F | template(16)
+//	    The parts of a template (store.Template), each after its length. template is
+//	    the first half of the SHA-256 of the value. The committer writes the row with
+//	    the first resource that needs it after a start, and never deletes it.
+//	P | str patient | str type | code(8) | bucket(1) | start | str id | seq
+//	    The same version under another coding of an Observation's code: end(8) |
+//	    code(8) of the D row.
+//	I | str type | str id | ^seq
+//	    A version of a resource: version | flags(1) | hash(16) | loc of its D row.
+//	    With flag 4 the version was a sample, and series(8) follows the hash.
+//	X | str type | str param | str value | str id | seq
+//	    The index for searches without a patient: end(8) | loc. value is the code of a
+//	    token, "Type/id", or a URI; a value over 200 bytes is replaced by its hash.
+//	    The document holds the system.
+//
+// Orders of documents:
+//
+//	L | seq | n(4)
+//	    The change log. Of a document: flags(1) | version | type | id | vendor |
+//	    author | categories | loc. Of the samples of a series, with flag 8: flags(1) |
+//	    series(8) | count | least and greatest start in microseconds (varints) | loc.
+//	U | str type | seq | n(4)
+//	    The resources of a type that a commit wrote: lastUpdated(8) | count | the n of
+//	    each L row. For AuditEvents, which have no L rows: id and loc of each.
+//	V | str patient | str type | seq | n(4)
+//	    The same for one patient, for types that name one patient.
+//	W | str type | bucket(1) | day | code(8) | str patient | table(1)
+//	    bits(12) of documents | bits(12) of samples: the quarters of an hour of the
+//	    day in which a row of the run (patient, code, bucket) begins. table is D or P.
+//	    Bits are only added, so that a bit may outlive its documents.
+//
+// Samples:
+//
 //	Q | str patient | str "Observation" | code(8) | bucket(1) | series(8)
-//	    the encoded template (fhir/series) of a series, whose samples stand for
-//	    D rows under the same prefix. series is a hash of it.
-//	R | the same, with the code of another coding
-//	    place: the samples stand for P rows.
+//	    The encoded template (fhir/series) of a series, whose samples stand for D rows
+//	    with the same prefix. series is a hash of the template.
+//	R | str patient | str "Observation" | code(8) | bucket(1) | series(8)
+//	    The same under the code of another coding, for P rows: loc of the Q row.
 //	G | identity(9)
-//	    T of the last commit that wrote a sample, or a document with the id of
-//	    a sample, of this identity.
+//	    seq of the last commit that wrote a sample of this identity, or a document
+//	    with the id of one.
 //	G | identity(9) | series(8)
-//	    place: the series of an identity.
+//	    A series of the identity: loc.
 //	Y | str param | str value | identity(9) | series(8)
-//	    place: what all samples of a series have; they stand for X rows.
+//	    An index value that all samples of the series have, for X rows: loc.
 //	K | series(8)
-//	    maxStart(8) | samples | tails | loose | moves | merges (uvarint).
-//	H | series(8) | level(1) | major(8) | minor(4)   header of a block
-//	B | series(8) | level(1) | major(8) | minor(4)   the block
-//	    level 0, tails: what a commit wrote, major T, or merged tails, major
-//	    1<<63 + n; they may overlap. Level 1, base: major is the start of a
-//	    sample at or before the first (sortable, microseconds); blocks do not
-//	    overlap. A block that a commit wrote does not name the commit: its
-//	    header does (see fhir/series).
-//	N | "legacy"   the schema the store was made with, when it is older
-//	N | "schema"   schema version; an unknown one is refused
-//	N | "head"     T | lastUpdated ms | log size | current resources
+//	    The tally of a series: greatest start(8) | samples | tails | samples in tails |
+//	    samples that became documents | compactions.
+//	H | series(8) | level(1) | major | minor(4)
+//	    The header of a block (fhir/series).
+//	B | series(8) | level(1) | major | minor(4)
+//	    The block. At level 0, the tails, major is the seq of the commit that wrote
+//	    the block, or 1<<63 + n for merged tails; tails may overlap. At level 1, the
+//	    base, major is the start of a sample at or before the first, in microseconds
+//	    with the sign bit inverted; blocks do not overlap. A block that a commit wrote
+//	    leaves out the commit, which its header names.
 //
-// All token, reference and URI parameters have X rows, except that
-// Observation has identifier and device only (code and patient are D and P
-// keys; a search by code over all patients visits each patient's cluster) and
-// AuditEvent has patient, and entity for what is no patient, only: these two types are nearly all of
-// the data, and every further row costs each write.
+// State and log:
+//
+//	S | key
+//	    Small state: expiry(8) in Unix milliseconds, 0 for none | value.
+//	E | expiry | key
+//	    The time at which the committer looks at the state key again. No value.
+//	M | 2(1) | i
+//	    The leaves of a batch, starting at leaf i of the log, each after its length.
+//	M | 3(1) | i
+//	    The stored hashes that the leaves add, 32 bytes each, starting at hash i
+//	    (numbered as in golang.org/x/mod/sumdb/tlog).
+//	N | "schema"
+//	    The schema version, 4. Open refuses every other one.
+//	N | "head"
+//	    seq | lastUpdated(8) in Unix milliseconds | leaves(8) | current resources(8).
+//
+// Token, reference and URI parameters have X rows, with two exceptions. Observation
+// has only identifier and device: code and patient are part of its D and P keys, and
+// a search by code over all patients visits the clusters of each. AuditEvent has only
+// patient, and entity for other entities. These two types are nearly all of the data,
+// and every row costs each write.
 //
 // # AuditEvents
 //
-// Every read leaves one, so they are most of the rows of a busy server, and
-// those of one caller differ in a few bytes. They are kept by form, 0.15 KB
-// instead of 2: a D, an I and two X rows each, and for each batch a row of
-// leaves and one of hashes. Their bytes are put together when somebody looks.
-//
-// # Schema
-//
-// Version 4. A store of version 3 has no U, V and W rows; they are made when it
-// is opened. A store of version 2 has no forms, M rows of the kinds 0 and 1,
-// and X rows for patients under the parameter entity; they are read where they
-// are and never rewritten. A store of version 1 has no series either. Either is
-// taken over by writing the new version, and an older program refuses it from
-// then on.
-//
-// # Orders
-//
-// The U and V rows are the order of lastUpdated: T never decreases with it, and
-// what was written at one instant is put in order of id when it is read. A
-// search by lastUpdated therefore reads what was updated since, and a sort reads
-// what it gives out. A commit writes one row per type and one per patient and
-// type, however many samples it has.
-//
-// The date is the order of the D rows within one patient. Over all patients a
-// search takes the W rows of a day, and opens the runs that have something in a
-// quarter of an hour. A series write touches a row per day.
-//
-// Any other _sort collects keys and ids of all matches, sorts them, on disk when
-// they are many, and keeps the result for the pages to come. A position holds
-// the keys of its match, so when the result is gone it is made again and the
-// same page follows.
-//
-// # Samples
-//
-// A sample has no row of its own. Every walk over D, P and X rows merges the
-// rows that samples stand for where they would lie (table, tagged, source), so
-// order, positions and visibility are those of documents; the clauses that a
-// template decides are decided once a series (judge).
-//
-// A commit appends: blocks of at least half the full size that lie behind
-// everything the series has go to the base, all else to the tails. A compactor
-// in the background merges tails of like size, and then into the base when
-// that rewrites at most 16 times as much: it plans on a snapshot and hands the
-// committer rows to drop and to put; a sample that left the series meanwhile
-// voids the plan. So a sample is rewritten about 4 + 16 times at worst, about
-// twice when it comes in order, and no writer waits.
-//
-// A write on a sample's id takes it out of its block: version 1 becomes a
-// document that ends where the new version begins, the I row says what series
-// it was of, for the change log of its commit.
-//
-// # Kinds
-//
-// $lastn wants the newest of every code, and codes that share a coding are one:
-// whoever reads from the newest on must know which codings there are further
-// down. The store remembers, in memory, the kinds of the documents of each
-// cluster (patient and primary code) that was asked: codings, categories,
-// status, vendor and author. The first question reads the cluster whole; from
-// then on the committer adds what it writes, before it is seen. A question
-// then reads until it has the newest of each set of codings that can match.
+// Every read writes an AuditEvent, so that they are most of the rows of a busy server.
+// The events of one caller differ in a few bytes. They are stored as the slots of a
+// template, in 0.15 KB instead of 2 KB: a D row, an I row and two X rows each, and one
+// row of leaves and one of hashes per batch. A read assembles their bytes.
 //
 // # Commit
 //
-// Callers extract and hash on their own goroutines. One committer resolves
-// the preconditions of all waiting batches, writes one Pebble batch, and
-// builds the next group while that one syncs. Readers read a Pebble snapshot
-// taken after the last group that is on stable storage, so what is not
-// durable is never seen. lastUpdated grows with every group; a group is never
-// split by T(), so an export at T() followed by _since misses nothing.
+// Callers extract and hash on their own goroutines. One committer resolves the
+// preconditions of all waiting batches, writes one Pebble batch, and builds the next
+// group while that one is synced. Readers read a Pebble snapshot taken after the last
+// group that is on stable storage, so that they never see what is not durable.
+// lastUpdated grows with every group, and LastSeq never splits a group, so that an
+// export at LastSeq followed by _since misses nothing.
 //
-// Reads of one resource and of small state are answered from memory when they
-// were asked for before: what a group changes is dropped before its view is
-// shown (cache).
+// Package readcache answers repeated reads of one resource and of small state. The
+// values that a group changes are dropped before its view is published.
 package pebblestore

@@ -1,7 +1,11 @@
 package pebblestore
 
-// Tight bounds what searches hold in memory to next to nothing.
+import (
+	"pulsegate/fhir/store/pebblestore/internal/find"
+)
+
+// Tight makes the bounds of searches as small as possible.
 func Tight(o Options) Options {
-	o.bounds = bounds{dayBatch: 2, probe: 3, few: 2, others: 1, run: 300}
+	o.bounds = limits{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300}
 	return o
 }

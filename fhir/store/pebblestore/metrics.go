@@ -9,9 +9,10 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// meters are what a store reports of itself.
+// meters holds the metrics of a store.
 type meters struct {
 	commits metric.Int64Counter
 	group   metric.Int64Histogram
@@ -36,7 +37,7 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	if out.latency, err = m.Float64Histogram("pulsegate.store.commit.duration", metric.WithUnit("s"),
-		metric.WithDescription("From the call of Commit to its answer"),
+		metric.WithDescription("Time from the call of Commit to its result"),
 		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)); err != nil {
 		return nil, err
 	}
@@ -45,14 +46,14 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten", metric.WithUnit("{sample}"),
-		metric.WithDescription("Samples that compactions wrote again")); err != nil {
+		metric.WithDescription("Samples that compactions rewrote")); err != nil {
 		return nil, err
 	}
 	if out.damage, err = damageCounter(m); err != nil {
 		return nil, err
 	}
 	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"),
-		metric.WithDescription("Series that wait for a compaction"))
+		metric.WithDescription("Series that are queued or being compacted"))
 	if err != nil {
 		return nil, err
 	}
@@ -62,27 +63,27 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"),
-		metric.WithDescription("Bytes that the file system of the store has left"))
+		metric.WithDescription("Free bytes of the file system that holds the store"))
 	if err != nil {
 		return nil, err
 	}
 	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"),
-		metric.WithDescription("Bytes below which writes are refused"))
+		metric.WithDescription("Free bytes below which writes are refused"))
 	if err != nil {
 		return nil, err
 	}
 	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"),
-		metric.WithDescription("T of the latest durable commit"))
+		metric.WithDescription("Sequence number of the latest durable commit"))
 	if err != nil {
 		return nil, err
 	}
 	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithUnit("{resource}"),
-		metric.WithDescription("Current resources, by estimate"))
+		metric.WithDescription("Current resources, estimated"))
 	if err != nil {
 		return nil, err
 	}
 	out.reg, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		// Stats of a store that has stopped or is closed are empty.
+		// Stats are empty if the store has stopped or is closed.
 		if s := d.Stats(); s.Seq > 0 {
 			o.ObserveInt64(disk, int64(s.DiskBytes))
 			o.ObserveInt64(at, int64(s.Seq))
@@ -98,7 +99,7 @@ func newMeters(d *DB) (*meters, error) {
 	return out, err
 }
 
-// done reports one answered Commit.
+// done records one answered Commit.
 func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	outcome := "committed"
 	if err != nil {
@@ -109,7 +110,7 @@ func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	m.latency.Record(ctx, time.Since(since).Seconds())
 }
 
-func (m *meters) compacted(ctx context.Context, x *compaction) {
+func (m *meters) compacted(ctx context.Context, x *tier.Compaction) {
 	m.merges.Add(ctx, 1)
-	m.merged.Add(ctx, int64(x.read))
+	m.merged.Add(ctx, int64(x.Read))
 }

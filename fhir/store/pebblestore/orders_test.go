@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +17,8 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/salvage"
 )
 
 func allOf(types ...string) access.Filter {
@@ -28,21 +29,21 @@ func allOf(types ...string) access.Filter {
 	return g.Filter(access.Search)
 }
 
-// population is a store of many patients with documents and samples, and what
-// a search of it must give.
+// population is a store of many patients with documents and samples.
 type population struct {
 	t     *testing.T
 	d     *DB
 	fs    *vfs.MemFS
 	clock *clocktest.Clock
-	// opts holds further options of the store. open sets file system and clock.
+	// opts holds further options of the store. open sets the file system and the
+	// clock.
 	opts Options
 }
 
 const (
 	popPatients  = 40
-	popDocuments = 60   // of each patient
-	popSamples   = 2000 // of each patient
+	popDocuments = 60   // per patient
+	popSamples   = 2000 // per patient
 )
 
 func newPopulation(t *testing.T, opts ...Options) *population {
@@ -83,7 +84,7 @@ func (p *population) commit(ws ...store.Write) store.Seq {
 	return r.Seq
 }
 
-// document is the n-th of a patient: older ones are written later.
+// document returns the n-th document of a patient. Older ones are written later.
 func (p *population) document(patient string, n int) store.Write {
 	id := fmt.Sprintf("d-%s-%03d", patient, n)
 	at := time.Date(2026, 2, 28, 6, 0, 0, 0, time.UTC).Add(-time.Duration(n) * 7 * time.Hour)
@@ -93,7 +94,7 @@ func (p *population) document(patient string, n int) store.Write {
 	return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}
 }
 
-// samples are a sample each five minutes before the documents.
+// samples writes a sample every five minutes, before the documents.
 func (p *population) samples(patient string) {
 	p.t.Helper()
 	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
@@ -116,7 +117,7 @@ func (p *population) samples(patient string) {
 	}
 }
 
-// find runs a search and returns its ids and the rows it looked at.
+// find returns the ids that a search returns, and the number of rows it looked at.
 func (p *population) find(raw string, limit int, after string,
 	at store.Seq) (ids []string, last string, looked uint64) {
 	p.t.Helper()
@@ -129,7 +130,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	before := p.d.looked.Load()
+	before := p.d.search.RowsRead()
 	err = p.d.Find(context.Background(),
 		store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"},
 		func(f *store.Found) bool {
@@ -139,11 +140,11 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatalf("%s: %v", raw, err)
 	}
-	return ids, last, p.d.looked.Load() - before
+	return ids, last, p.d.search.RowsRead() - before
 }
 
-// TestOrdersAreIndexOperations: what a client polls with looks at few rows,
-// whatever the store holds. 86,000 Observations are there.
+// TestOrdersAreIndexOperations checks that the searches with which clients poll
+// look at few rows of a store with 86,000 Observations.
 func TestOrdersAreIndexOperations(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
@@ -185,7 +186,8 @@ func TestOrdersAreIndexOperations(t *testing.T) {
 	sound(t, p.d)
 }
 
-// TestOrdersArePagedByIndex: a later page looks at no more than the first.
+// TestOrdersArePagedByIndex checks that a later page looks at no more rows than the
+// first.
 func TestOrdersArePagedByIndex(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
@@ -200,13 +202,14 @@ func TestOrdersArePagedByIndex(t *testing.T) {
 			paged, after, most = append(paged, ids...), last, max(most, looked)
 		}
 		if !slices.Equal(paged, all[:len(paged)]) || most > 50*8+8*popPatients {
-			t.Errorf("%s: pages are not the whole, or looked at %d rows", raw, most)
+			t.Errorf("%s: the pages differ from the unpaged search, or looked at %d rows", raw, most)
 		}
 	}
 }
 
-// TestOrdersOfAnOlderStore: a store without U, V and W rows gets them.
-func TestOrdersOfAnOlderStore(t *testing.T) {
+// TestRebuildOrders deletes the U, V and W rows, rebuilds them as a salvage does
+// and compares searches before and after.
+func TestRebuildOrders(t *testing.T) {
 	p := newPopulation(t)
 	raws := []string{"Observation?_sort=-_lastUpdated", "Observation?patient=p05&_sort=_lastUpdated",
 		"Observation?_sort=-date", "Patient?_sort=_lastUpdated", "AuditEvent?_sort=-_lastUpdated"}
@@ -218,15 +221,15 @@ func TestOrdersOfAnOlderStore(t *testing.T) {
 		want = append(want, ids)
 	}
 	b := p.d.pdb.NewBatch()
-	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		if err := b.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := b.Set(schemaKey, []byte(schemaThird), nil); err != nil {
+	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	if err := salvage.RebuildOrders(p.d.pdb, p.d.templates, p.d.tier); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.d.Close(); err != nil {
@@ -237,21 +240,19 @@ func TestOrdersOfAnOlderStore(t *testing.T) {
 	sound(t, p.d)
 	for i, raw := range raws {
 		if ids, _, _ := p.find(raw, 3000, "", 0); !slices.Equal(ids, want[i]) {
-			t.Errorf("%s differs in a store that was taken over", raw)
+			t.Errorf("%s differs after the rebuild", raw)
 		}
-	}
-	if p.d.Legacy() {
-		t.Error("the third schema is none of old ids")
 	}
 }
 
-// TestOrdersAreChecked: a lost or wrong row of the orders is reported.
+// TestOrdersAreChecked checks that Check reports a lost or changed row of the
+// orders.
 func TestOrdersAreChecked(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
 	p.commit(auditEvent("a1", 1, false))
 	sound(t, p.d)
-	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		n := 0
 		it, err := p.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
 		if err != nil {
@@ -274,14 +275,8 @@ func TestOrdersAreChecked(t *testing.T) {
 					t.Fatal(err)
 				}
 				found := 0
-				v := &checker{ctx: context.Background(), d: p.d, v: p.d.view, report: func(string) { found++ }}
-				for _, pass := range []func() error{v.orders, v.documents, v.series} {
-					if err := pass(); err != nil {
-						t.Fatal(err)
-					}
-					if found > 0 {
-						break
-					}
+				if err := p.d.Check(context.Background(), func(string) { found++ }); err != nil {
+					t.Fatal(err)
 				}
 				if found == 0 {
 					t.Errorf("%c: row %d was lost or changed, and nothing was found", tab, n)
@@ -296,19 +291,6 @@ func TestOrdersAreChecked(t *testing.T) {
 		}
 		if err := it.Close(); err != nil {
 			t.Fatal(err)
-		}
-	}
-}
-
-func TestDaySlots(t *testing.T) {
-	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123,
-		-1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
-		day, slot := dayOf(ms)
-		if slot < 0 || slot >= daySlots {
-			t.Fatalf("%d is in slot %d", ms, slot)
-		}
-		if lo, hi := slotRange(day, slot); ms < lo || ms >= hi && ms != math.MaxInt64 {
-			t.Errorf("%d is in slot %d of day %d, which is [%d, %d)", ms, slot, day, lo, hi)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// lifelike is a heart rate every 5 s or so: second-resolution times, gaps,
+// lifelike returns a heart rate about every 5 s, with times in seconds, gaps and
 // integer rates.
 func lifelike(rnd *rand.Rand, at int64, n int) (*series.Columns, int64) {
 	c := &series.Columns{}
@@ -74,7 +74,7 @@ func BenchmarkAppend(b *testing.B) {
 	n := 0
 	b.ResetTimer()
 	for i := range b.N {
-		if i%16 == 0 { // another stream
+		if i%16 == 0 { // start another stream
 			t = streamTemplate(fmt.Sprintf("p%d", i), "8867-4", "d", series.Instant, 0)
 		}
 		ws := []store.SeriesWrite{{Template: t, Columns: cs[i%16]}}

@@ -10,12 +10,14 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
-// bySize is a sort that no rows have.
+// bySize is a search whose order no rows have.
 const bySize = "Observation?_sort=-value-quantity,date&patient=p01,p02,p03"
 
-// scratchFiles are the temporary files of a store.
+// scratchFiles returns the names of the temporary files of a store.
 func (p *population) scratchFiles() []string {
 	names, err := p.fs.List("s/sorted")
 	if err != nil {
@@ -58,12 +60,12 @@ func (p *population) naive(raw string) (out []string) {
 	return out
 }
 
-// TestSortedOnce: what has no order of its own is sorted once, on disk when it
-// is much, and the pages that follow look at what they give out.
+// TestSortedOnce checks that a search is sorted once, on disk if it has many
+// matches, and that later pages look only at the rows they return.
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			opts := Options{bounds: defaultBounds}
+			opts := Options{bounds: limits{Bounds: find.DefaultBounds}}
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
@@ -77,16 +79,16 @@ func TestSortedOnce(t *testing.T) {
 				t.Errorf("temporary files: %v", p.scratchFiles())
 			}
 			for len(ids) > 0 {
-				p.clock.Add(resultTTL / 2) // each page renews it
+				p.clock.Add(sorted.ResultTTL / 2) // each page renews the result
 				ids, after, looked = p.find(bySize, 900, after, at)
 				if got = append(got, ids...); looked > uint64(len(ids)) {
 					t.Fatalf("a later page of %d looked at %d rows", len(ids), looked)
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Error("pages are not the sorted whole")
+				t.Error("the pages differ from the sorted matches")
 			}
-			// Half a page on, then the store starts anew: the same page follows.
+			// After a restart in the middle, the same page follows.
 			_, after, _ = p.find(bySize, 100, "", at)
 			next, _, _ := p.find(bySize, 100, after, at)
 			if err := p.d.Close(); err != nil {
@@ -104,7 +106,8 @@ func TestSortedOnce(t *testing.T) {
 	}
 }
 
-// TestSortedLeftBehind: what a process that was killed left is removed.
+// TestSortedLeftBehind checks that Open removes the temporary files of a killed
+// process.
 func TestSortedLeftBehind(t *testing.T) {
 	p := newPopulation(t)
 	if err := p.d.Close(); err != nil {
@@ -127,48 +130,52 @@ func TestSortedLeftBehind(t *testing.T) {
 	}
 }
 
-// TestSortedBounds: results are let go of by age, by owner and by bytes, and
-// are made again when they are asked for.
+// TestSortedBounds checks that results are dropped by age, owner and bytes, and are
+// sorted again when needed.
 func TestSortedBounds(t *testing.T) {
-	opts := Options{bounds: defaultBounds}
+	opts := Options{bounds: limits{Bounds: find.DefaultBounds}}
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()
 	at := p.d.LastSeq()
+	results := p.d.search.Results
 	kept := func() int {
-		p.d.results.mu.Lock()
-		defer p.d.results.mu.Unlock()
-		return p.d.results.order.Len()
+		n, _ := results.Usage()
+		return n
 	}
-	for i := range resultsPer + 4 {
+	disk := func() int64 {
+		_, n := results.Usage()
+		return n
+	}
+	for i := range sorted.ResultsPer + 4 {
 		p.find(fmt.Sprintf("%s&value-quantity=ge%d", bySize, i-50), 5, "", at)
 	}
-	if n, files := kept(), len(p.scratchFiles()); n != resultsPer || files != resultsPer {
+	if n, files := kept(), len(p.scratchFiles()); n != sorted.ResultsPer || files != sorted.ResultsPer {
 		t.Errorf("%d results of one owner are kept in %d files", n, files)
 	}
-	p.clock.Add(resultTTL + time.Second)
-	p.commit(p.document("p00", 999)) // the committer tidies
-	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || p.d.results.disk != 0 {
-		t.Errorf("%d results, %d files, %d bytes are kept", n, files, p.d.results.disk)
+	p.clock.Add(sorted.ResultTTL + time.Second)
+	p.commit(p.document("p00", 999)) // a commit drops expired results
+	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || disk() != 0 {
+		t.Errorf("%d results, %d files, %d bytes are kept", n, files, disk())
 	}
-	// Room for little more than one: the older is let go of.
+	// With space for little more than one result, the older one is dropped.
 	_, _, _ = p.find(bySize, 5, "", at)
-	p.d.results.limit = p.d.results.disk * 5 / 2
+	results.Limit = disk() * 5 / 2
 	_, after, _ := p.find(bySize+"&status=final", 5, "", at)
-	if n := kept(); n < 1 || p.d.results.disk > p.d.results.limit {
-		t.Errorf("%d results, %d bytes of %d", n, p.d.results.disk, p.d.results.limit)
+	if n := kept(); n < 1 || disk() > results.Limit {
+		t.Errorf("%d results, %d bytes of %d", n, disk(), results.Limit)
 	}
 	if _, _, looked := p.find(bySize+"&status=final", 5, after, at); looked > 5 {
 		t.Errorf("the newest was let go of: %d rows", looked)
 	}
-	// No room: a clear refusal, and nothing is left.
-	p.d.results.limit = 4 << 10
+	// Without space, the search fails and leaves no files.
+	results.Limit = 4 << 10
 	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
 		search.ParseOptions{})
 	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},
 		func(*store.Found) bool { return true })
 	if fhir.KindOf(err) != fhir.TooCostly {
-		t.Errorf("a sort beyond its room: %v", err)
+		t.Errorf("a sort beyond its limit: %v", err)
 	}
 	if files := p.scratchFiles(); len(files) > kept() {
 		t.Errorf("files of no result: %v", files)

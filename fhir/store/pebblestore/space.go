@@ -10,27 +10,26 @@ import (
 )
 
 const (
-	// reserve is the disk space in bytes below which writes are refused. What is
-	// left lets reads go on, each of which has to write its AuditEvent.
+	// reserve is the disk space in bytes below which writes are refused. The rest
+	// lets reads continue, each of which writes an AuditEvent.
 	reserve = 128 << 20
-	// lastReserve is the space below which nothing is written any more: Pebble
-	// needs it to flush what it holds, and a WAL that could not be written cannot
-	// be used again.
+	// lastReserve is the space in bytes below which nothing is written. Pebble
+	// needs it to flush memtables, and cannot use a WAL again after a failed write.
 	lastReserve = 64 << 20
-	// lowSpace is the space from which the log warns.
+	// lowSpace is the space in bytes below which the log warns.
 	lowSpace = 1 << 30
-	// lightState bounds the bytes of small state that go with an AuditEvent
-	// below reserve: a token, or the end of one.
+	// lightState bounds the bytes of small state, such as a token, that may
+	// accompany an AuditEvent below reserve.
 	lightState = 16 << 10
-	// lookAtSpace is the interval at which a busy store asks the file system
-	// for its free space.
+	// lookAtSpace is the interval at which a busy store asks the file system for
+	// its free space.
 	lookAtSpace = 200 * time.Millisecond
 )
 
-// Space is the state of the file system that holds the store.
+// Space describes the file system that holds the store.
 type Space struct {
-	// Free is the bytes that are available, Reserve those below which writes are
-	// refused. Known is false when the file system does not tell.
+	// Free is the number of bytes available. Writes are refused below Reserve
+	// bytes. Known is false if the file system does not report its free space.
 	Free, Reserve uint64
 	Known         bool
 }
@@ -38,14 +37,14 @@ type Space struct {
 // Full reports whether writes are refused.
 func (s Space) Full() bool { return s.Known && s.Free < s.Reserve }
 
-// level grades the free space of the disk.
+// level classifies the free space of the disk.
 type level int
 
 const (
 	roomy level = iota
 	low         // the log warns
-	full        // writes are refused, reads go on
-	over        // everything that writes is refused, reads too
+	full        // writes are refused, reads continue
+	over        // writes and reads are refused
 )
 
 func (s Space) level() level {
@@ -60,7 +59,8 @@ func (s Space) level() level {
 	return over
 }
 
-// spaceWatch remembers what the file system said last, and logs what changes.
+// spaceWatch remembers the last answer of the file system, and logs changes of the
+// level.
 type spaceWatch struct {
 	mu    sync.Mutex
 	at    time.Time
@@ -68,7 +68,7 @@ type spaceWatch struct {
 	level level
 }
 
-// Space asks the file system.
+// Space asks the file system for its free space.
 func (d *DB) Space() Space { return d.spaceSince(0) }
 
 // spaceSince returns an answer of the file system that is no older than age.
@@ -89,7 +89,7 @@ func (d *DB) spaceSince(age time.Duration) Space {
 	return w.space
 }
 
-// logSpace tells the operator, who also learns which directory it is.
+// logSpace logs a change of the level. The log names the directory.
 func (d *DB) logSpace(was, now level, s Space) {
 	facts := []any{slog.String("dir", d.dir), slog.Uint64("free_bytes", s.Free),
 		slog.Uint64("reserve_bytes", s.Reserve)}
@@ -98,16 +98,16 @@ func (d *DB) logSpace(was, now level, s Space) {
 		d.opts.Logger.Error("the disk is full: reads and writes are refused, because no AuditEvent can be written",
 			facts...)
 	case now == full:
-		d.opts.Logger.Error("the disk is full: writes are refused, reads go on", facts...)
+		d.opts.Logger.Error("the disk is full: writes are refused, reads continue", facts...)
 	case now == low:
 		d.opts.Logger.Warn("the disk is nearly full", facts...)
 	default:
-		d.opts.Logger.Info("the disk has room again", facts...)
+		d.opts.Logger.Info("the disk has free space again", facts...)
 	}
 }
 
-// light reports whether a request is an AuditEvent with a little state, and
-// nothing else: what a read, a token request or an operator's command writes.
+// light reports whether a request consists of AuditEvents and a little state, as
+// reads, token requests and commands of the operator write.
 func (r *request) light() bool {
 	if r.compact != nil || len(r.series) > 0 || len(r.batch.Leaves) == 0 {
 		return false
@@ -124,9 +124,8 @@ func (r *request) light() bool {
 	return n <= lightState
 }
 
-// refuseForSpace refuses the requests that the disk has no room for, and
-// reports whether any are left. A full disk is found here, before Pebble meets
-// it.
+// refuseForSpace refuses the requests for which there is not enough disk space, and
+// reports whether any are left. It finds a full disk before Pebble does.
 func (d *DB) refuseForSpace(reqs []*request) (left bool) {
 	s := d.spaceSince(lookAtSpace)
 	at := s.level()

@@ -16,7 +16,8 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
-// fullFS is a disk that can be filled: it says so, and makes no new tables.
+// fullFS is a file system that can be filled: it reports no free space and creates
+// no new tables.
 type fullFS struct {
 	vfs.FS
 	full    atomic.Bool
@@ -64,7 +65,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		return err
 	}
-	// The store looks at the disk a few times a second.
+	// The store asks the file system a few times per second.
 	until := func(want fhir.Kind, ok bool) {
 		t.Helper()
 		for range 200 {
@@ -95,13 +96,13 @@ func TestFullDisk(t *testing.T) {
 		if s.LastSeq() != at || len(j.all()) != acknowledged {
 			t.Fatal("something was written on the full disk")
 		}
-		if miss := lost(t, s, j.all()); miss != 0 { // reads go on
+		if miss := lost(t, s, j.all()); miss != 0 { // reads continue
 			t.Fatalf("%d acknowledged commits cannot be read on the full disk", miss)
 		}
 		fs.full.Store(false)
 		until(0, true)
 	}
-	// Full while tables are made behind the writers' back.
+	// Fill the disk while tables are created in the background.
 	fs.full.Store(true)
 	flush, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

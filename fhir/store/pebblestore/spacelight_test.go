@@ -15,7 +15,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// sizedFS is a disk with so many bytes left.
+// sizedFS is a file system with a given number of free bytes.
 type sizedFS struct {
 	vfs.FS
 	free atomic.Uint64
@@ -25,13 +25,14 @@ func (f *sizedFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{TotalBytes: 1 << 40, AvailBytes: f.free.Load(), UsedBytes: 1 << 40}, nil
 }
 
-// As the disk fills, the log warns, then writes are refused with the numbers
-// while AuditEvents, and with them reads and tokens, go on, and in the end
-// nothing is written. The path is in the log only.
+// TestFillingDisk fills the disk step by step. The log warns first; then writes are
+// refused with the free bytes, while AuditEvents, and with them reads and tokens,
+// are still accepted; in the end everything is refused. Only the log names the
+// path.
 func TestFillingDisk(t *testing.T) {
 	fs := &sizedFS{FS: vfs.NewMem()}
 	fs.free.Store(1 << 39)
-	var log bytes.Buffer // written by the committer, read when nothing is committed
+	var log bytes.Buffer // written by the committer, read while no commit runs
 	d, err := Open("data-dir", Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func TestFillingDisk(t *testing.T) {
 			JSON: []byte(fhir.Prefix("Device", id) + "}}")}})
 		return b
 	}
-	kinds := map[string]func() store.Batch{
+	batches := map[string]func() store.Batch{
 		"read":           func() store.Batch { return event(0) },
 		"token":          func() store.Batch { return event(1000) },
 		"resource":       resource,
@@ -70,20 +71,20 @@ func TestFillingDisk(t *testing.T) {
 	}{
 		{1 << 39, true, true, ""},
 		{lowSpace - 1, true, true, "nearly full"},
-		{reserve - 1, false, true, "writes are refused, reads go on"},
+		{reserve - 1, false, true, "writes are refused, reads continue"},
 		{lastReserve - 1, false, false, "reads and writes are refused"},
 		{reserve, true, true, ""},
-		{1 << 39, true, true, "room again"},
+		{1 << 39, true, true, "free space again"},
 	} {
 		fs.free.Store(c.free)
 		log.Reset()
-		if s := d.Space(); s.Free != c.free || s.Full() == c.all { // looks now
+		if s := d.Space(); s.Free != c.free || s.Full() == c.all { // asks the file system
 			t.Errorf("%d bytes free: %+v", c.free, s)
 		}
 		if !strings.Contains(log.String(), c.log) || c.log != "" && !strings.Contains(log.String(), "data-dir") {
 			t.Errorf("%d bytes free: the log says %q", c.free, log.String())
 		}
-		for name, make := range kinds {
+		for name, make := range batches {
 			b := make()
 			_, err := d.Commit(context.Background(), &b)
 			if ok := c.all || c.lights && light[name]; ok != (err == nil) || !ok && fhir.KindOf(err) != fhir.NoSpace {

@@ -14,91 +14,97 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 const sweepBatch = 256
 
 // current is the newest version of a resource as a group sees it.
 type current struct {
-	pointer
-	doc    doc
+	rows.Pointer
+	doc    rows.Document
 	values *search.Values
-	// complete says that values holds every parameter; otherwise it holds
-	// those of rowValues.
+	// complete is set if values holds every parameter. Otherwise it holds those
+	// that rows.ExtractStored extracts.
 	complete bool
-	loaded   bool // doc and values are there
-	// Of a document that is kept by form: its bytes before the stamp.
+	loaded   bool // doc and values are set
+	// The bytes of a templated document before the stamp, and its template.
 	canonical []byte
-	form      *store.Template
-	smp       *located // it is a sample
+	template  *store.Template
+	sample    *tier.Located // set if the resource is a sample
 }
 
-// stage is a group being built: the Pebble batch and, over the database, what
-// the batches before in the same group have changed.
+// stage is a group in preparation: the Pebble batch, and the changes that earlier
+// batches of the group made to the database.
 type stage struct {
-	d     *DB
-	batch *pebble.Batch
-	meta  meta
-	heads map[fhir.Ref]*current
-	state map[string][]byte // nil: absent
-	forms map[[16]byte]bool // written
-	// changed is that of the group.
-	changed []cacheKey
-	updates map[updatesID]*updatesGroup // of the batch being added
-	ids     *pebble.Iterator            // over what was applied before this group; opened when first needed
+	db        *DB
+	batch     *pebble.Batch
+	meta      rows.Head
+	heads     map[fhir.Ref]*current
+	state     map[string][]byte // a nil value means that the key is absent
+	templates map[[16]byte]bool // written in this group
+	// changed becomes group.changed.
+	changed []readcache.Key
+	updates map[updatesID]*updatesGroup // of the batch that is being added
+	ids     *pebble.Iterator            // over the database before this group; opened when first needed
 
-	// Of the series that the group touches.
+	// The series that the group changes.
 	touched  map[series.Identity]store.Seq
 	appended map[series.Identity]bool
-	tallies  map[series.SeriesID]*seriesState
-	written  map[series.SeriesID]*seriesInfo // whose tally has changed
-	blocks   map[string]*openBlock           // by H key
+	tallies  map[series.SeriesID]*rows.Tally
+	written  map[series.SeriesID]*tier.Series // series whose tally has changed
+	blocks   map[string]*openBlock            // by the key of the H row
 }
 
-// close ends what reads needed; the batch is not its business. Whoever met an
-// error in reading has it.
+// close closes the iterators. The caller closes or commits the batch.
 func (s *stage) close() {
 	if s.ids != nil {
 		ids := s.ids
 		s.ids = nil
 		if err := ids.Close(); err != nil {
-			return // the read that met the error has reported it
+			return // the read that met the error has returned it
 		}
 	}
 }
 
 func newStage(d *DB) *stage {
-	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
+	return &stage{db: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
 		state:   map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
-		tallies: map[series.SeriesID]*seriesState{},
-		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{},
+		tallies: map[series.SeriesID]*rows.Tally{},
+		written: map[series.SeriesID]*tier.Series{}, blocks: map[string]*openBlock{},
 		updates: map[updatesID]*updatesGroup{}}
 }
 
 // write is one resolved resource write.
 type write struct {
 	ref      fhir.Ref
-	old, now *current // old nil: none
+	old, now *current // old is nil if there was no version
 	created  bool
 }
 
-// add resolves one batch and puts its rows into the group. A precondition that
-// does not hold, or cannot be read, is the request's error. After an error that
-// it returns, the group holds a part of the batch.
+// add resolves one batch and adds its rows to the group. If a precondition fails or
+// cannot be read, add sets the request's error and returns nil. If it returns an
+// error, the group holds a part of the batch.
 func (s *stage) add(r *request) error {
 	b := r.batch
 	r.result, r.commit, r.err = store.Result{}, store.Commit{}, nil
 	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
-	t := s.meta.t + 1
-	updated := max(s.d.opts.Clock().UnixMilli(), s.d.head.updated+1, s.meta.updated)
+	seq := s.meta.Seq + 1
+	updated := max(s.db.opts.Clock().UnixMilli(), s.db.head.Updated+1, s.meta.Updated)
 	local := map[fhir.Ref]*current{}
 	var writes []write
 	outcomes := make([]store.Outcome, len(b.Writes))
 	for i := range b.Writes {
-		w, out, err := s.resolve(r, i, t, updated, local)
+		w, out, err := s.resolve(r, i, seq, updated, local)
 		if err != nil {
 			return s.refuse(r, err)
 		}
@@ -113,21 +119,21 @@ func (s *stage) add(r *request) error {
 	if err := s.checkSeries(r); err != nil {
 		return s.refuse(r, err)
 	}
-	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.leaves}
+	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.Leaves}
 	if len(writes)+len(b.State)+len(b.Leaves)+len(r.series) == 0 {
 		return nil
 	}
-	r.result.Seq = t
-	r.commit.Seq = t
-	s.meta.t, s.meta.updated = t, updated
+	r.result.Seq = seq
+	r.commit.Seq = seq
+	s.meta.Seq, s.meta.Updated = seq, updated
 	for i, a := range r.series {
-		if err := s.putSeries(a, t, updated, uint32(i)); err != nil {
+		if err := s.putSeries(a, seq, updated, uint32(i)); err != nil {
 			return err
 		}
-		r.commit.Samples += a.count
+		r.commit.Samples += a.Count
 	}
 	for i := range writes {
-		c, err := s.put(&writes[i], t, uint32(len(r.series)+i))
+		c, err := s.put(&writes[i], seq, uint32(len(r.series)+i))
 		if err != nil {
 			return err
 		}
@@ -135,7 +141,7 @@ func (s *stage) add(r *request) error {
 			r.commit.Changes = append(r.commit.Changes, *c)
 		}
 	}
-	if err := s.putUpdates(t, updated); err != nil {
+	if err := s.putUpdates(seq, updated); err != nil {
 		return err
 	}
 	for i := range b.State {
@@ -146,13 +152,13 @@ func (s *stage) add(r *request) error {
 	return s.putLeaves(b.Leaves)
 }
 
-// refuse fails a request of which nothing was put into the group yet.
+// refuse fails a request before any of its rows are added to the group.
 func (s *stage) refuse(r *request, err error) error {
-	r.err = faulted("pebblestore.Commit", err)
+	r.err = fault.Wrap("pebblestore.Commit", err)
 	return nil
 }
 
-// lookup finds the current version: of this batch, this group, or the store.
+// lookup returns the current version: from this batch, this group or the store.
 func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*current, error) {
 	if c, ok := local[ref]; ok {
 		return c, nil
@@ -164,69 +170,69 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		return nil, nil
 	}
 	if s.ids == nil {
-		it, err := idIterator(s.d.pdb)
+		it, err := rows.NewIDIter(s.db.pdb)
 		if err != nil {
 			return nil, err
 		}
 		s.ids = it
 	}
-	p, err := headIn(s.ids, ref, ^store.Seq(0))
+	p, err := rows.HeadIn(s.ids, ref, ^store.Seq(0))
 	if err != nil {
-		s.close() // the next look-up begins with an iterator that met no error
+		s.close() // the next lookup needs an iterator without an error
 		return nil, err
 	}
 	if p != nil {
-		return &current{pointer: *p}, nil
+		return &current{Pointer: *p}, nil
 	}
 	return s.lookupSample(ref)
 }
 
-// lookupSample finds the sample that ref names.
+// lookupSample returns the sample with the id of ref, or nil.
 func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	if k, ok := series.ParseID(ref.ID); ref.Type != "Observation" || !ok {
 		return nil, nil
 	} else if s.appended[k.Identity] {
 		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
 	}
-	l, err := s.d.sampleOf(s.d.pdb, ref)
+	l, err := s.db.tier.Sample(s.db.pdb, ref)
 	if err != nil || l == nil {
 		return nil, err
 	}
-	m := newSample(l.in, &l.smp)
-	c := &current{smp: l, loaded: true, values: m.index(), complete: true, doc: m.doc}
-	c.place, c.t, c.version, c.moved, c.series, c.hash = m.row.place, m.row.t, 1, true, l.in.id, l.hash()
+	m := snapshot.NewSample(l.Series, &l.Sample)
+	c := &current{sample: l, loaded: true, values: m.Index(), complete: true, doc: m.Document}
+	c.Location, c.Seq, c.Version, c.Moved, c.Series, c.Hash = m.Row.Location, m.Row.Seq, 1, true, l.Series.ID, l.Hash()
 	return c, nil
 }
 
-// load fetches the document of c.
+// load reads the document of c.
 func (s *stage) load(ref fhir.Ref, c *current) error {
-	if c != nil && c.doc.formed { // of this group
-		c.doc.json, c.doc.formed = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.version,
-			time.UnixMilli(c.doc.updated)), false
+	if c != nil && c.doc.Templated { // written in this group
+		c.doc.JSON, c.doc.Templated = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.Version,
+			time.UnixMilli(c.doc.Updated)), false
 	}
 	if c == nil || c.loaded {
 		return nil
 	}
-	v, err := get(s.d.pdb, rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t))
+	v, err := rows.Get(s.db.pdb, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
 	if err != nil {
 		return err
 	}
 	if v == nil {
-		return errRow
+		return fault.ErrRow
 	}
-	if c.doc, err = s.d.forms.doc(s.d.pdb, new(recent), ref.Type, ref.ID, v); err != nil {
+	if c.doc, err = s.db.templates.Document(s.db.pdb, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
-	c.values, c.complete, err = extractStored(ref.Type, c.doc.json)
+	c.values, c.complete, err = rows.ExtractStored(ref.Type, c.doc.JSON)
 	if err != nil {
-		return errRow
+		return fault.ErrRow
 	}
 	c.loaded = true
 	return nil
 }
 
-// resolve decides one write: refused, unchanged (nil write), or what to write.
-func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
+// resolve decides on one write. It returns a nil write if nothing changes.
+func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 	local map[fhir.Ref]*current) (*write, store.Outcome, error) {
 	w := &r.batch.Writes[i]
 	ref := w.Resource.Ref()
@@ -239,18 +245,18 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
 		return nil, out, err
 	}
 	remove := w.Op == store.Remove
-	if remove && (old == nil || old.deleted) || !remove && w.SkipSame && old != nil && !old.deleted &&
-		old.hash == r.hashes[i] {
+	if remove && (old == nil || old.Deleted) || !remove && w.SkipSame && old != nil && !old.Deleted &&
+		old.Hash == r.hashes[i] {
 		out.Unchanged = true
 		if old != nil {
 			if err := s.load(ref, old); err != nil {
 				return nil, out, err
 			}
-			out.Version, out.Deleted, out.LastUpdated = old.version, old.deleted, time.UnixMilli(old.doc.updated).UTC()
+			out.Version, out.Deleted, out.LastUpdated = old.Version, old.Deleted, time.UnixMilli(old.doc.Updated).UTC()
 		}
 		return nil, out, nil
 	}
-	if old != nil && old.t == t {
+	if old != nil && old.Seq == seq {
 		return nil, out, fhir.Errorf(fhir.Invalid, "pebblestore.Commit",
 			"write %d: a batch writes a resource at most once", i)
 	}
@@ -258,27 +264,28 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
 		return nil, out, err
 	}
 	now := &current{loaded: true}
-	now.t, now.version, now.deleted = t, 1, remove
+	now.Seq, now.Version, now.Deleted = seq, 1, remove
 	if old != nil {
-		now.version = old.version + 1
+		now.Version = old.Version + 1
 	}
-	now.doc = doc{version: now.version, updated: updated, deleted: remove}
-	out.Version, out.LastUpdated, out.Deleted = now.version, time.UnixMilli(updated).UTC(), remove
+	now.doc = rows.Document{Version: now.Version, Updated: updated, Deleted: remove}
+	out.Version, out.LastUpdated, out.Deleted = now.Version, time.UnixMilli(updated).UTC(), remove
 	if remove {
-		now.place, now.hash, now.values, now.complete = old.place, old.hash, old.values, old.complete
-		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author,
-			old.doc.categories, old.doc.json
+		now.Location, now.Hash, now.values, now.complete = old.Location, old.Hash, old.values, old.complete
+		now.doc.Vendor, now.doc.Author, now.doc.Categories, now.doc.JSON = old.doc.Vendor, old.doc.Author,
+			old.doc.Categories, old.doc.JSON
 	} else {
 		v := r.values[i]
-		out.Created = old == nil || old.deleted
-		now.place, now.hash, now.values, now.complete = placeOf(v), r.hashes[i], v, r.complete[i]
-		now.doc.vendor, now.doc.author, now.doc.categories = w.Vendor, w.Author, v.Categories
-		if w.Form != nil {
-			now.canonical, now.form = w.Resource.JSON, w.Form
-			now.doc.formed, now.doc.form, now.doc.own = true, w.Form.ID, store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
+		out.Created = old == nil || old.Deleted
+		now.Location, now.Hash, now.values, now.complete = keys.LocationOf(v), r.hashes[i], v, r.complete[i]
+		now.doc.Vendor, now.doc.Author, now.doc.Categories = w.Vendor, w.Author, v.Categories
+		if w.Template != nil {
+			now.canonical, now.template = w.Resource.JSON, w.Template
+			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Template.ID,
+				store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
 		} else {
-			now.doc.json = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.version, out.LastUpdated)
-			out.JSON = now.doc.json
+			now.doc.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.Version, out.LastUpdated)
+			out.JSON = now.doc.JSON
 		}
 	}
 	local[ref] = now
@@ -291,25 +298,26 @@ func expect(w *store.Write, old *current) error {
 	switch w.Expect {
 	case store.Absent, store.Fresh:
 		if old != nil {
-			return fhir.Errorf(fhir.Conflict, op, "the resource exists already")
+			return fhir.Errorf(fhir.Conflict, op, "the resource already exists")
 		}
 	case store.Version:
-		if old == nil || old.version != w.IfVersion {
-			return fhir.Errorf(fhir.PreconditionFailed, op, "the current version is another")
+		if old == nil || old.Version != w.IfVersion {
+			return fhir.Errorf(fhir.PreconditionFailed, op,
+				"the resource has changed since version %d; read it again and repeat the update", w.IfVersion)
 		}
 	case store.Existing:
 		if old == nil {
 			return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 		}
-		if old.deleted {
+		if old.Deleted {
 			return fhir.Errorf(fhir.Gone, op, "the resource is deleted")
 		}
 	}
 	return nil
 }
 
-// checkState checks the preconditions of all state writes against what was
-// before the batch, and later ones against earlier ones.
+// checkState checks the preconditions of all state writes against the state before
+// the batch, and against earlier writes of the batch.
 func (s *stage) checkState(ws []store.StateWrite) error {
 	local := map[string][]byte{}
 	for i := range ws {
@@ -336,129 +344,130 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	if v, ok := s.state[key]; ok {
 		return v, nil
 	}
-	v, err := get(s.d.pdb, stateKey(key))
+	v, err := rows.Get(s.db.pdb, keys.StateKey(key))
 	if err != nil || v == nil {
 		return nil, err
 	}
 	if len(v) < 8 {
-		return nil, errRow
+		return nil, fault.ErrRow
 	}
 	return v[8:], nil
 }
 
-// put writes the rows of one resource write and closes those of the version
-// before. It returns the change, nil for an AuditEvent.
-func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
+// put writes the rows of one resource write and ends those of the version before.
+// It returns the change, or nil for an AuditEvent.
+func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
-		if err := s.touch(k.Identity, t); err != nil {
+		if err := s.touch(k.Identity, seq); err != nil {
 			return nil, err
 		}
 	}
 	if w.old != nil {
-		s.changed = append(s.changed, cacheKey{ref: w.ref})
-		if w.old.smp != nil {
-			if err := s.takeOut(w.old.smp); err != nil {
+		s.changed = append(s.changed, readcache.Key{Ref: w.ref})
+		if w.old.sample != nil {
+			if err := s.takeOut(w.old.sample); err != nil {
 				return nil, err
 			}
-			if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, w.old.t), w.old.encode(), nil); err != nil {
+			if err := s.batch.Set(keys.IDKey(w.ref.Type, w.ref.ID, w.old.Seq), w.old.Encode(), nil); err != nil {
 				return nil, err
 			}
-			w.old.smp = nil
-			if err := s.noteDocument(w.ref.Type, w.old); err != nil {
+			w.old.sample = nil
+			if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
 				return nil, err
 			}
 		}
-		w.old.doc.to = t
-		if err := s.rows(w.ref, w.old); err != nil {
+		w.old.doc.EndSeq = seq
+		if err := s.putRows(w.ref, w.old); err != nil {
 			return nil, err
 		}
 	}
-	if w.now.doc.formed {
-		if err := s.putForm(w.now.form); err != nil {
+	if w.now.doc.Templated {
+		if err := s.putTemplate(w.now.template); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.rows(w.ref, w.now); err != nil {
+	if err := s.putRows(w.ref, w.now); err != nil {
 		return nil, err
 	}
-	if !w.now.deleted {
-		if err := s.noteDocument(w.ref.Type, w.now); err != nil {
+	if !w.now.Deleted {
+		if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
 			return nil, err
 		}
 	}
 	if w.ref.Type == "Observation" {
 		if w.old != nil { // it may have been a sample
-			s.d.clusters.note(t, w.old)
+			s.noteCluster(seq, w.old)
 		}
-		s.d.clusters.note(t, w.now)
+		s.noteCluster(seq, w.now)
 	}
-	if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, t), w.now.encode(), nil); err != nil {
+	if err := s.batch.Set(keys.IDKey(w.ref.Type, w.ref.ID, seq), w.now.Encode(), nil); err != nil {
 		return nil, err
 	}
 	s.heads[w.ref] = w.now
 	if w.created {
-		s.meta.resources++
-	} else if w.now.deleted {
-		s.meta.resources--
+		s.meta.Resources++
+	} else if w.now.Deleted {
+		s.meta.Resources--
 	}
 	if w.ref.Type == "AuditEvent" {
-		s.noteEvent(w.ref.ID, &w.now.place)
+		s.noteEvent(w.ref.ID, &w.now.Location)
 		return nil, nil
 	}
 	c := w.now
-	s.noteUpdate(w.ref.Type, c.patient, n, 1)
-	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created,
-		deleted: c.deleted,
-		vendor:  c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
-	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
+	s.noteUpdate(w.ref.Type, c.Patient, n, 1)
+	e := rows.Change{Location: c.Location, Type: w.ref.Type, ID: w.ref.ID, Version: c.Version, Created: w.created,
+		Deleted: c.Deleted,
+		Vendor:  c.doc.Vendor, Author: c.doc.Author, Categories: c.doc.Categories}
+	if err := s.batch.Set(keys.ChangeKey(seq, n), e.Encode(), nil); err != nil {
 		return nil, err
 	}
-	return &store.Change{Seq: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted,
+	return &store.Change{Seq: seq, Ref: w.ref, Version: c.Version, Created: w.created, Deleted: c.Deleted,
 		Facts: access.Facts{
-			Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author,
-			Categories: c.doc.categories,
+			Type: w.ref.Type, ID: w.ref.ID, Patient: c.Patient, Vendor: c.doc.Vendor, Author: c.doc.Author,
+			Categories: c.doc.Categories,
 			Tokens:     c.tokens(w.ref.Type),
 		}}, nil
 }
 
-// tokens returns what access.Facts.Tokens of this version is.
+// tokens returns access.Facts.Tokens for this version.
 func (c *current) tokens(typ string) func(param string) []access.Token {
 	if vals := c.values; c.complete {
-		return func(param string) []access.Token { return tokensOf(vals, param) }
+		return func(param string) []access.Token { return snapshot.Tokens(vals, param) }
 	}
-	some, json := c.values, c.doc.json
+	some, json := c.values, c.doc.JSON
 	all := sync.OnceValue(func() *search.Values {
 		v, err := search.Extract(typ, json)
-		if err != nil { // no granular scope covers what cannot be read
+		if err != nil { // no granular scope covers a document that cannot be read
 			v = &search.Values{}
 		}
 		return v
 	})
 	return func(param string) []access.Token {
 		if len(some.ByParam[param]) > 0 {
-			return tokensOf(some, param)
+			return snapshot.Tokens(some, param)
 		}
-		return tokensOf(all(), param)
+		return snapshot.Tokens(all(), param)
 	}
 }
 
-// rows writes the D, P and X rows of one version. Deletion markers have only
-// the D row.
-func (s *stage) rows(ref fhir.Ref, c *current) error {
-	if err := s.batch.Set(rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t), c.doc.encode(),
-		nil); err != nil || c.deleted {
+// putRows writes the D, P and X rows of one version. A deletion marker has only a D
+// row.
+func (s *stage) putRows(ref fhir.Ref, c *current) error {
+	if err := s.batch.Set(keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
+		nil); err != nil || c.Deleted {
 		return err
 	}
-	v := append(appendU64(nil, uint64(c.doc.to)), c.code[:]...)
-	for _, h := range otherCodes(ref.Type, c.values, c.code) {
-		if err := s.batch.Set(rowKey(tabCode, &c.place, h, ref.Type, ref.ID, c.t), v, nil); err != nil {
+	v := append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)), c.Code[:]...)
+	for _, h := range rows.OtherCodes(ref.Type, c.values, c.Code) {
+		if err := s.batch.Set(keys.RowKey(keys.TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v,
+			nil); err != nil {
 			return err
 		}
 	}
-	v = c.place.append(appendU64(nil, uint64(c.doc.to)))
+	v = c.Location.Append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)))
 	var err error
-	indexRows(ref.Type, c.values, func(p []byte) {
-		if e := s.batch.Set(appendU64(appendStr(p, ref.ID), uint64(c.t)), v, nil); e != nil {
+	rows.EachIndexPrefix(ref.Type, c.values, func(p []byte) {
+		if e := s.batch.Set(keys.AppendUint64(keys.AppendString(p, ref.ID), uint64(c.Seq)), v, nil); e != nil {
 			err = e
 		}
 	})
@@ -466,71 +475,99 @@ func (s *stage) rows(ref fhir.Ref, c *current) error {
 }
 
 func (s *stage) putState(w *store.StateWrite) error {
-	s.changed = append(s.changed, stateRef(w.Key))
+	s.changed = append(s.changed, readcache.StateKey(w.Key))
 	s.state[w.Key] = w.Value
 	if w.Value == nil {
-		return s.batch.Delete(stateKey(w.Key), nil)
+		return s.batch.Delete(keys.StateKey(w.Key), nil)
 	}
 	var ms int64
 	if !w.Expires.IsZero() {
 		ms = max(1, w.Expires.UnixMilli())
-		if err := s.batch.Set(expireKey(ms, w.Key), nil, nil); err != nil {
+		if err := s.batch.Set(keys.ExpiryKey(ms, w.Key), nil, nil); err != nil {
 			return err
 		}
 	}
 	s.state[w.Key] = slices.Clone(w.Value)
-	return s.batch.Set(stateKey(w.Key), append(appendU64(nil, uint64(ms)), w.Value...), nil)
+	return s.batch.Set(keys.StateKey(w.Key), append(keys.AppendUint64(nil, uint64(ms)), w.Value...), nil)
 }
 
-// finish closes the group: the head row, and expired state once a second.
+// finish completes the group with the head row and, once per second, removes
+// expired state.
 func (s *stage) finish() error {
-	if err := s.batch.Set(headKey, s.meta.encode(), nil); err != nil {
+	if err := s.batch.Set(keys.Head, s.meta.Encode(), nil); err != nil {
 		return err
 	}
 	if err := s.finishSeries(); err != nil {
 		return err
 	}
-	now := s.d.opts.Clock()
-	if now.Sub(s.d.lastSweep) < time.Second {
+	now := s.db.opts.Clock()
+	if now.Sub(s.db.lastSweep) < time.Second {
 		return nil
 	}
-	s.d.lastSweep = now
-	s.d.results.tidy()
-	if err := s.sweep(now); err != nil { // what is expired can wait
-		s.d.opts.Logger.Warn("expired state was not removed", "error", faultOf(err))
+	s.db.lastSweep = now
+	s.db.search.Tidy()
+	if err := s.sweep(now); err != nil { // expired state can be removed later
+		s.db.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
 	}
 	return nil
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tabExpire},
-		UpperBound: expireKey(now.UnixMilli(), "")})
+	it, err := s.db.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
+		UpperBound: keys.ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer fault.Close(it, &err)
 	for ok, n := it.First(), 0; ok && n < sweepBatch; ok, n = it.Next(), n+1 {
 		k := it.Key()
 		if len(k) < 9 {
-			return errRow
+			return fault.ErrRow
 		}
 		key := string(k[9:])
 		if _, touched := s.state[key]; touched {
 			continue
 		}
-		v, err := get(s.d.pdb, stateKey(key))
+		v, err := rows.Get(s.db.pdb, keys.StateKey(key))
 		if err != nil {
 			return err
 		}
 		if len(v) >= 8 && binary.BigEndian.Uint64(v) == binary.BigEndian.Uint64(k[1:]) {
-			if err := s.batch.Delete(stateKey(key), nil); err != nil {
+			if err := s.batch.Delete(keys.StateKey(key), nil); err != nil {
 				return err
 			}
-			s.changed = append(s.changed, stateRef(key))
+			s.changed = append(s.changed, readcache.StateKey(key))
 		}
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err
 		}
 	}
 	return it.Error()
+}
+
+// noteCluster adds the signature of a document that the group writes.
+func (s *stage) noteCluster(seq store.Seq, c *current) {
+	s.db.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
+}
+
+// putTemplate writes the F row of a template, unless it is known to exist.
+func (s *stage) putTemplate(f *store.Template) error {
+	if s.db.writtenTemplates[f.ID] || s.templates[f.ID] {
+		return nil
+	}
+	if s.templates == nil {
+		s.templates = map[[16]byte]bool{}
+	}
+	s.templates[f.ID] = true
+	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
+}
+
+// noteTemplates records the templates of a group that was applied.
+func (d *DB) noteTemplates(ids map[[16]byte]bool) {
+	if len(d.writtenTemplates)+len(ids) > rows.MaxTemplates {
+		clear(d.writtenTemplates) // writing a row again does no harm
+	}
+	for id := range ids {
+		d.writtenTemplates[id] = true
+	}
 }

@@ -14,7 +14,7 @@ import (
 	"pulsegate/fhir/store/storetest"
 )
 
-var lives = flag.Duration("twins", 0, "how long to compare samples with documents; 0: what the suite does, and -rapid.checks bounds it")
+var lives = flag.Duration("pair", 0, "how long to compare samples with documents; 0 is the default of the suite; -rapid.checks also limits it")
 
 // driver opens stores in memory.
 func driver() storetest.Driver { return driverOf(pebblestore.Options{}) }
@@ -24,7 +24,7 @@ func driverOf(opts pebblestore.Options) storetest.Driver {
 		fs    *vfs.MemFS
 		clock func() time.Time
 	}
-	var from sync.Map // of open stores
+	var from sync.Map // open stores and their file systems
 	open := func(t testing.TB, o origin) store.Store {
 		opts.FS, opts.Clock, opts.CacheBytes = o.fs, o.clock, 8<<20
 		s, err := pebblestore.Open("", opts)
@@ -58,9 +58,8 @@ func driverOf(opts pebblestore.Options) storetest.Driver {
 
 func TestContract(t *testing.T) { storetest.Run(t, driver()) }
 
-// TestContractOfLittle holds the contract where all that a search holds in
-// memory is bounded to next to nothing.
-func TestContractOfLittle(t *testing.T) {
+// TestContractTight runs the suite with bounds as small as possible.
+func TestContractTight(t *testing.T) {
 	d := driverOf(pebblestore.Tight(pebblestore.Options{}))
 	d.Lives = 3 * time.Second
 	storetest.Run(t, d)

@@ -19,20 +19,23 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 type kv struct{ k, v []byte }
 
-// tamperer changes rows of a store under the store's feet, as somebody with
-// the disk in hand can, and puts them back.
+// tamperer changes rows of an open store, as an attacker with access to the disk
+// can, and restores them.
 type tamperer struct {
 	t    *testing.T
 	d    *DB
-	undo []kv // a nil value deletes
-	skip int  // rows whose bytes are not flipped
+	undo []kv // a nil value means that the row was absent
+	skip int  // number of rows whose bytes are not flipped
 }
 
-// table returns the rows of a table that belong to a type ("": all rows).
+// table returns the rows of a table that contain a type, or all rows if typ is "".
 func (x *tamperer) table(tab byte, typ string) (out []kv) {
 	x.t.Helper()
 	it, err := x.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
@@ -40,7 +43,7 @@ func (x *tamperer) table(tab byte, typ string) (out []kv) {
 		x.t.Fatal(err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if typ == "" || bytes.Contains(it.Key(), appendStr(nil, typ)) {
+		if typ == "" || bytes.Contains(it.Key(), keys.AppendString(nil, typ)) {
 			out = append(out, kv{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
 		}
 	}
@@ -66,10 +69,10 @@ func (x *tamperer) raw(k, v []byte) {
 	}
 }
 
-// put sets a row, nil deletes it.
+// put sets a row, or deletes it if v is nil.
 func (x *tamperer) put(k, v []byte) {
 	x.t.Helper()
-	old, err := get(x.d.pdb, k)
+	old, err := rows.Get(x.d.pdb, k)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -77,17 +80,18 @@ func (x *tamperer) put(k, v []byte) {
 	x.raw(k, v)
 }
 
-// show makes the store look at its rows again, as a restart would.
+// show makes the store read its rows again, as after a restart.
 func (x *tamperer) show() {
 	x.t.Helper()
-	x.d.forms.known, x.d.infos = nil, newInfos()
+	x.d.templates = &rows.Templates{}
+	x.d.tier, _ = tier.New()
 	if _, err := x.d.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 		x.t.Fatal(err)
 	}
 }
 
-// restore takes everything back.
+// restore undoes all changes.
 func (x *tamperer) restore() {
 	x.t.Helper()
 	for _, r := range slices.Backward(x.undo) {
@@ -97,7 +101,7 @@ func (x *tamperer) restore() {
 	x.show()
 }
 
-// every calls try for each kind of tampering with the rows of a table.
+// every calls try for each type of tampering with the rows of a table.
 func (x *tamperer) every(rnd *rand.Rand, tab byte, typ string, try func(what string)) {
 	x.t.Helper()
 	rows := x.table(tab, typ)
@@ -110,7 +114,7 @@ func (x *tamperer) every(rnd *rand.Rand, tab byte, typ string, try func(what str
 		x.restore()
 	}
 	for i, r := range rows {
-		if i < x.skip || i >= x.skip+2 { // two rows at a time are enough for flips
+		if i < x.skip || i >= x.skip+2 { // flip bytes of two rows per round
 			continue
 		}
 		for at := rnd.IntN(2); at < len(r.v); at += 1 + rnd.IntN(3) {
@@ -135,8 +139,8 @@ func (x *tamperer) every(rnd *rand.Rand, tab byte, typ string, try func(what str
 	}
 }
 
-// auditWorld is a store with events as the server records them, kept by form
-// and as they are, some of a patient.
+// auditWorld returns a store with events as the server records them, with and
+// without a template. Some name a patient.
 func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 	t.Helper()
 	d := open(t, vfs.NewMem())
@@ -163,8 +167,8 @@ func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 	return d, rec, n
 }
 
-// TestVerifyFindsEveryTamperedRow changes the rows from which reads, searches
-// and histories of AuditEvents are answered; Verify must find each change.
+// TestVerifyFindsEveryTamperedRow changes the rows from which reads, searches and
+// histories of AuditEvents are answered. Verify must find each change.
 func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -184,9 +188,10 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 		t.Fatalf("an untouched log: %+v", rep)
 	}
 	tried, harmless := 0, 0
-	for _, tab := range []byte{tabDoc, tabID, tabIndex, tabForm, tabLog, tabUpdated, tabDay} {
+	for _, tab := range []byte{keys.TableDocument, keys.TableID, keys.TableIndex, keys.TableTemplate, keys.TableLog,
+		keys.TableUpdate, keys.TableDay} {
 		typ := "AuditEvent"
-		if tab == tabForm || tab == tabLog {
+		if tab == keys.TableTemplate || tab == keys.TableLog {
 			typ = ""
 		}
 		x.every(rnd, tab, typ, func(what string) {
@@ -201,25 +206,25 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 	if rep := verify(); !rep.OK {
 		t.Fatalf("after all was put back: %+v", rep)
 	}
-	t.Logf("%d kinds of tampering, %d of them change no answer", tried, harmless)
+	t.Logf("%d types of tampering, %d of them change no answer", tried, harmless)
 }
 
-// harmless reports whether everything that the store tells of AuditEvents
-// (but meta.lastUpdated, which the leaves do not cover) is as it was: a row that
-// nobody reads was added, or another spelling of the same.
+// harmless reports whether every answer about AuditEvents is as before, except for
+// meta.lastUpdated, which the leaves do not cover. Then a row was added that is
+// never read, or a row was encoded differently.
 func (x *tamperer) harmless() bool {
-	now := x.told()
+	now := x.answers()
 	undo := x.undo
 	tampered := make([]kv, len(undo))
 	for i, r := range undo {
-		v, err := get(x.d.pdb, r.k)
+		v, err := rows.Get(x.d.pdb, r.k)
 		if err != nil {
 			x.t.Fatal(err)
 		}
 		tampered[i] = kv{r.k, v}
 	}
 	x.restore()
-	was := x.told()
+	was := x.answers()
 	for _, r := range tampered {
 		x.put(r.k, r.v)
 	}
@@ -227,8 +232,8 @@ func (x *tamperer) harmless() bool {
 	return now == was
 }
 
-// told is everything that searches and reads tell of AuditEvents.
-func (x *tamperer) told() string {
+// answers returns all answers of searches and reads about AuditEvents.
+func (x *tamperer) answers() string {
 	var out bytes.Buffer
 	ids := map[string]bool{}
 	for _, q := range [][][2]string{{}, {{"patient", "ada"}}, {{"patient", "zoe"}}, {{"entity", "Observation/o1"}},
@@ -264,7 +269,7 @@ func (x *tamperer) told() string {
 	return out.String()
 }
 
-// blind takes meta.lastUpdated out.
+// blind removes meta.lastUpdated.
 func blind(b []byte) []byte {
 	const key = `"lastUpdated":"`
 	i := bytes.Index(b, []byte(key))
@@ -275,9 +280,9 @@ func blind(b []byte) []byte {
 	return append(bytes.Clone(b[:from]), b[from+len(fhir.InstantLayout):]...)
 }
 
-// Check finds whatever is changed in the change log: entries of documents,
-// created, updated, deleted and made again, and of samples, some of which have
-// become documents.
+// TestCheckFindsEveryTamperedChange changes rows of the change log: entries of
+// documents that were created, updated, deleted and recreated, and of samples, some
+// of which have become documents. Check must find each change.
 func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -296,14 +301,14 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	x := &tamperer{t: t, d: d}
 	was := x.changes()
 	tried := 0
-	for r := range 3 { // other rows first each time
+	for r := range 3 { // other rows in each round
 		x.skip = 2 * r
-		x.every(rand.New(rand.NewPCG(seed, uint64(r))), tabChange, "", func(what string) {
+		x.every(rand.New(rand.NewPCG(seed, uint64(r))), keys.TableChange, "", func(what string) {
 			tried++
 			if problems() > 0 {
 				return
 			}
-			// The order of the changes of one commit means nothing.
+			// The order of changes within a commit has no meaning.
 			if now := x.changes(); !slices.Equal(now, was) {
 				t.Errorf("%s: not found", what)
 			}
@@ -312,10 +317,10 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	if n := problems(); n != 0 {
 		t.Fatalf("after all was put back: %d problems", n)
 	}
-	t.Logf("%d kinds of tampering", tried)
+	t.Logf("%d types of tampering", tried)
 }
 
-// changes returns what the change log tells, in order of commits.
+// changes returns the change log, in order of commits.
 func (x *tamperer) changes() (out []string) {
 	err := x.d.Changes(context.Background(), 0, func(c *store.Change) bool {
 		out = append(out, fmt.Sprintf("%06d %s %d %t %t %+v", c.Seq, c.Ref, c.Version, c.Created, c.Deleted,
@@ -326,7 +331,7 @@ func (x *tamperer) changes() (out []string) {
 	return append(out, fmt.Sprint(err))
 }
 
-// changed is a store with every kind of change.
+// changed returns a store with every type of change.
 func changed(t *testing.T) *DB {
 	t.Helper()
 	d := open(t, vfs.NewMem())
@@ -367,7 +372,7 @@ func changed(t *testing.T) *DB {
 		func(c *store.Change) bool { ids = append(ids, c.Ref.ID); return true }); err != nil || len(ids) != 10 {
 		t.Fatal(ids, err)
 	}
-	for _, id := range []string{ids[0], ids[7]} { // no sample any more
+	for _, id := range []string{ids[0], ids[7]} { // these stop being samples
 		commit(store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: body("Observation", id, "")}}})
 	}
 	return d

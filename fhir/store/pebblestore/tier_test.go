@@ -46,7 +46,7 @@ func streamTemplate(patient, code, device string, class series.Class, variant in
 	return t
 }
 
-// world is the same data in two stores: b with series, a with documents.
+// world holds the same data in two stores: a has documents, b has series.
 type world struct {
 	t    *testing.T
 	rnd  *rand.Rand
@@ -169,12 +169,12 @@ func (w *world) stream() {
 		batch.Series = []store.SeriesWrite{{Template: t, Columns: &fresh}}
 	}
 	if w.rnd.IntN(4) == 0 {
-		batch.Probed = 0 // as if something came between, when the stream is old
+		batch.Probed = 0 // as if another commit had changed the stream
 	}
 	w.commit(batchIfAlike(w, batch))
 }
 
-// batchIfAlike keeps the two alike where only one of them can refuse.
+// batchIfAlike sets Probed so that both stores accept the batch.
 func batchIfAlike(_ *world, b *store.Batch) *store.Batch {
 	b.Probed = ^store.Seq(0)
 	return b
@@ -211,9 +211,9 @@ func rendering(f *store.Found) string {
 		f.Facts.Vendor, f.Facts.Categories, f.Resource.JSON)
 }
 
-func (w *world) find(s store.Store, f store.Find) []string {
+func (w *world) find(s store.Store, req store.Find) []string {
 	var out []string
-	err := s.Find(context.Background(), f, func(x *store.Found) bool { out = append(out, rendering(x)); return true })
+	err := s.Find(context.Background(), req, func(x *store.Found) bool { out = append(out, rendering(x)); return true })
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -258,20 +258,20 @@ func (w *world) compare() {
 	if err != nil {
 		t.Fatal(raw, err)
 	}
-	f := store.Find{Query: q, Filter: all()}
+	req := store.Find{Query: q, Filter: all()}
 	if len(w.pins) > 0 && w.rnd.IntN(2) == 0 {
-		f.At = w.pins[w.rnd.IntN(len(w.pins))]
+		req.At = w.pins[w.rnd.IntN(len(w.pins))]
 	}
-	x, y := w.find(w.a, f), w.find(w.b, f)
+	x, y := w.find(w.a, req), w.find(w.b, req)
 	w.same(raw, x, y)
 	if len(x) > 0 {
-		f.After = strings.Split(x[w.rnd.IntN(len(x))], " ")[0]
-		f.Limit = 20
-		w.same(raw+" after", w.find(w.a, f), w.find(w.b, f))
-		f.After = ""
+		req.After = strings.Split(x[w.rnd.IntN(len(x))], " ")[0]
+		req.Limit = 20
+		w.same(raw+" after", w.find(w.a, req), w.find(w.b, req))
+		req.After = ""
 	}
-	na, _ := w.a.Count(context.Background(), f)
-	nb, _ := w.b.Count(context.Background(), f)
+	na, _ := w.a.Count(context.Background(), req)
+	nb, _ := w.b.Count(context.Background(), req)
 	if na != nb {
 		t.Fatalf("%s: count %d %d", raw, na, nb)
 	}
@@ -355,7 +355,7 @@ func (w *world) others() {
 	}
 }
 
-// The sample tier is indistinguishable from documents.
+// TestTier checks that the sample tier cannot be distinguished from documents.
 func TestTier(t *testing.T) {
 	rounds := 6
 	if testing.Short() {

@@ -19,7 +19,8 @@ import (
 
 const sys = "urn:codes"
 
-// observation has code c<code>, and c<code+1> of another system beside it.
+// observation returns an Observation with code c<code>, and code c<code+1> of
+// another system.
 func observation(patient string, code int, at, until string) string {
 	s := fmt.Sprintf(`"status":"final","code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}]},"subject":{"reference":"Patient/%s"},"device":{"reference":"Device/d%d"}`,
 		sys, code, code+1, patient, code)
@@ -62,7 +63,7 @@ func found(t fataler, s store.Store, f store.Find) []string {
 	return ids
 }
 
-// paged collects the same by following positions.
+// paged returns the matches by following positions.
 func paged(t fataler, s store.Store, f store.Find, n int) []string {
 	t.Helper()
 	var ids []string
@@ -84,7 +85,7 @@ func paged(t fataler, s store.Store, f store.Find, n int) []string {
 	}
 }
 
-// world is the naive model: what is current after each commit.
+// world is the naive model: the current resources after each commit.
 type world map[store.Seq]map[string]*search.Values
 
 var queries = []struct{ typ, raw string }{
@@ -146,7 +147,7 @@ var queries = []struct{ typ, raw string }{
 	{"Observation", "date=ge2026-01-02&date=le2026-01-03"}, {"AuditEvent", "date=lt2026-01-03"},
 }
 
-// bounded are searches whose bound on lastUpdated is drawn from the commits.
+// bounded lists searches whose bounds on lastUpdated are drawn from the commits.
 var bounded = []struct{ typ, raw string }{
 	{"Observation", ""}, {"Observation", "patient=p1&"}, {"Observation", "code=c1&"},
 	{"Observation", "patient=p2&code=c2&"}, {"AuditEvent", ""}, {"Group", ""}, {"Patient", ""},
@@ -155,7 +156,7 @@ var bounded = []struct{ typ, raw string }{
 	{"Observation", "patient=p1&_sort=-date&"}, {"Observation", "_sort=date&"}, {"Observation", "device=Device/d1&"},
 }
 
-// polls asks for what was updated before and after a commit.
+// polls searches for resources updated before and after a commit.
 func (w world) polls(rt *rapid.T, s store.Store, at store.Seq) {
 	var when []int64
 	for _, v := range w[at] {
@@ -200,7 +201,7 @@ func testFind(t *testing.T, d Driver) {
 	})
 }
 
-// write commits random batches and keeps the model.
+// write commits random batches and updates the model.
 func write(rt *rapid.T, s store.Store) (world, store.Seq) {
 	w := world{}
 	cur := map[string]*search.Values{}
@@ -272,7 +273,7 @@ func write(rt *rapid.T, s store.Store) (world, store.Seq) {
 	return w, last
 }
 
-// anySamples puts new samples of a stream into b.
+// anySamples adds new samples of a stream to b.
 func anySamples(rt *rapid.T, s store.Store, b *store.Batch) {
 	t := rapid.SampledFrom(streams()).Draw(rt, "template")
 	rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 2))
@@ -355,7 +356,7 @@ func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.Seq, 
 	}
 	for i := 1; i < len(got); i++ {
 		c := search.CompareValues(typ, q.Sort, w[at][typ+"/"+got[i-1]], w[at][typ+"/"+got[i]])
-		// Equals lie by id, unless the date has an order of its own.
+		// Equal matches are ordered by id, unless the date has its own order.
 		ties := len(q.Sort) > 1 || len(q.Sort) == 1 && q.Sort[0].Param != "date" && q.Sort[0].Param != "recorded"
 		if c > 0 || c == 0 && ties && got[i-1] >= got[i] {
 			rt.Fatalf("%s?%s at %d: %v is not in order", typ, raw, at, got)
@@ -367,7 +368,7 @@ func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.Seq, 
 	}
 }
 
-// scans compares whole-type scans with the model.
+// scans compares scans of whole types with the model.
 func (w world) scans(rt *rapid.T, s store.Store, at store.Seq) {
 	types := []string{"Provenance", "Observation", "Patient"}
 	for _, patient := range []string{"", "p1", "p3"} {
@@ -399,8 +400,9 @@ func (w world) scans(rt *rapid.T, s store.Store, at store.Seq) {
 	w.since(rt, s, types, at)
 }
 
-// since compares an incremental scan with the change log: every resource that
-// changed after an earlier commit, in its current version, deleted or not.
+// since compares an incremental scan with the change log: it must return every
+// resource that changed after an earlier commit, in its current version, deleted or
+// not.
 func (w world) since(rt *rapid.T, s store.Store, types []string, at store.Seq) {
 	from := at / 2
 	want := map[string]uint64{}

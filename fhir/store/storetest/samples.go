@@ -15,10 +15,10 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// noon is when the streams of these tests begin, in Unix microseconds.
+// noon is the start of the streams of these tests, in Unix microseconds.
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC).UnixMicro()
 
-// pulse is a stream of p1's instants with code c1, of one value.
+// pulse returns a template of instants of p1 with code c1 and one value.
 func pulse(device string) *series.Template {
 	t := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
 		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue},
@@ -32,7 +32,7 @@ func pulse(device string) *series.Template {
 	return t
 }
 
-// every are n samples of t, a minute apart, with values from v on.
+// every returns n samples of t, a minute apart, with values starting at v.
 func every(t *series.Template, from int64, n, v int) store.SeriesWrite {
 	c := &series.Columns{}
 	for i := range n {
@@ -43,7 +43,7 @@ func every(t *series.Template, from int64, n, v int) store.SeriesWrite {
 	return store.SeriesWrite{Template: t, Columns: c}
 }
 
-// idsOf are the ids of what w writes.
+// idsOf returns the ids of the samples of w.
 func idsOf(w store.SeriesWrite) (ids []string) {
 	for i := range w.Columns.Len() {
 		s := w.Columns.At(i)
@@ -80,14 +80,15 @@ func sampled(t fataler, s store.Store, ws ...store.SeriesWrite) store.Result {
 	return r
 }
 
-// stamped is the form in which sample i of w must be given out.
+// stamped returns the bytes that the store must return for sample i of w.
 func stamped(w store.SeriesWrite, i int, at store.Seq, updated time.Time) []byte {
 	s := w.Columns.At(i)
 	s.Commit = series.Commit{Seq: uint64(at), Updated: updated.UnixMilli()}
 	return w.Template.Append(nil, &s)
 }
 
-// A sample is the Observation it stands for, wherever one looks.
+// testSamples checks that every read shows a sample as the Observation for which it
+// stands.
 func testSamples(t *testing.T, s store.Store) {
 	ctx := context.Background()
 	var seen []store.Commit
@@ -139,7 +140,7 @@ func testSamples(t *testing.T, s store.Store) {
 			t.Fatalf("heads %+v %v", hs, err)
 		}
 	}
-	// Another instant of the same stream, and ids that only look like it.
+	// Another instant of the same stream, and ids that resemble it.
 	for _, id := range []string{idsOf(every(w.Template, noon+1, 1, 60))[0], strings.Repeat("v", 32), ids[0][:31],
 		ids[0] + "0"} {
 		if _, _, err := s.Read(ctx, fhir.Ref{Type: "Observation", ID: id}, 0); fhir.KindOf(err) != fhir.NotFound {
@@ -164,7 +165,8 @@ func testSamples(t *testing.T, s store.Store) {
 	sound(t, s)
 }
 
-// Samples are found among documents, in either direction, with positions.
+// testSamplesFound checks that searches find samples among documents, in either
+// direction, with positions.
 func testSamplesFound(t *testing.T, s store.Store) {
 	w := every(pulse("d1"), noon, 5, 60)
 	ids := idsOf(w)
@@ -222,8 +224,8 @@ func testSamplesFound(t *testing.T, s store.Store) {
 	sound(t, s)
 }
 
-// A write on a sample's id takes that one out of its series; who looks at an
-// earlier commit sees it where it was.
+// testSamplesMoved checks that a write with the id of a sample takes it out of its
+// series, and that reads at an earlier commit see it as before.
 func testSamplesMoved(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	w := every(pulse("d1"), noon, 5, 60)
@@ -288,7 +290,7 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	if !slices.Equal(log, want) {
 		t.Errorf("change log %v", log)
 	}
-	// The same samples come again; two of them are something else by now.
+	// The same samples come again; two of them have changed since.
 	if _, f := probe(t, s, w); !slices.Equal(f[0],
 		[]store.Presence{store.Same, store.Other, store.Same, store.Other, store.Same}) {
 		t.Errorf("probe %v", f)
@@ -306,14 +308,14 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	sound(t, s)
 }
 
-// Probe tells what is there; a commit on an answer that has become old fails,
-// leaves nothing, and succeeds on a new one.
+// testSamplesConflict checks Probe, and that a commit based on an outdated answer
+// fails without a trace and succeeds after another Probe.
 func testSamplesConflict(t *testing.T, s store.Store) {
 	one, other := pulse("d1"), pulse("d2") // two templates of one identity
 	w := every(one, noon, 4, 60)
 	sampled(t, s, w)
 	restated, elsewhere, later := every(one, noon, 4, 60), every(other, noon, 4, 60), every(one, noon+60e6, 6, 61)
-	restated.Columns.Values[0][2] = series.Decimal{Mant: 620, Scale: 1} // 62.0 is not 62
+	restated.Columns.Values[0][2] = series.Decimal{Mant: 620, Scale: 1} // 62.0 differs from 62
 	_, f := probe(t, s, restated, elsewhere, later)
 	if !slices.Equal(f[0], []store.Presence{store.Same, store.Same, store.Other, store.Same}) ||
 		!slices.Equal(f[1], []store.Presence{store.Other, store.Other, store.Other, store.Other}) ||
@@ -321,8 +323,8 @@ func testSamplesConflict(t *testing.T, s store.Store) {
 			store.Missing}) {
 		t.Fatalf("probe %v", f)
 	}
-	// What came between: the same samples, one of them as a document, or the
-	// stream in another template.
+	// The commit in between writes the same samples, one of them as a document, or
+	// the stream with another template.
 	for i, between := range []func(w store.SeriesWrite){
 		func(w store.SeriesWrite) { sampled(t, s, w) },
 		func(w store.SeriesWrite) {
@@ -370,7 +372,8 @@ func testSamplesConflict(t *testing.T, s store.Store) {
 	sound(t, s)
 }
 
-// Samples, moves and snapshots are there after a restart and after a kill.
+// testSamplesReopen checks that samples, moved samples and snapshots survive a
+// restart and a kill.
 func testSamplesReopen(t *testing.T, d Driver) {
 	for name, again := range map[string]func(testing.TB, store.Store) store.Store{"restart": d.Reopen,
 		"kill": d.Crash} {

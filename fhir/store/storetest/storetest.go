@@ -20,22 +20,23 @@ import (
 
 // Driver opens the stores under test.
 type Driver struct {
-	// Open makes an empty store; it is closed by the suite. A store gets
-	// lastUpdated from clock, nil is that of the machine.
+	// Open creates an empty store, which the suite closes. The store takes
+	// lastUpdated from clock. If clock is nil, the store uses the machine's clock.
 	Open func(t testing.TB, clock func() time.Time) store.Store
 	// Reopen closes s and opens the same data again, with the same clock.
 	Reopen func(t testing.TB, s store.Store) store.Store
-	// Crash opens what a kill of s at this moment leaves, and lets s go. nil:
-	// the driver has no such file system.
+	// Crash opens the data that a kill of s at this moment leaves, and abandons s.
+	// It is nil if the driver has no such file system.
 	Crash func(t testing.TB, s store.Store) store.Store
-	// Lives is how long new random lives are begun in twins. Zero: 10 s.
+	// Lives limits the time in which new random lives are started in the comparison
+	// of two stores. Zero means 10 s.
 	Lives time.Duration
 
-	documents bool // twins would be alike by themselves
+	documents bool // both stores would have documents
 }
 
-// AsDocuments is d with samples written as the documents they stand for: the
-// same suite holds for it.
+// AsDocuments returns d with samples written as the documents for which they stand.
+// The same suite applies to it.
 func AsDocuments(d Driver) Driver {
 	around := func(again func(testing.TB, store.Store) store.Store) func(testing.TB, store.Store) store.Store {
 		if again == nil {
@@ -72,7 +73,7 @@ func Run(t *testing.T, d Driver) {
 	t.Run("samples reopen", func(t *testing.T) { testSamplesReopen(t, d) })
 	t.Run("find", func(t *testing.T) { testFind(t, d) })
 	if !d.documents {
-		t.Run("twins", func(t *testing.T) { testTwins(t, d) })
+		t.Run("pair", func(t *testing.T) { testPair(t, d) })
 	}
 }
 
@@ -295,8 +296,8 @@ func testChanges(t *testing.T, s store.Store) {
 	}
 }
 
-// testWatchTokens: the Facts of a change answer for every parameter that a
-// granular scope may name, to several goroutines, and also after the commit.
+// testWatchTokens checks that the Facts of a change hold every parameter that a
+// granular scope may name, on several goroutines, and also after the commit.
 func testWatchTokens(t *testing.T, s store.Store) {
 	var seen []store.Change
 	stop := s.Watch(func(c store.Commit) {
@@ -345,7 +346,7 @@ func testWatch(t *testing.T, s store.Store) {
 	stop := s.Watch(func(c store.Commit) { seen = append(seen, c) })
 	for i := range 5 {
 		r := commit(t, s, put("Patient", fmt.Sprintf("p%d", i), ""), put("AuditEvent", fmt.Sprintf("a%d", i), ""))
-		// The watcher ran before the answer, so this read is ordered after it.
+		// The watcher ran before the answer, so that this read is ordered after it.
 		if len(seen) != i+1 || seen[i].Seq != r.Seq || len(seen[i].Changes) != 1 ||
 			seen[i].Changes[0].Ref.Type != "Patient" {
 			t.Fatalf("after commit %d: %+v", i, seen)

@@ -19,14 +19,14 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-// claimsOf reads a token without checking it.
+// claimsOf decodes a token without verifying it.
 func claimsOf(t testing.TB, tok any) (header, claims m) {
 	t.Helper()
 	parts := strings.Split(tok.(string), ".")
-	for i, into := range []*m{&header, &claims} {
+	for i, part := range []*m{&header, &claims} {
 		b, err := base64.RawURLEncoding.DecodeString(parts[i])
 		if err == nil {
-			err = json.Unmarshal(b, into)
+			err = json.Unmarshal(b, part)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -35,12 +35,14 @@ func claimsOf(t testing.TB, tok any) (header, claims m) {
 	return header, claims
 }
 
-func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
+// TestClientTypesGetGrantedAccess checks the token response and the access to
+// resources for every authentication method.
+func TestClientTypesGetGrantedAccess(t *testing.T) {
 	w := newWorld(t)
 	for _, method := range []client.Method{client.None, client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
 		for _, post := range []bool{false, true} {
-			v, _, to := w.answer(w.request(c,
+			v, _, to := w.follow(w.params(c,
 				"openid fhirUser launch/patient offline_access patient/*.rs patient/Coverage.rs nonsense",
 				url.Values{"nonce": {"n-1"}}), post)
 			s, out, h := w.redeem(c, v.Get("code"), nil)
@@ -54,11 +56,11 @@ func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
 				h.Get("Access-Control-Allow-Origin") != "*" {
 				t.Error(h)
 			}
-			head, id := claimsOf(t, out["id_token"])
-			if head["alg"] != "RS256" || id["iss"] != w.base || id["aud"] != c.ID || id["sub"] != "u1" ||
+			header, id := claimsOf(t, out["id_token"])
+			if header["alg"] != "RS256" || id["iss"] != w.base || id["aud"] != c.ID || id["sub"] != "u1" ||
 				id["nonce"] != "n-1" ||
 				id["fhirUser"] != w.base+"/fhir/Practitioner/d1" || id["name"] != nil || id["acr"] != "phr" {
-				t.Errorf("%v %v", head, id)
+				t.Errorf("%v %v", header, id)
 			}
 			for path, want := range map[string]int{"Patient/p1": 200, "Patient/p2": 404, "Observation/o1": 200,
 				"Observation/o3": 404, "Practitioner/d1": 200,
@@ -74,19 +76,20 @@ func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
 	}
 }
 
-// What is wrong with the client or the redirect is shown, and goes nowhere.
-func TestNoAnswerGoesToWhoIsNotKnown(t *testing.T) {
+// TestUntrustedRedirectGetsNoResponse checks that an error in the client or the
+// redirect URI is shown to the person and not sent to the redirect URI.
+func TestUntrustedRedirectGetsNoResponse(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	off := w.app(client.None, nil)
-	if err := w.reg.Disable(t.Context(), off.ID); err != nil {
+	disabled := w.app(client.None, nil)
+	if err := w.clients.Disable(t.Context(), disabled.ID); err != nil {
 		t.Fatal(err)
 	}
 	back := w.backend("system/*.rs")
 	for name, change := range map[string]url.Values{
 		"no client":       {"client_id": nil},
-		"unknown client":  {"client_id": {"nobody"}},
-		"disabled":        {"client_id": {off.ID}},
+		"unknown client":  {"client_id": {"unknown"}},
+		"disabled":        {"client_id": {disabled.ID}},
 		"backend":         {"client_id": {back.ID}},
 		"two clients":     {"client_id": {c.ID, c.ID}},
 		"no redirect":     {"redirect_uri": nil},
@@ -108,13 +111,15 @@ func TestNoAnswerGoesToWhoIsNotKnown(t *testing.T) {
 		"space":           {"redirect_uri": {redirect + " "}},
 		"nul":             {"redirect_uri": {redirect + "\x00"}},
 	} {
-		if v, status, text := w.answer(w.request(c, "patient/*.rs", change), false); v != nil || status != 400 {
+		if v, status, text := w.follow(w.params(c, "patient/*.rs", change), false); v != nil || status != 400 {
 			t.Errorf("%s: %v %d %s", name, v, status, text)
 		}
 	}
 }
 
-func TestRedirectIsExact(t *testing.T) {
+// TestRedirectMatching checks that redirect URIs match exactly, except for the
+// port of loopback addresses (RFC 8252 7.3).
+func TestRedirectMatching(t *testing.T) {
 	app := client.Client{RedirectURIs: []string{redirect, "http://127.0.0.1/cb", "http://[::1]:8000/cb?a=b",
 		"http://localhost:4567/cb", "org.example.app:/cb"}}
 	for uri, want := range map[string]bool{
@@ -134,8 +139,8 @@ func TestRedirectIsExact(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		s := []byte(rapid.SampledFrom(app.RedirectURIs).Draw(t, "uri"))
-		at := rapid.IntRange(0, len(s)).Draw(t, "at")
-		switch rapid.IntRange(0, 2).Draw(t, "how") {
+		at := rapid.IntRange(0, len(s)).Draw(t, "position")
+		switch rapid.IntRange(0, 2).Draw(t, "edit") {
 		case 0:
 			s = slices.Insert(s, at, rapid.Byte().Draw(t, "byte"))
 		case 1:
@@ -146,58 +151,58 @@ func TestRedirectIsExact(t *testing.T) {
 			s = s[:at]
 		}
 		u, err := url.Parse(string(s))
-		free := err == nil && u.Scheme == "http" &&
+		loopback := err == nil && u.Scheme == "http" &&
 			(u.Hostname() == "127.0.0.1" && u.RequestURI() == "/cb" || u.Hostname() == "::1" &&
 				u.RequestURI() == "/cb?a=b") &&
 			u.User == nil && u.Fragment == ""
-		if app.Redirects(string(s)) && !slices.Contains(app.RedirectURIs, string(s)) && !free {
+		if app.Redirects(string(s)) && !slices.Contains(app.RedirectURIs, string(s)) && !loopback {
 			t.Fatalf("%q", s)
 		}
 	})
 }
 
-// Everything else that is wrong goes back to the app, with its code.
-func TestErrorsGoBackToTheApp(t *testing.T) {
+// TestErrorsReturnToApp checks that all other errors are returned to the app
+// with their error code.
+func TestErrorsReturnToApp(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, func(c *client.Client) {
-		c.Scope = "openid patient/Observation.rs system/*.rs"
 		c.Scope = "openid patient/Observation.rs launch"
 	})
-	for name, x := range map[string]struct {
+	for name, tc := range map[string]struct {
 		code   string
 		change url.Values
 	}{
-		"implicit":          {"unsupported_response_type", url.Values{"response_type": {"token"}}},
-		"hybrid":            {"unsupported_response_type", url.Values{"response_type": {"code id_token"}}},
-		"no response type":  {"invalid_request", url.Values{"response_type": nil}},
-		"fragment mode":     {"invalid_request", url.Values{"response_mode": {"fragment"}}},
-		"no challenge":      {"invalid_request", url.Values{"code_challenge": nil}},
-		"blank challenge":   {"invalid_request", url.Values{"code_challenge": {""}}},
-		"plain":             {"invalid_request", url.Values{"code_challenge_method": {"plain"}}},
-		"no method":         {"invalid_request", url.Values{"code_challenge_method": nil}},
-		"short challenge":   {"invalid_request", url.Values{"code_challenge": {"abc"}}},
-		"no state":          {"invalid_request", url.Values{"state": nil}},
-		"no aud":            {"invalid_request", url.Values{"aud": nil}},
-		"wrong aud":         {"invalid_request", url.Values{"aud": {"https://evil.example/fhir"}}},
-		"aud with slash":    {"invalid_request", url.Values{"aud": {w.base + "/fhir/"}}},
-		"twice":             {"invalid_request", url.Values{"scope": {"openid", "openid"}}},
-		"request object":    {"request_not_supported", url.Values{"request": {"x"}}},
-		"request_uri":       {"request_uri_not_supported", url.Values{"request_uri": {"https://evil.example"}}},
-		"prompt none":       {"interaction_required", url.Values{"prompt": {"none"}}},
-		"prompt unknown":    {"invalid_request", url.Values{"prompt": {"create"}}},
-		"max_age":           {"invalid_request", url.Values{"max_age": {"-1"}}},
-		"no scope":          {"invalid_scope", url.Values{"scope": nil}},
-		"backend scope":     {"invalid_scope", url.Values{"scope": {"system/*.rs"}}},
-		"not registered":    {"invalid_scope", url.Values{"scope": {"patient/Patient.rs"}}},
-		"other permissions": {"invalid_scope", url.Values{"scope": {"patient/Observation.cud"}}},
-		"bad characters":    {"invalid_scope", url.Values{"scope": {"patient/*.rs \"x"}}},
+		"implicit":               {"unsupported_response_type", url.Values{"response_type": {"token"}}},
+		"hybrid":                 {"unsupported_response_type", url.Values{"response_type": {"code id_token"}}},
+		"no response type":       {"invalid_request", url.Values{"response_type": nil}},
+		"response mode fragment": {"invalid_request", url.Values{"response_mode": {"fragment"}}},
+		"no challenge":           {"invalid_request", url.Values{"code_challenge": nil}},
+		"blank challenge":        {"invalid_request", url.Values{"code_challenge": {""}}},
+		"plain":                  {"invalid_request", url.Values{"code_challenge_method": {"plain"}}},
+		"no method":              {"invalid_request", url.Values{"code_challenge_method": nil}},
+		"short challenge":        {"invalid_request", url.Values{"code_challenge": {"abc"}}},
+		"no state":               {"invalid_request", url.Values{"state": nil}},
+		"no aud":                 {"invalid_request", url.Values{"aud": nil}},
+		"wrong aud":              {"invalid_request", url.Values{"aud": {"https://evil.example/fhir"}}},
+		"aud with slash":         {"invalid_request", url.Values{"aud": {w.base + "/fhir/"}}},
+		"repeated parameter":     {"invalid_request", url.Values{"scope": {"openid", "openid"}}},
+		"request object":         {"request_not_supported", url.Values{"request": {"x"}}},
+		"request_uri":            {"request_uri_not_supported", url.Values{"request_uri": {"https://evil.example"}}},
+		"prompt none":            {"interaction_required", url.Values{"prompt": {"none"}}},
+		"prompt unknown":         {"invalid_request", url.Values{"prompt": {"create"}}},
+		"max_age":                {"invalid_request", url.Values{"max_age": {"-1"}}},
+		"no scope":               {"invalid_scope", url.Values{"scope": nil}},
+		"backend scope":          {"invalid_scope", url.Values{"scope": {"system/*.rs"}}},
+		"not registered":         {"invalid_scope", url.Values{"scope": {"patient/Patient.rs"}}},
+		"other permissions":      {"invalid_scope", url.Values{"scope": {"patient/Observation.cud"}}},
+		"bad characters":         {"invalid_scope", url.Values{"scope": {"patient/*.rs \"x"}}},
 		"unknown launch": {"invalid_request",
 			url.Values{"launch": {"nonsense"}, "scope": {"launch patient/Observation.rs"}}},
-		"launch, no scope": {"invalid_scope", url.Values{"launch": {"nonsense"}}},
-		"bad dpop_jkt":     {"invalid_request", url.Values{"dpop_jkt": {"x"}}},
+		"launch without scope": {"invalid_scope", url.Values{"launch": {"nonsense"}}},
+		"bad dpop_jkt":         {"invalid_request", url.Values{"dpop_jkt": {"x"}}},
 	} {
-		v, status, text := w.answer(w.request(c, "patient/Observation.rs", x.change), name[0]%2 == 0)
-		if v.Get("error") != x.code || v.Has("code") || v.Get("iss") != w.base || x.change.Get("state") != "" &&
+		v, status, text := w.follow(w.params(c, "patient/Observation.rs", tc.change), name[0]%2 == 0)
+		if v.Get("error") != tc.code || v.Has("code") || v.Get("iss") != w.base || tc.change.Get("state") != "" &&
 			v.Get("state") != "st&te=1" || !strings.HasPrefix(text, redirect) {
 			t.Errorf("%s: %d %v", name, status, v)
 		}
@@ -208,6 +213,7 @@ func TestErrorsGoBackToTheApp(t *testing.T) {
 	}
 }
 
+// TestPKCE checks that a code requires its code_verifier.
 func TestPKCE(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.SecretBasic, nil)
@@ -224,6 +230,7 @@ func TestPKCE(t *testing.T) {
 	}
 }
 
+// TestCodesRefused checks that invalid codes and token requests are refused.
 func TestCodesRefused(t *testing.T) {
 	w := newWorld(t)
 	c, other := w.app(client.SecretBasic, nil), w.app(client.SecretBasic, nil)
@@ -236,11 +243,11 @@ func TestCodesRefused(t *testing.T) {
 	s, out, _ := w.redeem(c, "nonsense", nil)
 	refused("unknown", s, out, 400, "invalid_grant")
 	s, out, _ = w.redeem(other, w.code(c, "patient/*.rs", nil), nil)
-	refused("of another client", s, out, 400, "invalid_grant")
+	refused("code of another client", s, out, 400, "invalid_grant")
 	s, out, _ = w.redeem(c, w.code(c, "patient/*.rs", nil), url.Values{"redirect_uri": {redirect + "2"}})
-	refused("redirect", s, out, 400, "invalid_grant")
+	refused("another redirect URI", s, out, 400, "invalid_grant")
 	s, out, _ = w.redeem(c, w.code(c, "patient/*.rs", nil), url.Values{"redirect_uri": nil})
-	refused("no redirect", s, out, 400, "invalid_grant")
+	refused("no redirect URI", s, out, 400, "invalid_grant")
 	s, out, _ = w.redeem(c, "", nil)
 	refused("no code", s, out, 400, "invalid_request")
 	code := w.code(c, "patient/*.rs", nil)
@@ -249,46 +256,49 @@ func TestCodesRefused(t *testing.T) {
 	refused("after a minute", s, out, 400, "invalid_grant")
 	code = w.code(c, "patient/*.rs", nil)
 	w.clock.add(2 * time.Hour)
-	w.get(c, "patient/*.rs") // the high-water mark
+	w.authorize(c, "patient/*.rs") // moves the high-water mark
 	w.clock.add(-2 * time.Hour)
 	w.reopen()
 	s, out, _ = w.redeem(c, code, nil)
-	refused("when the clock went back", s, out, 400, "invalid_grant")
+	refused("after the clock went back", s, out, 400, "invalid_grant")
 	for name, v := range map[string]url.Values{
 		"password": {"grant_type": {"password"}, "username": {"u"}, "password": {"p"}},
 		"implicit": {"grant_type": {"implicit"}},
 		"missing":  {},
 	} {
-		if s, out, _ := w.call(token.Path, c, v, nil); s != 400 {
+		if s, out, _ := w.postForm(token.Path, c, v, nil); s != 400 {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
-	bad := c
-	bad.ID = "nobody"
-	s, out, _ = w.redeem(bad, w.code(c, "patient/*.rs", nil), nil)
+	unknown := c
+	unknown.ID = "unknown"
+	s, out, _ = w.redeem(unknown, w.code(c, "patient/*.rs", nil), nil)
 	refused("unknown client", s, out, 401, "invalid_client")
-	s, out, h := w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"}},
+	s, out, h := w.postForm(token.Path, c, url.Values{"grant_type": {"authorization_code"}},
 		func(r *http.Request) { r.SetBasicAuth(c.ID, "wrong") })
 	refused("wrong secret", s, out, 401, "invalid_client")
 	if !strings.HasPrefix(h.Get("WWW-Authenticate"), "Basic") {
 		t.Error(h)
 	}
-	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"},
+	s, out, _ = w.postForm(token.Path, c, url.Values{"grant_type": {"authorization_code"},
 		"client_secret": {"s3cret-of-the-app"}}, nil)
-	refused("two ways", s, out, 400, "invalid_request")
-	pub := c
-	pub.Method = client.None
-	s, out, _ = w.redeem(pub, w.code(c, "patient/*.rs", nil), nil)
+	refused("two authentication methods", s, out, 400, "invalid_request")
+	public := c
+	public.Method = client.None
+	s, out, _ = w.redeem(public, w.code(c, "patient/*.rs", nil), nil)
 	refused("confidential client without its secret", s, out, 401, "invalid_client")
-	none := w.app(client.None, nil)
-	s, out, _ = w.call(token.Path, none, url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
+	publicApp := w.app(client.None, nil)
+	s, out, _ = w.postForm(token.Path, publicApp,
+		url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
 	refused("public client with an empty secret", s, out, 401, "invalid_client")
-	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
-	refused("not its grant", s, out, 400, "unauthorized_client")
+	s, out, _ = w.postForm(token.Path, c,
+		url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	refused("grant type that is not registered", s, out, 400, "unauthorized_client")
 }
 
-// Of two that redeem one code one wins, and then loses what it won.
-func TestParallelRedemptions(t *testing.T) {
+// TestConcurrentRedemptions checks that of two concurrent redemptions of one
+// code one succeeds, and that the other revokes the tokens of the first.
+func TestConcurrentRedemptions(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	for range 5 {
@@ -306,10 +316,10 @@ func TestParallelRedemptions(t *testing.T) {
 			t.Fatal(status, outs)
 		}
 		if s := w.read(outs[0]["access_token"], "Patient/p1"); s != 401 {
-			t.Error("the access token lives:", s)
+			t.Error("the access token is still valid:", s)
 		}
 		if s, out := w.refresh(c, outs[0]["refresh_token"], nil); s != 400 {
-			t.Error("the refresh token lives:", s, out)
+			t.Error("the refresh token is still valid:", s, out)
 		}
 	}
 	code := w.code(c, "patient/*.rs", nil)
@@ -319,16 +329,17 @@ func TestParallelRedemptions(t *testing.T) {
 		t.Error("after a restart:", s, again)
 	}
 	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
-		t.Error("the access token lives:", s)
+		t.Error("the access token is still valid:", s)
 	}
 }
 
-// The request is for the browser that began it, once, for ten minutes.
-func TestRequestIsBoundToTheBrowser(t *testing.T) {
+// TestRequestIsBoundToBrowser checks that a request can be answered once,
+// within ten minutes, by the browser that began it.
+func TestRequestIsBoundToBrowser(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	begin := func() (string, *http.Response) {
-		res := must(w.browser.Get(w.base + authorize.Path + "?" + w.request(c, "patient/*.rs", nil).Encode()))
+		res := must(w.browser.Get(w.base + authorize.Path + "?" + w.params(c, "patient/*.rs", nil).Encode()))
 		if err := res.Body.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -338,9 +349,9 @@ func TestRequestIsBoundToTheBrowser(t *testing.T) {
 	if !strings.HasPrefix(page, "/auth/consent?request=") || res.StatusCode != 303 {
 		t.Fatal(page)
 	}
-	for _, k := range res.Cookies() {
-		if !k.HttpOnly || k.SameSite != http.SameSiteLaxMode || k.Path != "/" {
-			t.Error(k)
+	for _, cookie := range res.Cookies() {
+		if !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode || cookie.Path != "/" {
+			t.Error(cookie)
 		}
 	}
 	if res.Header.Get("X-Frame-Options") != "DENY" || res.Header.Get("Cache-Control") != "no-store" {
@@ -353,17 +364,17 @@ func TestRequestIsBoundToTheBrowser(t *testing.T) {
 		}
 		return res.StatusCode
 	}
-	thief := *w.browser
-	thief.Jar = nil
-	if s := status(&thief, page); s != 404 {
+	other := *w.browser
+	other.Jar = nil
+	if s := status(&other, page); s != 404 {
 		t.Error("another browser:", s)
 	}
 	w.reopen()
 	if s := status(w.browser, page); s != 303 {
-		t.Error("the browser, after a restart:", s)
+		t.Error("same browser after a restart:", s)
 	}
 	if s := status(w.browser, page); s != 404 {
-		t.Error("a second answer:", s)
+		t.Error("second response:", s)
 	}
 	page, _ = begin()
 	w.clock.add(authorize.Life)
@@ -372,74 +383,76 @@ func TestRequestIsBoundToTheBrowser(t *testing.T) {
 	}
 }
 
+// TestDecisions checks the scopes that are granted for the decisions of a person,
+// and the decisions that are refused.
 func TestDecisions(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	asked := "openid fhirUser launch/patient patient/Observation.rs patient/Patient.r user/*.cruds offline_access"
+	requested := "openid fhirUser launch/patient patient/Observation.rs patient/Patient.r user/*.cruds offline_access"
 	person := w.subject
-	set := func(f func(p *authorize.Pending) authorize.Decision) { w.decide = f }
-	for name, x := range map[string]struct {
+	decide := func(f func(p *authorize.Pending) authorize.Decision) { w.decide = f }
+	for name, tc := range map[string]struct {
 		d      authorize.Decision
-		status int // of the page; 0 is an answer to the app
+		status int // status of the page, or 0 if the app gets a response
 		scope  string
 	}{
-		"all": {authorize.Decision{Subject: person, Patient: "p1", Scopes: strings.Fields(asked)}, 0,
+		"all": {authorize.Decision{Subject: person, Patient: "p1", Scopes: strings.Fields(requested)}, 0,
 			"openid fhirUser launch/patient patient/Observation.rs patient/Patient.r user/*.rs offline_access"},
-		"unticked": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Patient.r"}},
+		"fewer scopes": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Patient.r"}},
 			0, "patient/Patient.r launch/patient"},
 		"narrowed": {authorize.Decision{Subject: person, Patient: "p1",
 			Scopes: []string{"patient/Observation.rs?category=laboratory"}}, 0,
 			"patient/Observation.rs?category=laboratory launch/patient"},
-		"widened": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/*.rs"}}, 403, ""},
-		"level": {authorize.Decision{Subject: person, Patient: "p1",
+		"wider scope": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/*.rs"}}, 403, ""},
+		"another level": {authorize.Decision{Subject: person, Patient: "p1",
 			Scopes: []string{"system/Observation.rs"}}, 403, ""},
-		"permissions": {authorize.Decision{Subject: person, Patient: "p1",
+		"more permissions": {authorize.Decision{Subject: person, Patient: "p1",
 			Scopes: []string{"patient/Observation.cruds"}}, 403, ""},
 		"no patient": {authorize.Decision{Subject: person, Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"no such": {authorize.Decision{Subject: person, Patient: "x1", Scopes: []string{"patient/Patient.r"}},
+		"unknown patient": {authorize.Decision{Subject: person, Patient: "x1", Scopes: []string{"patient/Patient.r"}},
 			403, ""},
-		"nobody": {authorize.Decision{Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
+		"no subject": {authorize.Decision{Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
 		"no roles": {authorize.Decision{Subject: authorize.Subject{ID: "u2",
 			FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}}, Patient: "p1",
 			Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"role of a patient without one": {authorize.Decision{Subject: authorize.Subject{ID: "u2",
+		"patient role without a Patient": {authorize.Decision{Subject: authorize.Subject{ID: "u2",
 			Roles: []string{"patient"}}, Patient: "p1",
 			Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"a patient": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
+		"patient": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
 			FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
 			Scopes: []string{"patient/Patient.r"}}, 0, "patient/Patient.r launch/patient"},
-		"a patient for another": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
+		"patient for another patient": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
 			FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
 			Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
 	} {
-		set(func(*authorize.Pending) authorize.Decision { return x.d })
-		v, status, text := w.answer(w.request(c, asked, nil), false)
-		if x.status != 0 {
-			if v != nil || status != x.status {
+		decide(func(*authorize.Pending) authorize.Decision { return tc.d })
+		v, status, text := w.follow(w.params(c, requested, nil), false)
+		if tc.status != 0 {
+			if v != nil || status != tc.status {
 				t.Errorf("%s: %v %d %s", name, v, status, text)
 			}
 			continue
 		}
-		if s, out, _ := w.redeem(c, v.Get("code"), nil); s != 200 || out["scope"] != x.scope {
+		if s, out, _ := w.redeem(c, v.Get("code"), nil); s != 200 || out["scope"] != tc.scope {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
-	set(func(*authorize.Pending) authorize.Decision { return authorize.Decision{} })
-	if v, _, _ := w.answer(w.request(c, asked, nil), false); v.Get("error") != "access_denied" ||
+	decide(func(*authorize.Pending) authorize.Decision { return authorize.Decision{} })
+	if v, _, _ := w.follow(w.params(c, requested, nil), false); v.Get("error") != "access_denied" ||
 		v.Get("state") != "st&te=1" || v.Get("iss") != w.base {
 		t.Error(v)
 	}
-	set(nil)
-	if _, status, _ := w.answer(w.request(c, asked, url.Values{"prompt": {"login"}}), false); status != 303 {
-		t.Error("a sign-in of this very second:", status)
+	decide(nil)
+	if _, status, _ := w.follow(w.params(c, requested, url.Values{"prompt": {"login"}}), false); status != 303 {
+		t.Error("sign-in in the same second:", status)
 	}
 	w.clock.add(time.Minute)
 	for name, change := range map[string]url.Values{"login": {"prompt": {"login"}}, "max_age": {"max_age": {"59"}}} {
-		if v, status, _ := w.answer(w.request(c, asked, change), false); v != nil || status != 403 {
+		if v, status, _ := w.follow(w.params(c, requested, change), false); v != nil || status != 403 {
 			t.Errorf("%s: %v %d", name, v, status)
 		}
 	}
-	if v, _, _ := w.answer(w.request(c, asked, url.Values{"max_age": {"60"}}), false); v.Get("code") == "" {
-		t.Error("max_age that holds")
+	if v, _, _ := w.follow(w.params(c, requested, url.Values{"max_age": {"60"}}), false); v.Get("code") == "" {
+		t.Error("max_age that is met")
 	}
 }

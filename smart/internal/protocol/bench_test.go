@@ -23,12 +23,12 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-// These print requests a second, and the CPU time of one, which another load on
-// the machine hardly touches: two cores can do at most 2,000,000 of its
-// microseconds a second. The requests go through the handler without a socket,
-// to the embedded store with its fsync, and each token's event and leaf with it.
+// The benchmarks report requests per second and the CPU time per request in
+// microseconds. The CPU time depends little on other load on the machine. The
+// requests are passed to the handler without a socket. The embedded store syncs
+// every commit, which includes the AuditEvent and its leaf.
 
-// cpu is the process's own time so far.
+// cpu returns the CPU time that the process has used.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -37,12 +37,12 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// bench runs the requests in parallel, many waiting for each commit, as they
-// would in a server under load.
+// bench sends the requests in parallel. As in a server under load, many
+// requests wait for each commit.
 func (w *world) bench(b *testing.B, path string, body func(i int) string) {
-	var n, bad atomic.Int64
+	var n, failed atomic.Int64
 	b.SetParallelism(64)
-	began := cpu()
+	start := cpu()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -53,14 +53,14 @@ func (w *world) bench(b *testing.B, path string, body func(i int) string) {
 			rec := httptest.NewRecorder()
 			w.handler.ServeHTTP(rec, r)
 			if rec.Code != http.StatusOK || strings.Contains(rec.Body.String(), `"active":false`) {
-				bad.Add(1)
+				failed.Add(1)
 			}
 		}
 	})
 	b.StopTimer()
-	b.ReportMetric(float64((cpu()-began).Microseconds())/float64(b.N), "cpu-µs/op")
-	if bad.Load() > 0 {
-		b.Fatal(bad.Load(), "requests failed")
+	b.ReportMetric(float64((cpu()-start).Microseconds())/float64(b.N), "cpu-µs/op")
+	if failed.Load() > 0 {
+		b.Fatal(failed.Load(), "requests failed")
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
 }
@@ -73,7 +73,7 @@ func BenchmarkBackendToken(b *testing.B) {
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		b.Fatal(err)
 	}
-	rs := must(w.reg.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})),
+	rs := must(w.clients.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})),
 		Scope: "system/*.rs"}))
 	signRS := func() string {
 		h := jws.NewHeaders()
@@ -87,7 +87,7 @@ func BenchmarkBackendToken(b *testing.B) {
 	for name, sign := range map[string]func() string{"ES384": func() string { return w.assertion(es.ID) },
 		"RS384": signRS} {
 		b.Run(name, func(b *testing.B) {
-			bodies := make([]string, b.N) // signed by the clients, beforehand
+			bodies := make([]string, b.N) // signed in advance, as clients do
 			for i := range bodies {
 				bodies[i] = url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"},
 					"client_assertion":      {sign()},
@@ -108,12 +108,12 @@ func BenchmarkIntrospection(b *testing.B) {
 	}
 	var bodies []string
 	for range 50 {
-		bodies = append(bodies, form(w.get(app, offline)["access_token"]))
+		bodies = append(bodies, form(w.authorize(app, offline)["access_token"]))
 	}
-	b.Run("known", func(b *testing.B) { // seen before: the signature is not checked again
+	b.Run("cached", func(b *testing.B) { // the signatures are not verified again
 		w.bench(b, introspect.Path, func(i int) string { return bodies[i%len(bodies)] })
 	})
-	b.Run("new", func(b *testing.B) { // each token for the first time
+	b.Run("new", func(b *testing.B) { // each token is introspected once
 		back := w.backend("system/*.rs")
 		fresh := make([]string, b.N)
 		for i := range fresh {
@@ -122,8 +122,8 @@ func BenchmarkIntrospection(b *testing.B) {
 		}
 		w.bench(b, introspect.Path, func(i int) string { return fresh[i] })
 	})
-	b.Run("new-of-people", func(b *testing.B) { // whose authorization and roles are asked besides
-		_, c := claimsOf(b, w.get(app, offline)["access_token"])
+	b.Run("new-person", func(b *testing.B) { // also reads the authorization and the roles
+		_, c := claimsOf(b, w.authorize(app, offline)["access_token"])
 		fresh := make([]string, b.N)
 		for i := range fresh {
 			c["jti"] = rand.Text()

@@ -1,4 +1,4 @@
-// Package protocol holds the tests of the authorization server as a whole:
-// every endpoint over real HTTP, on the embedded store, with a clock of its
-// own. It has no code beside them.
+// Package protocol contains the tests of the authorization server as a whole:
+// all endpoints over HTTP, with the embedded store and a clock that the tests
+// set. It contains no other code.
 package protocol

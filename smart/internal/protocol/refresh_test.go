@@ -18,14 +18,16 @@ import (
 
 const offline = "openid offline_access launch/patient patient/*.rs"
 
+// TestRefresh checks the refresh of tokens for every authentication method, and
+// that a refresh can narrow the scope but not extend it.
 func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	for _, method := range []client.Method{client.None, client.SecretBasic, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
-		first := w.get(c, offline)
+		first := w.authorize(c, offline)
 		w.clock.add(20 * time.Minute)
 		if s := w.read(first["access_token"], "Patient/p1"); s != 401 {
-			t.Error("an access token outlives its time:", s)
+			t.Error("expired access token:", s)
 		}
 		s, second := w.refresh(c, first["refresh_token"], nil)
 		if s != 200 || second["scope"] != offline || second["patient"] != "p1" || second["id_token"] == nil ||
@@ -41,39 +43,39 @@ func TestRefresh(t *testing.T) {
 		}
 		if a, b := w.read(third["access_token"], "Patient/p1"),
 			w.read(third["access_token"], "Observation/o1"); a != 200 || b != 403 {
-			t.Error("a narrowed token:", a, b)
+			t.Error("narrowed token:", a, b)
 		}
 		s, fourth := w.refresh(c, third["refresh_token"], nil)
 		if s != 200 || fourth["scope"] != offline {
-			t.Error("a narrowed token narrowed the authorization:", s, fourth)
+			t.Error("a narrowed refresh narrowed the authorization:", s, fourth)
 		}
 		if s, out := w.refresh(c, fourth["refresh_token"], url.Values{"scope": {"user/*.rs"}}); s != 400 ||
 			out["error"] != "invalid_scope" {
-			t.Error("a wider scope:", s, out)
+			t.Error("wider scope:", s, out)
 		}
 		if s, _ := w.refresh(w.app(method, nil), fourth["refresh_token"], nil); s != 400 {
 			t.Error("another client:", s)
 		}
 		w.reopen()
 		if s, out := w.refresh(c, fourth["refresh_token"], nil); s != 200 {
-			t.Error("after what was refused, and a restart:", s, out)
+			t.Error("after refused refreshes and a restart:", s, out)
 		}
 	}
 	c := w.app(client.None, nil)
-	cut := w.get(c, "offline_access launch/patient patient/*.rs user/*.rs")
-	must(w.reg.Change(t.Context(), c.ID, func(c *client.Client) error {
+	narrowed := w.authorize(c, "offline_access launch/patient patient/*.rs user/*.rs")
+	must(w.clients.Change(t.Context(), c.ID, func(c *client.Client) error {
 		c.Scope = "offline_access launch/patient patient/Observation.rs"
 		return nil
 	}))
-	if s, out := w.refresh(c, cut["refresh_token"], nil); s != 200 ||
+	if s, out := w.refresh(c, narrowed["refresh_token"], nil); s != 200 ||
 		out["scope"] != "offline_access launch/patient patient/Observation.rs" {
-		t.Error("a client that lost scopes:", s, out)
+		t.Error("client with fewer scopes:", s, out)
 	}
 	c = w.app(client.None, nil)
-	if out := w.get(c, "patient/*.rs"); out["refresh_token"] != nil {
-		t.Error("a refresh token that nobody asked for")
+	if out := w.authorize(c, "patient/*.rs"); out["refresh_token"] != nil {
+		t.Error("a refresh token was issued without offline_access")
 	}
-	for _, bad := range []string{"", "x", "a.b.c", grantLike} {
+	for _, bad := range []string{"", "x", "a.b.c", unknownRefreshToken} {
 		if s, out := w.refresh(c, bad, nil); s != 400 || out["error"] != "invalid_grant" &&
 			out["error"] != "invalid_request" {
 			t.Errorf("%q: %d %v", bad, s, out)
@@ -81,14 +83,17 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-const grantLike = "aaaaaaaaaaaaaaaaaaaaaaaaaa.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAA"
+// unknownRefreshToken is a well-formed refresh token that was never issued.
+const unknownRefreshToken = "aaaaaaaaaaaaaaaaaaaaaaaaaa.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAA"
 
-// A replaced token is a thief's or its victim's: nobody keeps anything.
-func TestReuseEndsTheFamily(t *testing.T) {
+// TestReuseEndsAuthorization checks that the use of a replaced refresh token
+// ends the authorization with all its tokens, because either the client or an
+// attacker has a copy. A forged refresh token ends nothing.
+func TestReuseEndsAuthorization(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	for name, after := range map[string]int{"the one before": 1, "an old one": 3} {
-		first := w.get(c, offline)
+	for name, after := range map[string]int{"previous token": 1, "older token": 3} {
+		first := w.authorize(c, offline)
 		last := first
 		for range after {
 			w.clock.add(time.Minute)
@@ -98,53 +103,55 @@ func TestReuseEndsTheFamily(t *testing.T) {
 			}
 			last = out
 		}
-		w.clock.add(authz.Grace + time.Second)
+		w.clock.add(authz.RetryGrace + time.Second)
 		if s, out := w.refresh(c, first["refresh_token"], nil); s != 400 || out["error"] != "invalid_grant" {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 		if s, _ := w.refresh(c, last["refresh_token"], nil); s != 400 {
-			t.Errorf("%s: the current token lives: %d", name, s)
+			t.Errorf("%s: the current refresh token is still valid: %d", name, s)
 		}
 		if s := w.read(last["access_token"], "Patient/p1"); s != 401 {
-			t.Errorf("%s: the access token lives: %d", name, s)
+			t.Errorf("%s: the access token is still valid: %d", name, s)
 		}
 	}
-	// A guess at a family's token ends nothing.
-	out := w.get(c, offline)
-	guess := out["refresh_token"].(string)[:27] + grantLike[27:]
-	if s, _ := w.refresh(c, guess, nil); s != 400 {
+	// A forged token of the authorization ends nothing.
+	out := w.authorize(c, offline)
+	forged := out["refresh_token"].(string)[:27] + unknownRefreshToken[27:]
+	if s, _ := w.refresh(c, forged, nil); s != 400 {
 		t.Error(s)
 	}
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 200 {
-		t.Error("a guess ended the family:", s)
+		t.Error("a forged token ended the authorization:", s)
 	}
 }
 
-func TestGraceIsForAnIdenticalRetry(t *testing.T) {
+// TestGracePeriodIsForIdenticalRetry checks that within the grace period the same
+// request gets the same response, and another request ends the authorization.
+func TestGracePeriodIsForIdenticalRetry(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	first := w.get(c, offline)
+	first := w.authorize(c, offline)
 	_, second := w.refresh(c, first["refresh_token"], nil)
-	w.clock.add(authz.Grace)
+	w.clock.add(authz.RetryGrace)
 	if s, again := w.refresh(c, first["refresh_token"], nil); s != 200 || !reflect.DeepEqual(again, second) {
 		t.Fatal(s, again)
 	}
 	if s, third := w.refresh(c, second["refresh_token"], nil); s != 200 {
 		t.Fatal(s, third)
 	}
-	// Another request with the same token is no retry.
-	first = w.get(c, offline)
+	// A request with another scope is not a retry.
+	first = w.authorize(c, offline)
 	_, second = w.refresh(c, first["refresh_token"], nil)
 	if s, _ := w.refresh(c, first["refresh_token"], url.Values{"scope": {"patient/Patient.rs"}}); s != 400 {
 		t.Error(s)
 	}
 	if s, _ := w.refresh(c, second["refresh_token"], nil); s != 400 {
-		t.Error("the family lives:", s)
+		t.Error("the authorization is still valid:", s)
 	}
-	// Nor does a clock that goes back make a new token of an old one: as long
-	// as the mark covers it, a retry gets the same answer.
+	// If the clock goes back by no more than the high-water mark covers, a retry
+	// still gets the same response.
 	ahead := func(d time.Duration) (first, second m) {
-		first = w.get(c, offline)
+		first = w.authorize(c, offline)
 		w.clock.add(d)
 		s, second := w.refresh(c, first["refresh_token"], nil)
 		if s != 200 {
@@ -158,26 +165,28 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 	if s, again := w.refresh(c, first["refresh_token"], nil); s != 200 || !reflect.DeepEqual(again, second) {
 		t.Error(s, again)
 	}
-	// Beyond that nobody can tell a retry from a copy. The current token works.
+	// If it goes back further, a retry cannot be told from a copy and is refused.
+	// The current token stays valid.
 	first, second = ahead(time.Hour)
 	s, third := w.refresh(c, second["refresh_token"], nil)
 	if s != 200 {
 		t.Error(s, third)
 	}
 	if s, _ := w.refresh(c, first["refresh_token"], nil); s != 400 {
-		t.Error("an old token, an hour before it was replaced:", s)
+		t.Error("replaced token after the clock went back by an hour:", s)
 	}
 }
 
-// A thousand at once: one rotation; whoever else gets an answer gets that one.
+// TestConcurrentRefreshesHaveOneWinner checks that a thousand concurrent
+// refreshes rotate the token once and get the same response.
 func TestConcurrentRefreshesHaveOneWinner(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	first := w.get(c, offline)
+	first := w.authorize(c, offline)
 	const n = 1000
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	answers, status := map[string]int{}, map[int]int{}
+	responses, status := map[string]int{}, map[int]int{}
 	limit := make(chan struct{}, 100)
 	for range n {
 		wg.Go(func() {
@@ -188,13 +197,13 @@ func TestConcurrentRefreshesHaveOneWinner(t *testing.T) {
 			defer mu.Unlock()
 			status[s]++
 			if s == 200 {
-				answers[out["access_token"].(string)+out["refresh_token"].(string)]++
+				responses[out["access_token"].(string)+out["refresh_token"].(string)]++
 			}
 		})
 	}
 	wg.Wait()
-	if len(answers) != 1 || status[200] != n {
-		t.Fatal(len(answers), status)
+	if len(responses) != 1 || status[200] != n {
+		t.Fatal(len(responses), status)
 	}
 	as, err := w.tokens.Authorizations(t.Context(), "u1")
 	if err != nil || len(as) != 1 {
@@ -202,13 +211,14 @@ func TestConcurrentRefreshesHaveOneWinner(t *testing.T) {
 	}
 }
 
+// TestLifetimes checks the idle and the absolute lifetime of authorizations.
 func TestLifetimes(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	idle := w.get(c, offline)
-	used := w.get(c, offline)
+	idle := w.authorize(c, offline)
+	used := w.authorize(c, offline)
 	for range 2 {
-		w.clock.add(authz.Idle - time.Hour)
+		w.clock.add(authz.IdleLife - time.Hour)
 		s, out := w.refresh(c, used["refresh_token"], nil)
 		if s != 200 {
 			t.Fatal("within 90 days of use:", s, out)
@@ -222,11 +232,11 @@ func TestLifetimes(t *testing.T) {
 	if s, _ := w.refresh(c, used["refresh_token"], nil); s != 400 {
 		t.Error("after 180 days:", s)
 	}
-	online := w.get(c, "online_access launch/patient patient/*.rs")
+	online := w.authorize(c, "online_access launch/patient patient/*.rs")
 	if online["refresh_token"] == nil {
 		t.Fatal(online)
 	}
-	w.clock.add(authz.Session - time.Minute)
+	w.clock.add(authz.SessionLife - time.Minute)
 	s, out := w.refresh(c, online["refresh_token"], nil)
 	if s != 200 || out["expires_in"] != 60.0 {
 		t.Fatal("within the session:", s, out)
@@ -237,90 +247,92 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// What a person may is asked at each use: roles, account, authorization.
-func TestWhatEndsEndsAtOnce(t *testing.T) {
+// TestRightsAreCheckedPerRequest checks that a change of the person's roles,
+// account or authorization, or of the client, affects the next request.
+func TestRightsAreCheckedPerRequest(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	out := w.get(c, "launch/patient patient/*.rs user/*.rs offline_access")
-	read := func(want int, what string) {
+	out := w.authorize(c, "launch/patient patient/*.rs user/*.rs offline_access")
+	read := func(want int, name string) {
 		t.Helper()
 		if s := w.read(out["access_token"], "Practitioner/d1"); s != want {
-			t.Errorf("%s: %d, want %d", what, s, want)
+			t.Errorf("%s: %d, want %d", name, s, want)
 		}
 	}
-	read(200, "a practitioner")
+	read(200, "with the role practitioner")
 	w.roles = []string{"reader"}
 	read(403, "with another role")
 	if s := w.read(out["access_token"], "Observation/o3"); s != 200 {
-		t.Error("what the role still allows:", s)
+		t.Error("resource that the new role allows:", s)
 	}
 	w.roles = []string{}
 	read(403, "without a role")
 	w.roles = nil
-	read(200, "again")
-	w.gone = true
-	read(401, "without an account")
+	read(200, "with the original role")
+	w.accountEnded = true
+	read(401, "after the account has ended")
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 400 {
-		t.Error("a refresh without an account:", s)
+		t.Error("refresh after the account has ended:", s)
 	}
-	w.gone = false
+	w.accountEnded = false
 	as := must(w.tokens.Authorizations(t.Context(), "u1"))
 	if len(as) != 1 || as[0].ClientID != c.ID || as[0].Context.Patient != "p1" || !as[0].Offline {
 		t.Fatal(as)
 	}
 	if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u2", as[0].ID); fhir.KindOf(err) != fhir.NotFound {
-		t.Error("another person revoked:", err)
+		t.Error("revocation by another person:", err)
 	}
-	read(200, "before")
+	read(200, "before the revocation")
 	if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u1", as[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	read(401, "after the person revoked")
+	read(401, "after the revocation")
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 400 {
-		t.Error("a refresh after the person revoked:", s)
+		t.Error("refresh after the revocation:", s)
 	}
 	if as := must(w.tokens.Authorizations(t.Context(), "u1")); len(as) != 0 {
 		t.Error(as)
 	}
-	out = w.get(c, "patient/*.rs launch/patient")
-	if err := w.reg.Disable(t.Context(), c.ID); err != nil {
+	out = w.authorize(c, "patient/*.rs launch/patient")
+	if err := w.clients.Disable(t.Context(), c.ID); err != nil {
 		t.Fatal(err)
 	}
-	read(401, "of a disabled client")
+	read(401, "token of a disabled client")
 }
 
-// TestRefreshWithoutClientID: a public client may send its refresh token and
-// nothing else (fhirclient does); any other client may not.
+// TestRefreshWithoutClientID checks that a public client may send its refresh
+// token without a client_id, as fhirclient does, and that other clients may
+// not.
 func TestRefreshWithoutClientID(t *testing.T) {
 	w := newWorld(t)
-	bare := func(tok any) (int, m) {
-		s, out, _ := w.call(token.Path, client.Client{Method: "of nobody"},
+	refreshWithoutClient := func(tok any) (int, m) {
+		s, out, _ := w.postForm(token.Path, client.Client{Method: "unauthenticated"},
 			url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}, nil)
 		return s, out
 	}
-	first := w.get(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
-	s, out := bare(first)
+	first := w.authorize(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
+	s, out := refreshWithoutClient(first)
 	if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
 		t.Fatal(s, out)
 	}
 	w.clock.add(time.Minute)
-	if s, again := bare(first); s != 400 || again["error"] != "invalid_grant" ||
+	if s, again := refreshWithoutClient(first); s != 400 || again["error"] != "invalid_grant" ||
 		w.read(out["access_token"], "Patient/p1") != 401 {
-		t.Errorf("a second use does not end the family: %d %v", s, again)
+		t.Errorf("a second use does not end the authorization: %d %v", s, again)
 	}
 	for _, method := range []client.Method{client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
-		got := w.get(c, "offline_access patient/*.rs")
-		if s, out := bare(got["refresh_token"]); s != 401 || out["error"] != "invalid_client" {
+		got := w.authorize(c, "offline_access patient/*.rs")
+		if s, out := refreshWithoutClient(got["refresh_token"]); s != 401 || out["error"] != "invalid_client" {
 			t.Errorf("%s: %d %v", method, s, out)
 		}
 		if s, out := w.refresh(c, got["refresh_token"], nil); s != 200 {
-			t.Errorf("%s, after that: %d %v", method, s, out)
+			t.Errorf("%s, authenticated: %d %v", method, s, out)
 		}
 	}
 	for _, tok := range []string{"", "x", fmt.Sprint(first) + "x",
 		strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)} {
-		if s, out := bare(tok); s != 401 && s != 400 {
+		if s, out := refreshWithoutClient(tok); s != 401 && s != 400 {
 			t.Errorf("%q: %d %v", tok, s, out)
 		}
 	}

@@ -64,7 +64,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// clock is set by the tests.
+// clock is a clock that the tests set.
 type clock struct {
 	mu sync.Mutex
 	t  time.Time
@@ -82,69 +82,76 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// door is made when a test first writes by the API, and once.
-var door = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
+// validator is created once, when a test first writes through the API, because
+// it takes long.
+var validator = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
 
-type lateDoor struct{ interaction.Validator }
+// lazyValidator validates with the shared validator.
+type lazyValidator struct{ interaction.Validator }
 
-func (lateDoor) Create(typ string, body []byte, id string) (fhir.Resource, error) {
-	return door().Create(typ, body, id)
+func (lazyValidator) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+	return validator().Create(typ, body, id)
 }
 
-func (lateDoor) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
-	return door().Resource(typ, body, id)
+func (lazyValidator) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
+	return validator().Resource(typ, body, id)
 }
 
-func (lateDoor) Bundle(body []byte) (*r4.Bundle, error) { return door().Bundle(body) }
+func (lazyValidator) Bundle(body []byte) (*r4.Bundle, error) { return validator().Bundle(body) }
 
-// world is a whole authorization server with some data behind it.
+// world is a complete authorization server with some data.
 type world struct {
-	t       testing.TB
-	clock   *clock
-	dir     string
-	base    string
-	store   *pebblestore.DB
-	stop    func()
-	reg     *client.Registry
-	ring    *keys.Ring
-	pol     *policy.Engine
-	tokens  *token.Endpoint
-	auth    *authorize.Service
-	launch  *launch.Service
-	regs    *register.Handler
-	outside *issuer.Verifier
-	nonced  bool // DPoP proofs need a nonce
-	nonces  *dpop.Nonces
-	handler *swap
-	browser *http.Client
-	ec      *ecdsa.PrivateKey // of all asymmetric clients
+	t             testing.TB
+	clock         *clock
+	dir           string
+	base          string
+	store         *pebblestore.DB
+	stop          func()
+	clients       *client.Registry
+	ring          *keys.Ring
+	policy        *policy.Engine
+	tokens        *token.Endpoint
+	authorizer    *authorize.Service
+	launch        *launch.Service
+	registration  *register.Handler
+	external      *issuer.Verifier
+	requireNonces bool // require nonces in DPoP proofs
+	nonces        *dpop.Nonces
+	handler       *swapHandler
+	browser       *http.Client
+	ec            *ecdsa.PrivateKey // key of all clients with private_key_jwt
 
-	mu      sync.Mutex
-	subject authorize.Subject
-	decide  func(p *authorize.Pending) authorize.Decision // nil: all scopes
-	roles   []string                                      // that the person has now; nil: as at sign-in
-	gone    bool                                          // the account has ended
+	// mu guards the fields below, which the handlers read.
+	mu           sync.Mutex
+	subject      authorize.Subject
+	decide       func(p *authorize.Pending) authorize.Decision // approves all scopes if nil
+	roles        []string                                      // current roles of the person; those of subject if nil
+	accountEnded bool
 }
 
-// swap lets a server be restarted behind its address.
-type swap struct {
+// swapHandler passes requests to a handler that can be replaced, so that the
+// server can be restarted at its address.
+type swapHandler struct {
 	mu sync.Mutex
 	h  http.Handler
 }
 
-func (s *swap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	h := s.h
 	s.mu.Unlock()
 	h.ServeHTTP(w, r)
 }
 
+const categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
+
 const redirect = "https://app.example/cb"
 
 func newWorld(t testing.TB) *world { return newWorldTLS(t, false) }
 
 func newWorldTLS(t testing.TB, secure bool) *world {
-	w := &world{t: t, clock: &clock{t: time.Now().UTC().Truncate(time.Second)}, dir: t.TempDir(), handler: &swap{}}
+	w := &world{t: t, clock: &clock{t: time.Now().UTC().Truncate(time.Second)}, dir: t.TempDir(),
+		handler: &swapHandler{}}
 	w.ec = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	srv := httptest.NewUnstartedServer(w.handler)
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
@@ -167,7 +174,8 @@ func newWorldTLS(t testing.TB, secure bool) *world {
 	return w
 }
 
-// client is a browser: it keeps cookies and shows every redirect.
+// client returns an HTTP client that keeps cookies and does not follow
+// redirects.
 func (w *world) client(srv *httptest.Server) *http.Client {
 	c := *srv.Client()
 	c.Jar = must(cookiejar.New(nil))
@@ -182,72 +190,77 @@ func (w *world) close() {
 	}
 }
 
-// open starts everything over the same directory.
+// open starts the server again with the same data directory.
 func (w *world) open() {
 	ctx := context.Background()
 	now := w.clock.now
-	quiet := slog.New(slog.DiscardHandler)
+	logger := slog.New(slog.DiscardHandler)
 	scopes := scope.Parser{TokenParam: scope.Registered}
 	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: now}))
 	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base,
-		Logger: quiet}))
-	cons := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: quiet}))
+		Logger: logger}))
+	consents := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: logger}))
 	w.ring = must(keys.Open(w.dir, now))
-	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
-	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
+	w.clients = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
+	as := must(client.NewAssertions(w.clients, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
 	grants := &authz.Store{State: w.store}
-	if w.nonces = nil; w.nonced {
+	if w.nonces = nil; w.requireNonces {
 		w.nonces = must(dpop.OpenNonces(ctx, w.store, rand.Reader, now))
 	}
 	base := w.base + "/fhir"
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base,
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.clients, Consents: consents, Scopes: scopes, Issuer: w.base,
 		Audience: base, Clock: now,
-		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
-		ConsentsOf: func(_, authorization string) access.Consents { return cons.ForAuthorization(authorization) }}
-	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
+		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.external,
+		Nonces:     w.nonces,
+		ConsentsOf: func(_, authorization string) access.Consents { return consents.ForAuthorization(authorization) }}
+	appConsents := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
-		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
-	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
+		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: logger}
+	unlimited := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
 	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as,
 		Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Begun: agreements.Begun,
-		Ended: agreements.Ended, Nonces: w.nonces}))
-	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now,
-		Base: base, Logger: quiet}
-	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch,
-		Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: unlimited, Alive: w.alive, Begun: appConsents.Begun,
+		Ended: appConsents.Ended, Nonces: w.nonces}))
+	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.clients, Auth: w.policy, Scopes: scopes,
+		Clock: now,
+		Base:  base, Logger: logger}
+	w.authorizer = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.clients,
+		Launches: w.launch,
+		Scopes:   scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: unlimited,
 		MaySelect: w.maySelect}))
-	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now,
+	w.registration = &register.Handler{Store: w.store, Audit: rec, Registry: w.clients, Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base,
-		Logger: quiet, Limits: limit.New(loose)}
-	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants,
-		Clients: w.reg, Audit: rec,
-		Clock: now, Issuer: w.base, Limits: loose})
-	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader,
+		Logger: logger, Limits: limit.New(unlimited)}
+	intro := introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens,
+		Authorizations: grants,
+		Clients:        w.clients, Audit: rec,
+		Clock: now, Issuer: w.base, Limits: unlimited})
+	service := &interaction.Service{Store: w.store, Validator: lazyValidator{}, Audit: rec, Clock: now,
+		Rand:   rand.Reader,
 		Base:   base,
 		Checks: map[string]interaction.Check{"Device": policy.StepUp{Clock: now}.Device}}
 	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader,
-		Base: base, Logger: quiet,
+		Base: base, Logger: logger,
 		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
-			return nil, fhir.Errorf(fhir.NotFound, "test", "no job goes on here")
+			return nil, fhir.Errorf(fhir.NotFound, "test", "no export job runs in this test")
 		}}))
-	w.stop = func() { exporter.Close(); cons.Close() }
-	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet,
+	w.stop = func() { exporter.Close(); consents.Close() }
+	s := &rest.Server{Service: service, Auth: w.policy, Metadata: func() []byte { return []byte("{}") }, Logger: logger,
 		Clock: now, Rand: rand.Reader,
-		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: svc,
+		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: service,
 			StepUp: policy.StepUp{Clock: now}.Demand}}}
-	e := s.Engine()
-	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path,
+	engine := s.Engine()
+	endpoints := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path,
 		Introspect: w.base + introspect.Path,
 		Revoke:     w.base + introspect.RevokePath, Register: w.base + register.Path}
-	for _, x := range []rest.Mounter{w.ring, w.tokens, w.auth, w.launch, w.regs, intro,
-		discovery.Handler{BaseURL: w.base, Endpoints: ends}} {
-		x.Mount(e)
+	for _, mounter := range []rest.Mounter{w.ring, w.tokens, w.authorizer, w.launch, w.registration, intro,
+		discovery.Handler{BaseURL: w.base, Endpoints: endpoints}} {
+		mounter.Mount(engine)
 	}
-	e.GET("/auth/consent", w.page)
+	engine.GET("/auth/consent", w.page)
 	w.handler.mu.Lock()
-	w.handler.h = w.nonces.Offer(e)
+	w.handler.h = w.nonces.Offer(engine)
 	w.handler.mu.Unlock()
 }
 
@@ -273,9 +286,9 @@ func (w *world) currentRoles(_ context.Context, _ authz.Subject) ([]string, bool
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.roles != nil {
-		return w.roles, !w.gone, nil
+		return w.roles, !w.accountEnded, nil
 	}
-	return w.subject.Roles, !w.gone, nil
+	return w.subject.Roles, !w.accountEnded, nil
 }
 
 func (w *world) alive(ctx context.Context, s authz.Subject, _ bool) ([]string, bool, error) {
@@ -286,13 +299,13 @@ func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ str
 	if s.FHIRUser.Type == "Practitioner" && strings.HasPrefix(patient, "p") {
 		return nil
 	}
-	return fhir.Errorf(fhir.NotFound, "test", "no such patient")
+	return fhir.Errorf(fhir.NotFound, "test", "the patient does not exist")
 }
 
-// page is the person.
+// page is the consent page. It makes the decision of the person.
 func (w *world) page(c *gin.Context) {
-	ctx, id := authorize.Bound(c.Request), c.Query("request")
-	p, err := w.auth.Pending(ctx, id)
+	ctx, id := authorize.WithBrowser(c.Request), c.Query("request")
+	p, err := w.authorizer.Pending(ctx, id)
 	if err != nil {
 		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
 		return
@@ -308,9 +321,9 @@ func (w *world) page(c *gin.Context) {
 	w.mu.Unlock()
 	var to string
 	if len(d.Scopes) == 0 {
-		to, err = w.auth.Deny(ctx, id, "")
+		to, err = w.authorizer.Deny(ctx, id, "")
 	} else {
-		to, err = w.auth.Approve(ctx, id, d)
+		to, err = w.authorizer.Approve(ctx, id, d)
 	}
 	if err != nil {
 		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
@@ -319,15 +332,16 @@ func (w *world) page(c *gin.Context) {
 	c.Redirect(http.StatusSeeOther, to)
 }
 
-// seed stores two patients with observations, and a practitioner.
+// seed stores two patients with Observations and Consents, and a practitioner.
 func (w *world) seed() {
 	put := func(typ, id, rest string) store.Write {
 		return store.Write{Resource: fhir.Resource{Type: typ, ID: id,
 			JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
 	}
 	obs := func(id, patient, category string) store.Write {
-		return put("Observation", id, `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+category+
-			`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)
+		return put("Observation", id, `,"status":"final","category":[{"coding":[{"system":"`+categorySystem+
+			`","code":"`+category+`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},`+
+			`"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)
 	}
 	b := &store.Batch{Writes: []store.Write{put("Patient", "p1", ""), put("Patient", "p2", ""),
 		put("Practitioner", "d1", ""),
@@ -340,7 +354,8 @@ func (w *world) seed() {
 	must(w.store.Commit(context.Background(), b))
 }
 
-func (w *world) set(priv *ecdsa.PrivateKey) json.RawMessage {
+// jwks returns a JWK set with the public key.
+func (w *world) jwks(priv *ecdsa.PrivateKey) json.RawMessage {
 	j := must(jwk.FromRaw(&priv.PublicKey))
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		panic(err)
@@ -348,28 +363,30 @@ func (w *world) set(priv *ecdsa.PrivateKey) json.RawMessage {
 	return must(json.Marshal(m{"keys": []any{j}}))
 }
 
-const allScopes = "openid fhirUser profile launch launch/patient launch/encounter offline_access online_access patient/*.cruds user/*.cruds patient/*.* user/*.*"
+const allScopes = "openid fhirUser profile launch launch/patient launch/encounter offline_access online_access " +
+	"patient/*.cruds user/*.cruds patient/*.* user/*.*"
 
-// app registers an app; secret is "" for a public one.
+// app registers an app with an authentication method.
 func (w *world) app(method client.Method, edit func(*client.Client)) client.Client {
 	c := client.Client{Name: "App", Method: method, RedirectURIs: []string{redirect}, Scope: allScopes}
 	switch method {
 	case client.SecretBasic, client.SecretPost:
 		c.SecretHash = client.Hash("s3cret-of-the-app")
 	case client.PrivateKeyJWT:
-		c.JWKS = w.set(w.ec)
+		c.JWKS = w.jwks(w.ec)
 	}
 	if edit != nil {
 		edit(&c)
 	}
-	return must(w.reg.Add(context.Background(), c))
+	return must(w.clients.Add(context.Background(), c))
 }
 
+// backend registers a backend client.
 func (w *world) backend(scopes string) client.Client {
-	return must(w.reg.Add(context.Background(), client.Client{Name: "Backend", JWKS: w.set(w.ec), Scope: scopes}))
+	return must(w.clients.Add(context.Background(), client.Client{Name: "Backend", JWKS: w.jwks(w.ec), Scope: scopes}))
 }
 
-// jwt writes any header.
+// jwt returns a signed JWT with any header.
 func jwt(header, claims m, key *ecdsa.PrivateKey) string {
 	enc := base64.RawURLEncoding
 	in := enc.EncodeToString(must(json.Marshal(header))) + "." + enc.EncodeToString(must(json.Marshal(claims)))
@@ -380,6 +397,7 @@ func jwt(header, claims m, key *ecdsa.PrivateKey) string {
 	return in + "." + enc.EncodeToString(must(must(jws.NewSigner(alg)).Sign([]byte(in), key)))
 }
 
+// assertion returns a new client assertion.
 func (w *world) assertion(id string) string {
 	now := w.clock.now()
 	return jwt(m{"alg": "ES384", "kid": "k1", "typ": "JWT"},
@@ -394,31 +412,34 @@ func challenge(v string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// request is a good authorization request; change replaces or (nil) removes.
-func (w *world) request(c client.Client, scopes string, change url.Values) url.Values {
+// params returns the parameters of a valid authorization request with changes.
+// A nil value removes the parameter.
+func (w *world) params(c client.Client, scopes string, change url.Values) url.Values {
 	v := url.Values{"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {scopes},
 		"state": {"st&te=1"},
 		"aud":   {w.base + "/fhir"}, "code_challenge": {challenge(verifier)}, "code_challenge_method": {"S256"}}
-	for k, x := range change {
-		if x == nil {
+	for k, values := range change {
+		if values == nil {
 			v.Del(k)
 		} else {
-			v[k] = x
+			v[k] = values
 		}
 	}
 	return v
 }
 
-// answer follows a request until the app gets an answer, or to a page that is
-// shown: then the values are nil and the status is that of the page.
-func (w *world) answer(v url.Values, post bool) (url.Values, int, string) {
+// follow sends an authorization request and follows redirects. If they end at
+// the app, follow returns the parameters that the app gets, the status and the
+// URL. If they end at a page, the parameters are nil, and follow returns the
+// status and the body of the page.
+func (w *world) follow(params url.Values, post bool) (response url.Values, status int, text string) {
 	w.t.Helper()
 	var res *http.Response
 	var err error
 	if post {
-		res, err = w.browser.PostForm(w.base+authorize.Path, v)
+		res, err = w.browser.PostForm(w.base+authorize.Path, params)
 	} else {
-		res, err = w.browser.Get(w.base + authorize.Path + "?" + v.Encode())
+		res, err = w.browser.Get(w.base + authorize.Path + "?" + params.Encode())
 	}
 	for range 3 {
 		if err != nil {
@@ -445,22 +466,23 @@ func (w *world) answer(v url.Values, post bool) (url.Values, int, string) {
 	return nil, 0, ""
 }
 
-// code is a code for a good request.
+// code returns the code for a valid authorization request.
 func (w *world) code(c client.Client, scopes string, change url.Values) string {
 	w.t.Helper()
-	v, status, text := w.answer(w.request(c, scopes, change), false)
+	v, status, text := w.follow(w.params(c, scopes, change), false)
 	if v.Get("code") == "" || v.Get("iss") != w.base || v.Get("state") != "st&te=1" || v.Has("error") {
 		w.t.Fatalf("no code: %d %s", status, text)
 	}
 	return v.Get("code")
 }
 
-// call sends a form as a client.
-func (w *world) call(path string, c client.Client, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
+// postForm sends a form as an authenticated client.
+func (w *world) postForm(path string, c client.Client, form url.Values,
+	edit func(*http.Request)) (int, m, http.Header) {
 	w.t.Helper()
 	v := url.Values{}
-	for k, x := range form {
-		v[k] = x
+	for k, values := range form {
+		v[k] = values
 	}
 	switch c.Method {
 	case client.None:
@@ -496,22 +518,23 @@ func (w *world) call(path string, c client.Client, form url.Values, edit func(*h
 	return res.StatusCode, out, res.Header
 }
 
+// redeem redeems a code. The changes apply to the parameters of the request.
 func (w *world) redeem(c client.Client, code string, change url.Values) (int, m, http.Header) {
 	w.t.Helper()
 	v := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
 		"code_verifier": {verifier}}
-	for k, x := range change {
-		if x == nil {
+	for k, values := range change {
+		if values == nil {
 			v.Del(k)
 		} else {
-			v[k] = x
+			v[k] = values
 		}
 	}
-	return w.call(token.Path, c, v, nil)
+	return w.postForm(token.Path, c, v, nil)
 }
 
-// get is a whole authorization.
-func (w *world) get(c client.Client, scopes string) m {
+// authorize runs a whole authorization and returns the token response.
+func (w *world) authorize(c client.Client, scopes string) m {
 	w.t.Helper()
 	s, out, _ := w.redeem(c, w.code(c, scopes, nil), nil)
 	if s != 200 {
@@ -520,23 +543,27 @@ func (w *world) get(c client.Client, scopes string) m {
 	return out
 }
 
+// refresh redeems a refresh token.
 func (w *world) refresh(c client.Client, tok any, change url.Values) (int, m) {
 	w.t.Helper()
 	v := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}
-	for k, x := range change {
-		v[k] = x
+	for k, values := range change {
+		v[k] = values
 	}
-	s, out, _ := w.call(token.Path, c, v, nil)
+	s, out, _ := w.postForm(token.Path, c, v, nil)
 	return s, out
 }
 
-// read asks the FHIR API with a bearer token.
+// read sends a GET request to the FHIR API with a bearer token and returns the
+// status.
 func (w *world) read(tok any, path string) int {
 	w.t.Helper()
 	s, _ := w.fetch(tok, path)
 	return s
 }
 
+// fetch sends a GET request to the FHIR API with a bearer token and returns the
+// status and the body.
 func (w *world) fetch(tok any, path string) (int, m) {
 	w.t.Helper()
 	r := must(http.NewRequest("GET", w.base+"/fhir/"+path, nil))

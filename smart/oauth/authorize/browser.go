@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// The browser takes a cookie of the second name from this very host over
-// https only: no sibling host and no plain connection can plant it.
+// cookie names. Browsers accept a cookie with the prefix __Host- only from the
+// host itself over https, so that neither a sibling host nor a plaintext
+// connection can set it.
 const (
 	plainCookie  = "pulsegate-authorize"
 	secureCookie = "__Host-pulsegate-authorize"
@@ -15,9 +16,9 @@ const (
 
 type browserKey struct{}
 
-// Bound returns r's context with the browser that sent it, for the methods of
-// Flow.
-func Bound(r *http.Request) context.Context {
+// WithBrowser returns the context of r with the cookies that identify the
+// browser. The methods of Flow require it.
+func WithBrowser(r *http.Request) context.Context {
 	found := map[string]string{}
 	for _, name := range []string{plainCookie, secureCookie} {
 		if c, err := r.Cookie(name); err == nil {
@@ -36,7 +37,8 @@ func (s *Service) cookieName() string {
 	return plainCookie
 }
 
-// cookie is the binding in ctx; "" none.
+// cookie returns the browser's secret from a context of WithBrowser, or "" if
+// there is none.
 func (s *Service) cookie(ctx context.Context) string {
 	found, ok := ctx.Value(browserKey{}).(map[string]string)
 	if !ok {

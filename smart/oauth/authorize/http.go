@@ -23,19 +23,20 @@ import (
 )
 
 const (
+	// Limits in bytes.
 	maxRequest = 16 << 10
 	maxState   = 2048
 	maxText    = 512 // nonce, login_hint, acr_values
 )
 
-// Mount puts the endpoint at Path.
+// Mount registers the endpoint at Path.
 func (s *Service) Mount(m gin.IRouter) {
 	m.GET(Path, gin.WrapH(s))
 	m.POST(Path, gin.WrapH(s))
 }
 
-// ServeHTTP is the authorization endpoint. It sets no CORS header: a browser
-// goes here, a script does not.
+// ServeHTTP implements the authorization endpoint. It sets no CORS headers
+// because browsers navigate to it and scripts do not call it.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -45,51 +46,51 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Frame-Options", "DENY")
 	if wait, ok := s.limits.Admit(oauth.Remote(r), s.opts.Clock()); !ok {
 		h.Set("Retry-After", strconv.Itoa(limit.RetryAfter(wait)))
-		s.show(w, r, http.StatusTooManyRequests, "Too many requests. Wait a moment, then start the app again.")
+		s.showError(w, r, http.StatusTooManyRequests, "Too many requests. Wait a moment, then start the app again.")
 		return
 	}
 	v, fail := parameters(w, r)
 	if fail != nil {
-		s.show(w, r, fail.Status, fail.Description)
+		s.showError(w, r, fail.Status, fail.Description)
 		return
 	}
-	c, redirect, fail := s.target(r, v)
+	c, redirect, fail := s.clientAndRedirect(r, v)
 	if fail != nil {
 		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule", fail.Description,
-			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
-		s.show(w, r, fail.Status, fail.Description)
+			"request_id", h.Get("X-Request-Id"), "cause", fail.Cause)
+		s.showError(w, r, fail.Status, fail.Description)
 		return
 	}
-	page, fail := s.begin(w, r, v, &c, redirect)
+	page, fail := s.accept(w, r, v, &c, redirect)
 	if fail != nil {
 		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule",
 			fail.Description, "client", c.ID,
-			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
-		back := url.Values{"error": {fail.Code}, "error_description": {fail.Description}}
-		if st := v.Get("state"); st != "" && len(st) <= maxState {
-			back.Set("state", st)
+			"request_id", h.Get("X-Request-Id"), "cause", fail.Cause)
+		params := url.Values{"error": {fail.Code}, "error_description": {fail.Description}}
+		if state := v.Get("state"); state != "" && len(state) <= maxState {
+			params.Set("state", state)
 		}
-		http.Redirect(w, r, s.back(redirect, back), http.StatusSeeOther)
+		http.Redirect(w, r, s.redirectURL(redirect, params), http.StatusSeeOther)
 		return
 	}
 	http.Redirect(w, r, page, http.StatusSeeOther)
 }
 
-// show tells the person, when there is no app to tell.
-func (s *Service) show(w http.ResponseWriter, r *http.Request, status int, text string) {
+// showError shows an error to the person if it cannot be returned to the app.
+func (s *Service) showError(w http.ResponseWriter, r *http.Request, status int, text string) {
 	text = sentence(text)
-	if s.opts.Refused != nil {
-		s.opts.Refused(w, r, status, text)
+	if s.opts.ShowError != nil {
+		s.opts.ShowError(w, r, status, text)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	if _, err := io.WriteString(w, "This app cannot be connected.\n"+text+"\n"); err != nil {
-		return // the caller has gone
+		return // the caller has disconnected
 	}
 }
 
-// sentence is a rule for people to read.
+// sentence formats an error description as a sentence.
 func sentence(s string) string {
 	if s == "" {
 		return "The server cannot answer now. Try again in a moment."
@@ -101,12 +102,14 @@ func sentence(s string) string {
 	return s
 }
 
-// parameters come from the query of a GET or the form of a POST, never both.
+// parameters returns the parameters from the query of a GET request or the form
+// of a POST request. A POST request must not have a query.
 func parameters(w http.ResponseWriter, r *http.Request) (url.Values, *oauth.Error) {
 	raw := r.URL.RawQuery
 	if r.Method == http.MethodPost {
 		if raw != "" {
-			return nil, oauth.Bad("invalid_request", "parameters belong into the body")
+			return nil, oauth.Bad("invalid_request",
+				"the parameters of a POST request must be in the body, not in the query")
 		}
 		mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if err != nil || mt != "application/x-www-form-urlencoded" {
@@ -114,21 +117,23 @@ func parameters(w http.ResponseWriter, r *http.Request) (url.Values, *oauth.Erro
 		}
 		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 		if err != nil {
-			return nil, oauth.Bad("invalid_request", "the body is larger than 16 KiB or broke off")
+			return nil, oauth.Bad("invalid_request", "the body is larger than 16 KiB or incomplete")
 		}
 		raw = string(b)
 	}
 	v, err := url.ParseQuery(raw)
 	if err != nil || len(raw) > maxRequest {
-		return nil, oauth.Bad("invalid_request", "the parameters cannot be read")
+		return nil, oauth.Bad("invalid_request", "the parameters are malformed or longer than 16 KiB")
 	}
 	return v, nil
 }
 
-// target finds the client and where its answers go.
-func (s *Service) target(r *http.Request, v url.Values) (client.Client, string, *oauth.Error) {
+// clientAndRedirect returns the client and the redirect URI of a request after
+// it has validated both.
+func (s *Service) clientAndRedirect(r *http.Request, v url.Values) (client.Client, string, *oauth.Error) {
 	if len(v["client_id"]) != 1 || len(v["redirect_uri"]) != 1 {
-		return client.Client{}, "", oauth.Bad("invalid_request", "client_id and redirect_uri are needed, once each.")
+		return client.Client{}, "", oauth.Bad("invalid_request",
+			"client_id and redirect_uri are required, exactly once each.")
 	}
 	c, err := s.opts.Clients.Get(r.Context(), v.Get("client_id"))
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
@@ -136,102 +141,106 @@ func (s *Service) target(r *http.Request, v url.Values) (client.Client, string, 
 	}
 	if err != nil || c.Disabled || !c.May(client.Code) {
 		return client.Client{}, "", oauth.Bad("invalid_request",
-			"The client_id is not that of an app which is registered here.")
+			"The client_id does not belong to an app that is registered with this server.")
 	}
 	if !c.Redirects(v.Get("redirect_uri")) {
 		return client.Client{}, "", oauth.Bad("invalid_request",
-			"The redirect_uri is not one that the app has registered.")
+			"The redirect_uri is not registered for this app.")
 	}
 	return c, v.Get("redirect_uri"), nil
 }
 
-// begin checks the request and keeps it. It returns where the person decides.
-func (s *Service) begin(w http.ResponseWriter, r *http.Request, v url.Values, c *client.Client,
+// accept validates and stores a request. It returns the URL of the page on
+// which the person decides.
+func (s *Service) accept(w http.ResponseWriter, r *http.Request, v url.Values, c *client.Client,
 	redirect string) (string, *oauth.Error) {
 	for name, vs := range v {
 		if len(vs) > 1 && name != "resource" {
-			return "", oauth.Bad("invalid_request", "a parameter is given twice")
+			return "", oauth.Bad("invalid_request", "a parameter is repeated; send each parameter once")
 		}
 	}
-	p := waiting{ClientID: c.ID, Redirect: redirect, State: v.Get("state"), Challenge: v.Get("code_challenge"),
+	req := storedRequest{ClientID: c.ID, Redirect: redirect, State: v.Get("state"), Challenge: v.Get("code_challenge"),
 		Nonce: v.Get("nonce"), LoginHint: v.Get("login_hint")}
-	if fail := s.protocol(v, &p); fail != nil {
+	if fail := s.checkOAuth(v, &req); fail != nil {
 		return "", fail
 	}
-	if fail := session(v, &p); fail != nil {
+	if fail := checkSignIn(v, &req); fail != nil {
 		return "", fail
 	}
-	if fail := s.scopes(r, v, c, &p); fail != nil {
+	if fail := s.checkScopes(r, v, c, &req); fail != nil {
 		return "", fail
 	}
-	return s.keep(w, r, p)
+	return s.save(w, r, req)
 }
 
-// protocol checks what OAuth wants.
-func (s *Service) protocol(v url.Values, p *waiting) *oauth.Error {
-	digest, err := base64.RawURLEncoding.Strict().DecodeString(p.Challenge)
+// checkOAuth validates the parameters of OAuth, PKCE and DPoP.
+func (s *Service) checkOAuth(v url.Values, req *storedRequest) *oauth.Error {
+	digest, err := base64.RawURLEncoding.Strict().DecodeString(req.Challenge)
 	switch {
 	case v.Has("request"):
-		return oauth.Bad("request_not_supported", "request objects are not supported")
+		return oauth.Bad("request_not_supported",
+			"request objects are not supported; send the parameters in the request itself")
 	case v.Has("request_uri"):
-		return oauth.Bad("request_uri_not_supported", "request_uri is not supported")
+		return oauth.Bad("request_uri_not_supported",
+			"request_uri is not supported; send the parameters in the request itself")
 	case v.Get("response_type") == "":
-		return oauth.Bad("invalid_request", "response_type is missing")
+		return oauth.Bad("invalid_request", "response_type is missing; it must be code")
 	case v.Get("response_type") != "code":
 		return oauth.Bad("unsupported_response_type", "response_type must be code")
 	case v.Has("response_mode") && v.Get("response_mode") != "query":
 		return oauth.Bad("invalid_request", "response_mode must be query")
-	case p.State == "" || len(p.State) > maxState:
-		return oauth.Bad("invalid_request", "state must have 1 to 2048 bytes")
-	case p.Challenge == "":
-		return oauth.Bad("invalid_request", "code_challenge is missing")
+	case req.State == "" || len(req.State) > maxState:
+		return oauth.Bad("invalid_request", "state is required, with at most 2048 bytes")
+	case req.Challenge == "":
+		return oauth.Bad("invalid_request", "code_challenge is missing; PKCE with S256 is required")
 	case v.Get("code_challenge_method") != "S256":
 		return oauth.Bad("invalid_request", "code_challenge_method must be S256")
 	case err != nil || len(digest) != 32:
-		return oauth.Bad("invalid_request", "code_challenge must be the base64url of a SHA-256")
+		return oauth.Bad("invalid_request", "code_challenge must be a SHA-256 hash in base64url")
 	case v.Get("aud") != s.opts.Audience:
 		return oauth.Bad("invalid_request", "aud must be the base URL of the FHIR server")
-	case len(p.Nonce) > maxText || len(p.LoginHint) > maxText || len(v.Get("acr_values")) > maxText:
-		return oauth.Bad("invalid_request", "nonce, login_hint and acr_values have at most 512 bytes")
+	case len(req.Nonce) > maxText || len(req.LoginHint) > maxText || len(v.Get("acr_values")) > maxText:
+		return oauth.Bad("invalid_request", "nonce, login_hint and acr_values must not exceed 512 bytes")
 	}
 	if v.Has("dpop_jkt") {
-		p.JKT = v.Get("dpop_jkt")
-		if d, err := base64.RawURLEncoding.Strict().DecodeString(p.JKT); err != nil || len(d) != 32 {
-			return oauth.Bad("invalid_request", "dpop_jkt must be a SHA-256 thumbprint")
+		req.JKT = v.Get("dpop_jkt")
+		if d, err := base64.RawURLEncoding.Strict().DecodeString(req.JKT); err != nil || len(d) != 32 {
+			return oauth.Bad("invalid_request", "dpop_jkt must be a SHA-256 key thumbprint in base64url")
 		}
 	}
 	return nil
 }
 
-// session checks what OpenID Connect wants of the sign-in.
-func session(v url.Values, p *waiting) *oauth.Error {
-	p.Prompt, p.ACRValues = strings.Fields(v.Get("prompt")), strings.Fields(v.Get("acr_values"))
-	for _, x := range p.Prompt {
-		if !slices.Contains([]string{"none", "login", "consent", "select_account"}, x) {
+// checkSignIn validates the requirements for the sign-in (OpenID Connect Core
+// 3.1.2.1).
+func checkSignIn(v url.Values, req *storedRequest) *oauth.Error {
+	req.Prompt, req.ACRValues = strings.Fields(v.Get("prompt")), strings.Fields(v.Get("acr_values"))
+	for _, prompt := range req.Prompt {
+		if !slices.Contains([]string{"none", "login", "consent", "select_account"}, prompt) {
 			return oauth.Bad("invalid_request", "prompt must be none, login, consent or select_account")
 		}
 	}
-	if slices.Contains(p.Prompt, "none") {
-		if len(p.Prompt) > 1 {
-			return oauth.Bad("invalid_request", "prompt none stands alone")
+	if slices.Contains(req.Prompt, "none") {
+		if len(req.Prompt) > 1 {
+			return oauth.Bad("invalid_request", "prompt none cannot be combined with other values")
 		}
-		return oauth.Bad("interaction_required", "a person is always asked")
+		return oauth.Bad("interaction_required", "this server always asks the person; leave out prompt none")
 	}
 	if v.Has("max_age") {
 		n, err := strconv.ParseUint(v.Get("max_age"), 10, 31)
 		if err != nil {
-			return oauth.Bad("invalid_request", "max_age must be a number of seconds")
+			return oauth.Bad("invalid_request", "max_age must be a whole number of seconds")
 		}
 		age := time.Duration(n) * time.Second
-		p.MaxAge = &age
+		req.MaxAge = &age
 	}
 	return nil
 }
 
-// scopes narrows what is asked to what the client may have, and reads the
+// checkScopes narrows the requested scopes to those of the client and reads the
 // launch.
-func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *waiting) *oauth.Error {
-	asked, err := s.opts.Scopes.Offered(v.Get("scope"))
+func (s *Service) checkScopes(r *http.Request, v url.Values, c *client.Client, req *storedRequest) *oauth.Error {
+	requested, err := s.opts.Scopes.Offered(v.Get("scope"))
 	if err != nil {
 		return oauth.Bad("invalid_scope", oauth.Text(err))
 	}
@@ -239,30 +248,29 @@ func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *wai
 	if err != nil {
 		return oauth.Unavailable(err)
 	}
-	set := scope.Narrow(asked, allowed)
-	set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Level == scope.System })
-	if !set.Has(scope.OpenID) { // who the person is, is told in an id_token
-		set = slices.DeleteFunc(set, func(x scope.Scope) bool {
-			return x.Name == scope.FHIRUser ||
-				x.Name == scope.Profile
+	set := scope.Narrow(requested, allowed)
+	set = slices.DeleteFunc(set, func(sc scope.Scope) bool { return sc.Level == scope.System })
+	if !set.Has(scope.OpenID) { // the id_token, which identifies the person, requires openid
+		set = slices.DeleteFunc(set, func(sc scope.Scope) bool {
+			return sc.Name == scope.FHIRUser || sc.Name == scope.Profile
 		})
 	}
 	handle := v.Get("launch")
 	if handle == "" {
-		set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Name == scope.Launch })
+		set = slices.DeleteFunc(set, func(sc scope.Scope) bool { return sc.Name == scope.Launch })
 	}
-	if !slices.ContainsFunc(set, func(x scope.Scope) bool { return x.Name == "" || x.Name == scope.OpenID }) {
-		return oauth.Bad("invalid_scope", "none of the scopes can be granted to this app")
+	if !accessible(set) {
+		return oauth.Bad("invalid_scope", "the app is registered for none of the requested scopes")
 	}
-	p.V1 = asked.AskedV1()
-	if p.Scope = set.String(); len(p.Scope) > scope.MaxLength {
-		return oauth.Bad("invalid_scope", "the scopes are too long")
+	req.V1 = requested.AskedV1()
+	if req.Scope = set.String(); len(req.Scope) > scope.MaxLength {
+		return oauth.Bad("invalid_scope", "the scopes are too long; request fewer scopes")
 	}
 	if handle == "" {
 		return nil
 	}
 	if !set.Has(scope.Launch) {
-		return oauth.Bad("invalid_scope", "a launch from an EHR needs the scope launch")
+		return oauth.Bad("invalid_scope", "the parameter launch requires the scope launch")
 	}
 	l, _, err := s.opts.Launches.Use(r.Context(), handle, c.ID)
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
@@ -271,30 +279,30 @@ func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *wai
 	if err != nil {
 		return oauth.Unavailable(err)
 	}
-	p.Handle, p.Context, p.User = handle, l.Context, l.User
+	req.Handle, req.Context, req.User = handle, l.Context, l.User
 	return nil
 }
 
-// keep makes the request wait for a person, bound to this browser.
-func (s *Service) keep(w http.ResponseWriter, r *http.Request, p waiting) (string, *oauth.Error) {
+// save stores the request, bound to this browser, until a person decides.
+func (s *Service) save(w http.ResponseWriter, r *http.Request, req storedRequest) (string, *oauth.Error) {
 	id, err := s.random(16)
 	if err != nil {
 		return "", oauth.Unavailable(err)
 	}
 	cookie := ""
-	if have := s.cookie(Bound(r)); len(have) == 43 {
-		cookie = have // several apps may wait in one browser
+	if have := s.cookie(WithBrowser(r)); len(have) == 43 {
+		cookie = have // one browser can have several pending requests
 	} else if cookie, err = s.random(32); err != nil {
 		return "", oauth.Unavailable(err)
 	}
-	p.Browser, p.Expires = browserHash(cookie), s.opts.Clock().UTC().Add(Life)
-	b, err := json.Marshal(p)
+	req.Browser, req.Expires = browserHash(cookie), s.opts.Clock().UTC().Add(Life)
+	b, err := json.Marshal(req)
 	if err != nil {
 		return "", oauth.Unavailable(err)
 	}
 	_, err = s.opts.Store.Commit(r.Context(),
-		&store.Batch{State: []store.StateWrite{{Key: room + id, Value: b, Expect: store.StateAbsent,
-			Expires: p.Expires.Add(time.Minute)}}})
+		&store.Batch{State: []store.StateWrite{{Key: keyPrefix + id, Value: b, Expect: store.StateAbsent,
+			Expires: req.Expires.Add(time.Minute)}}})
 	if err != nil {
 		return "", oauth.Unavailable(err)
 	}

@@ -1,12 +1,12 @@
-// Package discovery says what the authorization server can do:
-// .well-known/smart-configuration, at the FHIR base and at the host's root,
-// and .well-known/openid-configuration and .well-known/oauth-authorization-server
-// at the root.
+// Package discovery serves the metadata of the authorization server:
+// .well-known/smart-configuration below the FHIR base and at the root of the
+// host, and .well-known/openid-configuration and
+// .well-known/oauth-authorization-server at the root.
 //
-// It owns these documents and nothing else. They are one document, made of
-// what is there: an endpoint that is not mounted has no URL and is not named.
+// All paths serve the same document. It describes the mounted endpoints only:
+// an endpoint without a URL is left out.
 //
-// Source: SMART App Launch 2.2, "Conformance"; OpenID Connect Discovery 1.0;
+// Sources: SMART App Launch 2.2, "Conformance"; OpenID Connect Discovery 1.0;
 // RFC 8414; RFC 9207 3; RFC 9449 5.1; RFC 8705 3.3.
 package discovery
 
@@ -17,59 +17,65 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/element"
 	"pulsegate/smart/proof/dpop"
 	"pulsegate/smart/scope"
 )
 
-// Endpoints are the URLs of what is mounted; "" is not there.
+// Endpoints holds the URLs of the mounted endpoints. The URL of an endpoint
+// that is not mounted is empty.
 type Endpoints struct {
 	Token, Authorize, Introspect, Revoke, Register, Manage string
 }
 
+// Identifier identifies the primary brand of the brand bundle.
+type Identifier struct {
+	System string `json:"system,omitempty"`
+	Value  string `json:"value"`
+}
+
 // Handler serves the documents.
 type Handler struct {
-	BaseURL string // of the server, without a slash at the end
+	BaseURL string // of the server, without a trailing slash
 	Endpoints
-	// BrandBundle is the URL of the user-access brands Bundle; "" none.
+	// BrandBundle is the URL of the user-access brands Bundle, or "".
 	BrandBundle string
-	Brand       *element.Identifier
-	// ACRValues are the strengths of sign-in that are told apart.
+	Brand       *Identifier
+	// ACRValues lists the supported acr values, that is, strengths of a sign-in.
 	ACRValues []string
-	// CertBound: the server asks TLS clients for their certificates.
+	// CertBound is set if the server requests certificates from TLS clients.
 	CertBound bool
 }
 
 type document struct {
-	Issuer         string              `json:"issuer"`
-	JWKS           string              `json:"jwks_uri"`
-	Authorize      string              `json:"authorization_endpoint,omitempty"`
-	Token          string              `json:"token_endpoint"`
-	Introspect     string              `json:"introspection_endpoint,omitempty"`
-	Revoke         string              `json:"revocation_endpoint,omitempty"`
-	Register       string              `json:"registration_endpoint,omitempty"`
-	Manage         string              `json:"management_endpoint,omitempty"`
-	AuthMethods    []string            `json:"token_endpoint_auth_methods_supported"`
-	AuthAlgs       []string            `json:"token_endpoint_auth_signing_alg_values_supported"`
-	InspectMethods []string            `json:"introspection_endpoint_auth_methods_supported,omitempty"`
-	RevokeMethods  []string            `json:"revocation_endpoint_auth_methods_supported,omitempty"`
-	Grants         []string            `json:"grant_types_supported"`
-	Scopes         []string            `json:"scopes_supported"`
-	ResponseTypes  []string            `json:"response_types_supported"`
-	ResponseModes  []string            `json:"response_modes_supported,omitempty"`
-	CodeChallenges []string            `json:"code_challenge_methods_supported"`
-	DPoPAlgs       []string            `json:"dpop_signing_alg_values_supported"`
-	CertBound      bool                `json:"tls_client_certificate_bound_access_tokens,omitempty"`
-	IssInAnswer    bool                `json:"authorization_response_iss_parameter_supported,omitempty"`
-	Subjects       []string            `json:"subject_types_supported,omitempty"`
-	IDAlgs         []string            `json:"id_token_signing_alg_values_supported,omitempty"`
-	Claims         []string            `json:"claims_supported,omitempty"`
-	ACRValues      []string            `json:"acr_values_supported,omitempty"`
-	Prompts        []string            `json:"prompt_values_supported,omitempty"`
-	RequestURI     *bool               `json:"request_uri_parameter_supported,omitempty"`
-	BrandBundle    string              `json:"user_access_brand_bundle,omitempty"`
-	Brand          *element.Identifier `json:"user_access_brand_identifier,omitempty"`
-	Capabilities   []string            `json:"capabilities"`
+	Issuer            string      `json:"issuer"`
+	JWKS              string      `json:"jwks_uri"`
+	Authorize         string      `json:"authorization_endpoint,omitempty"`
+	Token             string      `json:"token_endpoint"`
+	Introspect        string      `json:"introspection_endpoint,omitempty"`
+	Revoke            string      `json:"revocation_endpoint,omitempty"`
+	Register          string      `json:"registration_endpoint,omitempty"`
+	Manage            string      `json:"management_endpoint,omitempty"`
+	AuthMethods       []string    `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs          []string    `json:"token_endpoint_auth_signing_alg_values_supported"`
+	IntrospectMethods []string    `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	RevokeMethods     []string    `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	GrantTypes        []string    `json:"grant_types_supported"`
+	Scopes            []string    `json:"scopes_supported"`
+	ResponseTypes     []string    `json:"response_types_supported"`
+	ResponseModes     []string    `json:"response_modes_supported,omitempty"`
+	CodeChallenges    []string    `json:"code_challenge_methods_supported"`
+	DPoPAlgs          []string    `json:"dpop_signing_alg_values_supported"`
+	CertBound         bool        `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	IssParameter      bool        `json:"authorization_response_iss_parameter_supported,omitempty"`
+	Subjects          []string    `json:"subject_types_supported,omitempty"`
+	IDAlgs            []string    `json:"id_token_signing_alg_values_supported,omitempty"`
+	Claims            []string    `json:"claims_supported,omitempty"`
+	ACRValues         []string    `json:"acr_values_supported,omitempty"`
+	Prompts           []string    `json:"prompt_values_supported,omitempty"`
+	RequestURI        *bool       `json:"request_uri_parameter_supported,omitempty"`
+	BrandBundle       string      `json:"user_access_brand_bundle,omitempty"`
+	Brand             *Identifier `json:"user_access_brand_identifier,omitempty"`
+	Capabilities      []string    `json:"capabilities"`
 }
 
 func (h Handler) document() document {
@@ -84,7 +90,7 @@ func (h Handler) document() document {
 		Manage:         h.Manage,
 		AuthMethods:    []string{"private_key_jwt"},
 		AuthAlgs:       []string{"RS384", "ES384"},
-		Grants:         []string{"client_credentials"},
+		GrantTypes:     []string{"client_credentials"},
 		Scopes:         h.scopes(),
 		ResponseTypes:  []string{},
 		CodeChallenges: []string{"S256"},
@@ -95,11 +101,11 @@ func (h Handler) document() document {
 		Capabilities:   []string{"client-confidential-asymmetric", "permission-v1", "permission-v2"},
 	}
 	if h.Authorize != "" {
-		no := false
+		unsupported := false
 		d.AuthMethods = append(d.AuthMethods, "client_secret_basic", "client_secret_post", "none")
-		d.Grants = append(d.Grants, "authorization_code", "refresh_token")
-		d.ResponseTypes, d.ResponseModes, d.IssInAnswer = []string{"code"}, []string{"query"}, true
-		d.Subjects, d.IDAlgs, d.RequestURI = []string{"public"}, []string{"RS256"}, &no
+		d.GrantTypes = append(d.GrantTypes, "authorization_code", "refresh_token")
+		d.ResponseTypes, d.ResponseModes, d.IssParameter = []string{"code"}, []string{"query"}, true
+		d.Subjects, d.IDAlgs, d.RequestURI = []string{"public"}, []string{"RS256"}, &unsupported
 		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser",
 			"name", "profile"}
 		d.ACRValues, d.Prompts = h.ACRValues, []string{"login", "consent", "select_account"}
@@ -109,12 +115,12 @@ func (h Handler) document() document {
 			"context-standalone-patient",
 			"permission-offline", "permission-online", "permission-patient", "permission-user")
 		if fhir.KnownType("Encounter") {
-			// An encounter in context is of use to an app that can read it.
+			// Only a server that serves Encounters can put one into context.
 			d.Capabilities = append(d.Capabilities, "context-ehr-encounter")
 		}
 	}
 	if h.Introspect != "" {
-		d.InspectMethods = []string{"private_key_jwt", "client_secret_basic", "client_secret_post"}
+		d.IntrospectMethods = []string{"private_key_jwt", "client_secret_basic", "client_secret_post"}
 	}
 	if h.Revoke != "" {
 		d.RevokeMethods = d.AuthMethods
@@ -129,20 +135,20 @@ func (h Handler) scopes() []string {
 		levels = append(levels, scope.Patient, scope.User)
 		out = append(out, scope.Names()...)
 	}
-	for _, l := range levels {
+	for _, level := range levels {
 		for _, p := range []string{"*.cruds", "*.rs", "*.read", "*.write", "*.*"} {
-			out = append(out, string(l)+"/"+p)
+			out = append(out, string(level)+"/"+p)
 		}
 		for _, t := range fhir.Types {
 			for _, p := range []string{".cruds", ".rs", ".read"} {
-				out = append(out, string(l)+"/"+t+p)
+				out = append(out, string(level)+"/"+t+p)
 			}
 		}
 	}
 	return out
 }
 
-// ServeHTTP answers with the document, whatever Accept says.
+// ServeHTTP serves the document as JSON for every Accept header.
 func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	w.Header().Set("Content-Type", "application/json")
@@ -159,16 +165,16 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if _, err := w.Write(b); err != nil {
-		return // the caller has gone
+		return // the caller has disconnected
 	}
 }
 
 // StylePath is the path of the style document below the base URL.
 const StylePath = "/.well-known/smart-style.json"
 
-// style describes the look of this server's pages to apps that it launches
+// style describes the appearance of this server's pages to apps that it launches
 // (SMART App Launch 2.2, "Styling"). The colors are those of the stylesheet in
-// its light form.
+// light mode.
 const style = `{
   "color_background": "#f4f7f8",
   "color_error": "#9f2419",
@@ -190,7 +196,7 @@ func serveStyle(c *gin.Context) {
 	c.Data(http.StatusOK, "application/json", []byte(style))
 }
 
-// Mount puts the documents at their places.
+// Mount registers the documents at their paths.
 func (h Handler) Mount(m gin.IRouter) {
 	m.GET(StylePath, serveStyle)
 	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration",

@@ -1,30 +1,30 @@
-// Package launch lets an EHR launch an app: POST /oauth/launch.
+// Package launch implements the EHR launch of apps: POST /oauth/launch.
 //
-// It owns: the launch handle, what it stands for, and the API by which a
-// backend client with the scope launch mints one. It does not own: the
-// authorization that the app then asks for (smart/oauth/authorize), which uses the
-// handle up.
+// It owns the launch handles, the context that they stand for, and the API with
+// which a backend client with the scope launch creates them. It does not own the
+// authorization request that the app sends next (smart/oauth/authorize), which
+// uses the handle up.
 //
 // # API
 //
-// Request: Authorization: Bearer <token of a backend with the scope launch>,
-// application/json
+// The request needs the access token of a backend with the scope launch. Its
+// body is application/json:
 //
 //	{"client_id": "…",                   the app
-//	 "patient": "…", "encounter": "…",   ids; each may be left out
+//	 "patient": "…", "encounter": "…",   resource IDs, optional
 //	 "fhirContext": [{"reference": "ImagingStudy/1"}, …],
 //	 "intent": "reconcile-medications",
 //	 "need_patient_banner": true,
 //	 "smart_style_url": "https://…",
-//	 "user": "Practitioner/1"}           who is at the EHR; nobody else may approve
+//	 "user": "Practitioner/1"}           the EHR's user, optional; only this person may approve
 //
-// Answer: 201
+// The response is 201:
 //
 //	{"launch": "…", "iss": "<FHIR base>", "launch_url": "<where to send the browser>", "expires_in": 300}
 //
 // # State
 //
-//	launch/<SHA-256 of the handle, base64url>   Context and client
+//	launch/<SHA-256 of the handle, base64url>   Launch
 //
 // Source: SMART App Launch 2.2, "Launch App: EHR Launch" and "Launch context".
 package launch
@@ -56,35 +56,36 @@ import (
 )
 
 const (
-	room = "launch/"
-	// Life is how long a handle may be used.
+	keyPrefix = "launch/"
+	// Life is the lifetime of a handle.
 	Life = 5 * time.Minute
 
 	// Path of the endpoint below the base URL.
 	Path = "/oauth/launch"
 
-	maxBody    = 64 << 10
-	maxContext = 32
+	maxBody    = 64 << 10 // bytes
+	maxContext = 32       // entries of fhirContext
 )
 
-// Launch is what a handle stands for.
+// Launch is the launch that a handle stands for.
 type Launch struct {
 	ClientID string        `json:"client"`
-	By       string        `json:"by"` // client id of the EHR, or the operator
+	By       string        `json:"by"` // client ID of the EHR, or the operator
 	Context  authz.Context `json:"context"`
-	User     string        `json:"user,omitempty"` // "Practitioner/1"; "" anybody
-	// Maker is the person who made the launch at the console: it is dead once
-	// their account has changed. The zero value is an EHR or the operator.
+	User     string        `json:"user,omitempty"` // reference of the only person who may approve, or ""
+	// Maker is the person who created the launch at the console. The launch
+	// ends when the person's account changes. For launches by an EHR or the
+	// operator it is zero.
 	Maker   authz.Subject `json:"maker,omitzero"`
 	Expires time.Time     `json:"expires"`
 }
 
-// Authenticator is the policy.Engine.
+// Authenticator is implemented by policy.Engine.
 type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Service mints and reads handles.
+// Service creates and reads launch handles. It is safe for concurrent use.
 type Service struct {
 	Store   store.State
 	Audit   audit.Trail
@@ -92,8 +93,8 @@ type Service struct {
 	Auth    Authenticator
 	Scopes  scope.Parser
 	Clock   func() time.Time
-	// Roles has the meaning of policy.Engine.Roles, for the people who make
-	// launches. If it is nil, nobody can make any.
+	// Roles has the meaning of policy.Engine.Roles and applies to the people
+	// who create launches. If it is nil, people cannot create launches.
 	Roles  func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
 	Base   string // FHIR base URL
 	Logger *slog.Logger
@@ -101,16 +102,18 @@ type Service struct {
 
 func key(handle string) string {
 	sum := sha256.Sum256([]byte(handle))
-	return room + base64.RawURLEncoding.EncodeToString(sum[:])
+	return keyPrefix + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Mount puts the API at Path.
+// Mount registers the API at Path.
 func (s *Service) Mount(m gin.IRouter) { m.Any(Path, gin.WrapH(s)) }
 
-// Use returns what a handle stands for, when it is the client's and still
-// good, and the write that uses it up. Everything else is NotFound.
+// Use returns the launch of a handle and the write that uses the handle up. If
+// the handle is unknown, another client's, used or expired, the error is
+// NotFound.
 func (s *Service) Use(ctx context.Context, handle, clientID string) (Launch, store.StateWrite, error) {
-	absent := fhir.Errorf(fhir.NotFound, "launch.Use", "launch: not known, of another app, used or expired")
+	absent := fhir.Errorf(fhir.NotFound, "launch.Use",
+		"launch is unknown, expired, already used or for another app; launch the app again from the EHR")
 	if handle == "" || len(handle) > 128 {
 		return Launch{}, store.StateWrite{}, absent
 	}
@@ -135,11 +138,12 @@ func (s *Service) Use(ctx context.Context, handle, clientID string) (Launch, sto
 	return l, store.StateWrite{Key: key(handle), Expect: store.StateEquals, Old: b}, nil
 }
 
-// Mint makes a handle for a launch and records it. It returns the handle and
-// the app's launch URL with its parameters, "" when the app has none.
+// Mint creates a handle for a launch and records it in the audit trail. It
+// returns the handle and the app's launch URL with its parameters. If the app
+// has no launch URL, launchURL is empty.
 func (s *Service) Mint(ctx context.Context, l Launch, ev audit.Event) (handle, launchURL string, err error) {
 	const op = "launch.Mint"
-	if err := s.check(&l); err != nil {
+	if err := s.validate(&l); err != nil {
 		return "", "", err
 	}
 	c, err := s.Clients.Get(ctx, l.ClientID)
@@ -147,7 +151,8 @@ func (s *Service) Mint(ctx context.Context, l Launch, ev audit.Event) (handle, l
 		return "", "", err
 	}
 	if err != nil || c.Disabled || !c.May(client.Code) {
-		return "", "", fhir.Errorf(fhir.Invalid, op, "client_id: no app that can be launched")
+		return "", "", fhir.Errorf(fhir.Invalid, op,
+			"client_id: must belong to an enabled app that uses authorization codes")
 	}
 	handle = rand.Text() + rand.Text()
 	l.Expires = s.Clock().UTC().Add(Life)
@@ -171,26 +176,30 @@ func (s *Service) Mint(ctx context.Context, l Launch, ev audit.Event) (handle, l
 	return handle, c.LaunchURL + sep + url.Values{"iss": {s.Base}, "launch": {handle}}.Encode(), nil
 }
 
-// check holds what the EHR says to the guide's shapes.
-func (s *Service) check(l *Launch) error {
-	bad := func(place, rule string) error { return fhir.Errorf(fhir.Invalid, "launch.Mint", "%s: %s", place, rule) }
-	for place, id := range map[string]string{"patient": l.Context.Patient, "encounter": l.Context.Encounter} {
+// validate checks the fields of a launch against SMART App Launch 2.2, "Launch
+// context".
+func (s *Service) validate(l *Launch) error {
+	invalid := func(field, rule string) error {
+		return fhir.Errorf(fhir.Invalid, "launch.Mint", "%s: %s", field, rule)
+	}
+	for field, id := range map[string]string{"patient": l.Context.Patient, "encounter": l.Context.Encounter} {
 		if id != "" && !fhir.ValidID(id) {
-			return bad(place, "a FHIR id")
+			return invalid(field, "must be a FHIR id")
 		}
 	}
 	if l.User != "" {
 		if ref, ok := fhir.ParseRef(l.User); !ok || ref.String() != l.User {
-			return bad("user", "a relative reference such as Practitioner/1")
+			return invalid("user", "must be a relative reference such as Practitioner/1")
 		}
 	}
 	if len(l.Context.Intent) > 256 {
-		return bad("intent", "at most 256 bytes")
+		return invalid("intent", "must not exceed 256 bytes")
 	}
 	if u := l.Context.StyleURL; u != "" {
-		own := strings.HasPrefix(u, strings.TrimSuffix(s.Base, "/fhir")+"/") // a demo serves its own over http
+		// a demo serves its style document over http
+		own := strings.HasPrefix(u, strings.TrimSuffix(s.Base, "/fhir")+"/")
 		if p, err := url.Parse(u); err != nil || p.Scheme != "https" && !own || p.Host == "" || len(u) > 2048 {
-			return bad("smart_style_url", "an https URL")
+			return invalid("smart_style_url", "must be an https URL")
 		}
 	}
 	if len(l.Context.FHIRContext) == 0 || string(l.Context.FHIRContext) == "null" {
@@ -202,25 +211,26 @@ func (s *Service) check(l *Launch) error {
 		Identifier                 json.RawMessage
 	}
 	if err := json.Unmarshal(l.Context.FHIRContext, &items); err != nil || len(items) > maxContext {
-		return bad("fhirContext", "an array of objects with a reference, a canonical or an identifier")
+		return invalid("fhirContext", "must be an array of at most 32 objects with a reference, a canonical or an identifier")
 	}
-	for _, x := range items {
-		ref, ok := fhir.ParseRef(x.Reference)
+	for _, item := range items {
+		ref, ok := fhir.ParseRef(item.Reference)
 		switch {
-		case x.Reference == "" && x.Canonical == "" && len(x.Identifier) == 0:
-			return bad("fhirContext", "each object has a reference, a canonical or an identifier")
-		case x.Reference != "" && (!ok || ref.String() != x.Reference):
-			return bad("fhirContext.reference", "a relative reference such as ImagingStudy/1")
-		case (ref.Type == "Patient" || ref.Type == "Encounter") && x.Role == "":
-			return bad("fhirContext.reference",
-				"a Patient or Encounter belongs into patient and encounter, unless it has a role")
-		case x.Canonical != "" && !strings.HasPrefix(x.Canonical, "http"):
-			return bad("fhirContext.canonical", "an http URL")
+		case item.Reference == "" && item.Canonical == "" && len(item.Identifier) == 0:
+			return invalid("fhirContext", "each object must have a reference, a canonical or an identifier")
+		case item.Reference != "" && (!ok || ref.String() != item.Reference):
+			return invalid("fhirContext.reference", "must be a relative reference such as ImagingStudy/1")
+		case (ref.Type == "Patient" || ref.Type == "Encounter") && item.Role == "":
+			return invalid("fhirContext.reference",
+				"name a Patient or Encounter without a role in patient or encounter instead")
+		case item.Canonical != "" && !strings.HasPrefix(item.Canonical, "http"):
+			return invalid("fhirContext.canonical", "must be an http or https URL")
 		}
 	}
 	return nil
 }
 
+// request is the body of a request to the API.
 type request struct {
 	ClientID    string          `json:"client_id"`
 	Patient     string          `json:"patient"`
@@ -232,20 +242,20 @@ type request struct {
 	User        string          `json:"user"`
 }
 
-// ServeHTTP is the API.
+// ServeHTTP implements the API.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
-	if f := s.serve(w, r); f != nil {
-		s.Logger.InfoContext(r.Context(), "launch refused", "error", f.Code, "rule", f.Description, "request",
-			w.Header().Get("X-Request-Id"), "cause", f.Cause)
-		oauth.Refuse(w, f)
+	if fail := s.serve(w, r); fail != nil {
+		s.Logger.InfoContext(r.Context(), "launch refused", "error", fail.Code, "rule", fail.Description, "request_id",
+			w.Header().Get("X-Request-Id"), "cause", fail.Cause)
+		oauth.Refuse(w, fail)
 	}
 }
 
 func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	if r.Method != http.MethodPost {
 		return &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
-			Description: "the launch endpoint takes POST"}
+			Description: "the launch endpoint accepts POST only"}
 	}
 	p, err := s.Auth.Authenticate(r)
 	if err != nil {
@@ -258,7 +268,7 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	set, err := s.Scopes.Parse(p.Scope)
 	if err != nil || !set.Has(scope.Launch) || p.Grant.Person {
 		return &oauth.Error{Status: http.StatusForbidden, Code: "insufficient_scope",
-			Description: "a backend's token with the scope launch is needed",
+			Description: "an access token of a backend with the scope launch is required",
 			Challenge:   `Bearer error="insufficient_scope", scope="launch"`}
 	}
 	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
@@ -266,13 +276,14 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return oauth.Bad("invalid_request", "the body is larger than 64 KiB or broke off")
+		return oauth.Bad("invalid_request", "the body is larger than 64 KiB or incomplete")
 	}
 	var in request
 	dec := json.NewDecoder(strings.NewReader(string(b)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&in); err != nil || dec.More() {
-		return oauth.Bad("invalid_request", "the body is not a launch: see the members that the documentation names")
+		return oauth.Bad("invalid_request",
+			"the body must be one JSON object with the members client_id, patient, encounter, fhirContext, intent, need_patient_banner, smart_style_url and user")
 	}
 	l := Launch{ClientID: in.ClientID, By: p.ClientID, User: in.User,
 		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter,

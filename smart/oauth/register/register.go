@@ -1,18 +1,17 @@
-// Package register is dynamic client registration: POST /oauth/register (RFC
-// 7591) and GET, PUT, DELETE /oauth/register/<client_id> (RFC 7592).
+// Package register implements dynamic client registration: POST /oauth/register
+// (RFC 7591) and GET, PUT and DELETE /oauth/register/<client_id> (RFC 7592).
 //
-// It owns: these endpoints, and the initial access tokens without which
-// nobody registers. It does not own: what a registration must be
-// (smart/client).
+// It owns these endpoints and the initial access tokens that registration
+// requires. It does not own the validation of client metadata (smart/client).
 //
-// An initial access token is made by an operator (PrepareToken). It is good for a
-// number of registrations until it expires, and bounds the scopes that these
-// may have. A client that has registered manages itself with the registration
-// access token of the answer.
+// An operator creates an initial access token (PrepareToken). It is valid for a
+// limited number of registrations until it expires, and limits the scopes of
+// the registered clients. A registered client manages its registration with the
+// registration access token of the response.
 //
 // # State
 //
-//	register/<SHA-256 of the initial access token, base64url>   Ticket
+//	register/<SHA-256 of the initial access token, base64url>   InitialToken
 package register
 
 import (
@@ -41,21 +40,22 @@ import (
 )
 
 const (
-	room = "register/"
+	keyPrefix = "register/"
 	// Path of the endpoint below the base URL.
 	Path    = "/oauth/register"
-	maxBody = 128 << 10
+	maxBody = 128 << 10 // bytes
 )
 
-// Ticket is what an initial access token is good for.
-type Ticket struct {
-	Scope   string    `json:"scope"` // a registration may have no more
-	Uses    int       `json:"uses"`  // left
-	By      string    `json:"by"`    // who made it
+// InitialToken holds the limits of an initial access token.
+type InitialToken struct {
+	Scope   string    `json:"scope"` // maximum scope of a registration
+	Uses    int       `json:"uses"`  // registrations left
+	By      string    `json:"by"`    // operator who created it
 	Expires time.Time `json:"expires"`
 }
 
-// Handler is the endpoint. All fields are needed but Logger and Limits.
+// Handler implements the endpoints. Logger and Limits are optional. It is safe
+// for concurrent use.
 type Handler struct {
 	Store    store.State
 	Audit    audit.Trail
@@ -68,18 +68,19 @@ type Handler struct {
 	Limits   *limit.Limiter
 }
 
-// NewLimits are the limits of the endpoint: registration is rare.
+// NewLimits returns the limits of the endpoint. They are low because
+// registrations are rare.
 func NewLimits() *limit.Limiter { return limit.New(limit.Limits{Global: 50, Remote: 10}) }
 
-// Mount puts the endpoint at Path.
+// Mount registers the endpoints below Path.
 func (h *Handler) Mount(m gin.IRouter) {
 	m.Any(Path, gin.WrapF(func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, "") }))
 	m.Any(Path+"/:client", func(c *gin.Context) { h.serve(c.Writer, c.Request, c.Param("client")) })
 }
 
-func ticketKey(token string) string {
+func tokenKey(token string) string {
 	sum := sha256.Sum256([]byte(token))
-	return room + base64.RawURLEncoding.EncodeToString(sum[:])
+	return keyPrefix + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 func (h *Handler) secret() (string, error) {
@@ -90,9 +91,10 @@ func (h *Handler) secret() (string, error) {
 	return client.NewSecret(b), nil
 }
 
-// PrepareToken makes an initial access token, which is shown once, and the write
-// that makes it good, to be committed together with its AuditEvent.
-func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
+// PrepareToken returns a new initial access token, to be shown once, and the
+// write that activates it. The caller commits the write together with the
+// AuditEvent.
+func (h *Handler) PrepareToken(t InitialToken) (string, store.StateWrite, error) {
 	const op = "register.PrepareToken"
 	none := store.StateWrite{}
 	set, err := h.Scopes.Parse(t.Scope)
@@ -100,7 +102,8 @@ func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
 		return "", none, err
 	}
 	if t.Uses < 1 || t.Uses > 1000 || !t.Expires.After(h.Clock()) {
-		return "", none, fhir.Errorf(fhir.Invalid, op, "1 to 1000 registrations, and an end in the future")
+		return "", none, fhir.Errorf(fhir.Invalid, op,
+			"a registration token needs 1 to 1000 uses and an expiry in the future")
 	}
 	t.Scope = set.String()
 	tok, err := h.secret()
@@ -111,11 +114,11 @@ func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
 	if err != nil {
 		return "", none, fhir.Wrap(op, err)
 	}
-	return tok, store.StateWrite{Key: ticketKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}, nil
+	return tok, store.StateWrite{Key: tokenKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}, nil
 }
 
-// Metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.
-type Metadata struct {
+// metadata is the metadata of a client (RFC 7591 2), with SMART's launch URL.
+type metadata struct {
 	ClientID      string   `json:"client_id,omitempty"`
 	Secret        string   `json:"client_secret,omitempty"`
 	SecretExpires *int64   `json:"client_secret_expires_at,omitempty"`
@@ -128,30 +131,31 @@ type Metadata struct {
 	Grants        []string `json:"grant_types,omitempty"`
 	Responses     []string `json:"response_types,omitempty"`
 	Scope         string   `json:"scope,omitempty"`
-	// LeftOut are the scopes that were asked for and not registered as asked.
-	LeftOut   string          `json:"scope_not_registered,omitempty"`
-	ClientURI string          `json:"client_uri,omitempty"`
-	LogoURI   string          `json:"logo_uri,omitempty"`
-	TOSURI    string          `json:"tos_uri,omitempty"`
-	PolicyURI string          `json:"policy_uri,omitempty"`
-	JWKS      json.RawMessage `json:"jwks,omitempty"`
-	JWKSURI   string          `json:"jwks_uri,omitempty"`
-	LaunchURL string          `json:"initiate_login_uri,omitempty"`
-	DPoPBound bool            `json:"dpop_bound_access_tokens,omitempty"`
-	CertBound bool            `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	// NotRegistered lists the requested scopes that were not registered, or not
+	// in full.
+	NotRegistered string          `json:"scope_not_registered,omitempty"`
+	ClientURI     string          `json:"client_uri,omitempty"`
+	LogoURI       string          `json:"logo_uri,omitempty"`
+	TOSURI        string          `json:"tos_uri,omitempty"`
+	PolicyURI     string          `json:"policy_uri,omitempty"`
+	JWKS          json.RawMessage `json:"jwks,omitempty"`
+	JWKSURI       string          `json:"jwks_uri,omitempty"`
+	LaunchURL     string          `json:"initiate_login_uri,omitempty"`
+	DPoPBound     bool            `json:"dpop_bound_access_tokens,omitempty"`
+	CertBound     bool            `json:"tls_client_certificate_bound_access_tokens,omitempty"`
 }
 
 func badMetadata(rule string) *oauth.Error { return oauth.Bad("invalid_client_metadata", rule) }
 
-// into writes the metadata over c. What it does not name takes its default:
-// an update replaces (RFC 7592 2.2).
-func (m *Metadata) into(c *client.Client) *oauth.Error {
+// applyTo replaces the metadata of c. Members that m does not name take their
+// defaults (RFC 7592 2.2).
+func (m *metadata) applyTo(c *client.Client) *oauth.Error {
 	method := client.Method(m.Method)
 	if method == "" {
 		method = client.SecretBasic // RFC 7591 2
 	}
 	if len(m.Responses) > 0 && (len(m.Responses) > 1 || m.Responses[0] != "code") {
-		return badMetadata("response_types: code only")
+		return badMetadata("response_types: only code is supported")
 	}
 	c.GrantTypes = nil
 	for _, g := range m.Grants {
@@ -167,8 +171,9 @@ func (m *Metadata) into(c *client.Client) *oauth.Error {
 	return nil
 }
 
-func (h *Handler) metadata(c client.Client) Metadata {
-	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name,
+// describe returns the metadata of a client without its secrets.
+func (h *Handler) describe(c client.Client) metadata {
+	m := metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name,
 		RedirectURIs: c.RedirectURIs,
 		Method:       string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI,
 		PolicyURI: c.PolicyURI,
@@ -182,7 +187,7 @@ func (h *Handler) metadata(c client.Client) Metadata {
 		m.Responses = []string{"code"}
 	}
 	if c.Symmetric() {
-		m.SecretExpires = new(int64) // never
+		m.SecretExpires = new(int64) // 0, the secret does not expire
 	}
 	return m
 }
@@ -193,22 +198,23 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, id string) {
 	remote := oauth.Remote(r)
 	var status int
 	var out any
-	var f *oauth.Error
+	var fail *oauth.Error
 	if wait, ok := h.Limits.Admit(remote, now); !ok {
-		f = oauth.TooMany(wait)
+		fail = oauth.TooMany(wait)
 	} else if wait, ok := h.Limits.MayFail(limit.Failing(remote, ""), now); !ok {
-		f = oauth.TooMany(wait)
-	} else if status, out, f = h.dispatch(w, r, id); f != nil && f.Status < 500 {
+		fail = oauth.TooMany(wait)
+	} else if status, out, fail = h.dispatch(w, r, id); fail != nil && fail.Status < 500 {
 		h.Limits.Failed(limit.Failing(remote, ""), now)
 	}
 	switch {
-	case f != nil:
-		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request",
-			w.Header().Get("X-Request-Id"), "cause", f.Cause)
-		if f.Status == http.StatusMethodNotAllowed && id != "" {
+	case fail != nil:
+		h.Logger.InfoContext(r.Context(), "registration refused", "error", fail.Code, "rule", fail.Description,
+			"request_id",
+			w.Header().Get("X-Request-Id"), "cause", fail.Cause)
+		if fail.Status == http.StatusMethodNotAllowed && id != "" {
 			w.Header().Set("Allow", "GET, PUT, DELETE")
 		}
-		oauth.Refuse(w, f)
+		oauth.Refuse(w, fail)
 	case out == nil:
 		w.WriteHeader(status)
 	default:
@@ -216,6 +222,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, id string) {
 	}
 }
 
+// bearer returns the token of the Authorization header, or "".
 func bearer(r *http.Request) string {
 	scheme, tok, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || len(tok) > 256 {
@@ -224,15 +231,16 @@ func bearer(r *http.Request) string {
 	return tok
 }
 
+// errToken is the error for a missing or invalid token. It is read only.
 var errToken = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token",
-	Description: "the token is not known, or is used up",
-	Challenge:   `Bearer error="invalid_token"`} // read only
+	Description: "the registration token is missing, unknown, expired or used up; ask the operator for a new one",
+	Challenge:   `Bearer error="invalid_token"`}
 
 func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (int, any, *oauth.Error) {
 	if id == "" {
 		if r.Method != http.MethodPost {
 			return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
-				Description: "registration takes POST"}
+				Description: "register a client with POST"}
 		}
 		return h.create(w, r)
 	}
@@ -240,7 +248,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	// In constant time, and alike for a client that is not there.
+	// The comparison takes constant time and also runs for an unknown client.
 	if subtle.ConstantTimeCompare(client.Hash(bearer(r)), c.RegistrationHash) != 1 || err != nil || c.Disabled {
 		return 0, nil, errToken
 	}
@@ -260,7 +268,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 		return http.StatusNoContent, nil, nil
 	}
 	return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
-		Description: "GET, PUT or DELETE"}
+		Description: "a registration accepts GET, PUT and DELETE only"}
 }
 
 func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client, method string) audit.Event {
@@ -268,56 +276,57 @@ func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client,
 		Caller: oauth.Caller(w, r).As(&access.Principal{ClientID: c.ID, ClientName: c.Name})}
 }
 
-// commit makes a change durable together with its event.
+// commit writes a change together with its AuditEvent.
 func (h *Handler) commit(r *http.Request, w http.ResponseWriter, c client.Client, also ...store.StateWrite) error {
 	_, err := audit.Commit(r.Context(), h.Store, h.Audit, &store.Batch{State: also}, h.event(r, w, c, r.Method))
 	return err
 }
 
-// managed is the client for who manages it: with the registration access token
-// that was shown, for only its hash is kept (RFC 7592 3).
-func (h *Handler) managed(r *http.Request, c client.Client) Metadata {
-	m := h.metadata(c)
+// managed returns the metadata of a client that manages itself. It repeats the
+// registration access token of the request, because only the hash of that token
+// is stored (RFC 7592 3).
+func (h *Handler) managed(r *http.Request, c client.Client) metadata {
+	m := h.describe(c)
 	m.Token = bearer(r)
 	return m
 }
 
-func read(w http.ResponseWriter, r *http.Request) (Metadata, *oauth.Error) {
-	var m Metadata
+func read(w http.ResponseWriter, r *http.Request) (metadata, *oauth.Error) {
+	var m metadata
 	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
 		return m, badMetadata("Content-Type must be application/json")
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return m, badMetadata("the body is larger than 128 KiB or broke off")
+		return m, badMetadata("the body is larger than 128 KiB or incomplete")
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		return m, badMetadata("the body is not client metadata")
+		return m, badMetadata("the body must be a JSON object of client metadata (RFC 7591)")
 	}
 	return m, nil
 }
 
-// narrow returns the part of asked that this server offers and bound allows,
-// and the scopes that were left out in whole or in part. An app asks for what
-// it can use anywhere and learns from the answer what it has here, as at the
-// authorization endpoint (RFC 7591, section 2: the server may replace the
-// client's metadata and returns what it registered).
-func (h *Handler) narrow(asked, bound string) (registered string, leftOut []string, f *oauth.Error) {
-	have, err := h.Scopes.Parse(bound)
+// narrow returns the part of the requested scope that this server supports and
+// that allowed covers, and the requested scopes that were left out in whole or
+// in part. An app requests everything that it can use with any server and
+// learns from the response which scopes it has here. The server may replace
+// metadata and returns what it registered (RFC 7591 2).
+func (h *Handler) narrow(requested, allowed string) (registered string, leftOut []string, fail *oauth.Error) {
+	have, err := h.Scopes.Parse(allowed)
 	if err != nil {
 		return "", nil, oauth.Unavailable(err)
 	}
-	want, err := h.Scopes.Offered(asked)
+	want, err := h.Scopes.Offered(requested)
 	if err != nil {
 		return "", nil, badMetadata(oauth.Text(err))
 	}
 	got := scope.Narrow(want, have)
 	if len(got) == 0 {
-		return "", nil, badMetadata("scope: this server offers none of the scopes to the registration")
+		return "", nil, badMetadata("scope: this registration allows none of the requested scopes")
 	}
-	for _, word := range strings.Fields(asked) {
-		if one, err := h.Scopes.Parse(word); err != nil || !got.Covers(one) {
-			leftOut = append(leftOut, word)
+	for _, name := range strings.Fields(requested) {
+		if set, err := h.Scopes.Parse(name); err != nil || !got.Covers(set) {
+			leftOut = append(leftOut, name)
 		}
 	}
 	return got.String(), leftOut, nil
@@ -336,32 +345,32 @@ func metadataError(err error) *oauth.Error {
 func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oauth.Error) {
 	ctx := r.Context()
 	tok := bearer(r)
-	raw, err := h.Store.Get(ctx, ticketKey(tok))
+	raw, err := h.Store.Get(ctx, tokenKey(tok))
 	if err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	var t Ticket
+	var t InitialToken
 	if tok == "" || raw == nil || json.Unmarshal(raw, &t) != nil || t.Uses < 1 || !h.Clock().Before(t.Expires) {
 		return 0, nil, errToken
 	}
-	m, f := read(w, r)
-	if f != nil {
-		return 0, nil, f
+	m, fail := read(w, r)
+	if fail != nil {
+		return 0, nil, fail
 	}
 	if m.Scope == "" {
 		m.Scope = t.Scope
 	}
 	var leftOut []string
-	if m.Scope, leftOut, f = h.narrow(m.Scope, t.Scope); f != nil {
-		return 0, nil, f
+	if m.Scope, leftOut, fail = h.narrow(m.Scope, t.Scope); fail != nil {
+		return 0, nil, fail
 	}
 	var c client.Client
-	if f := m.into(&c); f != nil {
-		return 0, nil, f
+	if fail := m.applyTo(&c); fail != nil {
+		return 0, nil, fail
 	}
-	secret, manage, f := h.secrets(&c)
-	if f != nil {
-		return 0, nil, f
+	secret, manage, fail := h.secrets(&c)
+	if fail != nil {
+		return 0, nil, fail
 	}
 	c, cw, err := h.Registry.Prepare(c)
 	if err != nil {
@@ -372,66 +381,67 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 	if err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	// The client and the use of the token are one commit: a token for one
-	// registration makes one.
-	if err := h.commit(r, w, c, cw, store.StateWrite{Key: ticketKey(tok), Value: left, Expect: store.StateEquals,
+	// One commit stores the client and uses up the token, so that a token for one
+	// registration creates one client.
+	if err := h.commit(r, w, c, cw, store.StateWrite{Key: tokenKey(tok), Value: left, Expect: store.StateEquals,
 		Old: raw, Expires: t.Expires}); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	out := h.metadata(c)
-	out.Secret, out.Token, out.LeftOut = secret, manage, strings.Join(leftOut, " ")
+	out := h.describe(c)
+	out.Secret, out.Token, out.NotRegistered = secret, manage, strings.Join(leftOut, " ")
 	return http.StatusCreated, out, nil
 }
 
-// secrets makes what a new client needs, and puts the hashes into c.
-func (h *Handler) secrets(c *client.Client) (secret, manage string, f *oauth.Error) {
-	var err, serr error
+// secrets draws the secrets of a new client and stores their hashes in c.
+func (h *Handler) secrets(c *client.Client) (secret, manage string, fail *oauth.Error) {
+	var err, secretErr error
 	manage, err = h.secret()
 	c.RegistrationHash = client.Hash(manage)
 	if c.Symmetric() {
-		secret, serr = h.secret()
+		secret, secretErr = h.secret()
 		c.SecretHash = client.Hash(secret)
 	}
-	if err = errors.Join(err, serr); err != nil {
+	if err = errors.Join(err, secretErr); err != nil {
 		return "", "", oauth.Unavailable(err)
 	}
 	return secret, manage, nil
 }
 
 func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Client) (int, any, *oauth.Error) {
-	m, f := read(w, r)
-	if f != nil {
-		return 0, nil, f
+	m, fail := read(w, r)
+	if fail != nil {
+		return 0, nil, fail
 	}
 	if m.ClientID != have.ID {
-		return 0, nil, badMetadata("client_id must be that of the registration")
+		return 0, nil, badMetadata("client_id must be the client_id of the registration")
 	}
 	var leftOut []string
 	c, cw, err := h.Registry.PrepareChange(r.Context(), have.ID, func(c *client.Client) error {
-		have := *c // as it is now
-		// RFC 7592 2.2: sent along it is the current one, never a new one.
+		have := *c // current version
+		// A client_secret in the request must be the current one; it cannot be
+		// changed here (RFC 7592 2.2).
 		if m.Secret != "" && subtle.ConstantTimeCompare(client.Hash(m.Secret), c.SecretHash) != 1 {
-			f = badMetadata("client_secret must be the current one, or left out")
-			return f
+			fail = badMetadata("client_secret must be the current secret or left out")
+			return fail
 		}
-		// What a client was given it may give up; more is for an operator.
+		// A client may reduce its scope. Only an operator can extend it.
 		if m.Scope == "" {
 			m.Scope = c.Scope
 		}
-		if m.Scope, leftOut, f = h.narrow(m.Scope, c.Scope); f != nil {
-			return f
+		if m.Scope, leftOut, fail = h.narrow(m.Scope, c.Scope); fail != nil {
+			return fail
 		}
-		if f = m.into(c); f != nil {
-			return f
+		if fail = m.applyTo(c); fail != nil {
+			return fail
 		}
 		if c.Auth() != have.Auth() && !(c.Symmetric() && have.Symmetric()) {
 			return fhir.Errorf(fhir.Invalid, "register.update",
-				"token_endpoint_auth_method cannot be changed; register anew")
+				"token_endpoint_auth_method cannot be changed; register a new client")
 		}
 		return nil
 	})
-	if f != nil {
-		return 0, nil, f
+	if fail != nil {
+		return 0, nil, fail
 	}
 	if err != nil {
 		return 0, nil, metadataError(err)
@@ -440,6 +450,6 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 		return 0, nil, oauth.Unavailable(err)
 	}
 	out := h.managed(r, c)
-	out.LeftOut = strings.Join(leftOut, " ")
+	out.NotRegistered = strings.Join(leftOut, " ")
 	return http.StatusOK, out, nil
 }

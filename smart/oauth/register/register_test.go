@@ -34,26 +34,27 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// world is the endpoint alone, over HTTP and the embedded store.
+// world is the registration endpoint over HTTP with the embedded store.
 type world struct {
 	*smarttest.Base
-	t    *testing.T
-	regs *register.Handler
+	t       *testing.T
+	handler *register.Handler
 }
 
 func newWorld(t *testing.T) *world {
 	b := smarttest.New(t, time.Unix(1_800_000_000, 0))
-	w := &world{Base: b, t: t, regs: &register.Handler{Store: b.DB, Registry: b.Clients, Scopes: b.Scopes,
+	w := &world{Base: b, t: t, handler: &register.Handler{Store: b.DB, Registry: b.Clients, Scopes: b.Scopes,
 		Clock: b.Clock, Rand: rand.Reader, Issuer: b.Server.URL,
 		Logger: b.Logger, Audit: b.Audit, Limits: limit.New(limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6})}}
-	w.regs.Mount(b.Engine)
+	w.handler.Mount(b.Engine)
 	return w
 }
 
+// token returns an initial access token for a number of registrations.
 func (w *world) token(uses int) string {
 	w.t.Helper()
-	tok, write, err := w.regs.PrepareToken(
-		register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs",
+	tok, write, err := w.handler.PrepareToken(
+		register.InitialToken{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs",
 			Uses: uses, Expires: w.Now.Add(time.Hour)})
 	if err != nil {
 		w.t.Fatal(err)
@@ -62,11 +63,11 @@ func (w *world) token(uses int) string {
 	return tok
 }
 
-// send sends a body, JSON unless it is a string, and returns the answer.
+// send sends a body as JSON, or as it is if it is a string.
 func (w *world) send(method, path, bearer string, body any) (int, m, http.Header) {
 	w.t.Helper()
-	text, raw := body.(string)
-	if !raw && body != nil {
+	text, isText := body.(string)
+	if !isText && body != nil {
 		text = string(must(json.Marshal(body)))
 	}
 	r := must(http.NewRequest(method, w.Server.URL+path, strings.NewReader(text)))
@@ -94,7 +95,7 @@ func (w *world) do(r *http.Request) (int, m, http.Header) {
 	return res.StatusCode, out, res.Header
 }
 
-// events counts the AuditEvents of the endpoint's changes.
+// events returns the number of AuditEvents of changes.
 func (w *world) events() (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
@@ -105,6 +106,7 @@ func (w *world) events() (n int) {
 	return n
 }
 
+// keySet returns a JWK set with one new key.
 func keySet(change func(jwk.Key)) m {
 	j := must(jwk.FromRaw(&must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).PublicKey))
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
@@ -116,7 +118,8 @@ func keySet(change func(jwk.Key)) m {
 	return m{"keys": []any{j}}
 }
 
-// with is a good registration with members changed, or (nil) left out.
+// with returns valid metadata with changed members. A nil value removes the
+// member.
 func with(change m) m {
 	out := m{"client_name": "New", "redirect_uris": []string{redirect},
 		"scope": "launch/patient patient/Observation.rs", "token_endpoint_auth_method": "client_secret_basic"}
@@ -128,89 +131,109 @@ func with(change m) m {
 	return out
 }
 
-// TestMetadataRefused is the error table of RFC 7591 3.2.2, for a new
-// registration and for the update of one alike; nothing is made or changed,
-// and the initial access token is not used up.
-func TestMetadataRefused(t *testing.T) {
-	w := newWorld(t)
-	tok := w.token(2)
-	_, made, _ := w.send("POST", register.Path, tok, with(nil))
-	id, manage := made["client_id"].(string), made["registration_access_token"].(string)
-	before := must(w.DB.Get(t.Context(), "client/"+id))
-	events := w.events()
+const (
+	invalidMetadata = "invalid_client_metadata"
+	invalidRedirect = "invalid_redirect_uri"
+)
+
+// refusal is a request body and the error code that it is refused with.
+type refusal struct {
+	code string
+	body any
+}
+
+// refusedMetadata returns the request bodies that must be refused, by
+// description (RFC 7591 3.2.2).
+func refusedMetadata() map[string]refusal {
 	many := make([]string, 17)
 	for i := range many {
 		many[i] = redirect + strings.Repeat("x", i)
 	}
-	const meta, uri = "invalid_client_metadata", "invalid_redirect_uri"
-	for name, x := range map[string]struct {
-		code string
-		body any
-	}{
-		"no JSON":                      {meta, "client_name=New"},
-		"an array":                     {meta, "[]"},
-		"empty":                        {meta, ""},
-		"a member of another type":     {meta, with(m{"redirect_uris": redirect})},
-		"more than 128 KiB":            {meta, with(m{"client_name": strings.Repeat("x", 129<<10)})},
-		"no name":                      {meta, with(m{"client_name": nil})},
-		"a name with control":          {meta, with(m{"client_name": "a\u0007b"})},
-		"a long name":                  {meta, with(m{"client_name": strings.Repeat("x", 201)})},
-		"a response type":              {meta, with(m{"response_types": []string{"token"}})},
-		"two response types":           {meta, with(m{"response_types": []string{"code", "id_token"}})},
-		"implicit":                     {meta, with(m{"grant_types": []string{"implicit"}})},
-		"password":                     {meta, with(m{"grant_types": []string{"authorization_code", "password"}})},
-		"a method that is not offered": {meta, with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
-		"a backend with a secret": {meta,
+	return map[string]refusal{
+		"not JSON":                  {invalidMetadata, "client_name=New"},
+		"JSON array":                {invalidMetadata, "[]"},
+		"empty body":                {invalidMetadata, ""},
+		"member of another type":    {invalidMetadata, with(m{"redirect_uris": redirect})},
+		"more than 128 KiB":         {invalidMetadata, with(m{"client_name": strings.Repeat("x", 129<<10)})},
+		"no name":                   {invalidMetadata, with(m{"client_name": nil})},
+		"control character in name": {invalidMetadata, with(m{"client_name": "a\u0007b"})},
+		"name too long":             {invalidMetadata, with(m{"client_name": strings.Repeat("x", 201)})},
+		"unsupported response type": {invalidMetadata, with(m{"response_types": []string{"token"}})},
+		"two response types":        {invalidMetadata, with(m{"response_types": []string{"code", "id_token"}})},
+		"grant type implicit":       {invalidMetadata, with(m{"grant_types": []string{"implicit"}})},
+		"grant type password": {invalidMetadata,
+			with(m{"grant_types": []string{"authorization_code", "password"}})},
+		"unsupported authentication method": {invalidMetadata,
+			with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
+		"backend with a secret": {invalidMetadata,
 			with(m{"grant_types": []string{"client_credentials"}, "redirect_uris": nil,
 				"scope": "system/Observation.rs"})},
-		"an unknown scope":        {meta, with(m{"scope": "patient/Nothing.rs"})},
-		"a scope of a backend":    {meta, with(m{"scope": "system/Observation.rs"})},
-		"a secret with keys":      {meta, with(m{"jwks": keySet(nil)})},
-		"a secret with a key URL": {meta, with(m{"jwks_uri": "https://app.example/jwks"})},
-		"keys without any":        {meta, with(m{"token_endpoint_auth_method": "private_key_jwt"})},
-		"keys twice": {meta,
+		"unknown scope":                {invalidMetadata, with(m{"scope": "patient/Nothing.rs"})},
+		"system scope":                 {invalidMetadata, with(m{"scope": "system/Observation.rs"})},
+		"secret and keys":              {invalidMetadata, with(m{"jwks": keySet(nil)})},
+		"secret and key URL":           {invalidMetadata, with(m{"jwks_uri": "https://app.example/jwks"})},
+		"private_key_jwt without keys": {invalidMetadata, with(m{"token_endpoint_auth_method": "private_key_jwt"})},
+		"keys and key URL": {invalidMetadata,
 			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil),
 				"jwks_uri": "https://app.example/jwks"})},
-		"keys that are none": {meta,
+		"malformed key": {invalidMetadata,
 			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{m{"kty": "EC"}}}})},
-		"no key in the set": {meta,
+		"empty key set": {invalidMetadata,
 			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{}}})},
-		"a key URL over http": {meta,
+		"http key URL": {invalidMetadata,
 			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://app.example/jwks"})},
-		"a public client with keys": {meta, with(m{"token_endpoint_auth_method": "none", "jwks": keySet(nil)})},
-		"a logo over http":          {meta, with(m{"logo_uri": "http://app.example/logo.png"})},
-		"a policy that is a script": {meta, with(m{"policy_uri": "javascript:alert(1)"})},
-		"terms that are data":       {meta, with(m{"tos_uri": "data:text/html,x"})},
-		"a home with a user":        {meta, with(m{"client_uri": "https://a@app.example/"})},
-		"a launch URL over http":    {meta, with(m{"initiate_login_uri": "http://app.example/launch"})},
-		"no redirect": {uri,
+		"public client with keys": {invalidMetadata,
+			with(m{"token_endpoint_auth_method": "none", "jwks": keySet(nil)})},
+		"http logo":            {invalidMetadata, with(m{"logo_uri": "http://app.example/logo.png"})},
+		"script as policy":     {invalidMetadata, with(m{"policy_uri": "javascript:alert(1)"})},
+		"data URL as terms":    {invalidMetadata, with(m{"tos_uri": "data:text/html,x"})},
+		"client URI with user": {invalidMetadata, with(m{"client_uri": "https://a@app.example/"})},
+		"http launch URL":      {invalidMetadata, with(m{"initiate_login_uri": "http://app.example/launch"})},
+		"no redirect URI": {invalidRedirect,
 			with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
-		"a redirect of a backend": {uri,
+		"redirect URI of a backend": {invalidRedirect,
 			with(m{"grant_types": []string{"client_credentials"}, "token_endpoint_auth_method": "private_key_jwt",
 				"jwks": keySet(nil), "scope": "system/Observation.rs"})},
-		"http":              {uri, with(m{"redirect_uris": []string{"http://app.example/cb"}})},
-		"a fragment":        {uri, with(m{"redirect_uris": []string{redirect + "#x"}})},
-		"an empty fragment": {uri, with(m{"redirect_uris": []string{redirect + "#"}})},
-		"a relative one":    {uri, with(m{"redirect_uris": []string{"/cb"}})},
-		"a user": {uri,
+		"http redirect URI":     {invalidRedirect, with(m{"redirect_uris": []string{"http://app.example/cb"}})},
+		"fragment":              {invalidRedirect, with(m{"redirect_uris": []string{redirect + "#x"}})},
+		"empty fragment":        {invalidRedirect, with(m{"redirect_uris": []string{redirect + "#"}})},
+		"relative redirect URI": {invalidRedirect, with(m{"redirect_uris": []string{"/cb"}})},
+		"user in redirect URI": {invalidRedirect,
 			with(m{"redirect_uris": []string{"https://app.example@evil.example/cb"}})},
-		"a script":                     {uri, with(m{"redirect_uris": []string{"javascript:alert(1)"}})},
-		"a scheme without a dot":       {uri, with(m{"redirect_uris": []string{"myapp:/cb"}})},
-		"a backslash":                  {uri, with(m{"redirect_uris": []string{`https://app.example\@evil.example`}})},
-		"a wildcard host with a space": {uri, with(m{"redirect_uris": []string{"https://app.example/ cb"}})},
-		"a good and a bad one":         {uri, with(m{"redirect_uris": []string{redirect, "http://app.example/cb"}})},
-		"too many":                     {uri, with(m{"redirect_uris": many})},
-	} {
-		if s, out, _ := w.send("POST", register.Path, tok, x.body); s != 400 || out["error"] != x.code ||
+		"script as redirect URI": {invalidRedirect,
+			with(m{"redirect_uris": []string{"javascript:alert(1)"}})},
+		"custom scheme without a dot": {invalidRedirect, with(m{"redirect_uris": []string{"myapp:/cb"}})},
+		"backslash in redirect URI": {invalidRedirect,
+			with(m{"redirect_uris": []string{`https://app.example\@evil.example`}})},
+		"space in redirect URI": {invalidRedirect,
+			with(m{"redirect_uris": []string{"https://app.example/ cb"}})},
+		"one of two redirect URIs invalid": {invalidRedirect,
+			with(m{"redirect_uris": []string{redirect, "http://app.example/cb"}})},
+		"too many redirect URIs": {invalidRedirect, with(m{"redirect_uris": many})},
+	}
+}
+
+// TestMetadataRefused checks that invalid metadata is refused in a registration
+// and in an update, that a refusal changes nothing, and that it does not use up
+// the initial access token.
+func TestMetadataRefused(t *testing.T) {
+	w := newWorld(t)
+	tok := w.token(2)
+	_, created, _ := w.send("POST", register.Path, tok, with(nil))
+	id, manage := created["client_id"].(string), created["registration_access_token"].(string)
+	before := must(w.DB.Get(t.Context(), "client/"+id))
+	events := w.events()
+	for name, tc := range refusedMetadata() {
+		if s, out, _ := w.send("POST", register.Path, tok, tc.body); s != 400 || out["error"] != tc.code ||
 			out["error_description"] == "" || out["client_id"] != nil {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
-		if body, ok := x.body.(m); ok {
+		if body, ok := tc.body.(m); ok {
 			body["client_id"] = id
 		}
-		// a scope that the client lacks comes first
-		if s, out, _ := w.send("PUT", register.Path+"/"+id, manage, x.body); s != 400 || out["error"] != x.code &&
-			out["error"] != meta {
+		// In an update, a scope that the client lacks may be refused first.
+		if s, out, _ := w.send("PUT", register.Path+"/"+id, manage, tc.body); s != 400 || out["error"] != tc.code &&
+			out["error"] != invalidMetadata {
 			t.Errorf("%s, as an update: %d %v", name, s, out)
 		}
 	}
@@ -221,11 +244,11 @@ func TestMetadataRefused(t *testing.T) {
 		strings.NewReader(string(must(json.Marshal(with(nil)))))))
 	r.Header.Set("Authorization", "Bearer "+tok)
 	r.Header.Set("Content-Type", "text/plain")
-	if s, out, _ := w.do(r); s != 400 || out["error"] != meta {
-		t.Errorf("as text: %d %v", s, out)
+	if s, out, _ := w.do(r); s != 400 || out["error"] != invalidMetadata {
+		t.Errorf("text/plain: %d %v", s, out)
 	}
 	if s, out, _ := w.send("POST", register.Path, tok, with(nil)); s != 201 {
-		t.Errorf("refusals used the token up: %d %v", s, out)
+		t.Errorf("refusals used up the initial access token: %d %v", s, out)
 	}
 	if s, out, h := w.send("POST", register.Path, tok, with(nil)); s != 401 || out["error"] != "invalid_token" ||
 		!strings.Contains(h.Get("WWW-Authenticate"), `error="invalid_token"`) {
@@ -233,11 +256,13 @@ func TestMetadataRefused(t *testing.T) {
 	}
 }
 
-// TestDefaults is RFC 7591 2: what is not said, and what is answered.
+// TestDefaults checks the defaults of metadata that a registration leaves out,
+// and the metadata of the response (RFC 7591 2).
 func TestDefaults(t *testing.T) {
 	w := newWorld(t)
-	// Without a scope it is that of the initial access token, which here holds
-	// system/ scopes: an app with a person cannot have those.
+	// Without a scope, the scope of the initial access token applies. This one
+	// contains a system/ scope, which a client with authorization codes cannot
+	// have.
 	s, out, _ := w.send("POST", register.Path, w.token(1), with(m{"scope": nil}))
 	if s != 400 || out["error"] != "invalid_client_metadata" {
 		t.Errorf("without a scope: %d %v", s, out)
@@ -260,8 +285,9 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestManagement is RFC 7592: only the registration access token manages, only
-// its own client, and what it changes is on record with the change.
+// TestManagement checks that only the registration access token gives access to
+// a registration, that it gives access to its own client only, and that every
+// change is recorded in the same commit (RFC 7592).
 func TestManagement(t *testing.T) {
 	w := newWorld(t)
 	initial := w.token(3)
@@ -275,58 +301,57 @@ func TestManagement(t *testing.T) {
 		return out["client_id"].(string), out["registration_access_token"].(string), secret
 	}
 	id, manage, secret := add(nil)
-	other, theirs, _ := add(nil)
-	own := register.Path + "/" + id
-	for name, tok := range map[string]string{"no token": "", "a guess": strings.Repeat("A", 43),
-		"another client's": theirs, "the initial access token": initial,
-		"the client secret": secret, "its hash": string(must(json.Marshal(client.Hash(manage)))),
-		"much": strings.Repeat("A", 4096)} {
+	other, otherManage, _ := add(nil)
+	path := register.Path + "/" + id
+	for name, tok := range map[string]string{"no token": "", "guess": strings.Repeat("A", 43),
+		"token of another client": otherManage, "initial access token": initial,
+		"client secret": secret, "stored hash": string(must(json.Marshal(client.Hash(manage)))),
+		"long token": strings.Repeat("A", 4096)} {
 		for _, method := range []string{"GET", "PUT", "DELETE", "POST"} {
-			if s, out, h := w.send(method, own, tok, with(m{"client_id": id})); s != 401 ||
+			if s, out, h := w.send(method, path, tok, with(m{"client_id": id})); s != 401 ||
 				out["error"] != "invalid_token" || h.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s with %s: %d %v", method, name, s, out)
 			}
 		}
 	}
-	if s, out, _ := w.send("GET", register.Path+"/nobody", manage, nil); s != 401 || out["error"] != "invalid_token" {
-		t.Errorf("a client that is not there: %d %v", s, out)
+	if s, out, _ := w.send("GET", register.Path+"/unknown", manage, nil); s != 401 || out["error"] != "invalid_token" {
+		t.Errorf("unknown client: %d %v", s, out)
 	}
-	for method, path := range map[string]string{"POST": own, "PATCH": own, "GET": register.Path} {
-		if s, _, h := w.send(method, path, manage, nil); s != 405 || h.Get("Allow") == "" {
-			t.Errorf("%s %s: %d, Allow %q", method, path, s, h.Get("Allow"))
+	for method, p := range map[string]string{"POST": path, "PATCH": path, "GET": register.Path} {
+		if s, _, h := w.send(method, p, manage, nil); s != 405 || h.Get("Allow") == "" {
+			t.Errorf("%s %s: %d, Allow %q", method, p, s, h.Get("Allow"))
 		}
 	}
-	s, got, _ := w.send("GET", own, manage, nil)
+	s, got, _ := w.send("GET", path, manage, nil)
 	if s != 200 || got["registration_access_token"] != manage ||
-		got["registration_client_uri"] != w.Server.URL+own || got["client_secret"] != nil {
+		got["registration_client_uri"] != w.Server.URL+path || got["client_secret"] != nil {
 		t.Errorf("read: %d %v", s, got)
 	}
 
-	const bad = "invalid_client_metadata"
 	for name, body := range map[string]m{
-		"no client_id":           with(nil),
-		"another client_id":      with(m{"client_id": other}),
-		"a secret of its choice": with(m{"client_id": id, "client_secret": "mine"}),
-		"another kind of client": with(m{"client_id": id, "token_endpoint_auth_method": "none"}),
-		"a wider scope":          with(m{"client_id": id, "scope": "patient/Patient.rs"}),
+		"no client_id":                with(nil),
+		"another client_id":           with(m{"client_id": other}),
+		"a new secret":                with(m{"client_id": id, "client_secret": "mine"}),
+		"a new authentication method": with(m{"client_id": id, "token_endpoint_auth_method": "none"}),
+		"a wider scope":               with(m{"client_id": id, "scope": "patient/Patient.rs"}),
 	} {
-		if s, out, _ := w.send("PUT", own, manage, body); s != 400 || out["error"] != bad {
+		if s, out, _ := w.send("PUT", path, manage, body); s != 400 || out["error"] != invalidMetadata {
 			t.Errorf("update with %s: %d %v", name, s, out)
 		}
 	}
 	events := w.events()
-	s, got, _ = w.send("PUT", own, manage,
+	s, got, _ = w.send("PUT", path, manage,
 		with(m{"client_id": id, "client_secret": secret, "client_name": "Renamed", "scope": "patient/Observation.r",
 			"token_endpoint_auth_method": "client_secret_post"}))
 	if s != 200 || got["client_name"] != "Renamed" || got["scope"] != "patient/Observation.r" ||
 		got["registration_access_token"] != manage {
 		t.Errorf("update: %d %v", s, got)
 	}
-	// What it gave up it does not get back, and what it leaves out is gone.
-	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 200 ||
+	// A scope that the client gave up stays unregistered.
+	if s, out, _ := w.send("PUT", path, manage, with(m{"client_id": id})); s != 200 ||
 		out["scope"] != "patient/Observation.r" ||
 		out["scope_not_registered"] != "launch/patient patient/Observation.rs" {
-		t.Errorf("back to what it had: %d %v", s, out)
+		t.Errorf("update to the original scope: %d %v", s, out)
 	}
 	c := must(w.Clients.Get(t.Context(), id))
 	if string(c.SecretHash) != string(client.Hash(secret)) {
@@ -336,14 +361,14 @@ func TestManagement(t *testing.T) {
 		t.Errorf("%d events of two updates", n)
 	}
 
-	if s, out, _ := w.send("DELETE", own, manage, nil); s != 204 || out != nil {
+	if s, out, _ := w.send("DELETE", path, manage, nil); s != 204 || out != nil {
 		t.Errorf("deletion: %d %v", s, out)
 	}
 	if n := w.events() - events; n != 3 {
 		t.Errorf("%d events of updates and deletion", n)
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
-		if s, out, _ := w.send(method, own, manage, with(m{"client_id": id})); s != 401 ||
+		if s, out, _ := w.send(method, path, manage, with(m{"client_id": id})); s != 401 ||
 			out["error"] != "invalid_token" {
 			t.Errorf("%s after deletion: %d %v", method, s, out)
 		}
@@ -351,21 +376,22 @@ func TestManagement(t *testing.T) {
 	if c := must(w.Clients.Get(t.Context(), id)); !c.Disabled {
 		t.Error("a deleted client is not disabled")
 	}
-	if s, _, _ := w.send("GET", register.Path+"/"+other, theirs, nil); s != 200 {
-		t.Error("another client went with it:", s)
+	if s, _, _ := w.send("GET", register.Path+"/"+other, otherManage, nil); s != 200 {
+		t.Error("the other client was deleted too:", s)
 	}
 }
 
-// TestInitialTokens: what an initial access token may be.
+// TestInitialTokens checks the validation and the expiry of initial access
+// tokens.
 func TestInitialTokens(t *testing.T) {
 	w := newWorld(t)
-	for name, x := range map[string]register.Ticket{
-		"no use":           {Scope: "patient/*.rs", Expires: w.Now.Add(time.Hour)},
-		"too many":         {Scope: "patient/*.rs", Uses: 1001, Expires: w.Now.Add(time.Hour)},
-		"over already":     {Scope: "patient/*.rs", Uses: 1, Expires: w.Now},
-		"an unknown scope": {Scope: "patient/Nothing.rs", Uses: 1, Expires: w.Now.Add(time.Hour)},
+	for name, limits := range map[string]register.InitialToken{
+		"no uses":       {Scope: "patient/*.rs", Expires: w.Now.Add(time.Hour)},
+		"too many uses": {Scope: "patient/*.rs", Uses: 1001, Expires: w.Now.Add(time.Hour)},
+		"expired":       {Scope: "patient/*.rs", Uses: 1, Expires: w.Now},
+		"unknown scope": {Scope: "patient/Nothing.rs", Uses: 1, Expires: w.Now.Add(time.Hour)},
 	} {
-		if tok, _, err := w.regs.PrepareToken(x); err == nil || tok != "" {
+		if tok, _, err := w.handler.PrepareToken(limits); err == nil || tok != "" {
 			t.Errorf("%s: %q", name, tok)
 		}
 	}
@@ -375,7 +401,7 @@ func TestInitialTokens(t *testing.T) {
 	r.Header.Set("Content-Type", "application/json")
 	r.SetBasicAuth(tok, "")
 	if s, out, _ := w.do(r); s != 401 || out["error"] != "invalid_token" {
-		t.Errorf("by Basic: %d %v", s, out)
+		t.Errorf("Basic authentication: %d %v", s, out)
 	}
 	w.Now = w.Now.Add(time.Hour)
 	if s, out, _ := w.send("POST", register.Path, tok, with(nil)); s != 401 || out["error"] != "invalid_token" {
@@ -383,10 +409,11 @@ func TestInitialTokens(t *testing.T) {
 	}
 }
 
-// TestFailuresAreLimited: guesses at a registration access token.
+// TestFailuresAreLimited checks that guesses of a registration access token are
+// limited.
 func TestFailuresAreLimited(t *testing.T) {
 	w := newWorld(t)
-	w.regs.Limits = register.NewLimits()
+	w.handler.Limits = register.NewLimits()
 	n := 0
 	for ; n < 100; n++ {
 		if s, out, h := w.send("GET", register.Path+"/x", "guess", nil); s == 429 {

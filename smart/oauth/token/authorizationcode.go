@@ -55,34 +55,35 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) outcome {
 // checkCode returns the code of the request if it is the client's, unused, not
 // expired, and fits redirect_uri, code_verifier and DPoP key. A second use of a
 // code ends its authorization (RFC 6749 4.1.2).
-func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.Issued, *oauth.Error) {
+func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.StoredCode, *oauth.Error) {
 	code, verifier := rq.form.Get("code"), rq.form.Get("code_verifier")
 	switch {
 	case code == "":
-		return authz.Issued{}, oauth.Bad("invalid_request", "code is missing")
+		return authz.StoredCode{}, oauth.Bad("invalid_request", "code is missing")
 	case verifier == "":
-		return authz.Issued{}, oauth.Bad("invalid_request", "code_verifier is missing")
+		return authz.StoredCode{}, oauth.Bad("invalid_request", "code_verifier is missing")
 	}
 	i, err := e.grants.Code(ctx, code)
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
-		return i, invalidGrant("the code is not known")
+		return i, invalidGrant("the code is unknown")
 	}
 	if err != nil {
 		return i, oauth.Unavailable(err)
 	}
 	if i.Authorization.ClientID != rq.proof.Client.ID {
-		return i, invalidGrant("the code is not known") // do not disclose that it is another client's
+		return i, invalidGrant("the code is unknown") // do not disclose that it is another client's
 	}
 	if i.Used {
-		return i, e.reused(ctx, rq, i.Authorization.ID, "the code was used before; what it gave has ended")
+		return i, e.reused(ctx, rq, i.Authorization.ID,
+			"the code was used before, so its authorization has been revoked; request a new authorization")
 	}
 	switch {
 	case !rq.now.Before(i.Expires):
-		return i, invalidGrant("the code has expired")
+		return i, invalidGrant("the code has expired; request a new authorization")
 	case rq.form.Get("redirect_uri") != i.RedirectURI:
-		return i, invalidGrant("redirect_uri is not that of the authorization request")
+		return i, invalidGrant("redirect_uri must equal that of the authorization request")
 	case !verifyPKCE(verifier, i.Challenge):
-		return i, invalidGrant("code_verifier does not fit code_challenge")
+		return i, invalidGrant("code_verifier does not match code_challenge")
 	case i.JKT != "" && !dpop.Equal(i.JKT, rq.confirm.JKT):
 		return i, invalidGrant("the code is bound to another DPoP key")
 	}
@@ -91,12 +92,12 @@ func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.Issued, *o
 
 // begin returns the response to a code, and the record of the authorization
 // that starts with it.
-func (e *Endpoint) begin(rq *request, code authz.Issued) (Response, authz.Record, claims, *oauth.Error) {
+func (e *Endpoint) begin(rq *request, code authz.StoredCode) (Response, authz.Record, claims, *oauth.Error) {
 	rec := authz.Record{Authorization: code.Authorization}
 	rec.Created, rec.Used = rq.now, rq.now
-	rec.Expires = rq.now.Add(authz.Session)
+	rec.Expires = rq.now.Add(authz.SessionLife)
 	if rec.Offline {
-		rec.Expires = rq.now.Add(authz.Absolute)
+		rec.Expires = rq.now.Add(authz.AbsoluteLife)
 	}
 	res, c, err := e.issueUser(rq, &rec.Authorization, rec.Scope, code.Nonce)
 	if err != nil {
@@ -140,7 +141,7 @@ func (e *Endpoint) redeemConflict(ctx context.Context, rq *request, a *authz.Aut
 	}
 	if i, gerr := e.grants.Code(ctx, rq.form.Get("code")); gerr == nil && i.Used {
 		return rq.refused(e.reused(ctx, rq, i.Authorization.ID,
-			"the code was used at the same time; what it gave has ended"))
+			"the code was used concurrently, so its authorization has been revoked; request a new authorization"))
 	}
 	return rq.failed(e.conflict(ctx, rq, err))
 }
@@ -149,7 +150,7 @@ func (e *Endpoint) redeemConflict(ctx context.Context, rq *request, a *authz.Aut
 // stand. It returns the write that makes the commit fail if the account changes
 // before it.
 func (e *Endpoint) hold(ctx context.Context, a *authz.Authorization) ([]store.StateWrite, *oauth.Error) {
-	ended := invalidGrant("the person's session or account has ended")
+	ended := invalidGrant("the person's session or account has ended; request a new authorization")
 	if e.opts.Alive != nil {
 		_, ok, err := e.opts.Alive(ctx, a.Subject, a.Offline)
 		if err != nil {

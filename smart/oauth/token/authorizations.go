@@ -36,7 +36,7 @@ func (e *Endpoint) About(ctx context.Context, patient string) ([]authz.Authoriza
 // authorization is not that person's, the error is NotFound.
 func (e *Endpoint) Revoke(ctx context.Context, by audit.Caller, subjectID, authorizationID string) error {
 	if subjectID == "" {
-		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
+		return fhir.Errorf(fhir.NotFound, "token.Revoke", "the authorization does not exist")
 	}
 	return e.revoke(ctx, subjectID, authorizationID, func(b *store.Batch, a authz.Authorization) error {
 		return audit.Append(e.opts.Audit, b, endEvent(by, &a, "access-taken-back"))
@@ -48,7 +48,7 @@ func (e *Endpoint) Revoke(ctx context.Context, by audit.Caller, subjectID, autho
 // as long as that session.
 func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Caller) error {
 	// Include every authorization that any clock within the skew takes for live.
-	recs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew))
+	recs, err := e.grants.Records(ctx, subjectID, e.opts.Clock().Add(-client.Skew))
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, requested string, life t
 		return Token{}, fhir.Errorf(fhir.Forbidden, "token.Issue", "the client is disabled")
 	}
 	if life < time.Second {
-		return Token{}, fhir.Errorf(fhir.Invalid, "token.Issue", "a token lives at least a second")
+		return Token{}, fhir.Errorf(fhir.Invalid, "token.Issue", "the lifetime of a token must be at least one second")
 	}
 	rq := &request{proof: client.Proof{Client: c}, now: e.Now(ctx), event: audit.Event{Type: audit.TokenIssue,
 		Query: "operator issue", Caller: audit.Caller{Principal: &access.Principal{Operator: operator}}}}
@@ -56,7 +56,8 @@ func (e *Endpoint) issue(ctx context.Context, rq *request, requested string, lif
 		return Token{}, scopeError{err}
 	}
 	if len(backendScopes(want)) != len(want) {
-		return Token{}, scopeError{fhir.Errorf(fhir.Invalid, op, "without a person there are system/ scopes only")}
+		return Token{}, scopeError{fhir.Errorf(fhir.Invalid, op,
+			"client_credentials allows only system/ scopes and launch")}
 	}
 	allowed, err := e.opts.Scopes.Parse(c.Scope)
 	if err != nil {
@@ -65,7 +66,8 @@ func (e *Endpoint) issue(ctx context.Context, rq *request, requested string, lif
 	set := scope.Narrow(want, allowed)
 	granted := set.String()
 	if granted == "" || len(granted) > scope.MaxLength {
-		return Token{}, scopeError{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
+		return Token{}, scopeError{fhir.Errorf(fhir.Invalid, op,
+			"the client is registered for none of the requested scopes")}
 	}
 	cl := claims{Sub: c.ID, ClientID: c.ID, Scope: granted}
 	tok, err := e.sign(&cl, min(life, MaxLife), rq.confirm)

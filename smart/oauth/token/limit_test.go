@@ -13,20 +13,24 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
+// from sets the remote address of a request.
 func from(addr string) func(*http.Request) {
 	return func(r *http.Request) { r.RemoteAddr = addr + ":4711" }
 }
 
-// defaults is a world under the limits that the server has.
-func defaults(t *testing.T, l token.Limits) *world {
+// withLimits returns a world with the given limits, with the server's defaults
+// for zero fields.
+func withLimits(t *testing.T, l token.Limits) *world {
 	w := newWorld(t)
 	w.limits = l
 	w.open()
 	return w
 }
 
+// TestRefusalsAreRecordedUpToARate checks that at most 20 refusals per second are
+// recorded.
 func TestRefusalsAreRecordedUpToARate(t *testing.T) {
-	w := defaults(t, token.Limits{})
+	w := withLimits(t, token.Limits{})
 	const second, limit = 300, 20
 	for s := 1; s <= 3; s++ {
 		for i := range second {
@@ -42,11 +46,14 @@ func TestRefusalsAreRecordedUpToARate(t *testing.T) {
 	}
 }
 
-func TestFailuresAreLimitedHard(t *testing.T) {
-	w := defaults(t, token.Limits{})
-	twin := must2(w.reg.Add(t.Context(), client.Client{Name: "Twin", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}))
-	bad := func(addr string) (int, http.Header) {
-		s, out, h := w.post(form(w.good(m{"aud": fhirBase}), ""), from(addr))
+// TestFailuresAreLimited checks that failing requests are limited per client and
+// network, and that this affects neither other clients nor other networks.
+func TestFailuresAreLimited(t *testing.T) {
+	w := withLimits(t, token.Limits{})
+	sibling := must(w.reg.Add(t.Context(),
+		client.Client{Name: "Sibling", JWKS: w.jwks("e1", w.ec), Scope: "system/*.rs"}))
+	fail := func(addr string) (int, http.Header) {
+		s, out, h := w.post(form(w.assertion(m{"aud": fhirBase}), ""), from(addr))
 		if s == 429 && (out["error"] != "temporarily_unavailable" || out["error_description"] == "") {
 			t.Fatal(out)
 		}
@@ -54,50 +61,54 @@ func TestFailuresAreLimitedHard(t *testing.T) {
 	}
 	const addr = "2001:db8:1:2::1"
 	n := 0
-	for s, _ := bad(addr); s == 401; s, _ = bad(addr) {
+	for s, _ := fail(addr); s == 401; s, _ = fail(addr) {
 		n++
 	}
 	if n != 20 {
 		t.Fatalf("%d failures before the limit", n)
 	}
-	s, h := bad("2001:db8:1:2:ffff::9") // the same network
+	s, h := fail("2001:db8:1:2:ffff::9") // the same network
 	if wait, err := strconv.Atoi(h.Get("Retry-After")); s != 429 || err != nil || wait < 1 {
 		t.Fatal(s, h)
 	}
-	ask := func(addr string, change m) int {
-		s, _, _ := w.post(form(w.good(change), "system/Observation.rs"), from(addr))
+	request := func(addr string, change m) int {
+		s, _, _ := w.post(form(w.assertion(change), "system/Observation.rs"), from(addr))
 		return s
 	}
-	if s := ask(addr, nil); s != 429 {
-		t.Error("the client that fails, with a good assertion:", s)
+	if s := request(addr, nil); s != 429 {
+		t.Error("valid assertion of the client that fails:", s)
 	}
-	if s := ask(addr, m{"iss": twin.ID, "sub": twin.ID}); s != 200 {
-		t.Error("another client of the address:", s)
+	if s := request(addr, m{"iss": sibling.ID, "sub": sibling.ID}); s != 200 {
+		t.Error("another client at the address:", s)
 	}
-	if s := ask("2001:db8:1:3::1", nil); s != 200 {
+	if s := request("2001:db8:1:3::1", nil); s != 200 {
 		t.Error("the client at another address:", s)
 	}
 	w.clock.Add(time.Second)
-	if s := ask(addr, nil); s != 200 {
+	if s := request(addr, nil); s != 200 {
 		t.Error("after Retry-After:", s)
 	}
 }
 
-// Behind a proxy it is the client that is slowed down, whatever it claims, and
-// not everybody who comes through the proxy.
-func TestFailuresAreLimitedBehindAProxy(t *testing.T) {
-	w := defaults(t, token.Limits{})
-	through := func(says string) func(*http.Request) {
+// TestFailuresAreLimitedBehindProxy checks that behind a proxy the limit
+// applies to the client address that the proxy adds, and not to the whole proxy
+// or to the addresses that the client claims.
+func TestFailuresAreLimitedBehindProxy(t *testing.T) {
+	w := withLimits(t, token.Limits{})
+	through := func(forwardedFor string) func(*http.Request) {
 		return func(r *http.Request) {
 			r.RemoteAddr = "10.0.0.1:443"
-			r.Header.Set("X-Forwarded-For", says)
+			r.Header.Set("X-Forwarded-For", forwardedFor)
 			clientaddr.Handler{Trusted: clientaddr.Proxies{netip.MustParsePrefix("10.0.0.0/8")},
 				Header: clientaddr.XForwardedFor,
-				Next:   http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { *r = *q })}.ServeHTTP(nil, r)
+				Next: http.HandlerFunc(func(_ http.ResponseWriter,
+					forwarded *http.Request) {
+					*r = *forwarded
+				})}.ServeHTTP(nil, r)
 		}
 	}
-	fail := func(says string) int {
-		s, _, _ := w.post(form(w.good(m{"aud": fhirBase}), ""), through(says))
+	fail := func(forwardedFor string) int {
+		s, _, _ := w.post(form(w.assertion(m{"aud": fhirBase}), ""), through(forwardedFor))
 		return s
 	}
 	for i := range 20 {
@@ -106,15 +117,15 @@ func TestFailuresAreLimitedBehindAProxy(t *testing.T) {
 		}
 	}
 	if s := fail("203.0.113.1, 192.0.2.1"); s != 429 {
-		t.Error("another claim gave new guesses:", s)
+		t.Error("another claimed address evades the limit:", s)
 	}
 	if s := fail("192.0.2.2"); s != 401 {
-		t.Error("somebody else behind the proxy is slowed down:", s)
+		t.Error("another client behind the proxy is limited:", s)
 	}
 }
 
-func TestRequestsAreLimitedByAddressAndInAll(t *testing.T) {
-	w := defaults(t, token.Limits{Remote: 5, Global: 20})
+func TestRequestsAreLimitedByAddressAndInTotal(t *testing.T) {
+	w := withLimits(t, token.Limits{Remote: 5, Global: 20})
 	count := func(n int, addr func(int) string) (served int) {
 		for i := range n {
 			if s, _, _ := w.post(form("", ""), from(addr(i))); s != 429 {
@@ -124,17 +135,17 @@ func TestRequestsAreLimitedByAddressAndInAll(t *testing.T) {
 		return served
 	}
 	if n := count(50, func(int) string { return "192.0.2.1" }); n != 10 {
-		t.Errorf("%d of one address served", n)
+		t.Errorf("%d requests from one address served", n)
 	}
 	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 30 {
-		t.Errorf("%d of many addresses served", n)
+		t.Errorf("%d requests from many addresses served", n)
 	}
 	w.clock.Add(time.Second)
 	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 20 {
-		t.Errorf("%d of many addresses served a second later", n)
+		t.Errorf("%d requests from many addresses served one second later", n)
 	}
 	w.clock.Add(-time.Hour)
 	if n := count(50, func(int) string { return "192.0.2.2" }); n != 0 {
-		t.Errorf("a clock that goes back fills the buckets: %d served", n)
+		t.Errorf("%d requests served after the clock went back", n)
 	}
 }

@@ -20,7 +20,7 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 		return rq.refused(oauth.Bad("invalid_request", "refresh_token is missing"))
 	}
 	p, ok := authz.ParseRefresh(rq.form.Get("refresh_token"))
-	unknown := invalidGrant("the refresh token is not known")
+	unknown := invalidGrant("the refresh token is unknown")
 	if !ok {
 		return rq.refused(unknown)
 	}
@@ -34,8 +34,8 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 		case rec.ClientID != rq.proof.Client.ID || rec.JKT != "" && !dpop.Equal(rec.JKT, rq.confirm.JKT):
 			return rq.refused(unknown)
 		}
-		switch rec.Standing(p, rq.now, rq.fingerprint()) {
-		case authz.Good:
+		switch rec.Status(p, rq.now, rq.fingerprint()) {
+		case authz.Current:
 			if out, changed := e.rotate(ctx, rq, &rec, p); !changed {
 				return out
 			}
@@ -44,9 +44,9 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 			return e.repeat(ctx, rq, &rec, p)
 		case authz.Reused:
 			return rq.refused(e.reused(ctx, rq, rec.ID,
-				"the refresh token was used before; the authorization has ended"))
-		case authz.Dead:
-			return rq.refused(invalidGrant("the authorization has ended"))
+				"the refresh token was used before, so its authorization has been revoked; request a new authorization"))
+		case authz.Ended:
+			return rq.refused(invalidGrant("the authorization has ended; request a new one"))
 		default:
 			return rq.refused(unknown)
 		}
@@ -62,16 +62,17 @@ func (rq *request) fingerprint() string {
 }
 
 // rotate replaces a good refresh token. If the authorization was changed by
-// another request meanwhile, changed is true and there is no outcome.
+// another request in the meantime, changed is true and there is no outcome.
 func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
-	p authz.Presented) (out outcome, changed bool) {
+	p authz.RefreshToken) (out outcome, changed bool) {
 	if e.opts.Alive != nil {
 		roles, ok, err := e.opts.Alive(ctx, rec.Subject, rec.Offline)
 		if err != nil {
 			return rq.refused(oauth.Unavailable(err)), false
 		}
 		if !ok {
-			return rq.refused(invalidGrant("the person's session or account has ended")), false
+			return rq.refused(invalidGrant(
+				"the person's session or account has ended; request a new authorization")), false
 		}
 		rec.Subject.Roles = roles
 	}
@@ -105,7 +106,7 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
 	if _, err := e.opts.Store.Commit(ctx, b); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			current, gerr := e.grants.Get(ctx, rec.ID)
-			if gerr == nil && !current.Same(rec) {
+			if gerr == nil && !current.SameVersion(rec) {
 				return outcome{}, true
 			}
 		}
@@ -126,7 +127,7 @@ func (e *Endpoint) refreshScope(rq *request, rec *authz.Record) (string, *oauth.
 			set = scope.Narrow(set, have) // the app was given the v1 form of its scopes
 		}
 		if err != nil || herr != nil || !have.Covers(set) {
-			return "", oauth.Bad("invalid_scope", "scope goes beyond what was granted")
+			return "", oauth.Bad("invalid_scope", "scope exceeds the granted scope")
 		}
 		granted = set.String()
 	}
@@ -149,14 +150,14 @@ func (e *Endpoint) narrowToClient(c *client.Client, granted string) (string, *oa
 	}
 	left := scope.Narrow(set, allowed)
 	if len(left) == 0 {
-		return "", invalidGrant("the client is registered for nothing of this any more")
+		return "", invalidGrant("the client is no longer registered for any of the granted scopes")
 	}
 	return left.String(), nil
 }
 
 // repeat answers an identical retry with the same bytes. It issues no token,
 // but uses up the assertion and the DPoP proof of the retry.
-func (e *Endpoint) repeat(ctx context.Context, rq *request, rec *authz.Record, p authz.Presented) outcome {
+func (e *Endpoint) repeat(ctx context.Context, rq *request, rec *authz.Record, p authz.RefreshToken) outcome {
 	body, err := rec.Open(p)
 	if err != nil {
 		return rq.refused(oauth.Unavailable(err))

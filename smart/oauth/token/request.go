@@ -48,7 +48,7 @@ func (rq *request) parse(w http.ResponseWriter, r *http.Request) (fail *oauth.Er
 		return oauth.Bad("invalid_request", "grant_type is missing")
 	default:
 		return oauth.Bad("unsupported_grant_type",
-			"authorization_code, refresh_token and client_credentials are offered")
+			"grant_type must be authorization_code, refresh_token or client_credentials")
 	}
 }
 
@@ -116,7 +116,7 @@ func (e *Endpoint) clientOfRefreshToken(ctx context.Context, form url.Values) *o
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return oauth.Unavailable(err)
 	}
-	if err == nil && rec.Standing(p, e.Now(ctx), "") != authz.Foreign {
+	if err == nil && rec.Status(p, e.Now(ctx), "") != authz.Unknown {
 		form.Set("client_id", rec.ClientID)
 	}
 	return nil
@@ -136,10 +136,11 @@ func (e *Endpoint) bind(r *http.Request, rq *request) *oauth.Error {
 	case rq.dpop != nil:
 		rq.confirm.JKT = rq.dpop.JKT
 	case c.DPoPBound:
-		return oauth.Bad("invalid_dpop_proof", "the client's tokens are bound to a key; a DPoP proof is needed")
+		return oauth.Bad("invalid_dpop_proof", "this client's tokens are bound to a key; send a DPoP proof")
 	case c.CertBound:
 		if rq.confirm.X5T = dpop.Thumbprint(r); rq.confirm.X5T == "" {
-			return oauth.Bad("invalid_request", "the client's tokens are bound to its certificate; none was shown")
+			return oauth.Bad("invalid_request",
+				"this client's tokens are bound to its certificate; connect with the client certificate")
 		}
 	}
 	return nil

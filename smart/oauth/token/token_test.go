@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -46,19 +47,19 @@ const (
 	fhirBase = base + "/fhir"
 )
 
-// state is the small state of a store, with its all-or-nothing commit.
+// state implements store.State in memory.
 type state struct {
-	mu     sync.Mutex
-	m      map[string][]byte
-	events []string // outcome of each AuditEvent that is durable
+	mu     sync.Mutex // guards the fields below
+	values map[string][]byte
+	events []string // one line per committed AuditEvent, see recorder
 	fail   error
-	t      store.Seq
+	seq    store.Seq
 }
 
 func (s *state) LastSeq() store.Seq {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.t
+	return s.seq
 }
 
 func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) {
@@ -68,47 +69,48 @@ func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) 
 		return store.Result{}, s.fail
 	}
 	for _, w := range b.State {
-		old := s.m[w.Key]
+		old := s.values[w.Key]
 		if w.Expect == store.StateAbsent && old != nil || w.Expect == store.StateEquals &&
 			string(old) != string(w.Old) {
 			return store.Result{}, fhir.Errorf(fhir.Conflict, "state.Commit", "precondition")
 		}
 	}
 	for _, w := range b.State {
-		s.m[w.Key] = w.Value
+		s.values[w.Key] = w.Value
 	}
 	for _, w := range b.Writes {
 		s.events = append(s.events, string(w.Resource.JSON))
 	}
-	s.t++
-	return store.Result{Seq: s.t}, nil
+	s.seq++
+	return store.Result{Seq: s.seq}, nil
 }
 
 func (s *state) Get(_ context.Context, key string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.m[key], nil
+	return s.values[key], nil
 }
 
 func (s *state) List(_ context.Context, prefix string, fn func(string, []byte) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var ks []string
-	for k := range s.m {
+	var names []string
+	for k := range s.values {
 		if strings.HasPrefix(k, prefix) {
-			ks = append(ks, k)
+			names = append(names, k)
 		}
 	}
-	sort.Strings(ks)
-	for _, k := range ks {
-		if !fn(k, s.m[k]) {
+	sort.Strings(names)
+	for _, k := range names {
+		if !fn(k, s.values[k]) {
 			break
 		}
 	}
 	return nil
 }
 
-// recorder keeps what would be recorded: outcome, reason, client and query.
+// recorder implements audit.Trail. Its AuditEvents contain outcome, reason,
+// client and query.
 type recorder struct{ s *state }
 
 func (r recorder) Prepare(ev audit.Event) (store.Write, store.Leaf, error) {
@@ -133,88 +135,83 @@ func (r recorder) Record(ctx context.Context, evs ...audit.Event) error {
 	return nil
 }
 
-// world is a server without its surroundings, and one client with keys.
+// world is a token endpoint with one registered client and its keys.
 type world struct {
-	t      *testing.T
-	state  *state
-	clock  *clocktest.Clock
-	dir    string
-	scopes scope.Parser
-	ring   *keys.Ring
-	reg    *client.Registry
-	keys   *client.Keys
-	limits token.Limits
-	end    *token.Endpoint
-	pol    *policy.Engine
-	ec     *ecdsa.PrivateKey
-	rsa    *rsa.PrivateKey
-	id     string
-}
-
-func must[T any](t *testing.T, v T, err error) T {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	t        *testing.T
+	state    *state
+	clock    *clocktest.Clock
+	dir      string
+	scopes   scope.Parser
+	ring     *keys.Ring
+	reg      *client.Registry
+	keys     *client.Keys
+	limits   token.Limits
+	endpoint *token.Endpoint
+	policy   *policy.Engine
+	ec       *ecdsa.PrivateKey
+	rsa      *rsa.PrivateKey
+	id       string
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, state: &state{m: map[string][]byte{}}, clock: clocktest.At(time.Unix(1_800_000_000, 0)),
+	w := &world{t: t, state: &state{values: map[string][]byte{}}, clock: clocktest.At(time.Unix(1_800_000_000, 0)),
 		dir:    t.TempDir(),
 		limits: token.Limits{Failures: 1000, Denied: 1000}}
-	w.ec = must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
-	w.rsa = must2(rsa.GenerateKey(rand.Reader, 2048))
+	w.ec = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	w.rsa = must(rsa.GenerateKey(rand.Reader, 2048))
 	w.scopes = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" }}
 	w.open()
-	c := must2(w.reg.Add(t.Context(), client.Client{Name: "EHR", JWKS: w.set("e1", w.ec, "r1", w.rsa),
+	c := must(w.reg.Add(t.Context(), client.Client{Name: "EHR", JWKS: w.jwks("e1", w.ec, "r1", w.rsa),
 		Scope: "system/Observation.rs system/Patient.r"}))
 	w.id = c.ID
 	return w
 }
 
-func must2[T any](v T, err error) T {
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
 	return v
 }
 
-// open starts everything over the same state and directory.
+// open starts the endpoint again with the same state and key directory.
 func (w *world) open() {
-	w.ring = must(w.t, must2(keys.Open(w.dir, w.clock.Now)), nil)
+	w.ring = must(keys.Open(w.dir, w.clock.Now))
 	w.reg = &client.Registry{Store: w.state, Scopes: w.scopes, Clock: w.clock.Now, AllowHTTP: true}
 	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.Now}
-	as := must2(client.NewAssertions(w.reg, w.keys, endpoint))
-	w.end = must2(token.New(w.t.Context(),
+	as := must(client.NewAssertions(w.reg, w.keys, endpoint))
+	w.endpoint = must(token.New(w.t.Context(),
 		token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
 			Scopes: w.scopes, Clock: w.clock.Now, Rand: rand.Reader, Issuer: base, Audience: fhirBase,
 			Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase,
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase,
 		Clock: w.clock.Now}
 }
 
+// public returns the public JWK of a key.
 func public(kid string, k any) map[string]any {
-	j := must2(jwk.FromRaw(k.(crypto.Signer).Public()))
+	j := must(jwk.FromRaw(k.(crypto.Signer).Public()))
 	var m map[string]any
-	if err := json.Unmarshal(must2(json.Marshal(j)), &m); err != nil {
+	if err := json.Unmarshal(must(json.Marshal(j)), &m); err != nil {
 		panic(err)
 	}
 	m["kid"] = kid
 	return m
 }
 
-func (w *world) set(kidsAndKeys ...any) json.RawMessage {
+// jwks returns the JWK set of pairs of key ID and key.
+func (w *world) jwks(kidsAndKeys ...any) json.RawMessage {
 	var ks []any
 	for i := 0; i < len(kidsAndKeys); i += 2 {
 		ks = append(ks, public(kidsAndKeys[i].(string), kidsAndKeys[i+1]))
 	}
-	return must2(json.Marshal(map[string]any{"keys": ks}))
+	return must(json.Marshal(map[string]any{"keys": ks}))
 }
 
 type m = map[string]any
 
-// claims of a good assertion, with changes; nil removes.
+// claims returns the claims of a valid assertion after a change. A nil value
+// removes the claim.
 func (w *world) claims(change m) m {
 	c := m{"iss": w.id, "sub": w.id, "aud": endpoint, "exp": w.clock.Now().Add(4 * time.Minute).Unix(),
 		"iat": w.clock.Now().Unix(), "jti": rand.Text()}
@@ -232,10 +229,11 @@ func merge(c, change m) m {
 	return c
 }
 
-// sign writes any header: the library would refuse what an attacker writes.
+// sign returns a JWS with any header, even one that a JWT library would refuse
+// to write.
 func sign(header, claims m, key any) string {
 	enc := base64.RawURLEncoding
-	in := enc.EncodeToString(must2(json.Marshal(header))) + "." + enc.EncodeToString(must2(json.Marshal(claims)))
+	in := enc.EncodeToString(must(json.Marshal(header))) + "." + enc.EncodeToString(must(json.Marshal(claims)))
 	alg := jwa.ES384
 	switch key.(type) {
 	case nil:
@@ -248,11 +246,12 @@ func sign(header, claims m, key any) string {
 	case []byte:
 		alg = jwa.HS384
 	}
-	s := must2(jws.NewSigner(alg))
-	return in + "." + enc.EncodeToString(must2(s.Sign([]byte(in), key)))
+	s := must(jws.NewSigner(alg))
+	return in + "." + enc.EncodeToString(must(s.Sign([]byte(in), key)))
 }
 
-func (w *world) good(change m) string {
+// assertion returns a valid assertion, or one with changed claims.
+func (w *world) assertion(change m) string {
 	return sign(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, w.claims(change), w.ec)
 }
 
@@ -264,7 +263,7 @@ func (w *world) post(form url.Values, edit func(*http.Request)) (int, m, http.He
 		edit(r)
 	}
 	rec := httptest.NewRecorder()
-	w.end.ServeHTTP(rec, r)
+	w.endpoint.ServeHTTP(rec, r)
 	var out m
 	if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil {
 		w.t.Fatalf("%d %q: %v", rec.Code, rec.Body, err)
@@ -277,33 +276,35 @@ func form(assertion, scopes string) url.Values {
 		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
 }
 
-func (w *world) ask(assertion string) (int, m) {
+// requestToken requests a token for system/Observation.rs.
+func (w *world) requestToken(assertion string) (int, m) {
 	w.t.Helper()
 	s, out, _ := w.post(form(assertion, "system/Observation.rs"), nil)
 	return s, out
 }
 
+// bearer authenticates an API request with an access token.
 func (w *world) bearer(tok any) (*access.Principal, error) {
 	r := httptest.NewRequest("GET", fhirBase+"/Observation", nil)
 	r.Header.Set("Authorization", "Bearer "+tok.(string))
-	return w.pol.Authenticate(r)
+	return w.policy.Authenticate(r)
 }
 
 func TestTokenIsIssuedAndUsed(t *testing.T) {
 	w := newWorld(t)
-	for name, a := range map[string]string{
-		"ES384":        w.good(nil),
+	for name, assertion := range map[string]string{
+		"ES384":        w.assertion(nil),
 		"RS384":        sign(m{"alg": "RS384", "kid": "r1", "typ": "JWT"}, w.claims(nil), w.rsa),
-		"aud an array": w.good(m{"aud": []string{"https://other.example", endpoint}}),
-		"skewed":       w.good(m{"iat": w.clock.Now().Unix() + 59, "nbf": w.clock.Now().Unix() + 59}),
+		"aud an array": w.assertion(m{"aud": []string{"https://other.example", endpoint}}),
+		"skewed":       w.assertion(m{"iat": w.clock.Now().Unix() + 59, "nbf": w.clock.Now().Unix() + 59}),
 	} {
-		s, out, h := w.post(form(a, "system/*.rs"), nil)
+		s, out, h := w.post(form(assertion, "system/*.rs"), nil)
 		if s != 200 || out["token_type"] != "bearer" || out["expires_in"] != 300.0 ||
 			out["scope"] != "system/Observation.rs system/Patient.r" ||
 			h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" {
 			t.Fatalf("%s: %d %v %v", name, s, out, h)
 		}
-		for range 2 { // the second from the cache
+		for range 2 { // the second time from the cache
 			p, err := w.bearer(out["access_token"])
 			if err != nil {
 				t.Fatal(err)
@@ -321,29 +322,30 @@ func TestTokenIsIssuedAndUsed(t *testing.T) {
 	}
 }
 
-// Each row is one way in that must stay shut.
+// TestAssertionsRefused checks that every invalid assertion is refused.
 func TestAssertionsRefused(t *testing.T) {
 	w := newWorld(t)
-	other := must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	other := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	h := func(change m) m { return merge(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, change) }
-	twin := must2(w.reg.Add(t.Context(),
-		client.Client{Name: "Twin", JWKS: w.set("e1", w.ec, "e1", other), Scope: "system/*.rs"}))
-	dead := must2(w.reg.Add(t.Context(), client.Client{Name: "Dead", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}))
-	if err := w.reg.Disable(t.Context(), dead.ID); err != nil {
+	sibling := must(w.reg.Add(t.Context(),
+		client.Client{Name: "Sibling", JWKS: w.jwks("e1", w.ec, "e1", other), Scope: "system/*.rs"}))
+	disabled := must(w.reg.Add(t.Context(),
+		client.Client{Name: "Disabled", JWKS: w.jwks("e1", w.ec), Scope: "system/*.rs"}))
+	if err := w.reg.Disable(t.Context(), disabled.ID); err != nil {
 		t.Fatal(err)
 	}
-	good := w.good(nil)
-	exchanged := w.good(nil)
+	good := w.assertion(nil)
+	exchanged := w.assertion(nil)
 	exchanged = exchanged[:strings.LastIndex(exchanged, ".")] + good[strings.LastIndex(good, "."):]
 	dup := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","alg":"ES384","kid":"e1"}`)) +
 		good[strings.Index(good, "."):]
-	for name, a := range map[string]string{
+	for name, assertion := range map[string]string{
 		"forged":              sign(h(nil), w.claims(nil), other),
 		"payload exchanged":   exchanged,
 		"RS256":               sign(h(m{"alg": "RS256", "kid": "r1"}), w.claims(nil), w.rsa),
 		"none":                sign(h(m{"alg": "none"}), w.claims(nil), nil),
 		"none with signature": sign(h(m{"alg": "none"}), w.claims(nil), w.ec),
-		"HS384 by public key": sign(h(m{"alg": "HS384"}), w.claims(nil), []byte(w.set("e1", w.ec))),
+		"HS384 by public key": sign(h(m{"alg": "HS384"}), w.claims(nil), []byte(w.jwks("e1", w.ec))),
 		"alg of another key":  sign(h(m{"kid": "r1"}), w.claims(nil), w.ec),
 		"ES384 by RSA":        sign(h(nil), w.claims(nil), w.rsa),
 		"own jwk":             sign(h(m{"jwk": public("e1", other)}), w.claims(nil), other),
@@ -358,39 +360,40 @@ func TestAssertionsRefused(t *testing.T) {
 		"no kid":              sign(h(m{"kid": nil}), w.claims(nil), w.ec),
 		"unknown kid":         sign(h(m{"kid": "e2"}), w.claims(nil), w.ec),
 		"duplicate member":    dup,
-		"two keys of one kid": w.good(m{"iss": twin.ID, "sub": twin.ID}),
-		"disabled client":     w.good(m{"iss": dead.ID, "sub": dead.ID}),
-		"unknown client":      w.good(m{"iss": "nobody", "sub": "nobody"}),
-		"client is a path":    w.good(m{"iss": "../jti", "sub": "../jti"}),
-		"iss is not sub":      w.good(m{"iss": twin.ID}),
-		"no iss":              w.good(m{"iss": nil}),
-		"no sub":              w.good(m{"sub": nil}),
-		"wrong aud":           w.good(m{"aud": fhirBase}),
-		"aud with slash":      w.good(m{"aud": endpoint + "/"}),
-		"no aud":              w.good(m{"aud": nil}),
-		"exp too far":         w.good(m{"exp": w.clock.Now().Add(5*time.Minute + time.Second).Unix()}),
-		"expired":             w.good(m{"exp": w.clock.Now().Unix()}),
-		"no exp":              w.good(m{"exp": nil}),
-		"exp a string":        w.good(m{"exp": fmt.Sprint(w.clock.Now().Add(time.Minute).Unix())}),
-		"exp huge":            w.good(m{"exp": 1e300}),
-		"exp negative":        w.good(m{"exp": -1}),
-		"future iat":          w.good(m{"iat": w.clock.Now().Unix() + 61}),
-		"future nbf":          w.good(m{"nbf": w.clock.Now().Unix() + 61}),
-		"no jti":              w.good(m{"jti": nil}),
-		"empty jti":           w.good(m{"jti": ""}),
-		"huge jti":            w.good(m{"jti": strings.Repeat("j", 256)}),
-		"oversized":           w.good(m{"pad": strings.Repeat("x", 9000)}),
+		"two keys of one kid": w.assertion(m{"iss": sibling.ID, "sub": sibling.ID}),
+		"disabled client":     w.assertion(m{"iss": disabled.ID, "sub": disabled.ID}),
+		"unknown client":      w.assertion(m{"iss": "unknown", "sub": "unknown"}),
+		"client is a path":    w.assertion(m{"iss": "../jti", "sub": "../jti"}),
+		"iss is not sub":      w.assertion(m{"iss": sibling.ID}),
+		"no iss":              w.assertion(m{"iss": nil}),
+		"no sub":              w.assertion(m{"sub": nil}),
+		"wrong aud":           w.assertion(m{"aud": fhirBase}),
+		"aud with slash":      w.assertion(m{"aud": endpoint + "/"}),
+		"no aud":              w.assertion(m{"aud": nil}),
+		"exp too far":         w.assertion(m{"exp": w.clock.Now().Add(5*time.Minute + time.Second).Unix()}),
+		"expired":             w.assertion(m{"exp": w.clock.Now().Unix()}),
+		"no exp":              w.assertion(m{"exp": nil}),
+		"exp a string":        w.assertion(m{"exp": fmt.Sprint(w.clock.Now().Add(time.Minute).Unix())}),
+		"exp huge":            w.assertion(m{"exp": 1e300}),
+		"exp negative":        w.assertion(m{"exp": -1}),
+		"future iat":          w.assertion(m{"iat": w.clock.Now().Unix() + 61}),
+		"future nbf":          w.assertion(m{"nbf": w.clock.Now().Unix() + 61}),
+		"no jti":              w.assertion(m{"jti": nil}),
+		"empty jti":           w.assertion(m{"jti": ""}),
+		"huge jti":            w.assertion(m{"jti": strings.Repeat("j", 256)}),
+		"oversized":           w.assertion(m{"pad": strings.Repeat("x", 9000)}),
 		"JSON serialisation":  `{"payload":"e30","protected":"e30","signature":"e30"}`,
 		"four parts":          good + ".e30",
 		"padding":             good + "==",
 		"no token":            "x",
 	} {
-		if s, out := w.ask(a); s != 401 || out["error"] != "invalid_client" || out["access_token"] != nil {
+		if s, out := w.requestToken(assertion); s != 401 || out["error"] != "invalid_client" ||
+			out["access_token"] != nil {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
-	if s, out := w.ask(good); s != 200 {
-		t.Fatalf("the good one: %d %v", s, out)
+	if s, out := w.requestToken(good); s != 200 {
+		t.Fatalf("valid assertion: %d %v", s, out)
 	}
 	for _, ev := range w.state.events[:len(w.state.events)-1] {
 		if !strings.HasPrefix(ev, "8\ninvalid_client") || strings.Contains(ev, "eyJ") ||
@@ -400,13 +403,14 @@ func TestAssertionsRefused(t *testing.T) {
 	}
 }
 
-// What depends on the registration has one text.
-func TestUnknownClientIsNotTold(t *testing.T) {
+// TestErrorDoesNotDiscloseRegistration checks that the error for an unknown
+// client, an invalid signature and an unknown key is the same.
+func TestErrorDoesNotDiscloseRegistration(t *testing.T) {
 	w := newWorld(t)
-	other := must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
-	_, a := w.ask(w.good(m{"iss": "nobody", "sub": "nobody"}))
-	_, b := w.ask(sign(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, w.claims(nil), other))
-	_, c := w.ask(sign(m{"alg": "ES384", "kid": "e9", "typ": "JWT"}, w.claims(nil), w.ec))
+	other := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	_, a := w.requestToken(w.assertion(m{"iss": "unknown", "sub": "unknown"}))
+	_, b := w.requestToken(sign(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, w.claims(nil), other))
+	_, c := w.requestToken(sign(m{"alg": "ES384", "kid": "e9", "typ": "JWT"}, w.claims(nil), w.ec))
 	if a["error_description"] != b["error_description"] || b["error_description"] != c["error_description"] {
 		t.Errorf("%v\n%v\n%v", a, b, c)
 	}
@@ -414,41 +418,41 @@ func TestUnknownClientIsNotTold(t *testing.T) {
 
 func TestReplay(t *testing.T) {
 	w := newWorld(t)
-	a := w.good(nil)
-	if s, out := w.ask(a); s != 200 {
+	a := w.assertion(nil)
+	if s, out := w.requestToken(a); s != 200 {
 		t.Fatal(s, out)
 	}
-	if s, out := w.ask(a); s != 401 || !strings.Contains(fmt.Sprint(out["error_description"]), "jti") {
+	if s, out := w.requestToken(a); s != 401 || !strings.Contains(fmt.Sprint(out["error_description"]), "jti") {
 		t.Error("replay", s, out)
 	}
 	w.open()
-	if s, _ := w.ask(a); s != 401 {
+	if s, _ := w.requestToken(a); s != 401 {
 		t.Error("replay after reopening", s)
 	}
-	// A clock that ran ahead, dropped the jti and went back.
+	// The clock runs ahead, so that the jti is dropped, and is set back.
 	w.clock.Add(2 * time.Hour)
-	if s, out := w.ask(w.good(nil)); s != 200 {
+	if s, out := w.requestToken(w.assertion(nil)); s != 200 {
 		t.Fatal(s, out)
 	}
-	for k := range w.state.m {
+	for k := range w.state.values {
 		if strings.HasPrefix(k, "jti/"+w.id) {
-			delete(w.state.m, k)
+			delete(w.state.values, k)
 		}
 	}
 	w.clock.Add(-2 * time.Hour)
 	w.open()
-	if s, out := w.ask(a); s != 401 {
+	if s, out := w.requestToken(a); s != 401 {
 		t.Error("replay after the clock went back", s, out)
 	}
 }
 
-func TestConcurrentReplayHasOneWinner(t *testing.T) {
+func TestConcurrentReplaysHaveOneWinner(t *testing.T) {
 	w := newWorld(t)
-	a := w.good(nil)
+	a := w.assertion(nil)
 	var wg sync.WaitGroup
 	codes := make([]int, 16)
 	for i := range codes {
-		wg.Go(func() { codes[i], _ = w.ask(a) })
+		wg.Go(func() { codes[i], _ = w.requestToken(a) })
 	}
 	wg.Wait()
 	slices.Sort(codes)
@@ -460,13 +464,11 @@ func TestConcurrentReplayHasOneWinner(t *testing.T) {
 func TestRequestsRefused(t *testing.T) {
 	w := newWorld(t)
 	f := func(change url.Values) url.Values {
-		v := form(w.good(nil), "system/Observation.rs")
-		for k, x := range change {
-			v[k] = x
-		}
+		v := form(w.assertion(nil), "system/Observation.rs")
+		maps.Copy(v, change)
 		return v
 	}
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name, code string
 		status     int
 		form       url.Values
@@ -490,27 +492,27 @@ func TestRequestsRefused(t *testing.T) {
 		{"escalation by type", "invalid_scope", 400, f(url.Values{"scope": {"system/Consent.rs"}}), nil},
 		{"escalation by permission", "invalid_scope", 400, f(url.Values{"scope": {"system/Observation.cud"}}), nil},
 	} {
-		s, out, h := w.post(c.form, c.edit)
-		if s != c.status || out["error"] != c.code || h.Get("Cache-Control") != "no-store" {
-			t.Errorf("%s: %d %v", c.name, s, out)
+		s, out, h := w.post(tc.form, tc.edit)
+		if s != tc.status || out["error"] != tc.code || h.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d %v", tc.name, s, out)
 		}
 	}
 	if n := len(w.state.events); n != 15 {
 		t.Errorf("%d events for 15 refusals", n)
 	}
-	if _, out, _ := w.post(form(w.good(nil), "system/*.*"),
+	if _, out, _ := w.post(form(w.assertion(nil), "system/*.*"),
 		nil); out["scope"] != "system/Observation.read system/Patient.read" {
-		t.Errorf("a wildcard was not narrowed: %v", out)
+		t.Errorf("the wildcard was not narrowed: %v", out)
 	}
 	w.state.fail = fhir.Errorf(fhir.NoSpace, "state", "full")
 	if s, out, _ := w.post(f(nil), nil); s != 503 || out["access_token"] != nil {
-		t.Errorf("a token without its record: %d %v", s, out)
+		t.Errorf("a token was issued without its AuditEvent: %d %v", s, out)
 	}
 }
 
 func TestAccessTokensRefused(t *testing.T) {
 	w := newWorld(t)
-	_, out := w.ask(w.good(nil))
+	_, out := w.requestToken(w.assertion(nil))
 	tok := out["access_token"].(string)
 	if _, err := w.bearer(tok); err != nil {
 		t.Fatal(err)
@@ -520,26 +522,26 @@ func TestAccessTokensRefused(t *testing.T) {
 			"jti": "x",
 			"iat": w.clock.Now().Unix(), "exp": w.clock.Now().Add(time.Minute).Unix()}, change)
 	}
-	made := func(typ string, change m) string { return must2(w.ring.Sign(typ, c(change))) }
-	if _, err := w.bearer(made("at+jwt", nil)); err != nil {
-		t.Fatal("the good one: ", err)
+	signed := func(typ string, change m) string { return must(w.ring.Sign(typ, c(change))) }
+	if _, err := w.bearer(signed("at+jwt", nil)); err != nil {
+		t.Fatal("valid token: ", err)
 	}
-	kid := strings.TrimSuffix(filepath.Base(must2(filepath.Glob(filepath.Join(w.dir, "keys", "*.jwk")))[0]), ".jwk")
+	kid := strings.TrimSuffix(filepath.Base(must(filepath.Glob(filepath.Join(w.dir, "keys", "*.jwk")))[0]), ".jwk")
 	for name, s := range map[string]string{
 		"signature":    tok[:len(tok)-8] + "AAAAAAAA",
 		"client's key": sign(m{"alg": "ES384", "kid": kid, "typ": "at+jwt"}, c(nil), w.ec),
 		"none":         sign(m{"alg": "none", "kid": kid, "typ": "at+jwt"}, c(nil), nil),
-		"typ":          made("JWT", nil),
-		"assertion":    w.good(nil),
-		"iss":          made("at+jwt", m{"iss": "https://other.example"}),
-		"aud":          made("at+jwt", m{"aud": endpoint}),
-		"expired":      made("at+jwt", m{"exp": w.clock.Now().Unix()}),
-		"too long":     made("at+jwt", m{"exp": w.clock.Now().Add(time.Hour).Unix()}),
-		"nbf":          made("at+jwt", m{"nbf": w.clock.Now().Unix() + 5}),
-		"scope":        made("at+jwt", m{"scope": "nonsense"}),
-		"nobody":       made("at+jwt", m{"scope": "patient/*.rs"}),
-		"no record":    made("at+jwt", m{"scope": "patient/*.rs", "authz": strings.Repeat("a", 26), "patient": "p1"}),
-		"client":       made("at+jwt", m{"client_id": "nobody"}),
+		"typ":          signed("JWT", nil),
+		"assertion":    w.assertion(nil),
+		"iss":          signed("at+jwt", m{"iss": "https://other.example"}),
+		"aud":          signed("at+jwt", m{"aud": endpoint}),
+		"expired":      signed("at+jwt", m{"exp": w.clock.Now().Unix()}),
+		"too long":     signed("at+jwt", m{"exp": w.clock.Now().Add(time.Hour).Unix()}),
+		"nbf":          signed("at+jwt", m{"nbf": w.clock.Now().Unix() + 5}),
+		"scope":        signed("at+jwt", m{"scope": "nonsense"}),
+		"no person":    signed("at+jwt", m{"scope": "patient/*.rs"}),
+		"no authz":     signed("at+jwt", m{"scope": "patient/*.rs", "authz": strings.Repeat("a", 26), "patient": "p1"}),
+		"client":       signed("at+jwt", m{"client_id": "unknown"}),
 		"huge":         strings.Repeat("x", 10000),
 		"empty":        "",
 	} {
@@ -549,24 +551,24 @@ func TestAccessTokensRefused(t *testing.T) {
 		}
 	}
 	r := httptest.NewRequest("GET", fhirBase+"/Observation?access_token="+tok, nil)
-	if _, err := w.pol.Authenticate(r); fhir.KindOf(err) != fhir.Unauthorized {
+	if _, err := w.policy.Authenticate(r); fhir.KindOf(err) != fhir.Unauthorized {
 		t.Error("token in the URL:", err)
 	}
 	r.Header["Authorization"] = []string{"Bearer " + tok, "Bearer " + tok}
-	if _, err := w.pol.Authenticate(r); err == nil {
-		t.Error("two tokens")
+	if _, err := w.policy.Authenticate(r); err == nil {
+		t.Error("two Authorization headers were accepted")
 	}
 	if err := w.reg.Disable(t.Context(), w.id); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.bearer(tok); fhir.KindOf(err) != fhir.Unauthorized {
-		t.Error("disabled client, hot token:", err)
+		t.Error("cached token of a disabled client:", err)
 	}
 }
 
-func TestHotTokenExpires(t *testing.T) {
+func TestCachedTokenExpires(t *testing.T) {
 	w := newWorld(t)
-	_, out := w.ask(w.good(nil))
+	_, out := w.requestToken(w.assertion(nil))
 	if _, err := w.bearer(out["access_token"]); err != nil {
 		t.Fatal(err)
 	}
@@ -576,45 +578,45 @@ func TestHotTokenExpires(t *testing.T) {
 	}
 }
 
-func TestRotationOverlaps(t *testing.T) {
+func TestKeyRotationOverlaps(t *testing.T) {
 	w := newWorld(t)
-	_, out := w.ask(w.good(nil))
+	_, out := w.requestToken(w.assertion(nil))
 	if err := w.ring.Rotate(5 * time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	w.open() // no cache, keys from the disk
+	w.open() // drops the cache and reads the keys from disk
 	if _, err := w.bearer(out["access_token"]); err != nil {
-		t.Error("token of the key before:", err)
+		t.Error("token of the previous key:", err)
 	}
-	set := must2(w.ring.JWKS())
+	set := must(w.ring.JWKS())
 	if strings.Count(string(set), `"kid"`) != 4 || strings.Contains(string(set), `"d"`) {
 		t.Errorf("%s", set)
 	}
 	w.clock.Add(6 * time.Minute)
 	w.open()
-	if set := must2(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 2 {
+	if set := must(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 2 {
 		t.Errorf("%s", set)
 	}
-	files := must2(filepath.Glob(filepath.Join(w.dir, "keys", "*")))
+	files := must(filepath.Glob(filepath.Join(w.dir, "keys", "*")))
 	if len(files) != 2 {
 		t.Fatal(files)
 	}
-	if info := must2(os.Stat(files[0])); info.Mode().Perm() != 0o600 {
+	if info := must(os.Stat(files[0])); info.Mode().Perm() != 0o600 {
 		t.Error(info.Mode())
 	}
 	if err := os.Chmod(files[0], 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := keys.Open(w.dir, time.Now); err == nil {
-		t.Error("a key that all may read was taken")
+		t.Error("a world-readable key was accepted")
 	}
 }
 
 func TestKeysByURL(t *testing.T) {
 	w := newWorld(t)
-	next := must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	next := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	var mu sync.Mutex
-	hits, status, header, set := 0, 200, http.Header{}, w.set("e1", w.ec)
+	hits, status, header, set := 0, 200, http.Header{}, w.jwks("e1", w.ec)
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -628,29 +630,29 @@ func TestKeysByURL(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	w.id = must2(w.reg.Add(t.Context(), client.Client{Name: "URL", JWKSURL: srv.URL, Scope: "system/*.rs"})).ID
-	try := func(what string, kid string, key any, want, wantHits int) {
+	w.id = must(w.reg.Add(t.Context(), client.Client{Name: "URL", JWKSURL: srv.URL, Scope: "system/*.rs"})).ID
+	try := func(name string, kid string, key any, want, wantHits int) {
 		t.Helper()
 		mu.Lock()
 		hits = 0
 		mu.Unlock()
-		s, out := w.ask(sign(m{"alg": "ES384", "kid": kid, "typ": "JWT", "jku": srv.URL}, w.claims(nil), key))
+		s, out := w.requestToken(sign(m{"alg": "ES384", "kid": kid, "typ": "JWT", "jku": srv.URL}, w.claims(nil), key))
 		if s != want || hits != wantHits {
-			t.Errorf("%s: %d %v, %d fetches", what, s, out, hits)
+			t.Errorf("%s: %d %v, %d fetches", name, s, out, hits)
 		}
 	}
-	try("nothing stated", "e1", w.ec, 200, 1)
-	try("nothing stated, again", "e1", w.ec, 200, 1)
+	try("no cache headers", "e1", w.ec, 200, 1)
+	try("no cache headers, again", "e1", w.ec, 200, 1)
 	header.Set("Cache-Control", "private, max-age=60")
 	try("max-age", "e1", w.ec, 200, 1)
 	try("max-age, cached", "e1", w.ec, 200, 0)
-	try("unknown kid at once", "e2", next, 401, 0)
+	try("unknown kid right after a fetch", "e2", next, 401, 0)
 	w.clock.Add(11 * time.Second)
-	set = w.set("e2", next)
-	try("unknown kid fetches once more", "e2", next, 200, 1)
-	try("the old key is gone", "e1", w.ec, 401, 0)
+	set = w.jwks("e2", next)
+	try("unknown kid ten seconds after a fetch", "e2", next, 200, 1)
+	try("removed key", "e1", w.ec, 401, 0)
 	w.clock.Add(61 * time.Second)
-	try("over max-age", "e2", next, 200, 1)
+	try("after max-age", "e2", next, 200, 1)
 	header.Set("Cache-Control", "max-age=86400")
 	w.clock.Add(61 * time.Second)
 	try("long max-age", "e2", next, 200, 1)
@@ -658,7 +660,7 @@ func TestKeysByURL(t *testing.T) {
 	try("within the cap", "e2", next, 200, 0)
 	w.clock.Add(time.Second)
 	header.Set("Cache-Control", "no-store, max-age=60")
-	try("over the cap", "e2", next, 200, 1)
+	try("after the cap", "e2", next, 200, 1)
 	try("no-store", "e2", next, 200, 1)
 	header = http.Header{"Expires": {w.clock.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)},
 		"Date": {w.clock.Now().UTC().Format(http.TimeFormat)}}
@@ -666,42 +668,42 @@ func TestKeysByURL(t *testing.T) {
 	try("Expires, cached", "e2", next, 200, 0)
 	w.clock.Add(31 * time.Second)
 	status = 500
-	try("unreachable: nothing stale", "e2", next, 401, 1)
+	try("server error, no stale keys", "e2", next, 401, 1)
 	status = 302
 	header = http.Header{"Location": {srv.URL}}
 	try("redirect", "e2", next, 401, 1)
-	status, header, set = 200, http.Header{}, append(w.set("e2", next), make([]byte, 65<<10)...)
+	status, header, set = 200, http.Header{}, append(w.jwks("e2", next), make([]byte, 65<<10)...)
 	try("oversized", "e2", next, 401, 1)
-	set = must2(json.Marshal(m{"keys": []any{must2(jwk.FromRaw(next))}}))
-	try("a private key published", "e2", next, 401, 1)
+	set = must(json.Marshal(m{"keys": []any{must(jwk.FromRaw(next))}}))
+	try("published private key", "e2", next, 401, 1)
 	srv.Close()
-	try("gone", "e2", next, 401, 0)
+	try("unreachable", "e2", next, 401, 0)
 }
 
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
-	good := client.Client{Name: "n", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}
+	good := client.Client{Name: "n", JWKS: w.jwks("e1", w.ec), Scope: "system/*.rs"}
 	small := m{"keys": []any{m{"kty": "RSA", "kid": "s", "e": "AQAB",
 		"n": base64.RawURLEncoding.EncodeToString(slices.Repeat([]byte{0xff}, 128))}}}
 	for name, edit := range map[string]func(*client.Client){
-		"no name":     func(c *client.Client) { c.Name = "" },
-		"control":     func(c *client.Client) { c.Name = "a\nb" },
-		"no keys":     func(c *client.Client) { c.JWKS = nil },
-		"both":        func(c *client.Client) { c.JWKSURL = "https://x.example" },
-		"ftp":         func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "ftp://x.example" },
-		"user in URL": func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "https://a:b@x.example" },
-		"private": func(c *client.Client) {
-			c.JWKS = must2(
-				json.Marshal(m{"keys": []any{must2(jwk.FromRaw(w.ec))}}))
+		"no name":           func(c *client.Client) { c.Name = "" },
+		"control character": func(c *client.Client) { c.Name = "a\nb" },
+		"no keys":           func(c *client.Client) { c.JWKS = nil },
+		"two key sets":      func(c *client.Client) { c.JWKSURL = "https://x.example" },
+		"ftp":               func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "ftp://x.example" },
+		"user in URL":       func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "https://a:b@x.example" },
+		"private key": func(c *client.Client) {
+			c.JWKS = must(
+				json.Marshal(m{"keys": []any{must(jwk.FromRaw(w.ec))}}))
 		},
-		"weak RSA":  func(c *client.Client) { c.JWKS = must2(json.Marshal(small)) },
-		"secret":    func(c *client.Client) { c.JWKS = []byte(`{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}`) },
-		"empty set": func(c *client.Client) { c.JWKS = []byte(`{"keys":[]}`) },
-		"no JSON":   func(c *client.Client) { c.JWKS = []byte(`x`) },
+		"weak RSA":      func(c *client.Client) { c.JWKS = must(json.Marshal(small)) },
+		"symmetric key": func(c *client.Client) { c.JWKS = []byte(`{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}`) },
+		"empty set":     func(c *client.Client) { c.JWKS = []byte(`{"keys":[]}`) },
+		"no JSON":       func(c *client.Client) { c.JWKS = []byte(`x`) },
 		"off curve": func(c *client.Client) {
 			k := public("e1", w.ec)
 			k["x"] = k["y"]
-			c.JWKS = must2(json.Marshal(m{"keys": []any{k}}))
+			c.JWKS = must(json.Marshal(m{"keys": []any{k}}))
 		},
 		"scope":            func(c *client.Client) { c.Scope = "patient/*.rs" },
 		"redirect":         func(c *client.Client) { c.RedirectURIs = []string{"http://app.example/cb"} },
@@ -714,8 +716,8 @@ func TestRegistration(t *testing.T) {
 		},
 		"unknown method": func(c *client.Client) { c.Method = "tls_client_auth" },
 		"implicit":       func(c *client.Client) { c.GrantTypes = []client.GrantType{"implicit"} },
-		"any":            func(c *client.Client) { c.ID = "any" },
-		"taken":          func(c *client.Client) { c.ID = w.id },
+		"reserved ID":    func(c *client.Client) { c.ID = "any" },
+		"ID in use":      func(c *client.Client) { c.ID = w.id },
 	} {
 		c := good
 		edit(&c)
@@ -723,7 +725,7 @@ func TestRegistration(t *testing.T) {
 			t.Errorf("%s: registered as %s", name, got.ID)
 		}
 	}
-	list := must2(w.reg.List(t.Context()))
+	list := must(w.reg.List(t.Context()))
 	if len(list) != 1 || list[0].ID != w.id {
 		t.Errorf("%+v", list)
 	}
@@ -731,14 +733,14 @@ func TestRegistration(t *testing.T) {
 
 func TestOperatorIssue(t *testing.T) {
 	w := newWorld(t)
-	tok, err := w.end.Issue(t.Context(), w.id, "system/*.rs", time.Hour, "uid:0")
+	tok, err := w.endpoint.Issue(t.Context(), w.id, "system/*.rs", time.Hour, "uid:0")
 	if err != nil || tok.Life != token.MaxLife || tok.Scope != "system/Observation.rs system/Patient.r" {
 		t.Fatal(tok, err)
 	}
 	if p, err := w.bearer(tok.Access); err != nil || p.ClientID != w.id {
 		t.Fatal(p, err)
 	}
-	if _, err := w.end.Issue(t.Context(), "nobody", "system/*.rs", time.Hour,
+	if _, err := w.endpoint.Issue(t.Context(), "unknown", "system/*.rs", time.Hour,
 		"uid:0"); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
 	}
@@ -758,7 +760,7 @@ func TestDiscovery(t *testing.T) {
 		rec.Header().Get("Access-Control-Allow-Origin") != "*" {
 		t.Errorf("%v %v", d, rec.Header())
 	}
-	// What is announced is what is taken.
+	// The parser must accept every scope in the document.
 	for _, s := range d["scopes_supported"].([]any) {
 		if _, err := (scope.Parser{}).Parse(s.(string)); err != nil {
 			t.Error(err)

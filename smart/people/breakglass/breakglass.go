@@ -162,7 +162,7 @@ func (g *Glass) Open(ctx context.Context, by audit.Caller, user, patient, reason
 		return Opening{}, err
 	}
 	g.opened.Add(ctx, 1)
-	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
+	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request_id",
 		by.RequestID)
 	return o, nil
 }

@@ -235,7 +235,7 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
 	record := s.mayRecord()
-	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request", from.RequestID, "recorded",
+	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request_id", from.RequestID, "recorded",
 		record)
 	return store.Retry(attempts, "signin.refused", "try again", func() error {
 		var writes []store.StateWrite

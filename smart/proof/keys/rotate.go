@@ -58,7 +58,7 @@ func (r *Ring) Run(ctx context.Context, overlap time.Duration, log *slog.Logger)
 		wait, err := r.Tick(overlap)
 		switch {
 		case err != nil:
-			log.ErrorContext(ctx, "signing key not rotated", "err", err)
+			log.ErrorContext(ctx, "signing key not rotated", "error", err)
 		case !r.Due().Equal(due):
 			log.InfoContext(ctx, "signing key rotated", "next", r.Due())
 		}

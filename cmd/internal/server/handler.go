@@ -1,0 +1,99 @@
+package server
+
+import (
+	"crypto/rand"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/capability"
+	"pulsegate/fhir/clientaddr"
+	"pulsegate/fhir/rest"
+	"pulsegate/mapping/ingest"
+	"pulsegate/smart/brands"
+	"pulsegate/smart/pages"
+	"pulsegate/smart/proof/dpop"
+)
+
+// handler returns the handler of the public listener.
+func (s *services) handler(h *health) (http.Handler, error) {
+	settings := s.capabilities()
+	statement, err := capability.Statement(settings)
+	if err != nil {
+		return nil, err
+	}
+	terminology, err := capability.Terminology(settings)
+	if err != nil {
+		return nil, err
+	}
+	landing, err := newLanding(s.base, h.check)
+	if err != nil {
+		return nil, err
+	}
+	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
+		Terminology: func() []byte { return terminology }, Logger: s.log, Clock: s.now, Rand: rand.Reader,
+		Consents: s.consents,
+		Limits:   rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
+		Operations: []rest.Mounter{
+			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
+			rest.Subscriptions{Engine: s.followers.subscriptions, Service: s.fhir},
+			&rest.AuditLog{Store: s.store, Recorder: s.audit.recorder, Notary: s.audit.notary, Clock: s.now},
+		}}
+	e := api.Engine()
+	e.GET("/", gin.WrapH(landing))
+	e.GET("/favicon.ico", gin.WrapF(pages.Favicon))
+	h.mount(e)
+	for _, part := range []rest.Mounter{s.pages, s.keys, s.oauth.tokens, s.oauth.authorize, s.oauth.launches,
+		s.oauth.registration, s.oauth.introspection, s.discovery(), brands.Handler{Bundle: s.brand.bundle},
+		&ingest.Handler{Pipeline: s.pipeline, Auth: s.policy, RequestID: rest.RequestID, Limits: s.pipeline.Limits,
+			Logger: s.log}} {
+		part.Mount(e)
+	}
+	return s.behindProxies(secured(s.base, s.policy.Nonces.Offer(e)))
+}
+
+// behindProxies applies the headers by which trusted proxies report a client's
+// certificate and address. The certificate comes first, because the address of
+// the peer decides whether that header is trusted.
+func (e environment) behindProxies(next http.Handler) (http.Handler, error) {
+	certs, err := e.config.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	forwarders, err := e.config.Forwarders()
+	if err != nil {
+		return nil, err
+	}
+	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: e.config.Forwarded,
+		Next: next}}, nil
+}
+
+// capabilities returns the input of the CapabilityStatement.
+func (s *services) capabilities() capability.Settings {
+	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
+	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
+	base := "http://hl7.org/fhir/StructureDefinition/"
+	ends := s.endpoints()
+	return capability.Settings{
+		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
+		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
+		Register: ends.Register, Manage: ends.Manage,
+		Operations: append(rest.Offered(), []capability.Operation{
+			{Name: "export", Definition: bulkIG + "export"},
+			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
+			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
+			{Type: "Subscription", Name: "status",
+				Definition: backport + "OperationDefinition/backport-subscription-status"},
+			{Type: "Subscription", Name: "events",
+				Definition: backport + "OperationDefinition/backport-subscription-events"},
+		}...),
+		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
+		Profiles: map[string][]string{
+			"Subscription": {backport + "StructureDefinition/backport-subscription"},
+			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
+				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
+		},
+		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
+	}
+}

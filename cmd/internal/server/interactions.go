@@ -1,0 +1,99 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/subscription"
+	"pulsegate/smart/client"
+	"pulsegate/smart/policy"
+)
+
+// clientGrants compiles grants for work that goes on without a request of the
+// client: export jobs and notifications.
+type clientGrants struct {
+	clients  *client.Registry
+	consents *consent.Engine
+}
+
+// compile returns the current grant of a client under scopes. If scopes is
+// empty, those that the client is registered for apply.
+func (cg clientGrants) compile(ctx context.Context, clientID, scopes string) (*access.Grant, error) {
+	c, err := cg.clients.Get(ctx, clientID)
+	if err != nil {
+		return nil, err
+	}
+	if c.Disabled {
+		return nil, fhir.Errorf(fhir.Forbidden, "server.clientGrants", "the client is disabled")
+	}
+	if scopes == "" {
+		scopes = c.Scope
+	}
+	set, err := cg.clients.Scopes.Parse(scopes)
+	if err != nil {
+		return nil, err
+	}
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: cg.consents,
+		RecordsConsent: c.RecordsConsent}, nil
+}
+
+// registered returns the current grant of a client under the scopes that it is
+// registered for.
+func (cg clientGrants) registered(ctx context.Context, clientID string) (*access.Grant, error) {
+	return cg.compile(ctx, clientID, "")
+}
+
+// followers are the services that work in the background.
+type followers struct {
+	subscriptions *subscription.Engine
+	exporter      *bulk.Exporter
+}
+
+// newFollowers starts the delivery of notifications and resumes export jobs.
+func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
+	grants clientGrants) (followers, error) {
+	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
+		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
+	if err != nil {
+		return followers{}, err
+	}
+	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
+		Base: env.fhirBase(), GrantFor: grants.compile, Logger: env.log})
+	if err != nil {
+		subs.Close()
+		return followers{}, err
+	}
+	return followers{subs, exporter}, nil
+}
+
+// close stops the followers. Further calls do nothing.
+func (f followers) close() error {
+	f.subscriptions.Close()
+	f.exporter.Close()
+	return nil
+}
+
+// stepUp returns the recent and strong sign-in that a person needs for an
+// export and for taking a device out of use.
+func (e environment) stepUp() policy.StepUp { return policy.StepUp{Clock: e.now} }
+
+// newInteractions returns the FHIR interactions.
+func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
+	subs *subscription.Engine) (*interaction.Service, error) {
+	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
+	if err != nil {
+		return nil, err
+	}
+	return &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
+		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
+		Checks: map[string]interaction.Check{"Subscription": subs.Check, "Consent": consents.Check,
+			"Device": env.stepUp().Device}}, nil
+}

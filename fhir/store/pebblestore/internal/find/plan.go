@@ -1,0 +1,196 @@
+package find
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
+)
+
+// A position begins with a letter that names the path that made it. Clients hold
+// positions, so that the letters must not change.
+const (
+	posID      = 'i'
+	posMerge   = 'm'
+	posDoc     = 'd'
+	posCode    = 'c'
+	posIndex   = 'x'
+	posSort    = 's'
+	posUpdated = 'u'
+)
+
+// run chooses the path. Without _sort, each path has its own order.
+func (f *finder) run(sort []search.SortKey, after []byte) error {
+	if len(sort) > 0 {
+		return f.inOrder(sort, after)
+	}
+	if len(after) > 0 && after[0] == posUpdated {
+		return f.updateOrder(false, after)
+	}
+	if len(after) == 0 && idsOf(f.query) == nil && indexClause(f.query) == nil {
+		if few, err := f.fewUpdates(); err != nil || few {
+			return cmp.Or(err, f.walkUpdates(false, nil))
+		}
+	}
+	return f.unsorted(after)
+}
+
+// inOrder chooses a path that meets the rows in the wanted order, or sorts.
+func (f *finder) inOrder(sort []search.SortKey, after []byte) error {
+	if idsOf(f.query) != nil || len(after) > 0 && after[0] == posSort {
+		return f.sorted(sort, after)
+	}
+	if len(sort) == 1 && sort[0].Param == keys.DateParam(f.query.Type) {
+		one, several := f.onePatient()
+		switch {
+		case f.query.Patient != "":
+			return f.mergeOrFew(sort[0].Desc, after)
+		case several:
+			return f.mergeSeveral(one, sort, after)
+		case indexClause(f.query) == nil:
+			return f.days(sort[0].Desc, after)
+		}
+	}
+	if byUpdate(sort) && (f.query.Patient != "" || indexClause(f.query) == nil) {
+		return f.updateOrder(sort[0].Desc, after)
+	}
+	return f.sorted(sort, after)
+}
+
+// mergeOrFew merges a patient's clusters in order of date, unless a bound on
+// lastUpdated leaves few matches.
+func (f *finder) mergeOrFew(desc bool, after []byte) error {
+	few, err := f.fewUpdates()
+	if err != nil {
+		return err
+	}
+	if !few {
+		return f.merger().merge(codesOf(f.query), desc, after)
+	}
+	phase, from, err := takeMergePos(f.op, after)
+	if err != nil {
+		return err
+	}
+	return f.fewDated(desc, phase, from)
+}
+
+// mergeSeveral merges a patient's cluster in order of date with the documents
+// that name the patient and lie in other clusters, or sorts if these are many.
+func (f *finder) mergeSeveral(patient string, sort []search.SortKey, after []byte) error {
+	mr := &merger{finder: f, patient: patient}
+	ok, err := mr.listOthers()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return f.sorted(sort, after)
+	}
+	return mr.merge(nil, sort[0].Desc, after)
+}
+
+func (f *finder) merger() *merger { return &merger{finder: f, patient: f.query.Patient} }
+
+// unsorted chooses the path that looks at the fewest rows.
+func (f *finder) unsorted(after []byte) error {
+	q := f.query
+	if ids := idsOf(q); ids != nil {
+		return f.byID(ids, after)
+	}
+	if q.Patient != "" {
+		if codes := codesOf(q); codes != nil {
+			return f.merger().merge(codes, false, after)
+		}
+		return f.documents(q.Patient, true, after)
+	}
+	if c := indexClause(q); c != nil {
+		return f.byIndex(c, after)
+	}
+	if codes := codesOf(q); codes != nil {
+		return f.byCode(codes, after)
+	}
+	return f.documents("", false, after)
+}
+
+// sorted emits the matches in an order that no rows have. It collects and sorts
+// them once, and caches the result for the next pages.
+func (f *finder) sorted(sort []search.SortKey, after []byte) error {
+	var from *sorted.Position
+	if len(after) > 0 {
+		from = &sorted.Position{}
+		if after[0] != posSort || json.Unmarshal(after[1:], from) != nil || len(from.Keys) != len(sort) {
+			return errPos(f.op)
+		}
+	}
+	id := sorted.ResultID(f.owner, f.query, sort, f.at)
+	r := f.searcher.Results.Take(id)
+	if r == nil {
+		var err error
+		if r, err = f.sort(sort); err != nil {
+			return err
+		}
+		f.searcher.Results.Keep(id, f.owner, r)
+	}
+	defer f.searcher.Results.Release(r)
+	return f.giveSorted(r, sort, from)
+}
+
+// sort collects the sort keys and ids of all matches into a result.
+func (f *finder) sort(sort []search.SortKey) (r *sorted.Result, err error) {
+	keyer, err := newKeyer(f.query.Type, sort)
+	if err != nil {
+		return nil, err
+	}
+	w := f.searcher.Results.Writer(sort)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Abandon())
+		}
+	}()
+	y := *f
+	y.passing = true // the keys are copied
+	var failed error
+	y.emit = func(m *snapshot.Match, _ []byte) bool {
+		failed = w.Add(&sorted.Position{Keys: keyer.of(m), ID: strings.Clone(m.Row.ID)})
+		return failed == nil
+	}
+	err = y.run(nil, nil)
+	f.steps = y.steps
+	if err = cmp.Or(failed, err); err != nil {
+		return nil, err
+	}
+	return w.Finish(f.ctx)
+}
+
+// updateOrder emits the matches in order of lastUpdated. It sorts the matches of a
+// code if they are few, and otherwise walks the rows in order.
+func (f *finder) updateOrder(desc bool, after []byte) error {
+	from, err := takeUpdatedPos(f.op, after)
+	if err != nil {
+		return err
+	}
+	if codesOf(f.query) != nil {
+		ms, err := f.probe()
+		if err == nil {
+			return f.giveUpdates(ms, desc, from)
+		}
+		if !errors.Is(err, errProbe) {
+			return err
+		}
+	}
+	return f.walkUpdates(desc, from)
+}
+
+// probe collects all matches, or fails with errProbe.
+func (f *finder) probe() (ms []*snapshot.Match, err error) {
+	y := *f
+	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
+	y.emit = func(m *snapshot.Match, _ []byte) bool { ms = append(ms, m); return true }
+	err = y.unsorted(nil)
+	f.steps += y.steps
+	return ms, err
+}

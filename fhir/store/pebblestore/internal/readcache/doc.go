@@ -1,0 +1,2 @@
+// Package readcache caches single resources and small state.
+package readcache
