@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/series"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/table"
@@ -98,7 +99,7 @@ func status(s sample.Status) string {
 }
 
 // absent is the dataAbsentReason of a value that was not measured.
-var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"unknown","display":"Unknown"}]}`)
+var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"` + element.DataAbsentReason + `","code":"unknown","display":"Unknown"}]}`)
 
 // appendMainValue appends the main value in the shape of the row.
 func (r *rule) appendMainValue(b []byte, s *sample.Sample, slots *slots) ([]byte, error) {
