@@ -5,46 +5,46 @@ import (
 	"fmt"
 )
 
-// Kind says what class of failure an error is. Programs switch on Kind only;
-// fhir/rest maps each kind to one HTTP status.
+// Kind classifies errors. Programs switch on Kind only; fhir/rest maps each kind to
+// one HTTP status.
 type Kind uint8
 
 const (
-	Internal           Kind = iota // 500: ours; details go to the log, never to the caller
+	Internal           Kind = iota // 500: failure of the server; details are logged, never returned
 	Invalid                        // 400: syntax, unknown parameter, bad value
-	Unauthorized                   // 401: no or bad token
+	Unauthorized                   // 401: missing or invalid token
 	Forbidden                      // 403: the token does not cover the interaction
-	NotFound                       // 404: absent, or hidden by the filter
-	NotAllowed                     // 405: the type does not offer the interaction
-	Conflict                       // 409: lost a race, or a rule between resources
-	Gone                           // 410: deleted, or a page link that has expired
-	PreconditionFailed             // 412: If-Match or conditional criteria did not hold
-	TooLarge                       // 413: over a limit
-	Unsupported                    // 415: media type
-	Unprocessable                  // 422: understood, but breaks a rule of the resource
-	TooMany                        // 429: rate limit
-	Unavailable                    // 503: try again
+	NotFound                       // 404: does not exist, or hidden by the filter
+	NotAllowed                     // 405: the type does not support the interaction
+	Conflict                       // 409: concurrent change, or a constraint between resources
+	Gone                           // 410: deleted, or an expired page link
+	PreconditionFailed             // 412: If-Match or conditional criteria did not match
+	TooLarge                       // 413: exceeds a limit
+	Unsupported                    // 415: unsupported media type
+	Unprocessable                  // 422: violates a rule of the resource
+	TooMany                        // 429: rate limit or quota
+	Unavailable                    // 503: temporary failure; retry
 	NoSpace                        // 507: the disk is full
-	TooCostly                      // 403 issue "too-costly": the search would read too much
+	TooCostly                      // 403 with issue "too-costly": the search would read too much
 )
 
-// Issue is one OperationOutcome.issue. Diagnostics never holds bytes of the
-// input: it names the place and the rule.
+// Issue is one OperationOutcome.issue. Diagnostics must not contain input; it names
+// the element and the rule.
 type Issue struct {
-	Severity    string   // fatal | error | warning | information; "" means error
+	Severity    string   // fatal, error, warning or information; the default is error
 	Code        string   // http://hl7.org/fhir/issue-type, e.g. "invalid", "structure", "not-supported"
-	Diagnostics string   // place and rule, for a person
-	Expression  []string // FHIRPath of the place, e.g. "Observation.value.ofType(Quantity).code"
-	// Line and Column, in characters, are the position in the request's body,
-	// from 1; zero when it is not known.
+	Diagnostics string   // text for people: element and rule
+	Expression  []string // FHIRPath of the element, e.g. "Observation.value.ofType(Quantity).code"
+	// Line and Column are the position in the request body, counted from 1 in
+	// characters, or zero if it is unknown.
 	Line, Column int
 }
 
-// Error is the only error type that crosses package borders.
+// Error is the error type that packages return.
 type Error struct {
 	Kind   Kind
-	Op     string  // "pebblestore.Commit", "search.Parse": for the log
-	Issues []Issue // what the caller may see; empty means a bare outcome for Kind
+	Op     string  // operation for the log, e.g. "search.Parse"
+	Issues []Issue // visible to the caller; if empty, the outcome has only the code for Kind
 	Err    error   // cause, for the log only
 }
 
@@ -61,15 +61,15 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf builds an Error with one issue whose diagnostics the caller may see.
-// The issue code follows from the kind.
+// Errorf returns an Error with one issue. Its diagnostics are visible to the caller,
+// its code depends on kind.
 func Errorf(kind Kind, op, format string, args ...any) *Error {
 	return &Error{Kind: kind, Op: op, Issues: []Issue{{Severity: "error", Code: kind.IssueCode(),
 		Diagnostics: fmt.Sprintf(format, args...)}}}
 }
 
-// Wrap marks err as an internal failure of op. A nil err stays nil, and an
-// err that already is an Error keeps its kind.
+// Wrap returns err as an Internal error of op. It returns nil for nil and does not
+// change an err that is or wraps an Error.
 func Wrap(op string, err error) error {
 	if err == nil {
 		return nil
@@ -81,7 +81,7 @@ func Wrap(op string, err error) error {
 	return &Error{Kind: Internal, Op: op, Err: err}
 }
 
-// KindOf returns the kind of err; Internal for a foreign error.
+// KindOf returns the kind of err, which is Internal if err is not an Error.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -90,7 +90,7 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// IssueCode is the issue-type code that goes with a kind.
+// IssueCode returns the OperationOutcome issue code for k.
 func (k Kind) IssueCode() string {
 	switch k {
 	case Invalid:
@@ -123,7 +123,7 @@ func (k Kind) IssueCode() string {
 	return "exception"
 }
 
-// HTTPStatus is the status code that goes with a kind.
+// HTTPStatus returns the HTTP status code for k.
 func (k Kind) HTTPStatus() int {
 	switch k {
 	case Invalid:

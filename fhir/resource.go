@@ -13,19 +13,19 @@ import (
 //
 //	{"resourceType":"<Type>","id":"<ID>","meta":{
 //
-// and everything after that is the bytes the author sent (numbers keep their
-// written precision, "62" is not "62.0"). Before a commit the bytes carry no
-// meta.versionId and no meta.lastUpdated; the store stamps both (see Stamp).
+// and continues with the bytes that the author sent, so that numbers keep their
+// written precision. Before a commit, the bytes contain neither meta.versionId nor
+// meta.lastUpdated; the store inserts both (see Stamp).
 type Resource struct {
 	Type        string
 	ID          string
-	Version     uint64    // meta.versionId, from 1; 0 before it is stored
-	LastUpdated time.Time // UTC, millisecond precision; zero before it is stored
-	Deleted     bool      // a deletion marker: JSON is nil
+	Version     uint64    // meta.versionId, from 1; 0 before the resource is stored
+	LastUpdated time.Time // UTC with millisecond precision; zero before the resource is stored
+	Deleted     bool      // set for a deletion marker, which has no JSON
 	JSON        []byte
 }
 
-// Ref names a resource: "Patient/p1".
+// Ref identifies a resource, for example Patient/p1.
 type Ref struct {
 	Type, ID string
 }
@@ -35,11 +35,11 @@ func (r *Resource) Ref() Ref { return Ref{r.Type, r.ID} }
 
 func (r Ref) String() string { return r.Type + "/" + r.ID }
 
-// IsZero reports whether r names nothing.
+// IsZero reports whether r is the zero Ref.
 func (r Ref) IsZero() bool { return r == Ref{} }
 
-// ParseRef reads a relative literal reference ("Patient/p1" or
-// "Patient/p1/_history/3"; the version is dropped).
+// ParseRef parses a relative literal reference such as "Patient/p1" or
+// "Patient/p1/_history/3". It ignores the version.
 func ParseRef(s string) (Ref, bool) {
 	t, rest, ok := strings.Cut(s, "/")
 	if !ok || t == "" || rest == "" {
@@ -55,7 +55,7 @@ func ParseRef(s string) (Ref, bool) {
 	return Ref{t, id}, true
 }
 
-// ValidID reports whether s is a legal FHIR id: [A-Za-z0-9\-\.]{1,64}.
+// ValidID reports whether s is a valid FHIR id: [A-Za-z0-9\-\.]{1,64}.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > 64 {
 		return false
@@ -69,7 +69,8 @@ func ValidID(s string) bool {
 	return true
 }
 
-// InstantLayout is how the server writes instants: UTC, milliseconds.
+// InstantLayout is the layout of instants that the server writes, which are in UTC
+// with milliseconds.
 const InstantLayout = "2006-01-02T15:04:05.000Z"
 
 // Prefix returns the canonical beginning of a resource's bytes.
@@ -77,9 +78,9 @@ func Prefix(typ, id string) string {
 	return `{"resourceType":"` + typ + `","id":"` + id + `","meta":{`
 }
 
-// Sendable returns the bytes of a canonical form as a client sends them. A
-// form that the store has not stamped has an empty meta, which R4 does not
-// allow; it is left out.
+// Sendable returns the JSON of r as a client would send it. It omits the empty meta
+// of a resource that the store has not stamped, because R4 does not allow empty
+// elements.
 func (r *Resource) Sendable() []byte {
 	if rest, ok := bytes.CutPrefix(r.JSON, []byte(Prefix(r.Type, r.ID)+"},")); ok {
 		return append([]byte(`{"resourceType":"`+r.Type+`","id":"`+r.ID+`",`), rest...)
@@ -87,9 +88,9 @@ func (r *Resource) Sendable() []byte {
 	return r.JSON
 }
 
-// Stamp returns canonical bytes with meta.versionId and meta.lastUpdated
-// inserted directly after `"meta":{`. The input is not changed. It returns nil
-// if body does not have the canonical beginning for typ and id.
+// Stamp returns a copy of the canonical bytes body with meta.versionId and
+// meta.lastUpdated inserted directly after `"meta":{`. It returns nil if body does
+// not have the canonical beginning for typ and id.
 func Stamp(body []byte, typ, id string, version uint64, updated time.Time) []byte {
 	p := Prefix(typ, id)
 	if !bytes.HasPrefix(body, []byte(p)) {
@@ -109,8 +110,8 @@ func Stamp(body []byte, typ, id string, version uint64, updated time.Time) []byt
 	return append(out, rest...)
 }
 
-// Types lists the resource types this server stores, in the order in which
-// the CapabilityStatement names them.
+// Types lists the resource types that this server stores, in the order of the
+// CapabilityStatement.
 var Types = []string{
 	"AuditEvent", "Consent", "Device", "Group", "Observation", "Organization",
 	"Patient", "Practitioner", "Provenance", "Subscription",

@@ -1,6 +1,6 @@
 package mapping
 
-import "encoding/json"
+import "pulsegate/fhir/element"
 
 // appendCoding appends a Coding. An empty display is omitted.
 func appendCoding(b []byte, system, code, display string) []byte {
@@ -61,28 +61,4 @@ func appendMember(b []byte, name, value string) []byte {
 
 // appendString appends a JSON string. The only control characters that a FHIR
 // string may contain are tab, CR and LF; others are replaced by a space.
-func appendString(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f || c == '<' || c == '>' || c == '&' {
-			return appendEscaped(b, s)
-		}
-	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
-}
-
-func appendEscaped(b []byte, s string) []byte {
-	clean := make([]rune, 0, len(s))
-	for _, r := range s {
-		if r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0x7f {
-			r = ' '
-		}
-		clean = append(clean, r)
-	}
-	quoted, err := json.Marshal(string(clean))
-	if err != nil { // unreachable: every string can be marshaled
-		return append(b, `""`...)
-	}
-	return append(b, quoted...)
-}
+func appendString(b []byte, s string) []byte { return element.AppendHTMLSafe(b, element.Clean(s, ' ')) }

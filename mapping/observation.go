@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/series"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/table"
@@ -28,7 +29,7 @@ func (r *Resolved) appendObservation(b []byte, s *sample.Sample, e *Effective, i
 	b = append(b, `","value":"`...)
 	at := len(b)
 	b = append(b, id...)
-	slots.add(series.HoleID, at, len(b))
+	slots.add(series.SlotID, at, len(b))
 	b = append(b, `"}`...)
 	if stream != "" {
 		b = append(b, `,{"system":"`+StreamSystem+`","value":"`...)
@@ -53,7 +54,7 @@ func (r *Resolved) appendObservation(b []byte, s *sample.Sample, e *Effective, i
 	b = append(b, `"},`...)
 	at = len(b)
 	b = e.append(b)
-	slots.add(series.HoleEffective, at, len(b))
+	slots.add(series.SlotEffective, at, len(b))
 	if s.UserEntered {
 		b = append(b, `,"performer":[{"reference":"Patient/`...)
 		b = append(b, r.patient...)
@@ -98,7 +99,7 @@ func status(s sample.Status) string {
 }
 
 // absent is the dataAbsentReason of a value that was not measured.
-var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"unknown","display":"Unknown"}]}`)
+var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"` + element.DataAbsentReason + `","code":"unknown","display":"Unknown"}]}`)
 
 // appendMainValue appends the main value in the shape of the row.
 func (r *rule) appendMainValue(b []byte, s *sample.Sample, slots *slots) ([]byte, error) {

@@ -145,7 +145,7 @@ func (r *Resolved) Template(s *sample.Sample, class series.Class, unsure bool, v
 	if s.KeyValue {
 		t.Seed, _ = r.rule.naturalKey(s)
 	}
-	t.Parts, t.Holes = slots.cut(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
+	t.Parts, t.Slots = slots.cut(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
 	return t, true
 }
 
@@ -169,7 +169,7 @@ func (s *slots) add(slot series.Slot, from, to int) {
 // addNumber records the span of the next number.
 func (s *slots) addNumber(from, to int) {
 	if s != nil {
-		s.add(series.HoleValue+series.Slot(s.numbers), from, to)
+		s.add(series.SlotValue+series.Slot(s.numbers), from, to)
 		s.numbers++
 	}
 }

@@ -4,13 +4,14 @@ import (
 	"fmt"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/mapping/decimal"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/table"
 )
 
 // ucumSystem is the system member of a Quantity with a UCUM code.
-const ucumSystem = `"system":"http://unitsofmeasure.org"`
+const ucumSystem = `"system":"` + element.UCUM + `"`
 
 // rule is a compiled row, variant or component of the metric table. The parts
 // of an Observation that do not depend on the sample are already JSON.
@@ -80,7 +81,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 	}
 	base.dense = row.Rate > 0 && from > 0 && row.Rate >= from
 	if row.Profile != "" {
-		base.meta = []byte(`"profile":["http://hl7.org/fhir/StructureDefinition/` + row.Profile + `"]`)
+		base.meta = []byte(`"profile":["` + element.StructureDefinition + row.Profile + `"]`)
 	}
 	base.compileCategory(row)
 	if row.Shape == table.ShapeSampled {
@@ -110,7 +111,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 
 func (r *rule) compileCategory(row *table.Row) {
 	r.category = append(r.category,
-		`,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
+		`,"category":[{"coding":[{"system":"`+element.ObservationCategory+`","code":`...)
 	r.category = appendString(r.category, row.Category)
 	r.categories = []string{row.Category}
 	if row.Refined != "" {

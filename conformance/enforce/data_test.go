@@ -295,7 +295,7 @@ func (m *measure) body() string {
 func (d *data) stream(i int, m measure) {
 	m.status = "final"
 	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1,
-		Holes: []series.Slot{series.HoleEffective, series.HoleValue},
+		Slots: []series.Slot{series.SlotEffective, series.SlotValue},
 		Parts: [][]byte{[]byte("}" + m.head() + ","), []byte(`,"valueQuantity":{"value":`), []byte(m.tail() + "}")}}
 	copy(t.Identity[:], fmt.Sprint("stream ", i, " ", m.patient))
 	c := &series.Columns{}

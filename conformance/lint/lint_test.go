@@ -182,6 +182,7 @@ var directions = []struct {
 	test bool // the rule applies to test files, too
 }{
 	{"pulsegate/fhir/access", nil, true},
+	{"pulsegate/fhir/element", nil, true},
 	{"pulsegate/mapping/sample", nil, true},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},

@@ -1,13 +1,15 @@
-// Package access is the vocabulary of "who may": plain types that everybody
-// may import. smart/policy builds a Grant from a token's scopes and the
-// consents; the store, the interactions, export and notifications apply its
-// Filter. Nobody else decides.
+// Package access defines the types of access decisions. It imports no other
+// package of this module. smart/policy builds a Grant from a token's scopes, the
+// caller's role and the consents; the store, interactions, exports and
+// notifications apply its Filter.
 //
-// Two questions, two answers:
-//   - may this token do this interaction on this type at all? Grant.May: no is
-//     403.
-//   - may it see (or write) this very resource? Filter.Allow: no looks as if
-//     the resource were not there (404, absent from search, count and export).
+// There are two decisions:
+//
+//   - Grant.May decides whether a token covers an interaction on a type at all. If
+//     not, the response is 403.
+//   - Filter.Allow decides whether it may see or write a particular resource. If
+//     not, the response is as if the resource did not exist: 404, and absence from
+//     searches, counts and exports.
 package access
 
 import (
@@ -28,84 +30,84 @@ const (
 	Search
 )
 
-// Token is a coded value: system and code, either may be empty.
+// Token is a coded value. System or Code may be empty.
 type Token struct{ System, Code string }
 
-// Facts is what a decision needs to know of one resource. The store keeps
-// the plain fields beside each document so that a filter costs no parsing.
+// Facts holds the properties of a resource on which a decision depends. The store
+// keeps all fields except Tokens with each document, so that a filter need not
+// parse it.
 type Facts struct {
 	Type, ID string
-	Patient  string // id of the Patient whose compartment holds it; "" none
-	Vendor   string // the vendor's code for ingested data; "" otherwise
-	Author   string // client id that created it over REST; "" for ingested data and the server's own
-	// Categories are the codes (no system) of Observation.category;
-	// "" none.
+	Patient  string // id of the Patient whose compartment contains it, or ""
+	Vendor   string // code of the vendor of ingested data, or ""
+	Author   string // id of the client that created it over REST, or ""
+	// Categories are the codes of Observation.category without their systems.
 	Categories []string
-	// Tokens returns the token values of a search parameter of this
-	// resource, for granular scopes. Never nil when Allow is called.
+	// Tokens returns the token values of a search parameter, for granular scopes.
+	// It must not be nil when Allow is called.
 	Tokens func(param string) []Token
 }
 
-// Rule is one compiled scope: a type ("*" any), what may be done with it, the
-// granular restriction (all Params must match) and whose resources it is about.
+// Rule is one compiled scope.
 type Rule struct {
-	Type   string
-	May    Interaction
-	Params []Param
-	// Patient limits the rule to the compartment of one Patient; "" no limit.
-	// What lies in no compartment is outside such a rule.
+	Type   string      // resource type, or "*" for all
+	May    Interaction // permitted interactions
+	Params []Param     // restrictions of a granular scope, all of which must match
+	// Patient, if not empty, limits the rule to the compartment of one Patient. It
+	// excludes resources that are in no compartment.
 	Patient string
-	// ID limits the rule to one resource of Type; "" no limit.
+	// ID, if not empty, limits the rule to one resource of Type.
 	ID string
 }
 
-// Param is one restriction of a granular scope: the resource must have one of
-// the wanted tokens for search parameter Name. An empty System in Any matches
-// any system; SystemAbsent ("|code") is spelled System "\x00".
+// Param is one restriction of a granular scope. The resource must have one of the
+// tokens Any for the search parameter Name. An empty System in Any matches all
+// systems, and the System "\x00" matches only tokens without a system ("|code").
 type Param struct {
 	Name string
 	Any  []Token
 }
 
-// Consents answers what a recipient may see of one patient's data. It is
-// implemented by fhir/consent and must answer from the state after the
-// latest acknowledged commit.
+// Consents decides which data of a patient a recipient may see. fhir/consent
+// implements it. Decisions must reflect the latest acknowledged commit.
 type Consents interface {
-	// Permits reports whether an active consent of f.Patient lets recipient
-	// see the resource described by f. It fails closed: false on any doubt.
+	// Permits reports whether an active consent of f.Patient permits recipient to
+	// see the resource described by f. If the consents cannot be evaluated, it
+	// returns false.
 	Permits(recipient string, f *Facts) bool
 }
 
-// Grant is what one token may do, from the moment of the request.
+// Grant describes what one request may do.
 type Grant struct {
-	Recipient string   // the client id a consent names
-	Rules     []Rule   // ORed
-	Consents  Consents // nil only with AllPatients
-	// AllPatients lifts the consent check: for the server's own operator
-	// commands over the admin socket, never for a token.
+	Recipient string   // client id that consents name
+	Rules     []Rule   // alternatives
+	Consents  Consents // may be nil only if AllPatients is set
+	// AllPatients disables the consent check. It is set for operator commands over
+	// the admin socket and never for a token.
 	AllPatients bool
-	// RecordsConsent lets the client write Consents, as far as its rules cover
-	// that. It comes from the client's registration, never from a scope: a
-	// scope is asked for by the client, and a Consent opens data to it.
+	// RecordsConsent permits the client to write Consents within its rules. It
+	// comes from the client's registration and never from a scope, because clients
+	// choose the scopes that they request, and a Consent gives them access to data.
 	RecordsConsent bool
-	// Person: the grant is a person's, as long as that person's token lives.
-	// What goes on without the person (a job, a subscription) cannot be
-	// started with it.
+	// Person is set if the grant belongs to a person and is valid only as long as
+	// the person's token. It cannot start anything that continues without the
+	// person, such as an export job or a subscription.
 	Person bool
-	// Recheck reports whether the grant still holds: the client is enabled, the
-	// token neither expired nor revoked, the person and what was allowed not
-	// ended, and the rules as they were. It costs little while nothing has been
-	// committed. Nil: the grant holds until its owner drops it.
+	// Recheck returns an error if the grant is no longer valid: the client is
+	// disabled, the token is expired or revoked, the person or authorization has
+	// ended, or the rules have changed. It is cheap as long as nothing has been
+	// committed. If it is nil, the grant remains valid.
 	Recheck func(ctx context.Context) error
 }
 
-// errNoGrant denies to a caller without a Grant. Interactions refuse such a
-// caller before they ask (401); nothing that comes this far knows the reason.
+// errNoGrant is the error of a nil Grant. Interactions reject callers without a
+// grant earlier, with status 401.
 var errNoGrant = errors.New("access.Live: no grant")
 
-// Live asks Still. Whatever takes time to answer asks it again as it goes:
-// before a result that took long is disclosed, and between the parts of a long
-// answer. Consents need no such question, for Filter asks them every time.
+// Live returns an error if the grant is no longer valid (Recheck). Long requests
+// must call it again before they disclose a result, and between the parts of a
+// long response. Consents need no such check, because Filter evaluates them each
+// time.
 func (g *Grant) Live(ctx context.Context) error {
 	if g == nil {
 		return errNoGrant
@@ -118,27 +120,28 @@ func (g *Grant) Live(ctx context.Context) error {
 
 const writes = Create | Update | Delete
 
-// owned removes from i what no scope allows on type t.
-func (g *Grant) owned(i Interaction, t string) Interaction {
+// allowed removes from i the interactions on type t that require more than a
+// scope.
+func (g *Grant) allowed(i Interaction, t string) Interaction {
 	if t == "Consent" && !g.RecordsConsent && !g.AllPatients {
 		return i &^ writes
 	}
 	return i
 }
 
-// Scoped reports whether some rule covers interaction i on type t by itself,
-// without what the client's registration must say beside it (May).
+// Scoped reports whether a rule covers interaction i on type t. Unlike May, it does
+// not check RecordsConsent.
 func (g *Grant) Scoped(i Interaction, t string) bool {
 	return g != nil && slices.ContainsFunc(g.Rules,
 		func(r Rule) bool { return (r.Type == "*" || r.Type == t) && r.May&i != 0 })
 }
 
-// May reports whether any rule covers interaction i on type t.
+// May reports whether the grant covers interaction i on type t.
 func (g *Grant) May(i Interaction, t string) bool {
 	if g == nil {
 		return false
 	}
-	i = g.owned(i, t)
+	i = g.allowed(i, t)
 	for _, r := range g.Rules {
 		if (r.Type == "*" || r.Type == t) && r.May&i != 0 {
 			return true
@@ -147,13 +150,13 @@ func (g *Grant) May(i Interaction, t string) bool {
 	return false
 }
 
-// MayAll reports whether a rule without any limit covers interaction i on type
-// t: for what is about all resources of a type at once.
+// MayAll reports whether a rule without limits covers interaction i on type t. It is
+// for requests that concern all resources of a type.
 func (g *Grant) MayAll(i Interaction, t string) bool {
 	if g == nil {
 		return false
 	}
-	i = g.owned(i, t)
+	i = g.allowed(i, t)
 	for _, r := range g.Rules {
 		if (r.Type == "*" || r.Type == t) && r.May&i != 0 && len(r.Params) == 0 && r.Patient == "" && r.ID == "" {
 			return true
@@ -162,64 +165,65 @@ func (g *Grant) MayAll(i Interaction, t string) bool {
 	return false
 }
 
-// MayUnattended is May for what goes on after the token has expired: export
-// jobs and subscriptions.
+// MayUnattended is like May, for export jobs and subscriptions, which continue after
+// the token has expired. It is false for the grant of a person.
 func (g *Grant) MayUnattended(i Interaction, t string) bool { return g.May(i, t) && !g.Person }
 
-// Filter returns the predicate for interaction i (usually Read or Search).
-func (g *Grant) Filter(i Interaction) Filter { return Filter{g: g, i: i} }
+// Filter returns the filter for interaction i, usually Read or Search.
+func (g *Grant) Filter(i Interaction) Filter { return Filter{grant: g, interaction: i} }
 
-// Filter decides on single resources. The zero Filter denies all.
+// Filter decides about single resources. The zero Filter denies all.
 type Filter struct {
-	g *Grant
-	i Interaction
+	grant       *Grant
+	interaction Interaction
 }
 
-// Allow reports whether the resource described by f may be seen.
-func (x Filter) Allow(f *Facts) bool {
-	if x.g == nil {
+// Allow reports whether the grant and the consents permit the interaction with the
+// resource that facts describes.
+func (f Filter) Allow(facts *Facts) bool {
+	if f.grant == nil {
 		return false
 	}
-	if x.i&writes != 0 {
-		x.i = x.g.owned(x.i, f.Type)
+	if f.interaction&writes != 0 {
+		f.interaction = f.grant.allowed(f.interaction, facts.Type)
 	}
-	if !x.scoped(f) {
+	if !f.scoped(facts) {
 		return false
 	}
-	if x.g.AllPatients {
+	if f.grant.AllPatients {
 		return true
 	}
-	// A Subscription is its owner's: channel.header may hold the secret of the
-	// owner's endpoint.
-	if f.Type == "Subscription" && f.Author != x.g.Recipient {
+	// Only the owner may see a Subscription, because channel.header may contain a
+	// secret of the owner's endpoint.
+	if facts.Type == "Subscription" && facts.Author != f.grant.Recipient {
 		return false
 	}
-	if !NeedsConsent(f.Type) {
+	if !NeedsConsent(facts.Type) {
 		return true
 	}
-	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
+	return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
 }
 
-// Covers reports whether the scopes allow what Allow decides on, whatever the
-// consents say.
-func (x Filter) Covers(f *Facts) bool {
-	if x.g == nil {
+// Covers reports whether the rules permit the interaction with the resource,
+// regardless of consents.
+func (f Filter) Covers(facts *Facts) bool {
+	if f.grant == nil {
 		return false
 	}
-	if x.i&writes != 0 {
-		x.i = x.g.owned(x.i, f.Type)
+	if f.interaction&writes != 0 {
+		f.interaction = f.grant.allowed(f.interaction, facts.Type)
 	}
-	return x.scoped(f)
+	return f.scoped(facts)
 }
 
-// Params are the search parameters that the filter looks at in resources of
-// type t, beyond what Facts hold plainly.
-func (x Filter) Params(t string) (out []string) {
-	if x.g == nil {
+// Params returns the names of the search parameters that the filter needs from
+// resources of type t in addition to the fields of Facts.
+func (f Filter) Params(t string) (out []string) {
+	if f.grant == nil {
 		return nil
 	}
-	for i := range x.g.Rules {
-		if r := &x.g.Rules[i]; r.Type == "*" || r.Type == t {
+	for i := range f.grant.Rules {
+		if r := &f.grant.Rules[i]; r.Type == "*" || r.Type == t {
 			for _, p := range r.Params {
 				out = append(out, p.Name)
 			}
@@ -231,10 +235,10 @@ func (x Filter) Params(t string) (out []string) {
 	return out
 }
 
-func (x Filter) scoped(f *Facts) bool {
-	for i := range x.g.Rules {
-		r := &x.g.Rules[i]
-		if (r.Type == "*" || r.Type == f.Type) && r.May&x.i != 0 && r.matches(f) {
+func (f Filter) scoped(facts *Facts) bool {
+	for i := range f.grant.Rules {
+		r := &f.grant.Rules[i]
+		if (r.Type == "*" || r.Type == facts.Type) && r.May&f.interaction != 0 && r.matches(facts) {
 			return true
 		}
 	}
@@ -254,15 +258,15 @@ func (r *Rule) matches(f *Facts) bool {
 }
 
 func (p *Param) matches(have []Token) bool {
-	for _, w := range p.Any {
-		for _, h := range have {
-			if w.Code != "" && w.Code != h.Code {
+	for _, want := range p.Any {
+		for _, token := range have {
+			if want.Code != "" && want.Code != token.Code {
 				continue
 			}
-			if w.System == "\x00" && h.System != "" {
+			if want.System == "\x00" && token.System != "" {
 				continue
 			}
-			if w.System != "" && w.System != "\x00" && w.System != h.System {
+			if want.System != "" && want.System != "\x00" && want.System != token.System {
 				continue
 			}
 			return true
@@ -271,9 +275,9 @@ func (p *Param) matches(have []Token) bool {
 	return false
 }
 
-// NeedsConsent reports whether resources of type t are a patient's health
-// data, which leaves the server only under a consent. Demographics, groups,
-// the consents themselves and the audit trail are governed by scope alone.
+// NeedsConsent reports whether resources of type t are health data of a patient,
+// which may be disclosed only under a consent. Scopes alone govern demographics,
+// groups, Consents and the audit trail.
 func NeedsConsent(t string) bool {
 	switch t {
 	case "Observation", "Device", "Provenance":
@@ -282,35 +286,35 @@ func NeedsConsent(t string) bool {
 	return false
 }
 
-// All is the grant of the operator at the admin socket.
+// All returns the grant of the operator at the admin socket.
 func All() *Grant {
 	return &Grant{AllPatients: true, Rules: []Rule{{Type: "*", May: Create | Read | Update | Delete | Search}}}
 }
 
-// Principal is an authenticated caller. It carries no token.
+// Principal is an authenticated caller. It does not contain the token.
 type Principal struct {
 	ClientID   string // OAuth client_id; "" for the admin socket
 	ClientName string
-	Subject    string // sub of the token
+	Subject    string // claim sub of the token
 	Issuer     string
-	TokenID    string // jti
-	Scope      string // granted scopes as written in the token
+	TokenID    string // claim jti of the token
+	Scope      string // claim scope of the token
 	Expires    time.Time
 	Operator   string // "uid:0" at the admin socket; "" for tokens
 	Grant      *Grant
 
-	// Of a person's token; zero else.
-	Authorization string // id of what the person allowed the app
+	// The following fields are set for tokens of a person.
+	Authorization string // id of the authorization that the person gave the app
 	FHIRUser      string // "Practitioner/1"
 	Patient       string // id of the patient in context
 	Roles         []string
-	ACR           string    // how strongly the person signed in
-	AuthTime      time.Time // when
-	DPoP          bool      // the token is bound to a key (RFC 9449)
+	ACR           string    // authentication context class of the sign-in
+	AuthTime      time.Time // time of the sign-in
+	DPoP          bool      // whether the token is bound to a key (RFC 9449)
 }
 
-// Challenge is the cause of an Unauthorized or Forbidden error that says what
-// would help: the value of the WWW-Authenticate header.
+// Challenge is the value of the WWW-Authenticate header, as the cause of an
+// Unauthorized or Forbidden error.
 type Challenge string
 
 func (c Challenge) Error() string { return string(c) }

@@ -6,9 +6,9 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// TestSubscriptionIsItsOwners: whatever the scopes, a Subscription is shown to
-// the client that made it, and to the operator.
-func TestSubscriptionIsItsOwners(t *testing.T) {
+// TestSubscriptionVisibleToOwner checks that only the owner and the operator may see
+// a Subscription, regardless of scopes.
+func TestSubscriptionVisibleToOwner(t *testing.T) {
 	rules := access.All().Rules
 	own := &access.Facts{Type: "Subscription", ID: "s", Author: "ehr",
 		Tokens: func(string) []access.Token { return nil }}

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// Disclosed collects the patients whose data an answer holds, as the audit
-// trail learns of them, so that an answer which is sent for long can be held to
-// their consents. It is safe for concurrent use; the zero value is empty.
+// Disclosed collects the patients with data in a response, as they are recorded in
+// the audit trail, so that a long response can be ended if their consents change.
+// It is safe for concurrent use. The zero value is empty.
 type Disclosed struct {
 	mu       sync.Mutex
 	patients map[string]bool
@@ -17,7 +17,7 @@ type Disclosed struct {
 
 type disclosedKey struct{}
 
-// With returns a context whose events are collected.
+// With returns a context that collects in d.
 func (d *Disclosed) With(ctx context.Context) context.Context {
 	return context.WithValue(ctx, disclosedKey{}, d)
 }
@@ -27,7 +27,7 @@ func collector(ctx context.Context) *Disclosed {
 	return d
 }
 
-// Disclose notes a patient for the answer that ctx belongs to, if it collects.
+// Disclose adds a patient to the Disclosed of ctx, if there is one.
 func Disclose(ctx context.Context, patient string) {
 	d := collector(ctx)
 	if d == nil || patient == "" {
@@ -41,8 +41,8 @@ func Disclose(ctx context.Context, patient string) {
 	d.patients[patient] = true
 }
 
-// Committed notes a commit of the request that ctx belongs to: what it changed
-// is no surprise to its answer.
+// Committed adds a commit of the request to the Disclosed of ctx. The response of
+// the request reflects its own commits, so Concerned ignores them.
 func Committed(ctx context.Context, commit uint64) {
 	if d := collector(ctx); d != nil {
 		d.mu.Lock()
@@ -51,15 +51,15 @@ func Committed(ctx context.Context, commit uint64) {
 	}
 }
 
-// Concerned reports whether a change of a patient's consents in a commit is
-// about the answer.
+// Concerned reports whether a change of a patient's consents by a commit may affect
+// the response.
 func (d *Disclosed) Concerned(patient string, commit uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.patients[patient] && !slices.Contains(d.commits, commit)
 }
 
-// Empty reports whether no patient was noted.
+// Empty reports whether no patient has been added.
 func (d *Disclosed) Empty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,11 +17,12 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 )
 
-// The rules of R4 AuditEvent and of the BALP profiles, written from the
-// profiles' constraints and independent of the code that builds events.
+// This file checks AuditEvents against the rules of R4 and of the BALP profiles. The
+// rules are derived from the profiles, independently of the code that builds events.
 
 type tCoding struct{ System, Code, Display string }
 
@@ -95,7 +96,7 @@ func (r *rules) must(ok bool, format string, args ...any) {
 	}
 }
 
-// validate checks R4 and, when claimed, the profile.
+// validate checks the rules of R4 and of the profile in meta.profile.
 func validate(body []byte) error {
 	var e tEvent
 	if err := json.Unmarshal(body, &e); err != nil {
@@ -171,9 +172,9 @@ func (r *rules) profile(e *tEvent, name string) {
 	case "IHE.IUA.71":
 		r.must(e.Type.Code == "110114" && len(e.Subtype) == 1 && e.Subtype[0].Code == "ITI-71" && e.Action == "E" &&
 			e.Outcome == "0", "IUA head")
-		r.slice(e, sysDCM, "110150")
+		r.slice(e, element.DICOM, "110150")
 		r.slice(e, sysBALPAgent, "AuthzOauthService")
-		r.must(len(e.Agent) == 2+len(e.agents(sysParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
+		r.must(len(e.Agent) == 2+len(e.agents(element.ParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
 		r.must(len(e.Entity) == 1 && e.Entity[0].Role.Code == "24" && e.Entity[0].Query != "" &&
 			e.Entity[0].What == nil, "closed entity")
 		return
@@ -182,11 +183,11 @@ func (r *rules) profile(e *tEvent, name string) {
 		if strings.HasSuffix(name, "Recipient") {
 			own, typ, action = "110152", "110107", "C"
 		}
-		r.must(e.Type.System == sysDCM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"),
+		r.must(e.Type.System == element.DICOM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"),
 			"disclosure head")
-		r.slice(e, sysDCM, "110153")
-		r.slice(e, sysDCM, "110152")
-		for _, i := range e.agents(sysDCM, own) {
+		r.slice(e, element.DICOM, "110153")
+		r.slice(e, element.DICOM, "110152")
+		for _, i := range e.agents(element.DICOM, own) {
 			a, o := e.Agent[i].Who, e.Source.Observer
 			r.must(a != nil && a.Identifier != nil && o.Identifier != nil && *a.Identifier == *o.Identifier,
 				"val-audit-source")
@@ -207,13 +208,14 @@ func (r *rules) restProfile(e *tEvent, name string) {
 		subtypes       []string
 		client, server [2]string
 	}
-	src, dst := [2]string{sysDCM, "110153"}, [2]string{sysDCM, "110152"}
+	src, dst := [2]string{element.DICOM, "110153"}, [2]string{element.DICOM, "110152"}
 	table := map[string]row{
 		"Create": {"C", []string{"create"}, src, dst},
 		"Read":   {"R", []string{"read", "vread"}, dst, src},
 		"Update": {"U", []string{"update", "patch"}, src, dst},
-		"Delete": {"D", []string{"delete"}, [2]string{sysDCM, "110150"}, [2]string{sysParticipant, "custodian"}},
-		"Query":  {"E", []string{"search", "search-type", "search-system", "operation"}, src, dst},
+		"Delete": {"D", []string{"delete"}, [2]string{element.DICOM, "110150"},
+			[2]string{element.ProvenanceParticipantType, "custodian"}},
+		"Query": {"E", []string{"search", "search-type", "search-system", "operation"}, src, dst},
 	}
 	w, ok := table[verb]
 	r.must(ok, "unknown profile %s", name)
@@ -248,7 +250,7 @@ func (r *rules) restProfile(e *tEvent, name string) {
 	}
 }
 
-// nullStore is never called by Prepare.
+// nullStore is a Store for tests that only call Prepare.
 type nullStore struct{ store.Store }
 
 func testRecorder(t testing.TB, seed uint64) *Recorder {
@@ -310,8 +312,8 @@ func drawEvent(t *rapid.T) Event {
 	return ev
 }
 
-// Every event, of whatever request, is a valid R4 AuditEvent and keeps every
-// rule of the profile it claims.
+// TestRandomEventsValidate checks that every event is a valid R4 AuditEvent and
+// conforms to the profile that it claims.
 func TestRandomEventsValidate(t *testing.T) {
 	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
 	if err != nil {
@@ -337,11 +339,11 @@ func TestRandomEventsValidate(t *testing.T) {
 		}
 		f, ok := parseLeaf(leaf)
 		if !ok || f.id != w.Resource.ID || !f.matches(body) || f.matches(append(slices.Clone(body), ' ')) {
-			t.Fatal("the leaf does not commit to the event")
+			t.Fatal("the leaf does not match the event")
 		}
 		back, ok := unstamp(stamped, w.Resource.ID)
 		if !ok || string(back) != string(body) {
-			t.Fatal("the stamp cannot be taken out again")
+			t.Fatal("unstamp does not reverse Stamp")
 		}
 		var e tEvent
 		if err := json.Unmarshal(body, &e); err != nil {
@@ -354,8 +356,8 @@ func TestRandomEventsValidate(t *testing.T) {
 	t.Logf("profiles claimed: %v", claimed)
 }
 
-// The promised profile is claimed for what a server does every day: a builder
-// that never claims anything would pass the test above.
+// TestProfilesClaimed checks the profiles of common events. A builder that never
+// claims a profile would pass TestRandomEventsValidate.
 func TestProfilesClaimed(t *testing.T) {
 	client := &access.Principal{ClientID: "ehr", ClientName: "EHR", Subject: "ehr",
 		Issuer: "https://pulse.example.org", TokenID: "j1"}
@@ -408,13 +410,14 @@ func TestProfilesClaimed(t *testing.T) {
 			got = strings.TrimPrefix(e.Meta.Profile[0], profileBase)
 		}
 		if got != c.want {
-			t.Errorf("kind %d %s claims %q, want %q", c.ev.Type, c.ev.Interaction, got, c.want)
+			t.Errorf("type %d, %s claims %q, want %q", c.ev.Type, c.ev.Interaction, got, c.want)
 		}
 	}
 }
 
-// The person who lets an app have a token is in the event of its issue.
-func TestTokenOfAPerson(t *testing.T) {
+// TestTokenIssueNamesPerson checks that the event of a token names the person who
+// authorized the app.
+func TestTokenIssueNamesPerson(t *testing.T) {
 	w, _, err := testRecorder(t, 5).Prepare(Event{Type: TokenIssue, Query: "grant_type=authorization_code",
 		Caller: Caller{Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org",
 			TokenID: "j1"}, RemoteIP: "192.0.2.1"}})
@@ -425,7 +428,7 @@ func TestTokenOfAPerson(t *testing.T) {
 	if err := json.Unmarshal(w.Resource.JSON, &e); err != nil {
 		t.Fatal(err)
 	}
-	who := e.agents(sysParticipationType, "IRCP")
+	who := e.agents(element.ParticipationType, "IRCP")
 	if err := validate(w.Resource.JSON); err != nil || len(who) != 1 || len(e.Meta.Profile) != 1 {
 		t.Fatalf("%v %s", err, w.Resource.JSON)
 	}
@@ -434,8 +437,8 @@ func TestTokenOfAPerson(t *testing.T) {
 	}
 }
 
-// The validator refuses what the profiles refuse.
-func TestValidatorCanFail(t *testing.T) {
+// TestValidateRejects checks that validate detects violations of the profiles.
+func TestValidateRejects(t *testing.T) {
 	w, _, err := testRecorder(t, 3).Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1",
 		Caller: Caller{Principal: &access.Principal{ClientID: "c", TokenID: "j"}, RemoteIP: "192.0.2.1"},
 		Data:   []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})

@@ -8,159 +8,175 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
-const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-
-// shape is what an Event becomes, worked out before any byte is written.
-type shape struct {
-	typ      coding
-	subtypes []coding
+// pattern holds the codes of an AuditEvent, which depend on the type of the event.
+type pattern struct {
+	typ      element.Coding
+	subtypes []element.Coding
 	action   byte
-	profile  string // "" claims nothing
-	client   coding
-	server   coding
-	source   coding
-	// dataPattern: data entities; queryPattern: one entity with the request.
+	profile  string // name below profileBase; "" for none
+	client   element.Coding
+	server   element.Coding
+	source   element.Coding
+	// query selects one entity with the request instead of data entities.
 	query bool
-	// closed: no entity beyond the one of the pattern (IUA).
+	// closed is set if the profile allows no further entities (IUA).
 	closed bool
 }
 
 var ( // read only
-	dcmSource      = coding{sysDCM, "110153", "Source Role ID"}
-	dcmDestination = coding{sysDCM, "110152", "Destination Role ID"}
-	dcmApplication = coding{sysDCM, "110150", "Application"}
-	restType       = coding{sysEventType, "rest", "Restful Operation"}
-	appServer      = coding{sysSourceType, "4", "Application Server"}
-	secServer      = coding{sysSourceType, "6", "Security Server"}
+	dcmSource      = dicom("110153", "Source Role ID")
+	dcmDestination = dicom("110152", "Destination Role ID")
+	dcmApplication = dicom("110150", "Application")
+	restType       = coding(sysEventType, "rest", "Restful Operation")
+	appServer      = coding(sysSourceType, "4", "Application Server")
+	secServer      = coding(sysSourceType, "6", "Security Server")
 
-	entityPerson  = coding{sysEntityType, "1", "Person"}
-	entityObject  = coding{sysEntityType, "2", "System Object"}
-	entityOther   = coding{sysEntityType, "4", "Other"}
-	entityRequest = coding{sysBALPEntity, "XrequestId", ""}
-	rolePatient   = coding{sysObjectRole, "1", "Patient"}
-	roleResource  = coding{sysObjectRole, "4", "Domain Resource"}
-	roleJob       = coding{sysObjectRole, "20", "Job"}
-	roleQuery     = coding{sysObjectRole, "24", "Query"}
+	entityPerson  = newEntityCode(sysEntityType, "1", "Person")
+	entityObject  = newEntityCode(sysEntityType, "2", "System Object")
+	entityOther   = newEntityCode(sysEntityType, "4", "Other")
+	entityRequest = newEntityCode(sysBALPEntity, "XrequestId", "")
+	rolePatient   = newEntityCode(sysObjectRole, "1", "Patient")
+	roleResource  = newEntityCode(sysObjectRole, "4", "Domain Resource")
+	roleJob       = newEntityCode(sysObjectRole, "20", "Job")
+	roleQuery     = newEntityCode(sysObjectRole, "24", "Query")
 )
 
-func interaction(code string) coding {
+// entityCode is the type or role of an entity with its JSON, which is the same
+// in every event.
+type entityCode struct {
+	coding element.Coding
+	json   []byte
+}
+
+func newEntityCode(system, code, display string) entityCode {
+	c := coding(system, code, display)
+	return entityCode{c, appendCoding(nil, c)}
+}
+
+// interaction returns the Coding of a RESTful interaction or operation.
+func interaction(code string) element.Coding {
 	switch code {
 	case "read", "vread", "update", "patch", "delete", "history", "history-instance", "history-type",
 		"history-system", "create", "search", "search-type", "search-system", "capabilities",
 		"transaction", "batch", "operation":
-		return coding{sysInteraction, code, ""}
+		return coding(sysInteraction, code, "")
 	}
-	return coding{sysInteraction, "operation", ""}
+	return coding(sysInteraction, "operation", "")
 }
 
-// shapeOf chooses the pattern; claim decides on the profile afterwards.
-func shapeOf(ev *Event) shape {
-	s := shape{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
+// patternOf returns the pattern of an event. claim decides afterwards whether the
+// event conforms to the profile.
+func patternOf(ev *Event) pattern {
+	s := pattern{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
 	switch ev.Type {
 	case TokenIssue:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysIHEEvent, "ITI-71", "Get Access Token"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{coding(sysIHEEvent, "ITI-71", "Get Access Token")}
 		s.client = dcmApplication
-		s.server = coding{sysBALPAgent, "AuthzOauthService", ""}
+		s.server = coding(sysBALPAgent, "AuthzOauthService", "")
 		s.source, s.query, s.closed = secServer, true, true
 		s.profile = "IHE.IUA.71"
 	case Disclosure:
-		s.typ = coding{sysDCM, "110106", "Export"}
-		s.subtypes = []coding{{sysLifecycle, "disclose", ""}}
+		s.typ = dicom("110106", "Export")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", "")}
 		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Source"
 	case Ingest:
-		s.typ = coding{sysDCM, "110107", "Import"}
-		s.subtypes = []coding{{sysLifecycle, "disclose", ""}, {sysLifecycle, "receive", ""}}
+		s.typ = dicom("110107", "Import")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", ""),
+			coding(element.ISO21089Lifecycle, "receive", "")}
 		s.action = 'C'
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Recipient"
 	case IngestRefuse:
-		s.typ = coding{sysDCM, "110107", "Import"}
-		s.subtypes = []coding{{sysLifecycle, "receive", ""}}
+		s.typ = dicom("110107", "Import")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "receive", "")}
 		s.action = 'C'
 	case ConsentDeny:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{coding(sysBALPAuthZ, "AuthZ-Consent", "")}
 		s.client = dcmApplication
-		s.server = coding{sysSecurity, "authserver", ""}
+		s.server = coding(sysSecurity, "authserver", "")
 	case AuditRead:
-		s.typ = coding{sysDCM, "110101", "Audit Log Used"}
-		s.subtypes = []coding{interaction(ev.Interaction)}
+		s.typ = dicom("110101", "Audit Log Used")
+		s.subtypes = []element.Coding{interaction(ev.Interaction)}
 		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
 		s.query = ev.Query != ""
 	case Operator:
-		s.typ = coding{sysDCM, "110100", "Application Activity"}
-		s.subtypes = []coding{{fhir.Canonical + "/CodeSystem/operator-command", safeCode(ev.Interaction), ""}}
+		s.typ = dicom("110100", "Application Activity")
+		s.subtypes = []element.Coding{coding(fhir.Canonical+"/CodeSystem/operator-command",
+			safeCode(ev.Interaction), "")}
 		s.client, s.server = dcmApplication, dcmDestination
 	case Lifecycle:
-		s.typ = coding{sysDCM, "110100", "Application Activity"}
-		s.subtypes = []coding{{sysDCM, "110120", "Application Start"}}
+		s.typ = dicom("110100", "Application Activity")
+		s.subtypes = []element.Coding{dicom("110120", "Application Start")}
 		if ev.Interaction == "stop" {
-			s.subtypes = []coding{{sysDCM, "110121", "Application Stop"}}
+			s.subtypes = []element.Coding{dicom("110121", "Application Stop")}
 		}
-		s.client, s.server = coding{sysDCM, "110151", "Application Launcher"}, dcmApplication
+		s.client, s.server = dicom("110151", "Application Launcher"), dcmApplication
 	case SignIn, SignOut, Security, Decision:
-		personShape(ev, &s)
+		personPattern(ev, &s)
 	case Export:
-		s.typ, s.subtypes, s.query = restType, []coding{interaction("operation")}, true
+		s.typ, s.subtypes, s.query = restType, []element.Coding{interaction("operation")}, true
 		s.profile = "IHE.BasicAudit.Query"
 	default:
-		restShape(ev, &s)
+		restPattern(ev, &s)
 	}
 	return s
 }
 
-// personShape is that of what a person does on the server's own pages: DICOM
-// PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
-func personShape(ev *Event, s *shape) {
-	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"},
-		coding{sysSecurity, "authserver", ""}, secServer
+// personPattern sets the pattern of an event on the server's pages: DICOM PS3.16
+// CID 401 and 403, and AuthZ-Consent of BALP for a decision.
+func personPattern(ev *Event, s *pattern) {
+	s.client, s.server, s.source = coding(element.ParticipationType, "IRCP", "information recipient"),
+		coding(sysSecurity, "authserver", ""), secServer
 	switch ev.Type {
 	case SignIn:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysDCM, "110122", "Login"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{dicom("110122", "Login")}
 	case SignOut:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysDCM, "110123", "Logout"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{dicom("110123", "Logout")}
 	case Decision:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{coding(sysBALPAuthZ, "AuthZ-Consent", "")}
 	default:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{securitySubtype(ev.Interaction)}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{securitySubtype(ev.Interaction)}
 	}
 }
 
-// securitySubtype gives the DICOM code of a Security event's Interaction.
-func securitySubtype(interaction string) coding {
+// securitySubtype returns the DICOM code for the Interaction of a Security event.
+func securitySubtype(interaction string) element.Coding {
 	switch interaction {
 	case "emergency-start":
-		return coding{sysDCM, "110127", "Emergency Override Started"}
+		return dicom("110127", "Emergency Override Started")
 	case "emergency-stop":
-		return coding{sysDCM, "110138", "Emergency Override Stopped"}
+		return dicom("110138", "Emergency Override Stopped")
 	case "roles":
-		return coding{sysDCM, "110136", "Security Roles Changed"}
+		return dicom("110136", "Security Roles Changed")
 	case "attributes":
-		return coding{sysDCM, "110137", "User security Attributes Changed"}
+		return dicom("110137", "User security Attributes Changed")
 	}
-	return coding{sysDCM, "110129", "Security Configuration"}
+	return dicom("110129", "Security Configuration")
 }
 
-// queryRole is the role of the entity that holds the request.
-func (s *shape) queryRole() coding {
-	if s.query {
+// queryRole returns the role of the entity that holds the request.
+func (p *pattern) queryRole() entityCode {
+	if p.query {
 		return roleQuery
 	}
 	return roleJob
 }
 
-func restShape(ev *Event, s *shape) {
+// restPattern sets the pattern of a RESTful interaction.
+func restPattern(ev *Event, s *pattern) {
 	s.typ = restType
-	s.subtypes = []coding{interaction(ev.Interaction)}
+	s.subtypes = []element.Coding{interaction(ev.Interaction)}
 	switch ev.Interaction {
 	case "create":
 		s.action, s.profile = 'C', "IHE.BasicAudit.Create"
@@ -171,7 +187,7 @@ func restShape(ev *Event, s *shape) {
 		s.action, s.profile = 'U', "IHE.BasicAudit.Update"
 	case "delete":
 		s.action, s.profile = 'D', "IHE.BasicAudit.Delete"
-		s.client, s.server = dcmApplication, coding{sysParticipant, "custodian", "Custodian"}
+		s.client, s.server = dcmApplication, coding(element.ProvenanceParticipantType, "custodian", "Custodian")
 	case "search", "search-type", "search-system":
 		s.profile, s.query = "IHE.BasicAudit.Query", true
 	case "history", "history-instance", "history-type", "history-system", "capabilities":
@@ -182,9 +198,10 @@ func restShape(ev *Event, s *shape) {
 	}
 }
 
-// claim clears or completes the profile by what the event really holds.
-func (s *shape) claim(ev *Event, patient string, outcome string) {
-	if s.profile == "" {
+// claim clears the profile if the event does not conform to it, and selects its
+// variant for a patient.
+func (p *pattern) claim(ev *Event, patient string, outcome string) {
+	if p.profile == "" {
 		return
 	}
 	ok := outcome == Success && ev.Principal != nil && clientAddress(ev) != ""
@@ -196,17 +213,17 @@ func (s *shape) claim(ev *Event, patient string, outcome string) {
 	case Ingest:
 		ok = ok && patient != "" && len(ev.Data) > 0
 	default:
-		if s.query {
+		if p.query {
 			ok = ok && ev.Query != ""
 		} else {
 			ok = ok && len(ev.Data) == 1
 		}
 		if patient != "" {
-			s.profile = strings.Replace(s.profile, "BasicAudit.", "BasicAudit.Patient", 1)
+			p.profile = strings.Replace(p.profile, "BasicAudit.", "BasicAudit.Patient", 1)
 		}
 	}
 	if !ok {
-		s.profile = ""
+		p.profile = ""
 	}
 }
 
@@ -222,19 +239,19 @@ func clientAddress(ev *Event) string {
 	return ""
 }
 
-// built is an AuditEvent: its canonical, unstamped bytes, which of them are its
-// own among those of its frame, and its index values.
+// built is an AuditEvent: its canonical bytes, its template and slots, and its index
+// values.
 type built struct {
-	body   []byte
-	form   *store.Template // nil: none
-	cuts   cuts
-	values *search.Values
+	body     []byte
+	template *store.Template
+	cuts     cuts
+	values   *search.Values
 }
 
-// cuts are where what is an event's own begins and ends.
+// cuts holds the offsets at which the slots of an event begin and end, in turn.
 type cuts []int
 
-// build writes an AuditEvent.
+// build builds an AuditEvent.
 func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 	patient := ev.Patient
 	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
@@ -250,42 +267,42 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 			outcome = Serious
 		}
 	}
-	f := r.frame(ev, patient, outcome)
-	b := make([]byte, 0, len(f.head)+len(f.tail)+room+len(ev.Query)*4/3+len(ev.Data)*roomData)
+	t := r.template(ev, patient, outcome)
+	b := make([]byte, 0, len(t.head)+len(t.tail)+eventSize+len(ev.Query)*4/3+len(ev.Data)*dataSize)
 	b = append(b, `{"resourceType":"AuditEvent","id":"`...)
 	b = append(b, id...)
 	b = append(b, `","meta":{`...)
-	b = append(b, f.head...)
-	own := make(cuts, 0, 10)
-	own = append(own, len(b))
+	b = append(b, t.head...)
+	slots := make(cuts, 0, 10)
+	slots = append(slots, len(b))
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
-	own = append(own, len(b))
-	b = append(b, f.tail...)
-	b = appendEntities(b, ev, &f.shape, patient, &own)
+	slots = append(slots, len(b))
+	b = append(b, t.tail...)
+	b = appendEntities(b, ev, &t.pattern, patient, &slots)
 	b = append(b, '}')
-	x := built{body: b, cuts: own, values: eventValues(ev, f, id, at, patient)}
+	out := built{body: b, cuts: slots, values: eventValues(ev, t, id, at, patient)}
 	if len(ev.Data) <= 1 && len(ev.Extra) == 0 {
-		x.form = f.formOf(b, id, own)
+		out.template = t.storeTemplate(b, id, slots)
 	}
-	return x
+	return out
 }
 
-// What the parts of an event that are not in its frame need at most, in bytes,
-// when nothing is escaped.
+// Capacity in bytes for the parts of an event that are not in its template: for
+// the whole event, and for each data entity.
 const (
-	room     = 1024
-	roomData = 288
+	eventSize = 1024
+	dataSize  = 288
 )
 
-// namesPerson reports whether an event without a token's agent names a person
-// beside the client: for whom the client gets a token, or who decides on it.
+// namesPerson reports whether an event has an agent for a person in addition to the
+// client, because the person authorizes the client and there is no token yet.
 func namesPerson(ev *Event) bool {
 	p := ev.Principal
 	return p != nil && (p.TokenID == "" || ev.Type == TokenIssue) && p.ClientID != "" &&
 		strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
-func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
+func (r *Recorder) appendAgents(b []byte, ev *Event, s *pattern) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
 	person := namesPerson(ev)
@@ -316,20 +333,20 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	b = append(b, r.network...)
 	b = append(b, '}')
 	if token {
-		b = appendAgent(b, coding{sysBALPAgent, "UserOauthAgent", ""}, p.Issuer, nonBlank(p.Subject, p.ClientID))
+		b = appendAgent(b, coding(sysBALPAgent, "UserOauthAgent", ""), p.Issuer, nonBlank(p.Subject, p.ClientID))
 		b = append(b, `,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
 	}
 	if person {
-		b = append(appendAgent(b, coding{sysParticipationType, "IRCP", "information recipient"}, p.Issuer,
+		b = append(appendAgent(b, coding(element.ParticipationType, "IRCP", "information recipient"), p.Issuer,
 			p.Subject), '}')
 	}
 	return b
 }
 
-// appendAgent appends an agent who asked, without its closing brace.
-func appendAgent(b []byte, role coding, issuer, subject string) []byte {
+// appendAgent appends the agent that made the request, without its closing brace.
+func appendAgent(b []byte, role element.Coding, issuer, subject string) []byte {
 	b = append(b, `,{"type":{"coding":[`...)
 	b = appendCoding(b, role)
 	b = append(b, `]},"who":{"identifier":{`...)
@@ -372,10 +389,10 @@ func appendWho(b []byte, p *access.Principal) []byte {
 	return append(b, `},"display":"operator"}`...)
 }
 
-func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []byte {
+func appendEntities(b []byte, ev *Event, s *pattern, patient string, slots *cuts) []byte {
 	start := len(b)
-	begin := func() { *own = append(*own, len(b)) }
-	end := begin
+	beginSlot := func() { *slots = append(*slots, len(b)) }
+	endSlot := beginSlot
 	open := func() {
 		if len(b) == start {
 			b = append(b, `,"entity":[{`...)
@@ -386,28 +403,28 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if patient != "" && !s.closed {
 		open()
 		b = append(b, `"what":{"reference":`...)
-		begin()
+		beginSlot()
 		b = appendString(b, "Patient/"+patient)
-		end()
+		endSlot()
 		b = append(b, `},"type":`...)
-		b = appendCoding(b, entityPerson)
+		b = append(b, entityPerson.json...)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, rolePatient)
+		b = append(b, rolePatient.json...)
 		b = append(b, '}')
 	}
-	// A query entity stands instead of the data entities: the results of a
-	// search are not recorded. Disclosure of a whole file names the job.
+	// A query entity replaces the data entities: the results of a search are not
+	// recorded, and the disclosure of a file names its job.
 	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
 	if asQuery && ev.Query != "" {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, entityObject)
+		b = append(b, entityObject.json...)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, s.queryRole())
+		b = append(b, s.queryRole().json...)
 		b = append(b, `,"query":`...)
-		begin()
+		beginSlot()
 		b = appendBase64(b, ev.Query)
-		end()
+		endSlot()
 		if s.closed {
 			b = appendDetails(b, ev, true)
 		}
@@ -416,7 +433,7 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if !asQuery {
 		for i := range ev.Data {
 			open()
-			b = appendData(b, &ev.Data[i], own)
+			b = appendData(b, &ev.Data[i], slots)
 			b = append(b, '}')
 		}
 	}
@@ -426,17 +443,17 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if ev.RequestID != "" && strings.TrimSpace(ev.RequestID) != "" {
 		open()
 		b = append(b, `"what":{"identifier":{"value":`...)
-		begin()
+		beginSlot()
 		b = appendString(b, ev.RequestID)
-		end()
+		endSlot()
 		b = append(b, `}},"type":`...)
-		b = appendCoding(b, entityRequest)
+		b = append(b, entityRequest.json...)
 		b = append(b, '}')
 	}
 	if len(ev.Extra) > 0 {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, entityOther)
+		b = append(b, entityOther.json...)
 		b = appendDetails(b, ev, false)
 		b = append(b, '}')
 	}
@@ -450,10 +467,10 @@ func closeEntities(b []byte, start int) []byte {
 	return b
 }
 
-func appendData(b []byte, d *DataRef, own *cuts) []byte {
+func appendData(b []byte, d *DataRef, slots *cuts) []byte {
 	if local(d.Ref) {
 		b = append(b, `"what":{"reference":"`...)
-		*own = append(*own, len(b))
+		*slots = append(*slots, len(b))
 		b = append(b, d.Ref.Type...)
 		b = append(b, '/')
 		b = append(b, d.Ref.ID...)
@@ -461,17 +478,18 @@ func appendData(b []byte, d *DataRef, own *cuts) []byte {
 			b = append(b, "/_history/"...)
 			b = strconv.AppendUint(b, d.Version, 10)
 		}
-		*own = append(*own, len(b))
+		*slots = append(*slots, len(b))
 		b = append(b, `"},"type":`...)
 	} else {
-		// Asked for under a name that no resource can have.
+		// The request named a resource that cannot exist.
 		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
 	}
-	b = appendCoding(b, entityObject)
+	b = append(b, entityObject.json...)
 	b = append(b, `,"role":`...)
-	return appendCoding(b, roleResource)
+	return append(b, roleResource.json...)
 }
 
+// letters reports whether s consists of ASCII letters.
 func letters(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i] | 0x20; c < 'a' || c > 'z' {
@@ -481,9 +499,11 @@ func letters(s string) bool {
 	return s != ""
 }
 
+// appendDetails appends entity.detail with Extra and, if withRequest is set, the
+// request id.
 func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 	n := 0
-	one := func(k, v string) {
+	appendDetail := func(k, v string) {
 		if strings.TrimSpace(k) == "" || strings.TrimSpace(v) == "" {
 			return
 		}
@@ -500,10 +520,10 @@ func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 		b = append(b, '}')
 	}
 	if withRequest {
-		one("X-Request-Id", ev.RequestID)
+		appendDetail("X-Request-Id", ev.RequestID)
 	}
 	for _, kv := range ev.Extra {
-		one(kv[0], kv[1])
+		appendDetail(kv[0], kv[1])
 	}
 	if n > 0 {
 		b = append(b, ']')
@@ -511,6 +531,7 @@ func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 	return b
 }
 
+// nonBlank returns the first of s and other that is not blank, or "unknown".
 func nonBlank(s, other string) string {
 	if strings.TrimSpace(s) != "" {
 		return s
@@ -521,7 +542,8 @@ func nonBlank(s, other string) string {
 	return "unknown"
 }
 
-// uriSafe drops what a FHIR uri may not hold: white space and controls.
+// uriSafe removes the characters that a FHIR uri must not contain: white space and
+// control characters.
 func uriSafe(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) || r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
@@ -531,16 +553,17 @@ func uriSafe(s string) string {
 	}, s)
 }
 
-// safeCode makes a FHIR code of an operator command's name.
+// safeCode converts the name of an operator command into a FHIR code.
 func safeCode(s string) string {
-	s = strings.Join(strings.Fields(uriCodes(s)), "-")
+	s = strings.Join(strings.Fields(printable(s)), "-")
 	if s == "" {
 		return "command"
 	}
 	return s
 }
 
-func uriCodes(s string) string {
+// printable replaces control characters by spaces.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
 			return ' '

@@ -10,55 +10,56 @@ import (
 type EventType uint8
 
 const (
-	Rest         EventType = iota + 1 // a RESTful interaction (Interaction says which)
+	Rest         EventType = iota + 1 // RESTful interaction, named by Interaction
 	TokenIssue                        // IUA ITI-71
-	Ingest                            // a vendor payload became resources
-	IngestRefuse                      // a payload was refused for want of consent
+	Ingest                            // import of a vendor payload
+	IngestRefuse                      // payload rejected because of missing consent
 	Export                            // kick-off of $export
 	Disclosure                        // download of an export file, or a notification with content
 	ConsentDeny                       // AuthZ-Consent, outcome 8
-	Operator                          // a command over the admin socket
-	AuditRead                         // the trail itself was read or verified
+	Operator                          // command over the admin socket
+	AuditRead                         // read or verification of the audit trail
 	Lifecycle                         // server start and stop
 )
 
-// Kinds of what people do at the sign-in and on its pages. The number goes
-// into the leaf, so it is never given to another kind.
+// Types of events on the sign-in and account pages. The number is part of the
+// leaf, so it must never be reused for another type.
 const (
 	SignIn   EventType = iota + 32 // Interaction "login" or "step-up"
 	SignOut                        // Interaction "logout"
-	Security                       // Interaction names it: see securitySubtype
-	Decision                       // a person allowed an app, or did not (outcome 8)
+	Security                       // change of security settings, see securitySubtype
+	Decision                       // a person authorized an app or refused to (outcome 8)
 )
 
 // Outcome codes of AuditEvent.outcome.
 const (
 	Success = "0"
-	Minor   = "4" // the caller's fault
+	Minor   = "4" // error by the caller
 	Serious = "8" // denied
 	Major   = "12"
 )
 
-// Event is what happened. It holds ids only, never a name, value or token.
+// Event describes an event. It contains ids, but no names, values or tokens of
+// patients.
 type Event struct {
 	Type        EventType
-	Interaction string // restful-interaction code: "read", "search-type", "create", ...; or the operation's name
-	Outcome     string // Success and its like; "" means Success
+	Interaction string // restful-interaction code such as "read", or the name of an operation
+	Outcome     string // Success, Minor, Serious or Major; if empty, it depends on Type
 	// Reason is a fixed text for a failed event ("scope does not cover
-	// Observation"), never input.
+	// Observation"). It must not contain input.
 	Reason string
-	At     time.Time // zero: the recorder's clock
+	At     time.Time // if zero, the recorder's clock is used
 	Caller
-	Patient string    // id; at most one an event
-	Data    []DataRef // what was touched
-	// raw query or request line for searches, operations and token requests (secrets already
-	// taken out)
+	Patient string    // id
+	Data    []DataRef // resources that were read or written
+	// Query is the request line of a search or operation, or the parameters of a
+	// token request without secrets.
 	Query     string
-	Recipient string      // network address or client the data went to (Disclosure)
+	Recipient string      // network address that received the data (Disclosure)
 	Extra     [][2]string // AuditEvent.entity.detail: counts and job ids, no PHI
 }
 
-// DataRef is a resource, versioned when Version > 0.
+// DataRef references a resource, and one of its versions if Version is not 0.
 type DataRef struct {
 	Ref     fhir.Ref
 	Version uint64

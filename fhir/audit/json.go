@@ -3,105 +3,61 @@ package audit
 import (
 	"encoding/base64"
 	"net/netip"
-	"unicode/utf8"
+
+	"pulsegate/fhir/element"
 )
 
-// Code systems of the patterns.
+// Code systems and URIs of the BALP patterns.
 const (
-	sysEventType     = "http://terminology.hl7.org/CodeSystem/audit-event-type"
-	sysDCM           = "http://dicom.nema.org/resources/ontology/DCM"
-	sysInteraction   = "http://hl7.org/fhir/restful-interaction"
-	sysEntityType    = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
-	sysObjectRole    = "http://terminology.hl7.org/CodeSystem/object-role"
-	sysLifecycle     = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
-	sysSourceType    = "http://terminology.hl7.org/CodeSystem/security-source-type"
-	sysParticipant   = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
-	sysSecurity      = "http://terminology.hl7.org/CodeSystem/extra-security-role-type"
-	sysIHEEvent      = "urn:ihe:event-type-code"
-	sysBALPEntity    = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
-	sysBALPAgent     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
-	sysBALPAuthZ     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
-	profileBase      = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
-	sysURI           = "urn:ietf:rfc:3986"
-	jtiPrefix        = "urn:ietf:params:oauth:jti:"
-	sysParticipation = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+	sysEventType   = element.Terminology + "audit-event-type"
+	sysInteraction = element.HL7 + "restful-interaction"
+	sysEntityType  = element.Terminology + "audit-entity-type"
+	sysObjectRole  = element.Terminology + "object-role"
+	sysSourceType  = element.Terminology + "security-source-type"
+	sysSecurity    = element.Terminology + "extra-security-role-type"
+	sysIHEEvent    = "urn:ihe:event-type-code"
+	sysBALPEntity  = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
+	sysBALPAgent   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
+	sysBALPAuthZ   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
+	profileBase    = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
+	jtiPrefix      = "urn:ietf:params:oauth:jti:"
 )
 
-type coding struct{ system, code, display string }
-
-// appendCoding writes one Coding; the constants need no escaping, a code may.
-func appendCoding(b []byte, c coding) []byte {
-	b = append(b, `{"system":"`...)
-	b = append(b, c.system...)
-	b = append(b, `","code":`...)
-	b = appendString(b, c.code)
-	if c.display != "" {
-		b = append(b, `,"display":"`...)
-		b = append(b, c.display...)
-		b = append(b, '"')
-	}
-	return append(b, '}')
+// coding returns a Coding. The display may be empty.
+func coding(system, code, display string) element.Coding {
+	return element.Coding{System: system, Code: code, Display: display}
 }
 
-const hexDigits = "0123456789abcdef"
+// dicom returns a Coding of the DICOM code system.
+func dicom(code, display string) element.Coding { return coding(element.DICOM, code, display) }
 
-// appendString writes s as a JSON string. What FHIR does not allow in a
-// string (control characters, broken UTF-8) becomes U+FFFD, so that an event
-// about hostile input is itself valid.
-func appendString(b []byte, s string) []byte {
-	b = append(b, '"')
-	for i := 0; i < len(s); {
-		c := s[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-			i++
-		case c == '\n':
-			b = append(b, '\\', 'n')
-			i++
-		case c == '\r':
-			b = append(b, '\\', 'r')
-			i++
-		case c == '\t':
-			b = append(b, '\\', 't')
-			i++
-		case c < 0x20 || c == 0x7f:
-			b = append(b, "\uFFFD"...)
-			i++
-		case c == '<' || c == '>' || c == '&':
-			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			i++
-		case c < utf8.RuneSelf:
-			b = append(b, c)
-			i++
-		default:
-			r, n := utf8.DecodeRuneInString(s[i:])
-			if r == utf8.RuneError && n == 1 {
-				b = append(b, "\uFFFD"...)
-			} else {
-				b = append(b, s[i:i+n]...)
-			}
-			i += n
-		}
-	}
-	return append(b, '"')
-}
+// appendCoding appends c as JSON.
+func appendCoding(b []byte, c element.Coding) []byte { return c.Append(b, appendString) }
 
+// clean replaces what FHIR does not allow in a string (control characters and
+// bytes that are not UTF-8) by U+FFFD, so that an event about hostile input is
+// valid.
+func clean(s string) string { return element.Clean(s, '\uFFFD') }
+
+// appendString appends s, cleaned, as a JSON string.
+func appendString(b []byte, s string) []byte { return element.AppendHTMLSafe(b, clean(s)) }
+
+// appendBase64 appends s as a FHIR base64Binary.
 func appendBase64(b []byte, s string) []byte {
 	b = append(b, '"')
 	b = base64.StdEncoding.AppendEncode(b, []byte(s))
 	return append(b, '"')
 }
 
-// appendNetwork writes agent.network for an IP address or another name.
+// appendNetwork appends agent.network for an IP address, a URL or a host name.
 func appendNetwork(b []byte, address string) []byte {
 	b = append(b, `"network":{"address":`...)
 	b = appendString(b, address)
-	kind := byte('1') // machine name
+	typ := byte('1') // machine name
 	if _, err := netip.ParseAddr(address); err == nil {
-		kind = '2'
+		typ = '2' // IP address
 	} else if len(address) > 8 && (address[:8] == "https://" || address[:7] == "http://") {
-		kind = '5'
+		typ = '5' // URI
 	}
-	return append(b, `,"type":"`+string(kind)+`"}`...)
+	return append(b, `,"type":"`+string(typ)+`"}`...)
 }

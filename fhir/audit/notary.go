@@ -25,20 +25,20 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Files under the data directory.
+// Paths of files within the data directory.
 const (
-	keyFile        = "keys/audit-note.key" // the signer key, 0600; the verifier key in its second line
-	checkpointFile = "audit/checkpoint"    // the latest checkpoint, outside the store
+	keyFile        = "keys/audit-note.key" // signer key and, in the second line, verifier key; mode 0600
+	checkpointFile = "audit/checkpoint"    // latest checkpoint
 )
 
-// checkpoint is an opened one.
+// checkpoint is a parsed checkpoint with a valid signature.
 type checkpoint struct {
 	origin string
 	size   uint64
 	root   tlog.Hash
 }
 
-// openCheckpoint checks the signature and reads the C2SP checkpoint.
+// openCheckpoint verifies the signature of a C2SP checkpoint and parses it.
 func openCheckpoint(msg []byte, vkey string) (*checkpoint, error) {
 	v, err := note.NewVerifier(strings.TrimSpace(vkey))
 	if err != nil {
@@ -63,45 +63,46 @@ func openCheckpoint(msg []byte, vkey string) (*checkpoint, error) {
 	return &checkpoint{origin: lines[0], size: size, root: tlog.Hash(root)}, nil
 }
 
-// NotaryOptions of OpenNotary.
+// NotaryOptions configures a Notary.
 type NotaryOptions struct {
 	Store store.Store
-	// Dir is the data directory; keys/ and audit/ are made in it.
+	// Dir is the data directory. OpenNotary creates keys/ and audit/ in it.
 	Dir string
 	// Origin names the log in its checkpoints, e.g. "pulse.example.org/audit".
 	Origin string
 	Rand   io.Reader
 	Clock  func() time.Time
-	// Every is the time between checkpoints while the log grows. Zero: 1 s.
+	// Every is the time between checkpoints while the log grows. The default is 1
+	// second.
 	Every  time.Duration
 	Logger *slog.Logger
-	// Accept is an operator's decision to go on from the log as it is. Without
-	// it OpenNotary refuses a log that does not continue a checkpoint on disk.
+	// Accept makes OpenNotary accept a log that does not continue the checkpoint on
+	// disk, which it rejects otherwise. It is the decision of an operator.
 	Accept bool
 }
 
-// Notary signs the log's head while it grows.
+// Notary signs checkpoints of the growing log.
 type Notary struct {
 	opts   NotaryOptions
 	signer note.Signer
 	vkey   string
-	mu     sync.Mutex
+	mu     sync.Mutex // guards last and bytes
 	last   *checkpoint
-	bytes  []byte
-	// accepted says what was wrong when Accept was needed.
+	bytes  []byte // last as signed
+	// accepted describes the problems that NotaryOptions.Accept overrode.
 	accepted string
 }
 
-// OpenNotary loads the key and holds the log to the last checkpoint on disk.
-// The first start makes the key and signs a checkpoint of the empty log; from
-// then on both must be there. A log that is shorter than the checkpoint or does
-// not continue it, a checkpoint that is missing or cannot be read, and a missing
-// key are refused with kind Conflict, and the server must not start, unless
-// Accept is set.
+// OpenNotary loads the key and checks that the log continues the last checkpoint on
+// disk. The first start generates the key and signs a checkpoint of the empty log;
+// from then on both must exist. Unless Accept is set, OpenNotary returns an error
+// of kind Conflict if the log is shorter than the checkpoint or does not continue
+// it, if the checkpoint is missing or cannot be read, or if the key is missing. The
+// server must not start then.
 func OpenNotary(o NotaryOptions) (*Notary, error) {
 	const op = "audit.OpenNotary"
 	if o.Store == nil || o.Rand == nil || o.Dir == "" {
-		return nil, fhir.Errorf(fhir.Internal, op, "store, randomness and directory are needed")
+		return nil, fhir.Errorf(fhir.Internal, op, "Store, Rand and Dir are required")
 	}
 	if o.Every <= 0 {
 		o.Every = time.Second
@@ -120,7 +121,7 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 	}
 	first := o.Store.Log().Size() == 0 && errors.Is(kerr, fs.ErrNotExist) && err != nil
 	if errors.Is(kerr, fs.ErrNotExist) && !first {
-		if err := n.lost("keys/audit-note.key, which signs the checkpoints of the audit log, is missing"); err != nil {
+		if err := n.reject("keys/audit-note.key, which signs the checkpoints of the audit log, is missing"); err != nil {
 			return nil, err
 		}
 	}
@@ -138,17 +139,17 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 		n.last, n.bytes = c, msg
 		return n, nil
 	}
-	if err := n.lost(problem); err != nil {
+	if err := n.reject(problem); err != nil {
 		return nil, err
 	}
 	return n, fhir.Wrap(op, n.setAside(msg))
 }
 
-// lost refuses a log with a problem, unless it is accepted.
-func (n *Notary) lost(problem string) error {
+// reject returns an error for a problem with the log unless Accept is set.
+func (n *Notary) reject(problem string) error {
 	if !n.opts.Accept {
 		return fhir.Errorf(fhir.Conflict, "audit.OpenNotary",
-			"%s; put it back, or go on from the log as it is with `pulsegate recover audit-log`, which is recorded",
+			"%s; restore it, or accept the log as it is with `pulsegate recover audit-log`, which is recorded",
 			problem)
 	}
 	if n.accepted != "" {
@@ -158,8 +159,8 @@ func (n *Notary) lost(problem string) error {
 	return nil
 }
 
-// continues holds the log to the checkpoint on disk (nil: there is none).
-// problem is empty when the log continues it.
+// continues checks the log against the checkpoint on disk, which is nil if it does
+// not exist. problem is empty if the log continues the checkpoint.
 func (n *Notary) continues(msg []byte) (c *checkpoint, problem string, err error) {
 	log := n.opts.Store.Log()
 	size := log.Size()
@@ -186,7 +187,8 @@ func (n *Notary) continues(msg []byte) (c *checkpoint, problem string, err error
 	return c, "", nil
 }
 
-// setAside keeps a checkpoint that the log does not continue, for auditors.
+// setAside renames a checkpoint that the log does not continue, so that auditors
+// can examine it.
 func (n *Notary) setAside(msg []byte) error {
 	if msg == nil {
 		return nil
@@ -196,8 +198,8 @@ func (n *Notary) setAside(msg []byte) error {
 	return os.Rename(from, from+".former-"+hex.EncodeToString(sum[:4]))
 }
 
-// Accepted says what was wrong with the log when Accept was needed, and is
-// empty otherwise. The caller records it before the next Sign.
+// Accepted describes the problems that NotaryOptions.Accept overrode, or returns ""
+// if there were none. The caller must record it before the next Sign.
 func (n *Notary) Accepted() string { return n.accepted }
 
 func (n *Notary) loadKey() error {
@@ -221,27 +223,27 @@ func (n *Notary) loadKey() error {
 	}
 	skey, vkey, ok := strings.Cut(strings.TrimSpace(string(raw)), "\n")
 	if !ok {
-		return errors.New("the audit key file is not readable")
+		return errors.New("keys/audit-note.key cannot be parsed")
 	}
 	if n.signer, err = note.NewSigner(skey); err != nil {
-		// note's error may quote the key.
-		return errors.New("the audit key file is not readable")
+		// The error of package note may contain the key.
+		return errors.New("keys/audit-note.key cannot be parsed")
 	}
 	n.vkey = strings.TrimSpace(vkey)
 	return nil
 }
 
-// Verifier returns the public verifier key, to be given to auditors.
+// Verifier returns the public verifier key for auditors.
 func (n *Notary) Verifier() string { return n.vkey }
 
-// Checkpoint returns the latest signed checkpoint; nil before the first.
+// Checkpoint returns the latest signed checkpoint, or nil before the first.
 func (n *Notary) Checkpoint() []byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return bytes.Clone(n.bytes)
 }
 
-// Sign writes a checkpoint of the log as it is now, if it grew.
+// Sign signs a checkpoint of the current log if it has grown since the last one.
 func (n *Notary) Sign() error {
 	const op = "audit.Sign"
 	n.mu.Lock()
@@ -251,7 +253,7 @@ func (n *Notary) Sign() error {
 		return nil
 	}
 	if n.last != nil && size < n.last.size {
-		return fhir.Errorf(fhir.Conflict, op, "the audit log became shorter than its last checkpoint")
+		return fhir.Errorf(fhir.Conflict, op, "the audit log is shorter than its last checkpoint")
 	}
 	root, err := n.opts.Store.Log().Root(size)
 	if err != nil {
@@ -260,7 +262,7 @@ func (n *Notary) Sign() error {
 	return fhir.Wrap(op, n.sign(size, root))
 }
 
-// sign writes a checkpoint of the first size leaves.
+// sign signs and writes a checkpoint of the first size leaves.
 func (n *Notary) sign(size uint64, root tlog.Hash) error {
 	text := n.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" +
 		base64.StdEncoding.EncodeToString(root[:]) + "\n"
@@ -275,8 +277,8 @@ func (n *Notary) sign(size uint64, root tlog.Hash) error {
 	return nil
 }
 
-// Run signs every Every until ctx ends, and once more at the end. A failure
-// is logged and tried again: the log itself is safe without it.
+// Run calls Sign at the interval Every until ctx ends, and once more at the end. It
+// logs errors and retries, because the log does not depend on checkpoints.
 func (n *Notary) Run(ctx context.Context) error {
 	t := time.NewTicker(n.opts.Every)
 	defer t.Stop()
@@ -292,7 +294,7 @@ func (n *Notary) Run(ctx context.Context) error {
 	}
 }
 
-// writeFile replaces path atomically and durably, readable by the owner only.
+// writeFile replaces a file atomically and durably. Only the owner can read it.
 func writeFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -321,7 +323,7 @@ func writeFile(path string, data []byte) (err error) {
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil // renamed: the file is whole either way
+		return nil // the rename is done; only its durability is uncertain
 	}
 	return errors.Join(d.Sync(), d.Close())
 }

@@ -16,49 +16,51 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 )
 
-// Options of a Recorder.
+// Options configures a Recorder.
 type Options struct {
 	Store store.Store
 	Clock func() time.Time
 	Rand  io.Reader // for ids and nonces
-	// Observer is the server's base URL: source.observer and the server
+	// Observer is the server's base URL. It is the source.observer and the server
 	// agent of every event.
 	Observer string
 	Logger   *slog.Logger
 }
 
-// Recorder turns Events into AuditEvents and leaves.
+// Recorder builds AuditEvents and leaves from Events. It is safe for concurrent
+// use.
 type Recorder struct {
-	opts     Options
-	observer []byte // the Reference, as JSON
-	network  []byte
-	mu       sync.Mutex // guards Rand
-	events   metric.Int64Counter
-	waiting  gatherer
-	framesMu sync.RWMutex
-	frames   map[frameKey]*frame
+	opts        Options
+	observer    []byte     // JSON of source.observer
+	network     []byte     // JSON of the server agent's network
+	mu          sync.Mutex // guards Options.Rand
+	events      metric.Int64Counter
+	batcher     batcher
+	templatesMu sync.RWMutex // guards templates
+	templates   map[templateKey]*template
 }
 
-// NewRecorder returns a Recorder; it fails only when an option is missing.
+// NewRecorder returns a Recorder.
 func NewRecorder(o Options) (*Recorder, error) {
 	if o.Store == nil || o.Clock == nil || o.Rand == nil || strings.TrimSpace(o.Observer) == "" {
-		return nil, fhir.Errorf(fhir.Internal, "audit.NewRecorder", "store, clock, randomness and observer are needed")
+		return nil, fhir.Errorf(fhir.Internal, "audit.NewRecorder", "Store, Clock, Rand and Observer are required")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Recorder{opts: o, waiting: gatherer{store: o.Store}}
-	r.observer = append(r.observer, `{"identifier":{"system":"urn:ietf:rfc:3986","value":`...)
+	r := &Recorder{opts: o, batcher: batcher{store: o.Store}}
+	r.observer = append(r.observer, `{"identifier":{"system":"`+element.URI+`","value":`...)
 	r.observer = appendString(r.observer, o.Observer)
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
 	r.network = appendNetwork(nil, o.Observer)
 	var err error
 	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events",
 		metric.WithUnit("{event}"),
-		metric.WithDescription("AuditEvents made"))
+		metric.WithDescription("AuditEvents built"))
 	if err != nil {
 		return nil, fhir.Wrap("audit.NewRecorder", err)
 	}
@@ -71,14 +73,14 @@ const (
 	idLen   = 26
 )
 
-// idText is base32 in lower case, in the order of the bytes, so that ids sort
-// by time.
+// idText encodes an id in lower-case base32hex, which sorts like the bytes, so that
+// ids sort by time.
 func idText(b [16]byte) string {
 	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
 }
 
-// Prepare makes the AuditEvent of ev and its leaf, to be put into the batch
-// of the write they speak of. Neither can be used twice.
+// Prepare builds the AuditEvent of ev and its leaf for the batch of the write that
+// they record. Both must be committed at most once.
 func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	if ev.At.IsZero() {
 		ev.At = r.opts.Clock()
@@ -94,14 +96,14 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	binary.BigEndian.PutUint64(raw[:], uint64(ev.At.UnixMilli())<<16)
 	copy(raw[6:], rnd[:10])
 	id := idText(raw)
-	x := r.build(&ev, id, ev.At)
-	leaf := makeLeaf(ev.At, ev.Type, id, rnd[10:], x.body)
+	event := r.build(&ev, id, ev.At)
+	leaf := makeLeaf(ev.At, ev.Type, id, rnd[10:], event.body)
 	w := store.Write{
 		Op:       store.Put,
-		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: x.body},
-		Values:   x.values,
-		Template: x.form,
-		Cuts:     x.cuts,
+		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: event.body},
+		Values:   event.values,
+		Template: event.template,
+		Cuts:     event.cuts,
 		Expect:   store.Fresh,
 	}
 	copy(w.Hash[:], leaf[72:])
@@ -109,9 +111,9 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	return w, leaf, nil
 }
 
-// Record makes events durable, in one commit with those of other requests that
-// wait at the same time. For reads it is called before the first byte of the
-// answer; an error means that the answer must not go.
+// Record makes events durable, in one commit with those of concurrent requests.
+// For a read, the caller must call it before the first byte of the response and
+// must not send the response after an error.
 func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 	if len(evs) == 0 {
 		return nil
@@ -129,18 +131,19 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 			access.Disclose(ctx, ev.Patient)
 		}
 	}
-	if err := r.waiting.commit(ctx, p); err != nil {
+	if err := r.batcher.commit(ctx, p); err != nil {
 		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "error", err)
 		return fhir.Wrap("audit.Record", err)
 	}
 	return nil
 }
 
-func makeLeaf(at time.Time, k EventType, id string, nonce, body []byte) store.Leaf {
+// makeLeaf encodes a leaf as described in the package comment.
+func makeLeaf(at time.Time, typ EventType, id string, nonce, body []byte) store.Leaf {
 	l := make([]byte, leafLen)
 	copy(l, leafTag)
 	binary.BigEndian.PutUint64(l[5:], uint64(at.UnixNano()))
-	l[13] = byte(k)
+	l[13] = byte(typ)
 	copy(l[14:40], id)
 	copy(l[40:72], nonce)
 	h := sha256.New()
@@ -150,31 +153,31 @@ func makeLeaf(at time.Time, k EventType, id string, nonce, body []byte) store.Le
 	return l
 }
 
-// leafFacts is a parsed leaf.
-type leafFacts struct {
-	recorded time.Time
-	kind     EventType
-	id       string
-	nonce, c []byte
+// parsedLeaf holds the fields of a leaf.
+type parsedLeaf struct {
+	recorded          time.Time
+	typ               EventType
+	id                string
+	nonce, commitment []byte
 }
 
-func parseLeaf(l store.Leaf) (leafFacts, bool) {
+func parseLeaf(l store.Leaf) (parsedLeaf, bool) {
 	if len(l) != leafLen || string(l[:5]) != leafTag || !fhir.ValidID(string(l[14:40])) {
-		return leafFacts{}, false
+		return parsedLeaf{}, false
 	}
-	return leafFacts{
-		recorded: time.Unix(0, int64(binary.BigEndian.Uint64(l[5:]))),
-		kind:     EventType(l[13]),
-		id:       string(l[14:40]),
-		nonce:    l[40:72],
-		c:        l[72:104],
+	return parsedLeaf{
+		recorded:   time.Unix(0, int64(binary.BigEndian.Uint64(l[5:]))),
+		typ:        EventType(l[13]),
+		id:         string(l[14:40]),
+		nonce:      l[40:72],
+		commitment: l[72:104],
 	}, true
 }
 
-// matches reports whether the canonical bytes are what the leaf committed to.
-func (f leafFacts) matches(body []byte) bool {
+// matches reports whether the leaf commits to the canonical bytes.
+func (f parsedLeaf) matches(body []byte) bool {
 	h := sha256.New()
 	h.Write(f.nonce)
 	h.Write(body)
-	return string(h.Sum(nil)) == string(f.c)
+	return string(h.Sum(nil)) == string(f.commitment)
 }

@@ -6,130 +6,133 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
-// index collects the values of an AuditEvent under the search parameters of
-// its type, from what build knew: to parse the bytes again would cost more
-// than to make them. A test holds it to search.Extract.
-type index struct {
-	all []search.Value
-	m   map[string][]search.Value
+// indexer collects the index values of an AuditEvent by search parameter. It uses
+// the Event, because parsing the JSON would cost more than building it. A test
+// compares the values with those of search.Extract.
+type indexer struct {
+	all     []search.Value
+	byParam map[string][]search.Value
 }
 
-// put files what fill adds under a parameter.
-func (x *index) put(param string, fill func()) {
-	from := len(x.all)
+// put files the values that fill adds under a parameter.
+func (ix *indexer) put(param string, fill func()) {
+	from := len(ix.all)
 	fill()
-	if to := len(x.all); to > from {
-		x.m[param] = x.all[from:to:to]
+	if to := len(ix.all); to > from {
+		ix.byParam[param] = ix.all[from:to:to]
 	}
 }
 
-func (x *index) code(s string) { x.all = append(x.all, search.Value{Code: s}) }
+func (ix *indexer) code(s string) { ix.all = append(ix.all, search.Value{Code: s}) }
 
-func (x *index) coding(c coding) {
-	x.all = append(x.all, search.Value{System: c.system, Code: clean(c.code), Text: search.Fold(c.display)})
+func (ix *indexer) coding(c element.Coding) {
+	ix.all = append(ix.all, search.Value{System: c.System, Code: clean(c.Code), Text: search.Fold(c.Display)})
 }
 
-func (x *index) words(s string) {
+// text adds a string parameter's value.
+func (ix *indexer) text(s string) {
 	s = clean(s)
-	x.all = append(x.all, search.Value{Code: s, Text: search.Fold(s)})
+	ix.all = append(ix.all, search.Value{Code: s, Text: search.Fold(s)})
 }
 
-func (x *index) identifier(system, value string) {
+func (ix *indexer) identifier(system, value string) {
 	if value = clean(value); value != "" {
-		x.all = append(x.all, search.Value{HasSystem: true, System: clean(system), Code: value})
+		ix.all = append(ix.all, search.Value{HasSystem: true, System: clean(system), Code: value})
 	}
 }
 
-// frameValues are the values that all events of a frame have.
-func (r *Recorder) frameValues(ev *Event, f *frame, patient string) map[string][]search.Value {
-	s := &f.shape
-	x := &index{m: map[string][]search.Value{}}
+// templateValues returns the values that all events of a template share.
+func (r *Recorder) templateValues(ev *Event, t *template, patient string) map[string][]search.Value {
+	s := &t.pattern
+	ix := &indexer{byParam: map[string][]search.Value{}}
 	if s.profile != "" {
-		x.put("_profile", func() { x.code(profileBase + s.profile) })
+		ix.put("_profile", func() { ix.code(profileBase + s.profile) })
 	}
-	x.put("action", func() { x.code(actions[s.action]) })
-	x.put("outcome", func() { x.code(clean(f.outcome)) })
-	x.put("type", func() { x.coding(s.typ) })
-	x.put("subtype", func() {
+	ix.put("action", func() { ix.code(actions[s.action]) })
+	ix.put("outcome", func() { ix.code(clean(t.outcome)) })
+	ix.put("type", func() { ix.coding(s.typ) })
+	ix.put("subtype", func() {
 		for _, c := range s.subtypes {
-			x.coding(c)
+			ix.coding(c)
 		}
 	})
-	x.put("source", func() { x.identifier(sysURI, r.opts.Observer) })
-	r.agentValues(x, ev)
+	ix.put("source", func() { ix.identifier(element.URI, r.opts.Observer) })
+	r.agentValues(ix, ev)
 	if len(ev.Data) <= 1 {
-		entityCodes(x, ev, s, patient)
+		entityCodes(ix, ev, s, patient)
 	}
-	return x.m
+	return ix.byParam
 }
 
-// eventValues are the index values of one event.
-func eventValues(ev *Event, f *frame, id string, at time.Time, patient string) *search.Values {
-	x := &index{all: make([]search.Value, 0, 5+2*len(ev.Data)), m: make(map[string][]search.Value, len(f.values)+6)}
-	maps.Copy(x.m, f.values)
+// eventValues returns the index values of one event.
+func eventValues(ev *Event, t *template, id string, at time.Time, patient string) *search.Values {
+	ix := &indexer{all: make([]search.Value, 0, 5+2*len(ev.Data)),
+		byParam: make(map[string][]search.Value, len(t.values)+6)}
+	maps.Copy(ix.byParam, t.values)
 	ms := at.UnixMilli()
-	x.put("_id", func() { x.code(id) })
-	x.put("date", func() { x.all = append(x.all, search.Value{Lo: ms, Hi: ms + 1}) })
-	entityRefs(x, ev, &f.shape, patient)
+	ix.put("_id", func() { ix.code(id) })
+	ix.put("date", func() { ix.all = append(ix.all, search.Value{Lo: ms, Hi: ms + 1}) })
+	entityRefs(ix, ev, &t.pattern, patient)
 	if len(ev.Data) > 1 {
-		entityCodes(x, ev, &f.shape, patient)
+		entityCodes(ix, ev, &t.pattern, patient)
 	}
-	v := &search.Values{ByParam: x.m, Start: ms, End: ms + 1}
-	if ps := x.m["patient"]; len(ps) > 0 {
+	v := &search.Values{ByParam: ix.byParam, Start: ms, End: ms + 1}
+	if ps := ix.byParam["patient"]; len(ps) > 0 {
 		v.Patient = ps[0].RefID
 	}
 	return v
 }
 
-// actions spare the conversion of a byte.
-var actions = [256]string{'C': "C", 'R': "R", 'U': "U", 'D': "D", 'E': "E"} // read only
+// actions maps the code of an action to a string without an allocation. Read only.
+var actions = [256]string{'C': "C", 'R': "R", 'U': "U", 'D': "D", 'E': "E"}
 
-func (r *Recorder) agentValues(x *index, ev *Event) {
+func (r *Recorder) agentValues(ix *indexer, ev *Event) {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
-	x.put("address", func() {
+	ix.put("address", func() {
 		if a := clientAddress(ev); a != "" {
-			x.words(a)
+			ix.text(a)
 		}
-		x.words(r.opts.Observer)
+		ix.text(r.opts.Observer)
 	})
-	x.put("agent", func() {
+	ix.put("agent", func() {
 		switch {
 		case p == nil:
 		case p.ClientID == "" && p.Operator == "" && p.Subject != "":
-			x.identifier(uriSafe(p.Issuer), nonBlank(p.Subject, "unknown"))
+			ix.identifier(uriSafe(p.Issuer), nonBlank(p.Subject, "unknown"))
 		case p.ClientID != "":
-			x.identifier("", nonBlank(p.ClientID, "unknown"))
+			ix.identifier("", nonBlank(p.ClientID, "unknown"))
 		default:
-			x.identifier("", nonBlank(p.Operator, "unknown"))
+			ix.identifier("", nonBlank(p.Operator, "unknown"))
 		}
-		x.identifier(sysURI, r.opts.Observer)
+		ix.identifier(element.URI, r.opts.Observer)
 		if token {
 			system := ""
 			if p.Issuer != "" {
 				system = uriSafe(p.Issuer)
 			}
-			x.identifier(system, nonBlank(p.Subject, p.ClientID))
+			ix.identifier(system, nonBlank(p.Subject, p.ClientID))
 		}
 		if namesPerson(ev) {
 			system := ""
 			if p.Issuer != "" {
 				system = uriSafe(p.Issuer)
 			}
-			x.identifier(system, p.Subject)
+			ix.identifier(system, p.Subject)
 		}
 	})
 	if p != nil && p.TokenID != "" {
-		x.put("policy", func() { x.code(clean(jtiPrefix + uriSafe(p.TokenID))) })
+		ix.put("policy", func() { ix.code(clean(jtiPrefix + uriSafe(p.TokenID))) })
 	}
 }
 
-// entities says which entities an event has, in their order: the patient, the
-// query, the data, the request id, and the rest.
-func entities(ev *Event, s *shape, patient string) (person, query bool, data []DataRef, request, extra bool) {
+// entities returns which entities an event has, in their order: the patient, the
+// query, the data, the request id and the details.
+func entities(ev *Event, s *pattern, patient string) (person, query bool, data []DataRef, request, extra bool) {
 	data = ev.Data
 	if s.query || len(data) == 0 && ev.Query != "" {
 		query, data = ev.Query != "", nil
@@ -138,88 +141,67 @@ func entities(ev *Event, s *shape, patient string) (person, query bool, data []D
 		!s.closed && len(ev.Extra) > 0
 }
 
-func entityRefs(x *index, ev *Event, s *shape, patient string) {
+func entityRefs(ix *indexer, ev *Event, s *pattern, patient string) {
 	person, _, data, request, _ := entities(ev, s, patient)
-	x.put("entity", func() {
+	ix.put("entity", func() {
 		if person {
-			x.all = append(x.all, search.Value{RefType: "Patient", RefID: patient})
+			ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: patient})
 		}
 		for i := range data {
 			if local(data[i].Ref) {
-				x.all = append(x.all, search.Value{RefType: data[i].Ref.Type, RefID: data[i].Ref.ID})
+				ix.all = append(ix.all, search.Value{RefType: data[i].Ref.Type, RefID: data[i].Ref.ID})
 			}
 		}
 		if request {
-			x.identifier("", ev.RequestID)
+			ix.identifier("", ev.RequestID)
 		}
 	})
-	x.put("patient", func() {
+	ix.put("patient", func() {
 		if person {
-			x.all = append(x.all, search.Value{RefType: "Patient", RefID: patient})
+			ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: patient})
 		}
 		for i := range data {
 			if data[i].Ref.Type == "Patient" && local(data[i].Ref) {
-				x.all = append(x.all, search.Value{RefType: "Patient", RefID: data[i].Ref.ID})
+				ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: data[i].Ref.ID})
 			}
 		}
 	})
 }
 
-func entityCodes(x *index, ev *Event, s *shape, patient string) {
+func entityCodes(ix *indexer, ev *Event, s *pattern, patient string) {
 	person, query, data, request, extra := entities(ev, s, patient)
-	x.put("entity-type", func() {
+	ix.put("entity-type", func() {
 		if person {
-			x.coding(entityPerson)
+			ix.coding(entityPerson.coding)
 		}
 		if query {
-			x.coding(entityObject)
+			ix.coding(entityObject.coding)
 		}
 		for range data {
-			x.coding(entityObject)
+			ix.coding(entityObject.coding)
 		}
 		if request {
-			x.coding(entityRequest)
+			ix.coding(entityRequest.coding)
 		}
 		if extra {
-			x.coding(entityOther)
+			ix.coding(entityOther.coding)
 		}
 	})
-	x.put("entity-role", func() {
+	ix.put("entity-role", func() {
 		if person {
-			x.coding(rolePatient)
+			ix.coding(rolePatient.coding)
 		}
 		if query {
-			x.coding(s.queryRole())
+			ix.coding(s.queryRole().coding)
 		}
 		for range data {
-			x.coding(roleResource)
+			ix.coding(roleResource.coding)
 		}
 	})
 }
 
-// local reports whether ref is written as a literal reference.
+// local reports whether ref can be written as a literal reference.
 func local(ref fhir.Ref) bool {
 	parsed, ok := fhir.ParseRef(ref.String())
 	return ok && parsed == ref && letters(ref.Type)
-}
-
-// clean is s as appendString writes it and a reader of JSON gets it back.
-func clean(s string) string {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 && c != '\n' && c != '\r' && c != '\t' || c >= 0x7f {
-			return cleaned(s)
-		}
-	}
-	return s
-}
-
-func cleaned(s string) string {
-	var b strings.Builder
-	for _, r := range s { // broken UTF-8 ranges as U+FFFD, byte by byte
-		if r < 0x20 && r != '\n' && r != '\r' && r != '\t' || r == 0x7f {
-			r = '\uFFFD'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

@@ -10,10 +10,10 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// The values that go to the store with an event are those that a reader of its
-// bytes would find, but for the marks of elements without a value: nothing of
-// them is indexed, and :missing reads the bytes.
-func TestValuesAreThoseOfTheBytes(t *testing.T) {
+// TestValuesEqualExtract checks that the index values of an event equal those that
+// search.Extract finds in its JSON. Values of elements without a value are ignored,
+// because they are not indexed.
+func TestValuesEqualExtract(t *testing.T) {
 	rec := testRecorder(t, 5)
 	rapid.Check(t, func(t *rapid.T) {
 		w, _, err := rec.Prepare(drawEvent(t))
@@ -25,7 +25,7 @@ func TestValuesAreThoseOfTheBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, v := range want.ByParam {
-			if v = slices.DeleteFunc(v, func(x search.Value) bool { return x.Unvalued }); len(v) == 0 {
+			if v = slices.DeleteFunc(v, func(v search.Value) bool { return v.Unvalued }); len(v) == 0 {
 				delete(want.ByParam, k)
 			} else {
 				want.ByParam[k] = v

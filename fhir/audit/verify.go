@@ -18,80 +18,82 @@ import (
 
 // Problem classes of a Report.
 const (
-	ProblemChanged = "changed" // an AuditEvent is not what its leaf committed to
+	ProblemChanged = "changed" // an AuditEvent does not match the commitment of its leaf
 	ProblemDropped = "dropped" // a leaf without its AuditEvent
 	ProblemAdded   = "added"   // an AuditEvent without a leaf
-	// a row by which reads or searches find AuditEvents is missing, changed or invented
+	// A row that reads or searches use is missing, changed or superfluous.
 	ProblemIndex      = "index"
-	ProblemLeaf       = "leaf"        // a leaf that is missing, is none, or stands twice
+	ProblemLeaf       = "leaf"        // a leaf is missing, malformed or duplicated
 	ProblemHash       = "hash"        // a stored hash differs from the recomputed one (leaves changed or reordered)
-	ProblemRoot       = "root"        // the tree's root is not the recomputed one
+	ProblemRoot       = "root"        // the tree's root differs from the recomputed one
 	ProblemRolledBack = "rolled-back" // the log is shorter than a checkpoint
 	ProblemForked     = "forked"      // the log does not continue a checkpoint
-	ProblemCheckpoint = "checkpoint"  // a checkpoint that cannot be read or is not signed by the key
+	ProblemCheckpoint = "checkpoint"  // a checkpoint cannot be parsed or is not signed by the key
 )
 
 // Problem is one finding.
 type Problem struct {
 	Class  string `json:"class"`
-	Index  *int64 `json:"index,omitempty"` // of the leaf
-	ID     string `json:"id,omitempty"`    // of the AuditEvent
+	Index  *int64 `json:"index,omitempty"` // index of the leaf
+	ID     string `json:"id,omitempty"`    // id of the AuditEvent
 	Detail string `json:"detail"`
 }
 
-// CheckedAgainst is one checkpoint the log was held to.
+// CheckedAgainst is the result for one checkpoint.
 type CheckedAgainst struct {
 	Size       uint64 `json:"size"`
 	Root       string `json:"root"`
 	Consistent bool   `json:"consistent"`
 }
 
-// Report is the outcome of Verify, as JSON for scripts.
+// Report is the result of Verify. Its JSON form is an interface for scripts.
 type Report struct {
 	OK          bool             `json:"ok"`
-	Size        uint64           `json:"size"` // leaves that were recomputed
+	Size        uint64           `json:"size"` // number of leaves
 	Root        string           `json:"root"`
-	Events      uint64           `json:"events"` // AuditEvents in the store
+	Events      uint64           `json:"events"` // number of AuditEvents in the store
 	Checkpoints []CheckedAgainst `json:"checkpoints"`
 	Problems    []Problem        `json:"problems"`
 	Omitted     int              `json:"omittedProblems,omitempty"`
 	Seconds     float64          `json:"seconds"`
 }
 
-// VerifyOptions of Verify.
+// VerifyOptions configures Verify.
 type VerifyOptions struct {
 	// Verifier is the note verifier key (vkey) of the server's checkpoints.
 	Verifier string
-	// Also are older checkpoints, as an auditor took them away.
+	// Also holds older checkpoints that an auditor has kept.
 	Also [][]byte
-	// MaxProblems bounds the report. Zero: 100.
+	// MaxProblems bounds the problems in the report. The default is 100.
 	MaxProblems int
 	Clock       func() time.Time
 }
 
+// verifier is the state of one Verify.
 type verifier struct {
 	st     store.Store
 	opts   VerifyOptions
 	report Report
 	stack  []tlog.Hash // roots of the complete subtrees, largest first
-	sizes  []uint64    // and their sizes
+	sizes  []uint64    // their sizes
 	points []*checkpoint
-	// pending hashes, compared with the store in lots
+	// Recomputed hashes that have not been compared with the store yet: index of
+	// the stored hash, expected hash, and index of the leaf.
 	index []int64
 	want  []tlog.Hash
 	leaf  []int64
-	// seed keys the sums of add, so that nobody can prepare rows for a sum.
+	// seed is the key of the sums in add. It is random, so that an attacker cannot
+	// prepare rows with equal sums.
 	seed [32]byte
-	sum  [32]byte // of the events that reads by id returned
+	sum  [32]byte // sum of the events that reads by id returned
 }
 
-// Verify recomputes every leaf from the stored AuditEvents, every stored hash
-// and the root, and compares with checkpoint (nil: none) and opts.Also. It
-// holds each row that a read, a search or a history may answer from to its
-// leaf. It reads while the server writes: what is recorded after it began is
-// left to the next run. A finding does not end it: all are counted, and the
-// first MaxProblems are in the Report. The error is non-nil only when the store
-// cannot be read.
+// Verify recomputes every leaf from the stored AuditEvents, every stored hash and
+// the root, and compares them with the checkpoint, which may be nil, and with
+// opts.Also. It compares each row that a read, a search or a history may use with
+// its leaf. The server may write meanwhile; Verify ignores events recorded after
+// its start. It continues after problems: the Report has the first MaxProblems and
+// the number of the others. The error is not nil only if the store cannot be read.
 func Verify(ctx context.Context, st store.Store, checkpointNote []byte, opts VerifyOptions) (Report, error) {
 	if opts.MaxProblems <= 0 {
 		opts.MaxProblems = 100
@@ -108,7 +110,7 @@ func Verify(ctx context.Context, st store.Store, checkpointNote []byte, opts Ver
 		}
 		c, err := openCheckpoint(n, opts.Verifier)
 		if err != nil {
-			v.problem(ProblemCheckpoint, -1, "", "the checkpoint cannot be read or its signature does not hold")
+			v.problem(ProblemCheckpoint, -1, "", "the checkpoint cannot be parsed or its signature is invalid")
 			continue
 		}
 		v.points = append(v.points, c)
@@ -141,6 +143,7 @@ func (v *verifier) problem(class string, index int64, id, detail string) {
 	v.report.Problems = append(v.report.Problems, p)
 }
 
+// leaves verifies the leaves, their AuditEvents, the tree and the checkpoints.
 func (v *verifier) leaves(ctx context.Context, size uint64) error {
 	log := v.st.Log()
 	v.checkpointsAt(0)
@@ -150,10 +153,10 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 		}
 		l, err := log.Leaf(i)
 		if err != nil {
-			if v.gone(err) {
+			if v.unavailable(err) {
 				return fhir.Wrap("audit.Verify", err)
 			}
-			if err := v.lostLeaf(i); err != nil {
+			if err := v.missingLeaf(i); err != nil {
 				return err
 			}
 			continue
@@ -176,28 +179,30 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 		if c.size > size {
 			v.report.Checkpoints = append(v.report.Checkpoints, CheckedAgainst{Size: c.size, Root: c.root.String()})
 			v.problem(ProblemRolledBack, -1, "",
-				fmt.Sprintf("the log has %d leaves, a signed checkpoint %d", size, c.size))
+				fmt.Sprintf("the log has %d leaves, a signed checkpoint has %d", size, c.size))
 		}
 	}
 	return nil
 }
 
-// gone reports whether err means that the store no longer answers, rather than
-// that a row is missing or malformed.
-func (v *verifier) gone(err error) bool { return err != nil && fhir.KindOf(err) == fhir.Unavailable }
+// unavailable reports whether err means that the store cannot be read, as opposed
+// to a missing or malformed row.
+func (v *verifier) unavailable(err error) bool {
+	return err != nil && fhir.KindOf(err) == fhir.Unavailable
+}
 
-// lostLeaf goes on without leaf i: its stored hash stands in for it, so that
-// the leaves behind it are still compared. Without that hash no root can be
+// missingLeaf continues without leaf i. It uses the stored hash of the leaf, so that
+// the following leaves can still be compared. Without that hash, no root can be
 // recomputed.
-func (v *verifier) lostLeaf(i uint64) error {
+func (v *verifier) missingLeaf(i uint64) error {
 	v.problem(ProblemLeaf, int64(i), "", "the leaf is missing or cannot be read")
 	hs, err := v.st.Log().Hashes([]int64{tlog.StoredHashIndex(0, int64(i))})
-	if v.gone(err) {
+	if v.unavailable(err) {
 		return fhir.Wrap("audit.Verify", err)
 	}
 	var h tlog.Hash
 	if err != nil || len(hs) != 1 {
-		v.problem(ProblemHash, int64(i), "", "the stored hash of the leaf is missing, too")
+		v.problem(ProblemHash, int64(i), "", "the stored hash of the leaf is missing too")
 	} else {
 		h = hs[0]
 	}
@@ -208,6 +213,7 @@ func (v *verifier) lostLeaf(i uint64) error {
 	return nil
 }
 
+// compareRoot compares the stored root with the recomputed one.
 func (v *verifier) compareRoot(size uint64) error {
 	root := v.root()
 	v.report.Root = root.String()
@@ -215,16 +221,16 @@ func (v *verifier) compareRoot(size uint64) error {
 		return nil
 	}
 	stored, err := v.st.Log().Root(size)
-	if v.gone(err) {
+	if v.unavailable(err) {
 		return fhir.Wrap("audit.Verify", err)
 	}
 	if err != nil || tlog.Hash(stored) != root {
-		v.problem(ProblemRoot, -1, "", "the root of the stored hashes is not that of the leaves")
+		v.problem(ProblemRoot, -1, "", "the root of the stored hashes differs from the root of the leaves")
 	}
 	return nil
 }
 
-// leafEvent holds the AuditEvent that a read by id returns to leaf i.
+// leafEvent compares the AuditEvent that a read by id returns with leaf i.
 func (v *verifier) leafEvent(ctx context.Context, i int64, l store.Leaf) error {
 	f, ok := parseLeaf(l)
 	if !ok {
@@ -233,7 +239,7 @@ func (v *verifier) leafEvent(ctx context.Context, i int64, l store.Leaf) error {
 	}
 	res, _, err := v.st.Read(ctx, fhir.Ref{Type: "AuditEvent", ID: f.id}, 0)
 	switch {
-	case v.gone(err):
+	case v.unavailable(err):
 		return fhir.Wrap("audit.Verify", err)
 	case err != nil || res.Deleted:
 		v.problem(ProblemDropped, i, f.id, "the AuditEvent of this leaf is not in the store")
@@ -242,17 +248,17 @@ func (v *verifier) leafEvent(ctx context.Context, i int64, l store.Leaf) error {
 	body, ok := unstamp(res.JSON, f.id)
 	switch {
 	case !ok || res.Version != 1:
-		v.problem(ProblemChanged, i, f.id, "the AuditEvent was written again")
+		v.problem(ProblemChanged, i, f.id, "the AuditEvent was written more than once")
 	case !f.matches(body):
-		v.problem(ProblemChanged, i, f.id, "the AuditEvent is not what was recorded")
+		v.problem(ProblemChanged, i, f.id, "the AuditEvent differs from the recorded one")
 	default:
-		v.add(&v.sum, f.id, f.c, body)
+		v.add(&v.sum, f.id, f.commitment, body)
 	}
 	return nil
 }
 
-// grow adds a record hash, and with it the hashes of the subtrees it closes,
-// in the order in which the store keeps them.
+// grow adds a record hash and the hashes of the subtrees that it completes, in the
+// order in which the store keeps them.
 func (v *verifier) grow(i uint64, h tlog.Hash) error {
 	at := tlog.StoredHashIndex(0, int64(i))
 	v.expect(int64(i), at, h)
@@ -269,23 +275,25 @@ func (v *verifier) grow(i uint64, h tlog.Hash) error {
 	return nil
 }
 
+// expect queues a recomputed hash for compareHashes.
 func (v *verifier) expect(leaf, index int64, h tlog.Hash) {
 	v.index, v.want, v.leaf = append(v.index, index), append(v.want, h), append(v.leaf, leaf)
 }
 
+// compareHashes compares the queued hashes with the stored ones.
 func (v *verifier) compareHashes() error {
 	if len(v.index) == 0 {
 		return nil
 	}
 	got, err := v.st.Log().Hashes(v.index)
-	if v.gone(err) {
+	if v.unavailable(err) {
 		return fhir.Wrap("audit.Verify", err)
 	}
 	for k, want := range v.want {
 		var h [32]byte
 		if err == nil {
 			h = got[k]
-		} else if one, err := v.st.Log().Hashes(v.index[k : k+1]); v.gone(err) {
+		} else if one, err := v.st.Log().Hashes(v.index[k : k+1]); v.unavailable(err) {
 			return fhir.Wrap("audit.Verify", err)
 		} else if err != nil {
 			v.problem(ProblemHash, v.leaf[k], "",
@@ -296,13 +304,14 @@ func (v *verifier) compareHashes() error {
 		}
 		if tlog.Hash(h) != want {
 			v.problem(ProblemHash, v.leaf[k], "",
-				"stored hash "+strconv.FormatInt(v.index[k], 10)+" is not that of the leaves")
+				"stored hash "+strconv.FormatInt(v.index[k], 10)+" differs from the hash of the leaves")
 		}
 	}
 	v.index, v.want, v.leaf = v.index[:0], v.want[:0], v.leaf[:0]
 	return nil
 }
 
+// root returns the root of the leaves so far.
 func (v *verifier) root() tlog.Hash {
 	if len(v.stack) == 0 {
 		return sha256.Sum256(nil) // RFC 6962: the hash of an empty string
@@ -314,6 +323,7 @@ func (v *verifier) root() tlog.Hash {
 	return h
 }
 
+// checkpointsAt compares the root with the checkpoints of the given size.
 func (v *verifier) checkpointsAt(size uint64) {
 	for _, c := range v.points {
 		if c.size != size {
@@ -324,13 +334,13 @@ func (v *verifier) checkpointsAt(size uint64) {
 			CheckedAgainst{Size: c.size, Root: c.root.String(), Consistent: ok})
 		if !ok {
 			v.problem(ProblemForked, -1, "",
-				fmt.Sprintf("the first %d leaves are not those of the signed checkpoint", size))
+				fmt.Sprintf("the first %d leaves differ from the signed checkpoint", size))
 		}
 	}
 }
 
-// unstamp takes meta.versionId and meta.lastUpdated out of stored bytes, the
-// reverse of fhir.Stamp.
+// unstamp reverses fhir.Stamp: it removes meta.versionId and meta.lastUpdated from
+// stored bytes. It reports false unless the version is 1.
 func unstamp(body []byte, id string) ([]byte, bool) {
 	p := fhir.Prefix("AuditEvent", id)
 	rest, ok := bytes.CutPrefix(body, []byte(p+`"versionId":"1","lastUpdated":"`))
@@ -348,4 +358,4 @@ func unstamp(body []byte, id string) ([]byte, bool) {
 	return append([]byte(p), rest...), true
 }
 
-var errCheckpoint = errors.New("not a checkpoint")
+var errCheckpoint = errors.New("malformed checkpoint")

@@ -20,57 +20,57 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
-// tampered is a store as somebody with the disk in hand may have left it.
+// tampered is a store that an attacker with access to the disk has modified.
 type tampered struct {
 	store.Store
 	read func(ref fhir.Ref, r *fhir.Resource) error
-	rows func() []string // ids of further rows
+	rows func() []string // ids of additional rows
 	leaf func(i uint64, l store.Leaf) store.Leaf
 	size func(n uint64) uint64
-	// recompute: the hashes were made to fit the changed leaves.
+	// recompute is set if the hashes were recomputed for the changed leaves.
 	recompute bool
 }
 
-func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
-	r, f, err := x.Store.Read(ctx, ref, at)
-	if err == nil && x.read != nil {
+func (s *tampered) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
+	r, f, err := s.Store.Read(ctx, ref, at)
+	if err == nil && s.read != nil {
 		r.JSON = bytes.Clone(r.JSON)
-		err = x.read(ref, &r)
+		err = s.read(ref, &r)
 	}
 	return r, f, err
 }
 
-func (x *tampered) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
+func (s *tampered) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
 	report func(id, problem string)) error {
-	if x.rows != nil {
-		for _, id := range x.rows() {
+	if s.rows != nil {
+		for _, id := range s.rows() {
 			fn(&store.Row{Resource: fhir.Resource{Type: "AuditEvent", ID: id, Version: 1}, Facts: &access.Facts{}})
 		}
 	}
-	return x.Store.Inspect(ctx, typ, at, fn, report)
+	return s.Store.Inspect(ctx, typ, at, fn, report)
 }
 
-func (x *tampered) Log() store.Log { return &tamperedLog{x.Store.Log(), x} }
+func (s *tampered) Log() store.Log { return &tamperedLog{s.Store.Log(), s} }
 
 type tamperedLog struct {
 	store.Log
-	x *tampered
+	store *tampered
 }
 
 func (l *tamperedLog) Size() uint64 {
-	if l.x.size != nil {
-		return l.x.size(l.Log.Size())
+	if l.store.size != nil {
+		return l.store.size(l.Log.Size())
 	}
 	return l.Log.Size()
 }
 
 func (l *tamperedLog) Leaf(i uint64) (store.Leaf, error) {
-	if l.x.leaf != nil {
+	if l.store.leaf != nil {
 		own, err := l.Log.Leaf(i)
 		if err != nil {
 			return nil, err
 		}
-		return l.x.leaf(i, bytes.Clone(own)), nil
+		return l.store.leaf(i, bytes.Clone(own)), nil
 	}
 	return l.Log.Leaf(i)
 }
@@ -102,7 +102,7 @@ func reader(all []tlog.Hash) tlog.HashReaderFunc {
 }
 
 func (l *tamperedLog) Hashes(ix []int64) ([][32]byte, error) {
-	if !l.x.recompute {
+	if !l.store.recompute {
 		return l.Log.Hashes(ix)
 	}
 	all, err := l.rebuilt()
@@ -117,7 +117,7 @@ func (l *tamperedLog) Hashes(ix []int64) ([][32]byte, error) {
 }
 
 func (l *tamperedLog) Root(n uint64) ([32]byte, error) {
-	if !l.x.recompute {
+	if !l.store.recompute {
 		return l.Log.Root(n)
 	}
 	all, err := l.rebuilt()
@@ -219,13 +219,13 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 		return l
 	}
 	for name, c := range map[string]struct {
-		x    *tampered
+		st   *tampered
 		want string
 	}{
 		"patient changed": {&tampered{read: change("Patient/p1", "Patient/p2")}, ProblemChanged},
 		"outcome changed": {&tampered{read: change(`"outcome":"0"`, `"outcome":"8"`)}, ProblemChanged},
 		"a byte added":    {&tampered{read: change(`"agent":`, `"agent": `)}, ProblemChanged},
-		"written again":   {&tampered{read: change(`"versionId":"1"`, `"versionId":"2"`)}, ProblemChanged},
+		"written twice":   {&tampered{read: change(`"versionId":"1"`, `"versionId":"2"`)}, ProblemChanged},
 		"dropped": {&tampered{read: func(ref fhir.Ref,
 			r *fhir.Resource) error {
 			r.Deleted = ref.ID == third
@@ -236,15 +236,15 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 			ProblemHash},
 		"leaf recomputed": {&tampered{recompute: true,
 			leaf: func(i uint64, l store.Leaf) store.Leaf { l[7] ^= byte(i); return l }}, ProblemForked},
-		"leaf of no shape": {&tampered{leaf: func(uint64, store.Leaf) store.Leaf { return store.Leaf("x") }},
+		"malformed leaf": {&tampered{leaf: func(uint64, store.Leaf) store.Leaf { return store.Leaf("x") }},
 			ProblemLeaf},
 		"reordered":           {&tampered{leaf: swap}, ProblemHash},
 		"reordered, rehashed": {&tampered{leaf: swap, recompute: true}, ProblemForked},
 		"rolled back":         {&tampered{size: func(n uint64) uint64 { return n - 1 }}, ProblemRolledBack},
 		"emptied":             {&tampered{size: func(uint64) uint64 { return 0 }}, ProblemRolledBack},
 	} {
-		c.x.Store = st
-		rep, err := Verify(ctx, c.x, nt.Checkpoint(), opts)
+		c.st.Store = st
+		rep, err := Verify(ctx, c.st, nt.Checkpoint(), opts)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -261,8 +261,8 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 	if rep, err := Verify(ctx, st, forged, opts); err != nil || rep.OK || rep.Problems[0].Class != ProblemCheckpoint {
 		t.Errorf("a forged checkpoint: %+v %v", rep, err)
 	}
-	// The rehashed log with a checkpoint signed anew by the same key: only
-	// the checkpoint that the auditor kept tells.
+	// A recomputed log with a new checkpoint signed by the same key can only be
+	// detected with the checkpoint that the auditor has kept.
 	x := &tampered{Store: st, recompute: true, leaf: swap}
 	resigned, err := OpenNotary(NotaryOptions{Store: x, Dir: t.TempDir(), Rand: rand.Reader, Accept: true})
 	if err != nil {
@@ -274,11 +274,11 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 	}
 	rep, err := Verify(ctx, x, resigned.Checkpoint(), VerifyOptions{Verifier: nt.Verifier()})
 	if err != nil || !rep.OK {
-		t.Errorf("with key and store in hand alone nothing is found: %+v %v", rep.Problems, err)
+		t.Errorf("without the auditor's checkpoint: %+v %v", rep.Problems, err)
 	}
 	rep, err = Verify(ctx, x, resigned.Checkpoint(), opts)
 	if err != nil || rep.OK {
-		t.Errorf("the auditor's checkpoint finds nothing: %v", err)
+		t.Errorf("with the auditor's checkpoint: no problem found: %v", err)
 	}
 }
 
@@ -302,7 +302,7 @@ func TestVerifyWhileWriting(t *testing.T) {
 	<-done
 }
 
-func TestNotaryRefusesRollback(t *testing.T) {
+func TestNotaryRejectsRollback(t *testing.T) {
 	st, rec, nt, dir := logWorld(t, 10)
 	again := func(s store.Store) error {
 		_, err := OpenNotary(NotaryOptions{Store: s, Dir: dir, Rand: rand.Reader})
@@ -340,9 +340,10 @@ func TestNotaryRefusesRollback(t *testing.T) {
 	}
 }
 
-// A log whose checkpoint or key is gone is not taken for a new one; an operator
-// may accept it, and what an auditor kept still tells.
-func TestNotaryRefusesALostCheckpoint(t *testing.T) {
+// TestNotaryRejectsLostCheckpoint checks that a log without its checkpoint or key is
+// not treated as a new one, that an operator can accept it, and that an auditor's
+// checkpoint remains valid.
+func TestNotaryRejectsLostCheckpoint(t *testing.T) {
 	for name, lose := range map[string][]string{
 		"checkpoint": {checkpointFile}, "key": {keyFile}, "both": {checkpointFile, keyFile},
 	} {
@@ -360,7 +361,7 @@ func TestNotaryRefusesALostCheckpoint(t *testing.T) {
 			t.Errorf("%s lost, older store: %v", name, err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, checkpointFile)); err == nil && lose[0] == checkpointFile {
-			t.Errorf("%s lost: a refused start signed a checkpoint", name)
+			t.Errorf("%s lost: a rejected start signed a checkpoint", name)
 		}
 		n, err := OpenNotary(NotaryOptions{Store: st, Dir: dir, Rand: rand.Reader, Accept: true})
 		if err != nil || n.Accepted() == "" {
@@ -372,14 +373,14 @@ func TestNotaryRefusesALostCheckpoint(t *testing.T) {
 		}
 		again, err := OpenNotary(NotaryOptions{Store: st, Dir: dir, Rand: rand.Reader})
 		if err != nil || again.Accepted() != "" {
-			t.Errorf("%s lost, the start after: %v", name, err)
+			t.Errorf("%s lost, next start: %v", name, err)
 		}
 		rep, err := Verify(context.Background(), st, kept, VerifyOptions{Verifier: nt.Verifier()})
 		if err != nil || !rep.OK {
-			t.Errorf("%s lost: the log itself is whole: %+v %v", name, rep.Problems, err)
+			t.Errorf("%s lost: verification of the log: %+v %v", name, rep.Problems, err)
 		}
 	}
-	// A store emptied with its checkpoint, and a key that others may read.
+	// A key that others may read, and an empty store without its checkpoint.
 	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {
 		t.Fatal(err)
@@ -400,7 +401,7 @@ func TestNotaryRefusesALostCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := open(); err == nil {
-		t.Error("a signing key that others may read was taken")
+		t.Error("a signing key that others may read was accepted")
 	}
 	if err := os.Chmod(filepath.Join(dir, keyFile), 0o600); err != nil {
 		t.Fatal(err)
@@ -409,6 +410,6 @@ func TestNotaryRefusesALostCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := open(); fhir.KindOf(err) != fhir.Conflict {
-		t.Errorf("an emptied store: %v", err)
+		t.Errorf("an empty store: %v", err)
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// headTries bounds how often head looks for a moment without a commit.
+// headTries bounds the attempts of head to find a moment without a commit.
 const headTries = 1000
 
-// head returns a commit and the size of the log at that commit. On a server
-// that commits all the time the size may be that of a later commit.
+// head returns the latest commit and the size of the log at that commit. If the
+// server commits continuously, the size may belong to a later commit.
 func head(st store.Store) (at store.Seq, size uint64) {
 	for range headTries {
 		at = st.LastSeq()
@@ -28,15 +28,15 @@ func head(st store.Store) (at store.Seq, size uint64) {
 
 // add adds a keyed hash of an AuditEvent to a sum modulo 2^256, so that two
 // multisets of events can be compared without holding either in memory.
-func (v *verifier) add(sum *[32]byte, id string, c, body []byte) {
-	m := sha256.New()
-	m.Write(v.seed[:])
-	m.Write([]byte(id))
-	m.Write([]byte{0})
-	m.Write(c[:16])
-	m.Write(body)
+func (v *verifier) add(sum *[32]byte, id string, commitment, body []byte) {
+	hash := sha256.New()
+	hash.Write(v.seed[:])
+	hash.Write([]byte(id))
+	hash.Write([]byte{0})
+	hash.Write(commitment[:16])
+	hash.Write(body)
 	var h [32]byte
-	m.Sum(h[:0])
+	hash.Sum(h[:0])
 	carry := uint64(0)
 	for k := 24; k >= 0; k -= 8 {
 		a, b := binary.BigEndian.Uint64(sum[k:]), binary.BigEndian.Uint64(h[k:])
@@ -54,8 +54,8 @@ func (v *verifier) add(sum *[32]byte, id string, c, body []byte) {
 	}
 }
 
-// original returns the canonical bytes of a row, and false when the row is not
-// one that Recorder.Prepare can have made.
+// original returns the canonical bytes of a row. It reports false if
+// Recorder.Prepare cannot have built the row.
 func original(r *store.Row) ([]byte, bool) {
 	if r.Resource.Version != 1 || r.Resource.Deleted || r.Facts.Vendor != "" || r.Facts.Author != "" {
 		return nil, false
@@ -63,8 +63,8 @@ func original(r *store.Row) ([]byte, bool) {
 	return unstamp(r.Resource.JSON, r.Resource.ID)
 }
 
-// rows holds every row out of which searches answer to its leaf. Mostly the
-// rows add up to what the leaves did; if not, each is looked at.
+// rows compares every row that searches use with its leaf. If the sums of rows and
+// leaves are equal, which is the normal case, no row is compared individually.
 func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 	var sum [32]byte
 	all := true
@@ -86,7 +86,7 @@ func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 	if all && v.report.Events == size && sum == v.sum {
 		return nil
 	}
-	leaves, err := v.known(ctx)
+	leaves, err := v.leavesByID(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,15 +95,15 @@ func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 	var failed error
 	err = inspect(func(r *store.Row) {
 		id := r.Resource.ID
-		i, known := leaves[id]
+		i, ok := leaves[id]
 		switch {
 		case failed != nil:
 			return
-		case !known:
-			v.problem(ProblemAdded, -1, id, "an AuditEvent that the log does not know")
+		case !ok:
+			v.problem(ProblemAdded, -1, id, "the log has no leaf for this AuditEvent")
 			return
 		case seen[id]:
-			v.problem(ProblemAdded, int64(i), id, "a second row of an AuditEvent")
+			v.problem(ProblemAdded, int64(i), id, "the AuditEvent has a second row")
 		}
 		seen[id] = true
 		l, err := log.Leaf(i)
@@ -112,8 +112,8 @@ func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 			return
 		}
 		f, _ := parseLeaf(l)
-		if body, ok := original(r); !ok || !f.matches(body) || string(f.c[:16]) != string(r.Hash[:]) {
-			v.problem(ProblemChanged, int64(i), id, "a row that searches answer from is not what was recorded")
+		if body, ok := original(r); !ok || !f.matches(body) || string(f.commitment[:16]) != string(r.Hash[:]) {
+			v.problem(ProblemChanged, int64(i), id, "a row that searches use differs from the recorded AuditEvent")
 		}
 	}, func(string, string) {})
 	if err == nil {
@@ -122,8 +122,8 @@ func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 	return err
 }
 
-// known returns the leaf of each AuditEvent that the log has by now.
-func (v *verifier) known(ctx context.Context) (map[string]uint64, error) {
+// leavesByID returns the index of the leaf of each AuditEvent in the log.
+func (v *verifier) leavesByID(ctx context.Context) (map[string]uint64, error) {
 	log := v.st.Log()
 	n := log.Size()
 	out := make(map[string]uint64, n)
@@ -132,15 +132,15 @@ func (v *verifier) known(ctx context.Context) (map[string]uint64, error) {
 			return nil, err
 		}
 		l, err := log.Leaf(i)
-		if v.gone(err) {
+		if v.unavailable(err) {
 			return nil, fhir.Wrap("audit.Verify", err)
 		}
 		f, ok := parseLeaf(l)
 		if err != nil || !ok {
 			continue
 		}
-		if _, twice := out[f.id]; twice {
-			v.problem(ProblemLeaf, int64(i), f.id, "a second leaf for the same AuditEvent")
+		if _, ok := out[f.id]; ok {
+			v.problem(ProblemLeaf, int64(i), f.id, "the AuditEvent has a second leaf")
 			continue
 		}
 		out[f.id] = i

@@ -25,6 +25,7 @@ import (
 
 const base = "https://pulse.example.org/fhir"
 
+// consents permits everything except the data of withdrawn patients.
 type consents struct {
 	mu        sync.Mutex
 	withdrawn map[string]bool
@@ -39,7 +40,7 @@ func (c *consents) Permits(_ string, f *access.Facts) bool {
 type world struct {
 	t        *testing.T
 	st       store.Store
-	x        *Exporter
+	exporter *Exporter
 	opts     Options
 	consents *consents
 	clock    *clocktest.Clock
@@ -63,7 +64,7 @@ func newWorld(t *testing.T) *world {
 		}}
 	w.start()
 	t.Cleanup(func() {
-		w.x.Close()
+		w.exporter.Close()
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
@@ -72,11 +73,11 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) start() {
-	x, err := New(context.Background(), w.opts)
+	e, err := New(context.Background(), w.opts)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.x = x
+	w.exporter = e
 }
 
 func (w *world) caller(client string, types ...string) audit.Caller {
@@ -118,7 +119,7 @@ func (w *world) seed() {
 
 func (w *world) kick(c audit.Caller, r Request) string {
 	w.t.Helper()
-	loc, err := w.x.KickOff(context.Background(), c, r)
+	loc, err := w.exporter.KickOff(context.Background(), c, r)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func (w *world) kick(c audit.Caller, r Request) string {
 func (w *world) manifest(c audit.Caller, id string) (m manifest) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		s, err := w.x.Status(context.Background(), c, id)
+		s, err := w.exporter.Status(context.Background(), c, id)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -144,7 +145,7 @@ func (w *world) manifest(c audit.Caller, id string) (m manifest) {
 		}
 		return m
 	}
-	w.t.Fatal("the export is never complete")
+	w.t.Fatal("timeout: the export is not complete")
 	return m
 }
 
@@ -155,7 +156,7 @@ func (w *world) file(c audit.Caller, item fileItem) []string {
 		w.t.Fatalf("url %s is not absolute", item.URL)
 	}
 	id, name, _ := strings.Cut(rest, "/")
-	f, err := w.x.Open(context.Background(), c, id, name)
+	f, err := w.exporter.Open(context.Background(), c, id, name)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -217,8 +218,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// One snapshot: what is written after the kick-off is not in the files, also
-// when they are fetched after a restart; and the chain by _since loses nothing.
+// TestSnapshotSinceAndRestart checks that the files do not hold later changes, also
+// after a restart, and that the next export with _since holds all of them.
 func TestSnapshotSinceAndRestart(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
@@ -231,7 +232,7 @@ func TestSnapshotSinceAndRestart(t *testing.T) {
 			Resource: fhir.Resource{Type: "Observation", ID: "p2-o1"}}}}); err != nil {
 		t.Fatal(err)
 	}
-	w.x.Close()
+	w.exporter.Close()
 	w.start()
 	m := w.manifest(c, id)
 	if got := w.file(c, m.Output[0]); len(got) != 9 || slices.Contains(got, "later") {
@@ -254,20 +255,6 @@ func TestSnapshotSinceAndRestart(t *testing.T) {
 	}
 }
 
-// onWrite withdraws while the file is on its way.
-type onWrite struct {
-	bytes.Buffer
-	do func()
-}
-
-func (o *onWrite) Write(b []byte) (int, error) {
-	if o.do != nil {
-		o.do()
-		o.do = nil
-	}
-	return o.Buffer.Write(b)
-}
-
 func TestWithdrawnConsent(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
@@ -284,19 +271,21 @@ func TestWithdrawnConsent(t *testing.T) {
 	if got := w.file(c, m.Output[0]); len(got) != 6 || strings.Contains(strings.Join(got, " "), "p1-") {
 		t.Errorf("after the withdrawal: %v", got)
 	}
-	// A block that was read before, and is written after: nothing of p3.
-	f, err := w.x.Open(context.Background(), c, id, "Observation.ndjson")
+	// A block that is read before a withdrawal and written after it does not
+	// contain the data of p3.
+	f, err := w.exporter.Open(context.Background(), c, id, "Observation.ndjson")
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &onWrite{}
-	b := &block{f: f, w: out, seen: map[string]bool{}, epoch: w.x.epoch.Load()}
-	err = w.x.scan(context.Background(), f.j, "Observation", false, c.Principal.Grant, func(r *store.Found) bool {
-		if err := b.add(context.Background(), r); err != nil {
-			t.Error(err)
-		}
-		return true
-	})
+	out := &bytes.Buffer{}
+	b := &block{file: f, out: out, seen: map[string]bool{}, epoch: w.exporter.epoch.Load()}
+	err = w.exporter.scan(context.Background(), f.job, "Observation", false, c.Principal.Grant,
+		func(r *store.Found) bool {
+			if err := b.add(context.Background(), r); err != nil {
+				t.Error(err)
+			}
+			return true
+		})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,54 +299,56 @@ func TestWithdrawnConsent(t *testing.T) {
 	}
 }
 
-func TestOwnJobsOnlyDeleteExpiryLimits(t *testing.T) {
+// TestOwnershipDeletionExpiryLimits checks that clients cannot reach jobs of other
+// clients, deleted jobs and expired jobs, and the limit on kept jobs.
+func TestOwnershipDeletionExpiryLimits(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
 	ctx, c := context.Background(), w.caller("ehr")
 	id := w.kick(c, Request{Level: System})
 	w.manifest(c, id)
 	other := w.caller("other")
-	if _, err := w.x.Status(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client polls: %v", err)
 	}
-	if err := w.x.Delete(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
+	if err := w.exporter.Delete(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client deletes: %v", err)
 	}
-	if _, err := w.x.Open(ctx, w.caller("ehr", "Patient"), id,
+	if _, err := w.exporter.Open(ctx, w.caller("ehr", "Patient"), id,
 		"Observation.ndjson"); fhir.KindOf(err) != fhir.Forbidden {
 		t.Errorf("a token without the type: %v", err)
 	}
 	for _, name := range []string{"Device.ndjson", "../x", "AuditEvent.ndjson", deletedFile, errorFile, ""} {
-		if _, err := w.x.Open(ctx, c, id, name); fhir.KindOf(err) != fhir.NotFound {
+		if _, err := w.exporter.Open(ctx, c, id, name); fhir.KindOf(err) != fhir.NotFound {
 			t.Errorf("file %q: %v", name, err)
 		}
 	}
-	if err := w.x.Delete(ctx, c, id); err != nil {
+	if err := w.exporter.Delete(ctx, c, id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.x.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after the deletion: %v", err)
 	}
-	if _, err := w.x.Open(ctx, c, id, "Patient.ndjson"); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Open(ctx, c, id, "Patient.ndjson"); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("a file after the deletion: %v", err)
 	}
 	id = w.kick(c, Request{Level: System})
 	w.manifest(c, id)
 	w.clock.Add(25 * time.Hour)
-	if _, err := w.x.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after a day: %v", err)
 	}
-	w.x.Close()
+	w.exporter.Close()
 	w.opts.MaxKept = 2
 	w.start()
 	w.kick(c, Request{Level: System})
 	w.kick(c, Request{Level: System})
-	if _, err := w.x.KickOff(ctx, c, Request{Level: System}); fhir.KindOf(err) != fhir.TooMany {
+	if _, err := w.exporter.KickOff(ctx, c, Request{Level: System}); fhir.KindOf(err) != fhir.TooMany {
 		t.Errorf("over the limit: %v", err)
 	}
 }
 
-func TestKickOffRefuses(t *testing.T) {
+func TestKickOffRejects(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
 	ctx := context.Background()
@@ -381,7 +372,7 @@ func TestKickOffRefuses(t *testing.T) {
 		{Request{Level: Group, GroupID: "g1"}, w.caller("ehr", "Patient"), fhir.Forbidden},
 		{Request{Level: System}, audit.Caller{}, fhir.Unauthorized},
 	} {
-		if _, err := w.x.KickOff(ctx, c.who, c.r); err == nil || fhir.KindOf(err) != c.want {
+		if _, err := w.exporter.KickOff(ctx, c.who, c.r); err == nil || fhir.KindOf(err) != c.want {
 			t.Errorf("%v: %v, want %d", c.r.Params, err, c.want)
 		}
 	}
@@ -396,7 +387,7 @@ func TestKickOffRefuses(t *testing.T) {
 	}
 }
 
-// Every patient whose data is in a file is on record for that file.
+// TestDisclosures checks that a download records one event per patient.
 func TestDisclosures(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
@@ -419,7 +410,7 @@ func FuzzParseParameters(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := ParseParameters(b)
 		if (err == nil) == (v == nil) {
-			t.Fatal("neither or both")
+			t.Fatal("either both or neither of values and error returned")
 		}
 		if err == nil {
 			r := Request{Level: System, Params: v}

@@ -18,28 +18,29 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Options of an Exporter.
+// Options configures an Exporter.
 type Options struct {
 	Store store.Store
 	Audit *audit.Recorder
 	Clock func() time.Time
 	Rand  io.Reader
-	// Base is the FHIR base URL, without a slash at the end.
+	// Base is the FHIR base URL without a trailing slash.
 	Base string
-	// GrantFor compiles what a client may do from the scopes stored at the
-	// kick-off and the consents of now. It is used when a job goes on after a
-	// restart; every request from outside brings its own grant.
+	// GrantFor compiles the grant of a client from the scopes stored at the
+	// kick-off and the current consents. It is used for jobs that continue after a
+	// restart; requests have their own grant.
 	GrantFor func(ctx context.Context, clientID, scope string) (*access.Grant, error)
-	// Expires is how long a job can be fetched. Zero: 24 h.
+	// Expires is the time after the kick-off at which a job is deleted. The default
+	// is 24 hours.
 	Expires time.Duration
-	// MaxRunning and MaxKept bound the jobs of one client that are being
-	// prepared, and that are kept. Zero: 4 and 200.
+	// MaxRunning bounds the jobs of one client that are in progress, MaxKept all of
+	// its jobs. The defaults are 4 and 200.
 	MaxRunning, MaxKept int
 	Logger              *slog.Logger
 }
 
-// Exporter runs exports. Close ends what is running; it goes on after the
-// next New.
+// Exporter runs exports. Close interrupts running jobs; the next New continues
+// them.
 type Exporter struct {
 	opts   Options
 	ctx    context.Context
@@ -47,7 +48,7 @@ type Exporter struct {
 	wg     sync.WaitGroup
 	stop   func()
 	epoch  atomic.Uint64 // counts commits that touched a Consent
-	mu     sync.Mutex    // serialises kick-offs, so that limits hold
+	mu     sync.Mutex    // serializes kick-offs, so that the limits hold
 }
 
 // Job states.
@@ -57,7 +58,7 @@ const (
 	failed   = "failed"
 )
 
-// job is the durable form.
+// job is the durable state of an export.
 type job struct {
 	ID          string    `json:"id"`
 	Client      string    `json:"client"`
@@ -67,24 +68,24 @@ type job struct {
 	GroupID     string    `json:"group,omitempty"`
 	Types       []string  `json:"types"`
 	Since       time.Time `json:"since,omitzero"`
-	T           store.Seq `json:"t"` // 0 until the kick-off is acknowledged
+	Seq         store.Seq `json:"t"` // commit of the snapshot; 0 until the kick-off is acknowledged
 	Transaction time.Time `json:"transactionTime,omitzero"`
 	Request     string    `json:"request"`
 	Created     time.Time `json:"created"`
 	Expires     time.Time `json:"expires"`
 	Warnings    []string  `json:"warnings,omitempty"`
-	// Found: the types of which there is anything, known when complete.
+	// Found lists the types that have a file. It is set when the job is complete.
 	Found   []string `json:"found,omitempty"`
 	Deleted bool     `json:"deleted,omitempty"`
 }
 
 func key(id string) string { return "bulk/" + id }
 
-// New starts an Exporter and takes up the jobs a previous process left.
+// New returns an Exporter and continues the jobs of a previous process.
 func New(ctx context.Context, o Options) (*Exporter, error) {
 	const op = "bulk.New"
 	if o.Store == nil || o.Audit == nil || o.Clock == nil || o.Rand == nil || o.GrantFor == nil {
-		return nil, fhir.Errorf(fhir.Internal, op, "store, audit, clock, randomness and GrantFor are needed")
+		return nil, fhir.Errorf(fhir.Internal, op, "Store, Audit, Clock, Rand and GrantFor are required")
 	}
 	if o.Expires <= 0 {
 		o.Expires = 24 * time.Hour
@@ -98,80 +99,80 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	x := &Exporter{opts: o}
-	x.ctx, x.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	x.stop = o.Store.Watch(func(c store.Commit) {
+	e := &Exporter{opts: o}
+	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	e.stop = o.Store.Watch(func(c store.Commit) {
 		for i := range c.Changes {
 			if c.Changes[i].Ref.Type == "Consent" {
-				x.epoch.Add(1)
+				e.epoch.Add(1)
 				return
 			}
 		}
 	})
-	var left []*job
-	err := x.each(ctx, func(j *job) {
+	var unfinished []*job
+	err := e.each(ctx, func(j *job) {
 		if j.State == running {
-			left = append(left, j)
+			unfinished = append(unfinished, j)
 		}
 	})
 	if err != nil {
-		x.Close()
+		e.Close()
 		return nil, fhir.Wrap(op, err)
 	}
-	for _, j := range left {
-		if j.T == 0 {
-			// Its kick-off was never acknowledged; nobody can ask for it.
-			if err := x.drop(ctx, j.ID); err != nil {
-				x.Close()
+	for _, j := range unfinished {
+		if j.Seq == 0 {
+			// Its kick-off was never acknowledged, so no client knows its id.
+			if err := e.drop(ctx, j.ID); err != nil {
+				e.Close()
 				return nil, fhir.Wrap(op, err)
 			}
 			continue
 		}
-		x.start(j, nil)
+		e.start(j, nil)
 	}
-	return x, nil
+	return e, nil
 }
 
 // Close stops preparing jobs and waits for it. Downloads end with their own
 // requests.
-func (x *Exporter) Close() {
-	x.cancel()
-	x.stop()
-	x.wg.Wait()
+func (e *Exporter) Close() {
+	e.cancel()
+	e.stop()
+	e.wg.Wait()
 }
 
-func (x *Exporter) each(ctx context.Context, fn func(*job)) error {
+func (e *Exporter) each(ctx context.Context, fn func(*job)) error {
 	var bad int
-	err := x.opts.Store.List(ctx, "bulk/", func(_ string, v []byte) bool {
+	err := e.opts.Store.List(ctx, "bulk/", func(_ string, v []byte) bool {
 		j := new(job)
 		if json.Unmarshal(v, j) != nil {
 			bad++
 			return true
 		}
-		if x.opts.Clock().Before(j.Expires) {
+		if e.opts.Clock().Before(j.Expires) {
 			fn(j)
 		}
 		return true
 	})
 	if bad > 0 {
-		x.opts.Logger.ErrorContext(ctx, "export jobs that cannot be read", "jobs", bad)
+		e.opts.Logger.ErrorContext(ctx, "export jobs cannot be read", "jobs", bad)
 	}
 	return err
 }
 
-func (x *Exporter) put(j *job, expect store.StateExpect, old []byte) (store.StateWrite, []byte, error) {
+func (e *Exporter) put(j *job, expect store.StateExpect, old []byte) (store.StateWrite, []byte, error) {
 	v, err := json.Marshal(j)
 	return store.StateWrite{Key: key(j.ID), Value: v, Expect: expect, Old: old, Expires: j.Expires}, v, err
 }
 
-func (x *Exporter) drop(ctx context.Context, id string) error {
-	_, err := x.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key(id)}}})
+func (e *Exporter) drop(ctx context.Context, id string) error {
+	_, err := e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key(id)}}})
 	return err
 }
 
-// KickOff checks a request and makes its job durable together with its audit
-// record. It returns the polling location.
-func (x *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
+// KickOff validates a request and stores its job together with the audit event.
+// It returns the polling URL.
+func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
 	const op = "bulk.KickOff"
 	p := c.Principal
 	if p == nil || p.ClientID == "" {
@@ -182,50 +183,50 @@ func (x *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 		return "", err
 	}
 	if r.Level == Group {
-		if _, err := x.members(ctx, r.GroupID, 0, p.Grant); err != nil {
+		if _, err := e.members(ctx, r.GroupID, 0, p.Grant); err != nil {
 			return "", err
 		}
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if err := x.limits(ctx, p.ClientID); err != nil {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.limits(ctx, p.ClientID); err != nil {
 		return "", err
 	}
 	var raw [16]byte
-	if _, err := io.ReadFull(x.opts.Rand, raw[:]); err != nil {
+	if _, err := io.ReadFull(e.opts.Rand, raw[:]); err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	now := x.opts.Clock().UTC()
+	now := e.opts.Clock().UTC()
 	j := &job{
 		ID:     strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw[:])),
 		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
-		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(x.opts.Expires), Warnings: s.warnings,
+		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(e.opts.Expires), Warnings: s.warnings,
 	}
-	sw, old, err := x.put(j, store.StateAbsent, nil)
+	sw, old, err := e.put(j, store.StateAbsent, nil)
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	res, err := audit.Commit(ctx, x.opts.Store, x.opts.Audit, &store.Batch{State: []store.StateWrite{sw}},
+	res, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{sw}},
 		audit.Event{Type: audit.Export, Interaction: "operation", Caller: c, Query: r.URL,
 			Extra: [][2]string{{"job", j.ID}}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
 	// The snapshot is the commit of the kick-off itself.
-	j.T, j.Transaction = res.Seq, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
-	if sw, _, err = x.put(j, store.StateEquals, old); err != nil {
+	j.Seq, j.Transaction = res.Seq, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
+	if sw, _, err = e.put(j, store.StateEquals, old); err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	if _, err := x.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{sw}}); err != nil {
+	if _, err := e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{sw}}); err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	x.start(j, p.Grant)
-	return x.statusURL(j.ID), nil
+	e.start(j, p.Grant)
+	return e.statusURL(j.ID), nil
 }
 
-func (x *Exporter) limits(ctx context.Context, client string) error {
+func (e *Exporter) limits(ctx context.Context, client string) error {
 	active, kept := 0, 0
-	err := x.each(ctx, func(j *job) {
+	err := e.each(ctx, func(j *job) {
 		if j.Client != client {
 			return
 		}
@@ -237,52 +238,52 @@ func (x *Exporter) limits(ctx context.Context, client string) error {
 	if err != nil {
 		return fhir.Wrap("bulk.KickOff", err)
 	}
-	if active >= x.opts.MaxRunning {
+	if active >= e.opts.MaxRunning {
 		return fhir.Errorf(fhir.TooMany, "bulk.KickOff",
-			"this client has %d exports in progress; wait for one, or delete it", active)
+			"this client has %d exports in progress; wait until one is complete, or delete one", active)
 	}
-	if kept >= x.opts.MaxKept {
-		return fhir.Errorf(fhir.TooMany, "bulk.KickOff", "this client keeps %d exports; delete those that are done",
+	if kept >= e.opts.MaxKept {
+		return fhir.Errorf(fhir.TooMany, "bulk.KickOff", "this client has %d exports; delete completed ones first",
 			kept)
 	}
 	return nil
 }
 
-// start looks in the background which files there will be.
-func (x *Exporter) start(j *job, g *access.Grant) {
-	x.wg.Go(func() {
+// start determines in the background which files the job has.
+func (e *Exporter) start(j *job, g *access.Grant) {
+	e.wg.Go(func() {
 		old, err := json.Marshal(j)
 		if err == nil {
-			err = x.prepare(x.ctx, j, g)
+			err = e.prepare(e.ctx, j, g)
 		}
-		if x.ctx.Err() != nil {
-			return // shutting down: the job stays as it is and goes on later
+		if e.ctx.Err() != nil {
+			return // at shutdown the job keeps its state and continues later
 		}
 		j.State = complete
 		if err != nil {
-			x.opts.Logger.ErrorContext(x.ctx, "export failed", "job", j.ID, "error", err)
+			e.opts.Logger.ErrorContext(e.ctx, "export failed", "job", j.ID, "error", err)
 			j.State = failed
 		}
-		sw, _, err := x.put(j, store.StateEquals, old)
+		sw, _, err := e.put(j, store.StateEquals, old)
 		if err == nil {
-			_, err = x.opts.Store.Commit(x.ctx, &store.Batch{State: []store.StateWrite{sw}})
+			_, err = e.opts.Store.Commit(e.ctx, &store.Batch{State: []store.StateWrite{sw}})
 		}
-		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: deleted meanwhile
-			x.opts.Logger.ErrorContext(x.ctx, "export state could not be written", "job", j.ID, "error", err)
+		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: the job has been deleted
+			e.opts.Logger.ErrorContext(e.ctx, "the state of an export cannot be written", "job", j.ID, "error", err)
 		}
 	})
 }
 
-func (x *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
+func (e *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
 	if g == nil {
 		var err error
-		if g, err = x.opts.GrantFor(ctx, j.Client, j.Scope); err != nil {
+		if g, err = e.opts.GrantFor(ctx, j.Client, j.Scope); err != nil {
 			return err
 		}
 	}
 	for _, t := range j.Types {
 		any := false
-		err := x.scan(ctx, j, t, false, g, func(*store.Found) bool { any = true; return false })
+		err := e.scan(ctx, j, t, false, g, func(*store.Found) bool { any = true; return false })
 		if err != nil {
 			return err
 		}
@@ -292,7 +293,7 @@ func (x *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
 		if j.Since.IsZero() || j.Deleted {
 			continue
 		}
-		err = x.scan(ctx, j, t, true, g, func(f *store.Found) bool {
+		err = e.scan(ctx, j, t, true, g, func(f *store.Found) bool {
 			j.Deleted = j.Deleted || f.Resource.Deleted
 			return !j.Deleted
 		})
@@ -303,18 +304,20 @@ func (x *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
 	return nil
 }
 
-// yieldEvery many resources a scan lets others go first: some 100 us.
+// yieldEvery is the number of resources, some 100 µs of work, after which a scan
+// yields the processor to requests.
 const yieldEvery = 64
 
-// scan calls fn for what j holds of one type: live resources, or with
-// deletions also the markers.
-func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant,
+// scan calls fn for the resources of one type in the export until fn returns
+// false. If deleted is set, it includes deletion markers.
+func (e *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant,
 	fn func(*store.Found) bool) error {
-	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.T, Filter: g.Filter(access.Read), Deleted: deleted}
+	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.Seq, Filter: g.Filter(access.Read),
+		Deleted: deleted}
 	more, n := true, 0
 	take := func(f *store.Found) bool {
-		// A scan holds its core until the scheduler takes it away, 10 ms each
-		// time, while a request waits for a turn at every step it takes.
+		// Without yielding, a scan keeps its core for 10 ms, until the scheduler
+		// preempts it, while requests wait.
 		if n++; n%yieldEvery == 0 {
 			runtime.Gosched()
 		}
@@ -325,18 +328,18 @@ func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 		return more
 	}
 	if j.Level != Group {
-		if err := x.opts.Store.Scan(ctx, r, take); err != nil {
+		if err := e.opts.Store.Scan(ctx, r, take); err != nil {
 			return err
 		}
 		return ctx.Err()
 	}
-	members, err := x.members(ctx, j.GroupID, j.T, nil)
+	members, err := e.members(ctx, j.GroupID, j.Seq, nil)
 	if err != nil {
 		return err
 	}
 	for _, m := range members {
 		r.Patient = m
-		if err := x.opts.Store.Scan(ctx, r, take); err != nil {
+		if err := e.opts.Store.Scan(ctx, r, take); err != nil {
 			return err
 		}
 		if !more {
@@ -346,18 +349,19 @@ func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 	return ctx.Err()
 }
 
-// members returns the patients of a Group at a snapshot, in the order in
-// which they stand there. With a grant, a group it may not read is NotFound.
-func (x *Exporter) members(ctx context.Context, id string, at store.Seq, g *access.Grant) ([]string, error) {
+// members returns the patients of a Group at a snapshot, in the order of
+// Group.member. If g is not nil, a Group that it may not read is NotFound.
+func (e *Exporter) members(ctx context.Context, id string, at store.Seq, g *access.Grant) ([]string, error) {
 	const op = "bulk.members"
 	absent := fhir.Errorf(fhir.NotFound, op, "there is no such Group")
-	if g != nil && !g.May(access.Read, "Group") { // before anything tells whether it is there
+	// checked first, so that the error does not reveal whether the Group exists
+	if g != nil && !g.May(access.Read, "Group") {
 		return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading Group")
 	}
 	if !fhir.ValidID(id) {
 		return nil, absent
 	}
-	res, facts, err := x.opts.Store.Read(ctx, fhir.Ref{Type: "Group", ID: id}, at)
+	res, facts, err := e.opts.Store.Read(ctx, fhir.Ref{Type: "Group", ID: id}, at)
 	switch {
 	case err != nil && fhir.KindOf(err) == fhir.NotFound:
 		return nil, absent
@@ -380,7 +384,7 @@ func (x *Exporter) members(ctx context.Context, id string, at store.Seq, g *acce
 	seen := map[string]bool{}
 	var out []string
 	for _, m := range body.Member {
-		ref, ok := fhir.ParseRef(strings.TrimPrefix(m.Entity.Reference, x.opts.Base+"/"))
+		ref, ok := fhir.ParseRef(strings.TrimPrefix(m.Entity.Reference, e.opts.Base+"/"))
 		if ok && ref.Type == "Patient" && !m.Inactive && !seen[ref.ID] {
 			seen[ref.ID] = true
 			out = append(out, ref.ID)
@@ -389,14 +393,14 @@ func (x *Exporter) members(ctx context.Context, id string, at store.Seq, g *acce
 	return out, nil
 }
 
-// load returns a client's own job; anybody else's is NotFound.
-func (x *Exporter) load(ctx context.Context, p *access.Principal, id string) (*job, error) {
+// load returns a job of the client p. Jobs of other clients are NotFound.
+func (e *Exporter) load(ctx context.Context, p *access.Principal, id string) (*job, error) {
 	const op = "bulk.load"
 	absent := fhir.Errorf(fhir.NotFound, op, "there is no such export")
 	if p == nil || p.ClientID == "" || p.Grant != nil && p.Grant.Person || !fhir.ValidID(id) {
 		return nil, absent
 	}
-	v, err := x.opts.Store.Get(ctx, key(id))
+	v, err := e.opts.Store.Get(ctx, key(id))
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
@@ -407,21 +411,21 @@ func (x *Exporter) load(ctx context.Context, p *access.Principal, id string) (*j
 	if err := json.Unmarshal(v, j); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if j.Client != p.ClientID || j.T == 0 || !x.opts.Clock().Before(j.Expires) {
+	if j.Client != p.ClientID || j.Seq == 0 || !e.opts.Clock().Before(j.Expires) {
 		return nil, absent
 	}
 	return j, nil
 }
 
-// Delete ends a job and makes its files gone.
-func (x *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error {
-	j, err := x.load(ctx, c.Principal, id)
+// Delete deletes a job and its files.
+func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error {
+	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
 		return err
 	}
-	_, err = audit.Commit(ctx, x.opts.Store, x.opts.Audit,
+	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit,
 		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}}},
-		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + x.statusURL(id),
+		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
 			Extra: [][2]string{{"job", id}}})
 	return fhir.Wrap("bulk.Delete", err)
 }

@@ -9,7 +9,8 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// Status is the answer to a poll: in progress while Manifest is nil.
+// Status is the response to a poll. The export is in progress while Manifest is
+// nil.
 type Status struct {
 	Manifest []byte
 	Progress string
@@ -30,20 +31,20 @@ type manifest struct {
 	Error               []fileItem `json:"error"`
 }
 
-// Names of the files that are not of one exported type.
+// Names of the files that do not hold one exported type.
 const (
 	deletedFile = "deleted.Bundle.ndjson"
 	errorFile   = "error.OperationOutcome.ndjson"
 )
 
-func (x *Exporter) statusURL(id string) string { return x.opts.Base + "/$export-status/" + id }
-func (x *Exporter) fileURL(id, name string) string {
-	return x.opts.Base + "/$export-file/" + id + "/" + name
+func (e *Exporter) statusURL(id string) string { return e.opts.Base + "/$export-status/" + id }
+func (e *Exporter) fileURL(id, name string) string {
+	return e.opts.Base + "/$export-file/" + id + "/" + name
 }
 
-// Status answers a poll by the client that started the job.
-func (x *Exporter) Status(ctx context.Context, c audit.Caller, id string) (*Status, error) {
-	j, err := x.load(ctx, c.Principal, id)
+// Status returns the status of a job to the client that started it.
+func (e *Exporter) Status(ctx context.Context, c audit.Caller, id string) (*Status, error) {
+	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
 		return nil, err
 	}
@@ -52,20 +53,20 @@ func (x *Exporter) Status(ctx context.Context, c audit.Caller, id string) (*Stat
 		return &Status{Progress: "in progress", Expires: j.Expires}, nil
 	case failed:
 		return nil, &fhir.Error{Kind: fhir.Internal, Op: "bulk.Status", Issues: []fhir.Issue{{Code: "exception",
-			Diagnostics: "the export failed on the server; start it again"}}}
+			Diagnostics: "the export failed on the server; start a new one"}}}
 	}
 	m := manifest{
 		TransactionTime: j.Transaction.UTC().Format(fhir.InstantLayout), Request: j.Request, RequiresAccessToken: true,
 		Output: []fileItem{}, Deleted: []fileItem{}, Error: []fileItem{},
 	}
 	for _, t := range j.Found {
-		m.Output = append(m.Output, fileItem{t, x.fileURL(id, t+".ndjson")})
+		m.Output = append(m.Output, fileItem{t, e.fileURL(id, t+".ndjson")})
 	}
 	if j.Deleted {
-		m.Deleted = append(m.Deleted, fileItem{"Bundle", x.fileURL(id, deletedFile)})
+		m.Deleted = append(m.Deleted, fileItem{"Bundle", e.fileURL(id, deletedFile)})
 	}
 	if len(j.Warnings) > 0 {
-		m.Error = append(m.Error, fileItem{"OperationOutcome", x.fileURL(id, errorFile)})
+		m.Error = append(m.Error, fileItem{"OperationOutcome", e.fileURL(id, errorFile)})
 	}
 	b, err := json.Marshal(m)
 	if err != nil {

@@ -12,17 +12,17 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// Level is what an export covers.
+// Level selects the patients and types that an export covers.
 type Level string
 
-// The three levels of the guide.
+// Levels of the guide.
 const (
 	System   Level = "system"
 	Patients Level = "patient"
 	Group    Level = "group"
 )
 
-// Request is a kick-off as it came in, before its rules are checked.
+// Request is a kick-off request that has not been validated.
 type Request struct {
 	Level   Level
 	GroupID string
@@ -31,7 +31,7 @@ type Request struct {
 	Lenient bool // Prefer: handling=lenient
 }
 
-// typesOf returns the types a level exports, in the order of the manifest.
+// typesOf returns the types that a level exports, in the order of the manifest.
 func typesOf(l Level) []string {
 	if l == System {
 		return []string{"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner",
@@ -40,15 +40,15 @@ func typesOf(l Level) []string {
 	return []string{"Consent", "Device", "Observation", "Patient", "Provenance"}
 }
 
-// spec is a checked request.
+// spec is a validated request.
 type spec struct {
 	types    []string
 	since    time.Time
 	warnings []string
 }
 
-// withValue returns the parameters that have a value: R4 search.html has empty
-// ones ignored.
+// withValue returns the parameters that have a value. According to R4 search.html,
+// empty parameters are ignored.
 func withValue(params map[string][]string) map[string][]string {
 	out := map[string][]string{}
 	for name, values := range params {
@@ -69,17 +69,17 @@ func (r *Request) check(g *access.Grant) (*spec, error) {
 		switch name {
 		case "_outputFormat", "_since", "_type":
 		default:
-			known := "an unknown parameter"
+			param := "an unparam parameter"
 			switch name {
 			case "_typeFilter", "_elements", "patient", "includeAssociatedData", "_until", "organizeOutputBy":
-				known = "parameter " + name
+				param = "parameter " + name
 			}
 			if !r.Lenient {
 				return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "not-supported",
-					Diagnostics: known +
+					Diagnostics: param +
 						" is not supported by this export; supported are _type, _since and _outputFormat"}}}
 			}
-			s.warnings = append(s.warnings, known+" is not supported and was ignored")
+			s.warnings = append(s.warnings, param+" is not supported and was ignored")
 		}
 	}
 	slices.Sort(s.warnings)
@@ -117,11 +117,11 @@ func checkFormat(values []string) error {
 func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 	const op = "bulk.KickOff"
 	offered := typesOf(r.Level)
-	var asked []string
+	var requested []string
 	for _, v := range r.Params["_type"] {
 		for t := range strings.SplitSeq(v, ",") {
 			if t = strings.TrimSpace(t); t != "" {
-				asked = append(asked, t)
+				requested = append(requested, t)
 			}
 		}
 	}
@@ -136,7 +136,7 @@ func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 		}
 		return nil
 	}
-	for _, t := range asked {
+	for _, t := range requested {
 		switch {
 		case !slices.Contains(offered, t):
 			if !r.Lenient {
@@ -161,8 +161,8 @@ func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 // maxParameters bounds the body of a kick-off by POST.
 const maxParameters = 100
 
-// ParseParameters reads the Parameters resource of a kick-off by POST into
-// the form of query parameters.
+// ParseParameters converts the Parameters resource of a kick-off by POST into
+// query parameters.
 func ParseParameters(body []byte) (url.Values, error) {
 	const op = "bulk.ParseParameters"
 	var p struct {
@@ -185,8 +185,8 @@ func ParseParameters(body []byte) (url.Values, error) {
 		for k, raw := range m {
 			if strings.HasPrefix(k, "value") {
 				if json.Unmarshal(raw, &value) != nil {
-					// A structured value: of no parameter that is supported,
-					// and refused (or ignored) by its name later.
+					// No supported parameter has a structured value; check
+					// rejects or ignores it by its name.
 					value = ""
 				}
 				found = true

@@ -13,7 +13,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// blockSize is how much is read before it is disclosed and written.
+// blockSize is the number of bytes after which a block is disclosed and written.
 const blockSize = 256 << 10
 
 // partSize is the number of bytes of a block that are written between two
@@ -25,21 +25,21 @@ const deletedPerBundle = 100
 
 // File is one opened download.
 type File struct {
-	x    *Exporter
-	c    audit.Caller
-	j    *job
-	name string
+	exporter *Exporter
+	caller   audit.Caller
+	job      *job
+	name     string
 }
 
-// Open checks a download: the job is the caller's own and complete, the file
-// is one of it, and the token covers its type now.
-func (x *Exporter) Open(ctx context.Context, c audit.Caller, id, name string) (*File, error) {
+// Open opens a file for download. The caller must have started the job, the job
+// must be complete and have the file, and the token must cover its types now.
+func (e *Exporter) Open(ctx context.Context, c audit.Caller, id, name string) (*File, error) {
 	const op = "bulk.Open"
-	j, err := x.load(ctx, c.Principal, id)
+	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{x: x, c: c, j: j, name: name}
+	f := &File{exporter: e, caller: c, job: j, name: name}
 	typ, isType := strings.CutSuffix(name, ".ndjson")
 	switch {
 	case j.State != complete:
@@ -62,20 +62,21 @@ func (x *Exporter) Open(ctx context.Context, c audit.Caller, id, name string) (*
 	return nil, fhir.Errorf(fhir.NotFound, op, "the export has no such file")
 }
 
-// WriteTo streams the file. Nothing is written before the disclosures it
-// needs are durable; an error before the first byte has written nothing.
+// WriteTo writes the file to w. Each block is written after its disclosures are
+// durable.
 func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 	if f.name == errorFile {
 		return f.writeErrors(ctx, w)
 	}
-	b := &block{f: f, w: w, buf: make([]byte, 0, blockSize+64<<10), seen: map[string]bool{}, epoch: f.x.epoch.Load()}
+	b := &block{file: f, out: w, buf: make([]byte, 0, blockSize+64<<10), seen: map[string]bool{},
+		epoch: f.exporter.epoch.Load()}
 	types, deleted := []string{strings.TrimSuffix(f.name, ".ndjson")}, f.name == deletedFile
 	if deleted {
-		types = f.j.Types
+		types = f.job.Types
 	}
 	for _, t := range types {
 		var werr error
-		err := f.x.scan(ctx, f.j, t, deleted, f.c.Principal.Grant, func(r *store.Found) bool {
+		err := f.exporter.scan(ctx, f.job, t, deleted, f.caller.Principal.Grant, func(r *store.Found) bool {
 			if deleted && !r.Resource.Deleted {
 				return true
 			}
@@ -89,31 +90,31 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
 	}
-	if err := f.c.Principal.Grant.Live(ctx); err != nil {
-		return err // also of a scan that found nothing for long
+	if err := f.caller.Principal.Grant.Live(ctx); err != nil {
+		return err // a scan may take long without reaching flush
 	}
 	if !b.wrote && len(b.records) == 0 {
-		// Nothing (any more): the download itself is still on record.
-		return f.x.opts.Audit.Record(ctx, f.event(""))
+		// The file is empty. Record the download anyway.
+		return f.exporter.opts.Audit.Record(ctx, f.event(""))
 	}
 	return b.flush(ctx)
 }
 
 func (f *File) event(patient string) audit.Event {
 	return audit.Event{
-		Type: audit.Disclosure, Interaction: "operation", Caller: f.c, Patient: patient,
-		Query: f.x.fileURL(f.j.ID, f.name), Recipient: f.c.RemoteIP,
-		Extra: [][2]string{{"job", f.j.ID}},
+		Type: audit.Disclosure, Interaction: "operation", Caller: f.caller, Patient: patient,
+		Query: f.exporter.fileURL(f.job.ID, f.name), Recipient: f.caller.RemoteIP,
+		Extra: [][2]string{{"job", f.job.ID}},
 	}
 }
 
 func (f *File) writeErrors(ctx context.Context, w io.Writer) error {
 	ev := f.event("")
 	ev.Type = audit.Rest
-	if err := f.x.opts.Audit.Record(ctx, ev); err != nil {
+	if err := f.exporter.opts.Audit.Record(ctx, ev); err != nil {
 		return err
 	}
-	for _, text := range f.j.Warnings {
+	for _, text := range f.job.Warnings {
 		line, err := json.Marshal(map[string]any{"resourceType": "OperationOutcome",
 			"issue": []map[string]string{{"severity": "warning", "code": "not-supported", "diagnostics": text}}})
 		if err != nil {
@@ -126,25 +127,25 @@ func (f *File) writeErrors(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// record is one resource in a block.
+// record describes one resource in a block.
 type record struct {
 	ref      fhir.Ref
 	patient  string
-	from, to int // its bytes in the block, the line feed included
+	from, to int // range of its bytes in the block, including the line feed
 	deleted  bool
 }
 
-// block collects resources until they are disclosed and written together.
+// block collects resources that are disclosed and written together.
 type block struct {
-	f       *File
-	w       io.Writer
+	file    *File
+	out     io.Writer
 	buf     []byte
-	records []record
-	room    []record        // of records, from its beginning
-	seen    map[string]bool // patients disclosed in this download
-	last    string          // the latest of them: data is clustered by patient
-	fresh   []string        // patients of this block that were not
-	epoch   uint64
+	records []record        // resources that are not written yet
+	all     []record        // all resources of the block; keeps the start of the slice
+	seen    map[string]bool // patients recorded in this download
+	last    string          // patient of the last resource; data is clustered by patient
+	fresh   []string        // patients of this block that are not recorded yet
+	epoch   uint64          // Exporter.epoch at the last check of the consents
 	wrote   bool
 }
 
@@ -162,7 +163,7 @@ func (b *block) add(ctx context.Context, r *store.Found) error {
 	}
 	rec.to = len(b.buf)
 	b.records = append(b.records, rec)
-	b.room = b.records
+	b.all = b.records
 	if p := rec.patient; p != "" && p != b.last {
 		b.last = p
 		if !b.seen[p] {
@@ -176,27 +177,27 @@ func (b *block) add(ctx context.Context, r *store.Found) error {
 	return nil
 }
 
-// flush makes the block's disclosures durable, holds it to the consents of
-// now, and writes it. A download takes as long as its reader wants, so each
-// block asks whether the caller may still have it.
+// flush makes the block's disclosures durable, drops resources that the consents
+// no longer permit, and writes the rest. A client may read slowly, so the grant is
+// checked again for each block.
 func (b *block) flush(ctx context.Context) error {
 	if len(b.records) == 0 {
 		return nil
 	}
-	if err := b.f.c.Principal.Grant.Live(ctx); err != nil {
+	if err := b.file.caller.Principal.Grant.Live(ctx); err != nil {
 		return err
 	}
 	if len(b.fresh) > 0 {
 		evs := make([]audit.Event, len(b.fresh))
 		for i, p := range b.fresh {
-			evs[i] = b.f.event(p)
+			evs[i] = b.file.event(p)
 		}
-		if err := b.f.x.opts.Audit.Record(ctx, evs...); err != nil {
+		if err := b.file.exporter.opts.Audit.Record(ctx, evs...); err != nil {
 			return err
 		}
 		b.fresh = b.fresh[:0]
 	} else if !b.wrote && len(b.seen) == 0 {
-		if err := b.f.x.opts.Audit.Record(ctx, b.f.event("")); err != nil {
+		if err := b.file.exporter.opts.Audit.Record(ctx, b.file.event("")); err != nil {
 			return err
 		}
 	}
@@ -205,22 +206,22 @@ func (b *block) flush(ctx context.Context) error {
 	}
 	b.wrote = true
 	if len(b.records) > 0 && b.records[0].deleted {
-		_, err := b.w.Write(b.bundle())
+		_, err := b.out.Write(b.bundle())
 		b.buf, b.records = b.buf[:0], b.records[:0]
 		return fhir.Wrap("bulk.WriteTo", err)
 	}
 	return b.send(ctx)
 }
 
-// send writes the block in parts, as its reader takes them, and holds what is
-// left to the consents of then.
+// send writes the block in parts and checks the consents again between them,
+// because a client may read slowly.
 func (b *block) send(ctx context.Context) error {
 	for len(b.records) > 0 {
 		from, n := b.records[0].from, 1
 		for n < len(b.records) && b.records[n].to-from <= partSize {
 			n++
 		}
-		if _, err := b.w.Write(b.buf[from:b.records[n-1].to]); err != nil {
+		if _, err := b.out.Write(b.buf[from:b.records[n-1].to]); err != nil {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
 		b.records = b.records[n:]
@@ -228,26 +229,26 @@ func (b *block) send(ctx context.Context) error {
 			return err
 		}
 	}
-	b.buf, b.records = b.buf[:0], b.room[:0]
+	b.buf, b.records = b.buf[:0], b.all[:0]
 	return nil
 }
 
-// current rechecks the block if a Consent has changed since the last time.
+// current rechecks the block if a Consent has changed since the last check.
 func (b *block) current(ctx context.Context) error {
-	e := b.f.x.epoch.Load()
-	if e == b.epoch {
+	epoch := b.file.exporter.epoch.Load()
+	if epoch == b.epoch {
 		return nil
 	}
-	b.epoch = e
+	b.epoch = epoch
 	return b.recheck(ctx)
 }
 
-// recheck drops from the block what may no longer be seen.
+// recheck removes the resources from the block that may no longer be disclosed.
 func (b *block) recheck(ctx context.Context) error {
-	filter := b.f.c.Principal.Grant.Filter(access.Read)
+	filter := b.file.caller.Principal.Grant.Filter(access.Read)
 	kept, n := b.records[:0], 0
 	for _, r := range b.records {
-		res, facts, err := b.f.x.opts.Store.Read(ctx, r.ref, b.f.j.T)
+		res, facts, err := b.file.exporter.opts.Store.Read(ctx, r.ref, b.file.job.Seq)
 		if err != nil {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
@@ -263,7 +264,7 @@ func (b *block) recheck(ctx context.Context) error {
 	return nil
 }
 
-// bundle is one line of the deleted file.
+// bundle returns one line of the deleted file.
 func (b *block) bundle() []byte {
 	out := []byte(`{"resourceType":"Bundle","type":"transaction","entry":[`)
 	for i, r := range b.records {

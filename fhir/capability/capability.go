@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
@@ -33,26 +34,8 @@ type Settings struct {
 
 const (
 	oauthURIs = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
-	topicURL  = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+	topicURL  = element.SubscriptionsBackport + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 )
-
-type extension struct {
-	URL            string      `json:"url"`
-	ValueURI       string      `json:"valueUri,omitempty"`
-	ValueCanonical string      `json:"valueCanonical,omitempty"`
-	Extension      []extension `json:"extension,omitempty"`
-}
-
-type coding struct {
-	System  string `json:"system,omitempty"`
-	Code    string `json:"code"`
-	Display string `json:"display,omitempty"`
-}
-
-type concept struct {
-	Coding []coding `json:"coding,omitempty"`
-	Text   string   `json:"text,omitempty"`
-}
 
 type code struct {
 	Code string `json:"code"`
@@ -75,27 +58,27 @@ type param struct {
 const localDay = "A value without an offset, and a day without a time, is taken in UTC. To search for a day of the wearer, state the offset of the wearer's zone: date=ge2026-03-01T00:00:00+01:00&date=lt2026-03-02T00:00:00+01:00, with + percent-encoded as %2B. Values of a whole day (totals, scores) have no time; they are found by the day as the vendor states it: date=2026-03-01."
 
 type resource struct {
-	Extension         []extension `json:"extension,omitempty"`
-	Type              string      `json:"type"`
-	SupportedProfile  []string    `json:"supportedProfile,omitempty"`
-	Interaction       []code      `json:"interaction"`
-	Versioning        string      `json:"versioning"`
-	ReadHistory       bool        `json:"readHistory"`
-	UpdateCreate      bool        `json:"updateCreate"`
-	ConditionalCreate bool        `json:"conditionalCreate"`
-	ConditionalRead   string      `json:"conditionalRead"`
-	ConditionalUpdate bool        `json:"conditionalUpdate"`
-	ConditionalDelete string      `json:"conditionalDelete"`
-	SearchInclude     []string    `json:"searchInclude,omitempty"`
-	SearchParam       []param     `json:"searchParam,omitempty"`
-	Operation         []operation `json:"operation,omitempty"`
+	Extension         []element.Extension `json:"extension,omitempty"`
+	Type              string              `json:"type"`
+	SupportedProfile  []string            `json:"supportedProfile,omitempty"`
+	Interaction       []code              `json:"interaction"`
+	Versioning        string              `json:"versioning"`
+	ReadHistory       bool                `json:"readHistory"`
+	UpdateCreate      bool                `json:"updateCreate"`
+	ConditionalCreate bool                `json:"conditionalCreate"`
+	ConditionalRead   string              `json:"conditionalRead"`
+	ConditionalUpdate bool                `json:"conditionalUpdate"`
+	ConditionalDelete string              `json:"conditionalDelete"`
+	SearchInclude     []string            `json:"searchInclude,omitempty"`
+	SearchParam       []param             `json:"searchParam,omitempty"`
+	Operation         []operation         `json:"operation,omitempty"`
 }
 
 type security struct {
-	Extension   []extension `json:"extension,omitempty"`
-	CORS        bool        `json:"cors"`
-	Service     []concept   `json:"service"`
-	Description string      `json:"description"`
+	Extension   []element.Extension       `json:"extension,omitempty"`
+	CORS        bool                      `json:"cors"`
+	Service     []element.CodeableConcept `json:"service"`
+	Description string                    `json:"description"`
 }
 
 type rest struct {
@@ -194,22 +177,22 @@ func Terminology(s Settings) ([]byte, error) {
 func (s Settings) security() security {
 	out := security{
 		CORS: true,
-		Service: []concept{{
-			Coding: []coding{{"http://terminology.hl7.org/CodeSystem/restful-security-service", "SMART-on-FHIR",
-				"SMART-on-FHIR"}},
+		Service: []element.CodeableConcept{{
+			Coding: []element.Coding{{System: element.Terminology + "restful-security-service", Code: "SMART-on-FHIR",
+				Display: "SMART-on-FHIR"}},
 			Text: "OAuth2 with SMART scopes",
 		}},
 		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient. Consents are written by the patient's pages, the operator, and those clients that the operator has registered for it; no scope alone allows that.",
 	}
-	uris := extension{URL: oauthURIs}
+	uris := element.Extension{URL: oauthURIs}
 	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect},
 		{"revoke", s.Revoke}, {"register", s.Register}, {"manage", s.Manage}} {
 		if e[1] != "" {
-			uris.Extension = append(uris.Extension, extension{URL: e[0], ValueURI: e[1]})
+			uris.Extension = append(uris.Extension, element.Extension{URL: e[0], ValueURI: e[1]})
 		}
 	}
 	if len(uris.Extension) > 0 {
-		out.Extension = []extension{uris}
+		out.Extension = []element.Extension{uris}
 	}
 	return out
 }
@@ -243,7 +226,7 @@ func (s Settings) resource(typ string) resource {
 	}
 	if typ == "Subscription" {
 		for _, t := range s.Topics {
-			r.Extension = append(r.Extension, extension{URL: topicURL, ValueCanonical: t})
+			r.Extension = append(r.Extension, element.Extension{URL: topicURL, ValueCanonical: t})
 		}
 	}
 	for _, p := range search.Params(typ) {

@@ -1,5 +1,4 @@
-// Package clocktest provides a clock that a test sets by hand. It may be read
-// by goroutines of the server while the test moves it.
+// Package clocktest provides a clock that tests control.
 package clocktest
 
 import (
@@ -7,22 +6,22 @@ import (
 	"time"
 )
 
-// Clock stands still until it is moved. Its zero value stands at the zero time.
+// Clock is a clock that advances only when told to. The zero value shows the zero
+// time. It is safe for concurrent use.
 type Clock struct {
-	mu  sync.Mutex
-	now time.Time
-	// step is added by each reading.
-	step time.Duration
+	mu   sync.Mutex
+	now  time.Time
+	step time.Duration // added by each call of Now
 }
 
-// At returns a clock that stands at t.
+// At returns a clock that shows t.
 func At(t time.Time) *Clock { return &Clock{now: t} }
 
-// Ticking returns a clock that starts at t and moves by step with each
-// reading.
+// Ticking returns a clock that starts at t and advances by step with each call of
+// Now.
 func Ticking(t time.Time, step time.Duration) *Clock { return &Clock{now: t, step: step} }
 
-// Now returns the time; it serves as the clock of what is tested.
+// Now returns the time of the clock.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -30,7 +29,7 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
-// Add moves the clock by d and returns the new time.
+// Add advances the clock by d and returns the new time.
 func (c *Clock) Add(d time.Duration) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,7 +37,7 @@ func (c *Clock) Add(d time.Duration) time.Time {
 	return c.now
 }
 
-// Set moves the clock to t.
+// Set sets the clock to t.
 func (c *Clock) Set(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 func allowance() consent.Allowance {
 	return consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "heartbook",
 		App: "Heart & Book", Scope: "patient/Observation.rs patient/Device.rs",
-		Types: []string{"Observation", "Device"}, Says: []string{"See your measurements", "See your devices"},
+		Types: []string{"Observation", "Device"}, ScopeTexts: []string{"See your measurements", "See your devices"},
 		From: now, Until: now.Add(90*24*time.Hour + time.Millisecond)}
 }
 
@@ -43,8 +43,8 @@ func TestForApp(t *testing.T) {
 		"no authorization": func(a *consent.Allowance) { a.Authorization = "" },
 		"no patient":       func(a *consent.Allowance) { a.Patient = "" },
 		"no type":          func(a *consent.Allowance) { a.Types = nil },
-		"odd type":         func(a *consent.Allowance) { a.Types = []string{"Nothing"} },
-		"over at once":     func(a *consent.Allowance) { a.Until = a.From },
+		"unknown type":     func(a *consent.Allowance) { a.Types = []string{"Nothing"} },
+		"empty period":     func(a *consent.Allowance) { a.Until = a.From },
 	} {
 		a := allowance()
 		change(&a)
@@ -54,16 +54,17 @@ func TestForApp(t *testing.T) {
 	}
 }
 
-// An allowance opens what it says to the one authorization, collects nothing,
-// and ends with a later withdrawal of what covered the same.
-func TestAppSeesWhatWasAllowed(t *testing.T) {
+// TestForAppPermits checks that the Consent for an app permits disclosure to its
+// authorization only, permits no collection, and is superseded by a later
+// withdrawal of a Consent for the same data.
+func TestForAppPermits(t *testing.T) {
 	clock := clocktest.At(now)
-	s := newShelf()
+	s := newMemStore()
 	e, err := consent.New(consent.Options{Store: s, Clock: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := func() access.Consents { return e.Under("a1") }
+	app := func() access.Consents { return e.ForAuthorization("a1") }
 	allow := func(id string) fhir.Resource {
 		a := allowance()
 		a.ID, a.From = id, clock.Now()
@@ -83,17 +84,17 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	provenance := &access.Facts{Type: "Provenance", ID: "v", Patient: "p1", Vendor: "apple"}
 	heart := obs("apple", "", "vital-signs")
 	for name, c := range map[string]struct{ got, want bool }{
-		"the app":                {app().Permits("heartbook", heart), true},
-		"its devices":            {app().Permits("heartbook", device), true},
-		"what was not allowed":   {app().Permits("heartbook", provenance), false},
-		"another authorization":  {e.Under("a2").Permits("heartbook", heart), false},
-		"the client without it":  {e.Permits("heartbook", heart), false},
-		"a client of such an id": {e.Permits("authorization/a1", heart), false},
+		"the app":                                  {app().Permits("heartbook", heart), true},
+		"its devices":                              {app().Permits("heartbook", device), true},
+		"a type that is not listed":                {app().Permits("heartbook", provenance), false},
+		"another authorization":                    {e.ForAuthorization("a2").Permits("heartbook", heart), false},
+		"the client without authorization":         {e.Permits("heartbook", heart), false},
+		"a client with the id of an authorization": {e.Permits("authorization/a1", heart), false},
 		"another patient": {app().Permits("heartbook",
 			&access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}), false},
-		"collected by this":        {collects(t, e, "apple"), false},
-		"collected in categories":  {collects(t, e, "apple", "vital-signs"), false},
-		"no authorization, no app": {e.Under("").Permits("heartbook", heart), false},
+		"collection":             {collects(t, e, "apple"), false},
+		"collection by category": {collects(t, e, "apple", "vital-signs"), false},
+		"an empty authorization": {e.ForAuthorization("").Permits("heartbook", heart), false},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %v", name, c.got)
@@ -109,12 +110,12 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	}
 	put(withdrawn)
 	if app().Permits("heartbook", heart) || !app().Permits("heartbook", obs("oura", "", "vital-signs")) {
-		t.Error("a withdrawal ends what it had covered, and nothing else")
+		t.Error("the withdrawal must end access to data of apple only")
 	}
 	clock.Add(time.Hour)
 	allow("app-again")
 	if !app().Permits("heartbook", heart) {
-		t.Error("allowed anew after the withdrawal")
+		t.Error("denied although authorized again after the withdrawal")
 	}
 	put(fhir.Resource{Type: "Consent", ID: "no",
 		JSON: []byte(fhir.Prefix("Consent", "no") +
@@ -122,10 +123,10 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 			`"patient":{"reference":"Patient/p1"},"provision":{"type":"deny","code":[{"coding":[{"system":"` +
 			consent.VendorSystem + `","code":"apple"}]}]}}`)})
 	if app().Permits("heartbook", heart) {
-		t.Error("an allowance opens what another consent denies")
+		t.Error("permitted although another Consent denies it")
 	}
 	if !app().Permits("heartbook", obs("oura", "", "vital-signs")) {
-		t.Error("what is not denied stays open")
+		t.Error("denied although no Consent denies it")
 	}
 	ended, err := consent.EndApp(r)
 	if err != nil {
@@ -135,21 +136,21 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	again := allow("app-again")
 	clock.Set(allowance().Until)
 	if app().Permits("heartbook", obs("oura", "", "vital-signs")) {
-		t.Error("seen after the end")
+		t.Error("permitted after the end of the period")
 	}
 	if ended, err = consent.EndApp(again); err != nil {
 		t.Fatal(err)
 	}
 	put(ended)
 	if mine := obs("", "lab", "vital-signs"); len(s.docs) == 0 || e.Permits("other", mine) {
-		t.Error("somebody else reads back")
+		t.Error("another client may read back the data")
 	}
 }
 
-// What apps leave behind neither fills a patient's book nor counts as a
-// withdrawal.
-func TestAppsComeAndGo(t *testing.T) {
-	s := newShelf()
+// TestManyApps checks that Consents for apps do not count against the limit, and
+// that their end does not count as a withdrawal.
+func TestManyApps(t *testing.T) {
+	s := newMemStore()
 	e := newEngine(t, s)
 	for i := range 1_200 {
 		a := allowance()
@@ -163,13 +164,13 @@ func TestAppsComeAndGo(t *testing.T) {
 		}
 		s.put("p1", r)
 	}
-	if !e.Under("a1").Permits("heartbook", obs("apple", "", "vital-signs")) {
-		t.Error("the one that stands is not seen for those that ended")
+	if !e.ForAuthorization("a1").Permits("heartbook", obs("apple", "", "vital-signs")) {
+		t.Error("denied under the active Consent besides many ended ones")
 	}
 	if !e.Permits("lab", obs("", "lab", "vital-signs")) {
-		t.Error("the end of an app closed what somebody wrote")
+		t.Error("the end of an app's Consent revoked an author's access")
 	}
-	for i := range 1_200 { // an app that asks every day
+	for i := range 1_200 { // an app that is authorized every day
 		a := allowance()
 		a.ID, a.Authorization = fmt.Sprint("live-", i), fmt.Sprint("l", i)
 		r, err := consent.ForApp(a)
@@ -180,13 +181,13 @@ func TestAppsComeAndGo(t *testing.T) {
 	}
 	s.put("p1", grant(t, consent.Terms{Recipient: "ehr"}))
 	for _, id := range []string{"a1", "l0", "l1199"} {
-		if !e.Under(id).Permits("heartbook", obs("apple", "", "vital-signs")) {
-			t.Errorf("%s sees nothing for the number of the others", id)
+		if !e.ForAuthorization(id).Permits("heartbook", obs("apple", "", "vital-signs")) {
+			t.Errorf("%s is denied besides many other authorizations", id)
 		}
 	}
 	if !e.Permits("ehr", obs("apple", "", "vital-signs")) ||
-		e.Under("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
-		t.Error("other consents do not hold beside many of apps")
+		e.ForAuthorization("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
+		t.Error("wrong decisions besides many Consents for apps")
 	}
 }
 
@@ -202,34 +203,34 @@ func collects(t *testing.T, e *consent.Engine, vendor string, categories ...stri
 	return ok
 }
 
-// TestRefusal: a refused app is shown nothing, whoever uses it and whatever
-// else allows it; another is, and what is collected goes on.
+// TestRefusal checks that a stopped app is denied for all users in spite of other
+// permits, and that other apps and collection are not affected.
 func TestRefusal(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	f := obs("apple", "", "vital-signs")
-	check := func(when string, shown bool, opens ...string) {
+	check := func(when string, shown bool, by ...string) {
 		t.Helper()
 		if got := e.Permits("heartbook", f); got != shown {
 			t.Errorf("%s: permitted %v", when, got)
 		}
-		refs, err := e.Opens(t.Context(), "p1", "heartbook")
+		refs, err := e.Permitting(t.Context(), "p1", "heartbook")
 		var ids []string
 		for _, r := range refs {
 			ids = append(ids, r.ID)
 		}
-		if slices.Sort(ids); err != nil || !slices.Equal(ids, opens) {
-			t.Errorf("%s: %v open it, want %v: %v", when, ids, opens, err)
+		if slices.Sort(ids); err != nil || !slices.Equal(ids, by) {
+			t.Errorf("%s: permitted by %v, want %v: %v", when, ids, by, err)
 		}
 	}
-	check("nothing is said", false)
+	check("without a Consent", false)
 	s.put("p1", grant(t, consent.Terms{ID: "other", Recipient: "other"}))
 	s.put("p1", grant(t, consent.Terms{ID: "over", Recipient: "heartbook", From: now.Add(-2 * time.Hour),
 		Until: now.Add(-time.Hour)}))
-	check("another is allowed, and a time is over", false)
+	check("with Consents for another app and an expired one", false)
 	s.put("p1", grant(t, consent.Terms{ID: "all", Recipient: consent.AnyRecipient}))
 	s.put("p1", grant(t, consent.Terms{ID: "own", Recipient: "heartbook"}))
-	check("allowed", true, "all", "own")
+	check("permitted", true, "all", "own")
 
 	r, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "heartbook", App: "Heart & Book",
 		Now: now})
@@ -250,13 +251,13 @@ func TestRefusal(t *testing.T) {
 		t.Errorf("%+v %v", d, err)
 	}
 	if !e.Permits("other", f) {
-		t.Error("another app is refused too")
+		t.Error("another app is denied too")
 	}
 	if !collects(t, e, "apple", "vital-signs") {
-		t.Error("nothing is collected any more")
+		t.Error("collection is denied")
 	}
-	s.put("", r) // deleted: of no patient any more
-	check("allowed again", true, "all", "own")
+	s.put("", r) // deleted, which removes its patient
+	check("permitted again", true, "all", "own")
 	for _, bad := range []consent.Refusal{{ID: "x", Patient: "p"}, {ID: "x", Client: "c"},
 		{Patient: "p", Client: "c"}, {ID: "x", Patient: "../p", Client: "c"}} {
 		if _, err := consent.Refuse(bad); fhir.KindOf(err) != fhir.Invalid {

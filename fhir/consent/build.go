@@ -11,73 +11,63 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
-// Terms are what a patient agrees to.
+// Terms describes a consent to collect and show data.
 type Terms struct {
-	ID         string // of the Consent
-	Patient    string // id
-	Vendor     string // code; "" all
-	VendorName string // as the patient knows it, for the text; "" takes Vendor
-	Categories []string
-	Recipient  string // client id, or AnyRecipient ("" means that)
-	// From and Until bound the consent; a zero time leaves an end open.
+	ID         string   // id of the Consent
+	Patient    string   // id
+	Vendor     string   // code; "" for all vendors
+	VendorName string   // name for the narrative; if empty, Vendor is used
+	Categories []string // codes; empty for all categories
+	Recipient  string   // client id, or AnyRecipient, which is the default
+	// From and Until bound the consent. A zero time leaves that end open.
 	From, Until time.Time
 	Now         time.Time
 }
 
-// Summary is what a Consent says, for lists.
+// Summary summarizes a Consent for lists.
 type Summary struct {
 	ID, Patient, Status, Vendor, Recipient, Date string
 	Categories                                   []string
 }
 
-type narrative struct {
-	Status string `json:"status"`
-	Div    string `json:"div"`
-}
-
-type extension struct {
-	URL   string `json:"url"`
-	Value string `json:"valueString"`
-}
-
+// provisionJSON is Consent.provision.
 type provisionJSON struct {
-	Extension []extension `json:"extension,omitempty"`
-	Type      string      `json:"type"`
-	Period    *period     `json:"period,omitempty"`
-	Actor     []actor     `json:"actor,omitempty"`
-	Action    []concept   `json:"action,omitempty"`
-	Class     []coding    `json:"class,omitempty"`
-	Code      []concept   `json:"code,omitempty"`
+	Extension []element.Extension       `json:"extension,omitempty"`
+	Type      string                    `json:"type"`
+	Period    *element.Period           `json:"period,omitempty"`
+	Actor     []actor                   `json:"actor,omitempty"`
+	Action    []element.CodeableConcept `json:"action,omitempty"`
+	Class     []element.Coding          `json:"class,omitempty"`
+	Code      []element.CodeableConcept `json:"code,omitempty"`
 }
 
+// consentJSON is a Consent that this package builds.
 type consentJSON struct {
-	ResourceType string        `json:"resourceType"`
-	ID           string        `json:"id"`
-	Meta         struct{}      `json:"meta"`
-	Text         narrative     `json:"text"`
-	Status       string        `json:"status"`
-	Scope        concept       `json:"scope"`
-	Category     []concept     `json:"category"`
-	Patient      reference     `json:"patient"`
-	DateTime     string        `json:"dateTime"`
-	Performer    []reference   `json:"performer,omitempty"`
-	PolicyRule   concept       `json:"policyRule"`
-	Provision    provisionJSON `json:"provision"`
+	ResourceType string                    `json:"resourceType"`
+	ID           string                    `json:"id"`
+	Meta         struct{}                  `json:"meta"`
+	Text         element.Narrative         `json:"text"`
+	Status       string                    `json:"status"`
+	Scope        element.CodeableConcept   `json:"scope"`
+	Category     []element.CodeableConcept `json:"category"`
+	Patient      element.Reference         `json:"patient"`
+	DateTime     string                    `json:"dateTime"`
+	Performer    []element.Reference       `json:"performer,omitempty"`
+	PolicyRule   element.CodeableConcept   `json:"policyRule"`
+	Provision    provisionJSON             `json:"provision"`
 }
 
-// hl7Categories are the codes that HL7's observation-category has.
-// read only
+// hl7Categories lists the codes of HL7's observation-category. Read only.
 var hl7Categories = []string{"social-history", "vital-signs", "imaging", "laboratory", "procedure", "survey",
 	"exam", "therapy", "activity"}
 
-func one(system, code string) concept { return concept{Coding: []coding{{system, code}}} }
-
-// Build builds the Consent for t, in canonical form.
+// Build builds the Consent for t in canonical form.
 func Build(t Terms) (fhir.Resource, error) {
 	if !fhir.ValidID(t.ID) || !fhir.ValidID(t.Patient) {
-		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Build",
 			"Consent.id and Consent.patient must be FHIR ids")
 	}
 	if t.Recipient == "" {
@@ -85,56 +75,58 @@ func Build(t Terms) (fhir.Resource, error) {
 	}
 	for _, s := range append([]string{t.Vendor, t.Recipient}, t.Categories...) {
 		if s != "" && !fhir.ValidID(s) {
-			return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
-				"vendor, recipient and categories are codes of letters, digits, - and .")
+			return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Build",
+				"vendor, recipient and categories must consist of letters, digits, - and .")
 		}
 	}
 	if !t.Until.IsZero() && !t.Until.After(t.From) {
-		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Build",
 			"Consent.provision.period ends before it starts")
 	}
-	c := agreed(t.ID, t.Patient, plain(t), t.Now)
-	to := reference{Identifier: &identifier{ClientSystem, t.Recipient}}
+	c := newConsent(t.ID, t.Patient, termsText(t), t.Now)
+	to := element.Reference{Identifier: &element.Identifier{System: ClientSystem, Value: t.Recipient}}
 	if t.Recipient == AnyRecipient {
 		to.Display = "any recipient that is registered here"
 	}
-	c.Provision = provisionJSON{Type: "permit", Actor: []actor{{one(partSystem, recipientRole), to}}}
+	c.Provision = provisionJSON{Type: "permit",
+		Actor: []actor{{element.NewConcept(element.ParticipationType, recipientRole), to}}}
 	c.Provision.Period = between(t.From, t.Until)
 	if t.Vendor != "" {
-		c.Provision.Code = append(c.Provision.Code, one(VendorSystem, t.Vendor))
+		c.Provision.Code = append(c.Provision.Code, element.NewConcept(VendorSystem, t.Vendor))
 	}
 	for _, k := range t.Categories {
 		system := categoryOwn
 		if slices.Contains(hl7Categories, k) {
-			system = categorySystem
+			system = element.ObservationCategory
 		}
-		c.Provision.Code = append(c.Provision.Code, one(system, k))
+		c.Provision.Code = append(c.Provision.Code, element.NewConcept(system, k))
 	}
 	b, err := marshal(c)
 	if err != nil {
-		return fhir.Resource{}, fhir.Wrap("consent.Grant", err)
+		return fhir.Resource{}, fhir.Wrap("consent.Build", err)
 	}
 	return fhir.Resource{Type: "Consent", ID: t.ID, JSON: b}, nil
 }
 
-// agreed is an active Consent of a patient, its provision still to be made.
-func agreed(id, patient, text string, now time.Time) consentJSON {
+// newConsent returns an active Consent of a patient without a provision.
+func newConsent(id, patient, text string, now time.Time) consentJSON {
 	return consentJSON{
 		ResourceType: "Consent", ID: id, Status: statusActive,
-		Text:       narrative{"generated", text},
-		Scope:      one(scopeSystem, privacyScope),
-		Category:   []concept{one("http://loinc.org", "59284-0")},
-		Patient:    reference{Reference: "Patient/" + patient},
+		Text:       element.Narrative{Status: "generated", Div: text},
+		Scope:      element.NewConcept(element.ConsentScope, privacyScope),
+		Category:   []element.CodeableConcept{element.NewConcept(element.LOINC, "59284-0")},
+		Patient:    element.Reference{Reference: "Patient/" + patient},
 		DateTime:   now.UTC().Format(fhir.InstantLayout),
-		PolicyRule: one(actCodeSystem, "OPTIN"),
+		PolicyRule: element.NewConcept(actCodeSystem, "OPTIN"),
 	}
 }
 
-func between(from, until time.Time) *period {
+// between returns the FHIR period for two times, or nil if both are zero.
+func between(from, until time.Time) *element.Period {
 	if from.IsZero() && until.IsZero() {
 		return nil
 	}
-	p := &period{}
+	p := &element.Period{}
 	if !from.IsZero() {
 		p.Start = from.UTC().Format(time.RFC3339)
 	}
@@ -144,6 +136,7 @@ func between(from, until time.Time) *period {
 	return p
 }
 
+// marshal is like json.Marshal without escaping for HTML.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -178,8 +171,8 @@ func categoryName(c string) string {
 	return strings.ReplaceAll(c, "-", " ")
 }
 
-// plain says in plain words who sees what from where.
-func plain(t Terms) string {
+// termsText returns the narrative for t in plain language.
+func termsText(t Terms) string {
 	what := "all the health data"
 	if len(t.Categories) > 0 {
 		var names []string
@@ -200,6 +193,7 @@ func plain(t Terms) string {
 	return div(s + " You can take this back at any time. From then on, nothing more is collected or shown.")
 }
 
+// div returns an XHTML narrative with a paragraph and an optional list.
 func div(s string, list ...string) string {
 	var b strings.Builder
 	b.WriteString(`<div xmlns="http://www.w3.org/1999/xhtml"><p>` + html.EscapeString(s) + `</p>`)
@@ -216,25 +210,25 @@ func div(s string, list ...string) string {
 	return b.String()
 }
 
-// Withdraw returns r as withdrawn: inactive, its text changed, all else kept.
-// It is never deleted, so that what was agreed stays known.
+// Withdraw returns r with the status inactive and another narrative. Withdrawn
+// Consents are not deleted, so that the history of consents is preserved.
 func Withdraw(r fhir.Resource) (fhir.Resource, error) {
 	return end(r, "You have taken back this consent. Nothing more is collected or shown under it.")
 }
 
-func end(r fhir.Resource, says string) (fhir.Resource, error) {
-	return rewrite(r, says, map[string]json.RawMessage{"status": json.RawMessage(`"` + statusWithdrawn + `"`)})
+func end(r fhir.Resource, text string) (fhir.Resource, error) {
+	return rewrite(r, text, map[string]json.RawMessage{"status": json.RawMessage(`"` + statusWithdrawn + `"`)})
 }
 
-// rewrite returns r in canonical form with another text and other values for
-// some of its members; all else is kept. A member that r lacks is added.
-func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (fhir.Resource, error) {
+// rewrite returns r in canonical form with another narrative and the changed
+// members. It adds members that r lacks and preserves all others.
+func rewrite(r fhir.Resource, narrative string, change map[string]json.RawMessage) (fhir.Resource, error) {
 	const op = "consent.rewrite"
 	dec := json.NewDecoder(bytes.NewReader(r.JSON))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return fhir.Resource{}, fhir.Errorf(fhir.Internal, op, "the stored Consent cannot be read")
 	}
-	text, err := marshal(narrative{"generated", div(says)})
+	text, err := marshal(element.Narrative{Status: "generated", Div: div(narrative)})
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}
@@ -243,7 +237,7 @@ func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (f
 	member := func(name string, v []byte) {
 		fmt.Fprintf(&rest, ",%q:%s", name, v)
 	}
-	left := maps.Clone(change)
+	missing := maps.Clone(change)
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
@@ -255,7 +249,7 @@ func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (f
 			return fhir.Resource{}, fhir.Wrap(op, err)
 		}
 		if w, ok := change[name]; ok {
-			delete(left, name)
+			delete(missing, name)
 			v = w
 		}
 		switch name {
@@ -268,8 +262,8 @@ func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (f
 			member(name, v)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(left)) {
-		member(name, left[name])
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		member(name, missing[name])
 	}
 	out.WriteString(`},"text":`)
 	out.Write(text)
@@ -278,7 +272,7 @@ func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (f
 	return fhir.Resource{Type: "Consent", ID: r.ID, JSON: out.Bytes()}, nil
 }
 
-// writeMeta writes the members of a stored meta without its version facts.
+// writeMeta writes the members of a stored meta except versionId and lastUpdated.
 func writeMeta(out *bytes.Buffer, v json.RawMessage) error {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(v, &m); err != nil {
@@ -294,7 +288,7 @@ func writeMeta(out *bytes.Buffer, v json.RawMessage) error {
 	return nil
 }
 
-// Describe reads what a Consent of this server's making says.
+// Describe returns the summary of a Consent that this server built.
 func Describe(r fhir.Resource) (Summary, error) {
 	var d document
 	if err := json.Unmarshal(r.JSON, &d); err != nil {

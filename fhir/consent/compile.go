@@ -8,28 +8,26 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
-// Systems of the codes that a Consent of this server uses.
+// Systems of the codes and identifiers in Consents.
 const (
-	VendorSystem   = fhir.Canonical + "/CodeSystem/vendor"
-	ClientSystem   = fhir.Canonical + "/identifier/client"
-	categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
-	categoryOwn    = fhir.Canonical + "/CodeSystem/observation-category"
-	// AuthorizationSystem is of the ids of what people allowed apps.
+	VendorSystem = fhir.Canonical + "/CodeSystem/vendor"
+	ClientSystem = fhir.Canonical + "/identifier/client"
+	categoryOwn  = fhir.Canonical + "/CodeSystem/observation-category"
+	// AuthorizationSystem is the system for ids of authorizations.
 	AuthorizationSystem = fhir.Canonical + "/identifier/authorization"
-	// authorizedBy stands before such an id in a list of recipients. No client
-	// id holds a slash.
+	// authorizedBy precedes the id of an authorization in a list of recipients. No
+	// client id contains a slash.
 	authorizedBy  = "authorization/"
-	actionSystem  = "http://terminology.hl7.org/CodeSystem/consentaction"
-	typeSystem    = "http://hl7.org/fhir/resource-types"
-	actCodeSystem = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
-	partSystem    = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-	scopeSystem   = "http://terminology.hl7.org/CodeSystem/consentscope"
+	actionSystem  = element.Terminology + "consentaction"
+	typeSystem    = element.HL7 + "resource-types"
+	actCodeSystem = element.Terminology + "v3-ActCode"
 	recipientRole = "IRCP"
 	privacyScope  = "patient-privacy"
 	AnyRecipient  = "any"
-	// Sleep is a refinement of activity: HL7's code system has only that.
+	// Sleep refines activity; HL7's code system has only the latter.
 	categorySleep    = "sleep"
 	categoryActivity = "activity"
 	maxDepth         = 4
@@ -38,44 +36,20 @@ const (
 	statusRejected   = "rejected"
 )
 
-type coding struct {
-	System string `json:"system,omitempty"`
-	Code   string `json:"code,omitempty"`
-}
-
-type concept struct {
-	Coding []coding `json:"coding,omitempty"`
-}
-
-type period struct {
-	Start string `json:"start,omitempty"`
-	End   string `json:"end,omitempty"`
-}
-
-type identifier struct {
-	System string `json:"system,omitempty"`
-	Value  string `json:"value,omitempty"`
-}
-
-type reference struct {
-	Reference  string      `json:"reference,omitempty"`
-	Identifier *identifier `json:"identifier,omitempty"`
-	Display    string      `json:"display,omitempty"`
-}
-
+// actor is Consent.provision.actor.
 type actor struct {
-	Role      concept   `json:"role"`
-	Reference reference `json:"reference"`
+	Role      element.CodeableConcept `json:"role"`
+	Reference element.Reference       `json:"reference"`
 }
 
-// document is as much of a Consent as decides whether it counts.
+// document holds the elements of a Consent that decide whether it counts.
 type document struct {
-	ID         string    `json:"id"`
-	Status     string    `json:"status"`
-	Scope      concept   `json:"scope"`
-	Patient    reference `json:"patient"`
-	DateTime   string    `json:"dateTime"`
-	PolicyRule concept   `json:"policyRule"`
+	ID         string                  `json:"id"`
+	Status     string                  `json:"status"`
+	Scope      element.CodeableConcept `json:"scope"`
+	Patient    element.Reference       `json:"patient"`
+	DateTime   string                  `json:"dateTime"`
+	PolicyRule element.CodeableConcept `json:"policyRule"`
 	Meta       struct {
 		LastUpdated time.Time `json:"lastUpdated"`
 	} `json:"meta"`
@@ -87,36 +61,36 @@ type document struct {
 // rule is one compiled provision.
 type rule struct {
 	permit     bool
-	doubt      bool // holds something that is not understood
-	from, to   int64
-	recipients []string // nil: none named
-	vendors    []string // nil: all
-	categories []string // nil: all
-	types      []string // nil: all
-	actions    []string // nil: all
+	uncertain  bool     // has an element that is not understood
+	from, to   int64    // period [from, to) in Unix milliseconds
+	recipients []string // client ids and authorizations; nil if none are named
+	vendors    []string // nil for all
+	categories []string // nil for all
+	types      []string // nil for all
+	actions    []string // nil for all
 	nested     []rule
 }
 
-// compiled is one Consent.
+// compiled is one compiled Consent.
 type compiled struct {
 	ref  fhir.Ref
 	root rule
-	// agreed is the time at which a person authorized the app. recorded is the
-	// time at which this version was stored, which is the end of a withdrawn
-	// Consent. Both are in Unix milliseconds.
-	agreed, recorded int64
-	// author is the client that recorded the Consent; "" for the patient's
-	// pages and the operator.
+	// authorizedAt is the time at which a person authorized the app. recordedAt is
+	// the time at which this version was stored, which for a withdrawn Consent is
+	// the time of the withdrawal. Both are in Unix milliseconds.
+	authorizedAt, recordedAt int64
+	// author is the client that recorded the Consent. It is empty for Consents of
+	// the patient's pages and the operator.
 	author string
 }
 
-// standing of a Consent.
-type standing uint8
+// effect tells whether a Consent counts.
+type effect uint8
 
 const (
-	ignored   standing = iota // does not count
-	active                    //
-	withdrawn                 // did once
+	ignored effect = iota
+	active
+	withdrawn
 )
 
 // permits reports whether r or a provision in it is a permit.
@@ -129,9 +103,8 @@ func (r *rule) denies() bool {
 	return !r.permit || slices.ContainsFunc(r.nested, func(n rule) bool { return n.denies() })
 }
 
-// forApps reports whether a provision is about nothing but what people allowed
-// apps.
-func (r *rule) forApps() bool {
+// onlyForApps reports whether all recipients of a provision are authorizations.
+func (r *rule) onlyForApps() bool {
 	for _, x := range r.recipients {
 		if !strings.HasPrefix(x, authorizedBy) {
 			return false
@@ -140,18 +113,13 @@ func (r *rule) forApps() bool {
 	return len(r.recipients) > 0
 }
 
-func hasCode(c concept, system, code string) bool {
-	return slices.Contains(c.Coding, coding{system, code})
-}
-
-// compile reads one stored Consent.
-func compile(id, patient string, body []byte) (c compiled, is standing) {
+// compile compiles a stored Consent of a patient.
+func compile(id, patient string, body []byte) (c compiled, eff effect) {
 	c.ref = fhir.Ref{Type: "Consent", ID: id}
 	var d document
 	if err := json.Unmarshal(body, &d); err != nil {
-		// Not readable here although it was stored: nothing is permitted
-		// under it, and what it withdrew or denied is unknown, so all is
-		// denied.
+		// A stored Consent that cannot be read permits nothing. It is not known
+		// what it denies, so it denies everything.
 		c.root = denyAll()
 		return c, active
 	}
@@ -161,46 +129,46 @@ func compile(id, patient string, body []byte) (c compiled, is standing) {
 	}
 	switch {
 	case d.Status == statusWithdrawn || d.Status == statusRejected:
-		is = withdrawn
-	case d.Status == statusActive && hasCode(d.Scope, scopeSystem, privacyScope):
-		is = active
+		eff = withdrawn
+	case d.Status == statusActive && d.Scope.Has(element.ConsentScope, privacyScope):
+		eff = active
 	default:
 		return c, ignored
 	}
-	base := hasCode(d.PolicyRule, actCodeSystem, "OPTIN")
+	base := d.PolicyRule.Has(actCodeSystem, "OPTIN")
 	c.root = rule{permit: base, from: math.MinInt64, to: math.MaxInt64}
 	if len(d.Provision) > 0 {
 		c.root = provision(d.Provision, &base, 0)
 	}
 	if len(d.ModifierExtension) > 0 || d.ImplicitRules != "" {
-		c.root.distrust()
+		c.root.markUncertain()
 	}
-	if c.recorded = math.MaxInt64 - 1; !d.Meta.LastUpdated.IsZero() {
-		c.recorded = d.Meta.LastUpdated.UnixMilli()
+	if c.recordedAt = math.MaxInt64 - 1; !d.Meta.LastUpdated.IsZero() {
+		c.recordedAt = d.Meta.LastUpdated.UnixMilli()
 	}
-	if c.agreed = math.MaxInt64; c.root.forApps() { // else nothing overtakes it
-		c.agreed = math.MinInt64 // any withdrawal is later, when nobody knows
+	if c.authorizedAt = math.MaxInt64; c.root.onlyForApps() { // other Consents are never superseded
+		c.authorizedAt = math.MinInt64 // with an unreadable dateTime, any withdrawal is later
 		if t, err := time.Parse(time.RFC3339, d.DateTime); err == nil {
-			c.agreed = t.UnixMilli()
+			c.authorizedAt = t.UnixMilli()
 		}
 	}
-	return c, is
+	return c, eff
 }
 
-// distrust takes away the conditions of a provision that is not understood
-// whole: it may then apply to anything. A deny denies, a permit permits
-// nothing but still leads to its denials.
-func (r *rule) distrust() {
-	*r = rule{permit: r.permit, doubt: true, from: math.MinInt64, to: math.MaxInt64, nested: r.nested}
+// markUncertain removes the conditions of a provision with elements that are not
+// understood, because it may apply to anything. A deny then denies everything. A
+// permit permits nothing, but its nested denials still apply.
+func (r *rule) markUncertain() {
+	*r = rule{permit: r.permit, uncertain: true, from: math.MinInt64, to: math.MaxInt64, nested: r.nested}
 }
 
-func denyAll() rule { return rule{from: math.MinInt64, to: math.MaxInt64, doubt: true} }
+func denyAll() rule { return rule{from: math.MinInt64, to: math.MaxInt64, uncertain: true} }
 
-// provision compiles one provision; base is what an absent type means, nil
-// where it must be given.
+// provision compiles one provision. base is the meaning of an absent type: whether
+// it is a permit. It is nil if the type is required.
 func provision(raw []byte, base *bool, depth int) rule {
 	r := denyAll()
-	r.doubt = false
+	r.uncertain = false
 	var m map[string]json.RawMessage
 	if depth > maxDepth || json.Unmarshal(raw, &m) != nil {
 		return denyAll()
@@ -235,16 +203,16 @@ func provision(raw []byte, base *bool, depth int) rule {
 		default:
 			ok = false
 		}
-		r.doubt = r.doubt || !ok
+		r.uncertain = r.uncertain || !ok
 	}
-	if r.doubt {
-		r.distrust()
+	if r.uncertain {
+		r.markUncertain()
 	}
 	return r
 }
 
 func (r *rule) readPeriod(v []byte) bool {
-	var p period
+	var p element.Period
 	if json.Unmarshal(v, &p) != nil {
 		return false
 	}
@@ -265,7 +233,8 @@ func (r *rule) readPeriod(v []byte) bool {
 	return true
 }
 
-// instants is the half-open range of Unix milliseconds that a dateTime covers.
+// instants returns the half-open range of Unix milliseconds that a dateTime
+// covers.
 func instants(s string) (lo, hi int64, ok bool) {
 	for _, l := range []struct {
 		layout    string
@@ -290,7 +259,7 @@ func (r *rule) readActors(v []byte) bool {
 	for _, a := range list {
 		id := a.Reference.Identifier
 		switch {
-		case !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.Value == "" ||
+		case !a.Role.Has(element.ParticipationType, recipientRole) || id == nil || id.Value == "" ||
 			strings.Contains(id.Value, "/"):
 			ok = false
 		case id.System == ClientSystem:
@@ -304,19 +273,21 @@ func (r *rule) readActors(v []byte) bool {
 	return ok
 }
 
-// codes reads codings of one system.
-func codes(v []byte, system string, known func(string) bool) (out []string, ok bool) {
-	var list []coding
+// codes reads a list of codings. ok is false unless all are of one system and
+// valid.
+func codes(v []byte, system string, valid func(string) bool) (out []string, ok bool) {
+	var list []element.Coding
 	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
 	for _, c := range list {
-		ok = ok && c.System == system && known(c.Code)
+		ok = ok && c.System == system && valid(c.Code)
 		out = append(out, c.Code)
 	}
 	return out, ok
 }
 
+// actions reads a list of actions. ok is false unless all are understood.
 func actions(v []byte) (out []string, ok bool) {
-	var list []concept
+	var list []element.CodeableConcept
 	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
 	for _, c := range list {
 		ok = ok && len(c.Coding) == 1 && c.Coding[0].System == actionSystem &&
@@ -334,9 +305,9 @@ const (
 	actionDisclose = "disclose"
 )
 
-// acts reports whether the provision is about what is asked: to collect, or to
-// give out, which is to access or to disclose.
-func (r *rule) acts(collect bool) bool {
+// appliesTo reports whether the provision applies to collection or, if collect is
+// false, to disclosure. The actions access and disclose are equivalent.
+func (r *rule) appliesTo(collect bool) bool {
 	if len(r.actions) == 0 {
 		return true
 	}
@@ -344,7 +315,7 @@ func (r *rule) acts(collect bool) bool {
 }
 
 func (r *rule) readCodes(v []byte) bool {
-	var list []concept
+	var list []element.CodeableConcept
 	if json.Unmarshal(v, &list) != nil || len(list) == 0 {
 		return false
 	}
@@ -357,7 +328,7 @@ func (r *rule) readCodes(v []byte) bool {
 				ok = false
 			case x.System == VendorSystem:
 				r.vendors = append(r.vendors, x.Code)
-			case x.System == categorySystem || x.System == categoryOwn:
+			case x.System == element.ObservationCategory || x.System == categoryOwn:
 				r.categories = append(r.categories, x.Code)
 			default:
 				ok = false
@@ -367,18 +338,19 @@ func (r *rule) readCodes(v []byte) bool {
 	return ok
 }
 
-// ask is one question to a patient's consents.
-type ask struct {
-	now        int64
-	collect    bool   // may it be taken in: recipients do not matter
-	recipient  string // client id
-	authorized string // "authorization/<id>": what a person allowed it; "" nothing
-	typ        string // of the resource; "" any
-	vendor     string // "" written by a client
-	uncoded    bool   // the type has no categories, or none is asked about
-	categories []string
+// request describes data for which a patient's consents are evaluated.
+type request struct {
+	now               int64  // Unix milliseconds
+	collect           bool   // collection instead of disclosure; recipients do not matter
+	recipient         string // client id
+	authorization     string // "authorization/<id>" of the token, or ""
+	typ               string // resource type; "" if unspecified
+	vendor            string // "" for data that a client wrote
+	withoutCategories bool   // the type has no categories, or the categories do not matter
+	categories        []string
 }
 
+// answer is the result of evaluating a rule. Greater values take precedence.
 type answer uint8
 
 const (
@@ -387,19 +359,19 @@ const (
 	deny
 )
 
-// decide answers q under r; named says that a provision around r names the
-// recipient.
-func (r *rule) decide(q *ask, named bool) answer {
-	if q.now < r.from || q.now >= r.to || !r.acts(q.collect) {
+// decide evaluates r for req. named reports whether an enclosing provision names
+// the recipient.
+func (r *rule) decide(req *request, named bool) answer {
+	if req.now < r.from || req.now >= r.to || !r.appliesTo(req.collect) {
 		return none
 	}
-	sure := !r.doubt
+	sure := !r.uncertain
 	if len(r.recipients) > 0 {
-		hit := r.names(q)
+		hit := r.names(req)
 		switch {
-		case q.collect && r.permit:
-			hit = true // whoever it is for, it has to be collected
-		case q.collect:
+		case req.collect && r.permit:
+			hit = true // data must be collected for any recipient
+		case req.collect:
 			hit = slices.Contains(r.recipients, AnyRecipient)
 		}
 		if !hit {
@@ -407,36 +379,37 @@ func (r *rule) decide(q *ask, named bool) answer {
 		}
 		named = true
 	}
-	return r.within(q, named, sure)
+	return r.decideMatching(req, named, sure)
 }
 
-// names reports whether the provision names who asks.
-func (r *rule) names(q *ask) bool {
-	return slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" &&
-		slices.Contains(r.recipients, q.recipient) ||
-		q.authorized != "" && slices.Contains(r.recipients, q.authorized)
+// names reports whether the provision names the recipient of req.
+func (r *rule) names(req *request) bool {
+	return slices.Contains(r.recipients, AnyRecipient) || req.recipient != "" &&
+		slices.Contains(r.recipients, req.recipient) ||
+		req.authorization != "" && slices.Contains(r.recipients, req.authorization)
 }
 
-// opens reports whether some permit in r is for who asks, of whatever data.
-func (r *rule) opens(q *ask, named bool) bool {
-	if q.now < r.from || q.now >= r.to || !r.acts(false) || len(r.recipients) > 0 && !r.names(q) {
+// permitsAny reports whether r permits the recipient of req to see any data.
+func (r *rule) permitsAny(req *request, named bool) bool {
+	if req.now < r.from || req.now >= r.to || !r.appliesTo(false) || len(r.recipients) > 0 && !r.names(req) {
 		return false
 	}
 	named = named || len(r.recipients) > 0
-	return !r.doubt && (r.permit && named ||
-		slices.ContainsFunc(r.nested, func(n rule) bool { return n.opens(q, named) }))
+	return !r.uncertain && (r.permit && named ||
+		slices.ContainsFunc(r.nested, func(n rule) bool { return n.permitsAny(req, named) }))
 }
 
-// within goes on where recipient and period fit.
-func (r *rule) within(q *ask, named, sure bool) answer {
-	fit, certain := r.covers(q)
+// decideMatching evaluates r for a request that matches its recipients, period
+// and actions.
+func (r *rule) decideMatching(req *request, named, sure bool) answer {
+	fit, certain := r.covers(req)
 	if !fit {
 		return none
 	}
 	sure = sure && certain
 	exception := none
 	for i := range r.nested {
-		exception = max(exception, r.nested[i].decide(q, named))
+		exception = max(exception, r.nested[i].decide(req, named))
 	}
 	switch {
 	case exception == deny:
@@ -445,42 +418,43 @@ func (r *rule) within(q *ask, named, sure bool) answer {
 		return permit
 	case !r.permit:
 		return deny
-	case sure && (named || q.collect):
+	case sure && (named || req.collect):
 		return permit
 	}
 	return none
 }
 
-// covers compares vendor and categories. A permit needs all of the resource's
-// categories, a deny is content with one. Who names activity means sleep too.
-func (r *rule) covers(q *ask) (fit, certain bool) {
+// covers reports whether r matches the vendor, type and categories of req, and
+// whether that is certain. A permit must have all of the categories, a deny at
+// least one. Activity includes sleep.
+func (r *rule) covers(req *request) (fit, certain bool) {
 	if len(r.vendors) > 0 {
 		switch {
-		case q.vendor == "" && !r.permit:
+		case req.vendor == "" && !r.permit:
 			return false, false
-		case q.vendor != "" && !slices.Contains(r.vendors, q.vendor):
+		case req.vendor != "" && !slices.Contains(r.vendors, req.vendor):
 			return false, false
 		}
 	}
-	if len(r.types) > 0 && !slices.Contains(r.types, q.typ) {
-		// Where the type is not said, a deny may be about it.
-		return q.typ == "" && !r.permit, false
+	if len(r.types) > 0 && !slices.Contains(r.types, req.typ) {
+		// If the type is unspecified, a deny may apply to it.
+		return req.typ == "" && !r.permit, false
 	}
 	if len(r.categories) == 0 {
 		return true, true
 	}
-	if q.uncoded {
+	if req.withoutCategories {
 		return r.permit, true
 	}
-	if len(q.categories) == 0 {
-		// Nobody knows what it is: a permit does not reach it, a deny may.
+	if len(req.categories) == 0 {
+		// The categories are unknown: a permit does not apply, a deny may.
 		return !r.permit, false
 	}
-	sleep := slices.Contains(q.categories, categorySleep)
+	sleep := slices.Contains(req.categories, categorySleep)
 	needs, hits := 0, 0
-	for _, c := range q.categories {
+	for _, c := range req.categories {
 		if r.permit && sleep && c == categoryActivity {
-			continue // sleep says it more finely
+			continue // sleep is more specific
 		}
 		needs++
 		if slices.Contains(r.categories, c) || c == categorySleep && slices.Contains(r.categories, categoryActivity) {
@@ -488,8 +462,8 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 		}
 	}
 	if r.permit {
-		// With nested denials a partial overlap still matters to them, so it
-		// fits without certainty.
+		// A partial overlap is a match without certainty, because nested denials
+		// may still apply.
 		return hits > 0, hits == needs
 	}
 	return hits > 0, true

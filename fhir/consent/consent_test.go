@@ -23,70 +23,70 @@ var update = flag.Bool("update", false, "write the golden files")
 
 var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-// shelf keeps the contract of store.Watch and of snapshots: a commit is
-// visible and its watchers have run before the writer is answered.
-type shelf struct {
+// memStore implements the contract of store.Watch and of snapshots: a commit is
+// visible, and its watchers have run, before the write returns.
+type memStore struct {
 	commit  sync.Mutex
 	mu      sync.RWMutex
-	t       store.Seq
+	seq     store.Seq
 	docs    map[string][]version // by id, oldest first
 	watch   func(store.Commit)
 	next    string // author of the next put
 	finds   atomic.Int64
 	reads   atomic.Int64
-	between func() // runs inside Find, between the snapshot and the reading
+	between func() // called by Find between taking the snapshot and returning results
 	fail    error
 }
 
 type version struct {
-	t       store.Seq
+	seq     store.Seq
 	patient string
 	author  string
-	r       fhir.Resource
+	res     fhir.Resource
 }
 
-func (s *shelf) LastSeq() store.Seq {
+func (s *memStore) LastSeq() store.Seq {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.t
+	return s.seq
 }
 
-func (s *shelf) Watch(fn func(store.Commit)) func() {
+func (s *memStore) Watch(fn func(store.Commit)) func() {
 	s.watch = fn
 	return func() {}
 }
 
-func (s *shelf) put(patient string, r fhir.Resource) {
+func (s *memStore) put(patient string, r fhir.Resource) {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	s.mu.Lock()
-	s.t++
-	t := s.t
-	s.docs[r.ID] = append(s.docs[r.ID], version{t: t, patient: patient, author: s.next, r: r})
+	s.seq++
+	seq := s.seq
+	s.docs[r.ID] = append(s.docs[r.ID], version{seq: seq, patient: patient, author: s.next, res: r})
 	s.mu.Unlock()
-	s.watch(store.Commit{Seq: t, Changes: []store.Change{{Seq: t, Ref: r.Ref(),
+	s.watch(store.Commit{Seq: seq, Changes: []store.Change{{Seq: seq, Ref: r.Ref(),
 		Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
 }
 
-func (s *shelf) Read(_ context.Context, ref fhir.Ref, _ store.Seq) (fhir.Resource, *access.Facts, error) {
+func (s *memStore) Read(_ context.Context, ref fhir.Ref, _ store.Seq) (fhir.Resource, *access.Facts, error) {
 	s.reads.Add(1)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	vs := s.docs[ref.ID]
 	if len(vs) == 0 {
-		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, "shelf.Read", "not there")
+		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, "memStore.Read", "not found")
 	}
 	v := vs[len(vs)-1]
-	return v.r, &access.Facts{Type: "Consent", ID: ref.ID, Patient: v.patient, Author: v.author}, s.fail
+	return v.res, &access.Facts{Type: "Consent", ID: ref.ID, Patient: v.patient, Author: v.author}, s.fail
 }
 
-func (s *shelf) Find(_ context.Context, f store.Find, fn func(*store.Found) bool) error {
+func (s *memStore) Find(_ context.Context, f store.Find, fn func(*store.Found) bool) error {
 	s.finds.Add(1)
 	s.mu.RLock()
 	var out []version
 	for _, vs := range s.docs {
 		for i := len(vs) - 1; i >= 0; i-- {
-			if vs[i].t <= f.At {
+			if vs[i].seq <= f.At {
 				if vs[i].patient == f.Query.Patient {
 					out = append(out, vs[i])
 				}
@@ -99,15 +99,15 @@ func (s *shelf) Find(_ context.Context, f store.Find, fn func(*store.Found) bool
 		s.between()
 	}
 	for _, r := range out {
-		if !fn(&store.Found{Resource: r.r,
-			Facts: &access.Facts{Type: "Consent", ID: r.r.ID, Patient: r.patient, Author: r.author}}) {
+		if !fn(&store.Found{Resource: r.res,
+			Facts: &access.Facts{Type: "Consent", ID: r.res.ID, Patient: r.patient, Author: r.author}}) {
 			break
 		}
 	}
 	return s.fail
 }
 
-func newEngine(t interface{ Fatal(...any) }, s *shelf) *consent.Engine {
+func newEngine(t interface{ Fatal(...any) }, s *memStore) *consent.Engine {
 	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }, Patients: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func newEngine(t interface{ Fatal(...any) }, s *shelf) *consent.Engine {
 	return e
 }
 
-func newShelf() *shelf { return &shelf{docs: map[string][]version{}} }
+func newMemStore() *memStore { return &memStore{docs: map[string][]version{}} }
 
 func grant(t interface{ Fatal(...any) }, terms consent.Terms) fhir.Resource {
 	if terms.ID == "" {
@@ -181,7 +181,7 @@ func TestPermits(t *testing.T) {
 		{"no patient", consent.Terms{}, "ehr", &access.Facts{Type: "Device", Vendor: "apple"}, false},
 		{"no facts", consent.Terms{}, "ehr", nil, false},
 	} {
-		s := newShelf()
+		s := newMemStore()
 		e := newEngine(t, s)
 		s.put("p1", grant(t, c.terms))
 		if got := e.Permits(c.who, c.what); got != c.want {
@@ -191,14 +191,14 @@ func TestPermits(t *testing.T) {
 }
 
 func TestWithdrawnAndAuthor(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	mine := obs("", "lab", "vital-signs")
 	if !e.Permits("lab", mine) {
-		t.Error("no consent at all: the author reads back")
+		t.Error("without a Consent, the author is denied")
 	}
 	if e.Permits("ehr", mine) || e.Permits("lab", obs("apple", "lab")) {
-		t.Error("no consent at all: nobody else, and no vendor data")
+		t.Error("without a Consent, another client or vendor data is permitted")
 	}
 	r := grant(t, consent.Terms{Vendor: "apple"})
 	s.put("p1", r)
@@ -208,26 +208,26 @@ func TestWithdrawnAndAuthor(t *testing.T) {
 	}
 	s.put("p1", w)
 	if e.Permits("lab", mine) || e.Permits("ehr", obs("apple", "")) {
-		t.Error("seen after the withdrawal")
+		t.Error("permitted after the withdrawal")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "c2", Recipient: "lab"}))
 	if !e.Permits("lab", mine) {
-		t.Error("a newer consent covers it")
+		t.Error("denied under a newer Consent")
 	}
-	// A Consent that moves takes its permission along.
+	// A Consent that moves to another patient no longer applies to the first.
 	s.put("p9", grant(t, consent.Terms{ID: "c2", Recipient: "lab"}))
 	if e.Permits("lab", mine) {
-		t.Error("seen under a consent that is another patient's now")
+		t.Error("permitted by a Consent of another patient")
 	}
-	s.fail = fhir.Errorf(fhir.Unavailable, "shelf", "down")
+	s.fail = fhir.Errorf(fhir.Unavailable, "memStore", "down")
 	s.put("p1", grant(t, consent.Terms{ID: "c3"}))
 	if e.Permits("ehr", obs("apple", "")) {
-		t.Error("permitted without having read the consents")
+		t.Error("permitted although the Consents cannot be read")
 	}
 }
 
 func TestCollects(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	ctx := t.Context()
 	if _, ok, err := e.Collects(ctx, "p1", "apple"); ok || err != nil {
@@ -252,17 +252,17 @@ func TestCollects(t *testing.T) {
 		t.Error("without a category:", ok, err)
 	}
 	if _, ok, err := e.Collects(ctx, "../p1", "apple"); ok || err == nil {
-		t.Error("a patient that is no id")
+		t.Error("an invalid patient id is accepted")
 	}
 }
 
-// After the withdrawal is acknowledged nobody is permitted, however many read
-// meanwhile and whatever they had in their hands.
-func TestWithdrawalUnderReaders(t *testing.T) {
-	s := newShelf()
+// TestWithdrawalWithConcurrentReaders checks that no reader is permitted after a
+// withdrawal has been acknowledged.
+func TestWithdrawalWithConcurrentReaders(t *testing.T) {
+	s := newMemStore()
 	e := newEngine(t, s)
 	f := obs("apple", "")
-	var withdrawn atomic.Int64 // round whose withdrawal is acknowledged
+	var withdrawn atomic.Int64 // latest round with an acknowledged withdrawal
 	var round atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -304,9 +304,10 @@ func TestWithdrawalUnderReaders(t *testing.T) {
 	wg.Wait()
 }
 
-// A load that began before a withdrawal must not be cached after it.
+// TestSlowLoadIsNotCached checks that a load that started before a withdrawal is
+// not cached after it.
 func TestSlowLoadIsNotCached(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	active := grant(t, consent.Terms{})
 	inactive, err := consent.Withdraw(active)
@@ -316,14 +317,14 @@ func TestSlowLoadIsNotCached(t *testing.T) {
 	s.put("p1", active)
 	once := sync.Once{}
 	s.between = func() { once.Do(func() { s.put("p1", inactive) }) }
-	e.Permits("ehr", obs("apple", "")) // this one began before
+	e.Permits("ehr", obs("apple", "")) // starts before the withdrawal
 	if e.Permits("ehr", obs("apple", "")) {
 		t.Error("a stale load was cached")
 	}
 }
 
 func TestCacheIsUsedAndBounded(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	for range 10 {
 		e.Permits("ehr", obs("apple", ""))
@@ -331,7 +332,7 @@ func TestCacheIsUsedAndBounded(t *testing.T) {
 	if n := s.finds.Load(); n != 1 {
 		t.Errorf("%d reads for one patient", n)
 	}
-	for i := range 5 { // one more than fit
+	for i := range 5 { // one more than the cache holds
 		f := obs("apple", "")
 		f.Patient = fmt.Sprint("q", i)
 		e.Permits("ehr", f)
@@ -342,7 +343,7 @@ func TestCacheIsUsedAndBounded(t *testing.T) {
 	}
 }
 
-// edit changes the JSON of a fully general consent.
+// edit returns a Consent for all data with changed JSON.
 func edit(t *testing.T, change func(m map[string]any)) fhir.Resource {
 	r := grant(t, consent.Terms{})
 	var m map[string]any
@@ -358,7 +359,9 @@ func edit(t *testing.T, change func(m map[string]any)) fhir.Resource {
 	return r
 }
 
-func TestNotUnderstoodIsDenied(t *testing.T) {
+// TestUnsupportedElements checks that Consents with elements that are not
+// understood permit nothing.
+func TestUnsupportedElements(t *testing.T) {
 	prov := func(k string, v any) func(map[string]any) {
 		return func(m map[string]any) { m["provision"].(map[string]any)[k] = v }
 	}
@@ -375,7 +378,7 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 		"other patient": func(m map[string]any) { m["patient"] = o{"reference": "Patient/p2"} },
 		"no provision":  func(m map[string]any) { delete(m, "provision") },
 		"deny":          prov("type", "deny"),
-		"odd type":      prov("type", "maybe"),
+		"unknown type":  prov("type", "maybe"),
 		"purpose":       prov("purpose", a{o{"code": "TREAT"}}),
 		"label":         prov("securityLabel", a{o{"code": "N"}}),
 		"data":          prov("data", a{o{"meaning": "instance"}}),
@@ -389,11 +392,11 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 			"reference": o{"identifier": o{"system": consent.ClientSystem, "value": "any"}}}}),
 		"nested deny":    prov("provision", a{o{"type": "deny"}}),
 		"nested nothing": prov("provision", a{o{}}),
-		"nested doubt": prov("provision",
+		"nested, not understood": prov("provision",
 			a{o{"type": "deny", "purpose": a{o{"code": "HRESCH"}}, "period": o{"end": "2020"}}}),
 		"nested list": prov("provision", "x"),
 	} {
-		s := newShelf()
+		s := newMemStore()
 		e := newEngine(t, s)
 		s.put("p1", edit(t, change))
 		if e.Permits("ehr", obs("apple", "", "vital-signs")) {
@@ -401,7 +404,7 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(map[string]any){
-		"as it is":        func(map[string]any) {},
+		"unchanged":       func(map[string]any) {},
 		"base from OPTIN": func(m map[string]any) { delete(m["provision"].(o), "type") },
 		"this month":      prov("period", o{"start": "2026-11", "end": "2026-11"}),
 		"this day":        prov("period", o{"start": "2026-11-24", "end": "2026-11-24"}),
@@ -409,7 +412,7 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 			a{o{"type": "deny", "code": a{o{"coding": a{o{"system": consent.VendorSystem, "code": "oura"}}}}}}),
 		"nested deny, lapsed": prov("provision", a{o{"type": "deny", "period": o{"end": "2025"}}}),
 	} {
-		s := newShelf()
+		s := newMemStore()
 		e := newEngine(t, s)
 		s.put("p1", edit(t, change))
 		if !e.Permits("ehr", obs("apple", "", "vital-signs")) {
@@ -418,7 +421,7 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 	}
 }
 
-func TestGrantAndWithdrawText(t *testing.T) {
+func TestBuildAndWithdraw(t *testing.T) {
 	r := grant(t, consent.Terms{Vendor: "oura", VendorName: "Oura", Categories: []string{"sleep", "vital-signs"},
 		Recipient: "ehr", Until: now.AddDate(1, 0, 0)})
 	w, err := consent.Withdraw(fhir.Resource{Type: "Consent", ID: r.ID,

@@ -1,92 +1,93 @@
-// Package consent answers what a patient's consents allow: which vendor's
-// data may be collected, and which recipient may see what.
+// Package consent decides what a patient's consents allow: which vendor's data
+// may be collected, and which recipient may see which resources.
 //
-// It owns: the meaning of a FHIR R4 Consent on this server, its compilation,
-// a cache of compiled consents that a change reaches before its writer is
-// answered, the making and withdrawing of Consent resources, and what a client
-// may write of them (Engine.Check). It does not own: scopes (smart/scope),
-// which clients are registered to record Consents (smart/client), or where the
-// decision is applied (fhir/access).
+// It owns: the meaning of a FHIR R4 Consent on this server and its compilation;
+// a cache of compiled consents that is updated before the writer of a Consent
+// gets its response; building and withdrawing Consent resources; and the rules for
+// Consents that clients write (Engine.Check).
+//
+// It does not own: scopes (smart/scope), which clients are registered to record
+// Consents (smart/client), or where decisions are enforced (fhir/access).
 //
 // # Representation
 //
-// A Consent counts when its status is active, its scope holds patient-privacy
-// and Consent.patient names the patient. Within provision:
+// A Consent counts if its status is active, its scope contains patient-privacy
+// and Consent.patient references the patient. Within provision:
 //
 //	type       permit or deny. At the root it may be absent: then policyRule
 //	           OPTIN permits and everything else denies.
-//	period     when the provision is in force; dates without a zone are UTC,
-//	           both ends included.
-//	actor      recipients: role IRCP of v3-ParticipationType, reference by
-//	           identifier with system <Canonical>/identifier/client and the
-//	           client id, or "any"; or with system
-//	           <Canonical>/identifier/authorization and the id of what a
-//	           person allowed an app: the tokens of that, and no other of the
-//	           same client. A permit must name its recipients, itself or by a
-//	           provision around it.
-//	action     of HL7's consentaction: collect is to take data in, access and
-//	           disclose are to give it out; no action means all.
+//	period     when the provision is in force; dates without a zone are in UTC,
+//	           both ends are included.
+//	actor      recipients: role IRCP of v3-ParticipationType and a reference by
+//	           identifier. With system <Canonical>/identifier/client, the value
+//	           is a client id or "any". With system
+//	           <Canonical>/identifier/authorization, it is the id of an
+//	           authorization that a person gave an app, and applies to the tokens
+//	           of this authorization only. A permit must name its recipients,
+//	           itself or in an enclosing provision.
+//	action     of HL7's consentaction: collect covers ingest; access and disclose
+//	           cover showing data; no action means all.
 //	class      resource types; no class means all.
-//	code       system <Canonical>/CodeSystem/vendor: a vendor's code; no
+//	code       system <Canonical>/CodeSystem/vendor: the code of a vendor; no
 //	           such code means all. System observation-category (HL7's, or
-//	           <Canonical>/CodeSystem/observation-category for what HL7 has no
-//	           code for, such as sleep): categories; no such code means all.
+//	           <Canonical>/CodeSystem/observation-category for codes that HL7
+//	           does not have, such as sleep): categories; no such code means all.
 //	provision  exceptions; a deny beats a permit, the deepest match decides.
 //
 // Any other element (purpose, securityLabel, other actions, dataPeriod, data,
-// a modifierExtension, codes of other systems) is not understood: a permit
-// that holds one permits nothing, a deny that holds one denies everything.
-// Across several Consents a deny beats a permit, and no Consent means no.
+// a modifierExtension, codes of other systems) is not understood. A permit with
+// such an element permits nothing; a deny with one denies everything. Across
+// several Consents a deny beats a permit. Without a Consent nothing is permitted.
 //
 // # Rules
 //
-// Data of a vendor is seen under a permit for that vendor, the recipient and
-// all of its categories. The category sleep is a refinement of activity: what
-// is both is covered by a permit for either, and denied by a denial of either;
-// a consent to sleep alone covers no other activity. Device and Provenance have no categories: for them
-// vendor and recipient decide. Data without a vendor was written by a client:
-// any permit that names the recipient covers it, categories still apply; and
-// its author may read it back unless a consent denies it, or one was
-// withdrawn and no active one covers it.
+// Data of a vendor is visible under a permit for the vendor, the recipient and all
+// of the data's categories. The category sleep refines activity. Data with both
+// categories is covered by a permit for either and denied by a denial of either; a
+// permit for sleep alone does not cover other activity. Device and Provenance have
+// no categories, so vendor and recipient decide. Data without a vendor was written
+// by a client: any permit that names the recipient covers it, within the permit's
+// categories. Its author may read it back unless a consent denies that, or unless
+// one was withdrawn and no active one covers the data.
 //
 // # Apps
 //
-// What a patient allows an app is a Consent of its own (ForApp), for the one
-// authorization, to disclose and not to collect; no Consent for authorizations
-// alone collects. Which scopes it has is asked
-// of the token; they stand in the Consent for who reads it. A patient's last
-// word counts: the withdrawal of another Consent, which had covered the same
-// data for that app, ends the app's view of it until the app is allowed anew.
+// When a patient authorizes an app, ForApp records a Consent for that
+// authorization. It permits disclosure only; a Consent with authorizations as its
+// only recipients does not permit collection. The token decides about scopes; the
+// Consent lists them for readers only. The patient's latest decision counts: after
+// another Consent that covered the same data for the app has been withdrawn, the
+// app does not see that data until it is authorized again.
 //
-// What a patient refuses an app (Refuse) is a denial to disclose that names the
-// client, so it holds for whoever uses the app; to take it back is to delete
-// it, for a denial that is over has nothing left to withdraw.
+// When a patient stops an app, Refuse records a denial of disclosure for the
+// client id, so that it applies to every user of the app. To lift it, the denial
+// is deleted, because a denial that is no longer in force has no meaning.
 //
 // # Withdrawal
 //
-// A Taking ends what a patient agreed to, of all vendors or of one. A Consent
-// that permits nothing else becomes inactive; one that is about other vendors
-// too names those from then on; a denial within a Consent that ends becomes a
-// Consent of its own. An inactive Consent records what was taken back. Nothing
-// of it is a denial, so a new consent opens the data again, and what had been
-// denied is still denied. (Data of clients has no vendor: a denial that lay
-// within a Consent to one vendor no longer reaches it.)
+// A Withdrawal ends the patient's permits for all vendors or for one. A Consent
+// without other permits becomes inactive. A Consent that also covers other vendors
+// is narrowed to those. A denial within a Consent that ends becomes a separate
+// Consent. An inactive Consent records the withdrawal. None of these is a denial
+// of the withdrawn data, so a new consent permits it again, while data that was
+// denied stays denied. (Data written by clients has no vendor, so a denial that
+// was part of a Consent for one vendor no longer applies to it.)
 //
 // # Who writes a Consent
 //
-// The patient's pages (smart/appconsent) and the operator. A client writes one
-// only if the operator has registered it for that (access.Grant.RecordsConsent),
-// whatever its scopes are, and then
+// The patient's pages (smart/appconsent) and the operator write Consents. A client
+// may write one only if the operator has registered it for that
+// (access.Grant.RecordsConsent); scopes alone do not suffice. These rules apply:
 //
-//   - it changes and deletes only what it recorded itself, and of that neither
-//     a withdrawn Consent nor one that denies something;
-//   - it does not change Consent.patient, does not name an authorization, and
-//     does not take an id that begins with app- or stop-;
-//   - it records no permit for a patient who has withdrawn a Consent or who has
-//     stopped this client. A permit that a client recorded at or after the
-//     first withdrawal counts for nothing, should it be stored all the same;
-//   - it records no more than half of what is compiled for one patient
-//     (Options.Limit).
+//   - It may change and delete only Consents that it recorded itself, and only if
+//     they are neither withdrawn nor deny anything.
+//   - It may not change Consent.patient, name an authorization, or use an id that
+//     begins with app- or stop-.
+//   - It may not record a permit for a patient who has withdrawn a Consent or who
+//     has stopped this client. If a client's permit was stored at or after the
+//     first withdrawal nevertheless, the permit is ignored.
+//   - It may not record more than half of the Consents that are compiled for one
+//     patient (Options.Limit).
 //
 // Source: https://hl7.org/fhir/R4/consent.html
 package consent

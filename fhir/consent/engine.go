@@ -16,7 +16,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Store is as much of a store.Store as the engine needs.
+// Store is the part of store.Store that the engine uses.
 type Store interface {
 	LastSeq() store.Seq
 	Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error
@@ -24,87 +24,86 @@ type Store interface {
 	Watch(fn func(store.Commit)) (stop func())
 }
 
-// Options of an Engine.
+// Options configures an Engine.
 type Options struct {
 	Store  Store
 	Clock  func() time.Time
 	Logger *slog.Logger
-	// Patients bounds the cache; 0: 10,000.
+	// Patients bounds the number of cached patients. The default is 10,000.
 	Patients int
-	// Limit bounds the Consents of one patient that decide something (those for
-	// apps have a bound of their own); beyond it everything is denied. Zero
-	// means 10,000. A client is refused to record more than half of it.
+	// Limit bounds the active and withdrawn Consents of one patient, except those
+	// for apps, which have another bound. Beyond it everything is denied. Clients
+	// may use only half of it. The default is 10,000.
 	Limit int
 }
 
 const (
 	defaultPatients = 10_000
 	defaultLimit    = 10_000
-	maxRead         = 100_000 // Consents of one patient, with those for apps
+	maxRead         = 100_000 // Consents of one patient, including those for apps
 	loadTimeout     = 5 * time.Second
 )
 
-// Engine answers from the consents as of the latest acknowledged commit. It is
-// safe for concurrent use, and may be asked from inside a store's scan.
+// Engine decides with the consents as of the latest acknowledged commit. It is
+// safe for concurrent use, also from callbacks of a store's scan.
 //
-// A patient's Consents are read and compiled at the first question about them.
-// A commit that changes one of them marks it, and the next question reads that
-// one again. What cannot be compiled (too many, a failing store) is remembered
-// as well, so that a search which meets the patient a thousand times does not
-// try a thousand times.
+// A patient's Consents are read and compiled at the first request for them. A
+// commit that changes one of them marks it as stale, and the next request reads it
+// again. Failures (too many Consents, a failing store) are cached too, so that a
+// search with a thousand results of one patient does not retry a thousand times.
 type Engine struct {
 	opts Options
 	stop func()
 
-	mu      sync.Mutex
-	books   map[string]*list.Element
-	order   *list.List          // of *entry, most recently used first
-	holders map[string][]string // Consent id -> patients whose book was made with it
-	// recent holds the latest changes: change n at n modulo its length. epoch is
-	// the number of the latest.
+	mu      sync.Mutex               // guards the following fields; epoch is read without it
+	entries map[string]*list.Element // of *entry, by patient
+	order   *list.List               // of *entry, most recently used first
+	holders map[string][]string      // by Consent id, the patients with the Consent in their rule set
+	// recent is a ring buffer of the latest changes: change n is at n modulo its
+	// length. epoch is the number of the latest change.
 	recent [remembered]change
 	epoch  atomic.Uint64
 }
 
-// change is one of a patient's Consents, and its commit.
+// change records the commit of a change of a patient's Consents.
 type change struct {
 	patient string
 	commit  store.Seq
 }
 
-// remembered bounds the number of recent changes that are told apart.
+// remembered is the number of recent changes that Changed can distinguish.
 const remembered = 4096
 
-// entry is one patient's book on its way. The fields below mu belong to
-// Engine.mu; items belongs to whoever holds reading.
+// entry is the cache entry of one patient.
 type entry struct {
 	patient string
 
-	reading sync.Mutex         // serializes the reading for this patient
-	items   map[string]counted // Consents that decide something, by id; nil before the first read
+	reading sync.Mutex         // serializes reading the Consents of this patient
+	items   map[string]counted // by id, guarded by reading; nil before the first read
 
-	book  *book
-	err   error               // why there is no book
-	again time.Time           // when a failure is tried again; zero: after the next change
-	stale map[string]struct{} // ids of Consents changed since they were read
-	held  []string            // ids that holders lists for this patient, sorted
+	// The following fields are guarded by Engine.mu.
+	ruleSet *ruleSet
+	err     error               // set if the Consents could not be read
+	again   time.Time           // when to retry after an error; zero for after the next change
+	stale   map[string]struct{} // ids of Consents that changed since they were read
+	held    []string            // ids in holders for this patient, sorted
 }
 
-// settled reports whether the entry answers without reading. The clock is asked
-// only for an entry that could not be read.
-func (en *entry) settled(clock func() time.Time) bool {
+// current reports whether the entry can be used without reading. It calls clock
+// only for an entry with an error.
+func (en *entry) current(clock func() time.Time) bool {
 	if en.err != nil {
 		return (en.again.IsZero() || clock().Before(en.again)) && len(en.stale) == 0
 	}
-	return en.book != nil && len(en.stale) == 0
+	return en.ruleSet != nil && len(en.stale) == 0
 }
 
 var _ access.Consents = (*Engine)(nil)
 
-// New starts watching the store. Close ends it.
+// New returns an Engine that watches the store until Close.
 func New(o Options) (*Engine, error) {
 	if o.Store == nil || o.Clock == nil {
-		return nil, fhir.Errorf(fhir.Internal, "consent.New", "store and clock are needed")
+		return nil, fhir.Errorf(fhir.Internal, "consent.New", "Store and Clock are required")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -115,17 +114,17 @@ func New(o Options) (*Engine, error) {
 	if o.Limit <= 0 {
 		o.Limit = defaultLimit
 	}
-	e := &Engine{opts: o, books: map[string]*list.Element{}, order: list.New(), holders: map[string][]string{}}
+	e := &Engine{opts: o, entries: map[string]*list.Element{}, order: list.New(), holders: map[string][]string{}}
 	e.stop = o.Store.Watch(e.watch)
 	return e, nil
 }
 
-// Close stops watching; the engine must not be asked afterwards.
+// Close stops watching the store. The engine must not be used afterwards.
 func (e *Engine) Close() { e.stop() }
 
-// watch marks what a commit made stale, before its writer is answered. A
-// Consent may have moved to another patient, so the books made with it are
-// marked too.
+// watch marks the Consents of a commit as stale before its writer gets a response.
+// A Consent may have moved to another patient, so watch also marks the entries
+// that hold it.
 func (e *Engine) watch(c store.Commit) {
 	for i := range c.Changes {
 		ch := &c.Changes[i]
@@ -142,10 +141,11 @@ func (e *Engine) watch(c store.Commit) {
 	}
 }
 
-func (e *Engine) mark(t store.Seq, patient, id string) {
+// mark records a change and marks the Consent as stale. The caller holds mu.
+func (e *Engine) mark(seq store.Seq, patient, id string) {
 	n := e.epoch.Add(1)
-	e.recent[n%remembered] = change{patient, t}
-	if el := e.books[patient]; el != nil {
+	e.recent[n%remembered] = change{patient, seq}
+	if el := e.entries[patient]; el != nil {
 		en := el.Value.(*entry)
 		if en.stale == nil {
 			en.stale = map[string]struct{}{}
@@ -154,13 +154,13 @@ func (e *Engine) mark(t store.Seq, patient, id string) {
 	}
 }
 
-// Epoch is the number of the latest change of a Consent. Answers that were
-// decided after a call stand until Changed says otherwise.
+// Epoch returns the number of the latest change of a Consent. Decisions made after
+// the call remain valid until Changed reports a change since that epoch.
 func (e *Engine) Epoch() uint64 { return e.epoch.Load() }
 
-// Changed reports whether there was a change since an epoch that concerns the
-// caller: concerned is asked with its patient and its commit. It is true, too,
-// after more changes than are told apart.
+// Changed reports whether concerned returns true for the patient and the commit of
+// any change since an epoch. It also returns true if too many changes have
+// happened since then.
 func (e *Engine) Changed(since uint64, concerned func(patient string, commit uint64) bool) bool {
 	if e.epoch.Load() == since {
 		return false
@@ -172,41 +172,42 @@ func (e *Engine) Changed(since uint64, concerned func(patient string, commit uin
 		return true
 	}
 	for n := since + 1; n <= latest; n++ {
-		if x := &e.recent[n%remembered]; concerned(x.patient, uint64(x.commit)) {
+		if c := &e.recent[n%remembered]; concerned(c.patient, uint64(c.commit)) {
 			return true
 		}
 	}
 	return false
 }
 
-// hold and release keep holders. The caller holds mu.
+// hold adds a patient to the holders of a Consent. The caller holds mu.
 func (e *Engine) hold(id, patient string) {
 	if !slices.Contains(e.holders[id], patient) {
 		e.holders[id] = append(e.holders[id], patient)
 	}
 }
 
+// release removes a patient from the holders of a Consent. The caller holds mu.
 func (e *Engine) release(id, patient string) {
-	left := slices.DeleteFunc(e.holders[id], func(p string) bool { return p == patient })
-	if len(left) == 0 {
+	rest := slices.DeleteFunc(e.holders[id], func(p string) bool { return p == patient })
+	if len(rest) == 0 {
 		delete(e.holders, id)
 		return
 	}
-	e.holders[id] = left
+	e.holders[id] = rest
 }
 
-// entryOf finds or makes the entry of a patient. From then on every commit
-// marks it. The caller holds mu.
+// entryOf returns the entry of a patient and creates it if necessary. From then
+// on, watch marks it. The caller holds mu.
 func (e *Engine) entryOf(patient string) *entry {
-	if el := e.books[patient]; el != nil {
+	if el := e.entries[patient]; el != nil {
 		e.order.MoveToFront(el)
 		return el.Value.(*entry)
 	}
-	en := &entry{patient: strings.Clone(patient)} // facts may point into a scan's buffer
-	e.books[en.patient] = e.order.PushFront(en)
+	en := &entry{patient: strings.Clone(patient)} // the string may point into the buffer of a scan
+	e.entries[en.patient] = e.order.PushFront(en)
 	for e.order.Len() > e.opts.Patients {
 		old := e.order.Remove(e.order.Back()).(*entry)
-		delete(e.books, old.patient)
+		delete(e.entries, old.patient)
 		for _, id := range old.held {
 			e.release(id, old.patient)
 		}
@@ -214,54 +215,50 @@ func (e *Engine) entryOf(patient string) *entry {
 	return en
 }
 
-// book returns the patient's consents as of the latest commit that was
+// ruleSet returns the patient's consents as of the latest commit that was
 // acknowledged before the call.
-func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
+func (e *Engine) ruleSet(ctx context.Context, patient string) (*ruleSet, error) {
 	for {
 		e.mu.Lock()
-		if el := e.books[patient]; el == nil && !fhir.ValidID(patient) {
+		if el := e.entries[patient]; el == nil && !fhir.ValidID(patient) {
 			e.mu.Unlock()
-			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
+			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "the patient id is not valid")
 		}
 		en := e.entryOf(patient)
-		if en.settled(e.opts.Clock) {
-			b, err := en.book, en.err
+		if en.current(e.opts.Clock) {
+			set, err := en.ruleSet, en.err
 			e.mu.Unlock()
-			if err != nil {
-				return nil, err
-			}
-			return b, nil
+			return set, err
 		}
 		e.mu.Unlock()
-		if b, err, ok := e.refresh(ctx, en); ok {
-			return b, err
+		if set, err, ok := e.refresh(ctx, en); ok {
+			return set, err
 		}
 	}
 }
 
-// refresh reads what is stale of an entry. ok is false when the entry was
-// dropped from the cache meanwhile: then nobody marked it.
-func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok bool) {
+// refresh reads the stale Consents of an entry. ok is false if the entry was
+// evicted meanwhile, because evicted entries are not marked.
+func (e *Engine) refresh(ctx context.Context, en *entry) (set *ruleSet, err error, ok bool) {
 	en.reading.Lock()
 	defer en.reading.Unlock()
 	e.mu.Lock()
-	if el := e.books[en.patient]; el == nil || el.Value.(*entry) != en {
+	if el := e.entries[en.patient]; el == nil || el.Value.(*entry) != en {
 		e.mu.Unlock()
 		return nil, nil, false
 	}
-	if en.settled(e.opts.Clock) { // another caller has read it
+	if en.current(e.opts.Clock) { // another caller has read it
 		defer e.mu.Unlock()
-		return en.book, en.err, true
+		return en.ruleSet, en.err, true
 	}
 	now := e.opts.Clock()
-	// Until it is read again the entry answers nobody: the others wait for
-	// reading.
+	// Concurrent callers wait for reading until the entry has been read.
 	stale := en.stale
-	en.stale, en.book, en.err = nil, nil, nil
+	en.stale, en.ruleSet, en.err = nil, nil, nil
 	e.mu.Unlock()
 
-	// The result is for everybody who asks: it does not end with the request
-	// that happens to be the first.
+	// The result serves all callers, so it does not depend on the context of the
+	// first one.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 	defer cancel()
 	if en.items == nil {
@@ -270,34 +267,34 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok
 		err = e.readSome(ctx, en, stale)
 	}
 	if err == nil {
-		b = newBook(en.items, now.UnixMilli())
+		set = newRuleSet(en.items, now.UnixMilli())
 	} else {
 		en.items = nil
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	en.book, en.err, en.again = b, err, time.Time{}
+	en.ruleSet, en.err, en.again = set, err, time.Time{}
 	if err != nil {
 		if fhir.KindOf(err) != fhir.TooCostly {
 			en.again = now.Add(loadTimeout)
 		}
-		// The error may hold keys of the store, and those the patient: the log
-		// gets its kind.
+		// Log only the kind of the error. Its text may contain keys of the store,
+		// and those the patient id.
 		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied",
 			"cause", fhir.KindOf(err).IssueCode())
 	}
-	if el := e.books[en.patient]; el != nil && el.Value.(*entry) == en {
-		e.holdAll(en, b)
+	if el := e.entries[en.patient]; el != nil && el.Value.(*entry) == en {
+		e.updateHolders(en, set)
 	}
-	return b, err, true
+	return set, err, true
 }
 
-// holdAll notes which Consents the book of en is made with. The caller holds
+// updateHolders records which Consents are in the rule set of en. The caller holds
 // mu.
-func (e *Engine) holdAll(en *entry, b *book) {
+func (e *Engine) updateHolders(en *entry, set *ruleSet) {
 	var ids []string
-	if b != nil {
-		ids = b.ids
+	if set != nil {
+		ids = set.ids
 	}
 	for _, id := range en.held {
 		if _, kept := slices.BinarySearch(ids, id); !kept {
@@ -312,22 +309,21 @@ func (e *Engine) holdAll(en *entry, b *book) {
 	en.held = ids
 }
 
-// readAll reads every Consent of the patient that decides something. The
-// entry is in the cache already, so that what changes meanwhile is marked.
+// readAll reads all active and withdrawn Consents of the patient. The entry is
+// already in the cache, so watch marks the Consents that change meanwhile.
 func (e *Engine) readAll(ctx context.Context, en *entry) error {
-	q, err := ofPatient(en.patient)
+	q, err := consentsOf(en.patient)
 	if err != nil {
 		return err
 	}
 	items, now, read, count := map[string]counted{}, e.opts.Clock().UnixMilli(), 0, 0
-	// T is taken before the read: everything acknowledged by now is in it.
-	t := e.opts.Store.LastSeq()
-	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: t},
+	at := e.opts.Store.LastSeq() // includes every commit acknowledged before the call
+	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: at},
 		func(f *store.Found) bool {
 			read++
-			if x, ok := countedIf(&f.Resource, f.Facts, en.patient, now); ok {
+			if x, ok := compileResource(&f.Resource, f.Facts, en.patient, now); ok {
 				items[x.ref.ID] = x
-				if !x.root.forApps() {
+				if !x.root.onlyForApps() {
 					count++
 				}
 			}
@@ -344,10 +340,10 @@ func (e *Engine) readAll(ctx context.Context, en *entry) error {
 }
 
 func (e *Engine) tooMany() error {
-	return fhir.Errorf(fhir.TooCostly, "consent.load", "more than %d consents of one patient", e.opts.Limit)
+	return fhir.Errorf(fhir.TooCostly, "consent.load", "the patient has more than %d consents", e.opts.Limit)
 }
 
-// readSome reads the Consents with these ids again.
+// readSome reads the Consents with the given ids again.
 func (e *Engine) readSome(ctx context.Context, en *entry, ids map[string]struct{}) error {
 	now := e.opts.Clock().UnixMilli()
 	for id := range ids {
@@ -362,7 +358,7 @@ func (e *Engine) readSome(ctx context.Context, en *entry, ids map[string]struct{
 		if err != nil || r.Deleted || facts == nil || facts.Patient != en.patient {
 			continue
 		}
-		if x, ok := countedIf(&r, facts, en.patient, now); ok {
+		if x, ok := compileResource(&r, facts, en.patient, now); ok {
 			en.items[id] = x
 		}
 	}
@@ -371,7 +367,7 @@ func (e *Engine) readSome(ctx context.Context, en *entry, ids map[string]struct{
 	}
 	count := 0
 	for _, x := range en.items {
-		if !x.root.forApps() {
+		if !x.root.onlyForApps() {
 			count++
 		}
 	}
@@ -381,22 +377,22 @@ func (e *Engine) readSome(ctx context.Context, en *entry, ids map[string]struct{
 	return nil
 }
 
-// countedIf compiles one Consent; ok is false for one that decides nothing.
-func countedIf(r *fhir.Resource, facts *access.Facts, patient string, now int64) (x counted, ok bool) {
-	x.compiled, x.is = compile(strings.Clone(r.ID), patient, r.JSON)
+// compileResource compiles one Consent. ok is false if it has no effect.
+func compileResource(r *fhir.Resource, facts *access.Facts, patient string, now int64) (x counted, ok bool) {
+	x.compiled, x.effect = compile(strings.Clone(r.ID), patient, r.JSON)
 	if facts != nil {
 		x.author = strings.Clone(facts.Author)
 	}
-	if x.root.forApps() {
-		// Apps come and go: what has ended decides nothing any more.
-		return x, x.is == active && x.root.to > now
+	if x.root.onlyForApps() {
+		// Apps come and go. A Consent for an app that has ended has no effect.
+		return x, x.effect == active && x.root.to > now
 	}
-	return x, x.is != ignored
+	return x, x.effect != ignored
 }
 
-// ofPatient is Consent?patient=Patient/<id>, without those whose status makes
-// them decide nothing, such as drafts.
-func ofPatient(id string) (*search.Query, error) {
+// consentsOf returns the query Consent?patient=Patient/<id> restricted to the
+// statuses that have an effect.
+func consentsOf(id string) (*search.Query, error) {
 	p, ok := search.Lookup("Consent", "patient")
 	status, also := search.Lookup("Consent", "status")
 	if !ok || !also {
@@ -413,27 +409,28 @@ func ofPatient(id string) (*search.Query, error) {
 	}, nil
 }
 
-// Permits implements access.Consents. It is false when the consents cannot be
+// Permits implements access.Consents. It returns false if the consents cannot be
 // read.
 func (e *Engine) Permits(recipient string, f *access.Facts) bool { return e.permits(recipient, "", f) }
 
-// Under returns the consents as they hold for a token of an authorization: what
-// the person allowed the app counts for it, and for no other token of the same
-// client.
-func (e *Engine) Under(authorization string) access.Consents {
+// ForAuthorization returns the consents for tokens of an authorization. They
+// include the Consent for that authorization, which does not apply to other tokens
+// of the same client.
+func (e *Engine) ForAuthorization(authorization string) access.Consents {
 	if authorization == "" {
 		return e
 	}
-	return under{e, authorizedBy + authorization}
+	return authorizationView{e, authorizedBy + authorization}
 }
 
-type under struct {
-	e             *Engine
+// authorizationView decides for the tokens of one authorization.
+type authorizationView struct {
+	engine        *Engine
 	authorization string
 }
 
-func (u under) Permits(recipient string, f *access.Facts) bool {
-	return u.e.permits(recipient, u.authorization, f)
+func (v authorizationView) Permits(recipient string, f *access.Facts) bool {
+	return v.engine.permits(recipient, v.authorization, f)
 }
 
 func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool {
@@ -441,49 +438,49 @@ func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool 
 		return false
 	}
 	if f.Patient == "" {
-		// Belongs to nobody: only who wrote it may read it back.
+		// Without a patient, only the author may read the resource back.
 		return f.Vendor == "" && f.Author != "" && f.Author == recipient
 	}
-	b, err := e.book(context.Background(), f.Patient)
+	set, err := e.ruleSet(context.Background(), f.Patient)
 	if err != nil {
-		return false // logged once, where it was found out
+		return false // refresh has logged the error
 	}
-	return b.permits(recipient, authorization, f, e.opts.Clock())
+	return set.permits(recipient, authorization, f, e.opts.Clock())
 }
 
-// Opens lists the patient's Consents that permit a client, whoever uses it, to
-// be shown something now. What denials take away again is not asked.
-func (e *Engine) Opens(ctx context.Context, patient, recipient string) ([]fhir.Ref, error) {
-	b, err := e.book(ctx, patient)
+// Permitting lists the patient's Consents that now permit a client to see any
+// data, regardless of denials and of the authorizations of its users.
+func (e *Engine) Permitting(ctx context.Context, patient, recipient string) ([]fhir.Ref, error) {
+	set, err := e.ruleSet(ctx, patient)
 	if err != nil {
 		return nil, err
 	}
-	return b.opens(recipient, e.opts.Clock().UnixMilli()), nil
+	return set.permitting(recipient, e.opts.Clock().UnixMilli()), nil
 }
 
-// Collects reports whether data of vendor may be taken in for the patient, and
-// the Consent that says so.
+// Collects reports whether data of a vendor may be collected for the patient, and
+// returns the Consent that decides.
 func (e *Engine) Collects(ctx context.Context, patient, vendor string) (fhir.Ref, bool, error) {
-	return e.collects(ctx, patient, &ask{vendor: vendor, uncoded: true})
+	return e.collects(ctx, patient, &request{vendor: vendor, withoutCategories: true})
 }
 
-// CollectsCategory reports whether data of vendor with all of these category
-// codes may be taken in. It costs a map lookup once the patient is cached, so
-// ingest can ask for every resource.
+// CollectsCategory reports whether data of a vendor with the given category codes
+// may be collected. Once the patient is cached it costs a map lookup, so ingest
+// can call it for every resource.
 func (e *Engine) CollectsCategory(ctx context.Context, patient, vendor string, categories ...string) (bool, error) {
-	_, ok, err := e.collects(ctx, patient, &ask{vendor: vendor, categories: categories})
+	_, ok, err := e.collects(ctx, patient, &request{vendor: vendor, categories: categories})
 	return ok, err
 }
 
-func (e *Engine) collects(ctx context.Context, patient string, q *ask) (fhir.Ref, bool, error) {
-	b, err := e.book(ctx, patient)
+func (e *Engine) collects(ctx context.Context, patient string, req *request) (fhir.Ref, bool, error) {
+	set, err := e.ruleSet(ctx, patient)
 	if err != nil {
 		return fhir.Ref{}, false, err
 	}
-	if q.vendor == "" {
+	if req.vendor == "" {
 		return fhir.Ref{}, false, nil
 	}
-	q.collect, q.now = true, e.opts.Clock().UnixMilli()
-	a, ref := b.decide(q)
+	req.collect, req.now = true, e.opts.Clock().UnixMilli()
+	a, ref := set.decide(req)
 	return ref, a == permit, nil
 }

@@ -75,9 +75,9 @@ func drawProvision(t *rapid.T, depth int) obj {
 	return p
 }
 
-// The slow interpreter reads the JSON anew for every question and takes the
-// package comment word by word. Its answer is "permit", "deny" or "".
-func slow(p obj, who, app string, f *access.Facts, named bool) string {
+// interpret evaluates a provision for one request literally by the rules in the
+// package comment. It returns "permit", "deny" or "".
+func interpret(p obj, who, app string, f *access.Facts, named bool) string {
 	typ := p["type"]
 	action := ""
 	if list, ok := p["action"].([]any); ok {
@@ -131,7 +131,7 @@ func slow(p obj, who, app string, f *access.Facts, named bool) string {
 	if typ == "permit" && slices.Contains(asked, "sleep") { // which refines activity
 		asked = slices.DeleteFunc(slices.Clone(asked), func(c string) bool { return c == "activity" })
 	}
-	whole := true // a permit reaches all of the resource's categories
+	complete := true // a permit covers all of the resource's categories
 	if len(cats) > 0 {
 		hits := 0
 		for _, c := range asked {
@@ -148,20 +148,20 @@ func slow(p obj, who, app string, f *access.Facts, named bool) string {
 			if typ == "permit" {
 				return ""
 			}
-			whole = false
+			complete = false
 		case hits == 0:
 			return ""
 		default:
-			whole = typ == "deny" || hits == len(asked)
+			complete = typ == "deny" || hits == len(asked)
 		}
 	}
 	exceptions := map[string]bool{}
 	if list, ok := p["provision"].([]any); ok {
 		for _, n := range list {
-			exceptions[slow(n.(obj), who, app, f, named)] = true
+			exceptions[interpret(n.(obj), who, app, f, named)] = true
 		}
 	}
-	understood := whole && !odd
+	understood := complete && !odd
 	switch {
 	case exceptions["deny"]:
 		return "deny"
@@ -175,8 +175,7 @@ func slow(p obj, who, app string, f *access.Facts, named bool) string {
 	return ""
 }
 
-// onlyApps says whether a Consent is about what was allowed apps and nothing
-// else.
+// onlyApps reports whether all recipients of a Consent are authorizations.
 func onlyApps(d obj) bool {
 	p := d["provision"].(obj)
 	a, ok := p["actor"].([]any)
@@ -187,15 +186,15 @@ func onlyApps(d obj) bool {
 	return ok && !odd && a[0].(obj)["reference"].(obj)["identifier"].(obj)["system"] == consent.AuthorizationSystem
 }
 
-// whole is the answer of all Consents of a patient.
-func whole(docs []obj, who, app string, f *access.Facts) bool {
+// interpretAll evaluates all Consents of a patient.
+func interpretAll(docs []obj, who, app string, f *access.Facts) bool {
 	permit, withdrawn := false, false
 	for _, d := range docs {
 		withdrawn = withdrawn || d["status"] == "inactive" && !onlyApps(d)
 		if d["status"] != "active" {
 			continue
 		}
-		switch slow(d["provision"].(obj), who, app, f, false) {
+		switch interpret(d["provision"].(obj), who, app, f, false) {
 		case "deny":
 			return false
 		case "permit":
@@ -203,7 +202,7 @@ func whole(docs []obj, who, app string, f *access.Facts) bool {
 			for _, w := range docs {
 				later = later || w["status"] == "inactive" && !onlyApps(w) &&
 					w["meta"].(obj)["lastUpdated"].(string) >= d["dateTime"].(string) &&
-					slow(w["provision"].(obj), who, app, f, false) == "permit"
+					interpret(w["provision"].(obj), who, app, f, false) == "permit"
 			}
 			permit = permit || !onlyApps(d) || !later
 		}
@@ -211,10 +210,11 @@ func whole(docs []obj, who, app string, f *access.Facts) bool {
 	return permit || f.Vendor == "" && f.Author == who && !withdrawn
 }
 
-func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
+// TestPermitsEqualsInterpreter compares Permits with the literal interpreter.
+func TestPermitsEqualsInterpreter(t *testing.T) {
 	permitted, denied := 0, 0
 	property := func(t *rapid.T) {
-		s := newShelf()
+		s := newMemStore()
 		e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }})
 		if err != nil {
 			t.Fatal(err)
@@ -234,7 +234,7 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The interpreter reads what was written, not what was drawn.
+			// The interpreter needs the types of decoded JSON.
 			var back obj
 			if err := json.Unmarshal(b, &back); err != nil {
 				t.Fatal(err)
@@ -254,8 +254,8 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 			}
 			who := rapid.SampledFrom([]string{"ehr", "lab", "other"}).Draw(t, "who")
 			app := rapid.SampledFrom([]string{"", "a1", "a1", "a2"}).Draw(t, "app")
-			want := whole(docs, who, app, f)
-			if got := e.Under(app).Permits(who, f); got != want {
+			want := interpretAll(docs, who, app, f)
+			if got := e.ForAuthorization(app).Permits(who, f); got != want {
 				t.Fatalf("Permits(%s, %s, %+v) = %v, want %v\n%v", who, app, f, got, want, docs)
 			}
 			if want {
@@ -266,9 +266,9 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 		}
 	}
 	rapid.Check(t, property)
-	for round := 0; permitted < 50 || denied < 50; round++ { // few cases, or chance, may show little
+	for round := 0; permitted < 50 || denied < 50; round++ { // a run may by chance not cover both cases
 		if round == 20 {
-			t.Fatalf("the draw shows little: %d permitted, %d denied", permitted, denied)
+			t.Fatalf("the draws do not cover both cases: %d permitted, %d denied", permitted, denied)
 		}
 		rapid.Check(t, property)
 	}

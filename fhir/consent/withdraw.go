@@ -8,50 +8,50 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
-// Taking describes a withdrawal by a patient: of everything, or of the data of
-// one vendor.
-type Taking struct {
-	Patient string   // id
-	Vendor  string   // "" all
-	Vendors []string // all that there are; a Consent for all vendors goes on for the others
-	// VendorName is Vendor as the patient knows it, for the text; if it is
-	// empty, the text has Vendor itself.
+// Withdrawal describes the withdrawal of a patient's consents for all data or for
+// the data of one vendor.
+type Withdrawal struct {
+	Patient string // id
+	Vendor  string // code; "" for all
+	// Vendors lists the codes of all vendors. A Consent for all vendors is narrowed
+	// to the others.
+	Vendors []string
+	// VendorName is the name of Vendor for the narrative. If it is empty, Vendor is
+	// used.
 	VendorName string
 	Now        time.Time
-	NewID      func() string // for the Consents that are made
+	NewID      func() string // returns ids for new Consents
 }
 
-// Withdrawal holds the changes that a Taking makes to a patient's Consents. Once
-// all of them are stored, no Consent permits any of the withdrawn data, and all
+// WithdrawalPlan holds the Consents that a Withdrawal changes and adds. Once all of
+// them are stored, no Consent permits any of the withdrawn data, and everything
 // that was denied is still denied.
-type Withdrawal struct {
-	Ended    []fhir.Resource // inactive now
-	Narrowed []fhir.Resource // active, and no longer about the vendor
-	// Denials are new: what Consents that ended denied beside what they
-	// permitted.
-	Denials []fhir.Resource
-	// Record is new, and inactive: it says what was taken back, and when.
-	Record fhir.Resource
+type WithdrawalPlan struct {
+	Ended    []fhir.Resource // changed to inactive
+	Narrowed []fhir.Resource // active, without the vendor
+	Denials  []fhir.Resource // new Consents for the denials of those that ended
+	Record   fhir.Resource   // new, inactive Consent that documents the withdrawal
 }
 
-// Plan makes the Withdrawal from the patient's Consents; those that it leaves
-// alone may be among them or not. ok is false when none permits anything of
-// what is taken back.
-func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
+// Plan plans the withdrawal for the patient's Consents. have need not contain
+// Consents that are not affected. ok is false if no Consent permits any of the
+// data.
+func (t Withdrawal) Plan(have []fhir.Resource) (w WithdrawalPlan, ok bool, err error) {
 	const op = "consent.Plan"
 	for i := range have {
-		c, is := compile(have[i].ID, t.Patient, have[i].JSON)
-		if is != active || !t.touches(&c.root) {
+		c, eff := compile(have[i].ID, t.Patient, have[i].JSON)
+		if eff != active || !t.affects(&c.root) {
 			continue
 		}
 		if err := t.change(&w, have[i], &c); err != nil {
-			return Withdrawal{}, false, fhir.Wrap(op, err)
+			return WithdrawalPlan{}, false, fhir.Wrap(op, err)
 		}
 	}
 	if len(w.Ended)+len(w.Narrowed) == 0 {
-		return Withdrawal{}, false, nil
+		return WithdrawalPlan{}, false, nil
 	}
 	r, err := Build(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
@@ -62,53 +62,52 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 	return w, err == nil, fhir.Wrap(op, err)
 }
 
-// touches reports whether a Consent has to change. When everything is taken
-// back it is every one with a permit, also one whose time is still to come or
-// over.
-func (t Taking) touches(r *rule) bool {
+// affects reports whether a Consent must change. A withdrawal of everything
+// affects all Consents with a permit, regardless of their periods.
+func (t Withdrawal) affects(r *rule) bool {
 	if t.Vendor == "" {
 		return r.permits()
 	}
-	return r.reaches(t.Vendor, t.Now.UnixMilli())
+	return r.mayPermit(t.Vendor, t.Now.UnixMilli())
 }
 
-// reaches reports whether r may permit something of a vendor ("" anything), to
-// anybody, now or later.
-func (r *rule) reaches(vendor string, now int64) bool {
-	if r.doubt || r.to <= now || vendor != "" && len(r.vendors) > 0 && !slices.Contains(r.vendors, vendor) {
+// mayPermit reports whether r may permit data of a vendor, or any data if vendor is
+// empty, for any recipient, now or later.
+func (r *rule) mayPermit(vendor string, now int64) bool {
+	if r.uncertain || r.to <= now || vendor != "" && len(r.vendors) > 0 && !slices.Contains(r.vendors, vendor) {
 		return false
 	}
-	return r.permit || slices.ContainsFunc(r.nested, func(n rule) bool { return n.reaches(vendor, now) })
+	return r.permit || slices.ContainsFunc(r.nested, func(n rule) bool { return n.mayPermit(vendor, now) })
 }
 
-// change ends or narrows one Consent.
-func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
+// change adds the changes of one Consent to the plan.
+func (t Withdrawal) change(w *WithdrawalPlan, r fhir.Resource, c *compiled) error {
 	var d document
 	if err := json.Unmarshal(r.JSON, &d); err != nil {
 		return err
 	}
-	goesOn := false
+	continues := false
 	if len(d.Provision) > 0 {
-		left, ok, err := t.narrow(d.Provision, hasCode(d.PolicyRule, actCodeSystem, "OPTIN"), 0)
+		left, ok, err := t.narrow(d.Provision, d.PolicyRule.Has(actCodeSystem, "OPTIN"), 0)
 		if err != nil {
 			return err
 		}
 		if ok {
-			n, err := rewrite(r, t.says(&c.root), map[string]json.RawMessage{"provision": left})
+			n, err := rewrite(r, t.narrowedText(&c.root), map[string]json.RawMessage{"provision": left})
 			if err != nil {
 				return err
 			}
 			// Compile the narrowed Consent to check that it denies the vendor.
-			if x, is := compile(r.ID, t.Patient, n.JSON); is == active && !t.touches(&x.root) {
-				goesOn = true
+			if x, eff := compile(r.ID, t.Patient, n.JSON); eff == active && !t.affects(&x.root) {
+				continues = true
 				n.Version = r.Version
 				w.Narrowed = append(w.Narrowed, n)
 			}
 		}
 	}
-	if !goesOn {
+	if !continues {
 		n, err := Withdraw(r)
-		if c.root.forApps() {
+		if c.root.onlyForApps() {
 			n, err = EndApp(r)
 		}
 		if err != nil {
@@ -117,12 +116,12 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 		n.Version = r.Version
 		w.Ended = append(w.Ended, n)
 	}
-	if !c.root.permit && goesOn {
-		return nil // it denies as before
+	if !c.root.permit && continues {
+		return nil // the narrowed Consent still denies
 	}
-	within := everything()
-	if goesOn {
-		within.vendors = []string{t.Vendor} // for the others it denies as before
+	within := unrestricted()
+	if continues {
+		within.vendors = []string{t.Vendor} // the narrowed Consent still denies the others
 	}
 	for _, x := range denials(&c.root, within) {
 		n, err := t.denial(x)
@@ -134,7 +133,8 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 	return nil
 }
 
-func (t Taking) says(root *rule) string {
+// narrowedText returns the narrative of a narrowed Consent.
+func (t Withdrawal) narrowedText(root *rule) string {
 	if !root.permit {
 		return "You have taken back what this consent had allowed about data from " +
 			vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
@@ -143,9 +143,9 @@ func (t Taking) says(root *rule) string {
 		vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". For other data it goes on."
 }
 
-// narrow removes what is taken back from a provision. ok is false when nothing
-// of it is left; base is what an absent type means.
-func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawMessage, ok bool, err error) {
+// narrow removes the withdrawn data from a provision. ok is false if nothing
+// remains. base is the meaning of an absent type.
+func (t Withdrawal) narrow(raw json.RawMessage, base bool, depth int) (out json.RawMessage, ok bool, err error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, false, err
@@ -157,8 +157,8 @@ func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawM
 	if depth > maxDepth || permit && t.Vendor == "" {
 		return nil, false, nil
 	}
-	if t.Vendor != "" && provision(raw, &base, depth).doubt {
-		return raw, true, nil // permits nothing, and what it denies is about every vendor
+	if t.Vendor != "" && provision(raw, &base, depth).uncertain {
+		return raw, true, nil // it permits nothing, and denies every vendor
 	}
 	if permit {
 		if ok, err = t.narrowCodes(m); !ok || err != nil {
@@ -166,7 +166,7 @@ func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawM
 		}
 	}
 	if v, has := m["provision"]; has {
-		var list, left []json.RawMessage
+		var list, remaining []json.RawMessage
 		if err := json.Unmarshal(v, &list); err != nil {
 			return nil, false, err
 		}
@@ -176,12 +176,12 @@ func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawM
 				return nil, false, err
 			}
 			if ok {
-				left = append(left, x)
+				remaining = append(remaining, x)
 			}
 		}
 		delete(m, "provision")
-		if len(left) > 0 {
-			if m["provision"], err = marshal(left); err != nil {
+		if len(remaining) > 0 {
+			if m["provision"], err = marshal(remaining); err != nil {
 				return nil, false, err
 			}
 		}
@@ -190,9 +190,9 @@ func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawM
 	return out, err == nil, err
 }
 
-// narrowCodes takes the vendor out of those that a permit names; a permit that
-// names none names the others from now on.
-func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
+// narrowCodes removes the vendor from the codes of a permit. A permit without
+// vendors gets all other vendors. ok is false if no vendor remains.
+func (t Withdrawal) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 	var list []map[string]json.RawMessage
 	if v, has := m["code"]; has {
 		if err := json.Unmarshal(v, &list); err != nil {
@@ -200,23 +200,23 @@ func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 		}
 	}
 	named, others := false, 0
-	left := []any{}
+	remaining := []any{}
 	for _, concept := range list {
 		var codings []map[string]json.RawMessage
 		if err := json.Unmarshal(concept["coding"], &codings); err != nil {
 			return false, err
 		}
 		codings = slices.DeleteFunc(codings, func(c map[string]json.RawMessage) bool {
-			var x coding
-			if json.Unmarshal(c["system"], &x.System) != nil || json.Unmarshal(c["code"], &x.Code) != nil ||
-				x.System != VendorSystem {
+			var have element.Coding
+			if json.Unmarshal(c["system"], &have.System) != nil || json.Unmarshal(c["code"], &have.Code) != nil ||
+				have.System != VendorSystem {
 				return false
 			}
 			named = true
-			if x.Code != t.Vendor {
+			if have.Code != t.Vendor {
 				others++
 			}
-			return x.Code == t.Vendor
+			return have.Code == t.Vendor
 		})
 		if len(codings) == 0 {
 			continue
@@ -224,49 +224,50 @@ func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 		if concept["coding"], err = marshal(codings); err != nil {
 			return false, err
 		}
-		left = append(left, concept)
+		remaining = append(remaining, concept)
 	}
 	if !named {
 		for _, v := range t.Vendors {
 			if v != t.Vendor {
-				left, others = append(left, one(VendorSystem, v)), others+1
+				remaining, others = append(remaining, element.NewConcept(VendorSystem, v)), others+1
 			}
 		}
 	}
 	if others == 0 {
 		return false, nil
 	}
-	m["code"], err = marshal(left)
+	m["code"], err = marshal(remaining)
 	return err == nil, err
 }
 
-func everything() rule {
+// unrestricted returns a denial without conditions.
+func unrestricted() rule {
 	r := denyAll()
-	r.doubt = false
+	r.uncertain = false
 	return r
 }
 
-// denials lists what r denies, as rules that stand by themselves: each with
-// the conditions of the provisions around it, which are within.
+// denials lists the denials in r as independent rules, each with the conditions of
+// the enclosing provisions, which are in within.
 func denials(r *rule, within rule) (out []rule) {
-	own, ok := both(within, *r)
+	own, ok := intersect(within, *r)
 	if !ok {
 		return nil
 	}
 	if !r.permit {
-		// It denies what lies in it. What it excepted was taken back.
+		// Its exceptions are permits, which are withdrawn.
 		if len(r.recipients) > 0 && !slices.Contains(r.recipients, AnyRecipient) {
-			own.actions = meetActions(own.actions, given) // collection is to nobody in particular
+			own.actions = intersectActions(own.actions, disclosureActions) // collection has no recipient
 		}
 		if own.actions != nil && len(own.actions) == 0 {
 			return nil
 		}
 		out = []rule{own}
 		if len(r.categories) == 0 && len(own.categories) > 0 {
-			// A permit for categories reaches what has none by its type; a
+			// A permit for categories also covers the types without categories; a
 			// denial of categories does not.
-			if own, ok := both(own, rule{from: own.from, to: own.to, types: []string{"Device", "Provenance"},
-				actions: given}); ok {
+			if own, ok := intersect(own, rule{from: own.from, to: own.to, types: []string{"Device", "Provenance"},
+				actions: disclosureActions}); ok {
 				own.categories = nil
 				out = append(out, own)
 			}
@@ -279,18 +280,19 @@ func denials(r *rule, within rule) (out []rule) {
 	return out
 }
 
-// given are the actions by which data is given out; they are not told apart.
-var given = []string{actionAccess, actionDisclose} // read only
+// disclosureActions are the equivalent actions that show data. Read only.
+var disclosureActions = []string{actionAccess, actionDisclose}
 
-// meetActions lists the actions of both; nil means all, an empty list none.
-func meetActions(a, b []string) []string {
+// intersectActions returns the actions of both lists. A nil list means all
+// actions, an empty one none.
+func intersectActions(a, b []string) []string {
 	out := []string{}
-	x, y := rule{actions: a}, rule{actions: b}
-	if x.acts(true) && y.acts(true) {
+	ra, rb := rule{actions: a}, rule{actions: b}
+	if ra.appliesTo(true) && rb.appliesTo(true) {
 		out = append(out, actionCollect)
 	}
-	if x.acts(false) && y.acts(false) {
-		out = append(out, given...)
+	if ra.appliesTo(false) && rb.appliesTo(false) {
+		out = append(out, disclosureActions...)
 	}
 	if len(out) == 3 {
 		return nil
@@ -298,10 +300,11 @@ func meetActions(a, b []string) []string {
 	return out
 }
 
-// meetRecipients lists who is meant by both; an empty list means everybody, if
-// both are empty, else nobody. A token has a client and an authorization: one
-// list may name it by the one and the other by the other.
-func meetRecipients(a, b []string) (out []string) {
+// intersectRecipients returns the recipients of both lists. An empty result means
+// every recipient if both lists are empty, otherwise none. A token has a client
+// and an authorization, so one list may name its client and the other its
+// authorization.
+func intersectRecipients(a, b []string) (out []string) {
 	if len(a) == 0 || len(b) == 0 {
 		return append(slices.Clone(a), b...)
 	}
@@ -317,84 +320,86 @@ func meetRecipients(a, b []string) (out []string) {
 	return slices.Compact(out)
 }
 
-// both is the rule of a provision b inside a: it applies where both do. A
-// resource with several categories may fit a by one and b by another; then it
-// is denied by b's.
-func both(a, b rule) (rule, bool) {
+// intersect returns the rule for a provision b inside a, which applies if both do.
+// It reports false if there is no such request. A resource with several categories
+// may match a by one and b by another, and is then denied by the categories of b.
+func intersect(a, b rule) (rule, bool) {
 	c := rule{from: max(a.from, b.from), to: min(a.to, b.to)}
 	ok := c.from < c.to
-	meet := func(x, y []string) []string {
+	common := func(x, y []string) []string {
 		if len(x) == 0 || len(y) == 0 {
 			return append(slices.Clone(x), y...)
 		}
-		z := slices.DeleteFunc(slices.Clone(x), func(s string) bool { return !slices.Contains(y, s) })
-		ok = ok && len(z) > 0
-		return z
+		out := slices.DeleteFunc(slices.Clone(x), func(s string) bool { return !slices.Contains(y, s) })
+		ok = ok && len(out) > 0
+		return out
 	}
-	all := func(r []string) []string {
+	named := func(r []string) []string {
 		if slices.Contains(r, AnyRecipient) {
 			return nil
 		}
 		return r
 	}
-	c.recipients = meetRecipients(all(a.recipients), all(b.recipients))
-	ok = ok && (len(c.recipients) > 0 || len(all(a.recipients)) == 0 && len(all(b.recipients)) == 0)
-	c.vendors, c.types = meet(a.vendors, b.vendors), meet(a.types, b.types)
-	if c.actions = meetActions(a.actions, b.actions); !ok || c.actions != nil && len(c.actions) == 0 {
+	c.recipients = intersectRecipients(named(a.recipients), named(b.recipients))
+	ok = ok && (len(c.recipients) > 0 || len(named(a.recipients)) == 0 && len(named(b.recipients)) == 0)
+	c.vendors, c.types = common(a.vendors, b.vendors), common(a.types, b.types)
+	if c.actions = intersectActions(a.actions, b.actions); !ok || c.actions != nil && len(c.actions) == 0 {
 		return c, false
 	}
-	if c.categories = meet(a.categories, b.categories); !ok {
+	if c.categories = common(a.categories, b.categories); !ok {
 		c.categories, ok = slices.Clone(b.categories), true
 	}
 	return c, ok
 }
 
-// denial builds the Consents for a rule that denies.
-func (t Taking) denial(x rule) ([]fhir.Resource, error) {
-	if x.to <= t.Now.UnixMilli() {
+// denial builds the Consents for a denial.
+func (t Withdrawal) denial(r rule) ([]fhir.Resource, error) {
+	if r.to <= t.Now.UnixMilli() {
 		return nil, nil
 	}
 	var out []fhir.Resource
 	add := func(p provisionJSON) error {
-		c := agreed(t.NewID(), t.Patient,
+		c := newConsent(t.NewID(), t.Patient,
 			div("You had denied this within a consent that you have taken back. It stays denied."), t.Now)
-		c.PolicyRule = one(actCodeSystem, "OPTOUT")
+		c.PolicyRule = element.NewConcept(actCodeSystem, "OPTOUT")
 		p.Type = "deny"
 		c.Provision = p
 		b, err := marshal(c)
 		out = append(out, fhir.Resource{Type: "Consent", ID: c.ID, JSON: b})
 		return err
 	}
-	p := provisionJSON{Period: x.period()}
-	for _, v := range x.vendors {
-		p.Code = append(p.Code, one(VendorSystem, v))
+	p := provisionJSON{Period: r.period()}
+	for _, v := range r.vendors {
+		p.Code = append(p.Code, element.NewConcept(VendorSystem, v))
 	}
-	for _, k := range x.categories {
+	for _, k := range r.categories {
 		system := categoryOwn
 		if slices.Contains(hl7Categories, k) {
-			system = categorySystem
+			system = element.ObservationCategory
 		}
-		p.Code = append(p.Code, one(system, k))
+		p.Code = append(p.Code, element.NewConcept(system, k))
 	}
-	for _, k := range x.types {
-		p.Class = append(p.Class, coding{typeSystem, k})
+	for _, k := range r.types {
+		p.Class = append(p.Class, element.Coding{System: typeSystem, Code: k})
 	}
-	if x.acts(true) {
-		// Who receives data does not matter to its collection.
-		q := p
-		q.Action = []concept{one(actionSystem, actionCollect)}
-		if err := add(q); err != nil {
+	if r.appliesTo(true) {
+		// Recipients do not matter for collection.
+		collection := p
+		collection.Action = []element.CodeableConcept{element.NewConcept(actionSystem, actionCollect)}
+		if err := add(collection); err != nil {
 			return nil, err
 		}
 	}
-	if x.acts(false) {
-		p.Action = []concept{one(actionSystem, actionAccess), one(actionSystem, actionDisclose)}
-		for _, who := range x.recipients {
-			id := identifier{ClientSystem, who}
+	if r.appliesTo(false) {
+		p.Action = []element.CodeableConcept{element.NewConcept(actionSystem, actionAccess),
+			element.NewConcept(actionSystem, actionDisclose)}
+		for _, who := range r.recipients {
+			id := element.Identifier{System: ClientSystem, Value: who}
 			if a, ok := strings.CutPrefix(who, authorizedBy); ok {
-				id = identifier{AuthorizationSystem, a}
+				id = element.Identifier{System: AuthorizationSystem, Value: a}
 			}
-			p.Actor = append(p.Actor, actor{one(partSystem, recipientRole), reference{Identifier: &id}})
+			p.Actor = append(p.Actor, actor{element.NewConcept(element.ParticipationType, recipientRole),
+				element.Reference{Identifier: &id}})
 		}
 		if err := add(p); err != nil {
 			return nil, err
@@ -403,35 +408,35 @@ func (t Taking) denial(x rule) ([]fhir.Resource, error) {
 	return out, nil
 }
 
-// period writes when a rule applies, to the second that lies within it.
-func (r *rule) period() *period {
+// period returns the period of a rule in whole seconds.
+func (r *rule) period() *element.Period {
 	var from, until time.Time
-	if r.from != everything().from {
+	if r.from != unrestricted().from {
 		from = time.UnixMilli(r.from)
 	}
-	if r.to != everything().to {
+	if r.to != unrestricted().to {
 		until = time.UnixMilli(r.to).Add(-time.Second) // the end is included
 	}
 	return between(from, until)
 }
 
-// Reaches reports whether some Consent of the patient may permit something of
-// a vendor ("" anything) to anybody, now or later, or its collection. It is
-// asked after a withdrawal, of what is stored.
-func (e *Engine) Reaches(ctx context.Context, patient, vendor string) (bool, error) {
-	b, err := e.book(ctx, patient)
+// AnyPermit reports whether a Consent of the patient may permit the disclosure or
+// collection of data of a vendor, or of any data if vendor is empty, now or later.
+// It serves to check a withdrawal after it has been stored.
+func (e *Engine) AnyPermit(ctx context.Context, patient, vendor string) (bool, error) {
+	set, err := e.ruleSet(ctx, patient)
 	if err != nil {
 		return false, err
 	}
 	now := e.opts.Clock().UnixMilli()
-	for _, c := range b.rules {
-		if c.root.reaches(vendor, now) {
+	for _, c := range set.rules {
+		if c.root.mayPermit(vendor, now) {
 			return true, nil
 		}
 	}
-	for _, list := range b.apps {
+	for _, list := range set.apps {
 		for _, c := range list {
-			if c.root.reaches(vendor, now) {
+			if c.root.mayPermit(vendor, now) {
 				return true, nil
 			}
 		}

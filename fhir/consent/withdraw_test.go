@@ -15,13 +15,13 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-// question is one that a patient's consents are asked.
+// question is a request to a patient's consents.
 type question struct {
 	who, app string
 	f        access.Facts
 }
 
-// questions is every combination that the drawn Consents can tell apart.
+// questions returns every combination that the drawn Consents can distinguish.
 func questions() (out []question) {
 	for _, typ := range []string{"Observation", "Device"} {
 		for _, vendor := range []string{"apple", "fitbit", "oura"} {
@@ -45,18 +45,18 @@ func questions() (out []question) {
 func answers(e *consent.Engine, qs []question) []bool {
 	out := make([]bool, len(qs))
 	for i, q := range qs {
-		out[i] = e.Under(q.app).Permits(q.who, &q.f)
+		out[i] = e.ForAuthorization(q.app).Permits(q.who, &q.f)
 	}
 	return out
 }
 
-func taking(vendor string) consent.Taking {
+func withdrawal(vendor string) consent.Withdrawal {
 	n := 0
-	return consent.Taking{Patient: "p1", Vendor: vendor, Vendors: []string{"apple", "fitbit", "oura"}, Now: now,
+	return consent.Withdrawal{Patient: "p1", Vendor: vendor, Vendors: []string{"apple", "fitbit", "oura"}, Now: now,
 		NewID: func() string { n++; return fmt.Sprint("new", n) }}
 }
 
-func (s *shelf) apply(w consent.Withdrawal) {
+func (s *memStore) apply(w consent.WithdrawalPlan) {
 	for _, list := range [][]fhir.Resource{w.Ended, w.Narrowed, w.Denials, {w.Record}} {
 		for _, r := range list {
 			if r.ID != "" {
@@ -66,15 +66,14 @@ func (s *shelf) apply(w consent.Withdrawal) {
 	}
 }
 
-// TestWithdrawalProperty: whatever the Consents are, after a withdrawal nothing
-// of the vendor is visible to anybody or collected; what others see of other
-// vendors is as it was; and what was denied is denied under a new consent to
-// everything, too.
+// TestWithdrawalProperty draws Consents and checks that after a withdrawal no data
+// of the vendor is visible or collected, that the visibility of other vendors is
+// unchanged, and that under a new consent to everything the denials still apply.
 func TestWithdrawalProperty(t *testing.T) {
 	qs := questions()
 	closed, same, stayed := 0, 0, 0
 	property := func(t *rapid.T) {
-		s, again := newShelf(), newShelf()
+		s, again := newMemStore(), newMemStore()
 		e, f := newEngine(t, s), newEngine(t, again)
 		var docs []fhir.Resource
 		for i := range rapid.IntRange(1, 3).Draw(t, "consents") {
@@ -95,7 +94,7 @@ func TestWithdrawalProperty(t *testing.T) {
 		before := answers(e, qs)
 		again.put("p1", everything)
 		denied := answers(f, qs)
-		w, ok, err := taking(vendor).Plan(docs)
+		w, ok, err := withdrawal(vendor).Plan(docs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,8 +121,8 @@ func TestWithdrawalProperty(t *testing.T) {
 				t.Fatalf("%s is collected after %q was withdrawn: %v", v, vendor, err)
 			}
 		}
-		if open, err := e.Reaches(t.Context(), "p1", vendor); open || err != nil {
-			t.Fatalf("the engine says that %q may be visible: %v", vendor, err)
+		if open, err := e.AnyPermit(t.Context(), "p1", vendor); open || err != nil {
+			t.Fatalf("AnyPermit(%q): %v", vendor, err)
 		}
 		for i, is := range answers(f, qs) {
 			if is && !denied[i] {
@@ -137,16 +136,16 @@ func TestWithdrawalProperty(t *testing.T) {
 	rapid.Check(t, property)
 	for round := 0; closed == 0 || same == 0 || stayed == 0; round++ {
 		if round == 20 {
-			t.Fatalf("the draw shows little: %d closed, %d the same, %d denied", closed, same, stayed)
+			t.Fatalf("the draws do not cover all cases: %d revoked, %d unchanged, %d denied", closed, same, stayed)
 		}
 		rapid.Check(t, property)
 	}
 }
 
-// TestWithdrawalIsValid: what a withdrawal makes is valid R4, and says what it
-// does; a new consent opens what was taken back, but for what was denied.
+// TestWithdrawalIsValid checks that the Consents of a plan are valid R4, and that a
+// new consent permits the withdrawn data except what is denied.
 func TestWithdrawalIsValid(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	r := grant(t, consent.Terms{ID: "all"})
 	r.JSON = []byte(strings.Replace(string(r.JSON), `"provision":{`,
@@ -167,7 +166,7 @@ func TestWithdrawalIsValid(t *testing.T) {
 	for _, x := range have {
 		s.put("p1", x)
 	}
-	w, ok, err := taking("apple").Plan(have)
+	w, ok, err := withdrawal("apple").Plan(have)
 	if err != nil || !ok || len(w.Ended) != 1 || len(w.Narrowed) != 2 || len(w.Denials) != 1 {
 		t.Fatal(ok, err, len(w.Ended), len(w.Narrowed), len(w.Denials))
 	}
@@ -182,7 +181,7 @@ func TestWithdrawalIsValid(t *testing.T) {
 	}
 	s.apply(w)
 	if e.Permits("ehr", obs("apple", "")) || !e.Permits("ehr", obs("oura", "")) ||
-		e.Under("a1").Permits("appl", obs("apple", "")) {
+		e.ForAuthorization("a1").Permits("appl", obs("apple", "")) {
 		t.Error("after the withdrawal")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "anew", Vendor: "apple"}))
@@ -191,7 +190,7 @@ func TestWithdrawalIsValid(t *testing.T) {
 	if !e.Permits("ehr", step) || e.Permits("lab", step) || e.Permits("stopped", step) {
 		t.Error("after a new consent:", e.Permits("ehr", step), e.Permits("lab", step), e.Permits("stopped", step))
 	}
-	if _, ok, err := taking("fitbit").Plan([]fhir.Resource{stop}); ok || err != nil {
-		t.Error("a denial was taken back", err)
+	if _, ok, err := withdrawal("fitbit").Plan([]fhir.Resource{stop}); ok || err != nil {
+		t.Error("the plan changes a denial", err)
 	}
 }

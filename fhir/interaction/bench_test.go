@@ -173,7 +173,7 @@ func benchTemplate() *series.Template {
 		Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,
 		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:s","value":"`),
 			[]byte(`"}],` + fmt.Sprintf(benchBody, "samples")), []byte(`,"valueQuantity":{"value":`), nil},
-		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
+		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue}}
 	t.Parts[3] = []byte(fmt.Sprintf(benchValue, "")[len(`,"valueQuantity":{"value":`):] + "}")
 	copy(t.Identity[:], "heartrate")
 	return t

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
@@ -225,7 +226,7 @@ func (p *Page) response(base string, r *response, minimal bool) {
 	if r.err == nil && len(r.resource) > 0 && !(r.wrote && minimal) {
 		if !r.ref.IsZero() {
 			p.entries = append(p.entries, `"fullUrl":`...)
-			p.entries = r4.AppendString(p.entries, base+"/"+r.ref.String())
+			p.entries = element.AppendString(p.entries, base+"/"+r.ref.String())
 			p.entries = append(p.entries, ',')
 		}
 		p.entries = append(p.entries, `"resource":`...)
@@ -240,11 +241,11 @@ func (p *Page) response(base string, r *response, minimal bool) {
 	if r.err == nil && r.version > 0 {
 		if r.wrote {
 			p.entries = append(p.entries, `,"location":`...)
-			p.entries = r4.AppendString(p.entries,
+			p.entries = element.AppendString(p.entries,
 				base+"/"+r.ref.String()+"/_history/"+strconv.FormatUint(r.version, 10))
 		}
 		p.entries = append(p.entries, `,"etag":`...)
-		p.entries = r4.AppendString(p.entries, ETag(r.version))
+		p.entries = element.AppendString(p.entries, ETag(r.version))
 		if !r.modified.IsZero() {
 			p.entries = append(p.entries, `,"lastModified":"`...)
 			p.entries = r.modified.UTC().AppendFormat(p.entries, fhir.InstantLayout)

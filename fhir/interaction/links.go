@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // links says what the references and links of one entry of a transaction
@@ -158,11 +159,7 @@ func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 			continue
 		}
 		end := start + int(dec.InputOffset())
-		quoted, err := jsontext.AppendQuote(nil, to)
-		if err != nil {
-			return nil, fhir.Wrap(op, err)
-		}
-		out = append(append(out, body[copied:openQuote(body, end)]...), quoted...)
+		out = element.AppendString(append(out, body[copied:openQuote(body, end)]...), to)
 		copied = end
 	}
 	return append(out, body[copied:]...), nil

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/r4"
+	"pulsegate/fhir/element"
 )
 
 // Page is a Bundle that is ready to be sent: the resources' stored bytes
@@ -83,7 +83,7 @@ func (p *Page) open(id, typ string, updated time.Time, total int64, links []link
 		b = append(b, `{"relation":"`...)
 		b = append(b, l.relation...)
 		b = append(b, `","url":`...)
-		b = r4.AppendString(b, l.url)
+		b = element.AppendString(b, l.url)
 		b = append(b, '}')
 	}
 	if len(links) > 0 {
@@ -97,7 +97,7 @@ func (p *Page) begin(fullURL string) {
 		p.entries = append(p.entries, ',')
 	}
 	p.entries = append(p.entries, `{"fullUrl":`...)
-	p.entries = r4.AppendString(p.entries, fullURL)
+	p.entries = element.AppendString(p.entries, fullURL)
 }
 
 // match adds a search result; mode is "match", "include" or "outcome".
@@ -126,7 +126,7 @@ func (p *Page) version(fullURL string, r *fhir.Resource) {
 	}
 	p.entries = append(p.entries, `,"request":{"method":"`+method+`","url":"`+target+`"},"response":{"status":"`+
 		status+`","etag":`...)
-	p.entries = r4.AppendString(p.entries, ETag(r.Version))
+	p.entries = element.AppendString(p.entries, ETag(r.Version))
 	p.entries = append(p.entries, `,"lastModified":"`...)
 	p.entries = r.LastUpdated.UTC().AppendFormat(p.entries, fhir.InstantLayout)
 	p.entries = append(p.entries, `"}}`...)

@@ -8,29 +8,17 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
-
-// Coding is a system and a code; Display may be empty.
-type Coding struct {
-	System  string `json:"system,omitempty"`
-	Code    string `json:"code,omitempty"`
-	Display string `json:"display,omitempty"`
-}
 
 // Parameter is one input of an operation: of a URL always a Value, of a
 // Parameters resource what its value[x] holds.
 type Parameter struct {
 	Name   string
 	Value  string // of a primitive, as written
-	Coding *Coding
-	Period *Period
-}
-
-// Period is start and end as written; either may be empty.
-type Period struct {
-	Start string `json:"start"`
-	End   string `json:"end"`
+	Coding *element.Coding
+	Period *element.Period
 }
 
 const maxParameters = 100
@@ -93,10 +81,10 @@ func ParseParameters(body []byte) ([]Parameter, error) {
 func (x *Parameter) read(member string, raw json.RawMessage) bool {
 	switch member {
 	case "valueCoding":
-		x.Coding = &Coding{}
+		x.Coding = &element.Coding{}
 		return json.Unmarshal(raw, x.Coding) == nil
 	case "valuePeriod":
-		x.Period = &Period{}
+		x.Period = &element.Period{}
 		return json.Unmarshal(raw, x.Period) == nil
 	}
 	switch {

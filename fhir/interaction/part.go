@@ -6,6 +6,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
@@ -143,11 +144,11 @@ func impersonal(p *search.Param, value string) bool {
 	case search.TypeToken:
 		return codes[p.Code] && coded(value)
 	case search.TypeURI:
-		return strings.HasPrefix(value, "http://hl7.org/fhir/") || strings.HasPrefix(value, fhir.Canonical+"/")
+		return strings.HasPrefix(value, element.HL7) || strings.HasPrefix(value, fhir.Canonical+"/")
 	case search.TypeQuantity, search.TypeNumber:
 		for _, v := range strings.Split(value, ",") {
 			number, unit, _ := strings.Cut(v, "|")
-			unit = strings.TrimPrefix(strings.TrimPrefix(unit, "http://unitsofmeasure.org"), "|")
+			unit = strings.TrimPrefix(strings.TrimPrefix(unit, element.UCUM), "|")
 			if !made(digits+lower+"E+.-")(number) || len(unit) > 12 || strings.ContainsAny(unit, "|:") {
 				return false
 			}
@@ -191,10 +192,9 @@ func codeForm(s string) bool {
 // ofTerminology reports whether a token is of a terminology, not of an identifier
 // system.
 func ofTerminology(token string) bool {
-	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|",
-		"urn:iso:std:iso:11073:10101|",
-		"http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/",
-		"http://dicom.nema.org/resources/ontology/DCM|", fhir.Canonical + "/CodeSystem/"} {
+	for _, s := range []string{element.LOINC + "|", element.SNOMED + "|", element.UCUM + "|",
+		"urn:iso:std:iso:11073:10101|", element.Terminology, element.HL7, element.DICOM + "|",
+		fhir.Canonical + "/CodeSystem/"} {
 		if strings.HasPrefix(token, s) {
 			return true
 		}

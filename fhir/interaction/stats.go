@@ -10,14 +10,14 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/r4"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
 // Numbers are measured values of one code in one unit.
 type Numbers struct {
-	Code   []Coding // of the Observation, or of the component
+	Code   []element.Coding // of the Observation, or of the component
 	Unit   Unit
 	Values []float64
 	counts []run // further values, rising
@@ -62,12 +62,12 @@ var statistics = map[string]struct { // read only
 	"total-count": {"Total Count", nil, true},
 }
 
-const sysStatistics = "http://terminology.hl7.org/CodeSystem/observation-statistics"
+const sysStatistics = element.Terminology + "observation-statistics"
 
 // statsAsked is a checked request.
 type statsAsked struct {
 	patient    string
-	codes      []Coding
+	codes      []element.Coding
 	from, to   time.Time // zero: open
 	statistics []string
 	include    bool
@@ -156,7 +156,7 @@ var escaped = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
 
 // summaryGroup are the values of one code in one unit.
 type summaryGroup struct {
-	code     []Coding
+	code     []element.Coding
 	unit     Unit
 	d        distribution
 	ignored  uint64
@@ -204,14 +204,14 @@ func (s *summary) add(n *Numbers) bool {
 func (s *summary) group(n *Numbers) *summaryGroup {
 	code := n.Code
 	for _, c := range s.asked.codes {
-		if i := slices.IndexFunc(code, func(have Coding) bool { return same(c, have) }); i >= 0 {
+		if i := slices.IndexFunc(code, func(have element.Coding) bool { return same(c, have) }); i >= 0 {
 			code = code[i : i+1]
 			break
 		}
 	}
 	for _, g := range s.groups {
-		if g.unit.Code == n.Unit.Code && slices.ContainsFunc(code, func(c Coding) bool {
-			return slices.ContainsFunc(g.code, func(h Coding) bool { return c.System == h.System && c.Code == h.Code })
+		if g.unit.Code == n.Unit.Code && slices.ContainsFunc(code, func(c element.Coding) bool {
+			return slices.ContainsFunc(g.code, func(h element.Coding) bool { return c.System == h.System && c.Code == h.Code })
 		}) {
 			g.name(code, n.Unit.Text)
 			return g
@@ -232,7 +232,7 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 
 // name keeps the least of the texts that a code and a unit come with, so that
 // the answer does not depend on who comes first.
-func (g *summaryGroup) name(code []Coding, unit string) {
+func (g *summaryGroup) name(code []element.Coding, unit string) {
 	if unit != "" && (g.unit.Text == "" || unit < g.unit.Text) {
 		g.unit.Text = strings.Clone(unit)
 	}
@@ -247,7 +247,7 @@ func (g *summaryGroup) name(code []Coding, unit string) {
 	}
 }
 
-func same(want, have Coding) bool {
+func same(want, have element.Coding) bool {
 	return want.Code == have.Code && (want.System == "" || want.System == have.System)
 }
 
@@ -272,7 +272,9 @@ func (s *summary) answered() []*summaryGroup {
 		}
 		i := slices.IndexFunc(out, func(o *summaryGroup) bool {
 			return slices.ContainsFunc(o.code,
-				func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return same(c, h) }) })
+				func(c element.Coding) bool {
+					return slices.ContainsFunc(g.code, func(h element.Coding) bool { return same(c, h) })
+				})
 		})
 		if i < 0 {
 			out = append(out, g)
@@ -283,7 +285,7 @@ func (s *summary) answered() []*summaryGroup {
 	}
 	if len(out) == 0 {
 		for _, c := range s.asked.codes {
-			out = append(out, &summaryGroup{code: []Coding{c}})
+			out = append(out, &summaryGroup{code: []element.Coding{c}})
 		}
 	}
 	return out
@@ -296,10 +298,10 @@ func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = c.append(b)
+		b = c.Append(b, element.AppendString)
 	}
 	b = append(b, `]},"subject":{"reference":`...)
-	b = r4.AppendString(b, "Patient/"+a.patient)
+	b = element.AppendString(b, "Patient/"+a.patient)
 	b = append(b, '}')
 	b = a.period(b, g)
 	b = append(b, `,"component":[`...)
@@ -309,7 +311,7 @@ func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
 		}
 		st := statistics[name]
 		b = append(b, `{"code":{"coding":[`...)
-		b = Coding{sysStatistics, name, st.display}.append(b)
+		b = element.Coding{System: sysStatistics, Code: name, Display: st.display}.Append(b, element.AppendString)
 		b = append(b, `]},`...)
 		v := 0.0
 		if st.of == nil {
@@ -325,21 +327,21 @@ func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
 
 func appendQuantity(b []byte, name string, v float64, u Unit, plain bool) []byte {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return append(b, `"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"not-a-number","display":"Not a Number (NaN)"}]}`...)
+		return append(b, `"dataAbsentReason":{"coding":[{"system":"`+element.DataAbsentReason+`","code":"not-a-number","display":"Not a Number (NaN)"}]}`...)
 	}
 	b = append(b, `"valueQuantity":{"value":`...)
 	b = strconv.AppendFloat(b, rounded(v), 'f', -1, 64)
 	switch {
 	case name == "variance": // its unit is the square, for which UCUM has many ways
 	case plain:
-		b = append(b, `,"unit":"1","system":"http://unitsofmeasure.org","code":"1"`...)
+		b = append(b, `,"unit":"1","system":"`+element.UCUM+`","code":"1"`...)
 	case u.Code != "":
 		if u.Text != "" {
 			b = append(b, `,"unit":`...)
-			b = r4.AppendString(b, u.Text)
+			b = element.AppendString(b, u.Text)
 		}
-		b = append(b, `,"system":"http://unitsofmeasure.org","code":`...)
-		b = r4.AppendString(b, u.Code)
+		b = append(b, `,"system":"`+element.UCUM+`","code":`...)
+		b = element.AppendString(b, u.Code)
 	}
 	return append(b, '}')
 }
@@ -381,20 +383,6 @@ func (a *statsAsked) period(b []byte, g *summaryGroup) []byte {
 		b = append(b, `"end":"`...)
 		b = to.UTC().AppendFormat(b, fhir.InstantLayout)
 		b = append(b, '"')
-	}
-	return append(b, '}')
-}
-
-func (c Coding) append(b []byte) []byte {
-	b = append(b, '{')
-	sep := ""
-	for _, m := range [][2]string{{"system", c.System}, {"code", c.Code}, {"display", c.Display}} {
-		if m[1] == "" {
-			continue
-		}
-		b = append(b, sep+`"`+m[0]+`":`...)
-		b = r4.AppendString(b, m[1])
-		sep = ","
 	}
 	return append(b, '}')
 }

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 )
 
@@ -157,7 +158,7 @@ func TestIgnored(t *testing.T) {
 		`{` + code + `"valueString":"x"}`:                                                     0,
 	} {
 		values, ignored := 0, uint64(0)
-		m := &measured{codes: []Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
+		m := &measured{codes: []element.Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
 			values, ignored = values+len(n.Values), ignored+n.Ignored
 			return true
 		}}

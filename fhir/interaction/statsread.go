@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fastjson/fastfloat"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -22,7 +23,6 @@ const (
 	maxStatsCodes  = 50
 	maxSources     = 1000
 	maxStatsPeriod = 200 * 365 * 24 // hours
-	ucum           = "http://unitsofmeasure.org"
 )
 
 // readStats checks the inputs of $stats. A URL may give coding as
@@ -37,7 +37,7 @@ func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
 		}
 	}
 	for _, c := range r.codes {
-		a.codes = append(a.codes, Coding{System: r.system, Code: c})
+		a.codes = append(a.codes, element.Coding{System: r.system, Code: c})
 	}
 	for _, n := range []string{"subject", "statistic"} {
 		if !slices.Contains(r.seen, n) {
@@ -131,9 +131,9 @@ func (r *statsReader) coding(p *Parameter) bool {
 		if !ok {
 			system, code = "", p.Value
 		}
-		c = &Coding{System: system, Code: code}
+		c = &element.Coding{System: system, Code: code}
 	}
-	r.a.codes = append(r.a.codes, Coding{System: c.System, Code: c.Code})
+	r.a.codes = append(r.a.codes, element.Coding{System: c.System, Code: c.Code})
 	return c.Code != "" && len(c.Code) <= 256 && len(c.System) <= 512 && utf8.ValidString(c.Code) &&
 		utf8.ValidString(c.System)
 }
@@ -175,7 +175,7 @@ func (r *statsReader) period(p *Parameter) bool {
 		if !ok {
 			return false
 		}
-		x = &Period{start, end}
+		x = &element.Period{Start: start, End: end}
 	}
 	ok := x.Start != "" || x.End != ""
 	if x.Start != "" {
@@ -204,7 +204,7 @@ func (s *sources) add(json []byte) {
 
 // summarize gives fn the numbers of the matches. A store that has them in
 // columns is not made to write Observations, unless these are asked for.
-func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding,
+func summarize(ctx context.Context, st store.Store, f store.Find, codes []element.Coding,
 	fn func(*Numbers) bool, src *sources) error {
 	when, err := selection("date")
 	if err != nil {
@@ -474,7 +474,7 @@ func (m *measured) flush() {
 // alike is what the Observations of a template, or of a shape, come to but for
 // their numbers. Of these it holds what has not been given out.
 type alike struct {
-	code     []Coding
+	code     []element.Coding
 	unit     Unit
 	tally    series.Tally // of whole blocks
 	blocks   int          // in tally
@@ -484,7 +484,7 @@ type alike struct {
 
 // measured takes the numbers out of Observations.
 type measured struct {
-	codes  []Coding
+	codes  []element.Coding
 	fn     func(*Numbers) bool
 	when   *search.Selection
 	parser fastjson.Parser
@@ -531,20 +531,20 @@ func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
 
 func (m *measured) asked(code *fastjson.Value) bool {
 	for _, have := range codingsOf(code, nil) {
-		if slices.ContainsFunc(m.codes, func(want Coding) bool { return same(want, have) }) {
+		if slices.ContainsFunc(m.codes, func(want element.Coding) bool { return same(want, have) }) {
 			return true
 		}
 	}
 	return false
 }
 
-func codingsOf(code *fastjson.Value, into []Coding) []Coding {
+func codingsOf(code *fastjson.Value, into []element.Coding) []element.Coding {
 	if code == nil {
 		return into
 	}
 	for _, c := range code.GetArray("coding") {
-		into = append(into, Coding{string(c.GetStringBytes("system")), string(c.GetStringBytes("code")),
-			string(c.GetStringBytes("display"))})
+		into = append(into, element.Coding{System: string(c.GetStringBytes("system")),
+			Code: string(c.GetStringBytes("code")), Display: string(c.GetStringBytes("display"))})
 	}
 	return into
 }
@@ -558,7 +558,7 @@ func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
 	}
 	n.Unit, n.Values, n.Ignored = Unit{}, nil, 1
 	q := v.Get("valueQuantity")
-	if q != nil && !doubtful && string(q.GetStringBytes("system")) == ucum &&
+	if q != nil && !doubtful && string(q.GetStringBytes("system")) == element.UCUM &&
 		len(q.GetStringBytes("comparator")) == 0 && len(q.GetStringBytes("code")) > 0 {
 		if number := q.Get("value"); number != nil {
 			if x, err := number.Float64(); err == nil && !math.IsInf(x, 0) {

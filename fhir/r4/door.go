@@ -15,6 +15,7 @@ import (
 	"github.com/valyala/fastjson"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Limits bound what the door reads. A zero field means its default.
@@ -186,11 +187,11 @@ func canonical(typ, id string, v jsontext.Value) ([]byte, error) {
 					out = append(out, ',')
 				}
 				first = false
-				out = append(append(AppendString(out, name), ':'), raw...)
+				out = append(append(element.AppendString(out, name), ':'), raw...)
 				return nil
 			})
 		}
-		rest = append(append(AppendString(append(rest, ','), name), ':'), raw...)
+		rest = append(append(element.AppendString(append(rest, ','), name), ':'), raw...)
 		return nil
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/valyala/fastjson"
 
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
@@ -45,8 +46,6 @@ var invariants = map[string]func(v *fastjson.Value, r reporter){ // read only
 	"Patient.Contact":            contactRules,
 }
 
-const ucum = "http://unitsofmeasure.org"
-
 // has reports whether v has an element, as a value or as extensions alone.
 func has(v *fastjson.Value, name string) bool {
 	return v.Exists(name) || v.Exists("_"+name)
@@ -79,7 +78,7 @@ func unitRules(v *fastjson.Value, r reporter, key string) {
 	if v.Exists("value") && !has(v, "code") {
 		r.broken("", "a value needs a code ("+key+")")
 	}
-	if v.Exists("system") && !is(v, "system", ucum) {
+	if v.Exists("system") && !is(v, "system", element.UCUM) {
 		r.broken("system", "must be UCUM ("+key+")")
 	}
 }
@@ -110,7 +109,7 @@ func countRules(v *fastjson.Value, r reporter) {
 func distanceRules(v *fastjson.Value, r reporter) { unitRules(v, r, "dis-1") }
 
 func durationRules(v *fastjson.Value, r reporter) {
-	if v.Exists("code") && (!is(v, "system", ucum) || !has(v, "value")) {
+	if v.Exists("code") && (!is(v, "system", element.UCUM) || !has(v, "value")) {
 		r.broken("", "a duration with a code needs a value and the system UCUM (drt-1)")
 	}
 	if c := v.GetStringBytes("code"); len(c) > 0 && !timeUnits[string(c)] {
@@ -253,7 +252,7 @@ func consentRules(v *fastjson.Value, r reporter) {
 		return
 	}
 	for _, c := range v.GetArray("scope", "coding") {
-		if !is(c, "system", "http://terminology.hl7.org/CodeSystem/consentscope") {
+		if !is(c, "system", element.ConsentScope) {
 			continue
 		}
 		key := map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4",

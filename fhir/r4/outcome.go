@@ -3,9 +3,9 @@ package r4
 import (
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // OutcomeJSON renders err as an OperationOutcome. An error without issues, an
@@ -28,7 +28,7 @@ func OutcomeJSON(err error) []byte {
 }
 
 // positionURL is the base of HL7's extensions for the position of an issue.
-const positionURL = "http://hl7.org/fhir/StructureDefinition/operationoutcome-issue"
+const positionURL = element.StructureDefinition + "operationoutcome-issue"
 
 func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 	severity, code := is.Severity, is.Code
@@ -43,10 +43,10 @@ func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 		b = fmt.Appendf(b, `"extension":[{"url":"%s-line","valueInteger":%d},{"url":"%s-col","valueInteger":%d}],`,
 			positionURL, is.Line, positionURL, is.Column)
 	}
-	b = AppendString(append(b, `"severity":`...), severity)
-	b = AppendString(append(b, `,"code":`...), code)
+	b = element.AppendString(append(b, `"severity":`...), severity)
+	b = element.AppendString(append(b, `,"code":`...), code)
 	if is.Diagnostics != "" {
-		b = AppendString(append(b, `,"diagnostics":`...), is.Diagnostics)
+		b = element.AppendString(append(b, `,"diagnostics":`...), is.Diagnostics)
 	}
 	if is.Line > 0 {
 		b = fmt.Appendf(b, `,"location":["line %d, column %d"]`, is.Line, is.Column)
@@ -57,37 +57,10 @@ func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 		} else {
 			b = append(b, ',')
 		}
-		b = AppendString(b, x)
+		b = element.AppendString(b, x)
 		if i == len(is.Expression)-1 {
 			b = append(b, ']')
 		}
 	}
 	return append(b, '}')
-}
-
-// AppendString appends s as a JSON string; bytes that are no UTF-8 become
-// U+FFFD.
-func AppendString(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	for i := 0; i < len(s); {
-		c := s[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c < 0x20 || c == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		case c < utf8.RuneSelf:
-			b = append(b, c)
-		default:
-			r, n := utf8.DecodeRuneInString(s[i:])
-			b = utf8.AppendRune(b, r)
-			i += n
-			continue
-		}
-		i++
-	}
-	return append(b, '"')
 }

@@ -12,6 +12,8 @@ import (
 	rpb "github.com/google/fhir/go/proto/google/fhir/proto/r4/core/resources/bundle_and_contained_resource_go_proto"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"pulsegate/fhir/element"
 )
 
 // form is what the JSON of a data type looks like.
@@ -163,9 +165,9 @@ func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
 	case value == nil:
 	case value.Kind() == protoreflect.StringKind:
 		switch url, _ := proto.GetExtension(m.Options(), apb.E_FhirValuesetUrl).(string); url {
-		case "http://hl7.org/fhir/ValueSet/mimetypes":
+		case element.HL7 + "ValueSet/mimetypes":
 			sh.form = mediaType
-		case "http://hl7.org/fhir/ValueSet/currencies":
+		case element.HL7 + "ValueSet/currencies":
 			sh.form = currencyCode
 		default:
 			sh.form = code

@@ -8,12 +8,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
 // subsetted marks a resource that lacks elements, so that nobody writes it
 // back as if it were whole.
-const subsetted = `{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}`
+const subsetted = `{"system":"` + element.Terminology + `v3-ObservationValue","code":"SUBSETTED"}`
 
 // Subset returns the part of a stored resource's JSON that _summary or
 // _elements ask for, tagged SUBSETTED. Mandatory elements always stay. It
@@ -24,16 +25,16 @@ func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]
 	if top == nil {
 		return nil, fhir.Errorf(fhir.Internal, "r4.Subset", "resource type is not known to this server")
 	}
-	var keep func(e *element) bool
+	var keep func(e *elementDefinition) bool
 	switch {
 	case mode == search.SummaryTrue:
-		keep = func(e *element) bool { return e.summary || e.mandatory }
+		keep = func(e *elementDefinition) bool { return e.summary || e.mandatory }
 	case mode == search.SummaryText:
-		keep = func(e *element) bool { return e.name == "text" || e.mandatory }
+		keep = func(e *elementDefinition) bool { return e.name == "text" || e.mandatory }
 	case mode == search.SummaryData:
-		keep = func(e *element) bool { return e.name != "text" }
+		keep = func(e *elementDefinition) bool { return e.name != "text" }
 	case len(elements) > 0:
-		keep = func(e *element) bool {
+		keep = func(e *elementDefinition) bool {
 			return e.mandatory || slices.Contains(elements, e.name) || slices.Contains(elements, e.base)
 		}
 	default:
@@ -56,7 +57,7 @@ func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(append(AppendString(out, name), ':'), raw...)
+		out = append(append(element.AppendString(out, name), ':'), raw...)
 		return nil
 	})
 	if err != nil {
@@ -73,7 +74,7 @@ func tagged(meta jsontext.Value) jsontext.Value {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(AppendString(out, name), ':')
+		out = append(element.AppendString(out, name), ':')
 		if name == "tag" && bytes.HasPrefix(raw, []byte("[{")) {
 			found = true
 			out = append(append(append(out, '['), subsetted...), ',')

@@ -7,25 +7,25 @@ import (
 
 //go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go
 
-// element is one element of the top level of a resource type. Base is the
+// elementDefinition is one element of the top level of a resource type. Base is the
 // name without the type of a choice: value for valueQuantity.
-type element struct {
+type elementDefinition struct {
 	typ, name, base    string
 	mandatory, summary bool
 }
 
 type lookup struct {
 	resources, elements map[string]bool
-	top                 map[string]map[string]*element
+	top                 map[string]map[string]*elementDefinition
 }
 
 // names is the generated tables as sets, built on first use.
 var names = sync.OnceValue(func() *lookup {
-	l := &lookup{resources: set(resourceNames), elements: set(elementNames), top: map[string]map[string]*element{}}
+	l := &lookup{resources: set(resourceNames), elements: set(elementNames), top: map[string]map[string]*elementDefinition{}}
 	for i := range topLevel {
 		e := &topLevel[i]
 		if l.top[e.typ] == nil {
-			l.top[e.typ] = map[string]*element{}
+			l.top[e.typ] = map[string]*elementDefinition{}
 		}
 		l.top[e.typ][e.name] = e
 	}

@@ -228,7 +228,7 @@ const elementNames = "" +
 	"windowStart withdrawalPeriod workflow xpath xpathUsage "
 
 // topLevel holds the elements of the stored types.
-var topLevel = []element{
+var topLevel = []elementDefinition{
 	{"AuditEvent", "action", "action", false, true},
 	{"AuditEvent", "agent", "agent", true, false},
 	{"AuditEvent", "contained", "contained", false, false},

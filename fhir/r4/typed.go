@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir/element"
 )
 
 // typed walks a resource along its shape and checks what google/fhir leaves
@@ -109,5 +111,5 @@ func (r *rules) target(targets []string, v *fastjson.Value) {
 
 // referenceType returns Reference.type without the base of R4's types.
 func referenceType(v *fastjson.Value) string {
-	return strings.TrimPrefix(string(v.GetStringBytes("type")), "http://hl7.org/fhir/StructureDefinition/")
+	return strings.TrimPrefix(string(v.GetStringBytes("type")), element.StructureDefinition)
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir/element"
 )
 
 // observationRules checks the invariants of Observation, and R4's profiles of
@@ -49,8 +51,6 @@ func observationRules(v *fastjson.Value, r reporter) {
 	}
 }
 
-const loinc = "http://loinc.org"
-
 // vitalProfile is one of R4's profiles on the profile vitalsigns.
 type vitalProfile struct {
 	name, code string
@@ -70,7 +70,7 @@ var vitalSigns = []vitalProfile{ // read only
 	{"vitalspanel", "", nil},
 }
 
-const vitalBase = "http://hl7.org/fhir/StructureDefinition/"
+const vitalBase = element.StructureDefinition
 
 // vitalProfiles returns which of R4's profiles of vital signs v declares; base
 // is also true for the profile vitalsigns itself.
@@ -95,7 +95,7 @@ func vitalCategory(v *fastjson.Value) bool {
 	for _, c := range v.GetArray("category") {
 		for _, k := range c.GetArray("coding") {
 			if is(k, "code", "vital-signs") &&
-				is(k, "system", "http://terminology.hl7.org/CodeSystem/observation-category") {
+				is(k, "system", element.ObservationCategory) {
 				return true
 			}
 		}
@@ -162,7 +162,7 @@ func (p *vitalProfile) quantity(v *fastjson.Value, place string, units []string,
 		r.broken(place+"value", "must be a Quantity (profile "+p.name+")")
 		return
 	}
-	if !has(q, "value") || !has(q, "unit") || !is(q, "system", ucum) || !oneOf(units, q.GetStringBytes("code")) {
+	if !has(q, "value") || !has(q, "unit") || !is(q, "system", element.UCUM) || !oneOf(units, q.GetStringBytes("code")) {
 		r.broken(place+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+
 			strings.Join(units, " or ")+" (profile "+p.name+")")
 	}
@@ -182,7 +182,7 @@ func loincCoded(concept *fastjson.Value, code string) bool {
 		return false
 	}
 	for _, c := range concept.GetArray("coding") {
-		if is(c, "code", code) && is(c, "system", loinc) {
+		if is(c, "code", code) && is(c, "system", element.LOINC) {
 			return true
 		}
 	}

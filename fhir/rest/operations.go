@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/capability"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/interaction"
 )
 
@@ -22,7 +23,7 @@ type operation struct {
 
 // typeOperations is the list from which routes and CapabilityStatement are made.
 func typeOperations() []operation {
-	const core = "http://hl7.org/fhir/OperationDefinition/"
+	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
 		{"Observation", "lastn", core + "Observation-lastn", (*Server).lastN},
 		{"Observation", "stats", core + "Observation-stats", (*Server).stats},

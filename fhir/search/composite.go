@@ -2,6 +2,8 @@ package search
 
 import (
 	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir/element"
 )
 
 // The composite parameters of Observation join a code and a value of one
@@ -39,8 +41,8 @@ func (w *work) system(b []byte) string {
 	switch string(b) {
 	case "":
 		return systemMark
-	case "http://unitsofmeasure.org":
-		return systemMark + "http://unitsofmeasure.org"
+	case element.UCUM:
+		return systemMark + element.UCUM
 	}
 	return systemMark + w.text(b)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fastjson"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Extractor takes index values from resources. The zero Extractor is usable.
@@ -215,14 +216,14 @@ func (w *work) text(b []byte) string {
 // wellKnown spares the copies of what most resources repeat.
 func wellKnown(b []byte) (string, bool) {
 	switch string(b) {
-	case "http://loinc.org":
-		return "http://loinc.org", true
-	case "http://unitsofmeasure.org":
-		return "http://unitsofmeasure.org", true
-	case "http://snomed.info/sct":
-		return "http://snomed.info/sct", true
-	case "http://terminology.hl7.org/CodeSystem/observation-category":
-		return "http://terminology.hl7.org/CodeSystem/observation-category", true
+	case element.LOINC:
+		return element.LOINC, true
+	case element.UCUM:
+		return element.UCUM, true
+	case element.SNOMED:
+		return element.SNOMED, true
+	case element.ObservationCategory:
+		return element.ObservationCategory, true
 	case "Patient":
 		return "Patient", true
 	case "Device":

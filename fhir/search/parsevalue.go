@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // values reads one element of a comma list. A reference by id alone stands
@@ -45,7 +46,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 // caseSensitive are the code systems whose codes differ by case, among those
 // that this server meets (R4 search.html#token).
 var caseSensitive = map[string]bool{ // read only
-	"http://unitsofmeasure.org": true,
+	element.UCUM: true,
 }
 
 // anyCase reports whether the tokens of p are compared without regard to case:

@@ -1,12 +1,13 @@
 //go:build !race
 
-// Pools forget under the race detector.
+// The race detector empties pools at random.
 
 package series
 
 import "testing"
 
-// TestAllocations: both ways work in the memory they are given.
+// TestAllocations checks that Encode and Decode reuse the memory of their
+// destination.
 func TestAllocations(t *testing.T) {
 	codec := newCodec(t)
 	for _, c := range []*Columns{heart(1000), mixed()} {

@@ -9,13 +9,15 @@ import (
 	"time"
 )
 
-// BenchmarkEncode and BenchmarkDecode report bytes a sample and samples a
-// second, by shape and size of block.
+// BenchmarkEncode reports bytes per sample and samples per second for each stream
+// and block size.
 func BenchmarkEncode(b *testing.B) { each(b, benchEncode) }
+
+// BenchmarkDecode reports samples per second for each stream and block size.
 func BenchmarkDecode(b *testing.B) { each(b, benchDecode) }
 
 func each(b *testing.B, run func(b *testing.B, blocks []Columns)) {
-	for _, s := range shapes() {
+	for _, s := range streams() {
 		all := s.make(1 << 16)
 		for _, size := range []int{240, 1024, 4096} {
 			var blocks []Columns
@@ -59,13 +61,14 @@ func benchDecode(b *testing.B, blocks []Columns) {
 	b.ReportMetric(float64(samples)/b.Elapsed().Seconds()/1e6, "Msamples/s")
 }
 
-// BenchmarkTable prints, by shape and size of block, bytes a sample and the
-// best time of either way: go test -run '^$' -bench Table -benchtime 1x.
+// BenchmarkTable prints bytes per sample and the best times for each stream and
+// block size: go test -run '^$' -bench Table -benchtime 1x.
 func BenchmarkTable(b *testing.B) {
 	codec := newCodec(b)
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "shape\tsamples a block\tbytes a sample\tencode Msamples/s\tdecode Msamples/s\tdecode us a block\tsummarise Msamples/s\t")
-	for _, s := range shapes() {
+	fmt.Fprintln(out, "stream\tsamples per block\tbytes per sample\tencode Msamples/s\tdecode Msamples/s\t"+
+		"decode us per block\tsummarize Msamples/s\t")
+	for _, s := range streams() {
 		all := s.make(1 << 15)
 		for _, size := range []int{240, 1024, 4096} {
 			var encode, decode, sum = math.Inf(1), math.Inf(1), math.Inf(1)
@@ -76,7 +79,7 @@ func BenchmarkTable(b *testing.B) {
 				c := all.Slice(at, at+size)
 				encode = min(encode, best(func() { buf, _ = codec.Encode(buf[:0], &c) }))
 				decode = min(decode, best(func() { _ = codec.Decode(buf, &into) }))
-				sum = min(sum, best(func() { Summarise(&c) }))
+				sum = min(sum, best(func() { Summarize(&c) }))
 				bytes, samples = bytes+len(buf), samples+size
 			}
 			n := float64(size)
@@ -89,8 +92,8 @@ func BenchmarkTable(b *testing.B) {
 	}
 }
 
-// best is the shortest of a few runs of f, in microseconds: what others do on
-// the machine only ever adds.
+// best returns the shortest of eight runs of f in microseconds. Other load on the
+// machine can only make a run longer.
 func best(f func()) float64 {
 	least := time.Hour
 	for range 8 {
@@ -101,10 +104,10 @@ func best(f func()) float64 {
 	return float64(least.Nanoseconds()) / 1000
 }
 
-// BenchmarkMaterialise writes the Observations of a decoded block.
-func BenchmarkMaterialise(b *testing.B) {
+// BenchmarkAppend appends the Observations of decoded samples.
+func BenchmarkAppend(b *testing.B) {
 	c, t := heart(1024), pair()
-	t.Holes, t.Parts, t.KeyValue = t.Holes[:3], t.Parts[:4], false
+	t.Slots, t.Parts, t.KeyValue = t.Slots[:3], t.Parts[:4], false
 	var buf []byte
 	n := 0
 	b.ReportAllocs()

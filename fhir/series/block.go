@@ -6,29 +6,29 @@ import (
 	"math/bits"
 )
 
-// Header is what a block says of its samples without being decoded: enough to
-// pass it over, and to answer sums.
+// Header summarizes the samples of a block. With it a search can skip the block,
+// or compute sums, without decoding the block.
 type Header struct {
 	Count              int
 	MinStart, MaxStart int64 // Unix microseconds
-	MaxEnd             int64 // Unix milliseconds, exclusive, as Sample.Interval has it
-	MinT, MaxT         uint64
+	MaxEnd             int64 // Unix milliseconds, exclusive, like the end of Sample.Interval
+	MinSeq, MaxSeq     uint64
 	MinUpdated         int64 // lastUpdated, Unix milliseconds
 	MaxUpdated         int64
 	Values             []Stats // by value column
 }
 
-// Stats of one value column of a block.
+// Stats summarizes one value column of a block.
 type Stats struct {
 	Min, Max   float64
 	Sum, SumSq float64
 	Counts     Counts
 }
 
-// Summarise makes the header of samples that are in order and have Commits.
-// Sums are exact until their last rounding where the values, at the scale of
-// the finest, have at most 14 digits.
-func Summarise(c *Columns) Header {
+// Summarize returns the header of samples that are sorted and have Commits. If
+// the values, at the largest scale among them, have at most 14 digits, the sums
+// are exact except for one final rounding.
+func Summarize(c *Columns) Header {
 	h := Header{Count: c.Len()}
 	if h.Count == 0 {
 		h.Values = make([]Stats, len(c.Values))
@@ -45,9 +45,9 @@ func Summarise(c *Columns) Header {
 	}
 	for i, k := range c.Commits {
 		if i == 0 {
-			h.MinT, h.MinUpdated, h.MaxUpdated = k.T, k.Updated, k.Updated
+			h.MinSeq, h.MinUpdated, h.MaxUpdated = k.Seq, k.Updated, k.Updated
 		}
-		h.MinT, h.MaxT = min(h.MinT, k.T), max(h.MaxT, k.T)
+		h.MinSeq, h.MaxSeq = min(h.MinSeq, k.Seq), max(h.MaxSeq, k.Seq)
 		h.MinUpdated, h.MaxUpdated = min(h.MinUpdated, k.Updated), max(h.MaxUpdated, k.Updated)
 	}
 	for _, col := range c.Values {
@@ -60,8 +60,9 @@ func Summarise(c *Columns) Header {
 	return h
 }
 
-// sumInts works with the mantissas at the largest scale, if they have at most
-// 49 bits there: MaxBlock of them then fit 64, and their squares 128.
+// sumInts adds the mantissas at the largest scale. It reports false if one of
+// them has more than 49 bits there: up to that size, the sum of MaxBlock
+// mantissas fits 64 bits and the sum of their squares 128 bits.
 func sumInts(col []Decimal) (Stats, bool) {
 	if len(col) > MaxBlock {
 		return Stats{}, false
@@ -118,8 +119,8 @@ func sumFloats(col []Decimal) Stats {
 	return st
 }
 
-// AppendHeader appends h to b. DecodeHeader reads what is within bounds: a
-// Count to MaxBlock, value columns to MaxValues.
+// AppendHeader appends the encoding of h. DecodeHeader accepts a Count of at most
+// MaxBlock and at most MaxValues value columns.
 func AppendHeader(b []byte, h *Header) []byte {
 	at := len(b)
 	b = append(b, version, byte(len(h.Values)))
@@ -127,8 +128,8 @@ func AppendHeader(b []byte, h *Header) []byte {
 	b = binary.AppendVarint(b, h.MinStart)
 	b = binary.AppendVarint(b, h.MaxStart-h.MinStart)
 	b = binary.AppendVarint(b, h.MaxEnd)
-	b = binary.AppendUvarint(b, h.MinT)
-	b = binary.AppendUvarint(b, h.MaxT-h.MinT)
+	b = binary.AppendUvarint(b, h.MinSeq)
+	b = binary.AppendUvarint(b, h.MaxSeq-h.MinSeq)
 	b = binary.AppendVarint(b, h.MinUpdated)
 	b = binary.AppendVarint(b, h.MaxUpdated-h.MinUpdated)
 	for _, s := range h.Values {
@@ -140,30 +141,31 @@ func AppendHeader(b []byte, h *Header) []byte {
 	return seal(b, at)
 }
 
-// DecodeHeader reads a header, whose Counts alias b. Bytes that AppendHeader did
-// not write are an error; what is in Counts is checked by who reads them.
+// DecodeHeader decodes a header. Its Counts alias b and are checked only when they
+// are read. DecodeHeader returns an error for bytes that AppendHeader did not
+// write.
 func DecodeHeader(b []byte) (h Header, err error) {
 	err = h.Decode(b)
 	return h, err
 }
 
-// Decode is DecodeHeader into the memory of h.
+// Decode decodes like DecodeHeader and reuses the memory of h.
 func (h *Header) Decode(b []byte) error {
 	body, ok := unseal(b)
 	if !ok {
 		return corrupt("series.DecodeHeader")
 	}
 	stats := h.Values[:0]
-	r := reader{b: body[1:]}
+	r := reader{rest: body[1:]}
 	values := int(r.byte())
 	*h = Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
 	h.MaxStart = h.MinStart + r.varint()
 	h.MaxEnd = r.varint()
-	h.MinT = r.uvarint(math.MaxUint64)
-	h.MaxT = h.MinT + r.uvarint(math.MaxUint64)
+	h.MinSeq = r.uvarint(math.MaxUint64)
+	h.MaxSeq = h.MinSeq + r.uvarint(math.MaxUint64)
 	h.MinUpdated = r.varint()
 	h.MaxUpdated = h.MinUpdated + r.varint()
-	if r.bad || values > MaxValues || len(r.b) < values*33 {
+	if r.bad || values > MaxValues || len(r.rest) < values*33 {
 		return corrupt("series.DecodeHeader")
 	}
 	if values > cap(stats) {
@@ -183,7 +185,7 @@ func (h *Header) Decode(b []byte) error {
 			h.Values[i].Counts = Counts(r.take(int(n)))
 		}
 	}
-	if r.bad || len(r.b) > 0 {
+	if r.bad || len(r.rest) > 0 {
 		return corrupt("series.DecodeHeader")
 	}
 	return nil

@@ -8,40 +8,42 @@ import (
 	"pulsegate/fhir"
 )
 
-// MaxBlock is how many samples a block holds at most.
+// MaxBlock is the maximum number of samples in a block.
 const MaxBlock = 16384
 
-// version begins every block and header.
+// version is the first byte of every block and header.
 const version = 1
 
-// Codec writes and reads blocks. It is safe for concurrent use.
+// Codec encodes and decodes blocks. It is safe for concurrent use.
 type Codec struct {
 	work sync.Pool // *work
 }
 
-// NewCodec makes a Codec; one serves a whole store.
+// NewCodec returns a Codec. One Codec serves a whole store.
 func NewCodec() (*Codec, error) {
 	return &Codec{work: sync.Pool{New: newWork}}, nil
 }
 
-// Bits of a block's second byte; the number of value columns stands above.
+// Bits of a block's second byte. The bits from valueShift on hold the number of
+// value columns.
 const (
 	hasEnd     = 1 << 0
 	hasCommits = 1 << 1
 	valueShift = 2
 )
 
-// How the scales of a value column are written.
+// Encodings of the scales of a value column.
 const (
-	scaleOne      = iota // one scale for all
-	scaleShortest        // mantissas at one scale, zeros at the end dropped
-	scaleMixed           // a column of scales; mantissas at the largest
-	scaleFree            // a column of scales; mantissas as they are
+	scaleOne      = iota // one scale for all values
+	scaleShortest        // mantissas at one scale; values have no trailing zeros
+	scaleMixed           // a column of scales; mantissas at the largest scale
+	scaleFree            // a column of scales; mantissas unchanged
 )
 
-// Encode appends c, at most MaxBlock samples, as a block to dst. Whatever
-// columns hold comes back from Decode exactly. Errors: columns of unequal
-// length, too many of them, a start that no id holds, a scale over 18.
+// Encode appends a block with the samples of cols to dst. Decode returns exactly
+// the same columns. Encode fails if there are more than MaxBlock samples or
+// MaxValues value columns, if columns differ in length, if a start is outside
+// MinStart to MaxStart, or if a scale exceeds 18.
 func (c *Codec) Encode(dst []byte, cols *Columns) ([]byte, error) {
 	if rule := check(cols); rule != "" {
 		return dst, fhir.Errorf(fhir.Internal, "series.Encode", "%s", rule)
@@ -83,7 +85,7 @@ func check(c *Columns) string {
 	}
 	for _, s := range c.Start {
 		if s < MinStart || s > MaxStart {
-			return "start beyond what an id holds"
+			return "start is outside the range of an id"
 		}
 	}
 	for _, v := range c.Values {
@@ -143,7 +145,7 @@ func (w *work) putTimes(b []byte, c *Columns) []byte {
 	return w.putInts(b, x, nil)
 }
 
-// putValues writes the scales and the mantissas of a value column.
+// putValues appends the scales and the mantissas of a value column.
 func (w *work) putValues(b []byte, v []Decimal) []byte {
 	x := w.ints(0, len(v))
 	kind, top := scaleOne, v[0].Scale
@@ -184,7 +186,8 @@ func (w *work) putValues(b []byte, v []Decimal) []byte {
 	return w.putInts(b, x, nil)
 }
 
-// putCommits writes the distinct commits and, by sample, which of them.
+// putCommits appends the distinct commits and, for each sample, the index of its
+// commit.
 func (w *work) putCommits(b []byte, c []Commit) []byte {
 	clear(w.seen)
 	w.distinct = w.distinct[:0]
@@ -209,7 +212,7 @@ func (w *work) putCommits(b []byte, c []Commit) []byte {
 	b = w.putInts(b, x, nil)
 	x = x[:len(w.distinct)]
 	for i, d := range w.distinct {
-		x[i] = int64(d.T)
+		x[i] = int64(d.Seq)
 	}
 	b = w.putInts(b, x, nil)
 	for i, d := range w.distinct {
@@ -218,8 +221,8 @@ func (w *work) putCommits(b []byte, c []Commit) []byte {
 	return w.putInts(b, x, nil)
 }
 
-// Decode reads a block into the memory of into, whose samples go. Bytes that
-// Encode did not write are an error.
+// Decode replaces the samples of into with those of a block and reuses the memory
+// of into. It returns an error for bytes that Encode did not write.
 func (c *Codec) Decode(b []byte, into *Columns) error {
 	into.Reset()
 	body, ok := unseal(b)
@@ -228,7 +231,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 	}
 	w := c.work.Get().(*work)
 	defer c.work.Put(w)
-	r := reader{b: body[1:], w: w}
+	r := reader{rest: body[1:], work: w}
 	flags := r.byte()
 	n := int(r.uvarint(MaxBlock))
 	nv := int(flags >> valueShift)
@@ -238,7 +241,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 	if !r.bad {
 		r.columns(into, n, nv, flags)
 	}
-	if r.bad || len(r.b) > 0 {
+	if r.bad || len(r.rest) > 0 {
 		into.Reset()
 		return corrupt("series.Decode")
 	}
@@ -246,7 +249,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 }
 
 func (r *reader) columns(c *Columns, n, nv int, flags byte) {
-	c.shape(nv)
+	c.setValues(nv)
 	for v := range c.Values {
 		c.Values[v] = sized(c.Values[v], n)
 	}
@@ -268,7 +271,7 @@ func (r *reader) columns(c *Columns, n, nv int, flags byte) {
 }
 
 func (r *reader) times(c *Columns, n int) {
-	x, dur := r.w.ints(0, n), r.w.ints(1, n)
+	x, dur := r.work.ints(0, n), r.work.ints(1, n)
 	var d []int64
 	if len(c.End) > 0 {
 		r.ints(x, nil)
@@ -286,9 +289,9 @@ func (r *reader) times(c *Columns, n int) {
 	}
 	u := r.unit()
 	first := r.varint()
-	q := r.w.ints(2, n)
+	q := r.work.ints(2, n)
 	if d != nil {
-		e := r.w.ints(3, n)
+		e := r.work.ints(3, n)
 		if !divide(e, d, u) {
 			e = nil
 		}
@@ -326,7 +329,7 @@ func (r *reader) values(v []Decimal) {
 		r.bad = true
 		return
 	}
-	x := r.w.ints(0, len(v))
+	x := r.work.ints(0, len(v))
 	switch kind {
 	case scaleOne:
 		r.ints(x, nil)
@@ -341,7 +344,7 @@ func (r *reader) values(v []Decimal) {
 		}
 		return
 	}
-	s := r.w.ints(1, len(v))
+	s := r.work.ints(1, len(v))
 	r.ints(s, nil)
 	r.ints(x, nil)
 	for i, m := range x {
@@ -358,9 +361,9 @@ func (r *reader) values(v []Decimal) {
 
 func (r *reader) commits(c []Commit) {
 	k := int(r.uvarint(uint64(len(c))))
-	x := r.w.ints(0, len(c))
+	x := r.work.ints(0, len(c))
 	r.ints(x, nil)
-	ts, us := r.w.ints(1, k), r.w.ints(2, k)
+	ts, us := r.work.ints(1, k), r.work.ints(2, k)
 	r.ints(ts, nil)
 	r.ints(us, nil)
 	for i, at := range x {
@@ -377,7 +380,8 @@ func seal(b []byte, at int) []byte {
 	return binary.LittleEndian.AppendUint32(b, checksum(b[at:]))
 }
 
-// unseal is what seal was given, if its checksum and version hold.
+// unseal returns the bytes before the checksum if the checksum and the version
+// are right.
 func unseal(b []byte) ([]byte, bool) {
 	n := len(b) - 4
 	if n < 1 || b[0] != version || checksum(b[:n]) != binary.LittleEndian.Uint32(b[n:]) {
@@ -389,5 +393,5 @@ func unseal(b []byte) ([]byte, bool) {
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func corrupt(op string) error {
-	return fhir.Errorf(fhir.Internal, op, "not what was written: checksum, version or form")
+	return fhir.Errorf(fhir.Internal, op, "the data is damaged: wrong checksum, version or format")
 }

@@ -20,13 +20,13 @@ var update = flag.Bool("update", false, "write the golden files")
 var edges = []int64{0, 1, -1, 9, 10, -10, 255, 256, math.MaxInt64, math.MinInt64, math.MinInt64 + 1, MinStart,
 	MaxStart, 1e18, -1e18, 999999999999999999}
 
-// anyInt draws small, large and extreme numbers.
+// anyInt generates small, large and extreme numbers.
 func anyInt() *rapid.Generator[int64] {
 	return rapid.OneOf(rapid.SampledFrom(edges), rapid.Int64(), rapid.Int64Range(-100, 100))
 }
 
-// wild draws columns of any content that the contract allows.
-func wild(t *rapid.T, limit int) *Columns {
+// anyColumns draws columns with any contents that Encode accepts.
+func anyColumns(t *rapid.T, limit int) *Columns {
 	n := rapid.IntRange(0, limit).Draw(t, "n")
 	c := &Columns{}
 	unit := rapid.SampledFrom([]int64{1, 1000, 1e6, 5e6, 60e6}).Draw(t, "unit")
@@ -88,7 +88,8 @@ func wild(t *rapid.T, limit int) *Columns {
 	return c
 }
 
-// equal compares samples; an empty slice is a nil one.
+// equal reports whether a and b hold the same samples. An empty slice equals a
+// nil one.
 func equal(a, b *Columns) bool {
 	same := func(x, y any) bool {
 		return reflect.ValueOf(x).Len() == 0 && reflect.ValueOf(y).Len() == 0 || reflect.DeepEqual(x, y)
@@ -113,13 +114,13 @@ func newCodec(t testing.TB) *Codec {
 	return c
 }
 
-// TestRoundTrip: whatever columns hold comes back, into memory that held
-// something else, and after other bytes.
+// TestRoundTrip checks that Decode returns the columns that Encode got, also
+// with bytes before the block and into columns that already hold samples.
 func TestRoundTrip(t *testing.T) {
 	codec := newCodec(t)
 	var back Columns
 	rapid.Check(t, func(t *rapid.T) {
-		c := wild(t, rapid.SampledFrom([]int{3, 40, 700}).Draw(t, "limit"))
+		c := anyColumns(t, rapid.SampledFrom([]int{3, 40, 700}).Draw(t, "limit"))
 		prefix := rapid.SliceOfN(rapid.Byte(), 0, 3).Draw(t, "prefix")
 		b, err := codec.Encode(prefix, c)
 		if err != nil {
@@ -134,7 +135,7 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// TestPlanes: bytes of any distribution come back, whichever way they went.
+// TestPlanes checks that planes of any distribution survive each encoding.
 func TestPlanes(t *testing.T) {
 	w := newWork().(*work)
 	rapid.Check(t, func(t *rapid.T) {
@@ -162,9 +163,9 @@ func TestPlanes(t *testing.T) {
 			}
 		}
 		b := w.putPlane(nil, p)
-		in := reader{b: b, w: w}
-		if got := in.plane(len(p)); in.bad || len(in.b) > 0 || !bytes.Equal(got, p) {
-			t.Fatalf("plane of %d bytes, written as %d, is another", len(p), b[0])
+		in := reader{rest: b, work: w}
+		if got := in.plane(len(p)); in.bad || len(in.rest) > 0 || !bytes.Equal(got, p) {
+			t.Fatalf("plane of %d bytes, encoding %d: decoded bytes differ", len(p), b[0])
 		}
 		if len(b) > len(p)+2 {
 			t.Fatalf("%d bytes became %d", len(p), len(b))
@@ -172,7 +173,7 @@ func TestPlanes(t *testing.T) {
 	})
 }
 
-// mixed is a small block with everything in it.
+// mixed returns a few samples that use every feature of the format.
 func mixed() *Columns {
 	c := &Columns{}
 	for i := range 40 {
@@ -188,8 +189,8 @@ func mixed() *Columns {
 	return c
 }
 
-// TestFlippedBits: no bit of a block or header can change unseen, and none
-// can be missing.
+// TestFlippedBits checks that every flipped bit and every missing or extra byte
+// of a block or header is detected.
 func TestFlippedBits(t *testing.T) {
 	codec := newCodec(t)
 	short := heart(150)
@@ -198,7 +199,7 @@ func TestFlippedBits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := Summarise(c)
+		h := Summarize(c)
 		var into Columns
 		damage(t, name+" block", block, func(b []byte) error { return codec.Decode(b, &into) })
 		damage(t, name+" header", AppendHeader(nil, &h), func(b []byte) error { _, err := DecodeHeader(b); return err })
@@ -213,22 +214,22 @@ func damage(t *testing.T, name string, b []byte, decode func([]byte) error) {
 	for bit := range len(b) * 8 {
 		b[bit/8] ^= 1 << (bit % 8)
 		if decode(b) == nil {
-			t.Errorf("%s: bit %d flipped unseen", name, bit)
+			t.Errorf("%s: bit %d flipped undetected", name, bit)
 		}
 		b[bit/8] ^= 1 << (bit % 8)
 	}
 	for n := range b {
 		if decode(b[:n]) == nil {
-			t.Errorf("%s: cut at %d unseen", name, n)
+			t.Errorf("%s: cut at %d undetected", name, n)
 		}
 	}
 	if decode(append(b[:len(b):len(b)], 0)) == nil {
-		t.Errorf("%s: a byte more unseen", name)
+		t.Errorf("%s: an extra byte undetected", name)
 	}
 }
 
-// TestEncodeRefuses what no block holds.
-func TestEncodeRefuses(t *testing.T) {
+// TestEncodeRejects checks columns that do not fit a block.
+func TestEncodeRejects(t *testing.T) {
 	codec := newCodec(t)
 	for name, spoil := range map[string]func(c *Columns){
 		"too many":    func(c *Columns) { *c = *heart(MaxBlock + 1) },
@@ -250,7 +251,7 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
-// TestFullBlock holds the most samples, of the widest kind.
+// TestFullBlock encodes the maximum number of samples with the widest values.
 func TestFullBlock(t *testing.T) {
 	codec := newCodec(t)
 	r := newRand()
@@ -269,7 +270,7 @@ func TestFullBlock(t *testing.T) {
 	}
 	var back Columns
 	if err := codec.Decode(b, &back); err != nil || !equal(c, &back) {
-		t.Fatal("not the same", err)
+		t.Fatal("the decoded samples differ:", err)
 	}
 	if limit := MaxBlock * 80; len(b) > limit {
 		t.Errorf("%d bytes", len(b))
@@ -279,7 +280,7 @@ func TestFullBlock(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	codec := newCodec(t)
 	var wg sync.WaitGroup
-	for _, s := range shapes() {
+	for _, s := range streams() {
 		wg.Go(func() {
 			c := s.make(700)
 			var b []byte
@@ -295,12 +296,12 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// TestGolden: blocks of the past are read for ever.
+// TestGolden decodes blocks of earlier versions.
 func TestGolden(t *testing.T) {
 	codec := newCodec(t)
 	made := map[string]*Columns{"mixed": mixed()}
 	for name, s := range map[string]int{"heart": 0, "heart_ms": 2, "heart_late": 4, "steps": 5, "energy": 6, "hrv": 8} {
-		made[name] = shapes()[s].make(300)
+		made[name] = streams()[s].make(300)
 	}
 	for name, c := range made {
 		block, text := filepath.Join("testdata", name+".block"), filepath.Join("testdata", name+".txt")
@@ -309,7 +310,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := Summarise(c)
+			h := Summarize(c)
 			for file, b := range map[string][]byte{block: b, text: dump(c, &h),
 				filepath.Join("testdata", name+".header"): AppendHeader(nil, &h)} {
 				if err := os.WriteFile(file, b, 0o644); err != nil {
@@ -338,9 +339,9 @@ func TestGolden(t *testing.T) {
 			t.Fatal(name, err)
 		}
 		if !bytes.Equal(dump(&got, &h), want) {
-			t.Errorf("%s: decoded to something else; see testdata", name)
+			t.Errorf("%s: decoded samples differ from testdata", name)
 		}
-		if sum := Summarise(&got); !reflect.DeepEqual(sum, h) {
+		if sum := Summarize(&got); !reflect.DeepEqual(sum, h) {
 			t.Errorf("%s: header %+v, was %+v", name, sum, h)
 		}
 		now, err := codec.Encode(nil, &got)
@@ -348,12 +349,12 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%s: %d bytes, were %d: %v", name, len(now), len(b), err)
 		}
 		if err := codec.Decode(now, &again); err != nil || !equal(&got, &again) {
-			t.Errorf("%s: written again it is something else: %v", name, err)
+			t.Errorf("%s: a second round trip changes the samples: %v", name, err)
 		}
 	}
 }
 
-// dump writes columns and their header as lines.
+// dump formats columns and their header as text.
 func dump(c *Columns, h *Header) []byte {
 	b := fmt.Appendf(nil, "%+v\n", *h)
 	for i := range c.Len() {
@@ -369,18 +370,19 @@ func dump(c *Columns, h *Header) []byte {
 			b = append(b, ' ')
 			b = s.Values[v].Append(b)
 		}
-		b = fmt.Appendf(b, " %d %d\n", s.Commit.T, s.Commit.Updated)
+		b = fmt.Appendf(b, " %d %d\n", s.Commit.Seq, s.Commit.Updated)
 	}
 	return b
 }
 
-// TestHeader: what AppendHeader writes comes back, floats to the bit.
+// TestHeader checks that a header survives its encoding, with floats exact to the
+// bit.
 func TestHeader(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		i, u := anyInt(), rapid.Uint64()
 		h := Header{Count: rapid.IntRange(0, MaxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"),
 			MaxStart: i.Draw(t, "b"), MaxEnd: i.Draw(t, "c"),
-			MinT: u.Draw(t, "d"), MaxT: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
+			MinSeq: u.Draw(t, "d"), MaxSeq: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
 		for range rapid.IntRange(0, MaxValues).Draw(t, "values") {
 			f := rapid.Float64()
 			h.Values = append(h.Values, Stats{Min: f.Draw(t, "min"), Max: f.Draw(t, "max"), Sum: f.Draw(t, "sum"),
@@ -393,22 +395,23 @@ func TestHeader(t *testing.T) {
 	})
 }
 
-// TestSummarise compares with the plain way.
-func TestSummarise(t *testing.T) {
+// TestSummarize compares Summarize with a straightforward computation.
+func TestSummarize(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := wild(t, 60)
+		c := anyColumns(t, 60)
 		n := c.Sort(&Template{Values: len(c.Values), KeyValue: true})
-		h := Summarise(c)
+		h := Summarize(c)
 		want := Header{Count: n}
 		for i := range n {
 			s := c.At(i)
 			_, hi := s.Interval()
 			if i == 0 {
-				want = Header{n, s.Start, s.Start, hi, s.Commit.T, s.Commit.T, s.Commit.Updated, s.Commit.Updated, nil}
+				want = Header{n, s.Start, s.Start, hi, s.Commit.Seq, s.Commit.Seq, s.Commit.Updated,
+					s.Commit.Updated, nil}
 			}
 			want.MinStart, want.MaxStart, want.MaxEnd = min(want.MinStart, s.Start), max(want.MaxStart, s.Start),
 				max(want.MaxEnd, hi)
-			want.MinT, want.MaxT = min(want.MinT, s.Commit.T), max(want.MaxT, s.Commit.T)
+			want.MinSeq, want.MaxSeq = min(want.MinSeq, s.Commit.Seq), max(want.MaxSeq, s.Commit.Seq)
 			want.MinUpdated, want.MaxUpdated = min(want.MinUpdated, s.Commit.Updated),
 				max(want.MaxUpdated, s.Commit.Updated)
 		}

@@ -8,13 +8,14 @@ import (
 // MaxValues bounds the value columns of a series.
 const MaxValues = 4
 
-// Decimal is a number as written: Mant * 10^-Scale, so that 62.0 is not 62.
+// Decimal is the number Mant * 10^-Scale with its written precision: 62.0 and 62
+// are different Decimals.
 type Decimal struct {
 	Mant  int64
 	Scale uint8 // 0 to 18
 }
 
-// Append writes d without an exponent.
+// Append appends d in decimal notation without an exponent.
 func (d Decimal) Append(b []byte) []byte {
 	if d.Scale == 0 {
 		return strconv.AppendInt(b, d.Mant, 10)
@@ -22,8 +23,8 @@ func (d Decimal) Append(b []byte) []byte {
 	if d.Mant < 0 {
 		b = append(b, '-')
 	}
-	var room [20]byte
-	digits := strconv.AppendUint(room[:0], abs(d.Mant), 10)
+	var buf [20]byte
+	digits := strconv.AppendUint(buf[:0], abs(d.Mant), 10)
 	if pad := int(d.Scale) + 1 - len(digits); pad > 0 {
 		b = append(b, "0.000000000000000000"[:1+pad]...)
 		return append(b, digits...)
@@ -34,7 +35,7 @@ func (d Decimal) Append(b []byte) []byte {
 	return append(b, digits[p:]...)
 }
 
-// Float is the value for comparisons and statistics.
+// Float returns the nearest float64, for comparisons and statistics.
 func (d Decimal) Float() float64 {
 	if d.Scale == 0 {
 		return float64(d.Mant)
@@ -42,8 +43,8 @@ func (d Decimal) Float() float64 {
 	if m := d.Mant; d.Scale <= 15 && m < 1<<53 && m > -1<<53 {
 		return float64(m) / pow10[d.Scale] // both exact: correctly rounded
 	}
-	var room [32]byte
-	f, _ := strconv.ParseFloat(string(d.Append(room[:0])), 64) // cannot fail: Append wrote it
+	var buf [32]byte
+	f, _ := strconv.ParseFloat(string(d.Append(buf[:0])), 64) // Append writes valid numbers only
 	return f
 }
 
@@ -55,7 +56,7 @@ var pow10int = [...]int64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 
 
 var pow10 = [...]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
 
-// trimmed is d without zeros at the end of its fraction: 62.0 as 62.
+// trimmed returns d without trailing zeros in its fraction: 62.0 becomes 62.
 func (d Decimal) trimmed() Decimal {
 	for d.Scale > 0 && d.Mant%10 == 0 {
 		d.Mant /= 10
@@ -64,25 +65,25 @@ func (d Decimal) trimmed() Decimal {
 	return d
 }
 
-// Commit is the commit that wrote a sample.
+// Commit identifies the commit that wrote a sample.
 type Commit struct {
-	T       uint64
+	Seq     uint64
 	Updated int64 // lastUpdated, Unix milliseconds
 }
 
-// Columns are samples of one series, column by column. All slices are as long
-// as Start, except that End and EndOff are empty when every sample is an
-// instant, and Commits is empty before a commit.
+// Columns holds samples of one series column by column. All slices are as long
+// as Start, except that End and EndOff are empty if every sample is an instant,
+// and Commits is empty before a commit.
 type Columns struct {
 	Start []int64 // Unix microseconds
-	End   []int64 // NoEnd: an instant
-	// Off and EndOff are the written offsets, minutes east of UTC.
+	End   []int64 // Unix microseconds; NoEnd for an instant
+	// Off and EndOff are the written offsets in minutes east of UTC.
 	Off, EndOff []int16
-	Values      [][]Decimal // by value hole of the template
+	Values      [][]Decimal // Values[i] fills SlotValue + i
 	Commits     []Commit
 }
 
-// Sample is one row. Values is valid until the columns change.
+// Sample is one row of Columns.
 type Sample struct {
 	Start, End  int64
 	Off, EndOff int16
@@ -90,7 +91,7 @@ type Sample struct {
 	Commit      Commit
 }
 
-// Len is the number of samples.
+// Len returns the number of samples.
 func (c *Columns) Len() int { return len(c.Start) }
 
 // At returns sample i.
@@ -127,7 +128,7 @@ func (c *Columns) Append(s *Sample, n int) {
 	for v := range n {
 		c.Values[v] = append(c.Values[v], s.Values[v])
 	}
-	if s.Commit.T != 0 {
+	if s.Commit.Seq != 0 {
 		c.Commits = append(c.Commits, s.Commit)
 	}
 }
@@ -140,16 +141,16 @@ func (c *Columns) Reset() {
 	}
 }
 
-// Fill makes c a copy of o with room for n samples, in the memory that c has
-// where that is enough. They must not share memory.
-func (c *Columns) Fill(o *Columns, n int) {
+// Fill makes c a copy of src with capacity for n samples and reuses the memory
+// of c. c and src must not share memory.
+func (c *Columns) Fill(src *Columns, n int) {
 	c.Reset()
-	w := merger{dst: c, ends: len(o.End) > 0, commits: len(o.Commits) > 0}
-	c.grow(n, len(o.Values), w.ends, w.commits)
-	w.take(o, 0, o.Len())
+	m := merger{dst: c, ends: len(src.End) > 0, commits: len(src.Commits) > 0}
+	c.grow(n, len(src.Values), m.ends, m.commits)
+	m.take(src, 0, src.Len())
 }
 
-// Slice is the samples [from, to) of c, sharing its memory.
+// Slice returns the samples [from, to). The result shares memory with c.
 func (c *Columns) Slice(from, to int) Columns {
 	out := Columns{Start: c.Start[from:to], Off: c.Off[from:to]}
 	if len(c.End) > 0 {
@@ -164,8 +165,8 @@ func (c *Columns) Slice(from, to int) Columns {
 	return out
 }
 
-// Interval is the time that the written precision of a sample covers,
-// [lo, hi) in Unix milliseconds, as fhir/search reads it.
+// Interval returns the range [lo, hi) in Unix milliseconds that the sample covers
+// at its written precision, by the rules of fhir/search.
 func (s *Sample) Interval() (lo, hi int64) {
 	lo, hi = written(s.Start)
 	if s.End != NoEnd {
@@ -174,8 +175,8 @@ func (s *Sample) Interval() (lo, hi int64) {
 	return lo, hi
 }
 
-// written is the interval of one time: seconds where it has no fraction,
-// otherwise milliseconds (see appendTime).
+// written returns the interval of one time at its written precision: a second if
+// it has no fraction, otherwise a millisecond (see appendTime).
 func written(us int64) (lo, hi int64) {
 	if us%1e6 == 0 {
 		return us / 1000, us/1000 + 1000
@@ -187,22 +188,23 @@ func written(us int64) (lo, hi int64) {
 	return ms, ms + 1
 }
 
-// Class parts samples by how long they last, so that a date range is cut at
-// both ends: what ends after an instant began at most the bound before it.
+// Class groups samples by duration, so that a search for a date range can bound
+// the starts on both sides: a sample that ends after an instant starts at most
+// the class's bound before it.
 type Class uint8
 
 const (
-	Instant Class = iota // to 1 min
-	Hour                 // to 1 h
-	Short                // to 48 h
-	Long
+	Instant Class = iota // up to 1 minute
+	Hour                 // up to 1 hour
+	Short                // up to 48 hours
+	Long                 // unbounded
 )
 
-// Bounds are how long, in milliseconds, a sample of a class lasts at most;
-// Long has no bound.
+// Bounds holds the maximum duration of a sample by class, in milliseconds. Long
+// has none.
 var Bounds = [...]int64{Instant: 60_000, Hour: 3600_000, Short: 48 * 3600_000}
 
-// ClassOf is the class of an interval in milliseconds.
+// ClassOf returns the class of an interval in milliseconds.
 func ClassOf(lo, hi int64) Class {
 	c := Instant
 	for c < Long && hi-lo > Bounds[c] {
@@ -211,12 +213,11 @@ func ClassOf(lo, hi int64) Class {
 	return c
 }
 
-// Class is the class of s.
+// Class returns the class of s.
 func (s *Sample) Class() Class { return ClassOf(s.Interval()) }
 
-// Sort puts the samples into the order of their ids under t and returns how
-// many are left after those with an id that a later one has were dropped: a
-// payload's last word counts.
+// Sort orders the samples by their ids under t and returns the number of samples
+// left. Of several samples with one id, the last one wins.
 func (c *Columns) Sort(t *Template) int {
 	n := c.Len()
 	sorted := true

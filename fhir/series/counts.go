@@ -2,24 +2,24 @@ package series
 
 import "encoding/binary"
 
-// Counts say how often each number of a column stands in a block: enough for
-// every statistic, in a few bytes where few numbers repeat, as heart rates do.
-// nil says nothing.
+// Counts encodes how often each number of a column occurs in a block. Every
+// statistic can be computed from it, and it takes few bytes if few numbers
+// repeat, as heart rates do. A nil Counts has no information.
 //
 //	byte     scale
 //	varint   the least mantissa
-//	uvarint  how often it stands there; then for each other, rising, uvarint
-//	         what it is above the one before, and uvarint how often
+//	uvarint  its count; then for each further mantissa, ascending, uvarint
+//	         difference to the previous mantissa and uvarint count
 type Counts []byte
 
 const (
-	countedFrom = 64   // samples: below, decoding is as good
-	maxDistinct = 256  // numbers
-	maxCounted  = 4096 // from the least mantissa to the greatest
+	countedFrom = 64   // samples per block; smaller blocks are as fast to decode
+	maxDistinct = 256  // distinct numbers
+	maxCounted  = 4096 // range from the least mantissa to the greatest
 )
 
-// countInts makes the Counts of a column whose mantissas, at scale top, reach
-// from lo to hi; nil when they would be long.
+// countInts returns the Counts of a column with mantissas from lo to hi at scale
+// top. It returns nil if they would be too long.
 func countInts(col []Decimal, top uint8, lo, hi int64) Counts {
 	if len(col) < countedFrom || hi-lo >= maxCounted {
 		return nil
@@ -53,8 +53,8 @@ func countInts(col []Decimal, top uint8, lo, hi int64) Counts {
 	return c
 }
 
-// Each calls fn with every number, rising, and how often it is there, and
-// reports whether c is well-formed and of n samples; nil is of any.
+// Each calls fn for every number in ascending order with its count. It reports
+// whether c is well-formed and counts n samples. For a nil c it reports true.
 func (c Counts) Each(n int, fn func(v float64, n int)) bool {
 	if c == nil {
 		return true
@@ -67,27 +67,27 @@ func (c Counts) Each(n int, fn func(v float64, n int)) bool {
 	return !r.bad && sum == uint64(n)
 }
 
-// counted reads Counts number by number.
-type counted struct {
+// countsReader reads Counts number by number.
+type countsReader struct {
 	reader
 	scale uint8
 	mant  int64
 	often uint64
-	span  uint64 // from the first
+	span  uint64 // mant minus the first mantissa
 	begun bool
 }
 
-func (c Counts) read() counted {
-	x := counted{reader: reader{b: c}}
-	x.scale, x.mant = x.byte(), x.varint()
-	x.bad = x.bad || x.scale > maxScale
-	return x
+func (c Counts) read() countsReader {
+	r := countsReader{reader: reader{rest: c}}
+	r.scale, r.mant = r.byte(), r.varint()
+	r.bad = r.bad || r.scale > maxScale
+	return r
 }
 
-// next stands on the next number; false at the end, and when there is no
-// further to be read.
-func (r *counted) next() bool {
-	if r.bad || r.begun && len(r.b) == 0 {
+// next advances to the next number. It reports false at the end and after an
+// error.
+func (r *countsReader) next() bool {
+	if r.bad || r.begun && len(r.rest) == 0 {
 		return false
 	}
 	if r.begun {
@@ -109,15 +109,15 @@ type Tally struct {
 	scale  uint8
 	base   int64 // mantissa of often[0]
 	often  []uint64
-	lo, hi int // of often: what is not zero lies in [lo, hi)
+	lo, hi int // often is zero outside [lo, hi)
 }
 
 const tallied = 2 * maxCounted
 
-// Add adds what c, of n samples, counts. It does nothing and reports false
-// when the numbers lie too far from what is there, or are written otherwise:
-// Drain makes room. Counts that are not well-formed are an error; then what t
-// holds is of no use.
+// Add adds the Counts of a block of n samples. If the numbers have another scale
+// or are too far from those in t, it changes nothing and reports false; the
+// caller drains t and tries again. If c is malformed, Add returns an error and t
+// must not be used any more.
 func (t *Tally) Add(c Counts, n int) (bool, error) {
 	r, sum := c.read(), uint64(0)
 	if t.lo == t.hi {
@@ -144,8 +144,8 @@ func (t *Tally) Add(c Counts, n int) (bool, error) {
 	return true, nil
 }
 
-// Drain calls fn with every number, rising, and how often it was there, and
-// leaves t empty.
+// Drain calls fn for every number in ascending order with its count, and empties
+// t.
 func (t *Tally) Drain(fn func(v float64, n uint64)) {
 	for i := t.lo; i < t.hi; i++ {
 		if n := t.often[i]; n > 0 {

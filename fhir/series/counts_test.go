@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestCounts: a column that has Counts has those of its numbers, whatever
-// scales they are written at, and a column of few numbers has them.
+// TestCounts checks that Counts hold the count of each number at any mix of
+// scales, and that a column with few distinct numbers has Counts.
 func TestCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kinds := rapid.IntRange(1, 400).Draw(t, "kinds")
@@ -24,21 +24,21 @@ func TestCounts(t *testing.T) {
 			same = same && d.Scale == c.first(d).Scale
 			want[d.Float()]++
 			c.Start, c.Off, c.Commits = append(c.Start, monday+int64(i)*1e6), append(c.Off, 0),
-				append(c.Commits, Commit{T: 1})
+				append(c.Commits, Commit{Seq: 1})
 			c.Values[0] = append(c.Values[0], d)
 		}
-		h := Summarise(c)
+		h := Summarize(c)
 		got := h.Values[0].Counts
 		if got == nil {
 			if n := c.Len(); same && n >= countedFrom && kinds <= min(maxDistinct, n/4) {
-				t.Fatalf("%d numbers of %d kinds are not counted", n, kinds)
+				t.Fatalf("no Counts for %d numbers with %d distinct values", n, kinds)
 			}
 			return
 		}
 		last := math.Inf(-1)
 		if !got.Each(c.Len(), func(v float64, n int) {
 			if v <= last || want[v] != n {
-				t.Fatalf("%v is said to be there %d times, after %v; is there %d times", v, n, last, want[v])
+				t.Fatalf("%v is counted %d times, after %v; want %d", v, n, last, want[v])
 			}
 			last = v
 			delete(want, v)
@@ -50,15 +50,15 @@ func TestCounts(t *testing.T) {
 		}
 		less := append(Counts{}, got[:len(got)-1]...)
 		if less.Each(c.Len(), func(float64, int) {}) {
-			t.Fatal("Counts that do not come to the count are read")
+			t.Fatal("Each accepts Counts with a wrong total")
 		}
 		if _, err := new(Tally).Add(less, c.Len()); err == nil {
-			t.Fatal("Counts that do not come to the count are added")
+			t.Fatal("Add accepts Counts with a wrong total")
 		}
 	})
 }
 
-// first is the first number, or d when there is none yet.
+// first returns the first number, or d if there is none yet.
 func (c *Columns) first(d Decimal) Decimal {
 	if len(c.Values[0]) > 0 {
 		return c.Values[0][0]
@@ -66,8 +66,8 @@ func (c *Columns) first(d Decimal) Decimal {
 	return d
 }
 
-// TestTally: Counts of many blocks, at any scales and distances, add up to what
-// each says.
+// TestTally checks the sums of the Counts of several blocks with different scales
+// and ranges.
 func TestTally(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var tally Tally
@@ -115,8 +115,7 @@ func TestTally(t *testing.T) {
 	})
 }
 
-// FuzzTally: bytes that are no Counts are an error or a sum, alike for both
-// readers.
+// FuzzTally checks that Add accepts arbitrary bytes if Each does.
 func FuzzTally(f *testing.F) {
 	f.Add([]byte{0, 100, 3, 1, 2}, 5)
 	f.Add([]byte{1, 100, 0x83, 0}, 3)
@@ -124,7 +123,7 @@ func FuzzTally(f *testing.F) {
 		var tally Tally
 		_, err := tally.Add(Counts(b), n)
 		if each := b != nil && Counts(b).Each(n, func(float64, int) {}); each && err != nil {
-			t.Fatal("the readers differ")
+			t.Fatal("Each accepts the bytes, Add does not:", err)
 		}
 	})
 }

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// seeds are the golden blocks or headers.
+// seeds adds the golden blocks or headers to the corpus, with and without their
+// checksums.
 func seeds(f *testing.F, pattern string) {
 	files, err := filepath.Glob(filepath.Join("testdata", pattern))
 	if err != nil || len(files) == 0 {
@@ -23,17 +24,17 @@ func seeds(f *testing.F, pattern string) {
 	}
 }
 
-// FuzzDecode reads bytes as they are and with a checksum that fits; what is
-// read must be what a block can hold.
+// FuzzDecode decodes bytes without and with a valid checksum. Decoded columns
+// must survive another round trip.
 func FuzzDecode(f *testing.F) {
 	seeds(f, "*.block")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		codec := newCodec(t) // with memory of its own, so that what an input covers is repeatable
+		codec := newCodec(t) // a fresh Codec keeps the coverage of an input reproducible
 		var got, back Columns
 		for _, b := range [][]byte{b, seal(b[:len(b):len(b)], 0)} {
 			if codec.Decode(b, &got) != nil {
 				if got.Len() != 0 {
-					t.Fatal("samples beside an error")
+					t.Fatal("Decode returned samples with an error")
 				}
 				continue
 			}
@@ -65,7 +66,7 @@ func FuzzDecodeHeader(f *testing.F) {
 	})
 }
 
-// FuzzParseID: what parses is the one spelling of its key.
+// FuzzParseID checks that every accepted id is the canonical id of its key.
 func FuzzParseID(f *testing.F) {
 	k := Key{Identity{1, 2, 3, 250}, monday, 77}
 	f.Add(k.ID())
@@ -83,15 +84,15 @@ func FuzzParseID(f *testing.F) {
 	})
 }
 
-// FuzzDecodeTemplate: a stored template is what AppendTemplate writes, or an
-// error; and every template that is read writes Observations.
+// FuzzDecodeTemplate checks that every accepted template survives another round
+// trip and can render a sample.
 func FuzzDecodeTemplate(f *testing.F) {
 	t := &Template{Identity: Identity{1, 2}, Class: Long, KeyValue: true, Seed: 1 << 63, Patient: "p",
 		Vendor: "apple", Values: 1,
-		Categories: []string{"vital-signs", ""}, Holes: []Slot{HoleEffective, HoleValue},
+		Categories: []string{"vital-signs", ""}, Slots: []Slot{SlotEffective, SlotValue},
 		Parts: [][]byte{[]byte(`{"a":"`), []byte(`","b":`), []byte(`}`)}}
 	f.Add(AppendTemplate(nil, t))
-	t.Values, t.Holes, t.Parts = 0, nil, [][]byte{[]byte("{}")}
+	t.Values, t.Slots, t.Parts = 0, nil, [][]byte{[]byte("{}")}
 	f.Add(AppendTemplate(nil, t))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := DecodeTemplate(b)
@@ -105,7 +106,7 @@ func FuzzDecodeTemplate(f *testing.F) {
 		}
 		s := Sample{Start: monday, End: NoEnd}
 		if out := got.Append(nil, &s); len(out) < len(got.Parts[0]) {
-			t.Fatal("wrote less than the template's beginning")
+			t.Fatal("the Observation is shorter than the first part")
 		}
 	})
 }

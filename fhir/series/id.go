@@ -6,17 +6,18 @@ import (
 	"math"
 )
 
-// Identity names a stream. It is derived by whoever makes the samples.
+// Identity names a stream. The producer of the samples derives it.
 type Identity [9]byte
 
-// idBytes is identity, start and check; idLen the length of a sample's id.
+// idBytes is the number of bytes in an id: identity, start and check. idLen is
+// the length of the id as text.
 const (
 	idBytes = 9 + 7 + 4
 	idLen   = 32
 )
 
-// epoch is 1900-01-01T00:00:00Z in Unix microseconds; starts before it, or
-// beyond 56 bits after it, do not fit an id.
+// epoch is 1900-01-01T00:00:00Z in Unix microseconds. An id cannot represent an
+// earlier start, or one more than 56 bits later.
 const epoch = -2208988800_000000
 
 // MinStart and MaxStart bound the start of a sample, in Unix microseconds.
@@ -30,14 +31,14 @@ const NoEnd = math.MinInt64
 
 var alphabet = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
-// Key is a sample's id in parts.
+// Key holds the parts of a sample's id.
 type Key struct {
 	Identity Identity
 	Start    int64 // Unix microseconds
 	Check    uint32
 }
 
-// AppendID appends the id of a sample.
+// AppendID appends the id.
 func (k *Key) AppendID(b []byte) []byte {
 	var raw [idBytes]byte
 	copy(raw[:], k.Identity[:])
@@ -50,14 +51,14 @@ func (k *Key) AppendID(b []byte) []byte {
 	return alphabet.AppendEncode(b, raw[:])
 }
 
-// ID is AppendID as a string.
+// ID returns the id.
 func (k *Key) ID() string {
 	var b [idLen]byte
 	return string(k.AppendID(b[:0]))
 }
 
-// ParseID takes an id apart. An id that has the form of a sample's need not
-// be one.
+// ParseID splits an id into its parts. A document may have an id of the same
+// format, so ok does not mean that id names a sample.
 func ParseID(id string) (k Key, ok bool) {
 	if len(id) != idLen {
 		return k, false
@@ -73,16 +74,17 @@ func ParseID(id string) (k Key, ok bool) {
 	return k, true
 }
 
-// Compare orders keys of one identity by start, then check: the order of ids.
-func (k *Key) Compare(o *Key) int {
+// Compare compares keys of one identity by start, then check, which is the order
+// of their ids.
+func (k *Key) Compare(other *Key) int {
 	switch {
-	case k.Start != o.Start:
-		if k.Start < o.Start {
+	case k.Start != other.Start:
+		if k.Start < other.Start {
 			return -1
 		}
 		return 1
-	case k.Check != o.Check:
-		if k.Check < o.Check {
+	case k.Check != other.Check:
+		if k.Check < other.Check {
 			return -1
 		}
 		return 1

@@ -9,15 +9,15 @@ import (
 	"github.com/klauspost/compress/fse"
 )
 
-// work is the memory of one Encode or Decode.
+// work holds the scratch memory of one Encode or Decode.
 type work struct {
 	cols     [4][]int64
-	y        []uint64
+	small    []uint64
 	plane    []byte
 	runs     []byte
 	fse      fse.Scratch
 	hist     [256]uint16
-	logs     [sampled + 1]uint32 // 1024 n log2 n
+	logs     [sampled + 1]uint32 // logs[n] is 1024 n log2 n
 	seen     map[Commit]int
 	distinct []Commit
 }
@@ -30,7 +30,7 @@ func newWork() any {
 	return w
 }
 
-// ints is scratch column k with n elements of any content.
+// ints returns scratch column k with n elements of arbitrary content.
 func (w *work) ints(k, n int) []int64 {
 	w.cols[k] = sized(w.cols[k], n)
 	return w.cols[k]
@@ -40,11 +40,12 @@ func sized[T any](s []T, n int) []T {
 	return slices.Grow(s[:0], n)[:n]
 }
 
-// units of time in microseconds; a column has the largest that divides it.
+// units are the units of time in microseconds. A column uses the largest that
+// divides all its elements.
 var units = [...]int64{1, 1e3, 1e6, 60e6}
 
-// unitOf puts x in the largest unit that divides all of it into q, and says
-// which it is.
+// unitOf sets q to x in the largest unit that divides all elements, and returns
+// the index of that unit.
 func unitOf(q, x []int64) byte {
 	for u := len(units) - 1; u > 0; u-- {
 		if divide(q, x, units[u]) {
@@ -55,8 +56,9 @@ func unitOf(q, x []int64) byte {
 	return 0
 }
 
-// divide is q = x/unit if that leaves no remainder anywhere: the odd part of
-// unit by its inverse modulo 2^64, which is a multiplication.
+// divide sets q to x/unit and reports whether no element has a remainder. It
+// divides by the odd part of unit with its inverse modulo 2^64, because a
+// multiplication is faster than a division.
 func divide(q, x []int64, unit int64) bool {
 	k := bits.TrailingZeros64(uint64(unit))
 	odd := unit >> k
@@ -75,14 +77,15 @@ func divide(q, x []int64, unit int64) bool {
 	return true
 }
 
-// How a column of integers is turned into small numbers.
+// Transforms of a column of integers into small numbers.
 const (
-	plain = iota // less the smallest
-	delta        // difference to the one before, less a typical one, zigzag
-	abut         // the same, from where the interval before ended
+	plain = iota // the difference to the smallest element
+	delta        // zigzag of the difference to the previous element minus the typical step
+	abut         // like delta, from the end of the previous interval
 )
 
-// putInts writes a column. dur, if any, is what abut adds.
+// putInts appends a column. If dur is not nil, it holds the lengths of the
+// samples, for the transform abut.
 func (w *work) putInts(b []byte, x, dur []int64) []byte {
 	n := len(x)
 	if n == 0 {
@@ -97,8 +100,8 @@ func (w *work) putInts(b []byte, x, dur []int64) []byte {
 		return binary.AppendVarint(b, lo)
 	}
 	how, typical := w.choose(x, dur, lo)
-	w.y = sized(w.y, n)
-	y := w.y
+	w.small = sized(w.small, n)
+	y := w.small
 	var all uint64
 	switch how {
 	case plain:
@@ -135,21 +138,22 @@ func (w *work) putInts(b []byte, x, dur []int64) []byte {
 	return b
 }
 
-// choose says which transform has the least entropy by a sample of x.
+// choose returns the transform with the least entropy, estimated from some of
+// the elements of x, and its typical step.
 func (w *work) choose(x, dur []int64, lo int64) (how int, typical int64) {
 	n := len(x)
 	if n < 2 {
 		return plain, 0
 	}
-	var room [sampled]uint64
-	step := max(1, (n-1)/len(room))
+	var buf [sampled]uint64
+	step := max(1, (n-1)/len(buf))
 	best := uint32(math.MaxUint32)
 	for t := plain; t <= abut; t++ {
 		if t == abut && dur == nil {
 			break
 		}
-		y := room[:0]
-		for i := 1; i < n && len(y) < len(room); i += step {
+		y := buf[:0]
+		for i := 1; i < n && len(y) < len(buf); i += step {
 			switch t {
 			case plain:
 				y = append(y, uint64(x[i]-lo))
@@ -173,22 +177,23 @@ func (w *work) choose(x, dur []int64, lo int64) (how int, typical int64) {
 	return how, typical
 }
 
-// middle is the median of a few of y.
+// middle returns the median of up to 15 elements of y.
 func middle(y []uint64) int64 {
-	var room [15]int64
-	few := room[:0]
-	for i := 0; i < len(y) && len(few) < len(room); i += max(1, len(y)/len(room)) {
+	var buf [15]int64
+	few := buf[:0]
+	for i := 0; i < len(y) && len(few) < len(buf); i += max(1, len(y)/len(buf)) {
 		few = append(few, int64(y[i]))
 	}
 	slices.Sort(few)
 	return few[len(few)/2]
 }
 
-// sampled is how many of a column's elements the choice of its transform
-// looks at.
+// sampled is the number of elements from which the transform of a column is
+// chosen.
 const sampled = 512
 
-// entropy of the byte planes of y, in 1/1024 bits; y is used up.
+// entropy returns the entropy of the byte planes of y in 1/1024 bits. It
+// overwrites y.
 func (w *work) entropy(y []uint64) (e uint32) {
 	var all uint64
 	for _, v := range y {
@@ -212,12 +217,12 @@ func (w *work) entropy(y []uint64) (e uint32) {
 func zigzag(v int64) uint64   { return uint64(v<<1) ^ uint64(v>>63) }
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
-// How a plane of bytes is written.
+// Encodings of a plane of bytes.
 const (
 	planeConst = iota // one byte
-	planeRaw
-	planeRuns // uvarint length of what follows: a byte and uvarint repetitions, again and again
-	planeFSE  // uvarint length, a block of Finite State Entropy
+	planeRaw          // the bytes
+	planeRuns         // uvarint length, then runs: a byte and uvarint count
+	planeFSE          // uvarint length, then a block of Finite State Entropy
 )
 
 func (w *work) putPlane(b, p []byte) []byte {
@@ -258,41 +263,41 @@ func appendRuns(b, p []byte) []byte {
 	return b
 }
 
-// reader reads a block. After bad is set, what it returns means nothing.
+// reader decodes a block. Once bad is set, the results are meaningless.
 type reader struct {
-	b   []byte
-	w   *work
-	bad bool
+	rest []byte
+	work *work
+	bad  bool
 }
 
 func (r *reader) byte() byte {
-	if len(r.b) == 0 {
+	if len(r.rest) == 0 {
 		r.bad = true
 		return 0
 	}
-	v := r.b[0]
-	r.b = r.b[1:]
+	v := r.rest[0]
+	r.rest = r.rest[1:]
 	return v
 }
 
 // uvarint reads a number of at most limit.
 func (r *reader) uvarint(limit uint64) uint64 {
-	if len(r.b) > 1 { // mostly one byte or two
-		v, n := uint64(r.b[0]), 1
+	if len(r.rest) > 1 { // fast path for numbers of one or two bytes
+		v, n := uint64(r.rest[0]), 1
 		if v >= 0x80 {
-			v, n = v&0x7f|uint64(r.b[1])<<7, 2
+			v, n = v&0x7f|uint64(r.rest[1])<<7, 2
 		}
 		if v < 1<<14 && v <= limit {
-			r.b = r.b[n:]
+			r.rest = r.rest[n:]
 			return v
 		}
 	}
-	v, n := binary.Uvarint(r.b)
+	v, n := binary.Uvarint(r.rest)
 	if n <= 0 || v > limit {
 		r.bad = true
 		return 0
 	}
-	r.b = r.b[n:]
+	r.rest = r.rest[n:]
 	return v
 }
 
@@ -307,16 +312,16 @@ func (r *reader) unit() int64 {
 }
 
 func (r *reader) take(n int) []byte {
-	if n > len(r.b) {
+	if n > len(r.rest) {
 		r.bad = true
 		return nil
 	}
-	p := r.b[:n]
-	r.b = r.b[n:]
+	p := r.rest[:n]
+	r.rest = r.rest[n:]
 	return p
 }
 
-// ints reads a column that putInts wrote.
+// ints decodes a column that putInts encoded.
 func (r *reader) ints(x, dur []int64) {
 	n := len(x)
 	if n == 0 || r.bad {
@@ -367,10 +372,10 @@ func (r *reader) ints(x, dur []int64) {
 	}
 }
 
-// small reads n numbers of width bytes.
+// small decodes n numbers of width bytes each.
 func (r *reader) small(n, width int) []uint64 {
-	r.w.y = sized(r.w.y, n)
-	y := r.w.y
+	r.work.small = sized(r.work.small, n)
+	y := r.work.small
 	if width == 0 {
 		clear(y)
 	}
@@ -393,17 +398,18 @@ func (r *reader) small(n, width int) []uint64 {
 	return y
 }
 
-// plane reads n bytes that putPlane wrote; they are valid until the next.
+// plane decodes n bytes that putPlane encoded. They are valid until the next
+// call.
 func (r *reader) plane(n int) []byte {
 	how := r.byte()
 	switch how {
 	case planeConst:
 		v := r.byte()
-		r.w.plane = sized(r.w.plane, n)
-		for i := range r.w.plane {
-			r.w.plane[i] = v
+		r.work.plane = sized(r.work.plane, n)
+		for i := range r.work.plane {
+			r.work.plane[i] = v
 		}
-		return r.w.plane
+		return r.work.plane
 	case planeRaw:
 		return r.take(n)
 	}
@@ -415,9 +421,10 @@ func (r *reader) plane(n int) []byte {
 	case planeRuns:
 		return r.runs(z, n)
 	case planeFSE:
-		// The library counts what it has in strides; at n it may still end well.
-		r.w.fse.DecompressLimit = n + 1
-		p, err := fse.Decompress(z, &r.w.fse)
+		// The library checks the limit in strides and may fail on exactly n
+		// bytes.
+		r.work.fse.DecompressLimit = n + 1
+		p, err := fse.Decompress(z, &r.work.fse)
 		if err == nil && len(p) == n {
 			return p
 		}
@@ -427,16 +434,16 @@ func (r *reader) plane(n int) []byte {
 }
 
 func (r *reader) runs(z []byte, n int) []byte {
-	p := sized(r.w.plane, n)[:0]
-	in := reader{b: z}
-	for len(in.b) > 0 && !in.bad {
+	p := sized(r.work.plane, n)[:0]
+	in := reader{rest: z}
+	for len(in.rest) > 0 && !in.bad {
 		v := in.byte()
 		k := int(in.uvarint(uint64(n - len(p))))
 		for range k {
 			p = append(p, v)
 		}
 	}
-	r.w.plane = p
+	r.work.plane = p
 	r.bad = in.bad || len(p) != n
 	return p
 }

@@ -2,14 +2,14 @@ package series
 
 import "slices"
 
-// Search is the first index with a start of at least start, Len if none.
-// c is in order.
+// Search returns the first index with a start of at least start, or Len. The
+// samples must be sorted.
 func (c *Columns) Search(start int64) int {
 	i, _ := slices.BinarySearch(c.Start, start)
 	return i
 }
 
-// Remove takes sample i out; what follows it moves up in c's memory.
+// Remove removes sample i and moves the samples after it up, in the same memory.
 func (c *Columns) Remove(i int) {
 	c.Start, c.Off = slices.Delete(c.Start, i, i+1), slices.Delete(c.Off, i, i+1)
 	if len(c.End) > 0 {
@@ -23,47 +23,46 @@ func (c *Columns) Remove(i int) {
 	}
 }
 
-// Merge puts the samples of a and b, each in the order of ids under t and
-// without an id of the other, into dst in that order. dst is reset first and
-// keeps its memory; it must not share memory with a or b. Where only one of
-// them has ends or commits, the samples of the other get NoEnd and the zero
-// Commit.
+// Merge replaces the samples of dst with those of a and b. Both must be sorted by
+// their ids under t and have no id in common; the result is sorted too. dst keeps
+// its memory and must not share memory with a or b. If only one of a and b has
+// ends or commits, the samples of the other get NoEnd or the zero Commit.
 func Merge(dst, a, b *Columns, t *Template) {
 	dst.Reset()
-	n, m := a.Len(), b.Len()
-	w := merger{dst: dst, ends: len(a.End)+len(b.End) > 0, commits: len(a.Commits)+len(b.Commits) > 0}
-	dst.grow(n+m, max(len(a.Values), len(b.Values)), w.ends, w.commits)
-	for i, j := 0, 0; i < n || j < m; {
+	m := merger{dst: dst, ends: len(a.End)+len(b.End) > 0, commits: len(a.Commits)+len(b.Commits) > 0}
+	na, nb := a.Len(), b.Len()
+	dst.grow(na+nb, max(len(a.Values), len(b.Values)), m.ends, m.commits)
+	for i, j := 0, 0; i < na || j < nb; {
 		switch {
-		case j == m:
-			w.take(a, i, n)
-			i = n
-		case i == n:
-			w.take(b, j, m)
-			j = m
+		case j == nb:
+			m.take(a, i, na)
+			i = na
+		case i == na:
+			m.take(b, j, nb)
+			j = nb
 		case a.Start[i] < b.Start[j]:
 			k := gallop(a.Start, i, b.Start[j])
-			w.take(a, i, k)
+			m.take(a, i, k)
 			i = k
 		case a.Start[i] > b.Start[j]:
 			k := gallop(b.Start, j, a.Start[i])
-			w.take(b, j, k)
+			m.take(b, j, k)
 			j = k
 		default:
 			x, y := a.At(i), b.At(j)
 			if t.Check(&x) <= t.Check(&y) {
-				w.take(a, i, i+1)
+				m.take(a, i, i+1)
 				i++
 			} else {
-				w.take(b, j, j+1)
+				m.take(b, j, j+1)
 				j++
 			}
 		}
 	}
 }
 
-// gallop is the first index after from with s[index] >= start, where s[from]
-// is less; as quick for neighbours as for long runs.
+// gallop returns the first index after from with s[index] >= start, where s[from]
+// is less. It is fast both for adjacent indexes and for long runs.
 func gallop(s []int64, from int, start int64) int {
 	step := 1
 	for from+step < len(s) && s[from+step] < start {
@@ -74,7 +73,7 @@ func gallop(s []int64, from int, start int64) int {
 	return from + 1 + i
 }
 
-// grow makes room for n samples in an empty c.
+// grow gives an empty c the capacity for n samples.
 func (c *Columns) grow(n, values int, ends, commits bool) {
 	c.Start, c.Off = slices.Grow(c.Start, n), slices.Grow(c.Off, n)
 	if ends {
@@ -83,15 +82,15 @@ func (c *Columns) grow(n, values int, ends, commits bool) {
 	if commits {
 		c.Commits = slices.Grow(c.Commits, n)
 	}
-	c.shape(values)
+	c.setValues(values)
 	for v := range c.Values {
 		c.Values[v] = slices.Grow(c.Values[v], n)
 	}
 }
 
-// shape gives an empty c the number of value columns, with the memory that
-// those had.
-func (c *Columns) shape(values int) {
+// setValues sets the number of value columns of an empty c and reuses their
+// memory.
+func (c *Columns) setValues(values int) {
 	for cap(c.Values) < values {
 		c.Values = append(c.Values[:cap(c.Values)], nil)
 	}
@@ -107,11 +106,11 @@ type merger struct {
 }
 
 // take appends the samples [from, to) of src.
-func (w *merger) take(src *Columns, from, to int) {
-	d := w.dst
+func (m *merger) take(src *Columns, from, to int) {
+	d := m.dst
 	d.Start, d.Off = append(d.Start, src.Start[from:to]...), append(d.Off, src.Off[from:to]...)
 	switch {
-	case !w.ends:
+	case !m.ends:
 	case len(src.End) > 0:
 		d.End, d.EndOff = append(d.End, src.End[from:to]...), append(d.EndOff, src.EndOff[from:to]...)
 	default:
@@ -123,7 +122,7 @@ func (w *merger) take(src *Columns, from, to int) {
 		d.Values[v] = append(d.Values[v], src.Values[v][from:to]...)
 	}
 	switch {
-	case !w.commits:
+	case !m.commits:
 	case len(src.Commits) > 0:
 		d.Commits = append(d.Commits, src.Commits[from:to]...)
 	default:

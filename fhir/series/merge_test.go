@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// crowd draws samples with few starts, in order and without equal ids.
+// crowd draws sorted samples that share few starts and have distinct ids.
 func crowd(t *rapid.T, tm *Template) *Columns {
 	c := &Columns{}
 	ends, commits := rapid.Bool().Draw(t, "ends"), rapid.Bool().Draw(t, "commits")
@@ -26,8 +26,8 @@ func crowd(t *rapid.T, tm *Template) *Columns {
 	return c
 }
 
-// parted deals the samples of c to two others, in runs.
-func parted(t *rapid.T, c *Columns) (a, b Columns) {
+// split distributes the samples of c over two columns in runs.
+func split(t *rapid.T, c *Columns) (a, b Columns) {
 	left := rapid.Bool().Draw(t, "left")
 	for i := range c.Len() {
 		if rapid.IntRange(0, 3).Draw(t, "turn") == 0 {
@@ -43,20 +43,20 @@ func parted(t *rapid.T, c *Columns) (a, b Columns) {
 	return a, b
 }
 
-// TestMerge: what was dealt to two comes together again.
+// TestMerge splits samples and checks that Merge restores them.
 func TestMerge(t *testing.T) {
 	var dst Columns
 	rapid.Check(t, func(t *rapid.T) {
 		tm := pair()
 		tm.KeyValue = rapid.Bool().Draw(t, "keyvalue")
 		c := crowd(t, tm)
-		a, b := parted(t, c)
+		a, b := split(t, c)
 		Merge(&dst, &a, &b, tm)
 		same(t, c, &dst)
 	})
 }
 
-// same compares sample by sample: an absent column of ends is one of NoEnd.
+// same compares the samples one by one, so that absent ends equal NoEnd.
 func same(t *rapid.T, want, got *Columns) {
 	if got.Len() != want.Len() || check(got) != "" {
 		t.Fatalf("%d samples, want %d; %s", got.Len(), want.Len(), check(got))
@@ -68,7 +68,7 @@ func same(t *rapid.T, want, got *Columns) {
 	}
 }
 
-// TestMergeUneven fills in what only one side has.
+// TestMergeUneven merges columns of which only one has ends and commits.
 func TestMergeUneven(t *testing.T) {
 	var a, b, dst Columns
 	a.Append(&Sample{Start: monday, End: monday + 5, Values: [MaxValues]Decimal{{1, 0}}, Commit: Commit{7, 8}}, 1)
@@ -109,7 +109,7 @@ func TestSearchAndRemove(t *testing.T) {
 func BenchmarkMerge(b *testing.B) {
 	all := heart(8192)
 	tm := &Template{Values: 1}
-	for name, run := range map[string]int{"turn about": 1, "runs of 100": 100} {
+	for name, run := range map[string]int{"alternating": 1, "runs of 100": 100} {
 		var x, y, dst Columns
 		for i := range all.Len() {
 			s := all.At(i)

@@ -16,7 +16,7 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// TestID: the order of ids is that of keys, and an id leads back to its key.
+// TestID checks that ids sort like their keys and parse to the same key.
 func TestID(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var id Identity
@@ -44,7 +44,7 @@ func TestID(t *testing.T) {
 	}
 }
 
-// TestDecimal compares with big.Rat and strconv.
+// TestDecimal compares Decimal with big.Rat and strconv.
 func TestDecimal(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := Decimal{anyInt().Draw(t, "mant"), uint8(rapid.IntRange(0, maxScale).Draw(t, "scale"))}
@@ -71,7 +71,8 @@ var (
 	last  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 )
 
-// anyTime draws instants from 1900 to 2200 in whole seconds, ms or us.
+// anyTime draws an instant from 1900 to 2200 in whole days, seconds, milliseconds
+// or microseconds.
 func anyTime(t *rapid.T, label string) int64 {
 	unit := rapid.SampledFrom([]int64{1, 1000, 1e6, 86400e6}).Draw(t, label+" unit")
 	return rapid.Int64Range(first, last).Draw(t, label) / unit * unit
@@ -81,7 +82,7 @@ func anyOffset() *rapid.Generator[int16] {
 	return rapid.OneOf(rapid.Int16Range(-14*60, 14*60), rapid.SampledFrom([]int16{0, 60, 330, -210}))
 }
 
-// formatted is what the time package writes.
+// formatted formats a time with the time package.
 func formatted(us int64, off int16) string {
 	layout := "2006-01-02T15:04:05.000000Z07:00"
 	if us%1e6 == 0 {
@@ -92,8 +93,8 @@ func formatted(us int64, off int16) string {
 	return time.UnixMicro(us).In(time.FixedZone("", int(off)*60)).Format(layout)
 }
 
-// TestTime: times are written as the time package has it, and read by a
-// search as Interval says.
+// TestTime compares times with those of the time package, and Interval with the
+// interval that fhir/search computes from the text.
 func TestTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		us, off := anyTime(t, "us"), anyOffset().Draw(t, "off")
@@ -137,12 +138,11 @@ func pair() *Template {
 		Identity: Identity{9, 8, 7, 6, 5, 4, 3, 2, 1}, KeyValue: true, Seed: 5, Values: 2,
 		Parts: [][]byte{[]byte(`"profile":["p"]},"identifier":[{"value":"`), []byte(`"}],`),
 			[]byte(`,"component":[`), []byte(`,`), []byte(`]}`)},
-		Holes: []Slot{HoleID, HoleEffective, HoleValue, HoleValue + 1},
+		Slots: []Slot{SlotID, SlotEffective, SlotValue, SlotValue + 1},
 	}
 }
 
-// TestTemplate materialises an instant and an interval, with a commit and
-// without.
+// TestTemplate renders an instant and an interval, with and without a commit.
 func TestTemplate(t *testing.T) {
 	tm := pair()
 	s := Sample{Start: monday, End: NoEnd, Off: 60, Values: [MaxValues]Decimal{{620, 1}, {-5, 3}}}
@@ -168,19 +168,19 @@ func TestTemplate(t *testing.T) {
 	check(`{"resourceType":"Observation","id":"ID","meta":{"versionId":"1","lastUpdated":"2026-01-06T11:46:40.123Z"},"identifier":[{"value":"ID"}],"effectivePeriod":{"start":"2026-01-05T09:00:00+01:00","end":"2026-01-05T08:01:30.500Z"},"component":[62.0,-0.005]}`)
 }
 
-// TestCheck: zeros at the end do not make another sample; values do, where
-// they are part of the id, and so does the end.
+// TestCheck checks that trailing zeros do not change an id, that values change it
+// if KeyValue is set, and that the end always does.
 func TestCheck(t *testing.T) {
 	tm := pair()
 	s := Sample{Start: monday, End: NoEnd, Values: [MaxValues]Decimal{{62, 0}, {1, 0}}}
 	base := tm.Check(&s)
 	s.Values[0] = Decimal{6200, 2}
 	if tm.Check(&s) != base {
-		t.Error("62.00 is not 62")
+		t.Error("62.00 and 62 have different checks")
 	}
 	s.Values[0] = Decimal{63, 0}
 	if tm.Check(&s) == base {
-		t.Error("63 is 62")
+		t.Error("63 and 62 have the same check")
 	}
 	tm.KeyValue = false
 	if tm.Check(&s) != 0 {
@@ -190,17 +190,18 @@ func TestCheck(t *testing.T) {
 	one := tm.Check(&s)
 	s.End++
 	if one == 0 || tm.Check(&s) == one {
-		t.Error("ends do not tell samples apart")
+		t.Error("samples with different ends have the same check")
 	}
 }
 
-// TestSort compares with ids sorted as strings and a map of the last words.
+// TestSort compares Sort with sorted id strings and a map of the last sample per
+// id.
 func TestSort(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tm := pair()
 		tm.KeyValue = rapid.Bool().Draw(t, "keyvalue")
 		c := &Columns{}
-		lastWord := map[string]Sample{}
+		latest := map[string]Sample{}
 		for i := range rapid.IntRange(0, 30).Draw(t, "n") {
 			s := Sample{Start: monday + rapid.Int64Range(0, 6).Draw(t, "start"), End: NoEnd, Off: int16(i)}
 			if rapid.Bool().Draw(t, "interval") {
@@ -210,18 +211,18 @@ func TestSort(t *testing.T) {
 				Decimal{10, uint8(rapid.IntRange(0, 1).Draw(t, "w"))}
 			c.Append(&s, 2)
 			k := tm.Key(&s)
-			lastWord[k.ID()] = s
+			latest[k.ID()] = s
 		}
-		if n := c.Sort(tm); n != len(lastWord) || n != c.Len() {
-			t.Fatalf("%d left, want %d", n, len(lastWord))
+		if n := c.Sort(tm); n != len(latest) || n != c.Len() {
+			t.Fatalf("%d left, want %d", n, len(latest))
 		}
 		var ids []string
 		for i := range c.Len() {
 			s := c.At(i)
 			k := tm.Key(&s)
 			ids = append(ids, k.ID())
-			if s != lastWord[k.ID()] {
-				t.Fatalf("got %+v, want %+v", s, lastWord[k.ID()])
+			if s != latest[k.ID()] {
+				t.Fatalf("got %+v, want %+v", s, latest[k.ID()])
 			}
 		}
 		if !slices.IsSortedFunc(ids, cmp.Compare[string]) {

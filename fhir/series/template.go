@@ -7,27 +7,27 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Slot is a place in a template that each sample fills.
+// Slot names a position in a template that each sample fills.
 type Slot uint8
 
 const (
-	// HoleID is the sample's id (in the identifier; that of the resource
-	// itself is not in the parts).
-	HoleID Slot = iota
-	// HoleEffective is the member effectiveDateTime or effectivePeriod, its
-	// name included, without a comma.
-	HoleEffective
-	// HoleValue + i is the number of value column i.
-	HoleValue
+	// SlotID holds the sample's id as a value of Observation.identifier.
+	// Resource.id is not part of the template.
+	SlotID Slot = iota
+	// SlotEffective holds the member effectiveDateTime or effectivePeriod with
+	// its name and without a comma.
+	SlotEffective
+	// SlotValue + i holds the number from value column i.
+	SlotValue
 )
 
-// Template is what all samples of a series share.
+// Template holds everything that the samples of a series have in common.
 type Template struct {
 	Identity Identity
-	// Class of all its samples.
-	Class Class
-	// KeyValue makes the values, and Seed, part of a sample's id: for streams
-	// whose samples may differ at one instant.
+	Class    Class // of all samples
+	// KeyValue makes the values and Seed part of a sample's id. It is set for
+	// streams in which several samples with different values may share one
+	// instant.
 	KeyValue bool
 	Seed     uint64
 
@@ -36,21 +36,22 @@ type Template struct {
 	Categories []string // codes of Observation.category
 	// Values is the number of value columns.
 	Values int
-	// Parts are the canonical bytes of the Observation after `"meta":{`, cut
-	// at the holes: Parts[i] stands before Holes[i], the last part at the end.
+	// Parts are the canonical bytes of the Observation after `"meta":{`, split
+	// at the slots. Parts[i] precedes Slots[i]; the last part ends the resource.
 	Parts [][]byte
-	Holes []Slot
+	Slots []Slot
 }
 
-// Check is the part of a sample's id that tells it from others at the same
-// instant: a hash of its end and, with KeyValue, of its values, zeros at the
-// end of a fraction left aside.
+// Check returns the part of a sample's id that distinguishes it from others at
+// the same instant. It hashes the end and, if KeyValue is set, the values
+// without trailing zeros in their fractions. It is 0 for an instant without
+// KeyValue.
 func (t *Template) Check(s *Sample) uint32 {
 	if s.End == NoEnd && !t.KeyValue {
 		return 0
 	}
-	var room [160]byte
-	b := room[:0]
+	var buf [160]byte
+	b := buf[:0]
 	if s.End != NoEnd {
 		b = binary.BigEndian.AppendUint64(b, uint64(s.End))
 	}
@@ -64,19 +65,19 @@ func (t *Template) Check(s *Sample) uint32 {
 	return uint32(xxhash.Sum64(b))
 }
 
-// Key is the id of a sample in parts.
+// Key returns the key of a sample, from which its id is made.
 func (t *Template) Key(s *Sample) Key { return Key{t.Identity, s.Start, t.Check(s)} }
 
-// Append appends the sample's Observation in canonical form; a sample with a
-// Commit is stamped with version 1.
+// Append appends the sample's Observation in canonical form. If the sample has a
+// Commit, the Observation is stamped with version 1.
 func (t *Template) Append(b []byte, s *Sample) []byte {
 	k := t.Key(s)
-	var room [idLen]byte
-	id := k.AppendID(room[:0])
+	var buf [idLen]byte
+	id := k.AppendID(buf[:0])
 	b = append(b, `{"resourceType":"Observation","id":"`...)
 	b = append(b, id...)
 	b = append(b, `","meta":{`...)
-	if s.Commit.T != 0 {
+	if s.Commit.Seq != 0 {
 		b = append(b, `"versionId":"1","lastUpdated":"`...)
 		b = appendInstant(b, s.Commit.Updated)
 		b = append(b, '"')
@@ -84,18 +85,18 @@ func (t *Template) Append(b []byte, s *Sample) []byte {
 			b = append(b, ',')
 		}
 	}
-	for i, h := range t.Holes {
+	for i, slot := range t.Slots {
 		b = append(b, t.Parts[i]...)
-		switch h {
-		case HoleID:
+		switch slot {
+		case SlotID:
 			b = append(b, id...)
-		case HoleEffective:
+		case SlotEffective:
 			b = s.appendEffective(b)
 		default:
-			b = s.Values[h-HoleValue].Append(b)
+			b = s.Values[slot-SlotValue].Append(b)
 		}
 	}
-	return append(b, t.Parts[len(t.Holes)]...)
+	return append(b, t.Parts[len(t.Slots)]...)
 }
 
 func (s *Sample) appendEffective(b []byte) []byte {
@@ -111,8 +112,8 @@ func (s *Sample) appendEffective(b []byte) []byte {
 	return append(b, `"}`...)
 }
 
-// appendTime writes a FHIR dateTime with the offset: whole seconds, or
-// milliseconds or microseconds where the instant has them.
+// appendTime appends a FHIR dateTime with an offset from UTC in minutes. It
+// writes milliseconds or microseconds only if the instant has them.
 func appendTime(b []byte, us int64, off int16) []byte {
 	sec, frac := floorDiv(us+int64(off)*60e6, 1e6)
 	b = appendSeconds(b, sec)
@@ -128,25 +129,25 @@ func appendTime(b []byte, us int64, off int16) []byte {
 	if off == 0 {
 		return append(b, 'Z')
 	}
-	o := int(off)
-	if o < 0 {
-		b, o = append(b, '-'), -o
+	minutes := int(off)
+	if minutes < 0 {
+		b, minutes = append(b, '-'), -minutes
 	} else {
 		b = append(b, '+')
 	}
-	b = appendTwo(b, o/60)
+	b = appendTwo(b, minutes/60)
 	b = append(b, ':')
-	return appendTwo(b, o%60)
+	return appendTwo(b, minutes%60)
 }
 
-// appendInstant writes Unix milliseconds as fhir.InstantLayout has them.
+// appendInstant appends Unix milliseconds in the layout fhir.InstantLayout.
 func appendInstant(b []byte, ms int64) []byte {
 	sec, frac := floorDiv(ms, 1000)
 	b = append(appendSeconds(b, sec), '.')
 	return append(appendInt(b, int(frac), 3), 'Z')
 }
 
-// appendSeconds writes Unix seconds without an offset.
+// appendSeconds appends Unix seconds as a date and time without an offset.
 func appendSeconds(b []byte, sec int64) []byte {
 	days, clock := floorDiv(sec, 86400)
 	y, m, d := civil(days)
@@ -158,7 +159,8 @@ func appendSeconds(b []byte, sec int64) []byte {
 	return appendTwo(b, int(clock%60))
 }
 
-// floorDiv is the quotient rounded down and the rest, which is not negative.
+// floorDiv returns the quotient rounded down and the remainder, which is not
+// negative.
 func floorDiv(v, by int64) (quotient, rest int64) {
 	quotient, rest = v/by, v%by
 	if rest < 0 {
@@ -167,8 +169,9 @@ func floorDiv(v, by int64) (quotient, rest int64) {
 	return quotient, rest
 }
 
-// civil is the proleptic Gregorian date of a day since 1970-01-01 (Howard
-// Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+// civil returns the proleptic Gregorian date of a day number since 1970-01-01
+// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms",
+// civil_from_days).
 func civil(days int64) (y, m, d int) {
 	days += 719468
 	era := days / 146097
@@ -197,10 +200,10 @@ func appendInt(b []byte, v, width int) []byte {
 	if v < 0 || v >= 1e6 {
 		return strconv.AppendInt(b, int64(v), 10)
 	}
-	var room [6]byte
+	var digits [6]byte
 	for i := width - 1; i >= 0; i-- {
-		room[i] = byte('0' + v%10)
+		digits[i] = byte('0' + v%10)
 		v /= 10
 	}
-	return append(b, room[:width]...)
+	return append(b, digits[:width]...)
 }

@@ -2,24 +2,24 @@ package subscription
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"io"
 	"strconv"
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
-// event is one numbered event.
+// event is one numbered event, as it is stored.
 type event struct {
 	Number  uint64    `json:"n"`
 	At      time.Time `json:"at"`
-	ID      string    `json:"id"` // of the Observation
+	ID      string    `json:"id"` // id of the Observation
 	Version uint64    `json:"v"`
 	Created bool      `json:"c,omitempty"`
 }
 
-// item is an event with what may be given out of it.
+// item is an event with the parts of it that the owner may see.
 type item struct {
 	event
 	visible bool
@@ -27,39 +27,31 @@ type item struct {
 	json    []byte
 }
 
-// header is the part of a notification that is the same for all kinds.
+// header holds the parts of a SubscriptionStatus that do not depend on events.
 type header struct {
-	id, status, kind, criteria string
-	total                      uint64
-	content                    Content
-	reason                     string // for status error
+	id, status, notificationType, criteria string
+	total                                  uint64
+	content                                Content
+	reason                                 string // for status error
 }
 
-func appendJSON(b []byte, s string) []byte {
-	q, err := json.Marshal(s)
-	if err != nil { // a string always marshals
-		return append(b, `""`...)
-	}
-	return append(b, q...)
-}
-
-// appendStatus writes the SubscriptionStatus as an R4 Parameters resource.
+// appendStatus appends the SubscriptionStatus as an R4 Parameters resource.
 func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Parameters","id":"`...)
 	b = append(b, uuid...)
 	b = append(b, `","meta":{"profile":["`+extBase+
 		`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
-	b = appendJSON(b, base+"/Subscription/"+h.id)
+	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id)
 	b = append(b, `}}`...)
 	if h.content != Empty {
 		b = append(b, `,{"name":"topic","valueCanonical":`...)
-		b = appendJSON(b, h.criteria)
+		b = element.AppendHTMLSafe(b, h.criteria)
 		b = append(b, '}')
 	}
 	b = append(b, `,{"name":"status","valueCode":`...)
-	b = appendJSON(b, h.status)
+	b = element.AppendHTMLSafe(b, h.status)
 	b = append(b, `},{"name":"type","valueCode":`...)
-	b = appendJSON(b, h.kind)
+	b = element.AppendHTMLSafe(b, h.notificationType)
 	b = append(b, `},{"name":"events-since-subscription-start","valueString":"`...)
 	b = strconv.AppendUint(b, h.total, 10)
 	b = append(b, `"}`...)
@@ -72,20 +64,20 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 		b = append(b, `"}`...)
 		if it.visible && h.content != Empty {
 			b = append(b, `,{"name":"focus","valueReference":{"reference":`...)
-			b = appendJSON(b, base+"/Observation/"+it.ID)
+			b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
 			b = append(b, `}}`...)
 		}
 		b = append(b, `]}`...)
 	}
 	if h.reason != "" {
 		b = append(b, `,{"name":"error","valueCodeableConcept":{"text":`...)
-		b = appendJSON(b, h.reason)
+		b = element.AppendHTMLSafe(b, h.reason)
 		b = append(b, `}}`...)
 	}
 	return append(b, `]}`...)
 }
 
-// appendNotification writes a notification Bundle.
+// appendNotification appends a notification Bundle.
 func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Bundle","id":"`...)
 	b = append(b, bundleID...)
@@ -97,7 +89,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 	b = append(b, `","resource":`...)
 	b = appendStatus(b, base, uuid, h, items)
 	b = append(b, `,"request":{"method":"GET","url":`...)
-	b = appendJSON(b, base+"/Subscription/"+h.id+"/$status")
+	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id+"/$status")
 	b = append(b, `},"response":{"status":"200"}}`...)
 	for i := range items {
 		it := &items[i]
@@ -105,7 +97,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 			continue
 		}
 		b = append(b, `,{"fullUrl":`...)
-		b = appendJSON(b, base+"/Observation/"+it.ID)
+		b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
 		if h.content == FullResource {
 			b = append(b, `,"resource":`...)
 			b = append(b, it.json...)
@@ -114,14 +106,14 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 			b = append(b, `,"request":{"method":"POST","url":"Observation"},"response":{"status":"201"}}`...)
 		} else {
 			b = append(b, `,"request":{"method":"PUT","url":`...)
-			b = appendJSON(b, "Observation/"+it.ID)
+			b = element.AppendHTMLSafe(b, "Observation/"+it.ID)
 			b = append(b, `},"response":{"status":"200"}}`...)
 		}
 	}
 	return append(b, `]}`...)
 }
 
-// newUUID makes a random UUID, version 4.
+// newUUID returns a random UUID (RFC 9562, version 4).
 func newUUID(r io.Reader) (string, error) {
 	var u [16]byte
 	if _, err := io.ReadFull(r, u[:]); err != nil {

@@ -11,11 +11,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Check is the hook of writes from outside: it holds a Subscription to what
-// is offered, and sets the status. next is the resource to be written, prev the
-// present one (nil on create). A client may ask for off; anything else becomes
-// requested, and the endpoint is verified again. On a delete next is nil, and
-// only the owner is checked.
+// Check validates a write of a Subscription by a client and sets the status. It
+// implements interaction.Check. next is the resource to be written and nil for a
+// deletion, for which only the owner is checked; prev is the current resource and
+// nil for a creation. A client may set the status off. Any other status becomes
+// requested, and the endpoint is verified again.
 func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhir.Resource) (*fhir.Resource, error) {
 	const op = "subscription.Check"
 	owner := e.ownerOf(prev)
@@ -37,7 +37,7 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 			"the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
 	}
 	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
-		return nil, refuse("Subscription.end", "value", "lies in the past")
+		return nil, refuse("Subscription.end", "value", "is in the past")
 	}
 	if prev == nil {
 		if err := e.reserve(ctx, p.ClientID, next.ID); err != nil {
@@ -57,7 +57,7 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 	return &out, nil
 }
 
-// ownerOf finds the owner of prev; it is empty when there is none.
+// ownerOf returns the owner of prev, or "" if it has none.
 func (e *Engine) ownerOf(prev *fhir.Resource) string {
 	if prev == nil {
 		return ""
@@ -70,85 +70,86 @@ func (e *Engine) ownerOf(prev *fhir.Resource) string {
 	return ""
 }
 
-// reserveFor is the time for which a Subscription that passed Check counts
-// against the limits before the follower has met it. No request is committed
-// later than that.
+// reserveFor bounds the time for which a Subscription that passed Check counts
+// against the limit of its client without being in the change log. Every
+// request commits or fails within that time.
 const reserveFor = 2 * time.Minute
 
-// reserve counts a new Subscription against the limit of its client from now
-// on, so that the limit holds for those of one transaction, and for requests at
-// the same time.
+// reserve counts a new Subscription against the limit of its client before it is
+// committed, so that the limit also holds within a transaction and for concurrent
+// requests.
 func (e *Engine) reserve(ctx context.Context, client, id string) error {
 	const op = "subscription.Check"
 	select {
-	case <-e.behind: // what was there at the start is counted
+	case <-e.caughtUp: // all Subscriptions that existed at the start are counted
 	case <-ctx.Done():
 		return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: ctx.Err()}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.opts.Clock()
-	mine := e.reserved[client]
-	for id, at := range mine {
+	reserved := e.reserved[client]
+	for id, at := range reserved {
 		if now.Sub(at) > reserveFor {
-			delete(mine, id)
+			delete(reserved, id)
 		}
 	}
-	count := len(mine)
+	count := len(reserved)
 	for id, s := range e.subs {
-		if _, twice := mine[id]; s.owner == client && !twice {
+		if _, ok := reserved[id]; s.owner == client && !ok {
 			count++
 		}
 	}
-	if _, again := mine[id]; again { // the commit is tried again
+	if _, ok := reserved[id]; ok { // the request retries its commit
 		return nil
 	}
 	if count >= e.opts.MaxPerClient {
-		return fhir.Errorf(fhir.TooMany, op, "a client has at most %d Subscriptions", e.opts.MaxPerClient)
+		return fhir.Errorf(fhir.TooMany, op, "a client can have at most %d Subscriptions; delete one first",
+			e.opts.MaxPerClient)
 	}
-	if mine == nil {
-		mine = map[string]time.Time{}
-		e.reserved[client] = mine
+	if reserved == nil {
+		reserved = map[string]time.Time{}
+		e.reserved[client] = reserved
 	}
-	mine[id] = now
+	reserved[id] = now
 	return nil
 }
 
-// settle ends a reservation, because the follower has met the Subscription. The
-// caller holds mu.
-func (e *Engine) settle(client, id string) {
-	if mine := e.reserved[client]; mine != nil {
-		if delete(mine, id); len(mine) == 0 {
+// release ends the reservation of a Subscription that the follower has found in
+// the change log. The caller holds mu.
+func (e *Engine) release(client, id string) {
+	if reserved := e.reserved[client]; reserved != nil {
+		if delete(reserved, id); len(reserved) == 0 {
 			delete(e.reserved, client)
 		}
 	}
 }
 
-// forget ends the reservation of a Subscription that was deleted before the
-// follower met it.
-func (e *Engine) forget(id string) {
+// releaseDeleted ends the reservation of a Subscription that was deleted before
+// the follower found it.
+func (e *Engine) releaseDeleted(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for client := range e.reserved {
-		e.settle(client, id)
+		e.release(client, id)
 	}
 }
 
-// keepMissed bounds the events that are kept for a Subscription in error.
-// Further events are only counted: their numbers show the client that it has
-// missed some, and it can search for them.
+// keepMissed bounds the events that are stored for a Subscription in error. Later
+// events are only counted. The gap in the numbers tells the client that it has
+// missed events, and it can search for the Observations.
 const keepMissed = 256
 
-// heads adds the durable numbers of the Subscriptions that got events in this
-// step. Those whose events are only counted have theirs written once in
-// saveCursor commits: the commits in between are counted again after a restart.
-// It returns the commit that each written number counts up to, zero for the
-// cursor.
+// heads adds the durable event counts of the Subscriptions that got events in
+// this step. While the events of a Subscription are only counted, the count is
+// written once per saveCursor commits; after a restart the commits since then are
+// counted again. heads returns the commit up to which each written count is
+// valid, zero for the cursor.
 func (st *stepState) heads() (map[string]store.Seq, error) {
-	e := st.e
+	e := st.engine
 	written := map[string]store.Seq{}
 	put := func(id string, n uint64, at store.Seq) error {
-		s := e.subs[id] // events and counts are the follower's own
+		s := e.subs[id] // only the follower changes events and counts, so no lock is needed
 		if s == nil {
 			return nil
 		}
@@ -159,7 +160,7 @@ func (st *stepState) heads() (map[string]store.Seq, error) {
 		}
 		return err
 	}
-	for id, n := range st.given {
+	for id, n := range st.numbered {
 		if st.counted[id] > 0 {
 			continue
 		}
@@ -169,16 +170,16 @@ func (st *stepState) heads() (map[string]store.Seq, error) {
 	}
 	for id, n := range st.counted {
 		s := e.subs[id]
-		if s == nil || slices.Contains(st.leaving, id) || st.given[id] == 0 && s.counts > 0 &&
+		if s == nil || slices.Contains(st.resuming, id) || st.numbered[id] == 0 && s.counts > 0 &&
 			st.to < s.counts+saveCursor {
 			continue
 		}
-		if err := put(id, st.given[id]+n, st.to); err != nil {
+		if err := put(id, st.numbered[id]+n, st.to); err != nil {
 			return nil, err
 		}
 	}
-	for _, id := range st.leaving {
-		if err := put(id, st.given[id]+st.counted[id], 0); err != nil {
+	for _, id := range st.resuming {
+		if err := put(id, st.numbered[id]+st.counted[id], 0); err != nil {
 			return nil, err
 		}
 	}

@@ -1,60 +1,67 @@
-// Package subscription is topic-based subscriptions for R4 by the
-// Subscriptions R5 Backport guide (IG 1.1.0): one topic, rest-hook.
+// Package subscription implements topic-based subscriptions for R4 according to
+// the Subscriptions R5 Backport guide (IG 1.1.0), with one topic and the channel
+// type rest-hook.
 //
-// It owns: which Subscriptions are accepted (Check), the numbering of events,
-// their delivery, and the operations $status and $events. It does not own:
-// the Subscription resources (fhir/interaction writes them, this package only
-// their status), who may (fhir/access), outgoing connections (fhir/egress).
+// It owns: the validation of Subscriptions (Check), the numbering and delivery
+// of events, and the operations $status and $events.
+//
+// It does not own: the Subscription resources, which fhir/interaction writes and
+// of which this package changes only the status; access decisions (fhir/access);
+// and outgoing connections (fhir/egress).
 //
 // # Topic
 //
-// Canonical+"/SubscriptionTopic/observation-recorded": an Observation was
-// created or updated. It may also be spelled below the server's own base URL.
-// Filters are extensions on criteria, Observation?patient=&category=&code=,
-// all of which must match; values of one parameter may be alternatives
-// separated by commas. Channel rest-hook, payload application/fhir+json,
-// content empty, id-only or full-resource; backport-heartbeat-period,
-// backport-timeout (at most 30 s, default 10) and backport-max-count (default
-// 20). Anything else is refused with the place named.
+// The topic Canonical+"/SubscriptionTopic/observation-recorded" fires when an
+// Observation is created or updated. Its URL may also start with the server's
+// own base URL. Filters are extensions of criteria of the form
+// Observation?patient=&category=&code=. All parameters must match; the values of
+// one parameter are alternatives separated by commas. The channel type is
+// rest-hook, the payload application/fhir+json, and the content empty, id-only
+// or full-resource. The extensions backport-heartbeat-period, backport-timeout
+// (at most 30 seconds, default 10) and backport-max-count (default 20) are
+// supported. Anything else is rejected with an error that names the element.
 //
 // # Events
 //
-// A follower walks the change log with its own durable cursor. For each
-// Observation that a Subscription asks for and its owner may see at that
-// moment (scopes and consents), the event gets the Subscription's next number,
-// in one commit with the cursor: numbers run 1..n without gaps, across
-// restarts and whatever the receiver does. Subscriptions that are requested,
-// active or in error are numbered; those that are off are not. Of a
-// Subscription in error the first 256 events are kept; those behind are counted
-// without a row and without a write for each, and when it is set to requested
-// again their numbers are passed over, so that the client sees what it missed.
+// A follower walks the change log with a durable cursor. If an Observation
+// matches a Subscription and its owner may see it at that moment (scopes and
+// consents), the event gets the Subscription's next number, in the same commit
+// as the cursor. So the numbers run from 1 without gaps, across restarts and
+// whether or not the endpoint accepts them. Events are numbered while the status
+// of a Subscription is requested, active or error, but not while it is off. For
+// a Subscription in error, the first 256 events are stored. Later events are
+// only counted, without a row or a write for each. When the status is set to
+// requested again, the counted numbers are skipped, so that the client notices
+// which events it missed.
 //
-// Each Subscription has one sender with its own place in the numbered events,
-// read from the store a few at a time: a slow endpoint delays nobody else and
-// takes no memory. An event is repeated until it is answered with 2xx: after
-// 1, 2, 4 ... 60 s with jitter, then the Subscription goes to error and waits
-// until it is updated to requested. Delivery is at least once and in order.
-// What the owner may not see any more at the time of sending, and what has
-// been deleted, keeps its number and is sent without focus and content.
+// Each Subscription has one sender with its own position in the numbered events.
+// The sender reads a few events at a time, so that a slow endpoint neither delays
+// others nor takes memory. A notification is repeated until the endpoint answers
+// with 2xx, after 1, 2, 4, … 60 seconds with jitter. Then the Subscription goes
+// to error until it is updated to requested. Delivery is at least once and in
+// order. If at the time of sending the Observation has been deleted or the owner may
+// not see it any more, the event keeps its number and is sent without focus and
+// content.
 //
 // The owner is the client that created the Subscription (access.Facts.Author).
-// Only it sees $status and $events, and the Subscription itself, whose
-// channel.header may hold a secret of the endpoint (access.Filter).
+// Only the owner can read $status, $events and the Subscription itself, because
+// channel.header may contain a secret of the endpoint (access.Filter).
 //
 // # State
 //
-//	subscription/cursor             T the follower has done, decimal
-//	subscription/<id>/head          JSON: owner, number of events, and while
-//	                                they are only counted the commit up to which
-//	subscription/<id>/event/<n>     JSON of one event, n as 16 hex digits; or of
-//	                                a run of events, n the last of them: changes
-//	                                of one commit that follow one another in
-//	                                the change log, by their places in it
-//	subscription/<id>/sent          number of the last event that was answered
+//	subscription/cursor             Seq up to which the follower is done, decimal
+//	subscription/<id>/head          JSON: owner, number of events and, while
+//	                                events are only counted, the commit up to
+//	                                which they are counted
+//	subscription/<id>/event/<n>     JSON of one event, n as 16 hex digits; or of a
+//	                                run of events, with the number of the last:
+//	                                consecutive changes of one commit, by their
+//	                                indexes in the change log
+//	subscription/<id>/sent          number of the last delivered event
 //
-// Delivered events are kept for $events, at least the latest 1,000 of each.
+// Delivered events are kept for $events, at least the latest 1,000 of each
+// Subscription.
 //
-// An import writes 65,536 samples in a commit, and for its events there is one
-// row a series. What a run of events is of is read from the change log when it
-// is sent.
+// An import writes up to 65,536 samples in one commit. Their events take one row
+// per series; the sender reads the details of a run from the change log.
 package subscription

@@ -8,9 +8,9 @@ import (
 	"pulsegate/fhir"
 )
 
-// setStatus returns the bytes of a Subscription with another status, and with
-// Subscription.error set ("" takes it out). Everything else stays as it was
-// written.
+// setStatus returns the bytes of a Subscription with another status and another
+// Subscription.error. An empty reason removes Subscription.error. All other bytes
+// are unchanged.
 func setStatus(body []byte, status, reason string) ([]byte, error) {
 	out, err := setMember(body, "status", status)
 	if err != nil {
@@ -19,8 +19,8 @@ func setStatus(body []byte, status, reason string) ([]byte, error) {
 	return setMember(out, "error", reason)
 }
 
-// setMember sets a string member of the top level, adding it at the end when
-// absent; "" removes it.
+// setMember sets a string member of the top level. It adds an absent member at
+// the end and removes the member if value is empty.
 func setMember(body []byte, name, value string) ([]byte, error) {
 	const op = "subscription.setMember"
 	d := json.NewDecoder(bytes.NewReader(body))
@@ -31,7 +31,7 @@ func setMember(body []byte, name, value string) ([]byte, error) {
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	end := int(d.InputOffset()) // behind the brace, or behind the last value
+	end := int(d.InputOffset()) // after the brace or the previous value
 	for d.More() {
 		start := end
 		k, err := d.Token()
@@ -45,8 +45,8 @@ func setMember(body []byte, name, value string) ([]byte, error) {
 		valueEnd := int(d.InputOffset())
 		if k == name {
 			if value == "" {
-				// The first member is always resourceType, so a comma stands
-				// before this one, within start and the name.
+				// The first member is always resourceType, so the bytes between
+				// start and the name contain a comma, which goes with the member.
 				return concat(body[:start], body[valueEnd:]), nil
 			}
 			return concat(body[:valueEnd-len(v)], quoted, body[valueEnd:]), nil
@@ -61,13 +61,13 @@ func setMember(body []byte, name, value string) ([]byte, error) {
 
 func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
-// unstamp takes the store's version facts out of stored bytes, so that they
-// can be written again.
+// unstamp removes the version and time that the store inserted (fhir.Stamp), so
+// that the resource can be written again.
 func unstamp(r *fhir.Resource) ([]byte, error) {
 	head := fhir.Stamp([]byte(fhir.Prefix(r.Type, r.ID)+"}"), r.Type, r.ID, r.Version, r.LastUpdated)
 	rest, ok := bytes.CutPrefix(r.JSON, head[:len(head)-1])
 	if !ok {
-		return nil, fhir.Wrap("subscription.unstamp", errors.New("stored bytes without their stamp"))
+		return nil, fhir.Wrap("subscription.unstamp", errors.New("the stored bytes have no version stamp"))
 	}
 	rest, _ = bytes.CutPrefix(rest, []byte(","))
 	return append([]byte(fhir.Prefix(r.Type, r.ID)), rest...), nil

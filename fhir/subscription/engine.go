@@ -23,31 +23,32 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Options of an Engine.
+// Options configures an Engine.
 type Options struct {
 	Store store.Store
 	Audit *audit.Recorder
 	Clock func() time.Time
-	Rand  io.Reader // safe for concurrent use, as crypto/rand.Reader
-	// Base is the FHIR base URL, without a slash at the end.
+	Rand  io.Reader // safe for concurrent use, like crypto/rand.Reader
+	// Base is the FHIR base URL without a trailing slash.
 	Base   string
 	Policy egress.Policy
-	// GrantFor compiles what a client may do now, from its registered scopes
-	// and the consents. An error means that it may see nothing.
+	// GrantFor compiles the current grant of a client from its registered scopes
+	// and the consents. After an error, the client may see nothing.
 	GrantFor func(ctx context.Context, clientID string) (*access.Grant, error)
-	// HandshakeDelay is the time between the creation and the first
-	// handshake, so that the client has its answer before. Zero: 1 s.
+	// HandshakeDelay is the time between the creation of a Subscription and its
+	// first handshake, so that the client gets the response to its request first.
+	// The default is 1 second.
 	HandshakeDelay time.Duration
-	// MinBackoff and MaxBackoff bound the wait between attempts. Zero: 1 s
-	// and 1 min. After an attempt that had waited MaxBackoff the
+	// MinBackoff and MaxBackoff bound the wait between attempts. The defaults are
+	// 1 second and 1 minute. If an attempt after a wait of MaxBackoff fails, the
 	// Subscription goes to error.
 	MinBackoff, MaxBackoff time.Duration
-	// MaxPerClient bounds the Subscriptions of one client. Zero: 100.
+	// MaxPerClient bounds the Subscriptions of one client. The default is 100.
 	MaxPerClient int
 	Logger       *slog.Logger
 }
 
-// Engine numbers and delivers events.
+// Engine numbers and delivers events. It is safe for concurrent use.
 type Engine struct {
 	opts   Options
 	client *http.Client
@@ -57,64 +58,70 @@ type Engine struct {
 	stop   func()
 	wake   chan struct{}
 
-	mu     sync.Mutex
-	subs   map[string]*sub
-	cursor store.Seq // of the follower; only it uses the two
-	saved  store.Seq // the durable one
-	// reserved are the Subscriptions that Check has let through and that the
-	// follower has not met yet, guarded by mu.
+	mu   sync.Mutex
+	subs map[string]*sub // by id, guarded by mu; only the follower changes the map
+	// reserved holds, by client and id, when Check accepted a Subscription that the
+	// follower has not found in the change log yet. It is guarded by mu.
 	reserved map[string]map[string]time.Time
-	// behind is closed once the follower has done what was there at the start.
-	behind chan struct{}
+	// cursor is the last commit that the follower has processed, and saved its
+	// durable copy. Both belong to the goroutine of follow.
+	cursor, saved store.Seq
+	// caughtUp is closed when the follower has processed all changes that existed
+	// at the start.
+	caughtUp chan struct{}
 
 	latency  metric.Float64Histogram
 	attempts metric.Int64Counter
 }
 
-// sub is one Subscription in memory: a few hundred bytes and its sender.
+// sub is the state of one Subscription in memory, a few hundred bytes besides the
+// goroutine of its sender.
 type sub struct {
 	id, owner string
 	wake      chan struct{} // capacity 1
 	cancel    context.CancelFunc
 
-	// guarded by Engine.mu
-	spec      *Spec
+	// The following fields are guarded by Engine.mu.
+	spec      *Spec // nil if the configuration does not support the Subscription
 	version   uint64
 	status    string
 	reason    string
-	events    uint64 // numbers given
-	delivered uint64 // last number answered
-	since     time.Time
+	events    uint64    // number of the last event
+	delivered uint64    // number of the last event that the endpoint accepted
+	since     time.Time // when this version took effect
 
-	// Only the follower uses these.
-	skip   store.Seq // after a restart: what the durable number counts already
-	counts store.Seq // the commit of the durable number, while events are only counted
+	// The following fields belong to the goroutine of follow.
+	skip   store.Seq // last commit that the durable count covered at the start
+	counts store.Seq // commit of the durable count, while events are only counted
 }
+
+// head is the durable state of a Subscription.
 
 type head struct {
 	Owner  string `json:"owner"`
 	Events uint64 `json:"events"`
-	// At is set while events are only counted: Events counts up to this commit.
-	// Otherwise it counts up to the cursor.
+	// At is set while events are only counted. Events is then the count up to this
+	// commit, otherwise up to the cursor.
 	At store.Seq `json:"at,omitempty"`
 }
 
-const room = "subscription/"
+// keyPrefix is the prefix of all state keys of this package.
+const keyPrefix = "subscription/"
 
-func headKey(id string) string { return room + id + "/head" }
-func sentKey(id string) string { return room + id + "/sent" }
+func headKey(id string) string { return keyPrefix + id + "/head" }
+func sentKey(id string) string { return keyPrefix + id + "/sent" }
 func eventPrefix(id string) string {
-	return room + id + "/event/"
+	return keyPrefix + id + "/event/"
 }
 func eventKey(id string, n uint64) string { return eventPrefix(id) + fmt.Sprintf("%016x", n) }
 
-const cursorKey = room + "cursor"
+const cursorKey = keyPrefix + "cursor"
 
-// New starts an Engine: it takes up its cursor and goes on.
+// New starts an Engine, which continues at its durable cursor.
 func New(ctx context.Context, o Options) (*Engine, error) {
 	const op = "subscription.New"
 	if o.Store == nil || o.Audit == nil || o.Clock == nil || o.Rand == nil || o.GrantFor == nil || o.Base == "" {
-		return nil, fhir.Errorf(fhir.Internal, op, "store, audit, clock, randomness, base and GrantFor are needed")
+		return nil, fhir.Errorf(fhir.Internal, op, "Store, Audit, Clock, Rand, Base and GrantFor are required")
 	}
 	if o.HandshakeDelay <= 0 {
 		o.HandshakeDelay = time.Second
@@ -133,24 +140,24 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	o.Policy.Timeout = maxTimeout
 	e := &Engine{opts: o, client: egress.New(o.Policy), subs: map[string]*sub{}, wake: make(chan struct{}, 1),
-		reserved: map[string]map[string]time.Time{}, behind: make(chan struct{})}
+		reserved: map[string]map[string]time.Time{}, caughtUp: make(chan struct{})}
 	meter := otel.Meter("pulsegate/fhir/subscription")
 	var err error
 	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.notification.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60,
 			300, 900, 3600),
-		metric.WithDescription("From the numbering of an event to its acceptance by the endpoint")); err != nil {
+		metric.WithDescription("Time from the numbering of an event to its acceptance by the endpoint")); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
 	if e.attempts, err = meter.Int64Counter("pulsegate.subscription.notifications", metric.WithUnit("{notification}"),
-		metric.WithDescription("Notifications sent, failed ones too")); err != nil {
+		metric.WithDescription("Notifications sent, including those that failed")); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	// Watch before the cursor is read: no commit falls in between.
+	// Watch before the cursor is read, so that no commit is missed.
 	e.stop = o.Store.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
-			poke(e.wake)
+			signal(e.wake)
 		}
 	})
 	if err := e.load(ctx); err != nil {
@@ -158,12 +165,12 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		e.cancel()
 		return nil, fhir.Wrap(op, err)
 	}
-	poke(e.wake)
+	signal(e.wake)
 	e.wg.Go(e.follow)
 	return e, nil
 }
 
-// Close stops following and sending, and waits for it.
+// Close stops the follower and all senders and waits for them.
 func (e *Engine) Close() {
 	e.stop()
 	e.cancel()
@@ -171,7 +178,8 @@ func (e *Engine) Close() {
 	e.client.CloseIdleConnections()
 }
 
-func poke(c chan struct{}) {
+// signal wakes the receiver of c, which has capacity 1.
+func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -192,8 +200,8 @@ func (e *Engine) load(ctx context.Context) error {
 	}
 	heads := map[string]head{}
 	var bad error
-	err = e.opts.Store.List(ctx, room, func(k string, v []byte) bool {
-		id, ok := strings.CutSuffix(strings.TrimPrefix(k, room), "/head")
+	err = e.opts.Store.List(ctx, keyPrefix, func(k string, v []byte) bool {
+		id, ok := strings.CutSuffix(strings.TrimPrefix(k, keyPrefix), "/head")
 		if !ok {
 			return true
 		}
@@ -208,7 +216,7 @@ func (e *Engine) load(ctx context.Context) error {
 		return fhir.Wrap("subscription.load", firstOf(err, bad))
 	}
 	for _, h := range heads {
-		if h.At > 0 { // what came later is not counted durably
+		if h.At > 0 { // later events must be counted again
 			e.cursor = min(e.cursor, h.At)
 		}
 	}
@@ -227,7 +235,7 @@ func firstOf(a, b error) error {
 	return b
 }
 
-// open takes a numbered Subscription up again after a restart.
+// open restores a Subscription after a restart.
 func (e *Engine) open(ctx context.Context, id string, h head) error {
 	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: e.saved, counts: h.At}
 	if h.At > 0 {
@@ -248,7 +256,7 @@ func (e *Engine) open(ctx context.Context, id string, h head) error {
 		return err
 	}
 	if res.Deleted {
-		return nil // its change is still before the follower, which clears up
+		return nil // the follower removes its state when it reaches the deletion
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -257,13 +265,13 @@ func (e *Engine) open(ctx context.Context, id string, h head) error {
 	return nil
 }
 
-// adopt puts a version of the resource in force. The caller holds mu.
+// adopt applies a version of the resource. The caller holds mu.
 func (e *Engine) adopt(s *sub, res *fhir.Resource) {
 	spec, err := Parse(res.JSON, e.opts.Base, e.opts.Policy)
 	if err != nil {
-		// Accepted under another configuration: it stays, and sends nothing.
-		e.opts.Logger.Warn("subscription is not offered any more", "subscription", s.id)
-		s.spec, s.status, s.reason = nil, "error", "not offered by the present configuration"
+		// It was accepted under another configuration. Keep it, but send nothing.
+		e.opts.Logger.Warn("a subscription is not supported by the current configuration", "subscription", s.id)
+		s.spec, s.status, s.reason = nil, "error", "not supported by the current configuration"
 	} else {
 		s.spec, s.status, s.reason = spec, spec.Status, ""
 		if s.status == "error" {
@@ -271,7 +279,7 @@ func (e *Engine) adopt(s *sub, res *fhir.Resource) {
 		}
 	}
 	s.version, s.since = res.Version, e.opts.Clock()
-	poke(s.wake)
+	signal(s.wake)
 }
 
 // launch starts the sender of s. The caller holds mu.
@@ -279,10 +287,10 @@ func (e *Engine) launch(s *sub) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	s.cancel = cancel
 	e.subs[s.id] = s
-	e.wg.Go(func() { (&sender{e: e, s: s}).run(ctx) })
+	e.wg.Go(func() { (&sender{engine: e, sub: s}).run(ctx) })
 }
 
-// follow walks the change log.
+// follow processes the change log until the Engine is closed.
 func (e *Engine) follow() {
 	backoff := e.opts.MinBackoff
 	var once sync.Once
@@ -299,7 +307,7 @@ func (e *Engine) follow() {
 			}
 			if err == nil && !more {
 				backoff = e.opts.MinBackoff
-				once.Do(func() { close(e.behind) })
+				once.Do(func() { close(e.caughtUp) })
 				break
 			}
 			if err != nil {
@@ -313,38 +321,39 @@ func (e *Engine) follow() {
 	}
 }
 
-// yieldEvery many changes, some 200 us, the follower lets others go first.
+// yieldEvery is the number of changes, some 200 µs of work, after which the
+// follower yields the processor to requests.
 const yieldEvery = 128
 
-// stepSize bounds the changes of one commit of the follower.
+// stepSize is the number of changes after which the follower commits.
 const stepSize = 500
 
-// saveCursor bounds the commits that are walked again after a restart.
+// saveCursor bounds the commits that are processed again after a restart.
 const saveCursor = 5000
 
-// step does up to stepSize changes in one commit.
+// step processes about stepSize changes and commits the result.
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
-	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{},
+	st := &stepState{engine: e, grants: map[string]*access.Grant{}, numbered: map[string]uint64{},
 		counted: map[string]uint64{}, runs: map[string]*run{}}
-	n, place := 0, uint64(0)
+	n, index := 0, uint64(0)
 	err = e.changes(ctx, func(c *store.Change) bool {
-		// A commit is done whole: the cursor cannot stand inside one.
+		// Process commits whole, because the cursor cannot point inside one.
 		if n >= stepSize && c.Seq != st.to {
 			more = true
 			return false
 		}
 		if n++; n%yieldEvery == 0 {
-			runtime.Gosched() // requests wait for a turn, and a commit may be large
+			runtime.Gosched() // a commit may be large, and requests are waiting
 		}
-		place++
+		index++
 		if c.Seq != st.to {
-			st.to, place = c.Seq, 0
+			st.to, index = c.Seq, 0
 		}
 		switch c.Ref.Type {
 		case "Observation":
-			st.observation(ctx, c, place)
+			st.observation(ctx, c, index)
 		case "Subscription":
-			// What comes later must see it: the step ends with this commit.
+			// Later changes depend on it, so the step ends with this commit.
 			n = stepSize
 			st.subs = append(st.subs, *c)
 			st.subs[len(st.subs)-1].Facts.Tokens = nil
@@ -357,9 +366,9 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	return more, st.commit(ctx)
 }
 
-// changes are those behind the cursor. As long as there is no Subscription
-// nobody wants to know of samples one by one; a step ends with the commit that
-// brings the first.
+// changes calls fn for the changes after the cursor. While there is no
+// Subscription, it skips the individual samples; the step ends with the commit
+// that adds the first Subscription.
 func (e *Engine) changes(ctx context.Context, fn func(*store.Change) bool) error {
 	e.mu.Lock()
 	none := len(e.subs) == 0
@@ -370,43 +379,42 @@ func (e *Engine) changes(ctx context.Context, fn func(*store.Change) bool) error
 	return e.opts.Store.Changes(ctx, e.cursor, fn)
 }
 
-// stepState is one step of the follower.
+// stepState is the state of one step of the follower. Maps are by subscription
+// id, except grants.
 type stepState struct {
-	e      *Engine
-	to     store.Seq
-	grants map[string]*access.Grant
-	given  map[string]uint64 // events given in this step, by subscription
-	runs   map[string]*run   // that may go on, by subscription
-	// counted are events without a row, by subscription.
-	counted map[string]uint64
-	state   []store.StateWrite
-	subs    []store.Change
-	opened  []*sub
-	closed  []string
-	// leaving are the Subscriptions whose events get rows again.
-	leaving []string
-	err     error
+	engine   *Engine
+	to       store.Seq                // last commit of the step
+	grants   map[string]*access.Grant // by client id
+	numbered map[string]uint64        // number of events with a row
+	counted  map[string]uint64        // number of events without a row
+	runs     map[string]*run          // runs that the next change may continue
+	state    []store.StateWrite
+	subs     []store.Change // changes of Subscriptions
+	opened   []*sub
+	closed   []string
+	resuming []string // Subscriptions whose events get rows again
+	err      error
 }
 
 func (st *stepState) grant(ctx context.Context, owner string) *access.Grant {
 	g, ok := st.grants[owner]
 	if !ok {
 		var err error
-		if g, err = st.e.opts.GrantFor(ctx, owner); err != nil {
-			g = nil // may see nothing
+		if g, err = st.engine.opts.GrantFor(ctx, owner); err != nil {
+			g = nil // permits nothing
 		}
 		st.grants[owner] = g
 	}
 	return g
 }
 
-// observation numbers one change for every Subscription that asks for it.
-// place is its place among the changes of its commit.
-func (st *stepState) observation(ctx context.Context, c *store.Change, place uint64) {
+// observation numbers a change for every Subscription that it matches. index is
+// the index of the change within its commit.
+func (st *stepState) observation(ctx context.Context, c *store.Change, index uint64) {
 	if c.Deleted {
 		return
 	}
-	e := st.e
+	e := st.engine
 	e.mu.Lock()
 	var match []*sub
 	for _, s := range e.subs {
@@ -420,34 +428,35 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 		if !g.May(access.Read, "Observation") || !g.Filter(access.Read).Allow(&c.Facts) {
 			continue
 		}
-		if st.full(s) {
+		if st.countOnly(s) {
 			st.counted[s.id]++
 			continue
 		}
-		st.given[s.id]++
+		st.numbered[s.id]++
 		r := st.runs[s.id]
-		if r == nil || !r.follows(c.Seq, place) {
+		if r == nil || !r.follows(c.Seq, index) {
 			st.finish(s.id)
-			r = &run{event: event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC()}, T: c.Seq, Place: place}
+			r = &run{event: event{Number: s.events + st.numbered[s.id], At: e.opts.Clock().UTC()}, Seq: c.Seq,
+				Index: index}
 			st.runs[s.id] = r
 		}
 		r.add(c)
 	}
 }
 
-// full reports whether the next event of s is only counted: nobody takes the
-// events of a Subscription in error, which may stay so for ever, so that only
-// the first keepMissed are kept for when it is set to requested again.
-func (st *stepState) full(s *sub) bool {
+// countOnly reports whether the next event of s is counted without a row. A
+// Subscription can remain in error forever, so only its first keepMissed events
+// are stored for when it is set to requested again.
+func (st *stepState) countOnly(s *sub) bool {
 	if st.counted[s.id] > 0 {
-		return true // in order: no row comes behind one that is missing
+		return true // a row must not follow an event without one
 	}
-	st.e.mu.Lock()
-	defer st.e.mu.Unlock()
-	return s.status == "error" && s.events+st.given[s.id]-s.delivered >= keepMissed
+	st.engine.mu.Lock()
+	defer st.engine.mu.Unlock()
+	return s.status == "error" && s.events+st.numbered[s.id]-s.delivered >= keepMissed
 }
 
-// finish writes the run of a Subscription.
+// finish adds the rows of the current run of a Subscription to the state.
 func (st *stepState) finish(id string) {
 	r := st.runs[id]
 	if r == nil {
@@ -460,10 +469,10 @@ func (st *stepState) finish(id string) {
 	}
 }
 
-// commit makes the step durable and puts it in force.
+// commit makes the step durable and applies it to the Engine.
 func (st *stepState) commit(ctx context.Context) error {
 	const op = "subscription.step"
-	e := st.e
+	e := st.engine
 	for i := range st.subs {
 		if err := st.subscription(ctx, &st.subs[i]); err != nil {
 			return fhir.Wrap(op, err)
@@ -480,10 +489,10 @@ func (st *stepState) commit(ctx context.Context) error {
 		return fhir.Wrap(op, err)
 	}
 	if len(st.state) > 0 || st.to > e.saved+saveCursor {
-		// A step that gave nothing mostly moves the cursor in memory only;
-		// after a restart it is walked again, which changes nothing.
-		// It never goes back, though a part may be walked again: the numbers of
-		// the others count up to it.
+		// A step without events usually moves the cursor only in memory. After a
+		// restart it is processed again with the same result. The durable cursor
+		// never moves back, even if load moved the cursor back for counted events,
+		// because the counts of the other Subscriptions are valid up to it.
 		to := max(st.to, e.saved)
 		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
 		if _, err := e.opts.Store.Commit(ctx, &store.Batch{State: st.state}); err != nil {
@@ -499,16 +508,16 @@ func (st *stepState) commit(ctx context.Context) error {
 			s.counts = at
 		}
 	}
-	for _, numbers := range []map[string]uint64{st.given, st.counted} {
+	for _, numbers := range []map[string]uint64{st.numbered, st.counted} {
 		for id, n := range numbers {
 			if s := e.subs[id]; s != nil {
 				s.events += n
-				poke(s.wake)
+				signal(s.wake)
 			}
 		}
 	}
 	for _, s := range st.opened {
-		e.settle(s.owner, s.id)
+		e.release(s.owner, s.id)
 		e.launch(s)
 	}
 	for _, id := range st.closed {
@@ -520,9 +529,9 @@ func (st *stepState) commit(ctx context.Context) error {
 	return nil
 }
 
-// subscription takes up a change of a Subscription.
+// subscription processes a change of a Subscription.
 func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
-	e := st.e
+	e := st.engine
 	res, facts, err := e.opts.Store.Read(ctx, c.Ref, 0)
 	if err != nil {
 		return err
@@ -532,21 +541,21 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 	if res.Deleted {
 		e.mu.Unlock()
 		st.closed = append(st.closed, c.Ref.ID)
-		delete(st.given, c.Ref.ID)
+		delete(st.numbered, c.Ref.ID)
 		delete(st.counted, c.Ref.ID)
 		delete(st.runs, c.Ref.ID)
-		e.forget(c.Ref.ID)
-		st.state = deleteFunc(st.state, c.Ref.ID)
-		return e.opts.Store.List(ctx, room+c.Ref.ID+"/", func(k string, _ []byte) bool {
+		e.releaseDeleted(c.Ref.ID)
+		st.state = withoutKeysOf(st.state, c.Ref.ID)
+		return e.opts.Store.List(ctx, keyPrefix+c.Ref.ID+"/", func(k string, _ []byte) bool {
 			st.state = append(st.state, store.StateWrite{Key: k})
 			return true
 		})
 	}
 	defer e.mu.Unlock()
 	if s == nil {
-		for _, o := range st.opened {
-			if o.id == c.Ref.ID {
-				s = o
+		for _, opened := range st.opened {
+			if opened.id == c.Ref.ID {
+				s = opened
 			}
 		}
 	}
@@ -563,23 +572,24 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 	if s.version != res.Version {
 		e.adopt(s, &res)
 		if s.counts > 0 && s.status != "error" {
-			st.leaving = append(st.leaving, s.id)
+			st.resuming = append(st.resuming, s.id)
 		}
 	}
 	return nil
 }
 
-func deleteFunc(in []store.StateWrite, id string) []store.StateWrite {
+// withoutKeysOf removes the writes for a Subscription.
+func withoutKeysOf(in []store.StateWrite, id string) []store.StateWrite {
 	out := in[:0]
 	for _, w := range in {
-		if !strings.HasPrefix(w.Key, room+id+"/") {
+		if !strings.HasPrefix(w.Key, keyPrefix+id+"/") {
 			out = append(out, w)
 		}
 	}
 	return out
 }
 
-// sleep waits for d, for wake, or for the end of ctx (false).
+// sleep waits for d or wake. It reports false if ctx ends first.
 func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -29,7 +29,7 @@ import (
 
 const base = "https://pulse.example.org/fhir"
 
-// consents withholds the patients named.
+// consents permits everything except the data of withdrawn patients.
 type consents struct {
 	mu        sync.Mutex
 	withdrawn map[string]bool
@@ -50,7 +50,7 @@ func (c *consents) withdraw(patient string) {
 type world struct {
 	t        *testing.T
 	st       store.Store
-	e        *Engine
+	engine   *Engine
 	consents *consents
 	opts     Options
 	n        int
@@ -79,7 +79,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.start()
 	t.Cleanup(func() {
-		w.e.Close()
+		w.engine.Close()
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
@@ -102,12 +102,12 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.e = e
+	w.engine = e
 }
 
 func (w *world) restart() {
 	w.t.Helper()
-	w.e.Close()
+	w.engine.Close()
 	w.start()
 }
 
@@ -133,11 +133,11 @@ func subscriptionJSON(endpoint string, content Content, filter, extra string) st
 		`"}]},"header":["X-Secret: s3","Authorization: Bearer abc"]}}`
 }
 
-// subscribe does what an interaction does: check, then commit.
+// subscribe checks and commits a Subscription like an interaction.
 func (w *world) subscribe(id, body string) {
 	w.t.Helper()
 	res := &fhir.Resource{Type: "Subscription", ID: id, JSON: []byte(fhir.Prefix("Subscription", id) + `},` + body)}
-	out, err := w.e.Check(context.Background(), w.principal("ehr"), res, nil)
+	out, err := w.engine.Check(context.Background(), w.principal("ehr"), res, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -176,17 +176,17 @@ func (w *world) until(what string, ok func() bool) {
 			return
 		}
 	}
-	w.t.Fatalf("never: %s", what)
+	w.t.Fatalf("timeout: %s", what)
 }
 
-// notification is a received Bundle, read as a client would.
+// notification is a parsed notification Bundle.
 type notification struct {
-	kind, status, topic string
-	total               string
-	numbers             []uint64
-	focus               []string
-	resources           []string
-	fullURLs            []string
+	typ, status, topic string
+	total              string
+	numbers            []uint64
+	focus              []string
+	resources          []string
+	fullURLs           []string
 }
 
 func readNotification(t *testing.T, body []byte) notification {
@@ -221,7 +221,7 @@ func readNotification(t *testing.T, body []byte) notification {
 	for _, x := range p.Parameter {
 		switch x.Name {
 		case "type":
-			n.kind = x.ValueCode
+			n.typ = x.ValueCode
 		case "status":
 			n.status = x.ValueCode
 		case "topic":
@@ -261,7 +261,7 @@ type receiver struct {
 	*httptest.Server
 	mu   sync.Mutex
 	got  []notification
-	fail func(n int) bool // whether request n (from 1) is refused
+	fail func(n int) bool // reports whether request n, from 1, is rejected
 	n    int
 }
 
@@ -321,11 +321,11 @@ func TestContents(t *testing.T) {
 			id := w.observe("p1", "8867-4")
 			w.until("event", func() bool { n, _ := r.events(); return len(n) == 1 })
 			_, all := r.events()
-			if len(all) != 2 || all[0].kind != "handshake" || all[0].status != "requested" || all[0].total != "0" {
+			if len(all) != 2 || all[0].typ != "handshake" || all[0].status != "requested" || all[0].total != "0" {
 				t.Fatalf("handshake: %+v", all)
 			}
 			n := all[1]
-			if n.kind != "event-notification" || n.status != "active" || n.total != "1" ||
+			if n.typ != "event-notification" || n.status != "active" || n.total != "1" ||
 				!slices.Equal(n.numbers, upTo(1)) {
 				t.Fatalf("event: %+v", n)
 			}
@@ -334,12 +334,12 @@ func TestContents(t *testing.T) {
 			case Empty:
 				focus, entries = 0, 0
 				if n.topic != "" {
-					t.Error("empty names the topic")
+					t.Error("content empty has a topic")
 				}
 			case FullResource:
 				resources = 1
 				if n.topic != Topic {
-					t.Error("full-resource does not name the topic")
+					t.Error("content full-resource has no topic")
 				}
 			}
 			if len(n.focus) != focus || len(n.fullURLs) != entries || len(n.resources) != resources {
@@ -355,8 +355,8 @@ func TestContents(t *testing.T) {
 	}
 }
 
-// A commit of samples alone, with no document beside them, is numbered too.
-func TestSamplesAlone(t *testing.T) {
+// TestSamplesWithoutDocuments numbers the samples of a commit without documents.
+func TestSamplesWithoutDocuments(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
@@ -364,7 +364,7 @@ func TestSamplesAlone(t *testing.T) {
 		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`),
 			[]byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)},
-		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
+		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue}}
 	var cols series.Columns
 	for i := range 3 {
 		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd,
@@ -379,8 +379,8 @@ func TestSamplesAlone(t *testing.T) {
 	w.until("events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
 }
 
-// The receiver fails, the engine restarts: it still sees 1..n in order, each
-// at least once.
+// TestNumbersAcrossRestartAndFailure checks that the endpoint gets all events in
+// order, each at least once, although it fails and the engine restarts.
 func TestNumbersAcrossRestartAndFailure(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
@@ -403,7 +403,7 @@ func TestNumbersAcrossRestartAndFailure(t *testing.T) {
 		}
 		high = max(high, n)
 	}
-	w.e.Close()
+	w.engine.Close()
 	rest := len(got)
 	w.start()
 	w.observe("p1", "8867-4")
@@ -413,7 +413,8 @@ func TestNumbersAcrossRestartAndFailure(t *testing.T) {
 	}
 }
 
-// In error, events are still numbered; an update to requested resumes.
+// TestErrorAndResume checks that events are numbered while a Subscription is in
+// error, and delivered after an update to requested.
 func TestErrorAndResume(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
@@ -426,7 +427,7 @@ func TestErrorAndResume(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.observe("p1", "8867-4")
 	w.until("numbered in error", func() bool {
-		b, err := w.e.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+		b, err := w.engine.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
 			[]string{"s1"}, nil, true)
 		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) &&
 			strings.Contains(string(b), `"valueCode":"error"`)
@@ -443,15 +444,16 @@ func TestErrorAndResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, err := w.e.Check(ctx, w.principal("ehr"), &fhir.Resource{Type: "Subscription", ID: "s1", JSON: body}, &old)
+	next, err := w.engine.Check(ctx, w.principal("ehr"), &fhir.Resource{Type: "Subscription", ID: "s1", JSON: body},
+		&old)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(next.JSON), errorText) {
-		t.Error("the error text stays after an update")
+		t.Error("the error text remains after an update")
 	}
-	if _, err := w.e.Check(ctx, w.principal("other"), next, &old); fhir.KindOf(err) != fhir.Forbidden {
-		t.Errorf("another client may update: %v", err)
+	if _, err := w.engine.Check(ctx, w.principal("other"), next, &old); fhir.KindOf(err) != fhir.Forbidden {
+		t.Errorf("an update by another client: %v", err)
 	}
 	w.put("ehr", *next)
 	w.until("resumed", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
@@ -460,11 +462,12 @@ func TestErrorAndResume(t *testing.T) {
 	}
 }
 
-// A black hole delays nobody.
-func TestSlowEndpointDelaysNobody(t *testing.T) {
+// TestSlowEndpoint checks that an endpoint that never answers does not delay the
+// events of another Subscription.
+func TestSlowEndpoint(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	release := make(chan struct{})
-	hole := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		b, err := io.ReadAll(req.Body)
 		if err == nil && strings.Contains(string(b), "handshake") {
 			return
@@ -474,18 +477,19 @@ func TestSlowEndpointDelaysNobody(t *testing.T) {
 		case <-req.Context().Done():
 		}
 	}))
-	defer hole.Close()
+	defer silent.Close()
 	defer close(release)
-	w.subscribe("hole", subscriptionJSON(hole.URL, FullResource, "", ""))
+	w.subscribe("silent", subscriptionJSON(silent.URL, FullResource, "", ""))
 	w.subscribe("good", subscriptionJSON(r.URL, FullResource, "", ""))
-	w.until("both active", func() bool { return w.status("hole") == "active" && w.status("good") == "active" })
+	w.until("both active", func() bool { return w.status("silent") == "active" && w.status("good") == "active" })
 	for range 40 {
 		w.observe("p1", "8867-4")
 	}
 	w.until("40 events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(40)) })
 }
 
-// What a consent no longer covers keeps its number and loses its content.
+// TestWithdrawnConsent checks that an event of which the consent was withdrawn
+// keeps its number and loses its content.
 func TestWithdrawnConsent(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, FullResource, "", ""))
@@ -495,9 +499,9 @@ func TestWithdrawnConsent(t *testing.T) {
 	r.mu.Unlock()
 	w.observe("p1", "8867-4")
 	w.observe("p2", "8867-4")
-	w.until("numbered", func() bool { return w.e.count("s1") == 2 })
+	w.until("numbered", func() bool { return w.engine.count("s1") == 2 })
 	w.consents.withdraw("p1")
-	// What was on its way when the consent ended has arrived, and was refused.
+	// Wait until the notifications that were in flight have been rejected.
 	attempts := func() int { r.mu.Lock(); defer r.mu.Unlock(); return r.n }
 	before := attempts()
 	w.until("another attempt", func() bool { return attempts() >= before+2 })
@@ -505,37 +509,37 @@ func TestWithdrawnConsent(t *testing.T) {
 	r.fail = nil
 	r.mu.Unlock()
 	w.until("both numbers", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(2)) })
-	w.observe("p1", "8867-4") // not for this subscriber at all
+	w.observe("p1", "8867-4") // not numbered for this subscriber
 	w.observe("p2", "8867-4")
 	w.until("the third", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
 	_, all := r.events()
 	for _, n := range all {
 		for _, s := range append(slices.Clone(n.resources), n.focus...) {
 			if strings.Contains(s, "Patient/p1") || strings.HasSuffix(s, "Observation/o1") {
-				t.Errorf("p1 was given out: %s", s)
+				t.Errorf("disclosed data of p1: %s", s)
 			}
 		}
 	}
-	b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
+	b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
 		1, 2, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := readNotification(t, b); !slices.Equal(n.numbers, upTo(2)) || len(n.resources) != 1 ||
-		n.kind != "query-event" {
+		n.typ != "query-event" {
 		t.Errorf("$events: %+v", n)
 	}
-	if _, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("other")}},
+	if _, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("other")}},
 		"s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.NotFound {
-		t.Errorf("another client sees the events: %v", err)
+		t.Errorf("$events by another client: %v", err)
 	}
-	// A grant that ends while the events are read ends the answer.
-	ended := w.principal("ehr")
-	ended.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
-	if b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: ended}}, "s1", 1, 2,
+	// A grant that is revoked while the events are read ends the response.
+	revoked := w.principal("ehr")
+	revoked.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
+	if b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: revoked}}, "s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
-		t.Errorf("events for a token that has ended: %v", err)
+		t.Errorf("$events with a revoked token: %v", err)
 	}
 }
 
@@ -548,7 +552,9 @@ func (e *Engine) count(id string) uint64 {
 	return 0
 }
 
-func TestHandshakeRefusedHeartbeatAndEnd(t *testing.T) {
+// TestHandshakeHeartbeatAndEnd checks the transitions after a failed handshake and
+// at Subscription.end, and heartbeats.
+func TestHandshakeHeartbeatAndEnd(t *testing.T) {
 	w, bad, good := newWorld(t), newReceiver(t), newReceiver(t)
 	bad.fail = func(int) bool { return true }
 	w.subscribe("bad", subscriptionJSON(bad.URL, Empty, "", ""))
@@ -560,14 +566,14 @@ func TestHandshakeRefusedHeartbeatAndEnd(t *testing.T) {
 	w.until("heartbeat", func() bool {
 		_, all := good.events()
 		return slices.ContainsFunc(all, func(n notification) bool {
-			return n.kind == "heartbeat" &&
+			return n.typ == "heartbeat" &&
 				n.status == "active" && n.total == "0"
 		})
 	})
 	w.until("off at the end", func() bool { return w.status("end") == "off" })
 }
 
-// Deletion ends it and clears its state.
+// TestDelete checks that a deletion ends deliveries and removes the state.
 func TestDelete(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, Empty, "", ""))
@@ -581,7 +587,7 @@ func TestDelete(t *testing.T) {
 	}
 	w.until("cleared", func() bool {
 		left := 0
-		err := w.st.List(ctx, room+"s1/head", func(string, []byte) bool { left++; return true })
+		err := w.st.List(ctx, keyPrefix+"s1/head", func(string, []byte) bool { left++; return true })
 		return err == nil && left == 0
 	})
 	w.observe("p1", "8867-4")

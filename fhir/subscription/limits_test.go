@@ -17,22 +17,22 @@ import (
 func (w *world) check(client, id string) error {
 	res := &fhir.Resource{Type: "Subscription", ID: id,
 		JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}
-	_, err := w.e.Check(context.Background(), w.principal(client), res, nil)
+	_, err := w.engine.Check(context.Background(), w.principal(client), res, nil)
 	return err
 }
 
-// The limit of a client holds for the Subscriptions of one transaction, which
-// are all checked before the first is committed, for requests at the same time,
-// and across a restart.
-func TestLimitHoldsBeforeTheCommit(t *testing.T) {
+// TestLimitBeforeCommit checks that the limit of a client holds for the
+// Subscriptions of one transaction, which are all checked before the first is
+// committed, for concurrent requests, and across a restart.
+func TestLimitBeforeCommit(t *testing.T) {
 	w := newWorld(t)
-	w.e.Close()
+	w.engine.Close()
 	w.opts.MaxPerClient = 5
 	w.start()
 	for i := range 20 {
 		err := w.check("ehr", fmt.Sprint("t", i))
 		if again := w.check("ehr", fmt.Sprint("t", i)); (again == nil) != (err == nil) {
-			t.Errorf("%d: a second look at the same one: %v, first %v", i, again, err)
+			t.Errorf("%d: second check: %v, first %v", i, again, err)
 		}
 		if ok := i < 5; (err == nil) != ok || !ok && fhir.KindOf(err) != fhir.TooMany {
 			t.Errorf("%d of one transaction: %v", i, err)
@@ -49,7 +49,7 @@ func TestLimitHoldsBeforeTheCommit(t *testing.T) {
 	}
 	wg.Wait()
 	if n := passed.Load(); n != 5 {
-		t.Errorf("%d of requests at the same time", n)
+		t.Errorf("%d concurrent requests accepted, want 5", n)
 	}
 	var b store.Batch
 	for i := range 5 {
@@ -58,7 +58,7 @@ func TestLimitHoldsBeforeTheCommit(t *testing.T) {
 			JSON: []byte(fhir.Prefix("Subscription", id) + `},` +
 				subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}})
 	}
-	w.e.Close() // the follower never meets them
+	w.engine.Close() // so that the follower does not process them yet
 	if _, err := w.st.Commit(context.Background(), &b); err != nil {
 		t.Fatal(err)
 	}
@@ -66,12 +66,12 @@ func TestLimitHoldsBeforeTheCommit(t *testing.T) {
 	if err := w.check("third", "r9"); fhir.KindOf(err) != fhir.TooMany {
 		t.Errorf("after a restart: %v", err)
 	}
-	if n := len(w.e.reserved["third"]); n != 0 {
-		t.Errorf("%d reservations of Subscriptions that are there", n)
+	if n := len(w.engine.reserved["third"]); n != 0 {
+		t.Errorf("%d reservations of committed Subscriptions", n)
 	}
 }
 
-// rows are the keys of the events of a Subscription.
+// rows returns the number of event rows of a Subscription.
 func (w *world) rows(id string) (n int) {
 	w.t.Helper()
 	if err := w.st.List(context.Background(), eventPrefix(id),
@@ -83,7 +83,7 @@ func (w *world) rows(id string) (n int) {
 
 func (w *world) total(id string) string {
 	w.t.Helper()
-	b, err := w.e.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+	b, err := w.engine.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
 		[]string{id}, nil, true)
 	if err != nil {
 		w.t.Fatal(err)
@@ -93,9 +93,9 @@ func (w *world) total(id string) string {
 	return n
 }
 
-// A Subscription in error numbers on, across restarts, without a row and
-// without a write for each event, and goes on with the right number when it is
-// set to requested again.
+// TestErrorNumbersAtConstantCost checks that the events of a Subscription in error
+// are numbered across restarts without a row or a write for each, and that the
+// numbers continue correctly when it is set to requested again.
 func TestErrorNumbersAtConstantCost(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
@@ -120,7 +120,7 @@ func TestErrorNumbersAtConstantCost(t *testing.T) {
 	if n := w.rows("s1"); n != full {
 		t.Errorf("%d rows of events after %d more, %d before", n, more, full)
 	}
-	// One commit each for the Observations, and one for the number.
+	// One commit for each Observation, and one for the count.
 	if n := w.st.LastSeq() - before; n > more+2 {
 		t.Errorf("%d commits for %d Observations", n, more)
 	}
@@ -144,7 +144,8 @@ func TestErrorNumbersAtConstantCost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, err := w.e.Check(ctx, w.principal("ehr"), &fhir.Resource{Type: "Subscription", ID: "s1", JSON: body}, &old)
+	next, err := w.engine.Check(ctx, w.principal("ehr"), &fhir.Resource{Type: "Subscription", ID: "s1", JSON: body},
+		&old)
 	if err != nil {
 		t.Fatal(err)
 	}

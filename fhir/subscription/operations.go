@@ -13,7 +13,7 @@ import (
 // Request is a request for one of the operations.
 type Request struct {
 	audit.Caller
-	Query string // request line
+	Query string // method and URL
 }
 
 func (e *Engine) may(c Request) error {
@@ -24,13 +24,14 @@ func (e *Engine) may(c Request) error {
 	return nil
 }
 
-func (c Request) event(kind audit.EventType) audit.Event {
-	return audit.Event{Type: kind, Interaction: "operation", Caller: c.Caller, Query: c.Query}
+func (c Request) event(typ audit.EventType) audit.Event {
+	return audit.Event{Type: typ, Interaction: "operation", Caller: c.Caller, Query: c.Query}
 }
 
-// Status is $status: a searchset Bundle with one SubscriptionStatus for each
-// of the caller's own Subscriptions that ids and statuses name (both empty:
-// all). With instance set, an id that is not the caller's is NotFound.
+// Status answers $status with a searchset Bundle. It holds one SubscriptionStatus
+// for each of the caller's own Subscriptions that matches ids and statuses. An
+// empty list matches all. If instance is set and nothing matches, Status returns
+// NotFound.
 func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, instance bool) ([]byte, error) {
 	if err := e.may(c); err != nil {
 		return nil, err
@@ -45,7 +46,8 @@ func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, 
 			len(statuses) > 0 && !slices.Contains(statuses, s.status) {
 			continue
 		}
-		h := header{id: id, status: s.status, kind: "query-status", total: s.events, reason: s.reason, criteria: Topic}
+		h := header{id: id, status: s.status, notificationType: "query-status", total: s.events, reason: s.reason,
+			criteria: Topic}
 		if s.spec != nil {
 			h.criteria, h.content = s.spec.Criteria, s.spec.Content
 		}
@@ -90,13 +92,14 @@ func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, 
 	return append(b, '}'), nil
 }
 
-// maxEvents bounds one answer of $events.
+// maxEvents bounds the events in one response to $events.
 const maxEvents = 200
 
-// Events is $events: the events since..until (both included; 0: open), in a
-// notification Bundle, decided on by the scopes and consents of now. content
-// "" means as the Subscription says. At most 200 events are given, the first
-// of the range; those that are not kept any more are left out.
+// Events answers $events with a notification Bundle of the events since to until,
+// both included. A zero until is an open end. Current scopes and consents decide
+// which Observations are disclosed. An empty content selects the content of the
+// Subscription. The Bundle holds at most the first 200 events of the range; events
+// that are not stored any more are omitted.
 func (e *Engine) Events(ctx context.Context, c Request, id string, since, until uint64,
 	content Content) ([]byte, error) {
 	const op = "subscription.Events"
@@ -107,7 +110,7 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	s := e.subs[id]
 	var h header
 	if s != nil && s.owner == c.Principal.ClientID {
-		h = header{id: id, status: s.status, kind: "query-event", total: s.events, reason: s.reason,
+		h = header{id: id, status: s.status, notificationType: "query-event", total: s.events, reason: s.reason,
 			criteria: Topic, content: Empty}
 		if s.spec != nil {
 			h.criteria, h.content = s.spec.Criteria, s.spec.Content
@@ -159,7 +162,6 @@ func (e *Engine) between(ctx context.Context, c Request, id string, since, until
 	if since > until {
 		return nil, nil
 	}
-	// Of what is let go everything before is, too.
 	evs, err := e.events(ctx, id, since, int(min(until-since+1, maxEvents)))
 	if err != nil {
 		return nil, err
@@ -170,7 +172,7 @@ func (e *Engine) between(ctx context.Context, c Request, id string, since, until
 			break
 		}
 		it := item{event: evs[i]}
-		if err := e.look(ctx, &it, c.Principal.Grant); err != nil {
+		if err := e.disclose(ctx, &it, c.Principal.Grant); err != nil {
 			return nil, err
 		}
 		items = append(items, it)

@@ -13,27 +13,29 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/element"
 )
 
-// Topic is the canonical URL of the one topic.
+// Topic is the canonical URL of the only topic.
 const Topic = fhir.Canonical + "/SubscriptionTopic/observation-recorded"
 
-// TopicPath is how the topic is spelled below the FHIR base URL.
+// TopicPath is the path of the topic below the FHIR base URL.
 const TopicPath = "/SubscriptionTopic/observation-recorded"
 
-const extBase = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
+// extBase is the base URL of the guide's extensions and profiles.
+const extBase = element.SubscriptionsBackport + "StructureDefinition/"
 
-// Content is what a notification carries.
+// Content selects the payload of notifications.
 type Content string
 
-// The three contents of the guide.
+// Values of backport-payload-content.
 const (
 	Empty        Content = "empty"
 	IDOnly       Content = "id-only"
 	FullResource Content = "full-resource"
 )
 
-// Spec is what a Subscription asks for.
+// Spec is a parsed Subscription.
 type Spec struct {
 	Status    string
 	Criteria  string
@@ -42,13 +44,14 @@ type Spec struct {
 	Headers   [][2]string
 	Payload   string // media type as written
 	Content   Content
-	Heartbeat time.Duration // 0: none
+	Heartbeat time.Duration // zero for none
 	Timeout   time.Duration
 	MaxCount  int
-	End       time.Time // zero: none
+	End       time.Time // zero for none
 }
 
-// Filter is one filterCriteria; all its parts must match.
+// Filter is one filter criterion. A nonempty list matches if one of its elements
+// does; all lists must match.
 type Filter struct {
 	Patients   []string
 	Categories []access.Token
@@ -73,7 +76,8 @@ type extension struct {
 	ValuePositiveInt *int    `json:"valuePositiveInt"`
 }
 
-type element struct {
+// extended is a primitive element's counterpart with an underscore.
+type extended struct {
 	Extension []extension `json:"extension"`
 }
 
@@ -81,32 +85,33 @@ type wire struct {
 	Status            string          `json:"status"`
 	End               string          `json:"end"`
 	Criteria          string          `json:"criteria"`
-	CriteriaExt       element         `json:"_criteria"`
+	CriteriaExt       extended        `json:"_criteria"`
 	Extension         []extension     `json:"extension"`
 	ModifierExtension json.RawMessage `json:"modifierExtension"`
 	Channel           struct {
 		Type       string      `json:"type"`
-		TypeExt    element     `json:"_type"`
+		TypeExt    extended    `json:"_type"`
 		Endpoint   string      `json:"endpoint"`
 		Payload    string      `json:"payload"`
-		PayloadExt element     `json:"_payload"`
+		PayloadExt extended    `json:"_payload"`
 		Header     []string    `json:"header"`
 		Extension  []extension `json:"extension"`
 	} `json:"channel"`
 }
 
-func refuse(place, code, format string, args ...any) error {
+// refuse returns an Unprocessable error about the element at a FHIRPath.
+func refuse(path, code, format string, args ...any) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: "subscription.Parse", Issues: []fhir.Issue{{
-		Severity: "error", Code: code, Diagnostics: place + ": " + fmt.Sprintf(format, args...),
-		Expression: []string{place}}}}
+		Severity: "error", Code: code, Diagnostics: path + ": " + fmt.Sprintf(format, args...),
+		Expression: []string{path}}}}
 }
 
-// Parse reads a Subscription and holds it to what this server offers. base is
-// the FHIR base URL. An error is of kind Unprocessable and names the place.
+// Parse parses a Subscription and checks that this server supports it. base is
+// the FHIR base URL. Errors are of kind Unprocessable and name the element.
 func Parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 	var w wire
 	if err := json.Unmarshal(body, &w); err != nil {
-		return nil, refuse("Subscription", "structure", "an element has a form that this server does not read")
+		return nil, refuse("Subscription", "structure", "an element has the wrong JSON type")
 	}
 	s := &Spec{Status: w.Status, Criteria: w.Criteria, Timeout: defaultTimeout, MaxCount: defaultMaxCount}
 	switch s.Status {
@@ -138,19 +143,19 @@ func Parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 }
 
 func (s *Spec) filters(exts []extension, base string) error {
-	const place = "Subscription.criteria.extension"
+	const path = "Subscription.criteria.extension"
 	if len(exts) > maxFilters {
-		return refuse(place, "too-long", "at most %d filters", maxFilters)
+		return refuse(path, "too-long", "has more than %d filters", maxFilters)
 	}
-	for i, x := range exts {
-		at := fmt.Sprintf("%s[%d]", place, i)
-		if x.URL != extBase+"backport-filter-criteria" {
+	for i, ext := range exts {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if ext.URL != extBase+"backport-filter-criteria" {
 			return refuse(at, "not-supported", "only backport-filter-criteria is supported here")
 		}
-		if x.ValueString == nil {
+		if ext.ValueString == nil {
 			return refuse(at, "structure", "valueString is required")
 		}
-		f, err := parseFilter(at, *x.ValueString, base)
+		f, err := parseFilter(at, *ext.ValueString, base)
 		if err != nil {
 			return err
 		}
@@ -163,7 +168,7 @@ func parseFilter(at, text, base string) (Filter, error) {
 	var f Filter
 	query, ok := strings.CutPrefix(text, "Observation?")
 	if !ok || query == "" {
-		return f, refuse(at, "value", "must be of the form Observation?patient=&category=&code=")
+		return f, refuse(at, "value", "must have the form Observation?patient=&category=&code=")
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
@@ -176,7 +181,7 @@ func parseFilter(at, text, base string) (Filter, error) {
 		}
 		parts := strings.Split(list[0], ",")
 		if len(parts) > maxFilterValues {
-			return f, refuse(at, "too-long", "at most %d values a parameter", maxFilterValues)
+			return f, refuse(at, "too-long", "has more than %d values for one parameter", maxFilterValues)
 		}
 		for _, p := range parts {
 			switch name {
@@ -205,7 +210,8 @@ func parseFilter(at, text, base string) (Filter, error) {
 	return f, nil
 }
 
-// absent is how access spells a token that must have no system.
+// absent is the system of an access.Token that matches only codes without a
+// system.
 const absent = "\x00"
 
 func parseToken(s string) (access.Token, bool) {
@@ -229,7 +235,7 @@ func (s *Spec) channel(w *wire, policy egress.Policy) error {
 		return refuse("Subscription.channel.endpoint", "value", "must be a URL")
 	}
 	if err := policy.Check(u); err != nil {
-		// The policy's own words, at the place where the URL stands.
+		// Report the diagnostics of the policy for the element with the URL.
 		var rule = "is refused"
 		if e, ok := err.(*fhir.Error); ok && len(e.Issues) > 0 {
 			rule = e.Issues[0].Diagnostics
@@ -241,19 +247,19 @@ func (s *Spec) channel(w *wire, policy egress.Policy) error {
 		return err
 	}
 	if len(c.Header) > maxHeaders {
-		return refuse("Subscription.channel.header", "too-long", "at most %d headers", maxHeaders)
+		return refuse("Subscription.channel.header", "too-long", "has more than %d headers", maxHeaders)
 	}
 	for i, h := range c.Header {
 		at := fmt.Sprintf("Subscription.channel.header[%d]", i)
 		name, value, ok := strings.Cut(h, ":")
 		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
 		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
-			return refuse(at, "value", "must be of the form Name: value")
+			return refuse(at, "value", "must have the form Name: value")
 		}
 		switch strings.ToLower(name) {
 		case "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "upgrade",
 			"keep-alive", "te", "trailer", "proxy-authorization", "proxy-connection", "expect":
-			return refuse(at, "not-supported", "this header belongs to the connection and cannot be set")
+			return refuse(at, "not-supported", "the server sets this header itself")
 		}
 		s.Headers = append(s.Headers, [2]string{name, value})
 	}
@@ -261,25 +267,25 @@ func (s *Spec) channel(w *wire, policy egress.Policy) error {
 }
 
 func (s *Spec) payload(payload string, exts []extension) error {
-	const place = "Subscription.channel.payload"
+	const path = "Subscription.channel.payload"
 	media, params, err := mime.ParseMediaType(payload)
 	if err != nil || media != "application/fhir+json" {
-		return refuse(place, "not-supported", "must be application/fhir+json")
+		return refuse(path, "not-supported", "must be application/fhir+json")
 	}
 	for name, v := range params {
 		if name != "charset" || !strings.EqualFold(v, "utf-8") {
-			return refuse(place, "not-supported",
-				"of the parameters only charset=utf-8 is supported; notifications are FHIR 4.0")
+			return refuse(path, "not-supported",
+				"the only supported parameter is charset=utf-8; notifications are FHIR 4.0")
 		}
 	}
 	s.Payload = payload
-	for i, x := range exts {
-		at := fmt.Sprintf("%s.extension[%d]", place, i)
-		if x.URL != extBase+"backport-payload-content" || x.ValueCode == nil || s.Content != "" {
+	for i, ext := range exts {
+		at := fmt.Sprintf("%s.extension[%d]", path, i)
+		if ext.URL != extBase+"backport-payload-content" || ext.ValueCode == nil || s.Content != "" {
 			return refuse(at, "not-supported",
 				"exactly one backport-payload-content with a valueCode is supported here")
 		}
-		switch c := Content(*x.ValueCode); c {
+		switch c := Content(*ext.ValueCode); c {
 		case Empty, IDOnly, FullResource:
 			s.Content = c
 		default:
@@ -287,36 +293,36 @@ func (s *Spec) payload(payload string, exts []extension) error {
 		}
 	}
 	if s.Content == "" {
-		return refuse(place+".extension", "required", "backport-payload-content is required")
+		return refuse(path+".extension", "required", "backport-payload-content is required")
 	}
 	return nil
 }
 
 func (s *Spec) channelExtensions(exts []extension) error {
 	seen := map[string]bool{}
-	for i, x := range exts {
+	for i, ext := range exts {
 		at := fmt.Sprintf("Subscription.channel.extension[%d]", i)
-		if seen[x.URL] {
-			return refuse(at, "structure", "stands twice")
+		if seen[ext.URL] {
+			return refuse(at, "structure", "this extension occurs twice")
 		}
-		seen[x.URL] = true
-		switch x.URL {
+		seen[ext.URL] = true
+		switch ext.URL {
 		case extBase + "backport-heartbeat-period":
-			if x.ValueUnsignedInt == nil || *x.ValueUnsignedInt < 1 || *x.ValueUnsignedInt > 86400 {
+			if ext.ValueUnsignedInt == nil || *ext.ValueUnsignedInt < 1 || *ext.ValueUnsignedInt > 86400 {
 				return refuse(at, "value", "valueUnsignedInt must be from 1 to 86400 seconds")
 			}
-			s.Heartbeat = time.Duration(*x.ValueUnsignedInt) * time.Second
+			s.Heartbeat = time.Duration(*ext.ValueUnsignedInt) * time.Second
 		case extBase + "backport-timeout":
-			if x.ValueUnsignedInt == nil || *x.ValueUnsignedInt < 1 ||
-				time.Duration(*x.ValueUnsignedInt)*time.Second > maxTimeout {
+			if ext.ValueUnsignedInt == nil || *ext.ValueUnsignedInt < 1 ||
+				time.Duration(*ext.ValueUnsignedInt)*time.Second > maxTimeout {
 				return refuse(at, "value", "valueUnsignedInt must be from 1 to %d seconds", int(maxTimeout/time.Second))
 			}
-			s.Timeout = time.Duration(*x.ValueUnsignedInt) * time.Second
+			s.Timeout = time.Duration(*ext.ValueUnsignedInt) * time.Second
 		case extBase + "backport-max-count":
-			if x.ValuePositiveInt == nil || *x.ValuePositiveInt < 1 {
+			if ext.ValuePositiveInt == nil || *ext.ValuePositiveInt < 1 {
 				return refuse(at, "value", "valuePositiveInt must be at least 1")
 			}
-			s.MaxCount = min(*x.ValuePositiveInt, maxMaxCount)
+			s.MaxCount = min(*ext.ValuePositiveInt, maxMaxCount)
 		default:
 			return refuse(at, "not-supported",
 				"only backport-heartbeat-period, backport-timeout and backport-max-count are supported here")
@@ -325,7 +331,7 @@ func (s *Spec) channelExtensions(exts []extension) error {
 	return nil
 }
 
-// Match reports whether an Observation with these facts is asked for.
+// Match reports whether an Observation with these facts matches all filters.
 func (s *Spec) Match(f *access.Facts) bool {
 	for i := range s.Filters {
 		if !s.Filters[i].match(f) {
@@ -335,24 +341,24 @@ func (s *Spec) Match(f *access.Facts) bool {
 	return true
 }
 
-func (x *Filter) match(f *access.Facts) bool {
-	if len(x.Patients) > 0 {
+func (f *Filter) match(facts *access.Facts) bool {
+	if len(f.Patients) > 0 {
 		ok := false
-		for _, p := range x.Patients {
-			ok = ok || p == f.Patient
+		for _, p := range f.Patients {
+			ok = ok || p == facts.Patient
 		}
 		if !ok {
 			return false
 		}
 	}
-	return matchTokens(x.Categories, f, "category") && matchTokens(x.Codes, f, "code")
+	return matchTokens(f.Categories, facts, "category") && matchTokens(f.Codes, facts, "code")
 }
 
-func matchTokens(want []access.Token, f *access.Facts, param string) bool {
+func matchTokens(want []access.Token, facts *access.Facts, param string) bool {
 	if len(want) == 0 {
 		return true
 	}
-	for _, h := range f.Tokens(param) {
+	for _, h := range facts.Tokens(param) {
 		for _, w := range want {
 			system := w.System
 			if system == absent {

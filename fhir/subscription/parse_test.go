@@ -10,13 +10,13 @@ import (
 	"pulsegate/fhir/egress"
 )
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	good := `{"resourceType":"Subscription","id":"s","meta":{},` +
 		subscriptionJSON("https://ehr.example.org/hook", FullResource, "Observation?patient=p1", "")
 	if _, err := Parse([]byte(good), base, egress.Policy{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ from, to, place string }{
+	for _, c := range []struct{ from, to, path string }{
 		{Topic, "http://example.org/topic", "Subscription.criteria"},
 		{"Observation?patient=p1", "Observation?date=gt2020", "Subscription.criteria.extension[0]"},
 		{"Observation?patient=p1", "Patient?patient=p1", "Subscription.criteria.extension[0]"},
@@ -44,11 +44,11 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		bad := strings.Replace(good, c.from, c.to, 1)
 		if bad == good {
-			t.Fatalf("%s is not there", c.from)
+			t.Fatalf("%s does not occur in the Subscription", c.from)
 		}
 		_, err := Parse([]byte(bad), base, egress.Policy{})
 		e, ok := err.(*fhir.Error)
-		if !ok || e.Kind != fhir.Unprocessable || len(e.Issues) != 1 || e.Issues[0].Expression[0] != c.place {
+		if !ok || e.Kind != fhir.Unprocessable || len(e.Issues) != 1 || e.Issues[0].Expression[0] != c.path {
 			t.Errorf("%s -> %s: %v", c.from, c.to, err)
 		}
 	}

@@ -10,39 +10,39 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// leastRun is from how many events on they share a row: few are read sooner
-// one by one.
+// leastRun is the number of events from which a run is stored as one row. Fewer
+// events are faster to read from rows of their own.
 const leastRun = 64
 
-// run is events of one commit whose changes follow one another in the change
-// log. As a row it stands for them, or, without a count, for one event.
+// run is a run of events from consecutive changes of one commit. A row holds a
+// run or, if Count is zero, a single event.
 type run struct {
-	event           // the first; ID, Version and Created only without a count
+	event           // the first event; ID, Version and Created are set if Count is zero
 	Count uint64    `json:"count,omitempty"`
-	T     store.Seq `json:"t,omitempty"`
-	Place uint64    `json:"place,omitempty"` // of the first change among those of T
+	Seq   store.Seq `json:"t,omitempty"`
+	Index uint64    `json:"place,omitempty"` // of the first change within commit Seq
 
-	few []event // the first leastRun
+	few []event // the first leastRun events
 }
 
-// follows reports whether a change goes on where the run ends.
-func (r *run) follows(t store.Seq, place uint64) bool {
-	return r.T == t && r.Place+r.Count == place
+// follows reports whether a change directly follows the run.
+func (r *run) follows(seq store.Seq, index uint64) bool {
+	return r.Seq == seq && r.Index+r.Count == index
 }
 
 func (r *run) add(c *store.Change) {
 	if len(r.few) < leastRun {
-		r.few = append(r.few, r.of(r.Count, c))
+		r.few = append(r.few, r.eventOf(r.Count, c))
 	}
 	r.Count++
 }
 
-// of is the event of the i-th change of the run.
-func (r *run) of(i uint64, c *store.Change) event {
+// eventOf returns the event of the i-th change of the run.
+func (r *run) eventOf(i uint64, c *store.Change) event {
 	return event{Number: r.Number + i, At: r.At, ID: c.Ref.ID, Version: c.Version, Created: c.Created}
 }
 
-// rows appends the state of the run.
+// rows appends the rows that store the run.
 func (r *run) rows(to []store.StateWrite, id string) ([]store.StateWrite, error) {
 	if r.Count >= leastRun {
 		v, err := json.Marshal(r)
@@ -58,8 +58,8 @@ func (r *run) rows(to []store.StateWrite, id string) ([]store.StateWrite, error)
 	return to, nil
 }
 
-// events reads the events of a Subscription from a number on, at most n of
-// them. Those that are not kept any more are left out.
+// events reads at most n events of a Subscription, starting with number from.
+// Events that are not stored any more are omitted.
 func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]event, error) {
 	const op = "subscription.events"
 	var rows []run
@@ -71,7 +71,7 @@ func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]e
 			return false
 		}
 		if skip := from - min(from, r.Number); skip > 0 && skip < r.Count {
-			r.Number, r.Place, r.Count = r.Number+skip, r.Place+skip, r.Count-skip
+			r.Number, r.Index, r.Count = r.Number+skip, r.Index+skip, r.Count-skip
 		}
 		rows = append(rows, r)
 		have += int(max(r.Count, 1))
@@ -94,24 +94,24 @@ func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]e
 	return out, nil
 }
 
-// read appends the first n events of a run, from the change log.
+// read appends the first n events of a run, which it reads from the change log.
 func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event, error) {
-	place, got := uint64(0), 0
-	err := e.opts.Store.Changes(ctx, r.T-1, func(c *store.Change) bool {
-		if c.Seq != r.T {
+	index, got := uint64(0), 0
+	err := e.opts.Store.Changes(ctx, r.Seq-1, func(c *store.Change) bool {
+		if c.Seq != r.Seq {
 			return false
 		}
-		if place >= r.Place {
-			out = append(out, r.of(uint64(got), c))
+		if index >= r.Index {
+			out = append(out, r.eventOf(uint64(got), c))
 			got++
 		}
-		if place++; place%yieldEvery == 0 {
+		if index++; index%yieldEvery == 0 {
 			runtime.Gosched()
 		}
 		return got < n
 	})
 	if err == nil && got < n {
-		err = errors.New("changes of numbered events are missing")
+		err = errors.New("the change log lacks changes of numbered events")
 	}
 	return out, err
 }

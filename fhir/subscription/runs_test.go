@@ -12,28 +12,28 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// commit writes n Observations of a patient at a time, all in one commit, and
-// returns where they are.
-func (w *world) commit(patients ...string) (of map[string][]string) {
+// commit writes one Observation for each patient in one commit and returns their
+// URLs by patient.
+func (w *world) commit(patients ...string) (urls map[string][]string) {
 	w.t.Helper()
 	var b store.Batch
-	of = map[string][]string{}
+	urls = map[string][]string{}
 	for _, p := range patients {
 		w.n++
 		id := fmt.Sprintf("o%06d", w.n)
 		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Observation", ID: id,
 			JSON: []byte(fhir.Prefix("Observation", id) +
 				`},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/` + p + `"},"effectiveDateTime":"2026-03-01T10:00:00Z"}`)}})
-		of[p] = append(of[p], base+"/Observation/"+id)
+		urls[p] = append(urls[p], base+"/Observation/"+id)
 	}
 	if _, err := w.st.Commit(context.Background(), &b); err != nil {
 		w.t.Fatal(err)
 	}
-	return of
+	return urls
 }
 
-// TestRuns: large commits leave a few rows, and each change of them is an
-// event of its own all the same: in order, across restarts, and for $events.
+// TestRuns checks that large commits take few rows, and that each of their changes
+// is still one event: in order, across restarts, and in $events.
 func TestRuns(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "Observation?patient=Patient/p1", ""))
@@ -51,7 +51,7 @@ func TestRuns(t *testing.T) {
 			w.restart()
 		}
 	}
-	w.until("numbered", func() bool { return w.e.count("s1") == uint64(len(want)) })
+	w.until("numbered", func() bool { return w.engine.count("s1") == uint64(len(want)) })
 	r.mu.Lock()
 	r.fail = nil
 	r.mu.Unlock()
@@ -60,12 +60,12 @@ func TestRuns(t *testing.T) {
 	for _, n := range all {
 		for i, num := range n.numbers {
 			if n.focus[i] != want[num-1] {
-				t.Fatalf("event %d is of %s, want %s", num, n.focus[i], want[num-1])
+				t.Fatalf("event %d has focus %s, want %s", num, n.focus[i], want[num-1])
 			}
 		}
 	}
 	for _, since := range []uint64{uint64(len(want)) - 900, uint64(len(want)) - 400, uint64(len(want)) - 3} {
-		b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+		b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
 			"s1", since, since+120, "")
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +76,8 @@ func TestRuns(t *testing.T) {
 			t.Errorf("$events from %d: %v", since, n.numbers)
 		}
 	}
-	// What is let go is gone in whole rows.
-	w.e.Close()
+	// Old events are deleted by whole rows.
+	w.engine.Close()
 	rows := 0
 	if err := w.st.List(context.Background(), eventPrefix("s1"),
 		func(string, []byte) bool { rows++; return true }); err != nil {
@@ -87,7 +87,7 @@ func TestRuns(t *testing.T) {
 		t.Errorf("%d rows for %d events", rows, len(want))
 	}
 	w.start()
-	b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
+	b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
 		1, 0, "")
 	if err != nil {
 		t.Fatal(err)

@@ -18,42 +18,44 @@ import (
 )
 
 const (
-	// errorText stands in Subscription.error; what the endpoint answered
-	// does not.
+	// errorText is the value of Subscription.error. It does not include the
+	// response of the endpoint.
 	errorText = "the endpoint did not accept the notifications"
-	// handshakeText is the same for the verification of the endpoint, which
-	// is tried handshakes times.
+	// handshakeText is the value of Subscription.error after handshakes failed
+	// attempts to verify the endpoint.
 	handshakeText = "the endpoint did not accept the handshake"
 	handshakes    = 5
-	// keepEvents is how many delivered events $events can still give.
+	// keepEvents is the number of delivered events that are kept for $events.
 	keepEvents = 1000
-	// savePlace is how often the place of a busy sender is made durable: an
-	// event answered within it may be repeated after a crash.
-	savePlace = 250 * time.Millisecond
-	// drain is how long an answer in flight is waited for at a shutdown.
-	drain = 2 * time.Second
-	// maxBundle bounds the resources of one notification, beyond the first.
+	// saveInterval is the interval at which a busy sender makes its position durable.
+	// Events delivered within it may be repeated after a crash.
+	saveInterval = 250 * time.Millisecond
+	// drainTimeout bounds the wait for a pending response at shutdown.
+	drainTimeout = 2 * time.Second
+	// maxBundle bounds the size in bytes of the resources in one notification. The
+	// first resource may be larger.
 	maxBundle = 1 << 20
 )
 
-// sender delivers to one endpoint. Only its own goroutine uses it.
+// sender delivers the events of one Subscription. All fields belong to the
+// goroutine of run.
 type sender struct {
-	e *Engine
-	s *sub
+	engine *Engine
+	sub    *sub
 
-	saved    uint64    // durable place
-	ahead    []event   // the next ones, as far as they are read
-	lastSave time.Time // of the place
+	saved    uint64    // durable position: number of the last delivered event
+	buffered []event   // the next events
+	lastSave time.Time // when saved was written
 	lastSent time.Time
 	attempt  int
-	// shaken is the version whose handshake was accepted.
-	shaken uint64
-	// audited names the events, and what of them was visible, whose
-	// disclosure is durable already: a repeat adds nothing.
+	// verified is the version for which the endpoint accepted the handshake.
+	verified uint64
+	// audited identifies the events of the last recorded notification and their
+	// visible parts, so that a repetition is not recorded again.
 	audited string
 }
 
-// view is what the sender needs to know of its Subscription now.
+// view is a consistent copy of the fields of sub that Engine.mu guards.
 type view struct {
 	spec              *Spec
 	version           uint64
@@ -62,47 +64,48 @@ type view struct {
 	since             time.Time
 }
 
-func (d *sender) view() view {
-	d.e.mu.Lock()
-	defer d.e.mu.Unlock()
-	s := d.s
-	return view{s.spec, s.version, s.status, s.reason, s.events, s.delivered, s.since}
+func (s *sender) view() view {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	sub := s.sub
+	return view{sub.spec, sub.version, sub.status, sub.reason, sub.events, sub.delivered, sub.since}
 }
 
-func (d *sender) run(ctx context.Context) {
-	d.saved = d.view().delivered
-	d.lastSent = d.e.opts.Clock()
+func (s *sender) run(ctx context.Context) {
+	s.saved = s.view().delivered
+	s.lastSent = s.engine.opts.Clock()
 	for ctx.Err() == nil {
-		wait := d.once(ctx)
+		wait := s.step(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		if wait != 0 && !sleep(ctx, d.s.wake, wait) {
+		if wait != 0 && !sleep(ctx, s.sub.wake, wait) {
 			break
 		}
 	}
-	// The last place, so that a restart repeats nothing that was answered.
+	// Save the position, so that nothing is repeated after a restart.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	d.e.mu.Lock()
-	_, alive := d.e.subs[d.s.id]
-	d.e.mu.Unlock()
+	s.engine.mu.Lock()
+	_, alive := s.engine.subs[s.sub.id]
+	s.engine.mu.Unlock()
 	if alive {
-		d.save(end)
+		s.save(end)
 	}
 }
 
 const idle = time.Hour
 
-// once does what is due and returns how long nothing else is; 0: go on.
-func (d *sender) once(ctx context.Context) time.Duration {
-	v := d.view()
-	now := d.e.opts.Clock()
+// step does one thing that is due and returns the time until the next one, or 0
+// to continue immediately.
+func (s *sender) step(ctx context.Context) time.Duration {
+	v := s.view()
+	now := s.engine.opts.Clock()
 	if v.spec == nil {
 		return idle
 	}
 	if !v.spec.End.IsZero() && !now.Before(v.spec.End) && v.status != "off" {
-		return d.become(ctx, v, "off", "")
+		return s.transition(ctx, v, "off", "")
 	}
 	wait := idle
 	if !v.spec.End.IsZero() {
@@ -110,58 +113,59 @@ func (d *sender) once(ctx context.Context) time.Duration {
 	}
 	switch v.status {
 	case "requested":
-		if d.shaken == v.version {
-			return wait // accepted; the follower brings the new status
+		if s.verified == v.version {
+			return wait // accepted; the follower will apply the new status
 		}
-		if due := v.since.Add(d.e.opts.HandshakeDelay); now.Before(due) {
+		if due := v.since.Add(s.engine.opts.HandshakeDelay); now.Before(due) {
 			return due.Sub(now)
 		}
-		if d.notify(ctx, v, "handshake", nil) {
-			d.shaken = v.version
-			return d.become(ctx, v, "active", "")
+		if s.notify(ctx, v, "handshake", nil) {
+			s.verified = v.version
+			return s.transition(ctx, v, "active", "")
 		}
-		if d.attempt >= handshakes-1 {
-			return d.become(ctx, v, "error", handshakeText)
+		if s.attempt >= handshakes-1 {
+			return s.transition(ctx, v, "error", handshakeText)
 		}
-		return d.failed(ctx, v)
+		return s.failed(ctx, v)
 	case "active":
 		if v.delivered < v.events {
-			return d.deliver(ctx, v)
+			return s.deliver(ctx, v)
 		}
 		if v.spec.Heartbeat > 0 {
-			if due := d.lastSent.Add(v.spec.Heartbeat); !now.Before(due) {
-				if !d.notify(ctx, v, "heartbeat", nil) {
-					return d.failed(ctx, v)
+			if due := s.lastSent.Add(v.spec.Heartbeat); !now.Before(due) {
+				if !s.notify(ctx, v, "heartbeat", nil) {
+					return s.failed(ctx, v)
 				}
 				return 0
 			}
-			wait = min(wait, d.lastSent.Add(v.spec.Heartbeat).Sub(now))
+			wait = min(wait, s.lastSent.Add(v.spec.Heartbeat).Sub(now))
 		}
 	}
-	if d.saved < v.delivered {
-		if due := d.lastSave.Add(savePlace); now.Before(due) {
+	if s.saved < v.delivered {
+		if due := s.lastSave.Add(saveInterval); now.Before(due) {
 			return min(wait, due.Sub(now))
 		}
-		d.save(ctx)
+		s.save(ctx)
 	}
 	return wait
 }
 
-// failed counts an attempt and returns the wait before the next, or gives up.
-func (d *sender) failed(ctx context.Context, v view) time.Duration {
+// failed counts a failed attempt and waits before the next, or sets the
+// Subscription to error.
+func (s *sender) failed(ctx context.Context, v view) time.Duration {
 	if ctx.Err() != nil {
 		return 0
 	}
-	wait := d.e.opts.MinBackoff << min(d.attempt, 20)
-	if d.attempt > 0 && wait/2 >= d.e.opts.MaxBackoff {
-		return d.become(ctx, v, "error", errorText)
+	wait := s.engine.opts.MinBackoff << min(s.attempt, 20)
+	if s.attempt > 0 && wait/2 >= s.engine.opts.MaxBackoff {
+		return s.transition(ctx, v, "error", errorText)
 	}
-	d.attempt++
-	wait = min(wait, d.e.opts.MaxBackoff)
-	// Up to a quarter more, so that endpoints that came back are not met by
-	// everybody at once.
+	s.attempt++
+	wait = min(wait, s.engine.opts.MaxBackoff)
+	// Add up to a quarter, so that the senders do not all call an endpoint at the
+	// same moment when it is back.
 	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
-	// A wake (new events, a changed Subscription) must not shorten the wait.
+	// New events must not shorten the wait; a new version of the Subscription does.
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -170,59 +174,59 @@ func (d *sender) failed(ctx context.Context, v view) time.Duration {
 			return 0
 		case <-timer.C:
 			return 0
-		case <-d.s.wake:
-			if d.view().version != v.version {
-				d.attempt = 0
+		case <-s.sub.wake:
+			if s.view().version != v.version {
+				s.attempt = 0
 				return 0
 			}
 		}
 	}
 }
 
-// deliver sends the next events.
-func (d *sender) deliver(ctx context.Context, v view) time.Duration {
-	items, err := d.items(ctx, v)
+// deliver sends the next events in one notification.
+func (s *sender) deliver(ctx context.Context, v view) time.Duration {
+	items, err := s.items(ctx, v)
 	if errors.Is(err, errMissed) {
 		return 0
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", d.s.id, "error", err)
+			s.engine.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", s.sub.id, "error", err)
 		}
-		return d.failed(ctx, v)
+		return s.failed(ctx, v)
 	}
-	if !d.notify(ctx, v, "event-notification", items) {
-		return d.failed(ctx, v)
+	if !s.notify(ctx, v, "event-notification", items) {
+		return s.failed(ctx, v)
 	}
-	now := d.e.opts.Clock()
+	now := s.engine.opts.Clock()
 	for i := range items {
-		d.e.latency.Record(ctx, now.Sub(items[i].At).Seconds())
+		s.engine.latency.Record(ctx, now.Sub(items[i].At).Seconds())
 	}
-	d.e.mu.Lock()
-	d.s.delivered = items[len(items)-1].Number
-	d.e.mu.Unlock()
-	if now.Sub(d.lastSave) >= savePlace {
-		d.save(ctx)
+	s.engine.mu.Lock()
+	s.sub.delivered = items[len(items)-1].Number
+	s.engine.mu.Unlock()
+	if now.Sub(s.lastSave) >= saveInterval {
+		s.save(ctx)
 	}
 	return 0
 }
 
-// items reads the next events and what of them may be given out now.
-func (d *sender) items(ctx context.Context, v view) ([]item, error) {
-	next, err := d.next(ctx, v)
+// items reads the next events and the parts of them that may be disclosed now.
+func (s *sender) items(ctx context.Context, v view) ([]item, error) {
+	next, err := s.next(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	grant, err := d.e.opts.GrantFor(ctx, d.s.owner)
+	grant, err := s.engine.opts.GrantFor(ctx, s.sub.owner)
 	if err != nil {
-		grant = nil // may see nothing any more
+		grant = nil // permits nothing
 	}
 	var out []item
 	size := 0
 	for i := range next {
-		runtime.Gosched() // what was just committed comes before what is told
+		runtime.Gosched() // let requests go first
 		it := item{event: next[i]}
-		if err := d.e.look(ctx, &it, grant); err != nil {
+		if err := s.engine.disclose(ctx, &it, grant); err != nil {
 			return nil, err
 		}
 		if v.spec.Content == FullResource {
@@ -235,53 +239,54 @@ func (d *sender) items(ctx context.Context, v view) ([]item, error) {
 	return out, nil
 }
 
-// readAhead is how many events a sender reads at once: what a run is of has to
-// be walked to from the beginning of its commit.
+// readAhead is the number of events that a sender reads together, because reading
+// a part of a run scans its commit from the beginning.
 const readAhead = 4096
 
-// next are the events that come next, as many as one notification may have.
-func (d *sender) next(ctx context.Context, v view) ([]event, error) {
+// next returns the next events, at most as many as one notification may have.
+func (s *sender) next(ctx context.Context, v view) ([]event, error) {
 	first := v.delivered + 1
-	for len(d.ahead) > 0 && d.ahead[0].Number < first {
-		d.ahead = d.ahead[1:]
+	for len(s.buffered) > 0 && s.buffered[0].Number < first {
+		s.buffered = s.buffered[1:]
 	}
 	want := int(min(v.events-v.delivered, uint64(v.spec.MaxCount)))
-	if len(d.ahead) < want {
+	if len(s.buffered) < want {
 		var err error
-		if d.ahead, err = d.e.events(ctx, d.s.id, first, int(min(v.events-v.delivered, readAhead))); err != nil {
+		if s.buffered, err = s.engine.events(ctx, s.sub.id, first,
+			int(min(v.events-v.delivered, readAhead))); err != nil {
 			return nil, err
 		}
 	}
-	if len(d.ahead) == 0 || d.ahead[0].Number != first {
-		return nil, d.missed(ctx, v, first)
+	if len(s.buffered) == 0 || s.buffered[0].Number != first {
+		return nil, s.skipMissed(ctx, v, first)
 	}
 	n := 1
-	for n < min(want, len(d.ahead)) && d.ahead[n].Number == first+uint64(n) {
+	for n < min(want, len(s.buffered)) && s.buffered[n].Number == first+uint64(n) {
 		n++
 	}
-	return d.ahead[:n], nil
+	return s.buffered[:n], nil
 }
 
-// errMissed says that the next events were only counted, and are passed over.
+// errMissed reports that the next events have no rows and were skipped.
 var errMissed = errors.New("events were only counted")
 
-// missed passes over events that were only counted while the Subscription was
-// in error (keepMissed). The client sees the gap in the numbers.
-func (d *sender) missed(ctx context.Context, v view, first uint64) error {
+// skipMissed skips the events that were only counted while the Subscription was
+// in error (keepMissed). The client notices the gap in the numbers.
+func (s *sender) skipMissed(ctx context.Context, v view, first uint64) error {
 	last := v.events
-	if len(d.ahead) > 0 {
-		last = d.ahead[0].Number - 1
+	if len(s.buffered) > 0 {
+		last = s.buffered[0].Number - 1
 	}
-	d.e.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are passed over", "subscription",
-		d.s.id, "from", first, "to", last)
-	d.e.mu.Lock()
-	defer d.e.mu.Unlock()
-	d.s.delivered = last
+	s.engine.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are skipped", "subscription",
+		s.sub.id, "from", first, "to", last)
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	s.sub.delivered = last
 	return errMissed
 }
 
-// look decides on one event with the scopes and consents of now.
-func (e *Engine) look(ctx context.Context, it *item, grant *access.Grant) error {
+// disclose sets the visible parts of an event if grant permits them now.
+func (e *Engine) disclose(ctx context.Context, it *item, grant *access.Grant) error {
 	ref := fhir.Ref{Type: "Observation", ID: it.ID}
 	if !grant.May(access.Read, "Observation") {
 		return nil
@@ -305,47 +310,48 @@ func (e *Engine) look(ctx context.Context, it *item, grant *access.Grant) error 
 }
 
 // notify sends one notification and reports whether it was accepted.
-func (d *sender) notify(ctx context.Context, v view, kind string, items []item) bool {
-	if err := d.record(ctx, v, kind, items); err != nil {
+func (s *sender) notify(ctx context.Context, v view, typ string, items []item) bool {
+	if err := s.record(ctx, v, typ, items); err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription",
-				d.s.id, "error", err)
+			s.engine.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription",
+				s.sub.id, "error", err)
 		}
 		return false
 	}
-	uuid, err := newUUID(d.e.opts.Rand)
+	uuid, err := newUUID(s.engine.opts.Rand)
 	if err == nil {
 		var id string
-		if id, err = newUUID(d.e.opts.Rand); err == nil {
-			h := &header{id: d.s.id, status: v.status, kind: kind, criteria: v.spec.Criteria, total: v.events,
+		if id, err = newUUID(s.engine.opts.Rand); err == nil {
+			h := &header{id: s.sub.id, status: v.status, notificationType: typ, criteria: v.spec.Criteria,
+				total:   v.events,
 				content: v.spec.Content}
-			err = d.post(ctx, v, appendNotification(make([]byte, 0, 4096), d.e.opts.Base, id, uuid,
-				d.e.opts.Clock(), h, items))
+			err = s.post(ctx, v, appendNotification(make([]byte, 0, 4096), s.engine.opts.Base, id, uuid,
+				s.engine.opts.Clock(), h, items))
 		}
 	}
-	d.e.attempts.Add(ctx, 1)
-	d.lastSent = d.e.opts.Clock()
+	s.engine.attempts.Add(ctx, 1)
+	s.lastSent = s.engine.opts.Clock()
 	if err != nil {
 		if ctx.Err() == nil {
-			// The cause may name the endpoint, with secrets in its path: only
-			// its class is logged.
-			d.e.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", d.s.id, "kind", kind,
-				"attempt", d.attempt+1)
+			// Do not log the error: it may contain the URL of the endpoint with
+			// secrets in its path.
+			s.engine.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", s.sub.id, "type", typ,
+				"attempt", s.attempt+1)
 		}
 		return false
 	}
-	d.attempt = 0
+	s.attempt = 0
 	return true
 }
 
-func (d *sender) post(ctx context.Context, v view, body []byte) error {
-	// A shutdown lets the answer in flight come, so that what was accepted is
-	// not sent again.
+func (s *sender) post(ctx context.Context, v view, body []byte) error {
+	// At shutdown, wait for a pending response, so that an accepted notification
+	// is not sent again.
 	stopping := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.spec.Timeout)
 	defer cancel()
 	defer context.AfterFunc(stopping, func() {
-		if sleep(ctx, nil, drain) {
+		if sleep(ctx, nil, drainTimeout) {
 			cancel()
 		}
 	})()
@@ -357,11 +363,11 @@ func (d *sender) post(ctx context.Context, v view, body []byte) error {
 		req.Header.Add(h[0], h[1])
 	}
 	req.Header.Set("Content-Type", v.spec.Payload)
-	resp, err := d.e.client.Do(req)
+	resp, err := s.engine.client.Do(req)
 	if err != nil {
 		return err
 	}
-	// Read a little, so that the connection can be used again.
+	// Read the body up to a limit, so that the connection can be reused.
 	_, derr := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	if err := resp.Body.Close(); err != nil {
 		return err
@@ -372,19 +378,19 @@ func (d *sender) post(ctx context.Context, v view, body []byte) error {
 	return derr
 }
 
-// record makes what is about to leave durable in the audit trail: one
-// disclosure a patient for content, one plain event otherwise. A repeat of
-// the same events is not recorded again.
-func (d *sender) record(ctx context.Context, v view, kind string, items []item) error {
+// record adds a notification to the audit trail before it is sent: one disclosure
+// per patient, or one plain event if it has no content. A repetition of the same
+// events is not recorded again.
+func (s *sender) record(ctx context.Context, v view, typ string, items []item) error {
 	mark := auditMark(v.version, items)
-	if len(items) > 0 && d.audited == mark {
+	if len(items) > 0 && s.audited == mark {
 		return nil
 	}
-	p := &access.Principal{ClientID: d.s.owner}
+	p := &access.Principal{ClientID: s.sub.owner}
 	base := audit.Event{
 		Type: audit.Rest, Interaction: "operation", Caller: audit.Caller{Principal: p, RemoteIP: v.spec.Endpoint.Host},
-		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host, Query: "POST " + kind,
-		Extra: [][2]string{{"subscription", d.s.id}, {"kind", kind}},
+		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host, Query: "POST " + typ,
+		Extra: [][2]string{{"subscription", s.sub.id}, {"kind", typ}},
 	}
 	if len(items) > 0 {
 		base.Extra = append(base.Extra, [2]string{"events",
@@ -394,13 +400,14 @@ func (d *sender) record(ctx context.Context, v view, kind string, items []item) 
 	if len(evs) == 0 {
 		evs = []audit.Event{base}
 	}
-	if err := d.e.opts.Audit.Record(ctx, evs...); err != nil {
+	if err := s.engine.opts.Audit.Record(ctx, evs...); err != nil {
 		return err
 	}
-	d.audited = mark
+	s.audited = mark
 	return nil
 }
 
+// auditMark identifies events and their visible parts.
 func auditMark(version uint64, items []item) string {
 	b := strconv.AppendUint(nil, version, 10)
 	for i := range items {
@@ -412,7 +419,8 @@ func auditMark(version uint64, items []item) string {
 	return string(b)
 }
 
-// disclosures is one event a patient of what is visible; none for empty.
+// disclosures returns one audit event per patient for the visible items. It
+// returns none for content empty.
 func disclosures(base audit.Event, content Content, items []item) []audit.Event {
 	if content == Empty {
 		return nil
@@ -441,18 +449,19 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 	return evs
 }
 
-// save makes the place durable and lets old events go.
-func (d *sender) save(ctx context.Context) {
-	v := d.view()
-	d.lastSave = d.e.opts.Clock()
-	if v.delivered == d.saved {
+// save makes the position durable and deletes old events.
+func (s *sender) save(ctx context.Context) {
+	v := s.view()
+	s.lastSave = s.engine.opts.Clock()
+	if v.delivered == s.saved {
 		return
 	}
-	b := store.Batch{State: []store.StateWrite{{Key: sentKey(d.s.id), Value: strconv.AppendUint(nil, v.delivered, 10)}}}
+	b := store.Batch{State: []store.StateWrite{{Key: sentKey(s.sub.id),
+		Value: strconv.AppendUint(nil, v.delivered, 10)}}}
 	var err error
 	if v.delivered > keepEvents {
-		kept := eventKey(d.s.id, v.delivered-keepEvents+1)
-		err = d.e.opts.Store.List(ctx, eventPrefix(d.s.id), func(k string, _ []byte) bool {
+		kept := eventKey(s.sub.id, v.delivered-keepEvents+1)
+		err = s.engine.opts.Store.List(ctx, eventPrefix(s.sub.id), func(k string, _ []byte) bool {
 			if k >= kept || len(b.State) == 500 {
 				return false
 			}
@@ -461,51 +470,52 @@ func (d *sender) save(ctx context.Context) {
 		})
 	}
 	if err == nil {
-		_, err = d.e.opts.Store.Commit(ctx, &b)
+		_, err = s.engine.opts.Store.Commit(ctx, &b)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "the place of a subscription cannot be written", "subscription",
-				d.s.id, "error", err)
+			s.engine.opts.Logger.ErrorContext(ctx, "the position of a subscription cannot be written", "subscription",
+				s.sub.id, "error", err)
 		}
 		return
 	}
-	d.saved = v.delivered
+	s.saved = v.delivered
 }
 
-// become writes another status into the Subscription, as a new version. The
-// follower brings it back and puts it in force. A client's update in between
-// wins.
-func (d *sender) become(ctx context.Context, v view, status, reason string) time.Duration {
-	err := d.write(ctx, v, status, reason)
+// transition writes a new version of the Subscription with another status, which
+// the follower then applies. If a client has updated the Subscription meanwhile,
+// the client's version wins.
+func (s *sender) transition(ctx context.Context, v view, status, reason string) time.Duration {
+	err := s.write(ctx, v, status, reason)
 	switch {
 	case err == nil || ctx.Err() != nil:
-		d.attempt = 0
+		s.attempt = 0
 	case fhir.KindOf(err) == fhir.PreconditionFailed || fhir.KindOf(err) == fhir.Conflict ||
 		fhir.KindOf(err) == fhir.Gone:
 	default:
-		d.e.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription", d.s.id,
-			"error", err)
-		d.shaken = 0
-		return d.e.opts.MinBackoff
+		s.engine.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription",
+			s.sub.id, "error", err)
+		s.verified = 0
+		return s.engine.opts.MinBackoff
 	}
-	// Until the follower has seen the new version there is nothing to do.
-	for d.view().version == v.version {
-		if !sleep(ctx, d.s.wake, time.Second) {
+	// There is nothing to do until the follower has applied the new version.
+	for s.view().version == v.version {
+		if !sleep(ctx, s.sub.wake, time.Second) {
 			return 0
 		}
 	}
 	return 0
 }
 
-func (d *sender) write(ctx context.Context, v view, status, reason string) error {
-	ref := fhir.Ref{Type: "Subscription", ID: d.s.id}
-	res, facts, err := d.e.opts.Store.Read(ctx, ref, 0)
+func (s *sender) write(ctx context.Context, v view, status, reason string) error {
+	ref := fhir.Ref{Type: "Subscription", ID: s.sub.id}
+	res, facts, err := s.engine.opts.Store.Read(ctx, ref, 0)
 	if err != nil {
 		return err
 	}
 	if res.Deleted || res.Version != v.version {
-		return fhir.Errorf(fhir.PreconditionFailed, "subscription.write", "the Subscription has changed")
+		return fhir.Errorf(fhir.PreconditionFailed, "subscription.write",
+			"the Subscription has changed since it was read")
 	}
 	body, err := unstamp(&res)
 	if err != nil {
@@ -514,14 +524,14 @@ func (d *sender) write(ctx context.Context, v view, status, reason string) error
 	if body, err = setStatus(body, status, reason); err != nil {
 		return err
 	}
-	_, err = audit.Commit(ctx, d.e.opts.Store, d.e.opts.Audit, &store.Batch{
+	_, err = audit.Commit(ctx, s.engine.opts.Store, s.engine.opts.Audit, &store.Batch{
 		Writes: []store.Write{{
 			Op: store.Put, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body},
 			Vendor: facts.Vendor, Author: facts.Author, Expect: store.Version, IfVersion: v.version,
 		}},
 	}, audit.Event{
 		Type: audit.Rest, Interaction: "update",
-		Caller: audit.Caller{Principal: &access.Principal{ClientID: d.s.owner}, RemoteIP: v.spec.Endpoint.Host},
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: s.sub.owner}, RemoteIP: v.spec.Endpoint.Host},
 		Data:   []audit.DataRef{{Ref: ref, Version: v.version + 1}},
 		Extra:  [][2]string{{"status", status}},
 	})

@@ -107,7 +107,7 @@ func (d *delivery) addSample(st *stream.Stream) error {
 	use.latest = max(use.latest, d.row.Start)
 	b.seq++
 	b.samples++
-	d.row.Commit.T = b.seq
+	d.row.Commit.Seq = b.seq
 	if c := use.group.columns; c.Len() == cap(c.Start) {
 		use.group.columns = d.spares.grown(c, use.stream.Template.Values)
 	}

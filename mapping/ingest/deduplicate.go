@@ -40,7 +40,7 @@ func (b *batch) deduplicate() {
 			i := group.find(&k)
 			switch {
 			case i < 0:
-			case group.columns.Commits[i].T > obs.seq:
+			case group.columns.Commits[i].Seq > obs.seq:
 				b.count(obs.Metric, Counts{Dropped: 1})
 				return true
 			default:
@@ -73,7 +73,7 @@ func dropRepeated(a, b *seriesGroup, drop func(*seriesGroup, int)) {
 				first, second := left.At(i), right.At(k)
 				switch {
 				case a.template.Check(&first) != b.template.Check(&second):
-				case first.Commit.T < second.Commit.T:
+				case first.Commit.Seq < second.Commit.Seq:
 					drop(a, i)
 				default:
 					drop(b, k)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // storedElements holds the elements that are read from a stored segment or
@@ -15,22 +16,14 @@ type storedElements struct {
 	Meta struct {
 		Tag []coding `json:"tag"`
 	} `json:"meta"`
-	Identifier []struct {
-		System string `json:"system"`
-		Value  string `json:"value"`
-	} `json:"identifier"`
-	Status            string `json:"status"`
-	EffectiveDateTime string `json:"effectiveDateTime"`
-	EffectivePeriod   struct {
-		Start string `json:"start"`
-		End   string `json:"end"`
-	} `json:"effectivePeriod"`
-	Value struct {
+	Identifier        []element.Identifier `json:"identifier"`
+	Status            string               `json:"status"`
+	EffectiveDateTime string               `json:"effectiveDateTime"`
+	EffectivePeriod   element.Period       `json:"effectivePeriod"`
+	Value             struct {
 		Coding []coding `json:"coding"`
 	} `json:"valueCodeableConcept"`
-	Device struct {
-		Reference string `json:"reference"`
-	} `json:"device"`
+	Device element.Reference `json:"device"`
 }
 
 type coding struct {
@@ -75,22 +68,14 @@ func (s *storedElements) zoneUnknown() bool {
 // Observation.
 type measurement struct {
 	storedElements
-	Concept   concept       `json:"valueCodeableConcept"`
-	Quantity  *quantity     `json:"valueQuantity"`
-	Component []measurement `json:"component"`
-	Code      concept       `json:"code"`
-}
-
-type concept struct {
-	Coding []struct {
-		System  string `json:"system"`
-		Code    string `json:"code"`
-		Display string `json:"display"`
-	} `json:"coding"`
+	Concept   element.CodeableConcept `json:"valueCodeableConcept"`
+	Quantity  *quantity               `json:"valueQuantity"`
+	Component []measurement           `json:"component"`
+	Code      element.CodeableConcept `json:"code"`
 }
 
 // label returns the display or else the code of the first coding.
-func (c *concept) label() (name string, displayed bool) {
+func label(c *element.CodeableConcept) (name string, displayed bool) {
 	if len(c.Coding) == 0 {
 		return "", false
 	}
@@ -127,16 +112,16 @@ func (m *measurement) equals(other *measurement) bool {
 		return m.Quantity != nil && other.Quantity != nil && m.Quantity.near(other.Quantity)
 	}
 	if len(m.Concept.Coding) > 0 || len(other.Concept.Coding) > 0 {
-		a, labelA := m.Concept.label()
-		b, labelB := other.Concept.label()
+		a, labelA := label(&m.Concept)
+		b, labelB := label(&other.Concept)
 		return a == b || (!labelA || !labelB) && to.After(from)
 	}
 	shared := 0
 	for i := range m.Component {
 		for j := range other.Component {
 			x, y := &m.Component[i], &other.Component[j]
-			a, _ := x.Code.label()
-			b, _ := y.Code.label()
+			a, _ := label(&x.Code)
+			b, _ := label(&y.Code)
 			if a != b || x.Quantity == nil || y.Quantity == nil {
 				continue
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -17,8 +18,6 @@ const (
 	ServerOrganization = "pulsegate"
 	VendorOrganization = "vendor-" // followed by the vendor's code
 )
-
-const participantType = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 
 // provenance adds the Provenance of everything in a. The targets of new samples
 // are their streams, not the samples.
@@ -66,18 +65,18 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	}
 	b = append(b, `],"recorded":"`...)
 	b = d.pipeline.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
+	b = append(b, `","activity":{"coding":[{"system":"`+element.ISO21089Lifecycle+`","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
 	// US Core Provenance: the vendor is the author, this server is the
 	// transmitter, and its software assembled the data on behalf of the server.
-	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+participantType+
+	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
 		`","code":"author","display":"Author"}]},"who":{"reference":"Organization/`+VendorOrganization...)
 	b = append(b, d.request.Vendor...)
 	b = append(b, `","identifier":{"system":"`+fhir.Canonical+`/CodeSystem/vendor","value":"`...)
 	b = append(b, d.request.Vendor...)
 	b = append(b, `"},"display":"`...)
 	b = append(b, d.request.Vendor...)
-	b = append(b, `"}},{"type":{"coding":[{"system":"http://hl7.org/fhir/us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
-	b = append(b, `,{"type":{"coding":[{"system":"`+participantType+
+	b = append(b, `"}},{"type":{"coding":[{"system":"`+element.HL7+`us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
+	b = append(b, `,{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
 		`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
 	b = append(b, d.digest...)
 	return append(b, `"}}}]}`...)

@@ -337,7 +337,7 @@ func (m *Mapper) shared(t *series.Template) *series.Template {
 		key = binary.AppendUvarint(key, uint64(len(part)))
 		key = append(key, part...)
 	}
-	for _, slot := range t.Holes {
+	for _, slot := range t.Slots {
 		key = append(key, byte(slot))
 	}
 	if old := m.templates[string(key)]; old != nil {

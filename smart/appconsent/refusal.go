@@ -25,7 +25,7 @@ type RefusalStore interface {
 // Opener finds the Consents that permit data to a client. consent.Engine
 // implements it.
 type Opener interface {
-	Opens(ctx context.Context, patient, client string) ([]fhir.Ref, error)
+	Permitting(ctx context.Context, patient, client string) ([]fhir.Ref, error)
 }
 
 // Refusals records that a patient stops an app that others use: a Consent that
@@ -82,7 +82,7 @@ func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Re
 // for any of its users.
 func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
 	const op = "appconsent.Opened"
-	refs, err := refusals.Consents.Opens(ctx, patient, client)
+	refs, err := refusals.Consents.Permitting(ctx, patient, client)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}

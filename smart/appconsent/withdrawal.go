@@ -15,7 +15,7 @@ import (
 // Reacher reports whether a Consent still permits data. consent.Engine
 // implements it.
 type Reacher interface {
-	Reaches(ctx context.Context, patient, vendor string) (bool, error)
+	AnyPermit(ctx context.Context, patient, vendor string) (bool, error)
 }
 
 // Withdrawals withdraws the consents of patients, for all vendors or for one.
@@ -64,7 +64,7 @@ func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Caller, p
 			done = true
 			out.add(one)
 		}
-		switch open, err := withdrawals.Consents.Reaches(ctx, patient, vendor); {
+		switch open, err := withdrawals.Consents.AnyPermit(ctx, patient, vendor); {
 		case err != nil:
 			return Withdrawn{}, fhir.Wrap(op, err)
 		case open && !ok:
@@ -94,12 +94,13 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Caller, patie
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	taking := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(),
+	withdrawal := consent.Withdrawal{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors,
+		Now:   withdrawals.Clock(),
 		NewID: withdrawals.NewID}
 	if withdrawals.VendorName != nil && vendor != "" {
-		taking.VendorName = withdrawals.VendorName(vendor)
+		withdrawal.VendorName = withdrawals.VendorName(vendor)
 	}
-	plan, ok, err := taking.Plan(have)
+	plan, ok, err := withdrawal.Plan(have)
 	if err != nil || !ok {
 		return Withdrawn{}, false, err
 	}

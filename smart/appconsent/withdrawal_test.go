@@ -138,10 +138,10 @@ func TestWithdrawVendor(t *testing.T) {
 			t.Errorf("%s sees apple", who)
 		}
 	}
-	if w.engine.Under("a1").Permits("app", &access.Facts{Type: "Observation", Patient: "p1", Vendor: "apple"}) {
+	if w.engine.ForAuthorization("a1").Permits("app", &access.Facts{Type: "Observation", Patient: "p1", Vendor: "apple"}) {
 		t.Error("the app sees apple")
 	}
-	if !w.sees("ehr", "oura") || !w.engine.Under("a1").Permits("app",
+	if !w.sees("ehr", "oura") || !w.engine.ForAuthorization("a1").Permits("app",
 		&access.Facts{Type: "Observation", Patient: "p1", Vendor: "oura"}) {
 		t.Error("oura was withdrawn too")
 	}

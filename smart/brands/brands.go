@@ -19,6 +19,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Path is the path of the Bundle below the base URL.
@@ -27,37 +28,31 @@ const Path = "/brands.json"
 // Brand describes the organization. It covers every must-support element of the
 // profile. Empty fields are omitted.
 type Brand struct {
-	Name        string       `yaml:"name"`
-	Aliases     []string     `yaml:"aliases"`
-	Website     string       `yaml:"website"` // https URL of the primary web presence
-	Identifiers []Identifier `yaml:"identifiers"`
-	Categories  []string     `yaml:"categories"` // codes of organization-type: "prov", "pay", …
-	Logo        string       `yaml:"logo"`       // https URL
-	LogoLicence string       `yaml:"logo-licence"`
-	Phone       string       `yaml:"phone"`
-	City        string       `yaml:"city"`
-	State       string       `yaml:"state"`
-	PostalCode  string       `yaml:"postal-code"`
-	Country     string       `yaml:"country"`
-	PortalName  string       `yaml:"portal-name"`
-	PortalText  string       `yaml:"portal-description"`
-	PortalURL   string       `yaml:"portal-url"`
-}
-
-// Identifier is an identifier of the organization.
-type Identifier struct {
-	System string `yaml:"system" json:"system,omitempty"`
-	Value  string `yaml:"value" json:"value"`
+	Name        string               `yaml:"name"`
+	Aliases     []string             `yaml:"aliases"`
+	Website     string               `yaml:"website"` // https URL of the primary web presence
+	Identifiers []element.Identifier `yaml:"identifiers"`
+	Categories  []string             `yaml:"categories"` // codes of organization-type: "prov", "pay", …
+	Logo        string               `yaml:"logo"`       // https URL
+	LogoLicence string               `yaml:"logo-licence"`
+	Phone       string               `yaml:"phone"`
+	City        string               `yaml:"city"`
+	State       string               `yaml:"state"`
+	PostalCode  string               `yaml:"postal-code"`
+	Country     string               `yaml:"country"`
+	PortalName  string               `yaml:"portal-name"`
+	PortalText  string               `yaml:"portal-description"`
+	PortalURL   string               `yaml:"portal-url"`
 }
 
 // Primary returns the identifier by which discovery names the brand: the
 // website without "www." and path, as the guide recommends.
-func (b Brand) Primary() Identifier {
+func (b Brand) Primary() element.Identifier {
 	u, err := url.Parse(b.Website)
 	if err != nil || u.Host == "" {
-		return Identifier{}
+		return element.Identifier{}
 	}
-	return Identifier{System: "urn:ietf:rfc:3986", Value: u.Scheme + "://" + strings.TrimPrefix(u.Host, "www.")}
+	return element.Identifier{System: element.URI, Value: u.Scheme + "://" + strings.TrimPrefix(u.Host, "www.")}
 }
 
 // Check returns an error if the profile does not allow the brand.
@@ -95,11 +90,11 @@ func ext(u, kind string, v any) m { return m{"url": u, kind: v} }
 // Bundle returns the Bundle as JSON. base is the URL of the server, fhirBase
 // that of the FHIR endpoint.
 func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) {
-	const profiles = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/"
+	const profiles = element.HL7 + "smart-app-launch/StructureDefinition/"
 	stamp := changed.UTC().Format(fhir.InstantLayout)
 	org := m{"resourceType": "Organization", "id": "brand",
 		"meta":   m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-brand"}},
-		"active": true, "name": b.Name, "identifier": append([]Identifier{b.Primary()}, b.Identifiers...),
+		"active": true, "name": b.Name, "identifier": append([]element.Identifier{b.Primary()}, b.Identifiers...),
 		"endpoint": []m{{"reference": "Endpoint/fhir"}}}
 	if len(b.Aliases) > 0 {
 		org["alias"] = b.Aliases
@@ -109,7 +104,7 @@ func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) 
 		if !ok {
 			have = nil
 		}
-		org["type"] = append(have, m{"coding": []m{{"system": "http://terminology.hl7.org/CodeSystem/organization-type", "code": c}}})
+		org["type"] = append(have, m{"coding": []m{{"system": element.Terminology + "organization-type", "code": c}}})
 	}
 	telecom := []m{{"system": "url", "value": b.Website}}
 	if b.Phone != "" {
@@ -129,13 +124,13 @@ func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) 
 	org["extension"] = b.extensions(base)
 	end := m{"resourceType": "Endpoint", "id": "fhir",
 		"meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-endpoint"}},
-		"extension": []m{ext("http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version", "valueCode",
+		"extension": []m{ext(element.StructureDefinition+"endpoint-fhir-version", "valueCode",
 			"4.0.1")},
 		"status": "active",
-		"connectionType": m{"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
+		"connectionType": m{"system": element.Terminology + "endpoint-connection-type",
 			"code": "hl7-fhir-rest"},
 		"name": b.Name, "contact": []m{{"system": "url", "value": b.Website}},
-		"payloadType": []m{{"coding": []m{{"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type",
+		"payloadType": []m{{"coding": []m{{"system": element.Terminology + "endpoint-payload-type",
 			"code": "none"}}}},
 		"address": fhirBase}
 	out, err := json.Marshal(m{"resourceType": "Bundle",
@@ -147,14 +142,13 @@ func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) 
 }
 
 func (b Brand) extensions(base string) []m {
-	const core = "http://hl7.org/fhir/StructureDefinition/"
 	var out []m
 	if b.Logo != "" {
 		parts := []m{ext("brandLogo", "valueUrl", b.Logo)}
 		if b.LogoLicence != "" {
 			parts = append(parts, ext("brandLogoLicense", "valueUrl", b.LogoLicence))
 		}
-		out = append(out, m{"url": core + "organization-brand", "extension": parts})
+		out = append(out, m{"url": element.StructureDefinition + "organization-brand", "extension": parts})
 	}
 	name, portal := b.PortalName, b.PortalURL
 	if name == "" {
@@ -168,7 +162,7 @@ func (b Brand) extensions(base string) []m {
 	if b.PortalText != "" {
 		parts = append(parts, ext("portalDescription", "valueMarkdown", b.PortalText))
 	}
-	return append(out, m{"url": core + "organization-portal", "extension": parts})
+	return append(out, m{"url": element.StructureDefinition + "organization-portal", "extension": parts})
 }
 
 // Handler serves a Bundle to requests from any origin.

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/fhir/element"
 	"pulsegate/smart/brands"
 )
 
 const base = "https://pulse.example"
 
 var full = brands.Brand{Name: "Clinic", Aliases: []string{"The Clinic"},
-	Website: "https://www.clinic.example/welcome", Identifiers: []brands.Identifier{{System: "urn:x", Value: "7"}},
+	Website: "https://www.clinic.example/welcome", Identifiers: []element.Identifier{{System: "urn:x", Value: "7"}},
 	Categories: []string{"prov"}, Logo: "https://clinic.example/logo.svg",
 	LogoLicence: "https://clinic.example/licence", Phone: "+1", City: "Town", Country: "US",
 	PortalName: "Portal", PortalURL: "https://portal.clinic.example", PortalText: "Yours."} // must not be modified
@@ -34,7 +35,7 @@ func TestBundle(t *testing.T) {
 				FullURL  string
 				Resource struct {
 					ResourceType, ID, Address, Status string
-					Identifier                        []brands.Identifier
+					Identifier                        []element.Identifier
 					Endpoint                          []struct{ Reference string }
 					Extension                         []struct {
 						URL       string
@@ -76,8 +77,8 @@ func TestBundle(t *testing.T) {
 		"no name":   func(b *brands.Brand) { b.Name = "" },
 		"website":   func(b *brands.Brand) { b.Website = "clinic" },
 		"logo":      func(b *brands.Brand) { b.Logo = "javascript:x" },
-		"no value":  func(b *brands.Brand) { b.Identifiers = []brands.Identifier{{}} },
-		"ambiguous": func(b *brands.Brand) { b.Identifiers = []brands.Identifier{b.Primary()} },
+		"no value":  func(b *brands.Brand) { b.Identifiers = []element.Identifier{{}} },
+		"ambiguous": func(b *brands.Brand) { b.Identifiers = []element.Identifier{b.Primary()} },
 	} {
 		b := full
 		if edit(&b); b.Check() == nil {

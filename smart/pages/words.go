@@ -8,12 +8,13 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/scope"
 )
 
 const (
-	hl7Category = "http://terminology.hl7.org/CodeSystem/observation-category"
+	hl7Category = element.ObservationCategory
 	observation = "Observation"
 )
 

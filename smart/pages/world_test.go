@@ -232,7 +232,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base,
 		Audience: w.base + "/fhir", Clock: w.now,
 		Authorizations: &authz.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
-		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
+		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.ForAuthorization(authorization) }}
 	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader,
 		Base: w.base + "/fhir"}, Auth: pol,
 		Metadata: func() []byte { return []byte("{}") }, Logger: log, Clock: w.now, Rand: rand.Reader}

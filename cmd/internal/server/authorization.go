@@ -179,7 +179,7 @@ func (e environment) endpoints() discovery.Endpoints {
 func (s *services) discovery() discovery.Handler {
 	id := s.brand.brand.Primary()
 	return discovery.Handler{BaseURL: s.base, Endpoints: s.endpoints(), BrandBundle: s.base + brands.Path,
-		Brand:     &discovery.Identifier{System: id.System, Value: id.Value},
+		Brand:     &id,
 		ACRValues: []string{authn.PhishingResistant, authn.MultiFactor},
 		CertBound: s.config.ClientCerts || len(s.config.CertProxies) > 0}
 }

@@ -21,6 +21,7 @@ import (
 	"pulsegate/adapters/oura/ouragen"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
 )
@@ -210,7 +211,7 @@ func (ops operations) addDemoClient(ctx context.Context, op admin.Operator) erro
 }
 
 func (ops operations) printDemo(stdout io.Writer, tok, people string, sum *ingest.Summary) error {
-	hr := url.QueryEscape("http://loinc.org|8867-4")
+	hr := url.QueryEscape(element.LOINC + "|8867-4")
 	_, err := fmt.Fprintf(stdout, `
 Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
 A token for five minutes (bin/pulsegate demo token prints another):

@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/capability"
 	"pulsegate/fhir/clientaddr"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/rest"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/brands"
@@ -71,9 +72,9 @@ func (e environment) behindProxies(next http.Handler) (http.Handler, error) {
 
 // capabilities returns the input of the CapabilityStatement.
 func (s *services) capabilities() capability.Settings {
-	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
-	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
-	base := "http://hl7.org/fhir/StructureDefinition/"
+	const bulkIG = element.HL7 + "uv/bulkdata/OperationDefinition/"
+	const backport = element.SubscriptionsBackport
+	base := element.StructureDefinition
 	ends := s.endpoints()
 	return capability.Settings{
 		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
@@ -88,7 +89,7 @@ func (s *services) capabilities() capability.Settings {
 			{Type: "Subscription", Name: "events",
 				Definition: backport + "OperationDefinition/backport-subscription-events"},
 		}...),
-		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
+		Instantiates: []string{element.HL7 + "uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
 			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",

@@ -10,6 +10,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
@@ -47,7 +48,7 @@ func withAdapters(p *ingest.Pipeline, all []adapters.Adapter) *ingest.Pipeline {
 }
 
 // timezoneURL is the standard extension for the time zone of a patient.
-const timezoneURL = "http://hl7.org/fhir/StructureDefinition/timezone"
+const timezoneURL = element.StructureDefinition + "timezone"
 
 // zoneOf returns the time zone that the Patient resource names, or nil. An
 // unknown name counts as none, so that the rules for payloads without a zone

@@ -89,7 +89,7 @@ func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail a
 // authorization: those of the patients, what the person allowed the app, and
 // the person's emergency access.
 func (p people) consentsOf(subject, authorization string) access.Consents {
-	return p.glass.Consents(p.consents.Under(authorization), subject)
+	return p.glass.Consents(p.consents.ForAuthorization(authorization), subject)
 }
 
 // readBreached reads a list of stolen passwords. Without a path there is none.

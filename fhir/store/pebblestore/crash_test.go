@@ -61,7 +61,7 @@ func (j *journal) all() []acked {
 // stream returns the template of a writer's samples.
 func stream(w int) *series.Template {
 	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1,
-		Holes: []series.Slot{series.HoleEffective, series.HoleValue},
+		Slots: []series.Slot{series.SlotEffective, series.SlotValue},
 		Parts: [][]byte{
 			fmt.Appendf(nil, `},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p%d"},`, w),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}

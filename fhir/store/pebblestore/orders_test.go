@@ -98,7 +98,7 @@ func (p *population) document(patient string, n int) store.Write {
 func (p *population) samples(patient string) {
 	p.t.Helper()
 	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
-		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue},
+		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue},
 		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:x","value":"`),
 			[]byte(`"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"pulse"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}

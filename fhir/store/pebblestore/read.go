@@ -115,7 +115,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 		return fault.Wrap(op, err)
 	}
 	s, err := d.tier.Sample(v.Reader, ref)
-	if err == nil && s != nil && store.Seq(s.Sample.Commit.T) <= seq {
+	if err == nil && s != nil && store.Seq(s.Sample.Commit.Seq) <= seq {
 		m := snapshot.NewSample(s.Series, &s.Sample)
 		fn(m.Resource(), &m.Facts)
 	}
@@ -153,7 +153,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 			return nil, fault.Wrap(op, err)
 		}
 		if s != nil {
-			heads[i] = store.Head{Version: 1, Hash: s.Hash(), Seq: store.Seq(s.Sample.Commit.T)}
+			heads[i] = store.Head{Version: 1, Hash: s.Hash(), Seq: store.Seq(s.Sample.Commit.Seq)}
 		}
 	}
 	return heads, nil

@@ -81,7 +81,7 @@ func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint
 	behind := st.Samples == 0 || a.First > st.MaxStart
 	for i := range a.Blocks {
 		p := &a.Blocks[i]
-		p.Header.MinT, p.Header.MaxT = uint64(seq), uint64(seq)
+		p.Header.MinSeq, p.Header.MaxSeq = uint64(seq), uint64(seq)
 		p.Header.MinUpdated, p.Header.MaxUpdated = updated, updated
 		level, major, minor := byte(tier.LevelTail), uint64(seq), n<<12|uint32(i)
 		if behind && p.Header.Count >= tier.BlockSamples/2 {
@@ -208,7 +208,7 @@ func (s *stage) finishSeries() error {
 			}
 			continue
 		}
-		h := series.Summarise(&b.cols)
+		h := series.Summarize(&b.cols)
 		enc, err := s.db.tier.Encode(&b.cols)
 		if err != nil {
 			return err

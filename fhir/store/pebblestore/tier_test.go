@@ -33,13 +33,13 @@ func streamTemplate(patient, code, device string, class series.Class, variant in
 			`"}],"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"},{"system":"urn:v","code":"v` + code + strconv.Itoa(variant) + `"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 		[]byte(`,"valueQuantity":{"value":`),
 	}
-	t.Holes = []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}
+	t.Slots = []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue}
 	end := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"},"device":{"reference":"Device/` +
 		device + `"}`
 	if t.Values == 2 {
 		t.Parts = append(t.Parts, []byte(end+
 			`,"component":[{"code":{"coding":[{"system":"urn:v","code":"min"}]},"valueQuantity":{"value":`))
-		t.Holes = append(t.Holes, series.HoleValue+1)
+		t.Slots = append(t.Slots, series.SlotValue+1)
 		end = `,"unit":"/min"}}]`
 	}
 	t.Parts = append(t.Parts, []byte(end+`}`))

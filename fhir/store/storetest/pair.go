@@ -128,10 +128,10 @@ func streams() (out []*series.Template) {
 		mid := rest + category + fmt.Sprintf(
 			`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`,
 			sys, code, code+1) + subject + ","
-		t.Holes = []series.Slot{series.HoleID, series.HoleEffective}
+		t.Slots = []series.Slot{series.SlotID, series.SlotEffective}
 		t.Parts = [][]byte{[]byte(head), []byte(mid)}
 		if t.Values == 1 {
-			t.Parts, t.Holes = append(t.Parts, []byte(value), []byte(end+tail+"}")), append(t.Holes, series.HoleValue)
+			t.Parts, t.Slots = append(t.Parts, []byte(value), []byte(end+tail+"}")), append(t.Slots, series.SlotValue)
 		} else {
 			components(t, tail)
 		}
@@ -164,7 +164,7 @@ func components(t *series.Template, tail string) {
 		} else {
 			t.Parts[len(t.Parts)-1] = append(last, part...)
 		}
-		t.Holes = append(t.Holes, series.HoleValue+series.Slot(v))
+		t.Slots = append(t.Slots, series.SlotValue+series.Slot(v))
 		t.Parts = append(t.Parts, []byte(`,"unit":"mmHg","system":"http://unitsofmeasure.org","code":"mm[Hg]"}}`))
 		between = ","
 	}

@@ -311,7 +311,7 @@ func (pr *pair) columns(col store.Columnar, f store.Find, what string) {
 		}
 		part := cols.Slice(r.From, r.To)
 		if r.Header != nil && (r.From != 0 || r.To != cols.Len() ||
-			!reflect.DeepEqual(*r.Header, series.Summarise(cols))) {
+			!reflect.DeepEqual(*r.Header, series.Summarize(cols))) {
 			pr.rt.Fatalf("%s: a run has the header of a block of which it is a part", what)
 		}
 		for _, id := range idsOf(store.SeriesWrite{Template: r.Template, Columns: &part}) {

@@ -21,7 +21,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC).UnixMicro()
 // pulse returns a template of instants of p1 with code c1 and one value.
 func pulse(device string) *series.Template {
 	t := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
-		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue},
+		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue},
 		Parts: [][]byte{
 			[]byte(`},"identifier":[{"system":"urn:x","value":"`),
 			[]byte(`"}],"status":"final","category":[{"coding":[{"system":"urn:category","code":"vital-signs"}]}],"code":{"coding":[{"system":"` + sys + `","code":"c1"}]},"subject":{"reference":"Patient/p1"},`),
@@ -83,7 +83,7 @@ func sampled(t fataler, s store.Store, ws ...store.SeriesWrite) store.Result {
 // stamped returns the bytes that the store must return for sample i of w.
 func stamped(w store.SeriesWrite, i int, at store.Seq, updated time.Time) []byte {
 	s := w.Columns.At(i)
-	s.Commit = series.Commit{T: uint64(at), Updated: updated.UnixMilli()}
+	s.Commit = series.Commit{Seq: uint64(at), Updated: updated.UnixMilli()}
 	return w.Template.Append(nil, &s)
 }
 

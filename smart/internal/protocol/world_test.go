@@ -212,7 +212,7 @@ func (w *world) open() {
 		Audience: base, Clock: now,
 		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.external,
 		Nonces:     w.nonces,
-		ConsentsOf: func(_, authorization string) access.Consents { return consents.Under(authorization) }}
+		ConsentsOf: func(_, authorization string) access.Consents { return consents.ForAuthorization(authorization) }}
 	appConsents := &appconsent.Approvals{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: logger}

@@ -17,6 +17,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/smart/proof/dpop"
 	"pulsegate/smart/scope"
 )
@@ -27,19 +28,13 @@ type Endpoints struct {
 	Token, Authorize, Introspect, Revoke, Register, Manage string
 }
 
-// Identifier identifies the primary brand of the brand bundle.
-type Identifier struct {
-	System string `json:"system,omitempty"`
-	Value  string `json:"value"`
-}
-
 // Handler serves the documents.
 type Handler struct {
 	BaseURL string // of the server, without a trailing slash
 	Endpoints
 	// BrandBundle is the URL of the user-access brands Bundle, or "".
 	BrandBundle string
-	Brand       *Identifier
+	Brand       *element.Identifier // primary brand of the brand bundle
 	// ACRValues lists the supported acr values, that is, strengths of a sign-in.
 	ACRValues []string
 	// CertBound is set if the server requests certificates from TLS clients.
@@ -47,35 +42,35 @@ type Handler struct {
 }
 
 type document struct {
-	Issuer            string      `json:"issuer"`
-	JWKS              string      `json:"jwks_uri"`
-	Authorize         string      `json:"authorization_endpoint,omitempty"`
-	Token             string      `json:"token_endpoint"`
-	Introspect        string      `json:"introspection_endpoint,omitempty"`
-	Revoke            string      `json:"revocation_endpoint,omitempty"`
-	Register          string      `json:"registration_endpoint,omitempty"`
-	Manage            string      `json:"management_endpoint,omitempty"`
-	AuthMethods       []string    `json:"token_endpoint_auth_methods_supported"`
-	AuthAlgs          []string    `json:"token_endpoint_auth_signing_alg_values_supported"`
-	IntrospectMethods []string    `json:"introspection_endpoint_auth_methods_supported,omitempty"`
-	RevokeMethods     []string    `json:"revocation_endpoint_auth_methods_supported,omitempty"`
-	GrantTypes        []string    `json:"grant_types_supported"`
-	Scopes            []string    `json:"scopes_supported"`
-	ResponseTypes     []string    `json:"response_types_supported"`
-	ResponseModes     []string    `json:"response_modes_supported,omitempty"`
-	CodeChallenges    []string    `json:"code_challenge_methods_supported"`
-	DPoPAlgs          []string    `json:"dpop_signing_alg_values_supported"`
-	CertBound         bool        `json:"tls_client_certificate_bound_access_tokens,omitempty"`
-	IssParameter      bool        `json:"authorization_response_iss_parameter_supported,omitempty"`
-	Subjects          []string    `json:"subject_types_supported,omitempty"`
-	IDAlgs            []string    `json:"id_token_signing_alg_values_supported,omitempty"`
-	Claims            []string    `json:"claims_supported,omitempty"`
-	ACRValues         []string    `json:"acr_values_supported,omitempty"`
-	Prompts           []string    `json:"prompt_values_supported,omitempty"`
-	RequestURI        *bool       `json:"request_uri_parameter_supported,omitempty"`
-	BrandBundle       string      `json:"user_access_brand_bundle,omitempty"`
-	Brand             *Identifier `json:"user_access_brand_identifier,omitempty"`
-	Capabilities      []string    `json:"capabilities"`
+	Issuer            string              `json:"issuer"`
+	JWKS              string              `json:"jwks_uri"`
+	Authorize         string              `json:"authorization_endpoint,omitempty"`
+	Token             string              `json:"token_endpoint"`
+	Introspect        string              `json:"introspection_endpoint,omitempty"`
+	Revoke            string              `json:"revocation_endpoint,omitempty"`
+	Register          string              `json:"registration_endpoint,omitempty"`
+	Manage            string              `json:"management_endpoint,omitempty"`
+	AuthMethods       []string            `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs          []string            `json:"token_endpoint_auth_signing_alg_values_supported"`
+	IntrospectMethods []string            `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	RevokeMethods     []string            `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	GrantTypes        []string            `json:"grant_types_supported"`
+	Scopes            []string            `json:"scopes_supported"`
+	ResponseTypes     []string            `json:"response_types_supported"`
+	ResponseModes     []string            `json:"response_modes_supported,omitempty"`
+	CodeChallenges    []string            `json:"code_challenge_methods_supported"`
+	DPoPAlgs          []string            `json:"dpop_signing_alg_values_supported"`
+	CertBound         bool                `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	IssParameter      bool                `json:"authorization_response_iss_parameter_supported,omitempty"`
+	Subjects          []string            `json:"subject_types_supported,omitempty"`
+	IDAlgs            []string            `json:"id_token_signing_alg_values_supported,omitempty"`
+	Claims            []string            `json:"claims_supported,omitempty"`
+	ACRValues         []string            `json:"acr_values_supported,omitempty"`
+	Prompts           []string            `json:"prompt_values_supported,omitempty"`
+	RequestURI        *bool               `json:"request_uri_parameter_supported,omitempty"`
+	BrandBundle       string              `json:"user_access_brand_bundle,omitempty"`
+	Brand             *element.Identifier `json:"user_access_brand_identifier,omitempty"`
+	Capabilities      []string            `json:"capabilities"`
 }
 
 func (h Handler) document() document {

@@ -82,7 +82,7 @@ func newWorld(t *testing.T) *world {
 		Roles: func(context.Context, authz.Subject) ([]string, bool, error) {
 			return []string{"patient"}, !w.accountEnded, nil
 		},
-		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
+		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.ForAuthorization(authorization) }}
 	w.tokens = must(token.New(t.Context(),
 		token.Options{Store: w.DB, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock,
 			Rand:   rand.Reader,

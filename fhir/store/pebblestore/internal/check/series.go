@@ -144,13 +144,13 @@ func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err erro
 		if err := c.beginsIn(ser, where, &cols); err != nil {
 			return err
 		}
-		if again := series.Summarise(&cols); !reflect.DeepEqual(again, h) {
+		if again := series.Summarize(&cols); !reflect.DeepEqual(again, h) {
 			c.problem("%s: its header differs from its samples", where)
 		}
 		for i := range cols.Len() {
 			s := cols.At(i)
 			k := ser.Template.Key(&s)
-			if s.Class() != ser.Template.Class || store.Seq(s.Commit.T) > c.snap.Head.Seq || s.Commit.T == 0 {
+			if s.Class() != ser.Template.Class || store.Seq(s.Commit.Seq) > c.snap.Head.Seq || s.Commit.Seq == 0 {
 				c.problem("%s: sample %d has a wrong class or commit", where, i)
 			}
 			if (i > 0 || level == tier.LevelBase && n > 0) && last.Compare(&k) >= 0 {

@@ -183,7 +183,7 @@ func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool)
 		if level == tier.LevelBase && h.MinStart >= hi {
 			break
 		}
-		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinT) > f.at {
+		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinSeq) > f.at {
 			continue
 		}
 		b.loaded = false
@@ -235,9 +235,9 @@ func (f *finder) allows(b *runBlock, s *series.Sample) bool {
 // runsOf divides a block into runs of matches.
 func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	ser, h := b.in, b.head
-	if !b.perSample && store.Seq(h.MaxT) <= f.at && f.surely(ser, h) {
+	if !b.perSample && store.Seq(h.MaxSeq) <= f.at && f.surely(ser, h) {
 		if !f.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
-			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
+			Commit: series.Commit{Seq: h.MinSeq, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
 		r.Header, r.To = h, h.Count
@@ -261,7 +261,7 @@ func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
-		ok := store.Seq(s.Commit.T) <= f.at && f.matchesSample(ser, &s)
+		ok := store.Seq(s.Commit.Seq) <= f.at && f.matchesSample(ser, &s)
 		if ok && b.perSample {
 			ok = f.allows(b, &s)
 		}

@@ -44,7 +44,7 @@ func (f *finder) openTagged(param, value string, after string) (*taggedSamples, 
 			if err != nil {
 				return nil, err
 			}
-			if l != nil && store.Seq(l.Sample.Commit.T) <= f.at && value > after {
+			if l != nil && store.Seq(l.Sample.Commit.Seq) <= f.at && value > after {
 				t.one = l
 			}
 		}
@@ -176,7 +176,7 @@ func (t *taggedSamples) match() *snapshot.Match {
 // tail returns the part after the value of the X key for which the current sample
 // stands.
 func (t *taggedSamples) tail() []byte {
-	return keys.AppendUint64(keys.AppendString(nil, t.id), t.sample.Commit.T)
+	return keys.AppendUint64(keys.AppendString(nil, t.id), t.sample.Commit.Seq)
 }
 
 // oneValue walks the X rows of values[i], including those for which samples stand.

@@ -71,7 +71,7 @@ func (s *source) stand() {
 	sample := s.samples.Sample()
 	k := s.samples.Series.Template.Key(&sample)
 	s.row = keys.Row{Location: s.samples.Series.Location, Type: "Observation", ID: k.ID(),
-		Seq: store.Seq(sample.Commit.T)}
+		Seq: store.Seq(sample.Commit.Seq)}
 	s.row.Start = s.samples.StartMS()
 }
 

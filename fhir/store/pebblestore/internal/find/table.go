@@ -304,7 +304,7 @@ func (s *sampleRows) appendKey(b []byte, w *tier.Walk) []byte {
 	b = keys.AppendUint64(b, keys.Sortable(w.StartMS()))
 	b = k.AppendID(b)
 	b = append(b, 0, 1)
-	return keys.AppendUint64(b, sample.Commit.T)
+	return keys.AppendUint64(b, sample.Commit.Seq)
 }
 
 func (s *sampleRows) next() {

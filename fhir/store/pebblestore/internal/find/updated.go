@@ -345,7 +345,7 @@ func (un *unit) give(from *updatePoint) (more bool, err error) {
 func (f *finder) written(ser *tier.Series, r *writtenRun, after string) (*tier.Walk, error) {
 	w := f.snap.Walk(ser, r.seq, false)
 	w.Only = r.seq
-	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.seq }
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxSeq) < r.seq }
 	lo, hi := tier.Micros(f.dates(ser.Bucket))
 	lo, hi = max(lo, r.change.First), min(hi, r.change.Last+1)
 	if k, ok := series.ParseID(after); ok {

@@ -436,13 +436,13 @@ func (s *salvager) blocks(ser *tier.Series, level byte, st *rows.Tally,
 			st.Tails++
 			st.TailSamples += uint64(h.Count)
 		}
-		s.top.Seq, s.top.Updated = max(s.top.Seq, store.Seq(h.MaxT)), max(s.top.Updated, h.MaxUpdated)
+		s.top.Seq, s.top.Updated = max(s.top.Seq, store.Seq(h.MaxSeq)), max(s.top.Updated, h.MaxUpdated)
 		for i := range cols.Len() {
 			x := cols.At(i)
-			e := written[x.Commit.T]
+			e := written[x.Commit.Seq]
 			if e == nil {
 				e = &rows.SeriesChange{Location: ser.Location, Series: ser.ID, First: x.Start}
-				written[x.Commit.T] = e
+				written[x.Commit.Seq] = e
 			}
 			e.Count++
 			e.First, e.Last = min(e.First, x.Start), max(e.Last, x.Start)

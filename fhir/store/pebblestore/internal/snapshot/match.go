@@ -97,7 +97,7 @@ func Tokens(v *search.Values, param string) []access.Token {
 func NewSample(ser *tier.Series, s *series.Sample) *Match {
 	k := ser.Template.Key(s)
 	m := &Match{Series: ser, Sample: *s}
-	m.Row = keys.Row{Location: ser.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(s.Commit.T)}
+	m.Row = keys.Row{Location: ser.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(s.Commit.Seq)}
 	m.Row.Start = keys.FloorMS(s.Start)
 	m.Document = rows.Document{Version: 1, Updated: s.Commit.Updated, Vendor: ser.Template.Vendor,
 		Categories: ser.Template.Categories}

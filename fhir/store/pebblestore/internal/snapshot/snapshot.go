@@ -57,7 +57,7 @@ func (snap *Snapshot) Current(ref fhir.Ref, seq store.Seq) (*Match, error) {
 		return snap.Fetch(ref, p)
 	}
 	s, err := snap.Tier.Sample(snap.Reader, ref)
-	if err != nil || s == nil || store.Seq(s.Sample.Commit.T) > seq {
+	if err != nil || s == nil || store.Seq(s.Sample.Commit.Seq) > seq {
 		return nil, err
 	}
 	return NewSample(s.Series, &s.Sample), nil
@@ -104,7 +104,7 @@ func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Ch
 		return false, err
 	}
 	w := snap.Walk(ser, seq, false)
-	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < seq }
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxSeq) < seq }
 	defer fault.Close(fault.CloseFunc(w.Close), &err)
 	if err := w.SeekRange(e.First, e.Last+1); err != nil {
 		return false, err
@@ -113,7 +113,7 @@ func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Ch
 		var m *Match
 		if w.Valid() {
 			s := w.Sample()
-			if store.Seq(s.Commit.T) != seq {
+			if store.Seq(s.Commit.Seq) != seq {
 				if err := w.Next(); err != nil {
 					return false, err
 				}

@@ -41,12 +41,12 @@ func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte,
 	list := c.list
 	c.mu.Unlock()
 	for _, b := range list {
-		if b != nil && b.seq == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
+		if b != nil && b.seq == h.MinSeq && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
 			bytes.Equal(b.body, body) && b.cols.Len() == h.Count {
 			return &b.cols, nil
 		}
 	}
-	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), seq: h.MinT, updated: h.MinUpdated}
+	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), seq: h.MinSeq, updated: h.MinUpdated}
 	if err := t.decode(body, h, &b.cols); err != nil {
 		return nil, err
 	}
@@ -89,8 +89,8 @@ func (t *Tier) decode(body []byte, h *series.Header, into *series.Columns) error
 	}
 	// A block that a commit wrote leaves out the commit, which its header names.
 	for i := range into.Commits {
-		if into.Commits[i].T == 0 {
-			into.Commits[i] = series.Commit{T: h.MinT, Updated: h.MinUpdated}
+		if into.Commits[i].Seq == 0 {
+			into.Commits[i] = series.Commit{Seq: h.MinSeq, Updated: h.MinUpdated}
 		}
 	}
 	return err

@@ -156,7 +156,7 @@ func (t *Tier) split(x *Compaction, cols *series.Columns,
 	blocks := (n + BlockSamples - 1) / BlockSamples
 	for i := range blocks {
 		part := cols.Slice(n*i/blocks, n*(i+1)/blocks)
-		h := series.Summarise(&part)
+		h := series.Summarize(&part)
 		s := part.At(0)
 		p := where(&h, i, x.Series.Template.Check(&s))
 		p.Header = h

@@ -50,7 +50,7 @@ func (t *Tier) Prepare(w *store.SeriesWrite) (*Prepared, error) {
 		cols := w.Columns.Slice(from, min(from+BlockSamples, n))
 		cols.Commits = make([]series.Commit, cols.Len())
 		s := cols.At(0)
-		p := Block{Header: series.Summarise(&cols), Check: ser.Template.Check(&s)}
+		p := Block{Header: series.Summarize(&cols), Check: ser.Template.Check(&s)}
 		if p.Body, err = t.Encode(&cols); err != nil {
 			return nil, fault.Wrap(op, err)
 		}

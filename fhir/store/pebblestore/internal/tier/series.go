@@ -41,8 +41,8 @@ type Series struct {
 // specimens that differ in everything in which samples can differ.
 func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 	ser := &Series{ID: series.IDOf(encoded), Template: t, Encoded: encoded}
-	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{T: 1, Updated: 0}}
-	b := series.Sample{Start: 86400e6, End: 86400e6 + 1e6, Commit: series.Commit{T: 2, Updated: 86400e3}}
+	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{Seq: 1, Updated: 0}}
+	b := series.Sample{Start: 86400e6, End: 86400e6 + 1e6, Commit: series.Commit{Seq: 2, Updated: 86400e3}}
 	for i := range t.Values {
 		a.Values[i], b.Values[i] = series.Decimal{Mant: 1}, series.Decimal{Mant: 2 + int64(i)}
 	}

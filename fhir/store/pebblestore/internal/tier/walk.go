@@ -99,7 +99,7 @@ func (s *Walk) Close() (err error) {
 
 // skip reports whether the walk needs no sample of a block.
 func (s *Walk) skip(h *series.Header) bool {
-	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.Skip != nil && s.Skip(h)
+	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinSeq) > s.at || s.Skip != nil && s.Skip(h)
 }
 
 // tails reads the tails in range into memory. Compaction keeps them few.
@@ -229,7 +229,7 @@ func (s *Walk) choose() error {
 		if s.best == nil {
 			return nil
 		}
-		if seq := store.Seq(s.best.cols.Commits[s.best.index].T); seq <= s.at && (s.Only == 0 || s.Only == seq) {
+		if seq := store.Seq(s.best.cols.Commits[s.best.index].Seq); seq <= s.at && (s.Only == 0 || s.Only == seq) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {

@@ -13,29 +13,29 @@ import (
 	"pulsegate/fhir/consent"
 )
 
-// stamped gives a Consent the time of its version, as the store does.
+// stamped sets meta.lastUpdated of a Consent like the store.
 func stamped(r fhir.Resource, at time.Time) fhir.Resource {
 	r.JSON = []byte(strings.Replace(string(r.JSON), `"meta":{`,
 		`"meta":{"lastUpdated":"`+at.UTC().Format(fhir.InstantLayout)+`"`, 1))
 	return r
 }
 
-func (s *shelf) putBy(author, patient string, r fhir.Resource) {
+// putBy stores a Consent with an author.
+func (s *memStore) putBy(author, patient string, r fhir.Resource) {
 	s.next = author
 	s.put(patient, r)
 	s.next = ""
 }
 
-// TestClientsConsentAfterWithdrawal: where the patient's withdrawal comes
-// between the check of a client's write and its commit, the Consent is stored
-// and opens nothing.
+// TestClientsConsentAfterWithdrawal checks that a client's Consent permits nothing
+// if the patient withdraws one between the check of the write and its commit.
 func TestClientsConsentAfterWithdrawal(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	f := obs("apple", "")
 	s.putBy("ehr", "p1", stamped(grant(t, consent.Terms{ID: "before", Recipient: "ehr"}), now.Add(-2*time.Hour)))
 	if !e.Permits("ehr", f) {
-		t.Fatal("a client's Consent does not count")
+		t.Fatal("denied under a client's Consent")
 	}
 	w, err := consent.Withdraw(grant(t, consent.Terms{ID: "other", Vendor: "oura", Recipient: "lab"}))
 	if err != nil {
@@ -43,27 +43,27 @@ func TestClientsConsentAfterWithdrawal(t *testing.T) {
 	}
 	s.put("p1", stamped(w, now.Add(-time.Hour)))
 	if !e.Permits("ehr", f) {
-		t.Error("the withdrawal of one Consent ended another")
+		t.Error("denied after the withdrawal of another Consent")
 	}
-	late := func(id string) fhir.Resource {
+	after := func(id string) fhir.Resource {
 		return stamped(grant(t, consent.Terms{ID: id, Recipient: "lab"}), now)
 	}
-	s.putBy("ehr", "p1", late("late"))
+	s.putBy("ehr", "p1", after("late"))
 	if e.Permits("lab", f) {
-		t.Error("a client's Consent opens data after a withdrawal")
+		t.Error("permitted by a client's Consent after a withdrawal")
 	}
-	if refs, err := e.Opens(t.Context(), "p1", "lab"); err != nil || len(refs) != 0 {
-		t.Error("a client's Consent is listed as opening data", refs, err)
+	if refs, err := e.Permitting(t.Context(), "p1", "lab"); err != nil || len(refs) != 0 {
+		t.Error("Permitting lists a client's Consent after a withdrawal", refs, err)
 	}
-	s.put("p1", late("operators"))
+	s.put("p1", after("operators"))
 	if !e.Permits("lab", f) {
-		t.Error("the operator's Consent does not count")
+		t.Error("denied under the operator's Consent")
 	}
 }
 
-// TestCheck: what a registered client may write, rule by rule.
+// TestCheck checks each rule for Consents that clients write.
 func TestCheck(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	put := func(author string, r fhir.Resource) fhir.Resource { s.putBy(author, "p1", r); return r }
 	g := func(terms consent.Terms) fhir.Resource { return grant(t, terms) }
@@ -83,8 +83,8 @@ func TestCheck(t *testing.T) {
 	put("", stop)
 	moved := own
 	moved.JSON = []byte(strings.Replace(string(own.JSON), "Patient/p1", "Patient/p2", 1))
-	nobody := own
-	nobody.JSON = []byte(strings.Replace(string(own.JSON), "Patient/p1", "https://elsewhere.example/Patient/p1", 1))
+	foreign := own
+	foreign.JSON = []byte(strings.Replace(string(own.JSON), "Patient/p1", "https://elsewhere.example/Patient/p1", 1))
 	reserved := g(consent.Terms{ID: "stop-2", Recipient: "ehr"})
 	fresh := g(consent.Terms{ID: "fresh", Recipient: "ehr"})
 	registered := func(id string) *access.Principal {
@@ -98,19 +98,19 @@ func TestCheck(t *testing.T) {
 	}{
 		{"a new one", registered("ehr"), &fresh, nil, 0},
 		{"its own", registered("ehr"), &own, &own, 0},
-		{"its own removed", registered("ehr"), nil, &own, 0},
+		{"its own deleted", registered("ehr"), nil, &own, 0},
 		{"another client's", registered("ehr"), &others, &others, fhir.Forbidden},
 		{"the operator's", registered("ehr"), &operators, &operators, fhir.Forbidden},
-		{"the operator's removed", registered("ehr"), nil, &operators, fhir.Forbidden},
-		{"the patient's stop", registered("ehr"), nil, &stop, fhir.Forbidden},
+		{"the operator's deleted", registered("ehr"), nil, &operators, fhir.Forbidden},
+		{"the patient's refusal", registered("ehr"), nil, &stop, fhir.Forbidden},
 		{"another patient", registered("ehr"), &moved, &own, fhir.Forbidden},
-		{"no patient of this server", registered("ehr"), &nobody, nil, fhir.Unprocessable},
-		{"an id of the server's", registered("ehr"), &reserved, nil, fhir.Forbidden},
-		{"what a person allows an app", registered("ehr"), &app, nil, fhir.Forbidden},
+		{"no patient of this server", registered("ehr"), &foreign, nil, fhir.Unprocessable},
+		{"a reserved id", registered("ehr"), &reserved, nil, fhir.Forbidden},
+		{"a Consent for an app", registered("ehr"), &app, nil, fhir.Forbidden},
 		{"a client that the patient has stopped", registered("stopped"), &fresh, nil, fhir.Forbidden},
-		{"a client that is not registered for it",
+		{"a client without registration",
 			&access.Principal{ClientID: "ehr", Grant: &access.Grant{Recipient: "ehr"}}, &fresh, nil, fhir.Forbidden},
-		{"nobody", nil, &fresh, nil, fhir.Forbidden},
+		{"no principal", nil, &fresh, nil, fhir.Forbidden},
 		{"the operator", &access.Principal{Operator: "uid:0", Grant: access.All()}, &operators, &operators, 0},
 	} {
 		_, err := e.Check(t.Context(), c.who, c.next, c.old)
@@ -120,31 +120,31 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRefuses: what only looks like a refusal is none, so that the page does
-// not leave it at that.
+// TestRefuses checks that Refuses recognizes only Consents that Refuse builds and
+// that are in force.
 func TestRefuses(t *testing.T) {
 	r, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "app", App: "App", Now: now})
 	if err != nil || !consent.Refuses(r, "p1", "app") {
-		t.Fatal("a refusal is not known", err)
+		t.Fatal("a refusal is not recognized", err)
 	}
 	if consent.Refuses(r, "p1", "other") || consent.Refuses(r, "p2", "app") {
-		t.Error("a refusal of another")
+		t.Error("a refusal by another patient or of another client is recognized")
 	}
 	for _, change := range [][2]string{{`"active"`, `"draft"`}, {`"deny"`, `"permit"`},
 		{`"type":"deny"`, `"type":"deny","period":{"end":"2020-01-01"}`},
 		{`"type":"deny"`, `"type":"deny","purpose":[{}]`}} {
 		if x := strings.Replace(string(r.JSON), change[0], change[1], 1); x == string(r.JSON) ||
 			consent.Refuses(fhir.Resource{Type: "Consent", ID: "stop-1", JSON: []byte(x)}, "p1", "app") {
-			t.Error("taken for a refusal:", change)
+			t.Error("recognized as a refusal:", change)
 		}
 	}
 }
 
-// TestManyConsents: drafts do not count; a change of one Consent reads that
-// one; what is too many is read once, however often it is asked for, and is no
-// other patient's trouble; no id of a patient reaches the log.
+// TestManyConsents checks that drafts do not count; that a change of one Consent
+// reads only that one; that too many Consents are read once, deny everything and
+// do not affect another patient; and that the log contains no patient id.
 func TestManyConsents(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	var log strings.Builder
 	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }, Limit: 3000,
 		Logger: slog.New(slog.NewTextHandler(&log, nil))})
@@ -175,7 +175,7 @@ func TestManyConsents(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !e.Permits("clinic7", f) {
-		t.Error("one of two Consents alike was withdrawn, and the other went too")
+		t.Error("denied although only one of two equal Consents was withdrawn")
 	}
 	s.put("p1", w)
 	if e.Permits("clinic7", f) || !e.Permits("clinic8", f) {
@@ -193,11 +193,11 @@ func TestManyConsents(t *testing.T) {
 	before := s.finds.Load() + s.reads.Load()
 	for range 1000 {
 		if e.Permits("clinic8", f) || !e.Permits("clinic8", other) {
-			t.Fatal("too many Consents open, or close another patient's data")
+			t.Fatal("too many Consents permit data, or another patient's data is denied")
 		}
 	}
 	if n := s.finds.Load() + s.reads.Load() - before; n > 3 {
-		t.Errorf("2,000 questions made %d reads", n)
+		t.Errorf("2,000 requests made %d reads", n)
 	}
 	if n := strings.Count(log.String(), "\n"); n != 1 || strings.Contains(log.String(), "p1") {
 		t.Errorf("%d lines logged:\n%s", n, log.String())
@@ -209,10 +209,9 @@ func TestManyConsents(t *testing.T) {
 	}
 }
 
-// TestClientBound: a client is stopped long before a patient's Consents are
-// too many for an answer.
-func TestClientBound(t *testing.T) {
-	s := newShelf()
+// TestClientLimit checks that a client may use only half of Options.Limit.
+func TestClientLimit(t *testing.T) {
+	s := newMemStore()
 	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }, Limit: 20})
 	if err != nil {
 		t.Fatal(err)
@@ -227,14 +226,14 @@ func TestClientBound(t *testing.T) {
 		s.putBy("ehr", "p1", r)
 	}
 	if !e.Permits("ehr", obs("apple", "")) {
-		t.Error("data is closed at the limit")
+		t.Error("denied at the limit")
 	}
 }
 
-// TestChanged: an epoch tells whose Consents have changed since, and is true
-// when it no longer knows.
+// TestChanged checks that Changed reports changes of the given patients only, and
+// reports true after more changes than the engine remembers.
 func TestChanged(t *testing.T) {
-	s := newShelf()
+	s := newMemStore()
 	e := newEngine(t, s)
 	of := func(patients ...string) func(string, uint64) bool {
 		return func(p string, _ uint64) bool { return slices.Contains(patients, p) }
@@ -250,20 +249,20 @@ func TestChanged(t *testing.T) {
 		func(_ string, t uint64) bool { return t != uint64(s.LastSeq()) && t != uint64(s.LastSeq())-1 }) {
 		t.Error("after a change of the patient's")
 	}
-	// A Consent that goes to another patient was the first one's, too.
+	// A Consent that moves to another patient is also a change of the first one.
 	if !e.Permits("ehr", obs("apple", "")) {
-		t.Fatal("a consent does not count")
+		t.Fatal("denied under a Consent")
 	}
 	at = e.Epoch()
 	s.put("p3", grant(t, consent.Terms{ID: "c1"}))
 	if !e.Changed(at, mine) {
-		t.Error("after a Consent went to another patient")
+		t.Error("after a Consent moved to another patient")
 	}
 	at = e.Epoch()
 	for i := range 5000 {
 		s.put("p2", grant(t, consent.Terms{ID: fmt.Sprint("c", i)}))
 	}
 	if !e.Changed(at, mine) {
-		t.Error("5,000 changes are told apart")
+		t.Error("after 5,000 changes")
 	}
 }

@@ -5,25 +5,25 @@ import (
 	"math/rand/v2"
 )
 
-// shape is an invented stream of n samples that looks like a wearer's.
-type shape struct {
+// stream generates n synthetic samples of a typical wearable metric.
+type stream struct {
 	name string
 	make func(n int) *Columns
 }
 
 const monday = 1767600000_000000 // 2026-01-05T08:00:00Z
 
-// shapes are the streams that encodings are measured on.
-func shapes() []shape {
-	return []shape{
+// streams returns the streams on which encodings are measured. Golden files
+// depend on their order.
+func streams() []stream {
+	return []stream{
 		{"heart rate, 5 s", heart},
 		{"heart rate, 5 s, exact", func(n int) *Columns { return rhythm(n, 5e6, 0, 0.001) }},
-		{"heart rate, 5 s, to the ms", func(n int) *Columns { return rhythm(n, 5e6, 40e3, 0.002) }},
-		{"heart rate, a commit a minute", func(n int) *Columns { return committed(heart(n), 12, 1) }},
+		{"heart rate, 5 s, in milliseconds", func(n int) *Columns { return rhythm(n, 5e6, 40e3, 0.002) }},
+		{"heart rate, one commit per minute", func(n int) *Columns { return committed(heart(n), 12, 1) }},
 		{"heart rate, late data merged", func(n int) *Columns { return committed(heart(n), 400, 6) }},
 		{"steps", func(n int) *Columns {
-			return intervals(n, func(r *rand.Rand,
-				s int64) Decimal {
+			return intervals(n, func(r *rand.Rand, s int64) Decimal {
 				return Decimal{1 + s*int64(60+r.IntN(60))/60, 0}
 			})
 		}},
@@ -38,14 +38,12 @@ func shapes() []shape {
 		}},
 		{"SpO2", func(n int) *Columns {
 			return spots(n, 900, func(r *rand.Rand) Decimal {
-				return Decimal{100 - int64(min(r.ExpFloat64()*2.5,
-					30)), 2}
+				return Decimal{100 - int64(min(r.ExpFloat64()*2.5, 30)), 2}
 			})
 		}},
 		{"HRV, 6 digits", func(n int) *Columns {
 			return spots(n, 7200, func(r *rand.Rand) Decimal {
-				return Decimal{int64(
-					math.Exp(r.NormFloat64()*0.4) * 40e4), 4}
+				return Decimal{int64(math.Exp(r.NormFloat64()*0.4) * 40e4), 4}
 			})
 		}},
 		{"HRV, 15 digits", func(n int) *Columns {
@@ -59,7 +57,7 @@ func shapes() []shape {
 
 func newRand() *rand.Rand { return rand.New(rand.NewPCG(7, 11)) }
 
-// instants makes columns of instants and one commit a 50,000 samples.
+// instants returns samples without ends and one commit per 50,000 samples.
 func instants(n int, next func(i int) (start int64, v Decimal)) *Columns {
 	c := &Columns{}
 	for i := range n {
@@ -74,8 +72,8 @@ func instants(n int, next func(i int) (start int64, v Decimal)) *Columns {
 	return c
 }
 
-// heart is read every 5 s, seldom a second early or late, in whole seconds,
-// with gaps; the rate drifts and trembles.
+// heart returns a heart rate every 5 seconds, in whole seconds with an occasional
+// second of jitter and with gaps. The rate drifts and fluctuates.
 func heart(n int) *Columns { return rhythm(n, 5e6, 1e6, 0.002) }
 
 func rhythm(n int, every, jitter int64, gaps float64) *Columns {
@@ -101,7 +99,7 @@ func rhythm(n int, every, jitter int64, gaps float64) *Columns {
 	})
 }
 
-// intervals follow one another, now and then after a pause.
+// intervals returns consecutive intervals with occasional pauses.
 func intervals(n int, value func(r *rand.Rand, seconds int64) Decimal) *Columns {
 	r := newRand()
 	c := &Columns{}
@@ -123,7 +121,7 @@ func intervals(n int, value func(r *rand.Rand, seconds int64) Decimal) *Columns 
 	return c
 }
 
-// spots are read when the wearer sits still.
+// spots returns measurements at random times, mean seconds apart.
 func spots(n int, mean float64, value func(r *rand.Rand) Decimal) *Columns {
 	r := newRand()
 	at := int64(monday)
@@ -147,19 +145,19 @@ func glucose(n int) *Columns {
 	})
 }
 
-// committed is c written by commits of long samples each, or, where they are
-// few, by one of them after the other in runs of at most long.
-func committed(c *Columns, long, few int) *Columns {
+// committed assigns commits to the samples of c. If few is 1, each commit has
+// length samples; otherwise few commits alternate in runs of at most length.
+func committed(c *Columns, length, few int) *Columns {
 	r := newRand()
 	left := 0
 	t := 0
 	for i := range c.Commits {
 		if left--; left < 0 {
 			if few > 1 {
-				left = 1 + r.IntN(long/(1+r.IntN(20)))
+				left = 1 + r.IntN(length/(1+r.IntN(20)))
 				t = r.IntN(few)
 			} else {
-				left = long - 1
+				left = length - 1
 				t++
 			}
 		}

@@ -11,14 +11,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// none is a store that is not asked.
-type none struct{ store.Store }
-
-// TestEventsOfOneCallerShareAForm: from the second on a read, a search and a
-// refusal are kept by the form of their frame; what has places of its own that
-// come and go is kept as it is.
-func TestEventsOfOneCallerShareAForm(t *testing.T) {
-	r, err := NewRecorder(Options{Store: none{}, Clock: time.Now, Rand: rand.NewChaCha8([32]byte{}),
+// TestEventsShareTemplate checks that reads, searches and rejections of one caller
+// use the store template from the second event on, and that events with a varying
+// number of slots do not.
+func TestEventsShareTemplate(t *testing.T) {
+	r, err := NewRecorder(Options{Store: nullStore{}, Clock: time.Now, Rand: rand.NewChaCha8([32]byte{}),
 		Observer: "https://x.example/fhir"})
 	if err != nil {
 		t.Fatal(err)
@@ -29,8 +26,8 @@ func TestEventsOfOneCallerShareAForm(t *testing.T) {
 		return []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", n)}, Version: uint64(version)}}
 	}
 	for name, c := range map[string]struct {
-		make func(n int) Event
-		form bool
+		make     func(n int) Event
+		template bool
 	}{
 		"read": {func(n int) Event {
 			return Event{Type: Rest, Interaction: "read", Patient: fmt.Sprint("p", n), Data: data(n, 1+n*n)}
@@ -57,11 +54,11 @@ func TestEventsOfOneCallerShareAForm(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (w.Template != nil) != (c.form && n > 0) {
-				t.Fatalf("%s %d: form %v", name, n, w.Template != nil)
+			if (w.Template != nil) != (c.template && n > 0) {
+				t.Fatalf("%s %d: template %v", name, n, w.Template != nil)
 			}
 			if f, ok := parseLeaf(leaf); !ok || !f.matches(w.Resource.JSON) {
-				t.Fatalf("%s: the leaf is not of the whole bytes", name)
+				t.Fatalf("%s: the leaf does not match the event", name)
 			}
 			if w.Template == nil {
 				continue
@@ -69,10 +66,10 @@ func TestEventsOfOneCallerShareAForm(t *testing.T) {
 			if first == nil {
 				first = w.Template
 			}
-			own := store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
-			json, ok := w.Template.JSON("AuditEvent", w.Resource.ID, own)
-			if w.Template != first || !ok || string(json) != string(w.Resource.JSON) || len(own) > 250 {
-				t.Errorf("%s: %d bytes of its own give %s", name, len(own), json)
+			slots := store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
+			json, ok := w.Template.JSON("AuditEvent", w.Resource.ID, slots)
+			if w.Template != first || !ok || string(json) != string(w.Resource.JSON) || len(slots) > 250 {
+				t.Errorf("%s: slots of %d bytes give %s", name, len(slots), json)
 			}
 		}
 	}
