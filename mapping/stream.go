@@ -44,7 +44,9 @@ func (h *holes) parts(body []byte, prefix int) (parts [][]byte, kinds []series.S
 	return append(parts, body[from:]), kinds
 }
 
-// Bounds of what Streams remembers, in all and of one metric.
+// Bounds of what Streams remembers, in all and of one metric. The lists are not
+// golang-lru caches, because an entry is found by comparing it with a sample,
+// not by a key.
 const (
 	maxStreams  = 2048
 	maxLikeness = 128

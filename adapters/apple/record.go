@@ -291,13 +291,10 @@ func (d *xmlDecoder) vendorID(r *record) string {
 	if r.syncID == "" && r.external == "" {
 		return ""
 	}
-	src, ok := d.ids[r.s.Source.Name]
+	src, ok := d.ids.Get(r.s.Source.Name)
 	if !ok {
-		if len(d.ids) > 4096 {
-			clear(d.ids)
-		}
 		src = short(r.s.Source.Name)
-		d.ids[r.s.Source.Name] = src
+		d.ids.Add(r.s.Source.Name, src)
 	}
 	if r.syncID != "" {
 		return "sync/" + src + "/" + r.syncID

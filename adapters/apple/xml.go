@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/adapters"
 	"pulsegate/mapping/sample"
 )
@@ -32,7 +34,7 @@ type xmlDecoder struct {
 	names   *interner
 	values  *texts
 	devices *devices
-	ids     map[string]string // source name -> short
+	ids     *simplelru.LRU[string, string] // source name -> short
 
 	rec      record
 	learned  []*learned // the likeliest first
@@ -50,10 +52,14 @@ type xmlDecoder struct {
 	failed   error // of the sink, when a component was left out
 }
 
+// maxSources bounds the short source names that are cached.
+const maxSources = 4096
+
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
+	ids, _ := simplelru.NewLRU[string, string](maxSources, nil) // fails only for a size below one
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: map[string]string{},
+		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: ids,
 		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
 }

@@ -73,19 +73,11 @@ func (r *Recorder) frame(ev *Event, patient, outcome string) *frame {
 		return r.newFrame(ev, patient, outcome)
 	}
 	k := keyOf(ev, patient, outcome)
-	r.framesMu.RLock()
-	f := r.frames[k]
-	r.framesMu.RUnlock()
-	if f != nil {
-		return f
+	f, ok := r.frames.Get(k)
+	if !ok {
+		f = r.newFrame(ev, patient, outcome)
+		r.frames.Add(k, f)
 	}
-	f = r.newFrame(ev, patient, outcome)
-	r.framesMu.Lock()
-	defer r.framesMu.Unlock()
-	if r.frames == nil || len(r.frames) >= maxFrames {
-		r.frames = map[frameKey]*frame{}
-	}
-	r.frames[k] = f
 	return f
 }
 

@@ -14,6 +14,8 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
@@ -38,8 +40,7 @@ type Recorder struct {
 	mu       sync.Mutex // guards Rand
 	events   metric.Int64Counter
 	waiting  gatherer
-	framesMu sync.RWMutex
-	frames   map[frameKey]*frame
+	frames   *lru.Cache[frameKey, *frame]
 }
 
 // NewRecorder returns a Recorder; it fails only when an option is missing.
@@ -51,6 +52,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Recorder{opts: o, waiting: gatherer{store: o.Store}}
+	r.frames, _ = lru.New[frameKey, *frame](maxFrames) // fails only for a size below one
 	r.observer = append(r.observer, `{"identifier":{"system":"urn:ietf:rfc:3986","value":`...)
 	r.observer = appendString(r.observer, o.Observer)
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)

@@ -1,7 +1,6 @@
 package consent
 
 import (
-	"container/list"
 	"context"
 	"log/slog"
 	"slices"
@@ -9,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -57,9 +58,8 @@ type Engine struct {
 	stop func()
 
 	mu      sync.Mutex
-	books   map[string]*list.Element
-	order   *list.List          // of *entry, most recently used first
-	holders map[string][]string // Consent id -> patients whose book was made with it
+	entries *simplelru.LRU[string, *entry] // by patient
+	holders map[string][]string            // Consent id -> patients whose book was made with it
 	// recent holds the latest changes: change n at n modulo its length. epoch is
 	// the number of the latest.
 	recent [remembered]change
@@ -115,7 +115,8 @@ func New(o Options) (*Engine, error) {
 	if o.Limit <= 0 {
 		o.Limit = defaultLimit
 	}
-	e := &Engine{opts: o, books: map[string]*list.Element{}, order: list.New(), holders: map[string][]string{}}
+	e := &Engine{opts: o, holders: map[string][]string{}}
+	e.entries, _ = simplelru.NewLRU(o.Patients, e.evicted) // fails only for a size below one
 	e.stop = o.Store.Watch(e.watch)
 	return e, nil
 }
@@ -145,8 +146,7 @@ func (e *Engine) watch(c store.Commit) {
 func (e *Engine) mark(t store.Seq, patient, id string) {
 	n := e.epoch.Add(1)
 	e.recent[n%remembered] = change{patient, t}
-	if el := e.books[patient]; el != nil {
-		en := el.Value.(*entry)
+	if en, ok := e.entries.Peek(patient); ok {
 		if en.stale == nil {
 			en.stale = map[string]struct{}{}
 		}
@@ -198,20 +198,20 @@ func (e *Engine) release(id, patient string) {
 // entryOf finds or makes the entry of a patient. From then on every commit
 // marks it. The caller holds mu.
 func (e *Engine) entryOf(patient string) *entry {
-	if el := e.books[patient]; el != nil {
-		e.order.MoveToFront(el)
-		return el.Value.(*entry)
+	if en, ok := e.entries.Get(patient); ok {
+		return en
 	}
 	en := &entry{patient: strings.Clone(patient)} // facts may point into a scan's buffer
-	e.books[en.patient] = e.order.PushFront(en)
-	for e.order.Len() > e.opts.Patients {
-		old := e.order.Remove(e.order.Back()).(*entry)
-		delete(e.books, old.patient)
-		for _, id := range old.held {
-			e.release(id, old.patient)
-		}
-	}
+	e.entries.Add(en.patient, en)
 	return en
+}
+
+// evicted removes an entry that left the cache from holders. The caller holds
+// mu.
+func (e *Engine) evicted(patient string, en *entry) {
+	for _, id := range en.held {
+		e.release(id, patient)
+	}
 }
 
 // book returns the patient's consents as of the latest commit that was
@@ -219,7 +219,7 @@ func (e *Engine) entryOf(patient string) *entry {
 func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 	for {
 		e.mu.Lock()
-		if el := e.books[patient]; el == nil && !fhir.ValidID(patient) {
+		if !e.entries.Contains(patient) && !fhir.ValidID(patient) {
 			e.mu.Unlock()
 			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
 		}
@@ -245,7 +245,7 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok
 	en.reading.Lock()
 	defer en.reading.Unlock()
 	e.mu.Lock()
-	if el := e.books[en.patient]; el == nil || el.Value.(*entry) != en {
+	if cached, _ := e.entries.Peek(en.patient); cached != en {
 		e.mu.Unlock()
 		return nil, nil, false
 	}
@@ -286,7 +286,7 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok
 		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied",
 			"cause", fhir.KindOf(err).IssueCode())
 	}
-	if el := e.books[en.patient]; el != nil && el.Value.(*entry) == en {
+	if cached, _ := e.entries.Peek(en.patient); cached == en {
 		e.holdAll(en, b)
 	}
 	return b, err, true

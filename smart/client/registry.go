@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/scope"
@@ -113,7 +115,7 @@ type Registry struct {
 	AllowHTTP bool
 
 	mu    sync.Mutex
-	known map[string]known
+	known *simplelru.LRU[string, known] // by client id; guarded by mu
 }
 
 // known is a client as it was at a commit. Until there is another commit it
@@ -208,9 +210,7 @@ func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 // when there is none. Its key set is shared and must not be changed.
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 	at := r.Store.LastSeq() // before the read: what it shows is at least that new
-	r.mu.Lock()
-	k, ok := r.known[id]
-	r.mu.Unlock()
+	k, ok := r.lookup(id)
 	if ok && k.at == at {
 		return k.client, nil
 	}
@@ -227,13 +227,22 @@ func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 	k.at = at
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.known == nil || len(r.known) >= maxKnown {
-		r.known = map[string]known{}
+	if r.known == nil {
+		r.known, _ = simplelru.NewLRU[string, known](maxKnown, nil) // fails only for a size below one
 	}
-	if old, ok := r.known[id]; !ok || old.at <= at {
-		r.known[id] = k
+	if old, ok := r.known.Peek(id); !ok || old.at <= at {
+		r.known.Add(id, k)
 	}
 	return k.client, nil
+}
+
+func (r *Registry) lookup(id string) (k known, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil {
+		return known{}, false
+	}
+	return r.known.Get(id)
 }
 
 // raw is the stored form of a client.

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
@@ -64,7 +66,7 @@ type Engine struct {
 	Latest func() store.Seq
 
 	mu    sync.Mutex
-	known map[[32]byte]*known
+	known *simplelru.LRU[[32]byte, *known] // by SHA-256 of the token; guarded by mu
 }
 
 // known is a token whose signature and fixed claims have been checked. What
@@ -174,7 +176,7 @@ func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Princ
 		return nil, nil, err
 	}
 	if fresh {
-		e.remember(hash, k, now)
+		e.remember(hash, k)
 	}
 	return k, p, nil
 }
@@ -220,27 +222,21 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 func (e *Engine) lookup(hash [32]byte) *known {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.known[hash]
+	if e.known == nil {
+		return nil
+	}
+	k, _ := e.known.Get(hash)
+	return k
 }
 
-// remember keeps a token that is good at now.
-func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
+// remember caches the result of check for a token.
+func (e *Engine) remember(hash [32]byte, k *known) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.known == nil {
-		e.known = map[[32]byte]*known{}
+		e.known, _ = simplelru.NewLRU[[32]byte, *known](maxCached, nil) // fails only for a size below one
 	}
-	if len(e.known) >= maxCached {
-		for h, old := range e.known {
-			if !now.Before(old.expires) {
-				delete(e.known, h)
-			}
-		}
-		if len(e.known) >= maxCached {
-			clear(e.known) // bounded; to check again is cheap
-		}
-	}
-	e.known[hash] = k
+	e.known.Add(hash, k)
 }
 
 // check is what never changes about a token.

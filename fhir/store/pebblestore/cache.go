@@ -26,7 +26,8 @@ const (
 //
 // A shard has two halves. When the young one is full it becomes the old one,
 // and the old one is forgotten; what is found in the old one becomes young
-// again.
+// again. It is not a golang-lru cache, because it is bounded by bytes and put
+// must check the shard's latest change under the same lock.
 type cache struct {
 	seed   maphash.Seed
 	off    atomic.Bool // the store is closed or has stopped

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
@@ -102,7 +103,7 @@ type DB struct {
 	// The committer's own; nobody else reads them.
 	head      meta
 	groups    uint64
-	wrote     map[[16]byte]bool // forms
+	wrote     *simplelru.LRU[[16]byte, struct{}] // forms
 	edge      map[int][32]byte
 	lastSweep time.Time
 	disk      spaceWatch
@@ -160,7 +161,9 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		lately: newCache(), wrote: map[[16]byte]bool{}, days: map[string]dayBits{}}
+		lately: newCache(), forms: newForms(), days: map[string]dayBits{}}
+	d.wrote, _ = simplelru.NewLRU[[16]byte, struct{}](maxForms, nil) // fails only for a size below one
+	d.clusters.byID, _ = simplelru.NewLRU[clusterID, *cluster](maxClusters, nil)
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -209,7 +212,6 @@ func Open(dir string, opts Options) (*DB, error) {
 				Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
 		}
 	}
-	d.clusters.byID = map[clusterID]*cluster{}
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())

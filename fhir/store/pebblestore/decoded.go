@@ -12,7 +12,8 @@ import (
 
 // decodedBlocks are the blocks that look-ups by id decoded last: who reads one
 // sample mostly reads its neighbours, too. A block is known by its bytes, so
-// one that was written anew is never taken for what it was.
+// one that was written anew is never taken for what it was. It is not a
+// golang-lru cache, because entries are compared by key and content.
 type decodedBlocks struct {
 	mu   sync.Mutex
 	list [8]*decodedBlock

@@ -1,10 +1,10 @@
 package pebblestore
 
 import (
-	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -14,19 +14,20 @@ import (
 // committer remembers as written.
 const maxForms = 1024
 
-// forms are the forms that reads needed.
+// forms caches the forms that reads needed.
 type forms struct {
-	mu    sync.RWMutex
-	known map[[16]byte]*store.Template
+	known *lru.Cache[[16]byte, *store.Template]
+}
+
+func newForms() forms {
+	known, _ := lru.New[[16]byte, *store.Template](maxForms) // fails only for a size below one
+	return forms{known}
 }
 
 // get reads a form, which lies in the batch of the first row that needs it or
 // in one before.
 func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
-	f.mu.RLock()
-	x := f.known[id]
-	f.mu.RUnlock()
-	if x != nil {
+	if x, ok := f.known.Get(id); ok {
 		return x, nil
 	}
 	b, err := get(r, formKey(id))
@@ -37,12 +38,7 @@ func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	if !ok || x.ID != id {
 		return nil, errRow
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.known == nil || len(f.known) >= maxForms {
-		f.known = map[[16]byte]*store.Template{}
-	}
-	f.known[id] = x
+	f.known.Add(id, x)
 	return x, nil
 }
 
@@ -67,7 +63,7 @@ func (f *forms) doc(r pebble.Reader, last *recent, typ, id string, v []byte) (do
 
 // putForm writes the form of a document, unless it is known to be there.
 func (s *stage) putForm(f *store.Template) error {
-	if s.d.wrote[f.ID] || s.forms[f.ID] {
+	if _, ok := s.d.wrote.Get(f.ID); ok || s.forms[f.ID] {
 		return nil
 	}
 	if s.forms == nil {
@@ -77,12 +73,10 @@ func (s *stage) putForm(f *store.Template) error {
 	return s.batch.Set(formKey(f.ID), f.Encoded, nil)
 }
 
-// formsWritten remembers the forms of a group that was applied.
+// formsWritten remembers the forms of a group that was applied. Writing a form
+// again does no harm, so the oldest ones may be forgotten.
 func (d *DB) formsWritten(ids map[[16]byte]bool) {
-	if len(d.wrote)+len(ids) > maxForms {
-		clear(d.wrote) // to write one again does no harm
-	}
 	for id := range ids {
-		d.wrote[id] = true
+		d.wrote.Add(id, struct{}{})
 	}
 }

@@ -302,7 +302,7 @@ func TestFormsThatAreNone(t *testing.T) {
 	sound(t, d)
 	k := formKey(w.Form.ID)
 	for _, v := range [][]byte{nil, []byte("\x01x"), {0xff}} {
-		d.forms.known = nil
+		d.forms.known.Purge()
 		set := d.pdb.Set(k, v, pebble.Sync)
 		if v == nil {
 			set = d.pdb.Delete(k, pebble.Sync)

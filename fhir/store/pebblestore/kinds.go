@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
@@ -46,7 +47,7 @@ type clusterID struct {
 type clusters struct {
 	mu     sync.Mutex
 	staged store.Seq // the latest commit that note was told of, or a later one
-	byID   map[clusterID]*cluster
+	byID   *simplelru.LRU[clusterID, *cluster]
 }
 
 // cluster holds the kinds of all documents that any snapshot from learned on
@@ -63,7 +64,7 @@ func (c *clusters) note(t store.Seq, cur *current) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.staged = max(c.staged, t)
-	if cl := c.byID[clusterID{cur.patient, cur.code}]; cl != nil && !cur.deleted {
+	if cl, ok := c.byID.Peek(clusterID{cur.patient, cur.code}); ok && !cur.deleted {
 		cl.add(newKind(cur.values, cur.doc.vendor, cur.doc.author, cur.doc.categories))
 	}
 }
@@ -74,14 +75,11 @@ func (c *clusters) note(t store.Seq, cur *current) {
 func (c *clusters) of(id clusterID, t, latest store.Seq) (kinds []*kind, known bool, learn func(map[string]*kind)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cl := c.byID[id]
-	if cl == nil {
-		if len(c.byID) >= maxClusters {
-			clear(c.byID)
-		}
+	cl, ok := c.byID.Get(id)
+	if !ok {
 		// What was staged before now is not noted: a snapshot must have it.
 		cl = &cluster{kinds: map[string]*kind{}, needs: max(c.staged, latest)}
-		c.byID[id] = cl
+		c.byID.Add(id, cl)
 	}
 	switch {
 	case cl.open:

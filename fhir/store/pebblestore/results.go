@@ -30,7 +30,9 @@ const (
 	DefaultSpilled = 1 << 30          // Options.SpillBytes
 )
 
-// results keeps sorted results for the pages to come.
+// results keeps sorted results for later pages. It is not a golang-lru cache,
+// because it is bounded by bytes in memory and on disk and by the number of
+// results per owner, and because a result in use must not be removed.
 type results struct {
 	fs       vfs.FS
 	dir      string

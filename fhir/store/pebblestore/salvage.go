@@ -120,7 +120,7 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 		return err
 	}
 	defer closing(dst, &err)
-	s.d = &DB{pdb: dst, opts: quiet.opts, infos: newInfos()}
+	s.d = &DB{pdb: dst, opts: quiet.opts, infos: newInfos(), forms: newForms()}
 	if s.d.codec, err = series.NewCodec(); err != nil {
 		return err
 	}

@@ -1,13 +1,13 @@
 package pebblestore
 
 import (
-	"container/list"
 	"encoding/binary"
 	"reflect"
 	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -120,49 +120,41 @@ func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 	return in, nil
 }
 
-// infos remembers templates. What it hands out is shared and read only.
+// infos caches series infos, which are shared and read only.
 type infos struct {
 	mu    sync.Mutex
-	byID  map[series.SeriesID]*list.Element
-	byPtr map[*series.Template]*seriesInfo // of writers, which keep theirs
-	order *list.List
+	byID  *simplelru.LRU[series.SeriesID, *seriesInfo]
+	byPtr *simplelru.LRU[*series.Template, *seriesInfo] // by the template that a writer passes with each batch
 }
 
 func newInfos() *infos {
-	return &infos{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*seriesInfo{},
-		order: list.New()}
+	c := &infos{}
+	c.byID, _ = simplelru.NewLRU[series.SeriesID, *seriesInfo](cachedSeries, nil) // fails only for a size below one
+	c.byPtr, _ = simplelru.NewLRU[*series.Template, *seriesInfo](cachedSeries, nil)
+	return c
 }
 
 func (c *infos) get(id series.SeriesID) *seriesInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	el := c.byID[id]
-	if el == nil {
-		return nil
-	}
-	c.order.MoveToFront(el)
-	return el.Value.(*seriesInfo)
+	in, _ := c.byID.Get(id)
+	return in
 }
 
 func (c *infos) put(in *seriesInfo) *seriesInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if el := c.byID[in.id]; el != nil {
-		c.order.MoveToFront(el)
-		return el.Value.(*seriesInfo)
+	if cached, ok := c.byID.Get(in.id); ok {
+		return cached
 	}
-	c.byID[in.id] = c.order.PushFront(in)
-	for c.order.Len() > cachedSeries {
-		old := c.order.Remove(c.order.Back()).(*seriesInfo)
-		delete(c.byID, old.id)
-	}
+	c.byID.Add(in.id, in)
 	return in
 }
 
 // ofTemplate is the info of a writer's template.
 func (c *infos) ofTemplate(t *series.Template) (*seriesInfo, error) {
 	c.mu.Lock()
-	in := c.byPtr[t]
+	in, _ := c.byPtr.Get(t)
 	c.mu.Unlock()
 	if in != nil {
 		return in, nil
@@ -180,10 +172,7 @@ func (c *infos) ofTemplate(t *series.Template) (*seriesInfo, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.byPtr) >= cachedSeries {
-		clear(c.byPtr)
-	}
-	c.byPtr[t] = in
+	c.byPtr.Add(t, in)
 	return in, nil
 }
 

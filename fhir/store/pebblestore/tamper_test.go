@@ -80,7 +80,8 @@ func (x *tamperer) put(k, v []byte) {
 // show makes the store look at its rows again, as a restart would.
 func (x *tamperer) show() {
 	x.t.Helper()
-	x.d.forms.known, x.d.infos = nil, newInfos()
+	x.d.forms.known.Purge()
+	x.d.infos = newInfos()
 	if _, err := x.d.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 		x.t.Fatal(err)
