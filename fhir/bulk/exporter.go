@@ -2,7 +2,6 @@ package bulk
 
 import (
 	"context"
-	"encoding/base32"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -191,14 +190,13 @@ func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 	if err := x.limits(ctx, p.ClientID); err != nil {
 		return "", err
 	}
-	var raw [16]byte
-	if _, err := io.ReadFull(x.opts.Rand, raw[:]); err != nil {
-		return "", fhir.Wrap(op, err)
+	id, err := fhir.NewID(x.opts.Rand)
+	if err != nil {
+		return "", err
 	}
 	now := x.opts.Clock().UTC()
 	j := &job{
-		ID:     strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw[:])),
-		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
+		ID: id, Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
 		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(x.opts.Expires), Warnings: s.warnings,
 	}
 	w, leaf, err := x.opts.Audit.Prepare(audit.Event{

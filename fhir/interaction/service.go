@@ -2,9 +2,7 @@ package interaction
 
 import (
 	"context"
-	"encoding/base32"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -88,16 +86,11 @@ type Service struct {
 	pages  pageSealer
 }
 
-// newID is a random id: 26 characters of lower-case base32.
+// newID returns a random id. It serializes the reads of Rand.
 func (s *Service) newID() (string, error) {
-	var b [16]byte
 	s.randMu.Lock()
-	_, err := io.ReadFull(s.Rand, b[:])
-	s.randMu.Unlock()
-	if err != nil {
-		return "", fhir.Wrap("interaction.newID", err)
-	}
-	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])), nil
+	defer s.randMu.Unlock()
+	return fhir.NewID(s.Rand)
 }
 
 // Written is the outcome of a write.

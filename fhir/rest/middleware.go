@@ -2,10 +2,8 @@ package rest
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"runtime/debug"
@@ -23,15 +21,14 @@ import (
 func (s *Server) identify(c *gin.Context) {
 	id := c.GetHeader("X-Request-Id")
 	if !harmless(id) {
-		var b [16]byte
+		var err error
 		s.randMu.Lock()
-		_, err := io.ReadFull(s.Rand, b[:])
+		id, err = fhir.NewID(s.Rand)
 		s.randMu.Unlock()
 		if err != nil {
-			Fail(c, fhir.Wrap("rest.identify", err))
+			Fail(c, err)
 			return
 		}
-		id = hex.EncodeToString(b[:])
 	}
 	c.Set(keyRequestID, id)
 	c.Set(keyLogger, s.Logger)

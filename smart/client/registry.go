@@ -3,10 +3,8 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -148,7 +146,7 @@ func (r *Registry) Add(ctx context.Context, c Client) (Client, error) {
 // a commit together with others.
 func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	if c.ID == "" {
-		c.ID = strings.ToLower(rand.Text())
+		c.ID = fhir.RandomID()
 	}
 	if !fhir.ValidID(c.ID) || c.ID == "any" {
 		return Client{}, store.StateWrite{},

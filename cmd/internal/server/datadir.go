@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pulsegate/cmd/internal/recovery"
+	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 )
@@ -98,7 +99,7 @@ func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision,
 	}
 	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
 		Principal: &access.Principal{Operator: d.By},
-		RequestID: m.newID(), Extra: [][2]string{{"problem", problem},
+		RequestID: fhir.RandomID(), Extra: [][2]string{{"problem", problem},
 			{"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
 	if err != nil {
 		return err

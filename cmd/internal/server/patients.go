@@ -32,7 +32,7 @@ func principal(op admin.Operator) *access.Principal {
 }
 
 func (o operator) request(op admin.Operator) *interaction.Request {
-	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: o.m.newID()}
+	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: fhir.RandomID()}
 }
 
 // AddPatient creates the Patient through the ordinary create or update
@@ -96,7 +96,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Build(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor,
+	res, err := consent.Build(consent.Terms{ID: fhir.RandomID(), Patient: in.Patient, Vendor: in.Vendor,
 		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
@@ -121,7 +121,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
 	}
 	rq := o.request(op)
 	g := &appconsent.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now,
-		NewID: o.m.newID, VendorName: vendors.Name}
+		NewID: fhir.RandomID, VendorName: vendors.Name}
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"pulsegate/adapters"
@@ -120,9 +119,6 @@ func (m *Main) now() time.Time {
 	}
 	return time.Now()
 }
-
-// newID is a random id for resources and requests: 26 letters and digits.
-func (m *Main) newID() string { return strings.ToLower(rand.Text()) }
 
 func (m *Main) fhirBase() string { return m.base + "/fhir" }
 

@@ -20,7 +20,6 @@ package breakglass
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"log/slog"
 	"slices"
@@ -153,7 +152,7 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 		return Opening{}, err
 	}
 	now := g.clock().UTC().Truncate(time.Second)
-	o := Opening{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
+	o := Opening{ID: fhir.RandomID(), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
 		return Opening{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
