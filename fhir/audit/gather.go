@@ -2,11 +2,11 @@ package audit
 
 import (
 	"context"
-	"runtime"
 	"sync"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // gatherer puts the events of requests that wait at the same time into one
@@ -60,8 +60,9 @@ func (g *gatherer) commit(ctx context.Context, p *pending) error {
 // fly commits until nobody waits.
 func (g *gatherer) fly(ctx context.Context) {
 	for {
-		// Who is about to run and will wait, too, goes first.
-		runtime.Gosched()
+		// Yield once, so that requests about to enqueue events can join this
+		// batch.
+		yield.Now()
 		ps := g.take()
 		if ps == nil {
 			return

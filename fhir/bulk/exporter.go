@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // Options of an Exporter.
@@ -307,7 +307,8 @@ func (x *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
 	return nil
 }
 
-// yieldEvery many resources a scan lets others go first: some 100 us.
+// yieldEvery is the number of resources after which a scan yields the
+// processor, about 100 us.
 const yieldEvery = 64
 
 // scan calls fn for what j holds of one type: live resources, or with
@@ -315,13 +316,9 @@ const yieldEvery = 64
 func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant,
 	fn func(*store.Found) bool) error {
 	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.T, Filter: g.Filter(access.Read), Deleted: deleted}
-	more, n := true, 0
+	more, pace := true, yield.Counter{Every: yieldEvery}
 	take := func(f *store.Found) bool {
-		// A scan holds its core until the scheduler takes it away, 10 ms each
-		// time, while a request waits for a turn at every step it takes.
-		if n++; n%yieldEvery == 0 {
-			runtime.Gosched()
-		}
+		pace.Add(1)
 		if j.Level != System && typ != "Patient" && (f.Facts == nil || f.Facts.Patient == "") {
 			return true
 		}

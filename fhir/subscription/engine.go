@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // Options of an Engine.
@@ -313,7 +313,8 @@ func (e *Engine) follow() {
 	}
 }
 
-// yieldEvery many changes, some 200 us, the follower lets others go first.
+// yieldEvery is the number of changes after which the follower yields the
+// processor, about 200 us.
 const yieldEvery = 128
 
 // stepSize bounds the changes of one commit of the follower.
@@ -326,16 +327,15 @@ const saveCursor = 5000
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{},
 		counted: map[string]uint64{}, runs: map[string]*run{}}
-	n, place := 0, uint64(0)
+	n, place, pace := 0, uint64(0), yield.Counter{Every: yieldEvery}
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
 		if n >= stepSize && c.Seq != st.to {
 			more = true
 			return false
 		}
-		if n++; n%yieldEvery == 0 {
-			runtime.Gosched() // requests wait for a turn, and a commit may be large
-		}
+		n++
+		pace.Add(1)
 		place++
 		if c.Seq != st.to {
 			st.to, place = c.Seq, 0

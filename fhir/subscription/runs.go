@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // leastRun is from how many events on they share a row: few are read sooner
@@ -97,6 +97,7 @@ func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]e
 // read appends the first n events of a run, from the change log.
 func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event, error) {
 	place, got := uint64(0), 0
+	pace := yield.Counter{Every: yieldEvery}
 	err := e.opts.Store.Changes(ctx, r.T-1, func(c *store.Change) bool {
 		if c.Seq != r.T {
 			return false
@@ -105,9 +106,8 @@ func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event,
 			out = append(out, r.of(uint64(got), c))
 			got++
 		}
-		if place++; place%yieldEvery == 0 {
-			runtime.Gosched()
-		}
+		place++
+		pace.Add(1)
 		return got < n
 	})
 	if err == nil && got < n {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -220,7 +220,7 @@ func (d *sender) items(ctx context.Context, v view) ([]item, error) {
 	var out []item
 	size := 0
 	for i := range next {
-		runtime.Gosched() // what was just committed comes before what is told
+		yield.Now() // a commit that just happened comes before its notifications
 		it := item{event: next[i]}
 		if err := d.e.look(ctx, &it, grant); err != nil {
 			return nil, err

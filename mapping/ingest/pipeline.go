@@ -20,6 +20,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 )
 
@@ -140,6 +141,7 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
 	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{},
+		pace:    yield.Counter{Every: yieldEvery},
 		devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
 		categories: map[kind]bool{}, kept: map[string]int{}, log: p.Logger}
 	if r.log == nil {

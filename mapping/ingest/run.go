@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime"
 	"strings"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 )
@@ -36,8 +36,8 @@ type run struct {
 
 	streams *mapping.Streams
 	row     series.Sample
-	use     *use  // of the last sample
-	steps   int   // since others went first
+	use     *use // of the last sample
+	pace    yield.Counter
 	horizon int64 // what begins later than this lies in the future, if the clock says so still
 	spare   spares
 
@@ -153,21 +153,12 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	return nil
 }
 
-// yieldEvery so many samples the decoding lets others go first: some 200 us.
+// yieldEvery is the number of samples after which the decoding yields the
+// processor, about 200 us.
 const yieldEvery = 256
 
 // documentSteps is what a document takes to map, in samples.
 const documentSteps = 16
-
-// step counts what was taken in. A goroutine that decodes holds its core until
-// the scheduler takes it away, 10 ms each time, while a request waits for a
-// turn at every step it takes.
-func (r *run) step(n int) {
-	if r.steps += n; r.steps >= yieldEvery {
-		r.steps = 0
-		runtime.Gosched()
-	}
-}
 
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
@@ -198,11 +189,11 @@ func (r *run) Sample(s *sample.Sample) error {
 	}
 	if !legacy {
 		if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
-			r.step(1)
+			r.pace.Add(1)
 			return r.place(st)
 		}
 	}
-	r.step(documentSteps)
+	r.pace.Add(documentSteps)
 	b := r.cur
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)

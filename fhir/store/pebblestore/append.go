@@ -3,11 +3,11 @@ package pebblestore
 import (
 	"bytes"
 	"encoding/binary"
-	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // appended is a SeriesWrite made ready where no order is needed: encoded but
@@ -55,7 +55,7 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 		}
 		a.pieces = append(a.pieces, p)
 		if from+blockSamples < n {
-			runtime.Gosched()
+			yield.Now()
 		}
 	}
 	return a, nil

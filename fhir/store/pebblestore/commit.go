@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"runtime"
 	"slices"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -81,10 +81,8 @@ func canceled(op string, err error) error {
 	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 }
 
-// Large batches let others go first every yieldWrites documents, every block of
-// samples, and every yieldProbes samples that are looked for: each some 100 us.
-// A goroutine that does not keeps its core for 10 ms at a time, and a waiting
-// request needs several turns.
+// Large batches yield the processor every yieldWrites documents, every block of
+// samples, and every yieldProbes samples that are looked up, about 100 us each.
 const (
 	yieldWrites = 8
 	yieldProbes = 4096
@@ -109,11 +107,10 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	if err := distinct(b.Series); err != nil {
 		return nil, err
 	}
+	pace := yield.Counter{Every: yieldWrites}
 	for i := range b.Writes {
 		w := &b.Writes[i]
-		if i%yieldWrites == yieldWrites-1 {
-			runtime.Gosched()
-		}
+		pace.Add(1)
 		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: type or id is not valid", i)
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"math/bits"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -246,7 +246,7 @@ func (c *compactor) read(r pebble.Reader, x *compaction, from []tail) (*series.C
 		if err := c.d.block(r, t.key, &t.head, &one); err != nil {
 			return nil, err
 		}
-		runtime.Gosched() // it is in the background
+		yield.Now()
 		for j := range one.Len() {
 			s := one.At(j)
 			all.Append(&s, x.in.t.Values)

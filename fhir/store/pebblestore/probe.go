@@ -2,13 +2,13 @@ package pebblestore
 
 import (
 	"context"
-	"runtime"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // Probe is of store.Store.
@@ -73,10 +73,10 @@ func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error 
 // compareSamples holds the columns against a walk over the same time.
 func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Presence) error {
 	t := w.Template
-	for i, n := 0, 1; i < len(found) && s.valid(); n++ {
-		if n%yieldProbes == 0 {
-			runtime.Gosched()
-		}
+	pace := yield.Counter{Every: yieldProbes}
+	i := 0
+	for i < len(found) && s.valid() {
+		pace.Add(1)
 		mine, theirs := w.Columns.At(i), s.sample()
 		c := 0
 		if mine.Start < theirs.Start {
