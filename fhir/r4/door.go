@@ -263,7 +263,7 @@ func knownPlace(typ, path string) string {
 		if i == 0 && name == typ {
 			continue
 		}
-		if !names().elements[name] && !names().resources[name] {
+		if !names().elements[name] && !fhir.IsR4Type(name) {
 			return strings.Join(parts[:i], ".")
 		}
 		if index != "" {

@@ -284,7 +284,7 @@ func (r *rules) named(name string, v *fastjson.Value) {
 // reference itself shows (R4 references.html).
 func (r *rules) sameType(v *fastjson.Value) {
 	typ, ref := referenceType(v), string(v.GetStringBytes("reference"))
-	if !names().resources[typ] {
+	if !fhir.IsR4Type(typ) {
 		return
 	}
 	shown := ""
@@ -296,7 +296,7 @@ func (r *rules) sameType(v *fastjson.Value) {
 	} else {
 		ref, _, _ = strings.Cut(ref, "/_history/")
 		parts := strings.Split(ref, "/")
-		if n := len(parts); n >= 2 && names().resources[parts[n-2]] {
+		if n := len(parts); n >= 2 && fhir.IsR4Type(parts[n-2]) {
 			shown = parts[n-2]
 		}
 	}
@@ -344,7 +344,7 @@ func (r *rules) reference(ref string) {
 		}
 		return
 	}
-	if t, _, ok := strings.Cut(ref, "?"); ok && names().resources[t] {
+	if t, _, ok := strings.Cut(ref, "?"); ok && fhir.IsR4Type(t) {
 		r.broken("", "is a conditional reference, which is resolved in a transaction only")
 		return
 	}
@@ -354,7 +354,7 @@ func (r *rules) reference(ref string) {
 		}
 		return
 	}
-	if t, _, ok := strings.Cut(ref, "/"); ok && names().resources[t] {
+	if t, _, ok := strings.Cut(ref, "/"); ok && fhir.IsR4Type(t) {
 		if _, ok := fhir.ParseRef(ref); ok {
 			return
 		}

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go
+//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go -types ../types_gen.go
 
 // element is one element of the top level of a resource type. Base is the
 // name without the type of a choice: value for valueQuantity.
@@ -15,13 +15,13 @@ type element struct {
 }
 
 type lookup struct {
-	resources, elements map[string]bool
-	top                 map[string]map[string]*element
+	elements map[string]bool
+	top      map[string]map[string]*element
 }
 
 // names is the generated tables as sets, built on first use.
 var names = sync.OnceValue(func() *lookup {
-	l := &lookup{resources: set(resourceNames), elements: set(elementNames), top: map[string]map[string]*element{}}
+	l := &lookup{elements: set(elementNames), top: map[string]map[string]*element{}}
 	for i := range topLevel {
 		e := &topLevel[i]
 		if l.top[e.typ] == nil {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
 )
 
 // typed walks a resource along its shape and checks what google/fhir leaves
@@ -91,7 +93,7 @@ func (r *rules) target(targets []string, v *fastjson.Value) {
 	if len(targets) == 0 {
 		return
 	}
-	if typ := referenceType(v); names().resources[typ] && !slices.Contains(targets, typ) {
+	if typ := referenceType(v); fhir.IsR4Type(typ) && !slices.Contains(targets, typ) {
 		r.broken("type", "is a type that this element does not refer to")
 	}
 	id, local := strings.CutPrefix(string(v.GetStringBytes("reference")), "#")

@@ -186,7 +186,7 @@ func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
 	if target != "" {
 		types = []string{target}
 	} else if len(types) == 0 {
-		types = resourceTypes() // of any server, not only those that this one stores
+		types = fhir.R4Types() // of any server, not only those that this one stores
 		if ps.untyped++; ps.untyped > maxUntyped {
 			return nil, fhir.Errorf(fhir.Invalid, op, "more than %d ids without a type; write Type/id", maxUntyped)
 		}
