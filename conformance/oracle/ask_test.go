@@ -191,7 +191,7 @@ func (p *pair) condition(typ string, vs *search.Values) string {
 		if vs != nil && len(vs.ByParam[par.Code]) > 0 {
 			v = vs.ByParam[par.Code][p.n(len(vs.ByParam[par.Code]))]
 		}
-		w := p.wanted(par.Kind, &v)
+		w := p.wanted(par.Type, &v)
 		if w == "" || w == "|" {
 			w = p.of("x", "vital-signs", "1")
 		}
@@ -203,11 +203,11 @@ func (p *pair) condition(typ string, vs *search.Values) string {
 	mod := ""
 	switch {
 	case !p.one(4):
-	case par.Kind == search.TypeToken:
+	case par.Type == search.TypeToken:
 		mod = p.of(":not", ":text")
-	case par.Kind == search.TypeString:
+	case par.Type == search.TypeString:
 		mod = p.of(":exact", ":contains")
-	case par.Kind == search.TypeReference:
+	case par.Type == search.TypeReference:
 		mod = p.of(":Patient", ":Device", ":identifier")
 	}
 	return par.Code + mod + "=" + url.QueryEscape(strings.Join(list, ","))

@@ -247,8 +247,8 @@ func (s Settings) resource(typ string) resource {
 		}
 	}
 	for _, p := range search.Params(typ) {
-		kind, ok := kinds[p.Kind]
-		if p.Kind.Composite() {
+		kind, ok := kinds[p.Type]
+		if p.Type.Composite() {
 			kind, ok = "composite", true
 		}
 		if !ok {
@@ -259,7 +259,7 @@ func (s Settings) resource(typ string) resource {
 			doc = localDay
 		}
 		r.SearchParam = append(r.SearchParam, param{Name: p.Code, Definition: p.URL, Type: kind, Documentation: doc})
-		if p.Kind == search.TypeReference {
+		if p.Type == search.TypeReference {
 			r.SearchInclude = append(r.SearchInclude, typ+":"+p.Code)
 		}
 	}

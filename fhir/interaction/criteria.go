@@ -51,7 +51,7 @@ func (c *criteria) key() string {
 		k := &c.query.Clauses[i]
 		values := make([]string, len(k.Values))
 		for j, v := range k.Values {
-			if k.Param.Kind == search.TypeString && k.Modifier != search.ModExact {
+			if k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
 				v.Code = "" // only Text is compared
 			}
 			values[j] = fmt.Sprintf("%#v", v)

@@ -182,7 +182,7 @@ type codeGroups struct {
 	room     int // bytes that may yet be held
 	n        int
 	parser   fastjson.Parser
-	shapes   search.Shapes[shapedCode]
+	shapes   search.TemplateCache[shapedCode]
 	when     *search.Selection
 	sets     map[string]*codeSet // by coding or text
 	concepts map[string]*codeSet // by the bytes of a whole code

@@ -65,7 +65,7 @@ func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
 	if mod == "missing" {
 		return value, value == "true" || value == "false"
 	}
-	if p.Kind == search.TypeReference || code == "_id" && a.typ == "Patient" {
+	if p.Type == search.TypeReference || code == "_id" && a.typ == "Patient" {
 		return a.own(value, mod, patient)
 	}
 	if mod != "not" && matched && !strings.Contains(value, ",") {
@@ -137,7 +137,7 @@ var codes = map[string]bool{ // read only
 
 // impersonal reports whether a value names nobody, whatever it matches.
 func impersonal(p *search.Param, value string) bool {
-	switch p.Kind {
+	switch p.Type {
 	case search.TypeDate:
 		return made(digits + lower + "TZ:+,.-")(value)
 	case search.TypeToken:

@@ -269,7 +269,7 @@ type shapedLike struct {
 // shaped is like for documents of a shape.
 func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLike, sure bool) {
 	x.number = -1
-	at := s.Only(search.HoleValue)
+	at := s.Only(search.SlotValue)
 	date, ok := search.Lookup("Observation", "date")
 	if at < 0 || !ok {
 		return x, true
@@ -493,7 +493,7 @@ type measured struct {
 	floats []float64
 	counts []run
 	likes  map[*series.Template]*alike
-	shapes search.Shapes[shapedLike]
+	shapes search.TemplateCache[shapedLike]
 	// documents are the alikes of shapes.
 	documents []*alike
 }

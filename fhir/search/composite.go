@@ -63,10 +63,10 @@ var composites = map[string]struct {
 // the generated table does not hold.
 func (p *Param) compose() {
 	c, ok := composites[p.Code]
-	if !ok || p.Type != "Observation" || p.Kind != TypeComposite {
+	if !ok || p.ResourceType != "Observation" || p.Type != TypeComposite {
 		return
 	}
-	p.Kind = c.kind
+	p.Type = c.kind
 	for _, steps := range c.paths {
 		p.Paths = append(p.Paths, Path{Steps: steps, Type: "composite"})
 	}
@@ -143,7 +143,7 @@ func (ps *parser) composite(p *Param, s string) ([]Value, error) {
 		return nil, want
 	}
 	var values []Value
-	switch p.Kind {
+	switch p.Type {
 	case kindCodeQuantity:
 		if values, err = ps.quantity(p, parts[1]); err == nil {
 			values[0].unpack()

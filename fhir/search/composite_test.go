@@ -72,7 +72,7 @@ func TestComposite(t *testing.T) {
 		}
 		for code, vs := range v.ByParam {
 			for _, x := range vs {
-				if p, _ := Lookup("Observation", code); p.Kind.Composite() && fhir.KnownType(x.RefType) {
+				if p, _ := Lookup("Observation", code); p.Type.Composite() && fhir.KnownType(x.RefType) {
 					t.Errorf("%s: a system passes for a type: %+v", code, x)
 				}
 			}

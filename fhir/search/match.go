@@ -42,7 +42,7 @@ func matchAny(c *Clause, have []Value) bool {
 
 // matchValue compares one wanted value with one the resource has.
 func matchValue(p *Param, m Modifier, want, have *Value) bool {
-	switch p.Kind {
+	switch p.Type {
 	case TypeToken:
 		if m == ModText {
 			return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
@@ -67,7 +67,7 @@ func matchValue(p *Param, m Modifier, want, have *Value) bool {
 	case TypeURI:
 		return have.Code == want.Code
 	}
-	return p.Kind.Composite() && matchPair(p.Kind, want, have)
+	return p.Type.Composite() && matchPair(p.Type, want, have)
 }
 
 // portion reports whether a string parameter also finds what begins within

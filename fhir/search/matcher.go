@@ -1,8 +1,8 @@
 package search
 
-// Shapes remembers what was found out about the latest shapes of resources. It
-// is of one goroutine, and the zero Shapes is empty.
-type Shapes[X any] struct {
+// TemplateCache remembers what was found out about the latest shapes of resources. It
+// is of one goroutine, and the zero TemplateCache is empty.
+type TemplateCache[X any] struct {
 	known  []known[X] // the latest first
 	misses int
 	leaves []Leaf
@@ -20,7 +20,7 @@ const (
 
 // Find is what was found out about resources of the shape of json, and its
 // leaves, which are valid until the next call.
-func (m *Shapes[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
+func (m *TemplateCache[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
 	for i := range m.known {
 		k := m.known[i]
 		if m.leaves, ok = k.shape.Read(json, m.leaves); !ok {
@@ -39,7 +39,7 @@ func (m *Shapes[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
 // Learn asks fn about the shape of a resource that Find does not know, and
 // remembers what it says, if it is sure. Resources that have little in common
 // cost no more than being parsed: in the end nothing is learned from them.
-func (m *Shapes[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, bool)) {
+func (m *TemplateCache[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, bool)) {
 	if m.misses == maxShapeMisses {
 		m.known = nil
 		return
@@ -70,7 +70,7 @@ func (m *Shapes[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, b
 type Matcher struct {
 	q      *Query
 	sel    *Selection
-	shapes Shapes[*judged]
+	shapes TemplateCache[*judged]
 }
 
 // judged is what a query comes to on resources of one shape: the clauses that
@@ -147,18 +147,18 @@ func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	used := 1
 	switch p.Code {
 	case "_id":
-		r.at = s.Only(HoleID)
+		r.at = s.Only(SlotID)
 	case "_lastUpdated":
-		r.at = s.Only(HoleUpdated)
+		r.at = s.Only(SlotUpdated)
 	case "date":
-		if r.at = s.Only(HoleEffective); r.at < 0 {
-			r.at, r.to, used = s.Only(HoleStart), s.Only(HoleEnd), 2
+		if r.at = s.Only(SlotEffective); r.at < 0 {
+			r.at, r.to, used = s.Only(SlotStart), s.Only(SlotEnd), 2
 			if r.to < 0 {
 				return nil
 			}
 		}
 	case "value-quantity", "combo-value-quantity":
-		r.at = s.Only(HoleValue)
+		r.at = s.Only(SlotValue)
 	}
 	// A leaf beside those used may add a value.
 	if r.at < 0 || len(have) != 1 || s.under(p) != used {
@@ -199,7 +199,7 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 
 // under is how many holes lie under what a parameter looks at.
 func (s *Template) under(p *Param) int {
-	t := index()[p.Type]
+	t := index()[p.ResourceType]
 	holes := 0
 	for i := range s.holes {
 		n := t.root

@@ -245,7 +245,7 @@ func (ps *parser) sort(value string) error {
 	for _, f := range strings.Split(value, ",") {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
 		p, ok := Lookup(ps.q.Type, code)
-		if !ok || !p.Supported() || p.Kind.Composite() {
+		if !ok || !p.Supported() || p.Type.Composite() {
 			return notKnown("_sort names %s, which is not a parameter to sort %s by", knownName(code), ps.q.Type)
 		}
 		ps.q.Sort = append(ps.q.Sort, SortKey{Param: code, Desc: desc})
@@ -268,7 +268,7 @@ func (ps *parser) include(mod, value string) error {
 		return notSupported("_include of another source type than %s needs :iterate", ps.q.Type)
 	}
 	p, ok := Lookup(f[0], f[1])
-	if !ok || p.Kind != TypeReference || !p.Supported() {
+	if !ok || p.Type != TypeReference || !p.Supported() {
 		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type,
 			strings.Join(codes(ps.q.Type, TypeReference), ", "))
 	}
@@ -347,8 +347,8 @@ var modifiers = map[ParamType][]string{
 }
 
 func modifier(p *Param, mod string) (Modifier, string, error) {
-	allowed := modifiers[p.Kind]
-	if p.Kind == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
+	allowed := modifiers[p.Type]
+	if p.Type == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
 		if len(p.Targets) > 0 && !slices.Contains(p.Targets, mod) {
 			return 0, "", notKnown("parameter %s may not refer to that type; its targets are %s", p.Code,
 				strings.Join(p.Targets, ", "))
@@ -367,7 +367,7 @@ func modifier(p *Param, mod string) (Modifier, string, error) {
 func codes(typ string, k ParamType) []string {
 	var out []string
 	for _, p := range Params(typ) {
-		if k == 0 || p.Kind == k {
+		if k == 0 || p.Type == k {
 			out = append(out, p.Code)
 		}
 	}

@@ -12,7 +12,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 	if len(s) > maxLength {
 		return nil, fhir.Errorf(fhir.Invalid, op, "a value of parameter %s is longer than %d bytes", p.Code, maxLength)
 	}
-	switch p.Kind {
+	switch p.Type {
 	case TypeToken:
 		if m == ModText {
 			return one(Value{Text: Fold(unescape(s))})
@@ -36,7 +36,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 	case TypeURI:
 		return one(Value{Code: unescape(s)})
 	}
-	if p.Kind.Composite() {
+	if p.Type.Composite() {
 		return ps.composite(p, s)
 	}
 	return nil, notSupported("search parameter %s is not supported", p.Code)

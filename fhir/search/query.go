@@ -173,10 +173,10 @@ type Query struct {
 
 // Param is one search parameter of one resource type (registry entry).
 type Param struct {
-	Type string // resource type
-	Code string // "patient"
-	Kind ParamType
-	URL  string // canonical of HL7's SearchParameter
+	ResourceType string // resource type
+	Code         string // "patient"
+	Type         ParamType
+	URL          string // canonical of HL7's SearchParameter
 	// Targets are the types a reference may name; none: any.
 	Targets []string
 	// Paths are the compiled FHIRPath alternatives (see gen); none:

@@ -13,15 +13,15 @@ var index = sync.OnceValue(func() map[string]*typeIndex {
 	for i := range registry {
 		p := &registry[i]
 		p.compose()
-		t := m[p.Type]
+		t := m[p.ResourceType]
 		if t == nil {
 			t = &typeIndex{byCode: map[string]*Param{}, root: &node{}}
-			m[p.Type] = t
+			m[p.ResourceType] = t
 		}
 		t.params = append(t.params, p)
 		t.byCode[p.Code] = p
 		for j := range p.Paths {
-			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, kind: p.Kind, path: &p.Paths[j]})
+			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, kind: p.Type, path: &p.Paths[j]})
 		}
 	}
 	return m

@@ -358,10 +358,10 @@ func TestExamples(t *testing.T) {
 					continue // marks an element for :missing; there is nothing to search for
 				}
 				m := search.NoModifier
-				if p.Kind == search.TypeReference && x.HasSystem {
+				if p.Type == search.TypeReference && x.HasSystem {
 					m = search.ModIdentifier
 				}
-				if p.Kind == search.TypeToken && x.Code == "" {
+				if p.Type == search.TypeToken && x.Code == "" {
 					m = search.ModText
 				}
 				if !search.MatchClause(&search.Clause{Param: p, Modifier: m, Values: []search.Value{x}}, v) {

@@ -17,7 +17,7 @@ func Key(typ string, v *Values, s SortKey) (Value, bool) {
 	var best Value
 	found := false
 	for i := range v.ByParam[s.Param] {
-		k, ok := sortValue(p.Kind, &v.ByParam[s.Param][i])
+		k, ok := sortValue(p.Type, &v.ByParam[s.Param][i])
 		if !ok {
 			continue
 		}

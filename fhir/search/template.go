@@ -6,13 +6,13 @@ import "bytes"
 type Slot uint8
 
 const (
-	HoleOther     Slot = iota // decides nothing but what is under its own member
-	HoleID                    // id
-	HoleUpdated               // meta.lastUpdated
-	HoleEffective             // effectiveDateTime
-	HoleStart                 // effectivePeriod.start
-	HoleEnd                   // effectivePeriod.end
-	HoleValue                 // valueQuantity.value, a number
+	SlotOther     Slot = iota // decides nothing but what is under its own member
+	SlotID                    // id
+	SlotUpdated               // meta.lastUpdated
+	SlotEffective             // effectiveDateTime
+	SlotStart                 // effectivePeriod.start
+	SlotEnd                   // effectivePeriod.end
+	SlotValue                 // valueQuantity.value, a number
 )
 
 // Template is the text of a resource without the strings and numbers in which the
@@ -46,33 +46,33 @@ func holeAt(path []string) (h Slot, ok bool) {
 	case 1:
 		switch path[0] {
 		case "id":
-			return HoleID, true
+			return SlotID, true
 		case "effectiveDateTime":
-			return HoleEffective, true
+			return SlotEffective, true
 		case "issued":
-			return HoleOther, true
+			return SlotOther, true
 		}
 	case 2:
 		switch path[0] + "." + path[1] {
 		case "meta.versionId", "identifier.value":
-			return HoleOther, true
+			return SlotOther, true
 		case "meta.lastUpdated":
-			return HoleUpdated, true
+			return SlotUpdated, true
 		case "effectivePeriod.start":
-			return HoleStart, true
+			return SlotStart, true
 		case "effectivePeriod.end":
-			return HoleEnd, true
+			return SlotEnd, true
 		case "valueQuantity.value":
-			return HoleValue, true
+			return SlotValue, true
 		}
 	case 3:
-		return HoleOther, path[0] == "component" && path[1] == "valueQuantity" && path[2] == "value"
+		return SlotOther, path[0] == "component" && path[1] == "valueQuantity" && path[2] == "value"
 	}
 	return 0, false
 }
 
 // TemplateOf is the shape of a resource; nil when its text is not one that
-// Shapes are made of. It keeps no part of json.
+// TemplateCache are made of. It keeps no part of json.
 func TemplateOf(json []byte) *Template {
 	s := &shaper{b: bytes.Clone(json), out: &Template{}}
 	if !s.value(0) || len(bytes.TrimLeft(s.b[s.at:], " \t\r\n")) > 0 || len(s.out.holes) > maxShapeHoles {
@@ -272,7 +272,7 @@ func (s *shaper) str() bool {
 // cut makes [begin, end) a hole, when its member is one.
 func (s *shaper) cut(begin, end int, number bool) {
 	h, ok := holeAt(s.path)
-	if !ok || number != (h == HoleValue || len(s.path) == 3) {
+	if !ok || number != (h == SlotValue || len(s.path) == 3) {
 		return
 	}
 	s.out.parts = append(s.out.parts, s.b[s.from:begin])

@@ -127,15 +127,15 @@ func TestMatcher(t *testing.T) {
 func TestShapes(t *testing.T) {
 	const a = `{"resourceType":"Observation","id":"a","meta":{"versionId":"1","lastUpdated":"2026-10-01T08:00:00.000Z"},"identifier":[{"value":"a"}],"status":"final","effectiveDateTime":"2026-10-01","valueQuantity":{"value":62}}`
 	s := search.TemplateOf([]byte(a))
-	if s == nil || s.Only(search.HoleValue) < 0 {
+	if s == nil || s.Only(search.SlotValue) < 0 {
 		t.Fatal("no shape")
 	}
 	b := strings.NewReplacer(`"a"`, `"bcd"`, "62", "58.5", "08:00:00.000", "09:00:00.123", `"1"`, `"27"`,
 		`"2026-10-01"`, `"2026-10-02T08:00:00+02:00"`).Replace(a)
 	leaves, ok := s.Read([]byte(b), nil)
-	if !ok || string(leaves[s.Only(search.HoleValue)]) != "58.5" ||
-		string(leaves[s.Only(search.HoleEffective)]) != "2026-10-02T08:00:00+02:00" ||
-		string(leaves[s.Only(search.HoleID)]) != "bcd" {
+	if !ok || string(leaves[s.Only(search.SlotValue)]) != "58.5" ||
+		string(leaves[s.Only(search.SlotEffective)]) != "2026-10-02T08:00:00+02:00" ||
+		string(leaves[s.Only(search.SlotID)]) != "bcd" {
 		t.Fatalf("%v %q", ok, leaves)
 	}
 	for _, other := range []string{strings.Replace(a, "final", "amended", 1),

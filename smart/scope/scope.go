@@ -75,7 +75,7 @@ type Parser struct {
 // Registered is the TokenParam of this server's own search registry.
 func Registered(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
-	return ok && p.Kind == search.TypeToken
+	return ok && p.Type == search.TypeToken
 }
 
 func bad(pos int, rule string) error {

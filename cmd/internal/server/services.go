@@ -41,7 +41,7 @@ import (
 // tokenParam tells the scope parser which parameters may narrow a scope.
 func tokenParam(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
-	return ok && p.Kind == search.TypeToken
+	return ok && p.Type == search.TypeToken
 }
 
 // openAccess builds what decides: keys, clients, consents, policy, tokens.

@@ -127,19 +127,19 @@ func run(dir, out string) error {
 
 // row renders one registry entry.
 func (c *compiler) row(t string, p *searchParameter) string {
-	kind := map[string]string{"token": "KindToken", "date": "KindDate", "reference": "KindReference",
-		"string":   "KindString",
-		"quantity": "KindQuantity", "uri": "KindURI", "number": "KindNumber", "composite": "KindComposite",
-		"special": "KindSpecial"}[p.Type]
+	paramType := map[string]string{"token": "TypeToken", "date": "TypeDate", "reference": "TypeReference",
+		"string":   "TypeString",
+		"quantity": "TypeQuantity", "uri": "TypeURI", "number": "TypeNumber", "composite": "TypeComposite",
+		"special": "TypeSpecial"}[p.Type]
 	var paths []path
 	switch {
-	case kind == "KindComposite", kind == "KindSpecial", kind == "KindNumber", p.Code == "phonetic":
+	case paramType == "TypeComposite", paramType == "TypeSpecial", paramType == "TypeNumber", p.Code == "phonetic":
 		// known, and not supported
 	default:
 		paths = c.compile(t, p)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "{Type: %q, Code: %q, Kind: %s, URL: %q", t, p.Code, kind, p.URL)
+	fmt.Fprintf(&b, "{ResourceType: %q, Code: %q, Type: %s, URL: %q", t, p.Code, paramType, p.URL)
 	if targets := narrow(p.Target, paths); len(targets) > 0 {
 		fmt.Fprintf(&b, ", Targets: %#v", targets)
 	}

@@ -47,7 +47,7 @@ type finder struct {
 	room    *match
 	free    *idle // of a walk over days
 	// Of documents of one shape, for their kinds.
-	kindShapes search.Shapes[*search.Values]
+	kindShapes search.TemplateCache[*search.Values]
 	kindSel    *search.Selection
 	kindLast   struct {
 		values         *search.Values
@@ -286,13 +286,13 @@ func indexClause(q *search.Query) *search.Clause {
 		switch {
 		case c.Param.Code == "identifier":
 			r = 4
-		case c.Param.Kind == search.TypeReference:
+		case c.Param.Type == search.TypeReference:
 			r = 3
-		case c.Param.Kind == search.TypeURI:
+		case c.Param.Type == search.TypeURI:
 			r = 2
 		}
 		for j := range c.Values {
-			if indexValue(c.Param.Kind, &c.Values[j]) == "" {
+			if indexValue(c.Param.Type, &c.Values[j]) == "" {
 				r = 0
 			}
 		}
@@ -482,7 +482,7 @@ func (x *finder) rows(patient string, one bool, from []byte,
 func (x *finder) byIndex(c *search.Clause, after []byte) error {
 	var values []string
 	for i := range c.Values {
-		if s := indexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
+		if s := indexValue(c.Param.Type, &c.Values[i]); !slices.Contains(values, s) {
 			values = append(values, s)
 		}
 	}
@@ -535,7 +535,7 @@ func earlier(m *match, c *search.Clause, values []string) bool {
 	}
 	have := m.index().ByParam[c.Param.Code]
 	for i := range have {
-		if slices.Contains(values, indexValue(c.Param.Kind, &have[i])) {
+		if slices.Contains(values, indexValue(c.Param.Type, &have[i])) {
 			return true
 		}
 	}

@@ -306,12 +306,12 @@ func decodeEntry(v []byte) (e entry, err error) {
 
 // indexed reports whether a parameter of a type has X rows.
 func indexed(p *search.Param) bool {
-	switch p.Kind {
+	switch p.Type {
 	case search.TypeToken, search.TypeReference, search.TypeURI:
 	default:
 		return false
 	}
-	if few := indexedFew(p.Type); few != nil {
+	if few := indexedFew(p.ResourceType); few != nil {
 		return slices.Contains(few, p.Code)
 	}
 	return p.Code != "_id"
@@ -395,7 +395,7 @@ func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 		}
 		seen = seen[:0]
 		for i := range vals {
-			x := indexValue(p.Kind, &vals[i])
+			x := indexValue(p.Type, &vals[i])
 			if x == "" || under(typ, code, x) != code || slices.Contains(seen, x) {
 				continue
 			}

@@ -109,9 +109,9 @@ func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 			continue
 		}
 		for i := range va.ByParam[param] {
-			x := indexValue(p.Kind, &va.ByParam[param][i])
+			x := indexValue(p.Type, &va.ByParam[param][i])
 			constant := slices.ContainsFunc(vb.ByParam[param],
-				func(v search.Value) bool { return indexValue(p.Kind, &v) == x })
+				func(v search.Value) bool { return indexValue(p.Type, &v) == x })
 			if x != "" && constant && !slices.Contains(in.tags, [2]string{param, x}) {
 				in.tags = append(in.tags, [2]string{param, x})
 			}

@@ -399,17 +399,17 @@ func (w *twins) question() string {
 		if vs != nil {
 			have = vs.ByParam[p.Code]
 		}
-		if p.Kind == search.TypeComposite || len(have) == 0 || w.one(10, "missing") {
+		if p.Type == search.TypeComposite || len(have) == 0 || w.one(10, "missing") {
 			q = append(q, p.Code+":missing="+w.of("missing", "true", "false"))
 			continue
 		}
 		name := p.Code
-		if p.Kind == search.TypeToken && w.one(6, "not") {
+		if p.Type == search.TypeToken && w.one(6, "not") {
 			name += ":not"
 		}
 		var list []string
 		for len(list) == 0 || w.one(4, "or") {
-			list = append(list, w.value(p.Kind, &have[w.n(len(have), "value")]))
+			list = append(list, w.value(p.Type, &have[w.n(len(have), "value")]))
 		}
 		q = append(q, name+"="+strings.Join(list, ","))
 	}
