@@ -1,22 +1,27 @@
-# The two commands of a newcomer: make run, make test. Each does all its own
-# set-up; what is needed beyond Go and network is installed by it.
+# The two commands of a newcomer are make run and make test. Each sets up
+# everything it needs beyond Go and network access.
 GO      ?= go
 BIN     := bin/pulsegate
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 CRASHES ?= 50
 
-# Payloads and HL7 definitions that are not ours to ship: tests read them where
-# they lie beside the project, and say so when they do not.
+# Payloads and HL7 definitions that the project may not redistribute. Tests read
+# them from this directory if it exists, and report it when they skip.
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
 export PULSEGATE_FIXTURES
 
-.PHONY: run app build test check browser oracle twins race smoke hostile bench fuzz generate clean
+# goreleaser builds archives, checksums and an SBOM for each binary.
+GORELEASER := v2.16.0
+CYCLONEDX  := v1.10.0
+RELEASE    ?= release --snapshot --clean
 
-run: build ## a demo server on http://localhost:8080 with invented wearers
+.PHONY: run app build test check browser oracle twins race smoke hostile bench fuzz generate release comments clean
+
+run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
 
-app: build ## the sample SMART app on http://localhost:8090, registered with what `make run` runs
+app: build ## serve the sample SMART app on http://localhost:8090, registered with the server of `make run`
 	$(GO) run ./conformance/app -bin $(BIN) -data demo-data
 
 build: $(BIN)
@@ -25,7 +30,7 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
-test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds, race, smoke, hostile input
+test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, race detector, smoke test, hostile input
 	PULSEGATE_BROWSER=1 $(GO) test -timeout 25m ./...
 	$(MAKE) oracle ORACLE=60s
 	$(MAKE) race
@@ -33,42 +38,48 @@ test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds,
 	$(MAKE) smoke
 	$(MAKE) hostile
 
-check: ## what to run between edits, under three minutes: vet, house rules, every suite in its short form
+check: ## run vet, lint and every suite in its short form, in under three minutes
 	$(GO) vet ./...
 	$(GO) test -run 'Format|Length|Imports|Histograms|Clocks' ./conformance/lint
 	$(GO) test -short ./adapters/... ./cmd/... ./fhir/... ./mapping/... ./smart/...
 
-oracle: ## the same random life on documents and on samples, for ORACLE (default 10m); SEED has a life again
+oracle: ## compare documents and samples under random operations for ORACLE (default 10m); SEED repeats a run
 	$(GO) test ./conformance/oracle -count 1 -timeout 0 -v -oracle.time $(or $(ORACLE),10m) -oracle.seed $(or $(SEED),0)
 
-browser: ## what the pages' tests need; with it they fail rather than skip
+browser: ## install the browser that the tests of the pages need
 	sh deploy/ensure-chromium.sh
 
-twins: ## the same below the server: two stores, every method of the contract, streams of any form, for TWINS (default 10m)
+twins: ## compare two stores through every method of the contract for TWINS (default 10m)
 	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 100000
 
-# Tests of one goroutine, which the race detector only makes slow. They run
-# without it in the suites.
+# Tests that run in one goroutine. The race detector would only slow them down,
+# so they run without it, in the suites.
 SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted|TestDenseNights
 
-race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
+race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh
 	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
 
-smoke: build ## a black box over HTTP and the command line, under a minute
+smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)
 
-hostile: build ## bad input of every kind against a running server, under a minute; -list FILE writes what was tried
+hostile: build ## send bad input of every kind to a running server, in under a minute
 	$(GO) run ./conformance/hostile -bin $(BIN)
 
-bench: build ## figures with their floors; -target URL measures any R4 server
+bench: build ## print figures with their floors; BENCHFLAGS="-target URL" measures any R4 server
 	$(GO) run ./conformance/bench -bin $(BIN) $(BENCHFLAGS)
 
-fuzz: ## each fuzz target for FUZZTIME (default 30s)
+fuzz: ## run each fuzz target for FUZZTIME (default 30s)
 	sh conformance/fuzz.sh $(or $(FUZZTIME),30s)
 
 generate:
 	$(GO) generate ./...
 
+release: ## archives, checksums and SBOMs in dist/, as a snapshot of the current commit
+	CYCLONEDX=$(CYCLONEDX) $(GO) run github.com/goreleaser/goreleaser/v2@$(GORELEASER) $(RELEASE)
+
+comments: ## five doc comments picked at random, for a reader to judge; SEED=n repeats a choice
+	@$(GO) run ./conformance/lint/comments -seed $(or $(SEED),0)
+
 clean:
-	rm -rf bin demo-data
+	rm -rf bin dist demo-data

@@ -60,7 +60,7 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 		each := n*(i+1)/len(patients) - n*i/len(patients)
 		p.Adapters = []adapters.Adapter{&heart{seed: uint64(i), n: each}}
 		s, err := p.Run(context.Background(), ingest.Request{Patient: id, Vendor: "apple", Format: "decoded",
-			Body: io.LimitReader(strings.NewReader(id), 1<<10), Principal: who})
+			Body: io.LimitReader(strings.NewReader(id), 1<<10), Caller: audit.Caller{Principal: who}})
 		if err != nil {
 			return created, 0, err
 		}

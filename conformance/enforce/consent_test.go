@@ -11,6 +11,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
@@ -309,5 +310,6 @@ func TestConsentRecorded(t *testing.T) {
 }
 
 func operatorRequest() *interaction.Request {
-	return &interaction.Request{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, Line: "test"}
+	return &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
+		Grant: access.All()}}, Line: "test"}
 }

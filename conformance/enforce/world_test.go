@@ -418,7 +418,8 @@ func (a answer) link(relation string) string {
 
 // operator is what a search matches when everything is visible.
 func (w *world) operator(typ, query string) ([]string, error) {
-	rq := &interaction.Request{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, Line: "GET " + typ}
+	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
+		Grant: access.All()}}, Line: "GET " + typ}
 	p, err := w.service.Search(context.Background(), rq, typ, query)
 	if err != nil {
 		return nil, err

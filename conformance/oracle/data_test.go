@@ -13,6 +13,7 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -255,8 +256,8 @@ func (p *pair) ingest(x measured) {
 		w.pipeline.Adapters, w.pipeline.Limits = []adapters.Adapter{feed{x.vendor, x.samples}}, limits
 		sum, err := w.pipeline.Run(context.Background(),
 			ingest.Request{Patient: x.patient, Vendor: x.vendor, Format: "feed", Body: strings.NewReader(x.name),
-				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()},
-				RequestID: fmt.Sprintf("i%d", p.payloads)})
+				Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()},
+					RequestID: fmt.Sprintf("i%d", p.payloads)}})
 		i := 0
 		if w.tier {
 			i = 1

@@ -1,69 +1,118 @@
-// Package readme runs the commands of the README's section "The main job, by
-// hand" word for word against a freshly built binary.
+// Package readme runs the commands of the documents word for word against a
+// freshly built binary: the request of README.md, and the section "A server by
+// hand" of deploy/README.md.
 package readme
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"pulsegate/conformance/blackbox"
 )
 
-func TestTheMainJobByHand(t *testing.T) {
-	raw, err := os.ReadFile("../../README.md")
+func TestServerByHand(t *testing.T) {
+	dir := t.TempDir()
+	bin, err := blackbox.Build(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(raw), "## The main job, by hand\n")
-	if !ok {
-		t.Fatal("the section is gone")
-	}
-	rest, _, _ = strings.Cut(rest, "\nThe operator's commands")
-	dir, port := t.TempDir(), "18481"
-	bin := filepath.Join(dir, "pulsegate")
-	build := exec.Command("go", "build", "-o", bin, "./cmd/pulsegate")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	var script []string
-	for _, line := range strings.Split(rest, "\n") {
-		cmd, ok := strings.CutPrefix(line, "    ")
-		if !ok || cmd == "make build" {
-			continue
-		}
-		// Only places change: the binary, the data directory, the port.
-		cmd = strings.ReplaceAll(cmd, "bin/pulsegate", bin)
-		cmd = strings.ReplaceAll(cmd, "/tmp/pg", filepath.Join(dir, "pg"))
-		script = append(script, strings.ReplaceAll(cmd, "8081", port))
-	}
+	// Only paths and the port change.
+	script := commands(t, "../../deploy/README.md", "A server by hand", strings.NewReplacer(
+		"bin/pulsegate", bin, "/tmp/pg", filepath.Join(dir, "pg"), "8081", free(t)))
 	if len(script) < 10 {
-		t.Fatalf("only %d commands found", len(script))
+		t.Fatalf("%d commands found, want at least 10", len(script))
 	}
+	out := shell(t, script)
+	check := func(fromEnd int, want string) {
+		t.Helper()
+		if got := out[len(out)-fromEnd]; !strings.Contains(got, want) {
+			t.Errorf("command %d from the end printed %.300q, want %q in it", fromEnd, got, want)
+		}
+	}
+	check(1, "the audit log verifies")
+	check(2, `"resourceType":"Bundle"`)
+	if strings.Contains(out[len(out)-2], `"resourceType":"Observation"`) {
+		t.Error("an Observation was served after the consent was withdrawn")
+	}
+	check(4, `"resourceType":"Observation"`)
+}
+
+func TestOneRequest(t *testing.T) {
+	dir := t.TempDir()
+	bin, err := blackbox.Build(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, data := free(t), filepath.Join(dir, "data")
+	srv, err := blackbox.StartAt(bin, data, "127.0.0.1:"+port, "--demo", "--base-url", "http://localhost:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := srv.Stop(); err != nil {
+			t.Errorf("%v\n%s", err, srv.Log())
+		}
+	})
+	script := commands(t, "../../README.md", "One request", strings.NewReplacer(
+		"bin/pulsegate demo token", bin+" demo token --data "+data, "8080", port))
+	if len(script) != 2 {
+		t.Fatalf("%d commands found, want 2", len(script))
+	}
+	out := shell(t, script)
+	if n := strings.Count(out[len(out)-1], `"resourceType":"Observation"`); n != 3 {
+		t.Errorf("%d Observations in %.300q, want 3", n, out[len(out)-1])
+	}
+}
+
+// commands returns the indented lines below a heading of a document, without
+// the build.
+func commands(t *testing.T, file, heading string, replace *strings.Replacer) (out []string) {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(raw), "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("%s has no section %q", file, heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		if cmd, ok := strings.CutPrefix(line, "    "); ok && strings.TrimSpace(cmd) != "make build" {
+			out = append(out, replace.Replace(strings.TrimSpace(cmd)))
+		}
+	}
+	return out
+}
+
+// shell runs the commands in one shell at the root of the repository and
+// returns the output of each.
+func shell(t *testing.T, script []string) []string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	// The server of the background line ends with the shell.
+	// The trap ends a server that the script starts in the background.
 	sh := exec.CommandContext(ctx, "bash", "-e", "-c",
-		"trap 'kill $(jobs -p)' EXIT\n"+strings.Join(script, "\necho '---'\n"))
+		"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+strings.Join(script, "\necho '---'\n"))
 	sh.Dir = "../.."
 	out, err := sh.Output()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	parts := strings.Split(string(out), "---\n")
-	has := func(i int, want string) {
-		t.Helper()
-		if !strings.Contains(parts[len(parts)-i], want) {
-			t.Errorf("command %d from the end printed %.300q, wanted %q in it", i, parts[len(parts)-i], want)
-		}
+	return strings.Split(string(out), "---\n")
+}
+
+func free(t *testing.T) string {
+	t.Helper()
+	port, err := blackbox.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	has(1, "the audit log verifies")
-	has(4, `"resourceType":"Observation"`)
-	if strings.Contains(parts[len(parts)-2], `"resourceType":"Observation"`) {
-		t.Error("an Observation after the consent was withdrawn")
-	}
-	has(2, `"resourceType":"Bundle"`)
+	return fmt.Sprint(port)
 }

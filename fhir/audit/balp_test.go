@@ -280,10 +280,10 @@ func drawEvent(t *rapid.T) Event {
 		Interaction: rapid.SampledFrom(interactions()).Draw(t, "interaction"),
 		Outcome:     rapid.SampledFrom([]string{"", Success, Minor, Serious, Major}).Draw(t, "outcome"),
 		Reason:      text.Draw(t, "reason"),
-		RemoteIP:    rapid.SampledFrom([]string{"", "192.0.2.7", "2001:db8::1"}).Draw(t, "ip"),
-		RequestID:   text.Draw(t, "request"),
-		Patient:     rapid.SampledFrom([]string{"", "p1", "not an id", strings.Repeat("a", 64)}).Draw(t, "patient"),
-		Query:       text.Draw(t, "query"),
+		Caller: Caller{RemoteIP: rapid.SampledFrom([]string{"", "192.0.2.7", "2001:db8::1"}).Draw(t, "ip"),
+			RequestID: text.Draw(t, "request")},
+		Patient: rapid.SampledFrom([]string{"", "p1", "not an id", strings.Repeat("a", 64)}).Draw(t, "patient"),
+		Query:   text.Draw(t, "query"),
 		Recipient: rapid.SampledFrom([]string{"", "https://ehr.example.org/hook", "ehr.example.org"}).Draw(t,
 			"recipient"),
 	}
@@ -416,9 +416,8 @@ func TestProfilesClaimed(t *testing.T) {
 // The person who lets an app have a token is in the event of its issue.
 func TestTokenOfAPerson(t *testing.T) {
 	w, _, err := testRecorder(t, 5).Prepare(Event{Type: TokenIssue, Query: "grant_type=authorization_code",
-		RemoteIP: "192.0.2.1",
-		Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org",
-			TokenID: "j1"}})
+		Caller: Caller{Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org",
+			TokenID: "j1"}, RemoteIP: "192.0.2.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,9 +436,9 @@ func TestTokenOfAPerson(t *testing.T) {
 
 // The validator refuses what the profiles refuse.
 func TestValidatorCanFail(t *testing.T) {
-	w, _, err := testRecorder(t, 3).Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1", RemoteIP: "192.0.2.1",
-		Principal: &access.Principal{ClientID: "c", TokenID: "j"},
-		Data:      []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})
+	w, _, err := testRecorder(t, 3).Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1",
+		Caller: Caller{Principal: &access.Principal{ClientID: "c", TokenID: "j"}, RemoteIP: "192.0.2.1"},
+		Data:   []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,9 +462,10 @@ func TestValidatorCanFail(t *testing.T) {
 
 func BenchmarkPrepare(b *testing.B) {
 	rec := testRecorder(b, 4)
-	ev := Event{Type: Rest, Interaction: "create", Patient: "p1", RemoteIP: "192.0.2.1", RequestID: "r",
-		Principal: &access.Principal{ClientID: "c", TokenID: "j", Subject: "c", Issuer: "i"},
-		Data:      []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}, Version: 1}}}
+	ev := Event{Type: Rest, Interaction: "create", Patient: "p1",
+		Caller: Caller{Principal: &access.Principal{ClientID: "c", TokenID: "j", Subject: "c", Issuer: "i"},
+			RemoteIP: "192.0.2.1", RequestID: "r"},
+		Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}, Version: 1}}}
 	for b.Loop() {
 		if _, _, err := rec.Prepare(ev); err != nil {
 			b.Fatal(err)

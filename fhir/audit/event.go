@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 )
 
 // EventType selects the pattern of an event.
@@ -47,13 +46,11 @@ type Event struct {
 	Outcome     string // Success and its like; "" means Success
 	// Reason is a fixed text for a failed event ("scope does not cover
 	// Observation"), never input.
-	Reason    string
-	At        time.Time // zero: the recorder's clock
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-	Patient   string    // id; at most one an event
-	Data      []DataRef // what was touched
+	Reason string
+	At     time.Time // zero: the recorder's clock
+	Caller
+	Patient string    // id; at most one an event
+	Data    []DataRef // what was touched
 	// raw query or request line for searches, operations and token requests (secrets already
 	// taken out)
 	Query     string

@@ -79,7 +79,7 @@ func (w *world) start() {
 	w.x = x
 }
 
-func (w *world) caller(client string, types ...string) Caller {
+func (w *world) caller(client string, types ...string) audit.Caller {
 	if len(types) == 0 {
 		types = []string{"*"}
 	}
@@ -87,7 +87,7 @@ func (w *world) caller(client string, types ...string) Caller {
 	for _, t := range types {
 		g.Rules = append(g.Rules, access.Rule{Type: t, May: access.Read | access.Search})
 	}
-	return Caller{Principal: &access.Principal{ClientID: client, Grant: g, TokenID: "t", Scope: "system/*.rs"},
+	return audit.Caller{Principal: &access.Principal{ClientID: client, Grant: g, TokenID: "t", Scope: "system/*.rs"},
 		RemoteIP: "192.0.2.1", RequestID: "r"}
 }
 
@@ -116,7 +116,7 @@ func (w *world) seed() {
 	w.put("Group", "g1", `,"type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p1"}},{"entity":{"reference":"Patient/p2"},"inactive":true},{"entity":{"reference":"Patient/p3"}}]`)
 }
 
-func (w *world) kick(c Caller, r Request) string {
+func (w *world) kick(c audit.Caller, r Request) string {
 	w.t.Helper()
 	loc, err := w.x.KickOff(context.Background(), c, r)
 	if err != nil {
@@ -129,7 +129,7 @@ func (w *world) kick(c Caller, r Request) string {
 	return id
 }
 
-func (w *world) manifest(c Caller, id string) (m manifest) {
+func (w *world) manifest(c audit.Caller, id string) (m manifest) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		s, err := w.x.Status(context.Background(), c, id)
@@ -148,7 +148,7 @@ func (w *world) manifest(c Caller, id string) (m manifest) {
 	return m
 }
 
-func (w *world) file(c Caller, item fileItem) []string {
+func (w *world) file(c audit.Caller, item fileItem) []string {
 	w.t.Helper()
 	rest, ok := strings.CutPrefix(item.URL, base+"/$export-file/")
 	if !ok {
@@ -178,7 +178,7 @@ func (w *world) file(c Caller, item fileItem) []string {
 	return ids
 }
 
-func (w *world) export(c Caller, r Request) map[string][]string {
+func (w *world) export(c audit.Caller, r Request) map[string][]string {
 	w.t.Helper()
 	m := w.manifest(c, w.kick(c, r))
 	out := map[string][]string{}
@@ -363,7 +363,7 @@ func TestKickOffRefuses(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {
 		r    Request
-		who  Caller
+		who  audit.Caller
 		want fhir.Kind
 	}{
 		{Request{Level: System, Params: url.Values{"_typeFilter": {"x"}}}, w.caller("ehr"), fhir.Invalid},
@@ -379,7 +379,7 @@ func TestKickOffRefuses(t *testing.T) {
 		{Request{Level: System}, w.caller("ehr", "Encounter"), fhir.Forbidden},
 		{Request{Level: Group, GroupID: "absent"}, w.caller("ehr"), fhir.NotFound},
 		{Request{Level: Group, GroupID: "g1"}, w.caller("ehr", "Patient"), fhir.Forbidden},
-		{Request{Level: System}, Caller{}, fhir.Unauthorized},
+		{Request{Level: System}, audit.Caller{}, fhir.Unauthorized},
 	} {
 		if _, err := w.x.KickOff(ctx, c.who, c.r); err == nil || fhir.KindOf(err) != c.want {
 			t.Errorf("%v: %v, want %d", c.r.Params, err, c.want)

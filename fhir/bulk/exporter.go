@@ -170,7 +170,7 @@ func (x *Exporter) drop(ctx context.Context, id string) error {
 
 // KickOff checks a request and makes its job durable together with its audit
 // record. It returns the polling location.
-func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, error) {
+func (x *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
 	const op = "bulk.KickOff"
 	p := c.Principal
 	if p == nil || p.ClientID == "" {
@@ -199,19 +199,13 @@ func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 		ID: id, Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
 		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(x.opts.Expires), Warnings: s.warnings,
 	}
-	w, leaf, err := x.opts.Audit.Prepare(audit.Event{
-		Type: audit.Export, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP, RequestID: c.RequestID,
-		Query: r.URL, Extra: [][2]string{{"job", j.ID}},
-	})
-	if err != nil {
-		return "", err
-	}
 	sw, old, err := x.put(j, store.StateAbsent, nil)
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	res, err := x.opts.Store.Commit(ctx,
-		&store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{sw}})
+	res, err := audit.Commit(ctx, x.opts.Store, x.opts.Audit, &store.Batch{State: []store.StateWrite{sw}},
+		audit.Event{Type: audit.Export, Interaction: "operation", Caller: c, Query: r.URL,
+			Extra: [][2]string{{"job", j.ID}}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
@@ -415,18 +409,14 @@ func (x *Exporter) load(ctx context.Context, p *access.Principal, id string) (*j
 }
 
 // Delete ends a job and makes its files gone.
-func (x *Exporter) Delete(ctx context.Context, c Caller, id string) error {
+func (x *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error {
 	j, err := x.load(ctx, c.Principal, id)
 	if err != nil {
 		return err
 	}
-	w, leaf, err := x.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Principal: c.Principal,
-		RemoteIP: c.RemoteIP, RequestID: c.RequestID, Query: "DELETE " + x.statusURL(id),
-		Extra: [][2]string{{"job", id}}})
-	if err != nil {
-		return err
-	}
-	_, err = x.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{{Key: key(j.ID)}}})
+	_, err = audit.Commit(ctx, x.opts.Store, x.opts.Audit,
+		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}}},
+		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + x.statusURL(id),
+			Extra: [][2]string{{"job", id}}})
 	return fhir.Wrap("bulk.Delete", err)
 }

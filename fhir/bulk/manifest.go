@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 )
 
 // Status is the answer to a poll: in progress while Manifest is nil.
@@ -41,7 +42,7 @@ func (x *Exporter) fileURL(id, name string) string {
 }
 
 // Status answers a poll by the client that started the job.
-func (x *Exporter) Status(ctx context.Context, c Caller, id string) (*Status, error) {
+func (x *Exporter) Status(ctx context.Context, c audit.Caller, id string) (*Status, error) {
 	j, err := x.load(ctx, c.Principal, id)
 	if err != nil {
 		return nil, err

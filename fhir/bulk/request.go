@@ -31,13 +31,6 @@ type Request struct {
 	Lenient bool // Prefer: handling=lenient
 }
 
-// Caller is who asks, for the audit trail.
-type Caller struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-}
-
 // typesOf returns the types a level exports, in the order of the manifest.
 func typesOf(l Level) []string {
 	if l == System {

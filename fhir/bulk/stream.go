@@ -26,14 +26,14 @@ const deletedPerBundle = 100
 // File is one opened download.
 type File struct {
 	x    *Exporter
-	c    Caller
+	c    audit.Caller
 	j    *job
 	name string
 }
 
 // Open checks a download: the job is the caller's own and complete, the file
 // is one of it, and the token covers its type now.
-func (x *Exporter) Open(ctx context.Context, c Caller, id, name string) (*File, error) {
+func (x *Exporter) Open(ctx context.Context, c audit.Caller, id, name string) (*File, error) {
 	const op = "bulk.Open"
 	j, err := x.load(ctx, c.Principal, id)
 	if err != nil {
@@ -101,8 +101,8 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 
 func (f *File) event(patient string) audit.Event {
 	return audit.Event{
-		Type: audit.Disclosure, Interaction: "operation", Principal: f.c.Principal, RemoteIP: f.c.RemoteIP,
-		RequestID: f.c.RequestID, Patient: patient, Query: f.x.fileURL(f.j.ID, f.name), Recipient: f.c.RemoteIP,
+		Type: audit.Disclosure, Interaction: "operation", Caller: f.c, Patient: patient,
+		Query: f.x.fileURL(f.j.ID, f.name), Recipient: f.c.RemoteIP,
 		Extra: [][2]string{{"job", f.j.ID}},
 	}
 }

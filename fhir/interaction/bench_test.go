@@ -163,7 +163,8 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
 	return &interaction.Service{Store: st, Validator: door, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 			Base: "https://pg.example/fhir"},
-		&interaction.Request{Principal: &access.Principal{ClientID: "bench", Grant: grant}, Line: "GET Observation"}
+		&interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "bench", Grant: grant}},
+			Line: "GET Observation"}
 }
 
 // benchTemplate is of the heart rates of patient "samples".

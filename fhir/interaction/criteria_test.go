@@ -76,7 +76,8 @@ func newService(t *testing.T, wrap func(store.Store) store.Store) *interaction.S
 		Rand: rand.Reader, Base: "https://pg.example/fhir"}
 }
 
-var operator = &interaction.Request{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
+var operator = &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
+	Grant: access.All()}}}
 
 func organization(value string) []byte {
 	return []byte(`,"identifier":[{"system":"urn:t","value":"` + value + `"}]`)

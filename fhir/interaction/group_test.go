@@ -64,7 +64,8 @@ func TestRequestsShareSyncs(t *testing.T) {
 	}
 	s := &interaction.Service{Store: st, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base: "https://pg.example/fhir"}
-	rq := &interaction.Request{Principal: &access.Principal{ClientID: "c", Grant: access.All()}, RemoteIP: "192.0.2.1"}
+	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "c",
+		Grant: access.All()}, RemoteIP: "192.0.2.1"}}
 	const n, few = 64, 12
 	ids := make([]string, n)
 	for _, step := range []struct {

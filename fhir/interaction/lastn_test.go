@@ -174,7 +174,8 @@ func (w *readWorld) question() (string, func(*interaction.Service) ([]byte, erro
 	}
 	grant := &access.Grant{Recipient: "r", Consents: without(w.pick("denied", "", "oura", "apple")),
 		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search, Params: params}}}
-	rq := &interaction.Request{Principal: &access.Principal{ClientID: "r", Grant: grant}, Line: "GET"}
+	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "r", Grant: grant}},
+		Line: "GET"}
 	if rapid.Bool().Draw(w.t, "stats") {
 		ps := []interaction.Parameter{{Name: "subject", Value: "Patient/samples"},
 			{Name: "statistic", Value: "average,minimum,maximum,count,total-count,median,std-dev"}}
@@ -231,7 +232,8 @@ func TestLastNWhileWriting(t *testing.T) {
 	}
 	svc := &interaction.Service{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base: "https://pg.example/fhir"}
-	rq := &interaction.Request{Principal: &access.Principal{ClientID: "r", Grant: access.All()}, Line: "GET"}
+	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "r",
+		Grant: access.All()}}, Line: "GET"}
 	ctx := context.Background()
 	put := func(id, patient, system string, at int) error {
 		body := fhir.Prefix("Observation", id) + `},"status":"final","code":{"coding":[{"system":"` + system +

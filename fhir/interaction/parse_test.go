@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 )
 
 func TestRewriteLinks(t *testing.T) {
@@ -125,7 +126,7 @@ func TestParseTags(t *testing.T) {
 // resource by identifier shares a lock, and what differs shares none.
 func TestCriteria(t *testing.T) {
 	s := &Service{Base: "https://pg.example/fhir"}
-	rq := &Request{Principal: &access.Principal{Grant: access.All()}}
+	rq := &Request{Caller: audit.Caller{Principal: &access.Principal{Grant: access.All()}}}
 	read := func(typ, raw string) *criteria {
 		c, err := s.criteriaOf(rq, "test", "If-None-Exist", "POST x", typ, raw)
 		if err != nil {

@@ -14,8 +14,7 @@ import (
 // event is the common part of every event of rq. Looks at the trail itself
 // are of their own kind.
 func (rq *Request) event(interaction, typ string) audit.Event {
-	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Principal: rq.Principal, RemoteIP: rq.RemoteIP,
-		RequestID: rq.RequestID}
+	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Caller: rq.Caller}
 	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" ||
 		interaction == "history-instance") {
 		ev.Type = audit.AuditRead
@@ -102,15 +101,9 @@ func (s *Service) disclose(ctx context.Context, rq *Request, evs ...audit.Event)
 // commit adds the events to b and makes all of it durable.
 func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event) (store.Result, error) {
 	for _, ev := range evs {
-		w, l, err := s.Audit.Prepare(ev)
-		if err != nil {
-			return store.Result{}, err
-		}
-		b.Writes = append(b.Writes, w)
-		b.Leaves = append(b.Leaves, l)
 		access.Disclose(ctx, ev.Patient)
 	}
-	res, err := s.Store.Commit(ctx, b)
+	res, err := audit.Commit(ctx, s.Store, s.Audit, b, evs...)
 	if err == nil {
 		access.Committed(ctx, uint64(res.Seq))
 	}

@@ -29,11 +29,9 @@ type Validator interface {
 // type, id and canonical form.
 type Check func(ctx context.Context, p *access.Principal, next, old *fhir.Resource) (*fhir.Resource, error)
 
-// Request is who asks, from where.
+// Request describes one request: its caller, and how it was made.
 type Request struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
+	audit.Caller
 	// Line is the request line ("GET Observation?patient=1") as it goes into
 	// the audit event of a query.
 	Line string

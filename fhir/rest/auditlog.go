@@ -42,8 +42,8 @@ func (h *AuditLog) Mount(r gin.IRouter) {
 // allowed records the request and reports whether it may go on.
 func (h *AuditLog) allowed(c *gin.Context) bool {
 	p := PrincipalOf(c)
-	ev := audit.Event{Type: audit.AuditRead, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP(),
-		RequestID: RequestID(c), Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
+	ev := audit.Event{Type: audit.AuditRead, Interaction: "operation", Caller: callerOf(c),
+		Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
 	ok := p != nil && p.Grant.MayAll(access.Read, "AuditEvent")
 	if !ok {
 		ev.Outcome, ev.Reason = audit.Serious, "scope does not cover AuditEvent"

@@ -58,10 +58,6 @@ func (h Bulk) Mount(r gin.IRouter) {
 	r.GET("/$export-file/:job/:file", h.file)
 }
 
-func bulkCaller(c *gin.Context) bulk.Caller {
-	return bulk.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
-}
-
 // preferences reads the Prefer header into its lower-case parts.
 func preferences(c *gin.Context) map[string]string {
 	out := map[string]string{}
@@ -141,7 +137,7 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 		} else if c.Request.URL.RawQuery != "" {
 			self += "?" + c.Request.URL.RawQuery
 		}
-		location, err := h.Exporter.KickOff(c.Request.Context(), bulkCaller(c), bulk.Request{
+		location, err := h.Exporter.KickOff(c.Request.Context(), callerOf(c), bulk.Request{
 			Level: level, GroupID: c.Param("id"), URL: self, Params: params, Lenient: prefer["handling"] == "lenient",
 		})
 		if err != nil {
@@ -183,7 +179,7 @@ func postParameters(c *gin.Context) (url.Values, error) {
 }
 
 func (h Bulk) status(c *gin.Context) {
-	s, err := h.Exporter.Status(c.Request.Context(), bulkCaller(c), c.Param("job"))
+	s, err := h.Exporter.Status(c.Request.Context(), callerOf(c), c.Param("job"))
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
@@ -201,7 +197,7 @@ func (h Bulk) status(c *gin.Context) {
 }
 
 func (h Bulk) delete(c *gin.Context) {
-	if err := h.Exporter.Delete(c.Request.Context(), bulkCaller(c), c.Param("job")); err != nil {
+	if err := h.Exporter.Delete(c.Request.Context(), callerOf(c), c.Param("job")); err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
@@ -214,7 +210,7 @@ func (h Bulk) file(c *gin.Context) {
 		notAcceptable(c, "application/fhir+ndjson")
 		return
 	}
-	f, err := h.Exporter.Open(c.Request.Context(), bulkCaller(c), c.Param("job"), c.Param("file"))
+	f, err := h.Exporter.Open(c.Request.Context(), callerOf(c), c.Param("job"), c.Param("file"))
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return

@@ -11,6 +11,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
@@ -43,14 +44,17 @@ func PrincipalOf(c *gin.Context) *access.Principal {
 // RequestID is the id under which the request is logged and audited.
 func RequestID(c *gin.Context) string { return c.GetString(keyRequestID) }
 
+// callerOf returns the caller of a request that was authenticated.
+func callerOf(c *gin.Context) audit.Caller {
+	return audit.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
+}
+
 // RequestOf is the caller as fhir/interaction wants to know it.
 func RequestOf(c *gin.Context) *interaction.Request {
 	return &interaction.Request{
-		Principal: PrincipalOf(c),
-		RemoteIP:  c.RemoteIP(),
-		RequestID: RequestID(c),
-		Line:      c.Request.Method + " " + requestURI(c.Request),
-		Lenient:   prefers(c.Request, "handling") == "lenient",
+		Caller:  callerOf(c),
+		Line:    c.Request.Method + " " + requestURI(c.Request),
+		Lenient: prefers(c.Request, "handling") == "lenient",
 	}
 }
 

@@ -48,8 +48,8 @@ func (h Subscriptions) instance(next gin.HandlerFunc) gin.HandlerFunc {
 	}
 }
 
-func subscriptionCaller(c *gin.Context) subscription.Caller {
-	return subscription.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c),
+func subscriptionRequest(c *gin.Context) subscription.Request {
+	return subscription.Request{Caller: callerOf(c),
 		Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
 }
 
@@ -134,7 +134,7 @@ func (h Subscriptions) status(c *gin.Context) {
 	if instance { // the guide: both parameters are ignored
 		ids, statuses = []string{c.Param("id")}, nil
 	}
-	b, err := h.Engine.Status(c.Request.Context(), subscriptionCaller(c), ids, statuses, instance)
+	b, err := h.Engine.Status(c.Request.Context(), subscriptionRequest(c), ids, statuses, instance)
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
@@ -171,7 +171,7 @@ func (h Subscriptions) events(c *gin.Context) {
 	if v := params["content"]; len(v) > 0 {
 		content = v[0]
 	}
-	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionCaller(c), c.Param("id"), since,
+	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionRequest(c), c.Param("id"), since,
 		until, subscription.Content(content))
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)

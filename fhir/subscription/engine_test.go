@@ -426,7 +426,8 @@ func TestErrorAndResume(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.observe("p1", "8867-4")
 	w.until("numbered in error", func() bool {
-		b, err := w.e.Status(context.Background(), Caller{Principal: w.principal("ehr")}, []string{"s1"}, nil, true)
+		b, err := w.e.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+			[]string{"s1"}, nil, true)
 		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) &&
 			strings.Contains(string(b), `"valueCode":"error"`)
 	})
@@ -515,7 +516,8 @@ func TestWithdrawnConsent(t *testing.T) {
 			}
 		}
 	}
-	b, err := w.e.Events(context.Background(), Caller{Principal: w.principal("ehr")}, "s1", 1, 2, "")
+	b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
+		1, 2, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,14 +525,15 @@ func TestWithdrawnConsent(t *testing.T) {
 		n.kind != "query-event" {
 		t.Errorf("$events: %+v", n)
 	}
-	if _, err := w.e.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2,
+	if _, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("other")}},
+		"s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client sees the events: %v", err)
 	}
 	// A grant that ends while the events are read ends the answer.
 	ended := w.principal("ehr")
 	ended.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
-	if b, err := w.e.Events(context.Background(), Caller{Principal: ended}, "s1", 1, 2,
+	if b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: ended}}, "s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
 		t.Errorf("events for a token that has ended: %v", err)
 	}

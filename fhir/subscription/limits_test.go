@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 )
 
@@ -82,7 +83,8 @@ func (w *world) rows(id string) (n int) {
 
 func (w *world) total(id string) string {
 	w.t.Helper()
-	b, err := w.e.Status(context.Background(), Caller{Principal: w.principal("ehr")}, []string{id}, nil, true)
+	b, err := w.e.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+		[]string{id}, nil, true)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -10,15 +10,13 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// Caller is who asks, for the audit trail.
-type Caller struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-	Query     string // request line
+// Request is a request for one of the operations.
+type Request struct {
+	audit.Caller
+	Query string // request line
 }
 
-func (e *Engine) may(c Caller) error {
+func (e *Engine) may(c Request) error {
 	if c.Principal == nil || !c.Principal.Grant.MayUnattended(access.Read, "Subscription") {
 		return fhir.Errorf(fhir.Forbidden, "subscription.operation",
 			"the token's scopes do not cover reading Subscription")
@@ -26,15 +24,14 @@ func (e *Engine) may(c Caller) error {
 	return nil
 }
 
-func (c Caller) event(kind audit.EventType) audit.Event {
-	return audit.Event{Type: kind, Interaction: "operation", Principal: c.Principal, RemoteIP: c.RemoteIP,
-		RequestID: c.RequestID, Query: c.Query}
+func (c Request) event(kind audit.EventType) audit.Event {
+	return audit.Event{Type: kind, Interaction: "operation", Caller: c.Caller, Query: c.Query}
 }
 
 // Status is $status: a searchset Bundle with one SubscriptionStatus for each
 // of the caller's own Subscriptions that ids and statuses name (both empty:
 // all). With instance set, an id that is not the caller's is NotFound.
-func (e *Engine) Status(ctx context.Context, c Caller, ids, statuses []string, instance bool) ([]byte, error) {
+func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, instance bool) ([]byte, error) {
 	if err := e.may(c); err != nil {
 		return nil, err
 	}
@@ -100,7 +97,7 @@ const maxEvents = 200
 // notification Bundle, decided on by the scopes and consents of now. content
 // "" means as the Subscription says. At most 200 events are given, the first
 // of the range; those that are not kept any more are left out.
-func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until uint64,
+func (e *Engine) Events(ctx context.Context, c Request, id string, since, until uint64,
 	content Content) ([]byte, error) {
 	const op = "subscription.Events"
 	if err := e.may(c); err != nil {
@@ -158,7 +155,7 @@ func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until u
 	return appendNotification(nil, e.opts.Base, bundleID, uuid, e.opts.Clock(), &h, items), nil
 }
 
-func (e *Engine) between(ctx context.Context, c Caller, id string, since, until uint64) ([]item, error) {
+func (e *Engine) between(ctx context.Context, c Request, id string, since, until uint64) ([]item, error) {
 	if since > until {
 		return nil, nil
 	}

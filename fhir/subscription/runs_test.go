@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 )
 
@@ -64,7 +65,8 @@ func TestRuns(t *testing.T) {
 		}
 	}
 	for _, since := range []uint64{uint64(len(want)) - 900, uint64(len(want)) - 400, uint64(len(want)) - 3} {
-		b, err := w.e.Events(context.Background(), Caller{Principal: w.principal("ehr")}, "s1", since, since+120, "")
+		b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+			"s1", since, since+120, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +87,8 @@ func TestRuns(t *testing.T) {
 		t.Errorf("%d rows for %d events", rows, len(want))
 	}
 	w.start()
-	b, err := w.e.Events(context.Background(), Caller{Principal: w.principal("ehr")}, "s1", 1, 0, "")
+	b, err := w.e.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
+		1, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

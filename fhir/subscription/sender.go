@@ -382,9 +382,8 @@ func (d *sender) record(ctx context.Context, v view, kind string, items []item) 
 	}
 	p := &access.Principal{ClientID: d.s.owner}
 	base := audit.Event{
-		Type: audit.Rest, Interaction: "operation", Principal: p,
-		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
-		RemoteIP:  v.spec.Endpoint.Host, Query: "POST " + kind,
+		Type: audit.Rest, Interaction: "operation", Caller: audit.Caller{Principal: p, RemoteIP: v.spec.Endpoint.Host},
+		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host, Query: "POST " + kind,
 		Extra: [][2]string{{"subscription", d.s.id}, {"kind", kind}},
 	}
 	if len(items) > 0 {
@@ -515,20 +514,16 @@ func (d *sender) write(ctx context.Context, v view, status, reason string) error
 	if body, err = setStatus(body, status, reason); err != nil {
 		return err
 	}
-	w, leaf, err := d.e.opts.Audit.Prepare(audit.Event{
-		Type: audit.Rest, Interaction: "update", Principal: &access.Principal{ClientID: d.s.owner},
-		RemoteIP: v.spec.Endpoint.Host, Data: []audit.DataRef{{Ref: ref, Version: v.version + 1}},
-		Extra: [][2]string{{"status", status}},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = d.e.opts.Store.Commit(ctx, &store.Batch{
+	_, err = audit.Commit(ctx, d.e.opts.Store, d.e.opts.Audit, &store.Batch{
 		Writes: []store.Write{{
 			Op: store.Put, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body},
 			Vendor: facts.Vendor, Author: facts.Author, Expect: store.Version, IfVersion: v.version,
-		}, w},
-		Leaves: []store.Leaf{leaf},
+		}},
+	}, audit.Event{
+		Type: audit.Rest, Interaction: "update",
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: d.s.owner}, RemoteIP: v.spec.Endpoint.Host},
+		Data:   []audit.DataRef{{Ref: ref, Version: v.version + 1}},
+		Extra:  [][2]string{{"status", status}},
 	})
 	return err
 }

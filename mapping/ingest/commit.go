@@ -135,11 +135,9 @@ func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 		}
 		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)},
 			{"payload-sha256-64k", r.digest}}
-		w, leaf, err := r.p.Audit.Prepare(ev)
-		if err != nil {
+		if err := audit.Append(r.p.Audit, sb, ev); err != nil {
 			return fhir.Wrap("ingest.commit", err)
 		}
-		sb.Writes, sb.Leaves = append(sb.Writes, w), append(sb.Leaves, leaf)
 	}
 	if len(sb.Writes) == 0 && len(sb.State) == 0 {
 		return nil

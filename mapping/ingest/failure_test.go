@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 )
 
 // trail returns "outcome reason" of every AuditEvent, counted.
@@ -72,7 +73,7 @@ func TestEveryIngestIsAudited(t *testing.T) {
 				c.prepare(w)
 			}
 			q := Request{Patient: "p1", Vendor: "apple", Name: "export.xml", Body: strings.NewReader(c.body),
-				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
+				Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}}
 			if c.vendor != "" {
 				q.Vendor = c.vendor
 			}

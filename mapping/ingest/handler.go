@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/r4"
 )
 
@@ -65,7 +66,7 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	}
 	ctx := c.Request.Context()
 	q := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Delivery: c.GetHeader, Principal: who, RequestID: id, RemoteIP: ip}
+		Name: c.Query("name"), Delivery: c.GetHeader, Caller: audit.Caller{Principal: who, RemoteIP: ip, RequestID: id}}
 	if !fhir.ValidID(q.Patient) {
 		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
 		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)

@@ -124,7 +124,7 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 
 func (w *world) run(vendor, name, body string) (Summary, error) {
 	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
-		Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
+		Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
 }
 
 func (w *world) must(vendor, name, body string) Summary {
@@ -209,7 +209,7 @@ func TestRepeatChangesNothing(t *testing.T) {
 	if len(items) != 1 || items[0].Reason != "unmapped" || items[0].Count != 1 {
 		t.Errorf("quarantine %+v", items)
 	}
-	if sum, err := w.p.Retry(t.Context(), nil, "r"); err != nil || sum.Created != 0 {
+	if sum, err := w.p.Retry(t.Context(), audit.Caller{RequestID: "r"}); err != nil || sum.Created != 0 {
 		t.Errorf("retry: %+v %v", sum, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing/fstest"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/mapping"
 )
 
@@ -139,7 +140,8 @@ func TestRetryOfComponent(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.must("apple", "auto", c.odd)
-		if sum, err := w.p.Retry(t.Context(), who, "r"); err != nil || sum.Created+sum.Updated != 0 ||
+		if sum, err := w.p.Retry(t.Context(), audit.Caller{Principal: who, RequestID: "r"}); err != nil ||
+			sum.Created+sum.Updated != 0 ||
 			len(w.items()) != 1 {
 			t.Errorf("%s: before: %+v %v", name, sum, err)
 		}
@@ -147,7 +149,7 @@ func TestRetryOfComponent(t *testing.T) {
 			w.must("apple", "auto", c.then)
 		}
 		w.p.Mapper = widened(t)
-		if _, err := w.p.Retry(t.Context(), who, "r"); err != nil {
+		if _, err := w.p.Retry(t.Context(), audit.Caller{Principal: who, RequestID: "r"}); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(w.items()); n != 0 {

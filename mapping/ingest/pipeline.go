@@ -16,19 +16,12 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 )
-
-// Recorder makes audit events; *audit.Recorder is one.
-type Recorder interface {
-	Prepare(audit.Event) (store.Write, store.Leaf, error)
-	Record(context.Context, ...audit.Event) error
-}
 
 // Consents answers whether data may be taken in; *consent.Engine is one.
 type Consents interface {
@@ -40,7 +33,7 @@ type Consents interface {
 // needed.
 type Pipeline struct {
 	Store    store.Store
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Consents
 	Mapper   *mapping.Mapper
 	Adapters []adapters.Adapter
@@ -83,10 +76,8 @@ type Request struct {
 	// formats list. Nil is no facts.
 	Delivery func(name string) string
 
-	Principal *access.Principal
-	RequestID string
-	RemoteIP  string
-	Progress  func(bytes int64)
+	audit.Caller
+	Progress func(bytes int64)
 }
 
 const headSize = 64 << 10

@@ -14,7 +14,6 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
@@ -195,7 +194,7 @@ func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 // Retry maps everything in quarantine again with the current table. What
 // works leaves quarantine, in a commit of its own after the resources: after a
 // crash in between the item is tried again and changes nothing.
-func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID string) (Summary, error) {
+func (p *Pipeline) Retry(ctx context.Context, by audit.Caller) (Summary, error) {
 	var total Summary
 	var items []Item
 	err := p.List(ctx, "", func(it *Item) bool {
@@ -213,7 +212,7 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
 			to++
 		}
-		sum, err := p.retry(ctx, items[from:to], who, requestID)
+		sum, err := p.retry(ctx, items[from:to], by)
 		total.Add(sum)
 		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
 			return total, err
@@ -224,14 +223,13 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 }
 
 // retry takes items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
+func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Summary, error) {
 	began := p.Clock()
 	var r *run
 	var err error
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
-	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who,
-		RequestID: requestID}); err != nil {
+	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Caller: by}); err != nil {
 		return Summary{}, err
 	}
 	r.format = items[0].Format
@@ -268,11 +266,7 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 	}
 	ev := r.event(audit.Operator, audit.Success)
 	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
-	w, leaf, err := p.Audit.Prepare(ev)
-	if err != nil {
-		return r.sum, fhir.Wrap("ingest.Retry", err)
-	}
-	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
+	_, err = audit.Commit(ctx, p.Store, p.Audit, &store.Batch{State: done}, ev)
 	return r.sum, fhir.Wrap("ingest.Retry", err)
 }
 

@@ -401,6 +401,6 @@ func (r *run) covered(ctx context.Context, categories []string) (bool, error) {
 }
 
 func (r *run) event(k audit.EventType, outcome string) audit.Event {
-	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: r.p.Clock(), Principal: r.q.Principal,
-		RemoteIP: r.q.RemoteIP, RequestID: r.q.RequestID, Patient: r.q.Patient}
+	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: r.p.Clock(), Caller: r.q.Caller,
+		Patient: r.q.Patient}
 }

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/mapping/sample"
 )
 
@@ -48,7 +49,8 @@ func (w *world) take(name string, samples ...sample.Sample) (Summary, error) {
 		}
 	}}}
 	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
-		Body: strings.NewReader(name), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
+		Body: strings.NewReader(name), Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
+			Grant: access.All()}}})
 }
 
 // rates are integers as text, interned like an adapter's.

@@ -41,15 +41,10 @@ type Store interface {
 	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 }
 
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Agreements makes and ends the Consents. All fields but Logger are needed.
 type Agreements struct {
 	Store  Store
-	Audit  Recorder
+	Audit  audit.Trail
 	Scopes scope.Parser
 	Issuer string // the server's base URL
 	// UserLife is how long an access token for a person lives.
@@ -159,13 +154,8 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 }
 
 func (g *Agreements) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
-	w, leaf, err := g.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
+	return audit.Append(g.Audit, b, audit.Event{Type: audit.Rest, Interaction: interaction,
 		Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
-		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: g.Issuer,
-			Authorization: a.ID}})
-	if err != nil {
-		return fhir.Wrap("agreement.record", err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-	return nil
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: a.ClientID, ClientName: app,
+			Subject: a.Subject.ID, Issuer: g.Issuer, Authorization: a.ID}}})
 }

@@ -34,7 +34,7 @@ type Opener interface {
 //	Consent/stop-<SHA-256 of patient and client, 32 hex digits>
 type Refusals struct {
 	Store    RefusalStore
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Opener
 	Clock    func() time.Time
 }
@@ -105,7 +105,7 @@ func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consen
 
 // Refuse puts a refusal into force; by is who asks and from where. To refuse
 // twice is no error.
-func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
+func (g *Refusals) Refuse(ctx context.Context, by audit.Caller, patient, client, app string) error {
 	const op = "appconsent.Refuse"
 	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client,
 		App: app, Now: g.Clock()})
@@ -130,7 +130,7 @@ func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, 
 
 // Allow ends a refusal: the consents that there are decide again. To end what
 // is none is no error.
-func (g *Refusals) Allow(ctx context.Context, by audit.Event, patient, client string) error {
+func (g *Refusals) Allow(ctx context.Context, by audit.Caller, patient, client string) error {
 	const op = "appconsent.Allow"
 	ref := refusalRef(patient, client)
 	have, _, err := g.Store.Read(ctx, ref, 0)
@@ -145,13 +145,9 @@ func (g *Refusals) Allow(ctx context.Context, by audit.Event, patient, client st
 			Expect: store.Version, IfVersion: have.Version}))
 }
 
-func (g *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {
-	by.Type, by.Interaction, by.Patient = audit.Rest, interaction, patient
-	by.Data = []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}
-	ev, leaf, err := g.Audit.Prepare(by)
-	if err != nil {
-		return err
-	}
-	_, err = g.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w, ev}, Leaves: []store.Leaf{leaf}})
+func (g *Refusals) commit(ctx context.Context, by audit.Caller, patient, interaction string, w store.Write) error {
+	_, err := audit.Commit(ctx, g.Store, g.Audit, &store.Batch{Writes: []store.Write{w}},
+		audit.Event{Type: audit.Rest, Interaction: interaction, Caller: by, Patient: patient,
+			Data: []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}})
 	return err
 }

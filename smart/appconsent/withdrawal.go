@@ -21,7 +21,7 @@ type Reacher interface {
 // fields are needed.
 type Withdrawals struct {
 	Store    RefusalStore
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Reacher
 	Clock    func() time.Time
 	NewID    func() string
@@ -46,13 +46,13 @@ const attempts = 16
 // commit with its AuditEvents; by is who asks and from where. When it returns
 // without an error no Consent permits anything of it to anybody. What was
 // denied stays denied. NotFound means that nothing was permitted.
-func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, error) {
+func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Caller, patient, vendor string) (Withdrawn, error) {
 	const op = "appconsent.Withdraw"
 	var out Withdrawn
 	done := false
 	for range attempts {
 		one, ok, err := g.once(ctx, by, patient, vendor)
-		if k := fhir.KindOf(err); err != nil && (k == fhir.Conflict || k == fhir.PreconditionFailed) {
+		if store.Lost(err) {
 			continue // somebody else has written one of the Consents
 		}
 		if err != nil {
@@ -86,7 +86,7 @@ func (w *Withdrawn) add(x Withdrawn) {
 
 // once reads the Consents and commits what has to change; ok is false when
 // that is nothing.
-func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, bool, error) {
+func (g *Withdrawals) once(ctx context.Context, by audit.Caller, patient, vendor string) (Withdrawn, bool, error) {
 	have, err := g.active(ctx, patient)
 	if err != nil {
 		return Withdrawn{}, false, err
@@ -118,19 +118,15 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 		created = append(created, audit.DataRef{Ref: r.Ref(), Version: 1})
 	}
 	out.Denials, out.Record = out.Denials[:len(plan.Denials)], plan.Record.ID
+	var events []audit.Event
 	for _, e := range []struct {
 		interaction string
 		data        []audit.DataRef
 	}{{"update", updated}, {"create", created}} {
-		ev := by
-		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, e.interaction, patient, e.data
-		w, leaf, err := g.Audit.Prepare(ev)
-		if err != nil {
-			return Withdrawn{}, false, err
-		}
-		b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
+		events = append(events, audit.Event{Type: audit.Rest, Interaction: e.interaction, Caller: by, Patient: patient,
+			Data: e.data})
 	}
-	_, err = g.Store.Commit(ctx, b)
+	_, err = audit.Commit(ctx, g.Store, g.Audit, b, events...)
 	return out, err == nil, err
 }
 

@@ -92,7 +92,7 @@ func (w *world) sees(who, vendor string) bool {
 }
 
 func (w *world) withdraw(vendor string) (appconsent.Withdrawn, error) {
-	return w.w.Withdraw(w.t.Context(), audit.Event{Principal: &access.Principal{Operator: "uid:0",
+	return w.w.Withdraw(w.t.Context(), audit.Caller{Principal: &access.Principal{Operator: "uid:0",
 		Grant: access.All()}, RequestID: "r"}, "p1", vendor)
 }
 

@@ -14,13 +14,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// State is the small state of a store.Store.
-type State interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
 const (
 	room      = "grant/"
 	codes     = room + "code/"
@@ -46,7 +39,7 @@ const (
 )
 
 // Store keeps codes and authorizations.
-type Store struct{ State State }
+type Store struct{ State store.State }
 
 // Code is what a code stands for.
 type Code struct {
@@ -256,7 +249,7 @@ func (r *Record) End() ([]store.StateWrite, error) {
 // all its tokens, from the next request on. To revoke twice is no error.
 func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*store.Batch, Authorization) error) error {
 	const attempts = 64 // each lost race is another writer's progress
-	for range attempts {
+	return store.Retry(attempts, "authz.Revoke", "the authorization is in heavy use; try again", func() error {
 		r, err := s.Get(ctx, id)
 		if err != nil {
 			return err
@@ -278,11 +271,8 @@ func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*st
 			}
 		}
 		_, err = s.State.Commit(ctx, &b)
-		if k := fhir.KindOf(err); err == nil || k != fhir.Conflict && k != fhir.PreconditionFailed {
-			return fhir.Wrap("authz.Revoke", err)
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, "authz.Revoke", "the authorization is in heavy use; try again")
+		return fhir.Wrap("authz.Revoke", err)
+	})
 }
 
 // RevokeToken is the write that ends one access token before its time.

@@ -95,12 +95,10 @@ func (c *Client) Auth() Method {
 // Symmetric reports whether the client has a secret.
 func (c *Client) Symmetric() bool { return c.Method == SecretBasic || c.Method == SecretPost }
 
-// Store is the small state of a store.Store.
+// Store is the part of a store.Store that a Registry needs.
 type Store interface {
+	store.State
 	LastSeq() store.Seq
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
 }
 
 // Registry is the list of clients.

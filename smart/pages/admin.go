@@ -229,8 +229,8 @@ func (q *request) addClient(c client.Client) (client.Client, error) {
 // changed is the event of an administrator's act.
 func (q *request) changed(what string, extra ...[2]string) audit.Event {
 	by := q.by()
-	return audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
-		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Extra: append([][2]string{{"change", what}}, extra...)}
+	return audit.Event{Type: audit.Security, Interaction: "configuration", Caller: by,
+		Extra: append([][2]string{{"change", what}}, extra...)}
 }
 
 // clientsChange disables a client, after a question, or enables it again, in

@@ -8,7 +8,6 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/smart/appconsent"
 	"pulsegate/smart/authz"
@@ -185,9 +184,8 @@ func appsRefuse(q *request) error {
 		return fhir.Errorf(fhir.Forbidden, "pages.appsRefuse", "This is for patients.")
 	}
 	by := q.by()
-	ev := audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID}
 	if c := q.value("allow"); c != "" {
-		if err := q.p.Refusals.Allow(ctx, ev, q.u.Patient, c); err != nil {
+		if err := q.p.Refusals.Allow(ctx, by, q.u.Patient, c); err != nil {
 			return err
 		}
 		return q.to("/auth/apps?done=allowed")
@@ -209,7 +207,7 @@ func appsRefuse(q *request) error {
 	} else if fhir.KindOf(err) != fhir.NotFound {
 		return err
 	}
-	if err := q.p.Refusals.Refuse(ctx, ev, q.u.Patient, as[i].ClientID, name); err != nil {
+	if err := q.p.Refusals.Refuse(ctx, by, q.u.Patient, as[i].ClientID, name); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=refused")
@@ -256,9 +254,7 @@ func appsRevoke(q *request) error {
 	if !slices.ContainsFunc(as, func(a authz.Authorization) bool { return a.ID == id }) {
 		return q.to("/auth/apps") // gone already
 	}
-	by := q.by()
-	if err := q.p.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,
-		RequestID: by.RequestID}, q.u.ID, id); err != nil {
+	if err := q.p.Apps.Revoke(ctx, q.by(), q.u.ID, id); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=1")

@@ -15,7 +15,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/smart/people/breakglass"
+	"pulsegate/fhir/audit"
 	"pulsegate/smart/people/role"
 	"pulsegate/smart/people/session"
 	"pulsegate/smart/people/signin"
@@ -121,9 +121,14 @@ func (q *request) csrf() string {
 	return q.visit.CSRF
 }
 
+// caller returns the caller of the request, without a principal.
+func (q *request) caller() audit.Caller {
+	return audit.Caller{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id")}
+}
+
 // from is where the request comes from.
 func (q *request) from() signin.From {
-	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"),
+	return signin.From{Caller: q.caller(),
 		Agent: agent(q.r.UserAgent()), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
 }
 
@@ -135,7 +140,7 @@ func remote(r *http.Request) string {
 }
 
 // by is the person, with what their role may see.
-func (q *request) by() By {
+func (q *request) by() audit.Caller {
 	p := q.p.SignIn.Principal(q.u)
 	rules := q.u.Roles.Rules()
 	if !q.u.Roles.Staff() {
@@ -144,12 +149,11 @@ func (q *request) by() By {
 		}
 	}
 	p.Grant = &access.Grant{Rules: rules}
-	return By{Principal: p, RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id")}
+	return q.caller().As(p)
 }
 
-func (q *request) glassBy() breakglass.By {
-	return breakglass.By{Principal: q.p.SignIn.Principal(q.u), RemoteIP: remote(q.r),
-		RequestID: q.w.Header().Get("X-Request-Id")}
+func (q *request) glassBy() audit.Caller {
+	return q.caller().As(q.p.SignIn.Principal(q.u))
 }
 
 func (q *request) actor() signin.Actor { return signin.Actor{User: q.u, Session: q.x} }

@@ -17,7 +17,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
@@ -39,15 +38,15 @@ type Apps interface {
 	About(ctx context.Context, patient string) ([]authz.Authorization, error)
 	// Revoke ends an authorization with all its tokens, in one commit with
 	// its AuditEvent, which by says who it is of.
-	Revoke(ctx context.Context, by audit.Event, subject, id string) error
+	Revoke(ctx context.Context, by audit.Caller, subject, id string) error
 }
 
 // Refusals is an appconsent.Refusals.
 type Refusals interface {
 	Refused(ctx context.Context, patient string) ([]appconsent.Refusal, error)
 	Opened(ctx context.Context, patient, client string) ([]consent.Summary, error)
-	Refuse(ctx context.Context, by audit.Event, patient, client, app string) error
-	Allow(ctx context.Context, by audit.Event, patient, client string) error
+	Refuse(ctx context.Context, by audit.Caller, patient, client, app string) error
+	Allow(ctx context.Context, by audit.Caller, patient, client string) error
 }
 
 // Clients is a client.Registry.
@@ -64,7 +63,7 @@ type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
 	Maker                              authz.Subject
-	By                                 By
+	By                                 audit.Caller
 }
 
 // Launcher makes launch handles, as an EHR does.
@@ -76,29 +75,18 @@ type Launcher interface {
 // Person is a patient on a page.
 type Person struct{ ID, Name, Born, Gender string }
 
-// By is on whose behalf a page asks, for the audit trail.
-type By struct {
-	Principal           *access.Principal // with the grant of the person's role
-	RemoteIP, RequestID string
-}
-
 // Patients finds patients as the person on whose behalf it is may.
 type Patients interface {
-	Find(ctx context.Context, by By, text string) ([]Person, error)
-	Get(ctx context.Context, by By, id string) (Person, error)
+	Find(ctx context.Context, by audit.Caller, text string) ([]Person, error)
+	Get(ctx context.Context, by audit.Caller, id string) (Person, error)
 	// Visits are those that the patient's data is from, the latest first.
-	Visits(ctx context.Context, by By, patient string) ([]Visit, error)
+	Visits(ctx context.Context, by audit.Caller, patient string) ([]Visit, error)
 }
 
 // Visit is an encounter on a page.
 type Visit struct {
 	ID, Name string    // Name may be ""
 	Last     time.Time // when something was measured last; zero: not known
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Record(ctx context.Context, evs ...audit.Event) error
 }
 
 // Options of Pages. Launcher may be nil; Rand is that of the system when it
@@ -121,7 +109,7 @@ type Options struct {
 	UserLife time.Duration
 	Patients Patients
 	Scopes   scope.Parser
-	Audit    Recorder
+	Audit    audit.Trail
 	Clock    func() time.Time
 	Rand     io.Reader
 	Logger   *slog.Logger

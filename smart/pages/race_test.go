@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 	"pulsegate/smart/people/authn"
 	"pulsegate/smart/people/signin"
 )
@@ -43,7 +44,8 @@ func TestOneCodeOneSignIn(t *testing.T) {
 	w.pass(time.Minute)
 	code := authn.Code(secret, w.now())
 	ok, errs := together(6, func(int) error {
-		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada", password, code, nil)
+		_, err := w.signs.Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+			"ada", password, code, nil)
 		return err
 	})
 	if ok != 1 {
@@ -58,14 +60,16 @@ func TestGuessesAtOnce(t *testing.T) {
 	secret := w.browser().enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	ok, _ := together(12, func(int) error {
-		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada",
+		_, err := w.signs.Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+			"ada",
 			"guess guess guess", "000000", nil)
 		return err
 	})
 	if ok != 0 {
 		t.Fatal("a guess was let in")
 	}
-	_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.2"}, "ada", password,
+	_, err := w.signs.Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.2"}},
+		"ada", password,
 		authn.Code(secret, w.now()), nil)
 	if fhir.KindOf(err) != fhir.TooMany || err == nil {
 		t.Errorf("after twelve guesses at once: %v", err)

@@ -84,7 +84,7 @@ func (w *world) pass(d time.Duration) {
 // patients are two, from the store.
 type patients struct{ w *world }
 
-func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
+func (p patients) Get(ctx context.Context, by audit.Caller, id string) (pages.Person, error) {
 	if !by.Principal.Grant.May(access.Read, "Patient") {
 		return pages.Person{}, fhir.Errorf(fhir.Forbidden, "patients.Get", "not for this role")
 	}
@@ -95,7 +95,7 @@ func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person
 		Gender: "female"}, nil
 }
 
-func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
+func (p patients) Find(ctx context.Context, by audit.Caller, text string) ([]pages.Person, error) {
 	var out []pages.Person
 	for _, id := range []string{"ada", "ben"} {
 		if strings.HasPrefix(id, strings.ToLower(text)) {
@@ -109,7 +109,7 @@ func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.P
 	return out, nil
 }
 
-func (p patients) Visits(_ context.Context, by pages.By, patient string) ([]pages.Visit, error) {
+func (p patients) Visits(_ context.Context, by audit.Caller, patient string) ([]pages.Visit, error) {
 	if !by.Principal.Grant.May(access.Search, "Observation") || patient != "ada" {
 		return nil, nil
 	}
@@ -196,7 +196,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 			}
 			return err == nil, err
 		},
-		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			if err := w.apps.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
 				return err
 			}

@@ -29,18 +29,13 @@ import (
 
 const maxCached = 16384
 
-// Clients is a client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Engine authenticates requests. Its fields are set once; it is safe for
 // concurrent use. Keys, Clients, Scopes, Issuer, Audience and Clock are
 // needed; without Grants no token of a person is accepted, and none can be
 // revoked before its time.
 type Engine struct {
 	Keys     *keys.Ring
-	Clients  Clients
+	Clients  *client.Registry
 	Consents access.Consents
 	Scopes   scope.Parser
 	Issuer   string

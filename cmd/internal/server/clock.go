@@ -23,6 +23,6 @@ func (o operator) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock
 func (o operator) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
 	rq := o.request(op)
 	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
-		Principal: rq.Principal, RequestID: rq.RequestID})
+		Caller: rq.Caller})
 	return clockOf(m), err
 }

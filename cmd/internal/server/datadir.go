@@ -98,8 +98,8 @@ func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision,
 		problem = "nothing was lost"
 	}
 	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
-		Principal: &access.Principal{Operator: d.By},
-		RequestID: fhir.RandomID(), Extra: [][2]string{{"problem", problem},
+		Caller: audit.Caller{Principal: &access.Principal{Operator: d.By}, RequestID: fhir.RandomID()},
+		Extra: [][2]string{{"problem", problem},
 			{"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
 	if err != nil {
 		return err

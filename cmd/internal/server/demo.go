@@ -149,7 +149,7 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 	for _, n := range names {
 		rq := o.request(op)
 		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n,
-			Body: bytes.NewReader(payloads[n]), Principal: rq.Principal, RequestID: rq.RequestID})
+			Body: bytes.NewReader(payloads[n]), Caller: rq.Caller})
 		if err != nil {
 			return sum, fmt.Errorf("%s: %w", n, err)
 		}

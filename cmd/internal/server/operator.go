@@ -126,13 +126,8 @@ func (o operator) commitClient(ctx context.Context, op admin.Operator, command, 
 func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
 	state ...store.StateWrite) error {
 	rq := o.request(op)
-	w, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator,
-		Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal:   rq.Principal, RequestID: rq.RequestID, Extra: extra})
-	if err != nil {
-		return err
-	}
-	_, err = o.m.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err := audit.Commit(ctx, o.m.store, o.m.recorder, &store.Batch{State: state}, audit.Event{Type: audit.Operator,
+		Interaction: strings.ReplaceAll(command, " ", "-"), Caller: rq.Caller, Extra: extra})
 	return fhir.Wrap("server.commit", err)
 }
 
@@ -157,15 +152,8 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator,
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	rq := o.request(op)
-	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
-		Principal: rq.Principal, RequestID: rq.RequestID,
-		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
-	if err != nil {
-		return admin.ClientInfo{}, err
-	}
-	_, err = o.m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
-		Leaves: []store.Leaf{leaf}})
+	err = o.commit(ctx, op, "client change",
+		[][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}, w)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "client change", "the client was changed meanwhile; try again")
 	}
@@ -185,8 +173,7 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 	rq := o.request(op)
 	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
 		Name:     in.Name,
-		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal,
-		RequestID: rq.RequestID})
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Caller: rq.Caller})
 	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
 		err = admin.Advise(err, fmt.Sprintf(
 			"record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient,

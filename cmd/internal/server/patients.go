@@ -32,7 +32,7 @@ func principal(op admin.Operator) *access.Principal {
 }
 
 func (o operator) request(op admin.Operator) *interaction.Request {
-	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: fhir.RandomID()}
+	return &interaction.Request{Caller: audit.Caller{Principal: principal(op), RequestID: fhir.RandomID()}}
 }
 
 // AddPatient creates the Patient through the ordinary create or update
@@ -125,7 +125,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}
-	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
+	w, err := g.Withdraw(ctx, rq.Caller, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}

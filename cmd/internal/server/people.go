@@ -84,7 +84,7 @@ func (m *Main) openPeople(ctx context.Context) error {
 }
 
 // endAll adds the end of what a person has beside sessions to a batch.
-func (m *Main) endAll(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+func (m *Main) endAll(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 	if err := m.tokens.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
 		return err
 	}
@@ -174,8 +174,7 @@ func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 		launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
 			Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner,
 				StyleURL: l.m.base + discovery.StylePath}},
-		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal,
-			RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
+		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Caller: in.By})
 	return to, err
 }
 
@@ -207,12 +206,12 @@ func (p *patientJSON) person() pages.Person {
 	return out
 }
 
-func asked(by pages.By, line string) *interaction.Request {
-	return &interaction.Request{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Line: line}
+func asked(by audit.Caller, line string) *interaction.Request {
+	return &interaction.Request{Caller: by, Line: line}
 }
 
 // Get implements pages.Patients.
-func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
+func (p patients) Get(ctx context.Context, by audit.Caller, id string) (pages.Person, error) {
 	r, err := p.m.service.Read(ctx, asked(by, "GET Patient/"+id), fhir.Ref{Type: "Patient", ID: id})
 	if err != nil {
 		return pages.Person{}, err
@@ -225,7 +224,7 @@ func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person
 }
 
 // Find implements pages.Patients: 20 at most.
-func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
+func (p patients) Find(ctx context.Context, by audit.Caller, text string) ([]pages.Person, error) {
 	escaped := strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`).Replace(text)
 	q := url.Values{"name": {escaped}, "_count": {"20"}}.Encode()
 	page, err := p.m.service.Search(ctx, asked(by, "GET Patient?"+q), "Patient", q)

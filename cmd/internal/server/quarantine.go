@@ -67,7 +67,7 @@ func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (admin
 	if err != nil {
 		return out, err
 	}
-	if out.Summary, err = o.m.pipeline.Retry(ctx, rq.Principal, rq.RequestID); err != nil {
+	if out.Summary, err = o.m.pipeline.Retry(ctx, rq.Caller); err != nil {
 		return out, err
 	}
 	out.LeftByReason = map[string]int{}

@@ -289,7 +289,7 @@ func (o operator) record(ctx context.Context, rq *interaction.Request, command, 
 
 func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
 	return audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
+		Caller: rq.Caller, Patient: patient}
 }
 
 // scopeText trims a scope as a person types it.

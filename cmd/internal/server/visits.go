@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/oauth/authorize"
@@ -79,7 +80,7 @@ const maxVisits = 12
 
 // Visits implements pages.Patients: the encounters of the newest hundred
 // Observations that have one, as far as the person may see those.
-func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
+func (p patients) Visits(ctx context.Context, by audit.Caller, patient string) ([]pages.Visit, error) {
 	// The page's own grant knows no consents; measurements are under them.
 	who := *by.Principal
 	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.For(p.m.consents, who.Subject),

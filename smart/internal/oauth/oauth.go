@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 	"pulsegate/smart/internal/limit"
 )
 
@@ -168,4 +169,10 @@ func Remote(r *http.Request) string {
 		return host
 	}
 	return strings.Clone(r.RemoteAddr)
+}
+
+// Caller returns the caller of a request to one of the endpoints, without a
+// principal: who it is, is known only after authentication.
+func Caller(w http.ResponseWriter, r *http.Request) audit.Caller {
+	return audit.Caller{RemoteIP: Remote(r), RequestID: w.Header().Get("X-Request-Id")}
 }

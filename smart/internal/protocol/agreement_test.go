@@ -169,7 +169,7 @@ func TestApprovalIsAConsent(t *testing.T) {
 		t.Errorf("sees %q after the denial has gone", got)
 	}
 
-	if err := w.tokens.Revoke(context.Background(), audit.Event{}, "u-w1", id); err != nil {
+	if err := w.tokens.Revoke(context.Background(), audit.Caller{}, "u-w1", id); err != nil {
 		t.Fatal(err)
 	}
 	if s := w.read(out["access_token"], "Observation/w1-vital-signs"); s != 401 {
@@ -237,7 +237,7 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 	if got := w.seen(out["access_token"]); got != "" {
 		t.Errorf("withdrawn, it sees %q", got)
 	}
-	if err := w.tokens.Revoke(context.Background(), audit.Event{}, "u-w1", id); err != nil {
+	if err := w.tokens.Revoke(context.Background(), audit.Caller{}, "u-w1", id); err != nil {
 		t.Errorf("the end after a withdrawal: %v", err)
 	}
 

@@ -268,11 +268,11 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 	if len(as) != 1 || as[0].ClientID != c.ID || as[0].Context.Patient != "p1" || !as[0].Offline {
 		t.Fatal(as)
 	}
-	if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u2", as[0].ID); fhir.KindOf(err) != fhir.NotFound {
+	if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u2", as[0].ID); fhir.KindOf(err) != fhir.NotFound {
 		t.Error("another person revoked:", err)
 	}
 	read(200, "before")
-	if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u1", as[0].ID); err != nil {
+	if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u1", as[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	read(401, "after the person revoked")

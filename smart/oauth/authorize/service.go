@@ -35,17 +35,6 @@ const (
 	Path = "/oauth/authorize"
 )
 
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-	Record(ctx context.Context, evs ...audit.Event) error
-}
-
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Launches is the launch.Service.
 type Launches interface {
 	Use(ctx context.Context, handle, clientID string) (launch.Launch, store.StateWrite, error)
@@ -53,9 +42,9 @@ type Launches interface {
 
 // Options of a Service. All but Page, MaySelect, Now and Limits are needed.
 type Options struct {
-	Store    authz.State
-	Audit    Recorder
-	Clients  Clients
+	Store    store.State
+	Audit    audit.Trail
+	Clients  *client.Registry
 	Launches Launches
 	Scopes   scope.Parser
 	Clock    func() time.Time
@@ -268,15 +257,11 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 		}
 		b.State = append(b.State, use)
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
+	_, err = audit.Commit(ctx, s.opts.Store, s.opts.Audit, b, audit.Event{Type: audit.Rest, Interaction: "operation",
 		Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
-		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID,
-			Issuer: s.opts.Issuer}})
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name,
+			Subject: d.Subject.ID, Issuer: s.opts.Issuer}}})
 	if err != nil {
-		return "", fhir.Wrap(op, err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, wr), append(b.Leaves, leaf)
-	if _, err := s.opts.Store.Commit(ctx, b); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return "", errAbsent // answered at the same time
 		}
@@ -452,14 +437,11 @@ func (s *Service) Deny(ctx context.Context, id, reason string) (string, error) {
 	default:
 		return "", fhir.Errorf(fhir.Internal, op, "no reason that an app understands")
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
-		Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
-		Principal: &access.Principal{ClientID: w.ClientID}})
+	_, err = audit.Commit(ctx, s.opts.Store, s.opts.Audit,
+		&store.Batch{State: []store.StateWrite{{Key: room + id, Expect: store.StateEquals, Old: w.raw}}},
+		audit.Event{Type: audit.Rest, Interaction: "operation", Outcome: audit.Serious, Reason: reason,
+			Query: "deny " + Path, Caller: audit.Caller{Principal: &access.Principal{ClientID: w.ClientID}}})
 	if err != nil {
-		return "", fhir.Wrap(op, err)
-	}
-	if _, err := s.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{{Key: room + id, Expect: store.StateEquals, Old: w.raw}}}); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return "", errAbsent
 		}

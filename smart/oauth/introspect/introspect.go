@@ -44,24 +44,14 @@ const (
 	RevokePath = "/oauth/revoke"
 )
 
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Options of a Handler; all are needed but Logger and Limits.
 type Options struct {
 	Policy     *policy.Engine
 	Assertions *client.Assertions
 	Tokens     *token.Endpoint
 	Grants     *authz.Store
-	Clients    Clients
-	Audit      Recorder
+	Clients    *client.Registry
+	Audit      audit.Trail
 	Clock      func() time.Time
 	Issuer     string
 	Logger     *slog.Logger
@@ -311,15 +301,10 @@ func (h *Handler) revoke(r *http.Request, w http.ResponseWriter, p *client.Proof
 	} else if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
 		return oauth.Unavailable(err)
 	}
-	wr, leaf, err := h.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
-		Query:     "POST " + RevokePath,
-		Principal: &access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name}, RemoteIP: oauth.Remote(r),
-		RequestID: w.Header().Get("X-Request-Id")})
+	_, err := audit.Commit(ctx, h.opts.Grants.State, h.opts.Audit, &b, audit.Event{Type: audit.Rest,
+		Interaction: "operation", Query: "POST " + RevokePath,
+		Caller: oauth.Caller(w, r).As(&access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name})})
 	if err != nil {
-		return oauth.Unavailable(err)
-	}
-	b.Writes, b.Leaves = []store.Write{wr}, []store.Leaf{leaf}
-	if _, err := h.opts.Grants.State.Commit(ctx, &b); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return oauth.Client(fhir.Errorf(fhir.Unauthorized, "introspect.Revoke",
 				"client_assertion: jti was used before"))

@@ -381,7 +381,7 @@ func TestWhatEndedIsInactive(t *testing.T) {
 		w.active(name+"the access token from before", w.rs, tok)
 
 		tok, refresh, id := give()
-		if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u1", id); err != nil {
+		if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u1", id); err != nil {
 			t.Fatal(err)
 		}
 		w.inactive(name+"access taken back", w.rs, tok)
@@ -433,7 +433,7 @@ func TestWithdrawnConsent(t *testing.T) {
 	if w.active("withdrawn", w.rs, tok); shown() {
 		t.Error("shown under a withdrawn consent")
 	}
-	if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u1", id); err != nil {
+	if err := w.tokens.Revoke(t.Context(), audit.Caller{}, "u1", id); err != nil {
 		t.Fatal(err)
 	}
 	w.inactive("withdrawn and taken back", w.rs, tok)

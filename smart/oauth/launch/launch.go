@@ -79,32 +79,16 @@ type Launch struct {
 	Expires time.Time     `json:"expires"`
 }
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Authenticator is the policy.Engine.
 type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Service mints and reads handles.
 type Service struct {
-	Store   Store
-	Audit   Recorder
-	Clients Clients
+	Store   store.State
+	Audit   audit.Trail
+	Clients *client.Registry
 	Auth    Authenticator
 	Scopes  scope.Parser
 	Clock   func() time.Time
@@ -172,14 +156,9 @@ func (s *Service) Mint(ctx context.Context, l Launch, ev audit.Event) (handle, l
 		return "", "", fhir.Wrap(op, err)
 	}
 	ev.Patient = l.Context.Patient
-	w, leaf, err := s.Audit.Prepare(ev)
-	if err != nil {
-		return "", "", fhir.Wrap(op, err)
-	}
-	if _, err := s.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{
-			{Key: key(handle), Value: b, Expect: store.StateAbsent,
-				Expires: l.Expires.Add(time.Minute)}}}); err != nil {
+	change := store.Batch{State: []store.StateWrite{{Key: key(handle), Value: b, Expect: store.StateAbsent,
+		Expires: l.Expires.Add(time.Minute)}}}
+	if _, err := audit.Commit(ctx, s.Store, s.Audit, &change, ev); err != nil {
 		return "", "", fhir.Wrap(op, err)
 	}
 	if c.LaunchURL == "" {
@@ -299,8 +278,8 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter,
 			FHIRContext: in.FHIRContext, Intent: in.Intent, Banner: in.Banner, StyleURL: in.StyleURL}}
 	handle, launchURL, err := s.Mint(r.Context(), l,
-		audit.Event{Type: audit.Rest, Interaction: "operation", Principal: p,
-			RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id"), Query: "POST " + Path})
+		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: oauth.Caller(w, r).As(p),
+			Query: "POST " + Path})
 	switch {
 	case err == nil:
 	case fhir.KindOf(err) == fhir.Invalid:

@@ -16,7 +16,6 @@
 package register
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -56,21 +55,10 @@ type Ticket struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Handler is the endpoint. All fields are needed but Logger and Limits.
 type Handler struct {
-	Store    Store
-	Audit    Recorder
+	Store    store.State
+	Audit    audit.Trail
 	Registry *client.Registry
 	Scopes   scope.Parser
 	Clock    func() time.Time
@@ -277,18 +265,12 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 
 func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client, method string) audit.Event {
 	return audit.Event{Type: audit.Rest, Interaction: "operation", Query: method + " " + Path,
-		RemoteIP:  oauth.Remote(r),
-		RequestID: w.Header().Get("X-Request-Id"), Principal: &access.Principal{ClientID: c.ID, ClientName: c.Name}}
+		Caller: oauth.Caller(w, r).As(&access.Principal{ClientID: c.ID, ClientName: c.Name})}
 }
 
 // commit makes a change durable together with its event.
 func (h *Handler) commit(r *http.Request, w http.ResponseWriter, c client.Client, also ...store.StateWrite) error {
-	wr, leaf, err := h.Audit.Prepare(h.event(r, w, c, r.Method))
-	if err != nil {
-		return err
-	}
-	_, err = h.Store.Commit(r.Context(),
-		&store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: also})
+	_, err := audit.Commit(r.Context(), h.Store, h.Audit, &store.Batch{State: also}, h.event(r, w, c, r.Method))
 	return err
 }
 

@@ -11,32 +11,33 @@ import (
 	"pulsegate/smart/client"
 )
 
-// maxLead bounds the lead of the mark over the clock. An assertion that was used
-// before the clock went back has expired by then, and no longer is any client
-// kept from a token.
+// maxLead bounds how far the high-water mark may lead the clock. An assertion
+// that was used before the clock went back has expired after that time, so a
+// longer lead would only keep clients from tokens.
 const maxLead = client.MaxLife + client.Skew
 
-// Mark is the time that assertions and codes are held against, beside the
-// clock.
+// Mark holds the clock and the high-water mark, with which assertions and codes
+// are compared.
 type Mark struct {
 	Clock time.Time
-	Mark  time.Time // the later one of the clock and of the latest authenticated request
+	Mark  time.Time // the later of the clock and the latest authenticated request
 }
 
-// now returns the time that never goes back: the later of the clock and the
-// mark. It does not move the mark, for anybody may ask for it. A mark that
-// leads by more than maxLead was set while the clock was wrong: it is lowered,
-// once, so that the clock passes it within that time.
-func (e *Endpoint) now(ctx context.Context) time.Time {
-	t := e.opts.Clock().UTC()
+// Now returns the time that never goes back: the later of the clock and the
+// high-water mark. It does not move the mark, because unauthenticated requests
+// call it. A mark that leads the clock by more than maxLead was set while the
+// clock was wrong: it is lowered once, so that the clock passes it within that
+// time.
+func (e *Endpoint) Now(ctx context.Context) time.Time {
+	clock := e.opts.Clock().UTC()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lead := time.Duration(e.high-t.Unix()) * time.Second
+	lead := time.Duration(e.high-clock.Unix()) * time.Second
 	switch {
 	case lead <= 0:
-		return t
+		return clock
 	case lead > maxLead:
-		e.high = t.Add(maxLead).Unix()
+		e.high = clock.Add(maxLead).Unix()
 		e.opts.Logger.ErrorContext(ctx, "the clock went back; no assertion is accepted until it has passed the mark. If the clock is right now, `pulsegate clock reset` ends the wait",
 			"went_back_seconds", int64(lead/time.Second), "wait_seconds", int64(maxLead/time.Second))
 		if err := e.setMark(context.WithoutCancel(ctx), e.high,
@@ -50,22 +51,17 @@ func (e *Endpoint) now(ctx context.Context) time.Time {
 	return time.Unix(e.high, 0).UTC()
 }
 
-// advance moves the mark for a request that has shown who it is from.
+// advance moves the mark to the time of an authenticated request.
 func (e *Endpoint) advance(t time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.high = max(e.high, t.Unix())
 }
 
-// setMark stores the mark together with the record of that.
+// setMark stores the mark together with its AuditEvent.
 func (e *Endpoint) setMark(ctx context.Context, to int64, ev audit.Event, change string) error {
 	ev.Extra = append(ev.Extra, [2]string{"change", change})
-	w, leaf, err := e.opts.Audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap("token.setMark", err)
-	}
-	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{markWrite(to)}})
+	_, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{markWrite(to)}}, ev)
 	return fhir.Wrap("token.setMark", err)
 }
 
@@ -73,7 +69,7 @@ func markWrite(to int64) store.StateWrite {
 	return store.StateWrite{Key: highWater, Value: strconv.AppendInt(nil, to, 10)}
 }
 
-// Mark returns the clock and the mark as they are.
+// Mark returns the clock and the high-water mark.
 func (e *Endpoint) Mark() Mark {
 	t := e.opts.Clock().UTC()
 	e.mu.Lock()
@@ -81,9 +77,9 @@ func (e *Endpoint) Mark() Mark {
 	return Mark{Clock: t, Mark: time.Unix(max(e.high, t.Unix()), 0).UTC()}
 }
 
-// ResetMark puts the mark back to the clock, for an operator who knows that
-// the clock is right; by says who that is, for the AuditEvent in the same
-// commit. What was used in the last day stays used.
+// ResetMark sets the mark back to the clock, for an operator who knows that the
+// clock is right. The event by names the operator and is committed with the
+// mark. A jti that was used in the last day stays used.
 func (e *Endpoint) ResetMark(ctx context.Context, by audit.Event) (Mark, error) {
 	e.mu.Lock()
 	t := e.opts.Clock().UTC()

@@ -135,7 +135,8 @@ func TestResetMark(t *testing.T) {
 	if k := w.end.Mark(); k.Mark.Sub(k.Clock) != longestWait {
 		t.Errorf("the mark leads by %s", k.Mark.Sub(k.Clock))
 	}
-	by := audit.Event{Type: audit.Operator, Interaction: "clock-reset", Principal: &access.Principal{Operator: "uid:0"}}
+	by := audit.Event{Type: audit.Operator, Interaction: "clock-reset",
+		Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0"}}}
 	w.state.fail = errors.New("disk")
 	if _, err := w.end.ResetMark(t.Context(), by); err == nil {
 		t.Error("a reset that could not be recorded")

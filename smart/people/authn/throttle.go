@@ -21,14 +21,9 @@ const (
 	forget       = 24 * time.Hour
 )
 
-// State reads small state.
-type State interface {
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
 // Throttle counts failures.
 type Throttle struct {
-	Store State
+	Store store.State
 	Clock func() time.Time
 }
 

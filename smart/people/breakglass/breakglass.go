@@ -71,22 +71,10 @@ type Opening struct {
 // Waiting reports whether nobody has reviewed it yet.
 func (o *Opening) Waiting() bool { return o.Reviewer == "" }
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Glass is the service.
 type Glass struct {
-	store  Store
-	audit  Recorder
+	store  store.State
+	audit  audit.Trail
 	clock  func() time.Time
 	log    *slog.Logger
 	opened metric.Int64Counter
@@ -95,7 +83,7 @@ type Glass struct {
 }
 
 // New returns the service.
-func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass, error) {
+func New(s store.State, a audit.Trail, clock func() time.Time, log *slog.Logger) (*Glass, error) {
 	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
 		metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
@@ -105,26 +93,18 @@ func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass,
 	return &Glass{store: s, audit: a, clock: clock, log: log, opened: n}, fhir.Wrap("breakglass.New", err)
 }
 
-// By is who acts: the event's principal and where it came from.
-type By struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-}
-
-func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, state ...store.StateWrite) error {
-	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
-		RemoteIP:  by.RemoteIP,
-		RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
-	if err != nil {
-		return fhir.Wrap("breakglass.commit", err)
-	}
+func (g *Glass) commit(ctx context.Context, by audit.Caller, what string, o *Opening, state ...store.StateWrite) error {
 	defer g.changes.Add(1)
-	_, err = g.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err := audit.Commit(ctx, g.store, g.audit, &store.Batch{State: state}, o.event(by, what))
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, "breakglass.commit", "somebody else was first; look again")
 	}
 	return fhir.Wrap("breakglass.commit", err)
+}
+
+func (o *Opening) event(by audit.Caller, interaction string) audit.Event {
+	return audit.Event{Type: audit.Security, Interaction: interaction, Caller: by, Patient: o.Patient,
+		Extra: [][2]string{{"break-glass", o.ID}}}
 }
 
 func (o *Opening) write() (store.StateWrite, error) {
@@ -146,7 +126,7 @@ func text(s string, least int) (string, error) {
 
 // Open breaks the glass. An open one of the same user and patient stays as it
 // is: Conflict.
-func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (Opening, error) {
+func (g *Glass) Open(ctx context.Context, by audit.Caller, user, patient, reason string) (Opening, error) {
 	reason, err := text(reason, minReason)
 	if err != nil {
 		return Opening{}, err
@@ -203,7 +183,7 @@ func (g *Glass) get(ctx context.Context, id string) (Opening, error) {
 }
 
 // Close ends an opening early; only its own user does.
-func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
+func (g *Glass) Close(ctx context.Context, by audit.Caller, user, id string) error {
 	o, err := g.get(ctx, id)
 	if err != nil {
 		return err
@@ -228,7 +208,7 @@ func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
 // the user may do, each with its AuditEvent, which by says who it is of. In
 // this process they count until their next reading, a second at most; the
 // caller ends the user's tokens and sessions in the same commit.
-func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
+func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Caller) error {
 	open, err := g.Mine(ctx, user)
 	if err != nil {
 		return err
@@ -241,13 +221,9 @@ func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audi
 		if err != nil {
 			return err
 		}
-		ev, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
-			Principal: by.Principal, RemoteIP: by.RemoteIP,
-			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
-		if err != nil {
-			return fhir.Wrap("breakglass.EndAll", err)
+		if err := audit.Append(g.audit, b, o.event(by, "emergency-stop")); err != nil {
+			return err
 		}
-		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
 		b.State = append(b.State, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient,
 			Expect: store.StateEquals, Old: []byte(o.ID)})
 	}
@@ -255,7 +231,7 @@ func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audi
 }
 
 // Review decides on an opening. Nobody reviews their own, and none twice.
-func (g *Glass) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
+func (g *Glass) Review(ctx context.Context, by audit.Caller, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
 	o, err := g.get(ctx, id)
 	if err != nil {

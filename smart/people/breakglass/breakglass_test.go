@@ -70,7 +70,7 @@ func TestOverAgainstAModel(t *testing.T) {
 			k := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
-				o, err := g.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1],
+				o, err := g.Open(ctx, audit.Caller{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1],
 					"unconscious after a fall")
 				if open := clock.Now().Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) ||
 					!open && err != nil {
@@ -87,11 +87,11 @@ func TestOverAgainstAModel(t *testing.T) {
 				if other == k[0] {
 					other = users[1]
 				}
-				if err := g.Close(ctx, breakglass.By{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound ||
+				if err := g.Close(ctx, audit.Caller{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound ||
 					err == nil {
 					t.Fatalf("another user ended it: %v", err)
 				}
-				if err := g.Close(ctx, breakglass.By{}, k[0], ids[k]); err != nil {
+				if err := g.Close(ctx, audit.Caller{}, k[0], ids[k]); err != nil {
 					t.Fatal(err)
 				}
 				if clock.Now().Before(ends[k]) {
@@ -143,7 +143,7 @@ func TestReview(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	o, err := g.Open(ctx, breakglass.By{}, "doc", "ada", "unconscious after a fall")
+	o, err := g.Open(ctx, audit.Caller{}, "doc", "ada", "unconscious after a fall")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,15 +153,15 @@ func TestReview(t *testing.T) {
 		want          fhir.Kind
 	}{{"doc", o.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound},
 		{"aud", o.ID, "", false, fhir.Invalid}} {
-		if err := g.Review(ctx, breakglass.By{}, x.who, x.id, x.justified, x.note); err == nil ||
+		if err := g.Review(ctx, audit.Caller{}, x.who, x.id, x.justified, x.note); err == nil ||
 			fhir.KindOf(err) != x.want {
 			t.Errorf("%+v: %v", x, err)
 		}
 	}
-	if err := g.Review(ctx, breakglass.By{}, "aud", o.ID, true, ""); err != nil {
+	if err := g.Review(ctx, audit.Caller{}, "aud", o.ID, true, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Review(ctx, breakglass.By{}, "aud", o.ID, false, "second thoughts"); fhir.KindOf(err) != fhir.Conflict {
+	if err := g.Review(ctx, audit.Caller{}, "aud", o.ID, false, "second thoughts"); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("reviewed twice: %v", err)
 	}
 	all, err := g.List(ctx)

@@ -88,7 +88,7 @@ func (g *Glass) told(ctx context.Context, patient string) (map[string]bool, erro
 
 // Acknowledge notes that a patient has read of the openings with these ids. An
 // opening that is not of that patient's data is NotFound.
-func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
+func (g *Glass) Acknowledge(ctx context.Context, by audit.Caller, patient string, ids []string) error {
 	const op = "breakglass.Acknowledge"
 	mine := map[string]bool{}
 	if err := g.each(ctx, patient, func(id string, _ int64) { mine[id] = true }); err != nil {
@@ -98,8 +98,7 @@ func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []st
 	if err != nil {
 		return err
 	}
-	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
-		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
+	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Caller: by, Patient: patient,
 		Extra: [][2]string{{"change", "emergency-access-acknowledged"}}}
 	var b store.Batch
 	for _, id := range ids {
@@ -117,11 +116,6 @@ func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []st
 	if len(b.State) == 0 {
 		return nil
 	}
-	w, leaf, err := g.audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap(op, err)
-	}
-	b.Writes, b.Leaves = []store.Write{w}, []store.Leaf{leaf}
-	_, err = g.store.Commit(ctx, &b)
+	_, err = audit.Commit(ctx, g.store, g.audit, &b, ev)
 	return fhir.Wrap(op, err)
 }

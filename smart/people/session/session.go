@@ -54,13 +54,6 @@ type Browser struct {
 	IP    string `json:"ip,omitempty"`
 }
 
-// State is the small state of a store.Store.
-type State interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
 // Users is a user.Registry.
 type Users interface {
 	Get(ctx context.Context, id string) (user.User, error)
@@ -68,7 +61,7 @@ type Users interface {
 
 // Sessions keeps them.
 type Sessions struct {
-	Store State
+	Store store.State
 	Users Users
 	Clock func() time.Time
 }

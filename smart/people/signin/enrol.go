@@ -55,8 +55,7 @@ func (s *Service) change(ctx context.Context, from From, w Who, what string, p s
 	if err != nil {
 		return SignedIn{}, err
 	}
-	ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u),
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+	ev := audit.Event{Type: audit.Security, Interaction: "attributes", Caller: from.As(s.Principal(&u)),
 		Extra: [][2]string{{"change", what}}}
 	err = s.commit(ctx, ev, append(append(writes, sw...), state...)...)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {

@@ -91,8 +91,8 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Principal: s.actor(by),
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Caller: from.As(s.actor(by)),
+		Extra: extra}, state...)
 }
 
 // ending commits the change of an account that ends everything beside its
@@ -101,7 +101,7 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 // right after. Nothing can begin any more then.
 func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, state ...store.StateWrite) error {
 	b := store.Batch{State: state}
-	if err := s.Ends(ctx, &b, userID, "", ev); err != nil {
+	if err := s.Ends(ctx, &b, userID, "", ev.Caller); err != nil {
 		return err
 	}
 	if err := s.commitBatch(ctx, &b, ev); err != nil {
@@ -110,7 +110,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 	ctx = context.WithoutCancel(ctx)
 	return raced("signin.ending", func() error {
 		var late store.Batch
-		if err := s.Ends(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
+		if err := s.Ends(ctx, &late, userID, "", ev.Caller); err != nil || len(late.Writes) == 0 {
 			return err
 		}
 		_, err := s.Store.Commit(ctx, &late)
@@ -121,12 +121,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 // raced runs a change of an account again for as long as it loses to other
 // writers, such as a sign-in.
 func raced(op string, change func() error) error {
-	for range changes {
-		if err := change(); err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return err
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, op, "The account is in heavy use. Try again.")
+	return store.Retry(changes, op, "The account is in heavy use. Try again.", change)
 }
 
 // Reinvite makes a new link for a user; former links are void. The user's

@@ -34,21 +34,10 @@ const (
 	recorded = 20
 )
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Options of a Service.
 type Options struct {
-	Store     Store
-	Audit     Recorder
+	Store     store.State
+	Audit     audit.Trail
 	Users     *user.Registry
 	Sessions  *session.Sessions
 	Passkeys  *authn.Passkeys // nil: the server has no host name
@@ -61,7 +50,7 @@ type Options struct {
 	// its AuditEvents: with session "", all authorizations and emergency
 	// accesses, otherwise the authorizations that last as long as that session
 	// (its SID). by says who ends them.
-	Ends   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
+	Ends   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error
 	Issuer string // the server's base URL
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -96,8 +85,8 @@ func New(o Options) (*Service, error) {
 
 // From is where a request comes from.
 type From struct {
-	RemoteIP, RequestID string
-	Agent               string // the browser, as session.Place has it
+	audit.Caller        // without a principal: sign-in finds it
+	Agent        string // the browser, as session.Place has it
 	// Device names the browser for an account that has signed in there; nil
 	// or "" for none.
 	Device func(userID string) string
@@ -207,12 +196,7 @@ func (s *Service) Commit(ctx context.Context, ev audit.Event, state ...store.Sta
 
 // commitBatch commits b with an event.
 func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Event) error {
-	w, leaf, err := s.Audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap("signin.commit", err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-	_, err = s.Store.Commit(ctx, b)
+	_, err := audit.Commit(ctx, s.Store, s.Audit, b, ev)
 	return fhir.Wrap("signin.commit", err)
 }
 
@@ -246,14 +230,14 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 	s.counted(ctx, way, "refused")
 	ctx = context.WithoutCancel(ctx)
 	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason,
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID}
+		Caller: from.Caller}
 	if userID != "" {
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
 	record := s.mayRecord()
 	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request", from.RequestID, "recorded",
 		record)
-	for range attempts {
+	return store.Retry(attempts, "signin.refused", "try again", func() error {
 		var writes []store.StateWrite
 		if state != nil {
 			var err error
@@ -268,11 +252,8 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 		case len(writes) > 0:
 			_, err = s.Store.Commit(ctx, &store.Batch{State: writes})
 		}
-		if err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return fhir.Wrap("signin.refused", err)
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, "signin.refused", "try again")
+		return fhir.Wrap("signin.refused", err)
+	})
 }
 
 // begin ends a sign-in: user, session and event in one commit.
@@ -290,9 +271,8 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	if before != nil && before.User == u.ID {
 		what = "step-up"
 	}
-	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP,
-		RequestID: from.RequestID,
-		Extra:     [][2]string{{"acr", p.ACR}, {"way", way}}}
+	ev := audit.Event{Type: audit.SignIn, Interaction: what, Caller: from.As(s.Principal(u)),
+		Extra: [][2]string{{"acr", p.ACR}, {"way", way}}}
 	if err := s.commit(ctx, ev, append(append(writes, sw...), state...)...); err != nil {
 		return SignedIn{}, err
 	}

@@ -13,8 +13,8 @@ import (
 
 // SignOut ends a session.
 func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *session.Session) error {
-	return s.commit(ctx, audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
+	return s.commit(ctx, audit.Event{Type: audit.SignOut, Interaction: "logout", Caller: from.As(s.Principal(u))},
+		x.End())
 }
 
 // Own lists the sessions of a user, the latest used first.
@@ -27,7 +27,7 @@ func (s *Service) Own(ctx context.Context, u *user.User) ([]session.Session, err
 // already is NotFound.
 func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid string) error {
 	const op = "signin.EndSession"
-	for range changes {
+	return store.Retry(changes, op, "try again", func() error {
 		xs, err := s.Sessions.Of(ctx, u.ID)
 		if err != nil {
 			return err
@@ -36,18 +36,14 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 		if i < 0 {
 			return fhir.Errorf(fhir.NotFound, op, "The session has ended already.")
 		}
-		ev := audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
-			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+		ev := audit.Event{Type: audit.SignOut, Interaction: "logout", Caller: from.As(s.Principal(u)),
 			Extra: [][2]string{{"change", "session-ended"}}}
 		b := store.Batch{State: []store.StateWrite{xs[i].EndUnchanged()}}
-		if err := s.Ends(ctx, &b, u.ID, sid, ev); err != nil {
+		if err := s.Ends(ctx, &b, u.ID, sid, ev.Caller); err != nil {
 			return err
 		}
-		if err := s.commitBatch(ctx, &b, ev); err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return err
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, op, "try again")
+		return s.commitBatch(ctx, &b, ev)
+	})
 }
 
 // EndEverything ends every session and every authorization of u's own, and
@@ -55,29 +51,28 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 // browser.
 func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *session.Session) (SignedIn, error) {
 	const op = "signin.EndEverything"
-	for range changes {
+	var in SignedIn
+	err := store.Retry(changes, op, "try again", func() error {
 		u, err := s.Users.Get(ctx, u.ID)
 		if err != nil {
-			return SignedIn{}, err
+			return err
 		}
 		if u.Epoch != x.Epoch || u.Disabled {
-			return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op, "The session has ended.")
+			return fhir.Errorf(fhir.Unauthorized, op, "The session has ended.")
 		}
 		u.EndAll()
 		writes, err := s.Users.Writes(&u)
 		if err != nil {
-			return SignedIn{}, err
+			return err
 		}
 		secret, now, sw, err := s.Sessions.Begin(&u, session.Proof{ACR: x.ACR, AMR: x.AMR, At: x.Auth}, from.place(), x)
 		if err != nil {
-			return SignedIn{}, err
+			return err
 		}
-		ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u),
-			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+		ev := audit.Event{Type: audit.Security, Interaction: "attributes", Caller: from.As(s.Principal(&u)),
 			Extra: [][2]string{{"change", "everything-ended"}}}
-		if err := s.ending(ctx, u.ID, ev, append(writes, sw...)...); err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return SignedIn{Secret: secret, Session: now, User: u}, err
-		}
-	}
-	return SignedIn{}, fhir.Errorf(fhir.Unavailable, op, "try again")
+		in = SignedIn{Secret: secret, Session: now, User: u}
+		return s.ending(ctx, u.ID, ev, append(writes, sw...)...)
+	})
+	return in, err
 }

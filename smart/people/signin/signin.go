@@ -21,14 +21,14 @@ func notRight() error {
 // Password signs in with a password and a one-time or recovery code.
 func (s *Service) Password(ctx context.Context, from From, login, password, code string,
 	before *session.Session) (SignedIn, error) {
-	for range attempts {
-		in, err := s.password(ctx, from, login, password, code, before)
-		// A conflict: a failure was counted, or the code used, meanwhile.
-		if err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return in, err
-		}
-	}
-	return SignedIn{}, fhir.Errorf(fhir.Unavailable, "signin.Password", "try again")
+	var in SignedIn
+	// The commit is lost when another attempt was counted, or the code used, at
+	// the same time.
+	err := store.Retry(attempts, "signin.Password", "try again", func() (err error) {
+		in, err = s.password(ctx, from, login, password, code, before)
+		return err
+	})
+	return in, err
 }
 
 func (s *Service) password(ctx context.Context, from From, login, password, code string,

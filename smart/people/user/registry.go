@@ -24,16 +24,9 @@ const (
 // InviteLife is how long a one-time link is good.
 const InviteLife = 48 * time.Hour
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
 // Registry is the list of users.
 type Registry struct {
-	Store Store
+	Store store.State
 	Clock func() time.Time
 }
 

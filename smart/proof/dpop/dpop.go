@@ -1,7 +1,6 @@
 package dpop
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -36,11 +35,6 @@ const (
 
 // Algs are the algorithms of proofs.
 func Algs() []string { return []string{"ES256", "ES384", "RS256", "RS384"} }
-
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-}
 
 // Proof is a verified proof. Its jti has still to be used up.
 type Proof struct {

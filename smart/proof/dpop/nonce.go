@@ -35,14 +35,8 @@ type Nonces struct {
 	clock func() time.Time
 }
 
-// NonceState is the small state of a store.Store.
-type NonceState interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
 // OpenNonces reads the key, making it where there is none.
-func OpenNonces(ctx context.Context, s NonceState, rand io.Reader, clock func() time.Time) (*Nonces, error) {
+func OpenNonces(ctx context.Context, s store.State, rand io.Reader, clock func() time.Time) (*Nonces, error) {
 	const op = "dpop.OpenNonces"
 	for {
 		b, err := s.Get(ctx, nonceKey)
