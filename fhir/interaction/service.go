@@ -102,7 +102,7 @@ type Written struct {
 // known refuses types the server does not store.
 func known(op, typ string) error {
 	if !fhir.KnownType(typ) {
-		return fhir.Errorf(fhir.NotFound, op, "resource type is not supported by this server")
+		return fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	return nil
 }

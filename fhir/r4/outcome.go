@@ -8,8 +8,9 @@ import (
 	"pulsegate/fhir"
 )
 
-// OutcomeJSON renders err as an OperationOutcome. An error without issues, an
-// internal one or a foreign one is a bare outcome: its text stays in the log.
+// OutcomeJSON renders err as an OperationOutcome. For an Internal error, an error
+// of another package and an error without issues it gives only the issue code:
+// their texts are for the log.
 func OutcomeJSON(err error) []byte {
 	b := append(make([]byte, 0, 256), `{"resourceType":"OperationOutcome","issue":[`...)
 	var e *fhir.Error
@@ -65,7 +66,7 @@ func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 	return append(b, '}')
 }
 
-// AppendString appends s as a JSON string; bytes that are no UTF-8 become
+// AppendString appends s as a JSON string. Bytes that are not valid UTF-8 become
 // U+FFFD.
 func AppendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"

@@ -7,8 +7,8 @@ import (
 
 //go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go -types ../types_gen.go
 
-// element is one element of the top level of a resource type. Base is the
-// name without the type of a choice: value for valueQuantity.
+// element is a top-level element of a resource type. For a choice element, base
+// is the name without the type: "value" for "valueQuantity".
 type element struct {
 	typ, name, base    string
 	mandatory, summary bool
@@ -19,7 +19,7 @@ type lookup struct {
 	top      map[string]map[string]*element
 }
 
-// names is the generated tables as sets, built on first use.
+// names returns the generated tables as sets, built on first use.
 var names = sync.OnceValue(func() *lookup {
 	l := &lookup{elements: set(elementNames), top: map[string]map[string]*element{}}
 	for i := range topLevel {

@@ -17,12 +17,12 @@ import (
 	"pulsegate/fhir"
 )
 
-// Limits bound what the door reads. A zero field means its default.
+// Limits bounds the input of a Validator. A zero field means the default.
 type Limits struct {
-	Bytes   int // of one body; 10 MiB
-	Depth   int // of nested objects and arrays in one resource; 50
-	Entries int // of a batch or transaction; 1,000
-	Values  int // JSON values (objects, arrays, strings, numbers) of one resource; 50,000
+	Bytes   int // size of a body; 10 MiB by default
+	Depth   int // nesting of objects and arrays in a resource; 50 by default
+	Entries int // entries of a batch or transaction; 1,000 by default
+	Values  int // JSON values (objects, arrays, strings, numbers) in a resource; 50,000 by default
 }
 
 func (l Limits) withDefaults() Limits {
@@ -41,88 +41,88 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Validator admits R4 JSON from outside. It is safe for concurrent use.
+// Validator validates untrusted R4 JSON. It is safe for concurrent use.
 type Validator struct {
-	limits  Limits
-	um      *jsonformat.Unmarshaller
-	shapes  *shapes
-	parsers fastjson.ParserPool
-	// ordinary and large hold one token for each validation by google/fhir under way.
-	// One takes processor time and up to 2 KiB of memory for each JSON value: more
-	// than one for each processor would only take more memory, and of those with
-	// more than manyValues there are fewer.
+	limits     Limits
+	um         *jsonformat.Unmarshaller
+	structures *structures
+	parsers    fastjson.ParserPool
+	// ordinary and large are semaphores for validations by google/fhir, which use
+	// processor time and up to 2 KiB of memory per JSON value. More than one per
+	// processor would only use more memory. Resources with more than manyValues
+	// values use large, which allows fewer.
 	ordinary, large chan struct{}
 }
 
 const (
-	// manyValues is the number of JSON values from which a validation is large.
+	// manyValues is the largest number of JSON values of an ordinary validation.
 	manyValues = 2000
-	// largeAtOnce bounds the large validations under way.
-	largeAtOnce = 2
+	// maxLarge bounds the concurrent large validations.
+	maxLarge = 2
 )
 
-// New returns a door; it loads google/fhir's descriptors.
+// New returns a Validator. It loads google/fhir's descriptors.
 func New(limits Limits) (*Validator, error) {
 	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Validator{limits: limits.withDefaults(), um: um, shapes: newShapes(),
-		ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
-	um.MaxNestingDepth = d.limits.Depth
-	return d, nil
+	val := &Validator{limits: limits.withDefaults(), um: um, structures: newStructures(),
+		ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, maxLarge)}
+	um.MaxNestingDepth = val.limits.Depth
+	return val, nil
 }
 
 const op = "r4.Resource"
 
-// Resource validates body as one R4 resource of type typ and returns it in
-// canonical form under id. A body that carries no id or another one is refused
-// (R4 http.html#update). Failures
-// of shape are Invalid, of R4's rules Unprocessable.
-func (d *Validator) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
-	return d.admit(typ, body, id, false)
+// Resource validates body as an R4 resource of type typ and returns it in
+// canonical form. The body must carry the given id (R4 http.html#update). The
+// error is Invalid if the body does not have the structure of the type, and
+// Unprocessable if it breaks an invariant.
+func (val *Validator) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
+	return val.resource(typ, body, id, false)
 }
 
-// Create is Resource for a new resource: an id in the body is dropped, as R4
-// says for the create interaction.
-func (d *Validator) Create(typ string, body []byte, id string) (fhir.Resource, error) {
-	return d.admit(typ, body, id, true)
+// Create is like Resource, but replaces an id in the body by the given one, as
+// R4 requires for the create interaction (R4 http.html#create).
+func (val *Validator) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+	return val.resource(typ, body, id, true)
 }
 
-func (d *Validator) admit(typ string, body []byte, id string, dropID bool) (fhir.Resource, error) {
+func (val *Validator) resource(typ string, body []byte, id string, dropID bool) (fhir.Resource, error) {
 	var none fhir.Resource
 	if !fhir.KnownType(typ) {
-		return none, fhir.Errorf(fhir.NotFound, op, "resource type is not known to this server")
+		return none, fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	if !fhir.ValidID(id) {
-		return none, fhir.Errorf(fhir.Invalid, op, "an id is 1 to 64 letters, digits, '-' and '.'")
+		return none, fhir.Errorf(fhir.Invalid, op, "an id must be 1 to 64 letters, digits, '-' and '.'")
 	}
-	v, err := compact(op, body, d.limits.Bytes)
+	v, err := compact(op, body, val.limits.Bytes)
 	if err != nil {
 		return none, err
 	}
-	if n := d.limits.Values; len(v)/2 > n && values(v) > n {
-		return none, fhir.Errorf(fhir.TooLarge, op, "a resource has at most %d JSON values", n)
+	if n := val.limits.Values; len(v)/2 > n && values(v) > n {
+		return none, fhir.Errorf(fhir.TooLarge, op, "the resource has more than %d JSON values", n)
 	}
-	p := d.parsers.Get()
-	if len(v) <= kept {
-		defer d.parsers.Put(p)
+	p := val.parsers.Get()
+	if len(v) <= maxPooledBody {
+		defer val.parsers.Put(p)
 	}
 	root, err := p.ParseBytes(v)
 	if err != nil {
-		return none, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+		return none, fhir.Errorf(fhir.Invalid, op, "the body is not a single well-formed JSON object")
 	}
-	r := &rules{typ: typ, all: d.shapes, root: root}
+	r := &rules{typ: typ, all: val.structures, root: root}
 	if string(root.GetStringBytes("resourceType")) != typ {
-		return none, refuse(fhir.Invalid, "invalid", typ+".resourceType", "resourceType must be "+typ)
+		return none, issueError(fhir.Invalid, "invalid", typ+".resourceType", "resourceType must be "+typ)
 	}
 	if !dropID && string(root.GetStringBytes("id")) != id {
 		r.malformed = true
-		r.add("invalid", "id", "id must be there and be the id of the address")
+		r.add("invalid", "id", "id is required and must be the id in the URL")
 	}
 	r.prepare()
-	if !d.plain(typ, v, root) {
-		if err := d.slow(r, v); err != nil {
+	if !val.precheck(typ, v, root) {
+		if err := val.validateFully(r, v); err != nil {
 			return none, err
 		}
 	}
@@ -137,10 +137,10 @@ func (d *Validator) admit(typ string, body []byte, id string, dropID bool) (fhir
 	return fhir.Resource{Type: typ, ID: id, JSON: out}, nil
 }
 
-// slow holds v against everything that plain was not sure of, and gathers the
-// issues in r. An error ends the admission at once.
-func (d *Validator) slow(r *rules, v []byte) error {
-	s := &scan{op: op, maxDepth: d.limits.Depth, root: r.typ}
+// validateFully runs the checks that precheck leaves undecided and collects
+// their issues in r. An error means that validation cannot go on.
+func (val *Validator) validateFully(r *rules, v []byte) error {
+	s := &scan{op: op, maxDepth: val.limits.Depth, root: r.typ}
 	if err := s.run(v); err != nil {
 		return err
 	}
@@ -148,26 +148,27 @@ func (d *Validator) slow(r *rules, v []byte) error {
 	for _, is := range s.issues {
 		r.issue(is)
 	}
-	r.nulls(r.root)
-	if err := d.validate(r, v, s.repair || r.uneven); err != nil {
+	r.checkNulls(r.root)
+	if err := val.validate(r, v, s.repair || r.misaligned); err != nil {
 		return err
 	}
-	if sh := d.shapes.of(r.typ); sh != nil {
-		r.typed(sh, r.root)
+	if st := val.structures.of(r.typ); st != nil {
+		r.checkTypes(st, r.root)
 	}
 	return nil
 }
 
-// kept bounds the body whose parser, with the tree it made, is used again.
-const kept = 64 << 10
+// maxPooledBody is the size of the largest body, in bytes, whose parser goes
+// back to the pool. Parsers keep the memory of their tree.
+const maxPooledBody = 64 << 10
 
-func refuse(k fhir.Kind, code, place, rule string) *fhir.Error {
+func issueError(k fhir.Kind, code, path, rule string) *fhir.Error {
 	return &fhir.Error{Kind: k, Op: op, Issues: []fhir.Issue{{Severity: "error", Code: code, Diagnostics: rule,
-		Expression: []string{place}}}}
+		Expression: []string{path}}}}
 }
 
-// canonical reorders the members that the server owns to the front and keeps
-// the bytes of all others.
+// canonical moves the members that the server manages to the front and keeps the
+// bytes of all others.
 func canonical(typ, id string, v jsontext.Value) ([]byte, error) {
 	out := append(make([]byte, 0, len(v)+96), fhir.Prefix(typ, id)...)
 	var rest []byte
@@ -200,16 +201,16 @@ func canonical(typ, id string, v jsontext.Value) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// maxIssues bounds the answer to a body that is wrong all over.
+// maxIssues bounds the issues that are reported for a body.
 const maxIssues = 20
 
-// located is the form of google/fhir's messages; everything else of them is
-// dropped, since it may quote the input.
-var located = regexp.MustCompile(`^error at "([A-Za-z0-9_.\[\]]{1,200})": ([A-Za-z ]+)`)
+// messagePattern matches google/fhir's messages. The rest of a message is
+// dropped, because it may quote the input.
+var messagePattern = regexp.MustCompile(`^error at "([A-Za-z0-9_.\[\]]{1,200})": ([A-Za-z ]+)`)
 
-// validate runs google/fhir over v once and adds its issues to r. What it says
-// of a place that has an issue already is a consequence, and is left out.
-func (d *Validator) validate(r *rules, v []byte, repair bool) error {
+// validate runs google/fhir on v and adds its issues to r. It drops issues of
+// elements that already have one, because they are consequences.
+func (val *Validator) validate(r *rules, v []byte, repair bool) error {
 	if repair {
 		var err error
 		if v, err = repaired(v); err != nil {
@@ -217,13 +218,13 @@ func (d *Validator) validate(r *rules, v []byte, repair bool) error {
 		}
 	}
 	report := errorreporter.NewBasicErrorReporter()
-	room := d.ordinary
+	slots := val.ordinary
 	if values(v) > manyValues {
-		room = d.large
+		slots = val.large
 	}
-	room <- struct{}{}
-	defer func() { <-room }()
-	_, err := d.um.UnmarshalWithErrorReporter(v, report)
+	slots <- struct{}{}
+	defer func() { <-slots }()
+	_, err := val.um.UnmarshalWithErrorReporter(v, report)
 	if err == nil && len(report.Errors) == 0 {
 		return nil
 	}
@@ -237,15 +238,15 @@ func (d *Validator) validate(r *rules, v []byte, repair bool) error {
 		lines = append(lines, (*r).Error())
 	}
 	for _, l := range lines {
-		m := located.FindStringSubmatch(l)
+		m := messagePattern.FindStringSubmatch(l)
 		if m == nil {
 			continue
 		}
-		place := knownPlace(r.typ, m[1])
+		path := disclosablePath(r.typ, m[1])
 		if !slices.ContainsFunc(r.issues[:before],
-			func(is fhir.Issue) bool { return slices.Contains(is.Expression, place) }) {
-			r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]),
-				Expression: []string{place}})
+			func(is fhir.Issue) bool { return slices.Contains(is.Expression, path) }) {
+			r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: diagnosticsOf(l, m[2]),
+				Expression: []string{path}})
 		}
 	}
 	if len(r.issues) == 0 {
@@ -255,8 +256,8 @@ func (d *Validator) validate(r *rules, v []byte, repair bool) error {
 	return nil
 }
 
-// knownPlace drops from a path what is not R4's own name.
-func knownPlace(typ, path string) string {
+// disclosablePath cuts a path before the first name that R4 does not define.
+func disclosablePath(typ, path string) string {
 	parts := strings.Split(path, ".")
 	for i, p := range parts {
 		name, index, _ := strings.Cut(strings.TrimPrefix(p, "_"), "[")
@@ -274,10 +275,10 @@ func knownPlace(typ, path string) string {
 	return strings.Join(parts, ".")
 }
 
-const wrongForm = "does not have the form of its data type, or a code outside its required value set"
+const wrongDataType = "does not match its data type, or is a code outside its required value set"
 
-// ruleOf turns a message of google/fhir into a text of ours.
-func ruleOf(line, detail string) string {
+// diagnosticsOf translates a message of google/fhir.
+func diagnosticsOf(line, detail string) string {
 	detail = strings.TrimSpace(detail)
 	switch {
 	case strings.HasPrefix(detail, "unknown field"):
@@ -292,16 +293,16 @@ func ruleOf(line, detail string) string {
 		}
 		return "lacks a required element"
 	case strings.HasPrefix(detail, "cannot accept multiple values"):
-		return "has more than one form of a choice of types"
+		return "has more than one type of a choice element"
 	case strings.HasPrefix(detail, "expected array"):
 		return "must be an array"
 	case strings.HasPrefix(detail, "array length"):
 		return "must have as many elements as its array of extensions"
 	case strings.HasPrefix(detail, "invalid reference"):
-		return "refers to a type that is not allowed here, or is no reference"
+		return "refers to a type that is not allowed here, or is not a reference"
 	case strings.HasPrefix(detail, "expected"), strings.HasPrefix(detail, "invalid"),
 		strings.HasPrefix(detail, "code type"):
-		return wrongForm
+		return wrongDataType
 	}
 	return "breaks a rule of R4"
 }

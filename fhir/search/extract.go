@@ -77,7 +77,7 @@ func SelectStored(typ string, codes ...string) (*Selection, error) {
 func selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
 	t := index()[typ]
 	if t == nil {
-		return nil, fhir.Errorf(fhir.Invalid, op, "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Invalid, op, "the server does not support this resource type")
 	}
 	return &Selection{typ: typ, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
@@ -93,7 +93,7 @@ func (x Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
 func (x Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
 	t := index()[typ]
 	if t == nil {
-		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the server does not support this resource type")
 	}
 	w := rooms.Get().(*work)
 	if len(json) <= largeResource {

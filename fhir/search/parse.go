@@ -89,7 +89,7 @@ var readable = strings.NewReplacer("%3A", ":", "%2C", ",", "%2F", "/", "%24", "$
 // Parse reads the parameters of a search on type typ, given in order.
 func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if index()[typ] == nil {
-		return nil, fhir.Errorf(fhir.NotFound, op, "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	if len(pairs) > maxParams {
 		return nil, fhir.Errorf(fhir.Invalid, op, "more than %d parameters", maxParams)
