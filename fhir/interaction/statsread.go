@@ -179,11 +179,11 @@ func (r *statsReader) period(p *Parameter) bool {
 	}
 	ok := x.Start != "" || x.End != ""
 	if x.Start != "" {
-		lo, _, valid := search.Instants(search.Plus(x.Start))
+		lo, _, valid := search.DateInterval(search.Plus(x.Start))
 		r.a.from, ok = time.UnixMilli(lo), ok && valid
 	}
 	if x.End != "" {
-		_, hi, valid := search.Instants(search.Plus(x.End))
+		_, hi, valid := search.DateInterval(search.Plus(x.End))
 		r.a.to, ok = time.UnixMilli(hi), ok && valid
 	}
 	return ok && (r.a.from.IsZero() || r.a.to.IsZero() || r.a.from.Before(r.a.to))

@@ -155,7 +155,7 @@ func resource(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 	}
 }
 
-// sample generates an object with the structure st, possibly with flaws.
+// sample returns an object that is valid for st, or else the string or.
 func sample(st *structure, or string) string {
 	for _, s := range []string{`{"value":1,"system":"http://unitsofmeasure.org","code":"a"}`,
 		`{"value":1,"system":"http://unitsofmeasure.org","code":"1"}`,
@@ -172,7 +172,7 @@ func sample(st *structure, or string) string {
 }
 
 func drawn(t *rapid.T, st *structure, typ string, depth, flaws int) string {
-	scanErr := func(of int) bool { return flaws > 0 && rapid.IntRange(0, of/flaws).Draw(t, "flaw") == 0 }
+	flaw := func(of int) bool { return flaws > 0 && rapid.IntRange(0, of/flaws).Draw(t, "flaw") == 0 }
 	var out []string
 	if typ != "" {
 		out = append(out, `"resourceType":"`+typ+`"`)
@@ -184,16 +184,16 @@ func drawn(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 	for _, slot := range slices.Sorted(maps.Keys(bySlot)) {
 		odds := 60 >> min(depth-1, 8) // fewer members at greater depth
 		required := st.required&(1<<slot) != 0
-		if required == scanErr(300) && rapid.IntRange(0, 999).Draw(t, "there") >= odds*40/len(bySlot) {
+		if required == flaw(300) && rapid.IntRange(0, 999).Draw(t, "there") >= odds*40/len(bySlot) {
 			continue
 		}
 		name := rapid.SampledFrom(bySlot[slot]).Draw(t, "name")
 		m := st.members[name]
-		if m.structure.typ == delegated && !scanErr(20) {
+		if m.structure.typ == delegated && !flaw(20) {
 			continue
 		}
 		one := func() string {
-			if scanErr(60) || m.structure.typ == delegated {
+			if flaw(60) || m.structure.typ == delegated {
 				return rapid.SampledFrom(odd).Draw(t, "value")
 			}
 			if m.structure.typ == object || m.structure.typ == reference {
@@ -205,13 +205,13 @@ func drawn(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 			return fitting(t, m.structure)
 		}
 		value := one()
-		if m.repeated && !scanErr(100) {
+		if m.repeated && !flaw(100) {
 			value = "[" + value + "]"
 			if rapid.IntRange(0, 3).Draw(t, "two") == 0 {
 				value = "[" + one() + "," + one() + "]"
 			}
 		}
-		if !scanErr(50) {
+		if !flaw(50) {
 			out = append(out, `"`+name+`":`+value)
 			continue
 		}
@@ -234,7 +234,7 @@ func drawn(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 	return "{" + strings.Join(out, ",") + "}"
 }
 
-// read only
+// served lists the resource types to test. It is read only.
 var served = []string{"Observation", "Patient", "Device", "Consent", "Provenance", "Practitioner", "Organization",
 	"Group", "Subscription", "AuditEvent", "DeviceMetric", "Bundle", "Parameters"}
 
@@ -248,7 +248,7 @@ func TestPrecheckAgreesWithFullValidation(t *testing.T) {
 		body := resource(t, d.structures.of(typ), typ, 1, rapid.IntRange(0, 2).Draw(t, "flaws"))
 		easy, slow := decided(d, typ, []byte(body))
 		if easy && slow != nil {
-			t.Fatalf("plain takes what is refused with %s\n%s", OutcomeJSON(slow), body)
+			t.Fatalf("precheck accepts what the full validation refuses: %s\n%s", OutcomeJSON(slow), body)
 		}
 		if easy {
 			both++
@@ -335,7 +335,7 @@ func FuzzPrecheck(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, typ string, body []byte) {
 		if easy, slow := decided(inner(), typ, body); easy && slow != nil {
-			t.Errorf("plain takes what is refused with %s", OutcomeJSON(slow))
+			t.Errorf("precheck accepts what the full validation refuses: %s", OutcomeJSON(slow))
 		}
 	})
 }

@@ -2,11 +2,11 @@ package search
 
 import "bytes"
 
-// Slot is a place in a Shape.
+// Slot identifies the element that fills a slot of a Template.
 type Slot uint8
 
 const (
-	SlotOther     Slot = iota // decides nothing but what is under its own member
+	SlotOther     Slot = iota // an element that no Reader reads
 	SlotID                    // id
 	SlotUpdated               // meta.lastUpdated
 	SlotEffective             // effectiveDateTime
@@ -15,33 +15,41 @@ const (
 	SlotValue                 // valueQuantity.value, a number
 )
 
-// Template is the text of a resource without the strings and numbers in which the
-// measurements of a device differ from each other: those are its holes. Texts
-// of one shape are parsed to the same tree but for these leaves, so what has
-// been found out about one of them, without looking at a leaf, holds for all.
+// Template is the JSON of a resource with slots instead of the strings and
+// numbers that differ between the measurements of a device. All resources with
+// the same template have the same tree except for the leaves in the slots, so a
+// result that does not depend on a leaf holds for all of them.
+//
+// The repository has other templates, which share no code with this one because
+// they differ in what they find and what they produce. A series.Template renders
+// FHIR JSON from columns of numbers. A store.Template is cut at offsets that the
+// writer knows, and is stored. The templates of fhir/audit are keyed by the
+// caller, not by comparison. The tags of adapters/apple are XML. This package
+// finds the slots itself, in JSON from any client, and compares the text between
+// them.
 type Template struct {
-	parts [][]byte // parts[i] stands before holes[i], the last part at the end
-	holes []hole
+	parts [][]byte // parts[i] precedes slots[i]; the last part follows the last slot
+	slots []slot
 }
 
-type hole struct {
+type slot struct {
 	Slot
 	number bool
-	path   []string // members, array indices left out
+	path   []string // member names, without array indices
 }
 
-// Leaf is the text in a hole, without the quotes of a string. It aliases the
+// Leaf is the text in a slot, without the quotes of a string. It aliases the
 // resource.
 type Leaf = []byte
 
 const (
-	maxShapeHoles = 16
-	maxShapeDepth = 24
+	maxSlots         = 16
+	maxTemplateDepth = 24
 )
 
-// holeAt are the members that become holes, when they hold a number or a
-// string without escapes.
-func holeAt(path []string) (h Slot, ok bool) {
+// slotAt returns the slot of a member. The value must be a number or a string
+// without escapes.
+func slotAt(path []string) (h Slot, ok bool) {
 	switch len(path) {
 	case 1:
 		switch path[0] {
@@ -71,29 +79,29 @@ func holeAt(path []string) (h Slot, ok bool) {
 	return 0, false
 }
 
-// TemplateOf is the shape of a resource; nil when its text is not one that
-// TemplateCache are made of. It keeps no part of json.
+// TemplateOf returns the template of a resource, or nil if it has too many slots
+// or cannot be split. It does not keep json.
 func TemplateOf(json []byte) *Template {
-	s := &shaper{b: bytes.Clone(json), out: &Template{}}
-	if !s.value(0) || len(bytes.TrimLeft(s.b[s.at:], " \t\r\n")) > 0 || len(s.out.holes) > maxShapeHoles {
+	s := &splitter{b: bytes.Clone(json), out: &Template{}}
+	if !s.value(0) || len(bytes.TrimLeft(s.b[s.at:], " \t\r\n")) > 0 || len(s.out.slots) > maxSlots {
 		return nil
 	}
 	s.out.parts = append(s.out.parts, s.b[s.from:])
 	return s.out
 }
 
-// Read gives the leaves of a resource of the shape, in the order of the holes,
-// in the memory of into; ok is false for a resource of another shape.
+// Read returns the leaves of a resource in the order of the slots, reusing the
+// memory of into. If the resource does not match the template, ok is false.
 func (s *Template) Read(json []byte, into []Leaf) (leaves []Leaf, ok bool) {
 	leaves, rest := into[:0], json
-	for i := range s.holes {
+	for i := range s.slots {
 		part := s.parts[i]
 		if !bytes.HasPrefix(rest, part) {
 			return leaves, false
 		}
 		rest = rest[len(part):]
 		var n int
-		if s.holes[i].number {
+		if s.slots[i].number {
 			n = numberLen(rest)
 		} else {
 			n = plainLen(rest)
@@ -103,23 +111,23 @@ func (s *Template) Read(json []byte, into []Leaf) (leaves []Leaf, ok bool) {
 		}
 		leaves, rest = append(leaves, rest[:n]), rest[n:]
 	}
-	return leaves, bytes.Equal(rest, s.parts[len(s.holes)])
+	return leaves, bytes.Equal(rest, s.parts[len(s.slots)])
 }
 
-// Append writes a resource of the shape with the leaves.
+// Append appends the resource that has the leaves in the slots.
 func (s *Template) Append(b []byte, leaves []Leaf) []byte {
-	for i := range s.holes {
+	for i := range s.slots {
 		b = append(append(b, s.parts[i]...), leaves[i]...)
 	}
-	return append(b, s.parts[len(s.holes)]...)
+	return append(b, s.parts[len(s.slots)]...)
 }
 
-// Only is the index of the one hole of a kind, -1 when there is none or there
-// are several.
+// Only returns the index of the only slot h, or -1 if there is none or more than
+// one.
 func (s *Template) Only(h Slot) int {
 	at := -1
-	for i := range s.holes {
-		if s.holes[i].Slot != h {
+	for i := range s.slots {
+		if s.slots[i].Slot != h {
 			continue
 		}
 		if at >= 0 {
@@ -130,7 +138,8 @@ func (s *Template) Only(h Slot) int {
 	return at
 }
 
-// numberLen is the length of the number that b begins with, -1 without one.
+// numberLen returns the length of the number at the beginning of b, or -1 if
+// there is none.
 func numberLen(b []byte) int {
 	first := bytes.TrimPrefix(b, []byte("-"))
 	if len(first) == 0 || first[0] < '0' || first[0] > '9' {
@@ -144,8 +153,8 @@ func numberLen(b []byte) int {
 	return -1
 }
 
-// plainLen is the length of the rest of a string, -1 when it has no end or
-// escapes.
+// plainLen returns the number of bytes before the closing quote of a string. It
+// returns -1 if the string has escapes or does not end.
 func plainLen(b []byte) int {
 	n := bytes.IndexByte(b, '"')
 	if n < 0 || bytes.IndexByte(b[:n], '\\') >= 0 {
@@ -154,15 +163,15 @@ func plainLen(b []byte) int {
 	return n
 }
 
-// shaper walks a JSON text and cuts it at the holes.
-type shaper struct {
+// splitter walks JSON and cuts it at the slots.
+type splitter struct {
 	b        []byte
-	at, from int // the place, and where the part begins
+	at, from int // current offset, and the beginning of the current part
 	path     []string
 	out      *Template
 }
 
-func (s *shaper) space() {
+func (s *splitter) space() {
 	for s.at < len(s.b) {
 		switch s.b[s.at] {
 		case ' ', '\t', '\r', '\n':
@@ -173,8 +182,8 @@ func (s *shaper) space() {
 	}
 }
 
-// take passes over c, spaces before it included.
-func (s *shaper) take(c byte) bool {
+// take skips white space and c. It returns false if another byte follows.
+func (s *splitter) take(c byte) bool {
 	s.space()
 	if s.at == len(s.b) || s.b[s.at] != c {
 		return false
@@ -183,9 +192,9 @@ func (s *shaper) take(c byte) bool {
 	return true
 }
 
-func (s *shaper) value(depth int) bool {
+func (s *splitter) value(depth int) bool {
 	s.space()
-	if s.at == len(s.b) || depth > maxShapeDepth {
+	if s.at == len(s.b) || depth > maxTemplateDepth {
 		return false
 	}
 	switch c := s.b[s.at]; c {
@@ -218,7 +227,7 @@ func (s *shaper) value(depth int) bool {
 	}
 }
 
-func (s *shaper) object(depth int) bool {
+func (s *splitter) object(depth int) bool {
 	s.at++
 	for first := true; !s.take('}'); first = false {
 		if !first && !s.take(',') {
@@ -242,7 +251,7 @@ func (s *shaper) object(depth int) bool {
 	return true
 }
 
-func (s *shaper) array(depth int) bool {
+func (s *splitter) array(depth int) bool {
 	s.at++
 	for first := true; !s.take(']'); first = false {
 		if !first && !s.take(',') {
@@ -255,8 +264,8 @@ func (s *shaper) array(depth int) bool {
 	return true
 }
 
-// str passes over a string.
-func (s *shaper) str() bool {
+// str skips a string.
+func (s *splitter) str() bool {
 	for s.at++; s.at < len(s.b); s.at++ {
 		switch s.b[s.at] {
 		case '\\':
@@ -269,13 +278,13 @@ func (s *shaper) str() bool {
 	return false
 }
 
-// cut makes [begin, end) a hole, when its member is one.
-func (s *shaper) cut(begin, end int, number bool) {
-	h, ok := holeAt(s.path)
+// cut makes [begin, end) a slot if slotAt has one for the current member.
+func (s *splitter) cut(begin, end int, number bool) {
+	h, ok := slotAt(s.path)
 	if !ok || number != (h == SlotValue || len(s.path) == 3) {
 		return
 	}
 	s.out.parts = append(s.out.parts, s.b[s.from:begin])
-	s.out.holes = append(s.out.holes, hole{h, number, append([]string(nil), s.path...)})
+	s.out.slots = append(s.out.slots, slot{h, number, append([]string(nil), s.path...)})
 	s.from = end
 }
