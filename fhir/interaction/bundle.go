@@ -23,7 +23,7 @@ type entry struct {
 	err error
 }
 
-func (e *entry) place() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
+func (e *entry) path() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
 
 // line is the entry as a request line.
 func (e *entry) line() string { return e.Method + " " + e.URL }
@@ -73,7 +73,7 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 		if err := ctx.Err(); err != nil {
 			return &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.Batch", Err: err}
 		}
-		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
+		r := s.batchEntry(ctx, rq, &entries[i], s.remaining(p))
 		// Results of earlier entries must not be returned either.
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return err
@@ -90,16 +90,16 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 // roomIn is the number of bytes that a further entry of a Bundle's answer may
 // have; 0 when the answer is full. The last thirty-second of the limit is not
 // given out: a page of a few bytes is of no use to anybody.
-func (s *Service) roomIn(p *Page) int {
+func (s *Service) remaining(p *Page) int {
 	limit := s.Limits.withDefaults().BundleBytes
-	if room := limit - p.size(); room > limit/32 {
-		return room
+	if capacity := limit - p.size(); capacity > limit/32 {
+		return capacity
 	}
 	return 0
 }
 
 // full is the error of an entry for which the answer has no room.
-func (s *Service) full(op string) error {
+func (s *Service) errFull(op string) error {
 	return fhir.Errorf(fhir.TooCostly, op,
 		"the answer to this Bundle would be larger than %d bytes: send this entry in a Bundle of its own, or ask for less",
 		s.Limits.withDefaults().BundleBytes)
@@ -120,8 +120,8 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 		e := &entries[i]
 		e.Entry, e.index, e.err = b.Entries[i], i, b.Entries[i].Err
 		if e.err == nil {
-			if e.err = s.aim(op, e); e.err != nil {
-				e.err = at(e.place()+".request", e.err)
+			if e.err = s.resolveTarget(op, e); e.err != nil {
+				e.err = at(e.path()+".request", e.err)
 			}
 		}
 		if e.err != nil && b.Type == "transaction" {
@@ -132,14 +132,14 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 }
 
 // aim reads what the entry is about.
-func (s *Service) aim(op string, e *entry) (err error) {
+func (s *Service) resolveTarget(op string, e *entry) (err error) {
 	if strings.ContainsAny(e.FullURL, "\"\\") {
 		return fhir.Errorf(fhir.Invalid, op, "fullUrl is not a URI")
 	}
 	if e.target, err = s.parseTarget(op, e.URL); err != nil {
 		return err
 	}
-	return e.fits(op)
+	return e.validate(op)
 }
 
 // parseTarget reads a request URL of an entry, relative or below our base.
@@ -179,7 +179,7 @@ func (s *Service) parseTarget(op, raw string) (target, error) {
 }
 
 // fits checks that method, URL and resource go together.
-func (e *entry) fits(op string) error {
+func (e *entry) validate(op string) error {
 	t := e.target
 	plain := t.query == "" && !t.history && t.version == 0
 	switch e.Method {
@@ -259,17 +259,17 @@ func (p *Page) response(base string, r *response, minimal bool) {
 }
 
 // batchEntry does one entry by itself. room is the size of the answer in bytes.
-func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, room int) response {
+func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, capacity int) response {
 	const op = "interaction.Batch"
 	one := *rq
-	one.Line, one.room = e.line(), room
+	one.Line, one.capacity = e.line(), capacity
 	t := e.target
 	pre, err := e.preconditions()
 	switch {
 	case e.err != nil:
 		err = e.err
-	case room == 0:
-		err = at(e.place(), s.full(op))
+	case capacity == 0:
+		err = at(e.path(), s.errFull(op))
 	}
 	if err != nil {
 		return failed(s.refuse(ctx, &one, "batch", t.ref(), err))
@@ -300,7 +300,7 @@ func (e *entry) preconditions() (p Preconditions, err error) {
 		return Preconditions{}, nil
 	}
 	if err != nil {
-		return p, at(e.place()+".request", err)
+		return p, at(e.path()+".request", err)
 	}
 	return p, nil
 }

@@ -35,7 +35,7 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 	if err != nil {
 		return Written{}, err
 	}
-	tell := &told{}
+	disc := &disclosures{}
 	if ifNoneExist != "" {
 		c, err := s.criteriaOf(rq, op, "If-None-Exist", rq.Line, typ, ifNoneExist)
 		if err != nil {
@@ -52,20 +52,20 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return Written{}, err // lock and search may have taken long
 		}
-		tell.tell(c)
+		disc.add(c)
 		if c.match != nil {
-			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, tell.events(rq, nil)...)
+			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, tell)
+	return s.write(ctx, rq, op, d, disc)
 }
 
 // write checks the rules between resources and commits one draft.
-func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, tell *told) (Written, error) {
+func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, disc *disclosures) (Written, error) {
 	release, err := s.locks.lockPatients(ctx, d.patients(), nil)
 	if err != nil {
 		return Written{}, err
@@ -75,8 +75,8 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, t
 		return Written{}, err
 	}
 	evs := d.events(rq)
-	if len(tell.asked) > 0 {
-		evs = append(evs, tell.events(rq, nil)...)
+	if len(disc.queries) > 0 {
+		evs = append(evs, disc.events(rq, nil)...)
 	}
 	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, evs...)
 	if err != nil {
@@ -126,5 +126,5 @@ func writable(rq *Request, op string, may access.Interaction, typ string) error 
 	if err := rq.may(op, may, typ); err != nil {
 		return err
 	}
-	return known(op, typ)
+	return supported(op, typ)
 }

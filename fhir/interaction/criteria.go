@@ -15,9 +15,9 @@ import (
 // criteria select what a conditional create would duplicate, or what a
 // conditional reference means.
 type criteria struct {
-	what  string // how errors call them: "If-None-Exist"
-	query *search.Query
-	asked asked
+	what     string // how errors call them: "If-None-Exist"
+	query    *search.Query
+	recorded recorded
 	// match is the only resource that satisfies them; nil without one.
 	match *fhir.Resource
 	found found
@@ -29,7 +29,7 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, err
 	}
-	if err := known(op, typ); err != nil {
+	if err := supported(op, typ); err != nil {
 		return nil, err
 	}
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, typ+"?"), "?")
@@ -41,7 +41,7 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "%s without a search parameter selects everything", what)
 	}
 	a.line = line + " " + what + ": " + typ + "?" + raw
-	return &criteria{what: what, query: q, asked: *a}, nil
+	return &criteria{what: what, query: q, recorded: *a}, nil
 }
 
 // key is the same for criteria that mean the same, however they are spelled.
@@ -92,7 +92,7 @@ func (c *criteria) locks() []string {
 // find looks for the match, through the caller's own filter. More than one is
 // PreconditionFailed.
 func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria) error {
-	c.match, c.seen, c.found = nil, nil, found{c.asked, map[string]bool{}}
+	c.match, c.seen, c.found = nil, nil, found{c.recorded, map[string]bool{}}
 	if c.query.Patient != "" {
 		c.found.patients[c.query.Patient] = false
 	}
@@ -115,15 +115,15 @@ func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria)
 	}
 	if len(c.seen) > 1 {
 		c.match = nil
-		return &errTold{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
+		return &errDisclosing{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
 			c.query.Type),
-			seen: c.seen, asked: []found{c.found}}
+			seen: c.seen, queries: []found{c.found}}
 	}
 	return nil
 }
 
 // tell adds what the criteria were and what they found.
-func (t *told) tell(c *criteria) {
+func (t *disclosures) add(c *criteria) {
 	t.seen = append(t.seen, c.seen...)
-	t.asked = append(t.asked, c.found)
+	t.queries = append(t.queries, c.found)
 }

@@ -58,21 +58,21 @@ func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhi
 		return nil, err
 	}
 	if !fhir.ValidID(ref.ID) {
-		return nil, hidden(op)
+		return nil, errHidden(op)
 	}
 	old, err := s.current(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	if old == nil {
-		return nil, hidden(op)
+		return nil, errHidden(op)
 	}
 	seen, err := visible(rq, op, access.Delete, old)
 	if err != nil {
 		return nil, err
 	}
 	if !seen {
-		return nil, conceals(hidden(op), disclosedOf(old))
+		return nil, concealing(errHidden(op), disclosedOf(old))
 	}
 	return old, pre.check(op, old)
 }
@@ -92,7 +92,7 @@ func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref f
 	}
 	if check := s.Checks[ref.Type]; check != nil {
 		if _, err := check(ctx, rq.Principal, nil, &old.res); err != nil {
-			return nil, tells(err, disclosedOf(old))
+			return nil, disclosing(err, disclosedOf(old))
 		}
 	}
 	d.version++

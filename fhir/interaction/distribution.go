@@ -40,7 +40,7 @@ const maxSpan = 4096
 
 // addSome counts a beginning of vs, at least one, and says how many: many whole
 // numbers that lie close together, as heart rates do, without sorting.
-func (d *distribution) addSome(vs []float64) int {
+func (d *distribution) addPrefix(vs []float64) int {
 	lo, hi, k := vs[0], vs[0], 0
 	for ; k < len(vs) && vs[k] == math.Trunc(vs[k]) && math.Abs(vs[k]) < 1<<52; k++ {
 		l, h := min(lo, vs[k]), max(hi, vs[k])

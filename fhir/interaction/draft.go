@@ -40,18 +40,18 @@ type draft struct {
 	interaction string
 	write       store.Write
 	patient     string
-	from        string  // the patient who had the resource before, if another one
-	refers      []place // of subject and patient
-	version     uint64  // that the commit will give
-	done        bool    // there is nothing to write
-	entry       string  // place of the entry in a transaction
+	from        string       // the patient who had the resource before, if another one
+	subjects    []subjectRef // of subject and patient
+	version     uint64       // that the commit will give
+	done        bool         // there is nothing to write
+	entry       string       // place of the entry in a transaction
 	// refusal is the error of an update whose target the caller may not know
 	// of. It comes after all other checks, so that it tells nothing else.
 	refusal error
 }
 
 // place is a reference and where it stands.
-type place struct {
+type subjectRef struct {
 	ref  fhir.Ref
 	path string
 	// denied says that consent does not let the caller write about this
@@ -75,7 +75,7 @@ func (d *draft) events(rq *Request) []audit.Event {
 // patients are the ids of the patients the draft refers to.
 func (d *draft) patients() []string {
 	var out []string
-	for _, p := range d.refers {
+	for _, p := range d.subjects {
 		if p.ref.Type == "Patient" {
 			out = append(out, p.ref.ID)
 		}
@@ -113,7 +113,7 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 		d.write.Expect, d.write.IfVersion = store.Version, old.res.Version
 		if old.facts.Patient != values.Patient {
 			if old.facts.Vendor != "" {
-				return nil, tells(moved(op, res.Type), disclosedOf(old))
+				return nil, disclosing(errMoved(op, res.Type), disclosedOf(old))
 			}
 			d.from = old.facts.Patient
 		}
@@ -125,10 +125,10 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	}
 	for _, code := range subjectParams {
 		for _, v := range values.ByParam[code] {
-			p := place{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
+			p := subjectRef{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
 			if fhir.KnownType(p.ref.Type) &&
-				!slices.ContainsFunc(d.refers, func(q place) bool { return q.ref == p.ref }) {
-				d.refers = append(d.refers, p)
+				!slices.ContainsFunc(d.subjects, func(q subjectRef) bool { return q.ref == p.ref }) {
+				d.subjects = append(d.subjects, p)
 			}
 		}
 	}
@@ -146,9 +146,9 @@ func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stor
 	if filter.Allow(facts) {
 		return nil
 	}
-	i := slices.IndexFunc(d.refers, func(p place) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
+	i := slices.IndexFunc(d.subjects, func(p subjectRef) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
 	if i >= 0 && filter.Covers(facts) && !(old.live() && old.facts.Patient == d.patient) {
-		d.refers[i].denied = true
+		d.subjects[i].denied = true
 		return nil
 	}
 	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction,
@@ -157,7 +157,7 @@ func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stor
 
 // moved refuses to give ingested data to another patient: its id, its
 // Provenance and the consent under which it came are of the first one.
-func moved(op, typ string) error {
+func errMoved(op, typ string) error {
 	path := typ + ".subject"
 	if typ == "Device" || typ == "Consent" {
 		path = typ + ".patient"
@@ -178,7 +178,7 @@ func visible(rq *Request, op string, may access.Interaction, old *stored) (bool,
 	case rq.filter(may).Allow(old.facts):
 		return true, nil
 	case rq.filter(access.Read).Allow(old.facts):
-		return false, tells(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s",
+		return false, disclosing(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s",
 			old.res.Type), disclosedOf(old))
 	}
 	return false, nil
@@ -187,11 +187,11 @@ func visible(rq *Request, op string, may access.Interaction, old *stored) (bool,
 // mustExist checks the references of ds, in their order, and then what is
 // left to be refused. The caller holds the locks of the patients. here are
 // resources of the same commit: true written, false removed.
-func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, here map[fhir.Ref]bool) error {
+func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, inCommit map[fhir.Ref]bool) error {
 	var ask []fhir.Ref
 	for _, d := range ds {
-		for _, p := range d.refers {
-			if _, ok := here[p.ref]; !ok && !slices.Contains(ask, p.ref) {
+		for _, p := range d.subjects {
+			if _, ok := inCommit[p.ref]; !ok && !slices.Contains(ask, p.ref) {
 				ask = append(ask, p.ref)
 			}
 		}
@@ -203,16 +203,16 @@ func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*d
 			return err
 		}
 	}
-	there := func(ref fhir.Ref) bool {
+	exists := func(ref fhir.Ref) bool {
 		i := slices.Index(ask, ref)
 		return i >= 0 && heads[i].Version > 0 && !heads[i].Deleted
 	}
 	for _, d := range ds {
-		for _, p := range d.refers {
-			if here[p.ref] && !p.denied {
+		for _, p := range d.subjects {
+			if inCommit[p.ref] && !p.denied {
 				continue
 			}
-			if err := s.refersTo(ctx, rq, op, p, there(p.ref)); err != nil {
+			if err := s.checkSubject(ctx, rq, op, p, exists(p.ref)); err != nil {
 				return d.at(err)
 			}
 		}
@@ -235,12 +235,12 @@ func (d *draft) at(err error) error {
 
 // refersTo checks one reference. Patients are a matter of consent (permit);
 // other resources must be such as the caller may know of.
-func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place, there bool) error {
+func (s *Service) checkSubject(ctx context.Context, rq *Request, op string, p subjectRef, exists bool) error {
 	switch {
 	case p.denied:
-		return conceals(dangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
-	case !there:
-		return dangling(op, p)
+		return concealing(errDangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
+	case !exists:
+		return errDangling(op, p)
 	case p.ref.Type == "Patient":
 		return nil
 	}
@@ -254,12 +254,12 @@ func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place,
 				return nil
 			}
 		}
-		return conceals(dangling(op, p), disclosedOf(old))
+		return concealing(errDangling(op, p), disclosedOf(old))
 	}
-	return dangling(op, p)
+	return errDangling(op, p)
 }
 
-func dangling(op string, p place) error {
+func errDangling(op string, p subjectRef) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
 		Severity: "error", Code: "not-found", Expression: []string{p.path},
 		Diagnostics: p.path + " refers to a " + p.ref.Type +
@@ -298,7 +298,7 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	if found {
-		return tells(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient"),
+		return disclosing(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient"),
 			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patient: patient})
 	}
 	return nil

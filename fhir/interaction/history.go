@@ -51,11 +51,11 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return nil, nil, err
 	}
-	if err := known(op, ref.Type); err != nil {
+	if err := supported(op, ref.Type); err != nil {
 		return nil, nil, err
 	}
 	if !fhir.ValidID(ref.ID) {
-		return nil, nil, hidden(op)
+		return nil, nil, errHidden(op)
 	}
 	limits := s.Limits.withDefaults()
 	count := limits.Count
@@ -113,7 +113,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && before == 0 {
-		return nil, nil, conceals(hidden(op), disclosed{ref: ref, patient: hiddenOf})
+		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
 	links := []link{{"self", self}}
 	if h.Page != "" {

@@ -25,11 +25,11 @@ import (
 // groups that share a coding are one. The other parameters are those of a
 // search; it must name one patient and a category or code.
 func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, error) {
-	page, asked, err := s.lastN(ctx, rq, ps)
+	page, recorded, err := s.lastN(ctx, rq, ps)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
 	}
 	return page, nil
@@ -49,7 +49,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{},
+	g := &codeGroups{most: most, capacity: limits.PageBytes, when: when, sets: map[string]*codeSet{},
 		concepts: map[string]*codeSet{}}
 	at := s.Store.LastSeq()
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
@@ -91,7 +91,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	}
 	self := s.Base + "/Observation/$lastn?max=" + strconv.Itoa(most) + "&" + search.SelfQuery(q)
 	res.page.open(id, "searchset", s.Clock(), total, []link{{"self", self}})
-	return res.page, &found{s.askedOf(rq, ps, q.Patient), res.patients}, nil
+	return res.page, &found{s.recordedOf(rq, ps, q.Patient), res.patients}, nil
 }
 
 // maxPerGroup bounds max.
@@ -178,19 +178,19 @@ func (s *codeSet) root() *codeSet {
 }
 
 type codeGroups struct {
-	most     int
-	room     int // bytes that may yet be held
-	n        int
-	parser   fastjson.Parser
-	shapes   search.TemplateCache[shapedCode]
-	when     *search.Selection
-	sets     map[string]*codeSet // by coding or text
-	concepts map[string]*codeSet // by the bytes of a whole code
-	all      []*codeSet
+	most      int
+	capacity  int // bytes that may yet be held
+	n         int
+	parser    fastjson.Parser
+	templates search.TemplateCache[templateCode]
+	when      *search.Selection
+	sets      map[string]*codeSet // by coding or text
+	concepts  map[string]*codeSet // by the bytes of a whole code
+	all       []*codeSet
 }
 
 // shapedCode is what the Observations of a shape have in common.
-type shapedCode struct {
+type templateCode struct {
 	set  *codeSet
 	when *search.Reader // nil: they must be parsed
 }
@@ -198,7 +198,7 @@ type shapedCode struct {
 // add takes an Observation in. It may come in any order.
 func (g *codeGroups) add(f *store.Found) error {
 	g.n++
-	if x, leaves, ok := g.shapes.Find(f.Resource.JSON); ok && x.when != nil {
+	if x, leaves, ok := g.templates.Find(f.Resource.JSON); ok && x.when != nil {
 		at := int64(math.MinInt64)
 		for _, d := range x.when.Values(leaves) {
 			at = d.Lo
@@ -219,12 +219,12 @@ func (g *codeGroups) add(f *store.Found) error {
 		at = max(at, d.Lo)
 	}
 	set := g.set(v.Get("code"))
-	g.shapes.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x shapedCode, ok bool) {
+	g.templates.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x templateCode, ok bool) {
 		p, ok := search.Lookup("Observation", "date")
 		if !ok {
 			return x, false
 		}
-		return shapedCode{set, s.Reader(p, dates, leaves)}, true // no leaf is part of code
+		return templateCode{set, s.Reader(p, dates, leaves)}, true // no leaf is part of code
 	})
 	return g.take(f, set, at)
 }
@@ -234,7 +234,7 @@ func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
 	if len(set.kept) >= g.most && at < set.kept[g.most-1].at {
 		return nil
 	}
-	if g.room -= len(f.Resource.JSON); g.room < 0 {
+	if g.capacity -= len(f.Resource.JSON); g.capacity < 0 {
 		return fhir.Errorf(fhir.TooCostly, "interaction.LastN",
 			"the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
 	}
@@ -260,7 +260,7 @@ func (g *codeGroups) trim(s *codeSet) {
 		n++
 	}
 	for _, o := range s.kept[n:] {
-		g.room += len(o.json)
+		g.capacity += len(o.json)
 	}
 	clear(s.kept[n:])
 	s.kept = s.kept[:n]

@@ -25,7 +25,7 @@ type links struct {
 	// ("Patient?identifier=1").
 	conditional map[string]string
 	// late replaces members of that kind, and no others.
-	late bool
+	deferred bool
 }
 
 func (l *links) empty() bool { return l == nil || len(l.ids) == 0 && len(l.conditional) == 0 }
@@ -59,7 +59,7 @@ const (
 	reference        // Reference.reference
 	narrative        // Narrative.div
 	uri              // of type uri or url
-	late             // of type oid or uuid, see linkedLate
+	deferred         // of type oid or uuid, see linkedLate
 )
 
 // memberOf knows the names of R4's elements in the resources that this server
@@ -75,7 +75,7 @@ func memberOf(name string) member {
 		"uri", "url", "valueUri", "valueUrl":
 		return uri
 	case "valueOid", "valueUuid":
-		return late
+		return deferred
 	}
 	return other
 }
@@ -85,17 +85,17 @@ func (l *links) wants(m member) bool {
 	if l == nil {
 		return m == reference
 	}
-	return m != other && l.late == (m == late)
+	return m != other && l.deferred == (m == deferred)
 }
 
 // linkedLate replaces elements of type oid and uuid. R4 wants them replaced like
 // those of type uri, although a reference has not the form of these types; so
 // it is done after validation.
-func (s *Service) linkedLate(r *fhir.Resource, l links) (err error) {
+func (s *Service) linkDeferred(r *fhir.Resource, l links) (err error) {
 	if !bytes.Contains(r.JSON, []byte(`"valueUuid"`)) && !bytes.Contains(r.JSON, []byte(`"valueOid"`)) {
 		return nil
 	}
-	l.late = true
+	l.deferred = true
 	r.JSON, err = rewriteLinks(r.JSON, &l, s.Base)
 	return err
 }

@@ -123,8 +123,8 @@ func (x *Parameter) text() string {
 }
 
 // askedOf is an operation's request about one patient, for the trail.
-func (s *Service) askedOf(rq *Request, ps []Parameter, patient string) asked {
-	a := asked{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
+func (s *Service) recordedOf(rq *Request, ps []Parameter, patient string) recorded {
+	a := recorded{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
 	for i := range ps {
 		a.pairs = append(a.pairs, [2]string{ps[i].Name, ps[i].text()})
 	}

@@ -87,7 +87,7 @@ func (p *Preconditions) check(op string, old *stored) error {
 			"the resource has changed since the time of If-Unmodified-Since")
 	}
 	if failed != nil && old != nil {
-		return tells(failed, disclosedOf(old))
+		return disclosing(failed, disclosedOf(old))
 	}
 	return failed
 }

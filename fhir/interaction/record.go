@@ -52,17 +52,17 @@ func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, r
 	ev := rq.event(interaction, ref.Type)
 	ev.Outcome, ev.Reason = outcomeOf(cause)
 	var evs []audit.Event
-	var t *errTold
+	var t *errDisclosing
 	if errors.As(cause, &t) {
 		cause = t.cause
 		if t.hidden {
 			ev.Outcome, ev.Reason = audit.Serious, "hidden by scope or consent"
 		}
-		evs = append(evs, seenEvents(rq, interaction, t.seen)...)
+		evs = append(evs, disclosureEvents(rq, interaction, t.seen)...)
 		for i := range evs {
 			evs[i].Outcome, evs[i].Reason = ev.Outcome, ev.Reason
 		}
-		evs = append(evs, (&told{asked: t.asked}).events(rq, nil)...)
+		evs = append(evs, (&disclosures{queries: t.queries}).events(rq, nil)...)
 	}
 	named := slices.ContainsFunc(evs, func(e audit.Event) bool {
 		return slices.ContainsFunc(e.Data, func(d audit.DataRef) bool { return d.Ref == ref })

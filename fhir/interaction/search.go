@@ -20,11 +20,11 @@ func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Pa
 
 func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.Seq) (*Page, error) {
 	const op = "interaction.Search"
-	p, asked, err := s.search(ctx, rq, op, typ, raw, at)
+	p, recorded, err := s.search(ctx, rq, op, typ, raw, at)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
-	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -47,10 +47,10 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
-	if err := known(op, typ); err != nil {
+	if err := supported(op, typ); err != nil {
 		return nil, nil, err
 	}
-	q, asked, err := s.parse(typ, raw, rq.Lenient)
+	q, recorded, err := s.parse(typ, raw, rq.Lenient)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,8 +109,8 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 		return nil, nil, err
 	}
 	res.page.open(id, "searchset", s.Clock(), total, links)
-	asked.line = rq.Line
-	return res.page, &found{*asked, res.patients}, nil
+	recorded.line = rq.Line
+	return res.page, &found{*recorded, res.patients}, nil
 }
 
 // firstPage bounds the bytes of a page that are set aside before they are seen.
@@ -215,7 +215,7 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 				continue
 			}
 		}
-		if _, there := res.patients[facts.Patient]; facts.Patient != "" && !there {
+		if _, exists := res.patients[facts.Patient]; facts.Patient != "" && !exists {
 			res.patients[facts.Patient] = false
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
@@ -228,7 +228,7 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 
 // parse reads a query string or form. The line of what it asked is the
 // caller's to set.
-func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, error) {
+func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
 		return nil, nil, err
@@ -238,7 +238,7 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
+	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
 // links returns self, with the parameters that were honoured, and next. The
@@ -250,11 +250,11 @@ func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at s
 	if params := search.SelfQuery(q); params != "" {
 		self, sep = self+"?"+params, "&"
 	}
-	here := self
+	inCommit := self
 	if q.Page != "" {
-		here = self + sep + "__page=" + q.Page
+		inCommit = self + sep + "__page=" + q.Page
 	}
-	out := []link{{"self", here}}
+	out := []link{{"self", inCommit}}
 	if res.more && res.last != "" {
 		p, err := s.sealer(ctx)
 		if err != nil {

@@ -41,7 +41,7 @@ type Request struct {
 
 	// room is the number of bytes that a page may have as an entry of a Bundle;
 	// 0 is no limit beside that of the server.
-	room int
+	capacity int
 }
 
 // Limits bound the work of one request. A zero field means its default.
@@ -100,7 +100,7 @@ type Written struct {
 }
 
 // known refuses types the server does not store.
-func known(op, typ string) error {
+func supported(op, typ string) error {
 	if !fhir.KnownType(typ) {
 		return fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
@@ -109,13 +109,13 @@ func known(op, typ string) error {
 
 // pageBytes is the size beyond which a page of this request ends.
 func (rq *Request) pageBytes(l Limits) int {
-	if rq.room > 0 {
-		return min(rq.room, l.PageBytes)
+	if rq.capacity > 0 {
+		return min(rq.capacity, l.PageBytes)
 	}
 	return l.PageBytes
 }
 
-func hidden(op string) error {
+func errHidden(op string) error {
 	return fhir.Errorf(fhir.NotFound, op, "resource is not known")
 }
 

@@ -65,7 +65,7 @@ var statistics = map[string]struct { // read only
 const sysStatistics = "http://terminology.hl7.org/CodeSystem/observation-statistics"
 
 // statsAsked is a checked request.
-type statsAsked struct {
+type statsRequest struct {
 	patient    string
 	codes      []Coding
 	from, to   time.Time // zero: open
@@ -86,8 +86,8 @@ func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	asked := s.askedOf(rq, ps, patient)
-	if err := s.disclose(ctx, rq, asked.events(rq, map[string]bool{patient: false})...); err != nil {
+	recorded := s.recordedOf(rq, ps, patient)
+	if err := s.disclose(ctx, rq, recorded.events(rq, map[string]bool{patient: false})...); err != nil {
 		return nil, err
 	}
 	return body, nil
@@ -107,8 +107,8 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		return nil, "", err
 	}
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.LastSeq()}
-	sum := &summary{asked: a}
-	src := &sources{room: s.Limits.withDefaults().PageBytes, limit: a.limit}
+	sum := &summary{request: a}
+	src := &sources{capacity: s.Limits.withDefaults().PageBytes, limit: a.limit}
 	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
 	if err == nil {
 		err = sum.err
@@ -132,12 +132,12 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 }
 
 // query finds the measurements.
-func (a *statsAsked) query(s *Service) (*search.Query, error) {
+func (a *statsRequest) query(s *Service) (*search.Query, error) {
 	codes := make([]string, len(a.codes))
 	for i, c := range a.codes {
-		codes[i] = escaped.Replace(c.Code)
+		codes[i] = valueEscaper.Replace(c.Code)
 		if c.System != "" {
-			codes[i] = escaped.Replace(c.System) + "|" + codes[i]
+			codes[i] = valueEscaper.Replace(c.System) + "|" + codes[i]
 		}
 	}
 	pairs := [][2]string{{"patient", a.patient}, {"combo-code", strings.Join(codes, ",")},
@@ -152,7 +152,7 @@ func (a *statsAsked) query(s *Service) (*search.Query, error) {
 }
 
 // escaped is how FHIR escapes the separators in a search value.
-var escaped = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
+var valueEscaper = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
 
 // summaryGroup are the values of one code in one unit.
 type summaryGroup struct {
@@ -164,7 +164,7 @@ type summaryGroup struct {
 }
 
 type summary struct {
-	asked    *statsAsked
+	request  *statsRequest
 	groups   []*summaryGroup
 	distinct int
 	err      error
@@ -189,7 +189,7 @@ func (s *summary) add(n *Numbers) bool {
 	before := len(g.d.runs)
 	g.d.addRuns(n.counts)
 	for rest := n.Values; len(rest) > 0 && s.distinct+len(g.d.runs)-before <= maxDistinct; {
-		rest = rest[g.d.addSome(rest):]
+		rest = rest[g.d.addPrefix(rest):]
 	}
 	if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
 		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
@@ -203,8 +203,8 @@ func (s *summary) add(n *Numbers) bool {
 // first coding when it is of a panel's component.
 func (s *summary) group(n *Numbers) *summaryGroup {
 	code := n.Code
-	for _, c := range s.asked.codes {
-		if i := slices.IndexFunc(code, func(have Coding) bool { return same(c, have) }); i >= 0 {
+	for _, c := range s.request.codes {
+		if i := slices.IndexFunc(code, func(have Coding) bool { return sameCode(c, have) }); i >= 0 {
 			code = code[i : i+1]
 			break
 		}
@@ -247,7 +247,7 @@ func (g *summaryGroup) name(code []Coding, unit string) {
 	}
 }
 
-func same(want, have Coding) bool {
+func sameCode(want, have Coding) bool {
 	return want.Code == have.Code && (want.System == "" || want.System == have.System)
 }
 
@@ -272,7 +272,7 @@ func (s *summary) answered() []*summaryGroup {
 		}
 		i := slices.IndexFunc(out, func(o *summaryGroup) bool {
 			return slices.ContainsFunc(o.code,
-				func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return same(c, h) }) })
+				func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return sameCode(c, h) }) })
 		})
 		if i < 0 {
 			out = append(out, g)
@@ -282,7 +282,7 @@ func (s *summary) answered() []*summaryGroup {
 		out[i].from, out[i].to = min(out[i].from, g.from), max(out[i].to, g.to)
 	}
 	if len(out) == 0 {
-		for _, c := range s.asked.codes {
+		for _, c := range s.request.codes {
 			out = append(out, &summaryGroup{code: []Coding{c}})
 		}
 	}
@@ -290,7 +290,7 @@ func (s *summary) answered() []*summaryGroup {
 }
 
 // observation writes the Observation of a group.
-func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
+func (a *statsRequest) observation(b []byte, g *summaryGroup) []byte {
 	b = append(b, `{"resourceType":"Observation","status":"final","code":{"coding":[`...)
 	for i, c := range g.code {
 		if i > 0 {
@@ -355,7 +355,7 @@ func rounded(v float64) float64 {
 
 // period is the time that was asked for; where it is open, that of the
 // measurements.
-func (a *statsAsked) period(b []byte, g *summaryGroup) []byte {
+func (a *statsRequest) period(b []byte, g *summaryGroup) []byte {
 	from, to := a.from, a.to
 	if g.d.n+g.ignored > 0 {
 		if from.IsZero() && g.from > math.MinInt64 {

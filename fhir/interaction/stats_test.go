@@ -88,7 +88,7 @@ func TestGroups(t *testing.T) {
 				rapid.ID).Draw(t, "codes"), rapid.IntRange(10, 20).Draw(t, "at")}
 		}), 1, 25).Draw(t, "observations")
 		most := rapid.IntRange(1, 4).Draw(t, "max")
-		g := &codeGroups{most: most, room: 1 << 20, when: when, sets: map[string]*codeSet{},
+		g := &codeGroups{most: most, capacity: 1 << 20, when: when, sets: map[string]*codeSet{},
 			concepts: map[string]*codeSet{}}
 		part := make([]int, len(all)) // naive: join until nothing changes
 		for i, o := range all {
@@ -157,7 +157,7 @@ func TestIgnored(t *testing.T) {
 		`{` + code + `"valueString":"x"}`:                                                     0,
 	} {
 		values, ignored := 0, uint64(0)
-		m := &measured{codes: []Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
+		m := &measurements{codes: []Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
 			values, ignored = values+len(n.Values), ignored+n.Ignored
 			return true
 		}}

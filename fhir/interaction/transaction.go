@@ -50,23 +50,23 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	}
 	// Reads and the matches of conditional creates share the size limit. The
 	// written resources came with the request and do not count.
-	room := s.Limits.withDefaults().BundleBytes
+	capacity := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		if steps[i].matched() {
-			room -= len(steps[i].criteria.match.JSON)
+			capacity -= len(steps[i].criteria.match.JSON)
 		}
 	}
 	for i := range entries {
 		if e := &entries[i]; order[e.Method] == order["GET"] {
 			one := *rq
-			one.Line, one.room = e.line(), room
-			if room <= s.Limits.withDefaults().BundleBytes/32 {
-				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.full(op)))
+			one.Line, one.capacity = e.line(), capacity
+			if capacity <= s.Limits.withDefaults().BundleBytes/32 {
+				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.errFull(op)))
 			} else {
 				pre, _ := e.preconditions() // of a read they do not fail
 				out[i] = s.get(ctx, &one, e, pre, at)
 			}
-			room -= out[i].size(minimal)
+			capacity -= out[i].size(minimal)
 		}
 	}
 	for i := range out {
@@ -122,7 +122,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 		}
 		st := step{e: e, ref: e.target.ref()}
 		if err := s.step(rq, op, &st); err != nil {
-			return nil, at(e.place(), err)
+			return nil, at(e.path(), err)
 		}
 		switch c := st.criteria; {
 		case seen[st.ref]:
@@ -135,7 +135,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 			same[c.key()] = true
 		}
 		if err != nil {
-			return nil, at(e.place(), err)
+			return nil, at(e.path(), err)
 		}
 		seen[st.ref], full[e.FullURL] = true, e.Method != "DELETE"
 		steps = append(steps, st)
@@ -167,8 +167,8 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 // attempt prepares everything against what is there now and commits it.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
-	tell := &told{}
-	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
+	disc := &disclosures{}
+	l, err := s.resolve(ctx, rq, op, steps, disc, minimal)
 	if err != nil {
 		return 0, err
 	}
@@ -176,7 +176,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		return 0, err // the criteria of conditional creates may have taken long
 	}
 	drafts := make([]*draft, len(steps)) // nil: matched
-	here := map[fhir.Ref]bool{}
+	inCommit := map[fhir.Ref]bool{}
 	var live []*draft
 	var referred, deleted []string
 	for i := range steps {
@@ -184,13 +184,13 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		if !st.matched() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
-				return 0, at(st.e.place(), err)
+				return 0, at(st.e.path(), err)
 			}
-			d.entry = st.e.place()
+			d.entry = st.e.path()
 			drafts[i], live = d, append(live, d)
-			here[st.ref] = d.write.Op == store.Put && !d.done
+			inCommit[st.ref] = d.write.Op == store.Put && !d.done
 			referred = append(referred, d.patients()...)
-			if !here[st.ref] && !d.done && st.ref.Type == "Patient" {
+			if !inCommit[st.ref] && !d.done && st.ref.Type == "Patient" {
 				deleted = append(deleted, st.ref.ID)
 			}
 		}
@@ -200,11 +200,11 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		return 0, err
 	}
 	defer release()
-	if err := s.mustExist(ctx, rq, op, live, here); err != nil {
+	if err := s.mustExist(ctx, rq, op, live, inCommit); err != nil {
 		return 0, err
 	}
 	for _, p := range deleted {
-		if err := s.unreferenced(ctx, op, p, here); err != nil {
+		if err := s.unreferenced(ctx, op, p, inCommit); err != nil {
 			return 0, err
 		}
 	}
@@ -214,7 +214,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			b.Writes = append(b.Writes, d.write)
 		}
 	}
-	res, err := s.commit(ctx, b, transactionEvents(rq, live, tell)...)
+	res, err := s.commit(ctx, b, transactionEvents(rq, live, disc)...)
 	if err != nil {
 		return 0, raced(err)
 	}
@@ -240,25 +240,25 @@ const maxConditional = 1000
 // resolve finds what each fullUrl and each conditional reference of the
 // transaction becomes. minimal says that the answer will not hold what was
 // found.
-func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told,
+func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, disc *disclosures,
 	minimal bool) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
-	room := s.Limits.withDefaults().BundleBytes
+	capacity := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		st := &steps[i]
 		ref := st.ref
 		if c := st.criteria; c != nil {
 			if err := s.find(ctx, rq, op, c); err != nil {
-				return nil, at(st.e.place(), err)
+				return nil, at(st.e.path(), err)
 			}
-			tell.tell(c)
+			disc.add(c)
 			if c.match != nil {
 				ref = c.match.Ref()
 				if minimal {
 					c.match.JSON = nil
 				}
-				if room -= len(c.match.JSON); room < 0 { // before more of them are held
-					return nil, at(st.e.place(), s.full(op))
+				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them are held
+					return nil, at(st.e.path(), s.errFull(op))
 				}
 			}
 		}
@@ -272,8 +272,8 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 			continue
 		}
 		var failed error
-		conditionals(st.e.place()+".resource", st.e.Resource, func(path, ref string) bool {
-			failed = s.conditional(ctx, rq, op, st, l, tell, ref)
+		conditionals(st.e.path()+".resource", st.e.Resource, func(path, ref string) bool {
+			failed = s.conditional(ctx, rq, op, st, l, disc, ref)
 			if failed != nil {
 				failed = at(path, failed)
 			}
@@ -289,7 +289,7 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 // conditional finds what a conditional reference means, unless it is no such
 // reference: exactly one resource that the caller may find (R4
 // http.html#trules). Resources of the same transaction do not count.
-func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, tell *told,
+func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, disc *disclosures,
 	ref string) error {
 	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
 	if !ok || l.ids[ref] != "" || l.conditional[ref] != "" {
@@ -308,7 +308,7 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 	if c.match == nil {
 		return fhir.Errorf(fhir.PreconditionFailed, op, "%s matches no %s", c.what, typ)
 	}
-	tell.tell(c)
+	disc.add(c)
 	l.conditional[ref] = c.match.Ref().String()
 	return nil
 }
@@ -322,7 +322,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	if st.e.Method == "POST" {
 		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
 		if err == nil {
-			err = s.linkedLate(&res, l)
+			err = s.linkDeferred(&res, l)
 		}
 		if err != nil {
 			return nil, err
@@ -331,7 +331,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	}
 	res, err := s.admit(op, st.ref, st.e.Resource, &l)
 	if err == nil {
-		err = s.linkedLate(&res, l)
+		err = s.linkDeferred(&res, l)
 	}
 	if err != nil {
 		return nil, err
@@ -347,7 +347,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 // what was written: a Bundle of a thousand Observations is one disclosure to
 // look at, not a thousand. What conditional creates and references found is
 // listed in the same way, as read.
-func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
+func transactionEvents(rq *Request, ds []*draft, disc *disclosures) []audit.Event {
 	var evs []audit.Event
 	where := map[[2]string]int{}
 	for _, d := range ds {
@@ -364,7 +364,7 @@ func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
 			evs[i].Data = append(evs[i].Data, ev.Data...)
 		}
 	}
-	evs = append(evs, tell.events(rq, inBundle)...)
+	evs = append(evs, disc.events(rq, inBundle)...)
 	if len(evs) == 0 {
 		ev := rq.event("transaction", "")
 		ev.Query = rq.Line

@@ -79,7 +79,7 @@ func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fh
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, &told{})
+	return s.write(ctx, rq, op, d, &disclosures{})
 }
 
 // draftUpdate checks what is there against the caller and the preconditions.
@@ -102,7 +102,7 @@ func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res f
 	}
 	switch {
 	case err != nil && concealed != nil:
-		return nil, conceals(err, disclosedOf(concealed))
+		return nil, concealing(err, disclosedOf(concealed))
 	case err != nil || old != nil:
 		return d, err
 	}
@@ -111,10 +111,10 @@ func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res f
 		d.refusal = fhir.Errorf(fhir.NotFound, op,
 			"resource is not known, and an id of this form is given by the server alone")
 		if concealed != nil {
-			d.refusal = conceals(d.refusal, disclosedOf(concealed))
+			d.refusal = concealing(d.refusal, disclosedOf(concealed))
 		}
 	case concealed != nil:
-		d.refusal = conceals(hidden(op), disclosedOf(concealed))
+		d.refusal = concealing(errHidden(op), disclosedOf(concealed))
 	}
 	return d, nil
 }

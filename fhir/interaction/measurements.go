@@ -27,9 +27,9 @@ const (
 
 // readStats checks the inputs of $stats. A URL may give coding as
 // system|code and period as start/end, for a URL holds no structures.
-func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
+func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	const op = "interaction.Stats"
-	a := &statsAsked{limit: maxSources}
+	a := &statsRequest{limit: maxSources}
 	r := &statsReader{s: s, a: a}
 	for i := range ps {
 		if err := r.parameter(&ps[i]); err != nil {
@@ -65,7 +65,7 @@ func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
 
 type statsReader struct {
 	s      *Service
-	a      *statsAsked
+	a      *statsRequest
 	seen   []string
 	codes  []string
 	system string
@@ -191,13 +191,13 @@ func (r *statsReader) period(p *Parameter) bool {
 
 // sources are the Observations behind the statistics.
 type sources struct {
-	limit, room int
-	kept        [][]byte
+	limit, capacity int
+	kept            [][]byte
 }
 
 func (s *sources) add(json []byte) {
-	if len(s.kept) < s.limit && s.room >= len(json) {
-		s.room -= len(json)
+	if len(s.kept) < s.limit && s.capacity >= len(json) {
+		s.capacity -= len(json)
 		s.kept = append(s.kept, slices.Clone(json))
 	}
 }
@@ -210,7 +210,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	if err != nil {
 		return err
 	}
-	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*alike{}}
+	m := &measurements{codes: codes, fn: fn, when: when, groups: map[*series.Template]*valueGroup{}}
 	var bad error
 	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
@@ -236,22 +236,22 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 
 // resource takes the numbers out of an Observation: of a known shape, without
 // parsing it.
-func (m *measured) resource(json []byte) (more bool, err error) {
-	x, leaves, known := m.shapes.Find(json)
+func (m *measurements) resource(json []byte) (more bool, err error) {
+	x, leaves, known := m.templates.Find(json)
 	if known && x.number >= 0 {
 		v, err := fastfloat.Parse(string(leaves[x.number]))
 		if when := x.when.Values(leaves); err == nil && !math.IsInf(v, 0) && len(when) == 1 {
-			return m.gather(x.alike, v, when[0].Lo, when[0].Hi), nil
+			return m.collect(x.valueGroup, v, when[0].Lo, when[0].Hi), nil
 		}
 	}
 	more, err = m.parsed(json)
 	if !known && more && err == nil {
-		m.shapes.Learn(json, m.shaped)
+		m.templates.Learn(json, m.learn)
 	}
 	return more, err
 }
 
-func (m *measured) parsed(json []byte) (more bool, err error) {
+func (m *measurements) parsed(json []byte) (more bool, err error) {
 	v, err := m.parser.ParseBytes(json)
 	if err != nil {
 		return false, &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
@@ -260,14 +260,14 @@ func (m *measured) parsed(json []byte) (more bool, err error) {
 }
 
 // shapedLike is an alike of documents, and where their number and time are.
-type shapedLike struct {
-	*alike
+type templateGroup struct {
+	*valueGroup
 	number int // the leaf; -1: they must be parsed
 	when   *search.Reader
 }
 
 // shaped is like for documents of a shape.
-func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLike, sure bool) {
+func (m *measurements) learn(s *search.Template, leaves []search.Leaf) (x templateGroup, sure bool) {
 	x.number = -1
 	at := s.Only(search.SlotValue)
 	date, ok := search.Lookup("Observation", "date")
@@ -289,7 +289,7 @@ func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLik
 	if other[at] = []byte("1"); first == 1 {
 		other[at] = []byte("2")
 	}
-	like, err := m.probe(func(i int) ([]byte, float64) {
+	group, err := m.probe(func(i int) ([]byte, float64) {
 		if i == 0 {
 			return s.Append(nil, leaves), first
 		}
@@ -299,56 +299,56 @@ func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLik
 	if err != nil {
 		return x, false
 	}
-	if like == nil {
+	if group == nil {
 		return x, true
 	}
-	i := slices.IndexFunc(m.documents, func(a *alike) bool {
-		return a.unit == like.unit &&
-			slices.Equal(a.code, like.code)
+	i := slices.IndexFunc(m.documents, func(a *valueGroup) bool {
+		return a.unit == group.unit &&
+			slices.Equal(a.code, group.code)
 	})
 	if i < 0 && len(m.documents) == maxStatsGroups {
 		return x, true
 	}
 	if i < 0 {
 		i = len(m.documents)
-		m.documents = append(m.documents, like)
+		m.documents = append(m.documents, group)
 	}
-	x.alike, x.number = m.documents[i], at
+	x.valueGroup, x.number = m.documents[i], at
 	return x, true
 }
 
 // gather adds a number to those that have not been given out.
-func (m *measured) gather(like *alike, v float64, from, to int64) (more bool) {
-	if len(like.floats) == 0 {
-		like.from, like.to = from, to
+func (m *measurements) collect(group *valueGroup, v float64, from, to int64) (more bool) {
+	if len(group.floats) == 0 {
+		group.from, group.to = from, to
 	}
-	like.from, like.to = min(like.from, from), max(like.to, to)
-	like.floats = append(like.floats, v)
-	return len(like.floats) < gathered || m.drain(like)
+	group.from, group.to = min(group.from, from), max(group.to, to)
+	group.floats = append(group.floats, v)
+	return len(group.floats) < maxPending || m.drain(group)
 }
 
-const gathered = 4096 // numbers
+const maxPending = 4096 // numbers
 
 // run takes the numbers of samples out of their column, or its Counts, when
 // that is what their Observations would come to: one number each, the first
 // value.
-func (m *measured) run(r *store.Run) (more bool, err error) {
-	like, known := m.likes[r.Template]
-	if known && like != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
-		return m.counted(r.Whole, like)
+func (m *measurements) run(r *store.Run) (more bool, err error) {
+	group, known := m.groups[r.Template]
+	if known && group != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
+		return m.counted(r.Whole, group)
 	}
 	cols, err := r.Load()
 	if err != nil {
 		return false, err
 	}
 	if !known {
-		if like, err = m.like(r.Template, cols.At(r.From)); err != nil {
+		if group, err = m.groupOf(r.Template, cols.At(r.From)); err != nil {
 			return false, err
 		}
-		m.likes[r.Template] = like
+		m.groups[r.Template] = group
 	}
-	if like != nil {
-		return m.column(cols, r.From, r.To, like), nil
+	if group != nil {
+		return m.column(cols, r.From, r.To, group), nil
 	}
 	for i := r.From; i < r.To; i++ {
 		s := cols.At(i)
@@ -362,7 +362,7 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 // like is what the Observations of a template come to but for the number; nil
 // when that is not one number, the sample's first value. It tries a sample,
 // and it with another value.
-func (m *measured) like(t *series.Template, first series.Sample) (*alike, error) {
+func (m *measurements) groupOf(t *series.Template, first series.Sample) (*valueGroup, error) {
 	if t.Values == 0 {
 		return nil, nil
 	}
@@ -381,16 +381,16 @@ func (m *measured) like(t *series.Template, first series.Sample) (*alike, error)
 
 // probe is what two Observations that differ in one number come to but for
 // it; nil when that is not just this number.
-func (m *measured) probe(nth func(i int) (json []byte, number float64)) (like *alike, err error) {
+func (m *measurements) probe(nth func(i int) (json []byte, number float64)) (group *valueGroup, err error) {
 	got, plain := 0, 0
-	probe := measured{codes: m.codes, when: m.when}
+	probe := measurements{codes: m.codes, when: m.when}
 	for i := range 2 {
 		json, number := nth(i)
 		probe.fn = func(n *Numbers) bool {
 			got++
 			if len(n.Values) == 1 && n.Values[0] == number && n.Ignored == 0 {
 				plain++
-				like = &alike{code: slices.Clone(n.Code), unit: n.Unit}
+				group = &valueGroup{code: slices.Clone(n.Code), unit: n.Unit}
 			}
 			return true
 		}
@@ -401,11 +401,11 @@ func (m *measured) probe(nth func(i int) (json []byte, number float64)) (like *a
 	if got != 2 || plain != 2 {
 		return nil, nil
 	}
-	return like, nil
+	return group, nil
 }
 
-func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool {
-	n := Numbers{Code: like.code, Unit: like.unit, From: math.MaxInt64, To: math.MinInt64}
+func (m *measurements) column(cols *series.Columns, from, to int, group *valueGroup) bool {
+	n := Numbers{Code: group.code, Unit: group.unit, From: math.MaxInt64, To: math.MinInt64}
 	m.floats = m.floats[:0]
 	for i := from; i < to; i++ {
 		m.floats = append(m.floats, cols.Values[0][i].Float())
@@ -425,9 +425,9 @@ func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool 
 
 // counted is column for all of a block, out of its header. What blocks count is
 // added up, and given out when it is too far apart, or by flush.
-func (m *measured) counted(h *series.Header, like *alike) (more bool, err error) {
-	for more = true; more; more = m.drain(like) {
-		added, err := like.tally.Add(h.Values[0].Counts, h.Count)
+func (m *measurements) counted(h *series.Header, group *valueGroup) (more bool, err error) {
+	for more = true; more; more = m.drain(group) {
+		added, err := group.tally.Add(h.Values[0].Counts, h.Count)
 		if err != nil {
 			return false, err
 		}
@@ -435,37 +435,37 @@ func (m *measured) counted(h *series.Header, like *alike) (more bool, err error)
 			continue
 		}
 		from, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
-		if like.blocks == 0 {
-			like.from, like.to = from, h.MaxEnd
+		if group.blocks == 0 {
+			group.from, group.to = from, h.MaxEnd
 		}
-		like.from, like.to = min(like.from, from), max(like.to, h.MaxEnd)
-		like.blocks++
+		group.from, group.to = min(group.from, from), max(group.to, h.MaxEnd)
+		group.blocks++
 		return true, nil
 	}
 	return false, nil
 }
 
 // drain gives out what a tally, or floats, hold.
-func (m *measured) drain(like *alike) (more bool) {
-	if like.blocks == 0 && len(like.floats) == 0 {
+func (m *measurements) drain(group *valueGroup) (more bool) {
+	if group.blocks == 0 && len(group.floats) == 0 {
 		return true
 	}
 	m.counts = m.counts[:0]
-	like.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
-	more = m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, Values: like.floats,
+	group.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
+	more = m.fn(&Numbers{Code: group.code, Unit: group.unit, From: group.from, To: group.to, Values: group.floats,
 		counts: m.counts})
-	like.blocks, like.floats = 0, like.floats[:0]
+	group.blocks, group.floats = 0, group.floats[:0]
 	return more
 }
 
-func (m *measured) flush() {
-	for _, like := range m.likes {
-		if like != nil && !m.drain(like) {
+func (m *measurements) flush() {
+	for _, group := range m.groups {
+		if group != nil && !m.drain(group) {
 			return
 		}
 	}
-	for _, like := range m.documents {
-		if !m.drain(like) {
+	for _, group := range m.documents {
+		if !m.drain(group) {
 			return
 		}
 	}
@@ -473,7 +473,7 @@ func (m *measured) flush() {
 
 // alike is what the Observations of a template, or of a shape, come to but for
 // their numbers. Of these it holds what has not been given out.
-type alike struct {
+type valueGroup struct {
 	code     []Coding
 	unit     Unit
 	tally    series.Tally // of whole blocks
@@ -483,22 +483,22 @@ type alike struct {
 }
 
 // measured takes the numbers out of Observations.
-type measured struct {
-	codes  []Coding
-	fn     func(*Numbers) bool
-	when   *search.Selection
-	parser fastjson.Parser
-	n      Numbers
-	one    [1]float64
-	floats []float64
-	counts []run
-	likes  map[*series.Template]*alike
-	shapes search.TemplateCache[shapedLike]
+type measurements struct {
+	codes     []Coding
+	fn        func(*Numbers) bool
+	when      *search.Selection
+	parser    fastjson.Parser
+	n         Numbers
+	one       [1]float64
+	floats    []float64
+	counts    []run
+	groups    map[*series.Template]*valueGroup
+	templates search.TemplateCache[templateGroup]
 	// documents are the alikes of shapes.
-	documents []*alike
+	documents []*valueGroup
 }
 
-func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
+func (m *measurements) observation(v *fastjson.Value, json []byte) (bool, error) {
 	vals, err := search.Extractor{}.ExtractFor(m.when, json)
 	if err != nil {
 		return false, fhir.Wrap("interaction.Stats", err)
@@ -509,7 +509,7 @@ func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
 	}
 	doubtful := len(v.GetArray("modifierExtension")) > 0
 	components := v.GetArray("component")
-	if m.asked(v.Get("code")) {
+	if m.requested(v.Get("code")) {
 		// A panel stands for its components.
 		if v.Get("valueQuantity") != nil || len(components) == 0 {
 			return m.emit(v, doubtful), nil
@@ -522,16 +522,16 @@ func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
 		return true, nil
 	}
 	for _, c := range components {
-		if m.asked(c.Get("code")) && !m.emit(c, doubtful) {
+		if m.requested(c.Get("code")) && !m.emit(c, doubtful) {
 			return false, nil
 		}
 	}
 	return true, nil
 }
 
-func (m *measured) asked(code *fastjson.Value) bool {
+func (m *measurements) requested(code *fastjson.Value) bool {
 	for _, have := range codingsOf(code, nil) {
-		if slices.ContainsFunc(m.codes, func(want Coding) bool { return same(want, have) }) {
+		if slices.ContainsFunc(m.codes, func(want Coding) bool { return sameCode(want, have) }) {
 			return true
 		}
 	}
@@ -550,7 +550,7 @@ func codingsOf(code *fastjson.Value, into []Coding) []Coding {
 }
 
 // emit gives out the number of an Observation or a component.
-func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
+func (m *measurements) emit(v *fastjson.Value, doubtful bool) bool {
 	n := &m.n
 	n.Code = codingsOf(v.Get("code"), n.Code[:0])
 	if len(n.Code) == 0 {

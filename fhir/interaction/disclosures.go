@@ -24,29 +24,29 @@ func disclosedOf(o *stored) disclosed {
 
 // told collects the disclosures of an answer beyond the resources that the
 // request names: the resources that criteria found, and the criteria.
-type told struct {
-	seen  []disclosed
-	asked []found
+type disclosures struct {
+	seen    []disclosed
+	queries []found
 }
 
 // found is a query with the patients it is about: true when a resource of
 // theirs matched.
 type found struct {
-	asked
+	recorded
 	patients map[string]bool
 }
 
 // events are one read per patient that names what was seen, and the criteria:
 // one search per patient with that patient's part, and one with the rest. The
 // criteria of a whole transaction share these events.
-func (t *told) events(rq *Request, extra [][2]string) []audit.Event {
-	evs := seenEvents(rq, "read", t.seen)
+func (t *disclosures) events(rq *Request, extra [][2]string) []audit.Event {
+	evs := disclosureEvents(rq, "read", t.seen)
 	for i := range evs {
 		evs[i].Extra = extra
 	}
 	lines := map[string][]string{} // by patient; "" for no compartment
-	for i := range t.asked {
-		f := &t.asked[i]
+	for i := range t.queries {
+		f := &t.queries[i]
 		for _, ev := range f.events(rq, f.patients) {
 			lines[ev.Patient] = append(lines[ev.Patient], ev.Query)
 		}
@@ -60,7 +60,7 @@ func (t *told) events(rq *Request, extra [][2]string) []audit.Event {
 }
 
 // seenEvents are one event per patient, each naming the resources.
-func seenEvents(rq *Request, interaction string, seen []disclosed) []audit.Event {
+func disclosureEvents(rq *Request, interaction string, seen []disclosed) []audit.Event {
 	var evs []audit.Event
 	at := map[string]int{}
 	for _, d := range seen {
@@ -85,31 +85,31 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps
 // errTold marks an error that tells of resources, or would without care:
 // hidden says that scope or consent hides them, so that the caller gets the
 // error of what is absent and the trail a denial.
-type errTold struct {
-	cause  error
-	seen   []disclosed
-	asked  []found
-	hidden bool
+type errDisclosing struct {
+	cause   error
+	seen    []disclosed
+	queries []found
+	hidden  bool
 }
 
-func (e *errTold) Error() string { return e.cause.Error() }
-func (e *errTold) Unwrap() error { return e.cause }
+func (e *errDisclosing) Error() string { return e.cause.Error() }
+func (e *errDisclosing) Unwrap() error { return e.cause }
 
 // tells marks err with what it tells of.
-func tells(err error, seen ...disclosed) error {
+func disclosing(err error, seen ...disclosed) error {
 	if err == nil {
 		return nil
 	}
-	return &errTold{cause: err, seen: seen}
+	return &errDisclosing{cause: err, seen: seen}
 }
 
-func conceals(err error, seen ...disclosed) error {
-	return &errTold{cause: err, seen: seen, hidden: true}
+func concealing(err error, seen ...disclosed) error {
+	return &errDisclosing{cause: err, seen: seen, hidden: true}
 }
 
 // at puts the place before an error of an entry.
 func at(place string, err error) error {
-	var t *errTold
+	var t *errDisclosing
 	if errors.As(err, &t) {
 		marked := *t
 		marked.cause = at(place, t.cause)

@@ -14,7 +14,7 @@ import (
 // identifier or name. So an event in a patient's compartment holds that
 // patient's part of the query; a query that has other parts is recorded once
 // more, whole, in an event that lies in no compartment.
-type asked struct {
+type recorded struct {
 	typ   string
 	line  string      // the request line, whole
 	pairs [][2]string // every parameter of it, as it came
@@ -27,7 +27,7 @@ type asked struct {
 // part returns what of the query may stand in an event that the patient can
 // read, and whether that is all of it. matched says that a resource of the
 // patient's satisfied the query.
-func (a *asked) part(patient string, matched bool) (line string, whole bool) {
+func (a *recorded) part(patient string, matched bool) (line string, whole bool) {
 	whole = true
 	for i := range a.pairs {
 		if kept, ok := a.keep(a.pairs[i][0], a.pairs[i][1], patient, matched); !ok || kept != a.pairs[i][1] {
@@ -50,13 +50,13 @@ func (a *asked) part(patient string, matched bool) (line string, whole bool) {
 }
 
 // keep returns the patient's part of one parameter's value, if there is one.
-func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
+func (a *recorded) keep(name, value, patient string, matched bool) (string, bool) {
 	if name == "__page" { // sealed, and refused unless this server made it
 		return value, true
 	}
 	code, mod, _ := strings.Cut(name, ":")
-	if form, ok := shaped[code]; ok {
-		return value, form(value)
+	if valid, ok := answerParams[code]; ok {
+		return value, valid(value)
 	}
 	p, ok := search.Lookup(a.typ, code)
 	if !ok {
@@ -66,7 +66,7 @@ func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
 		return value, value == "true" || value == "false"
 	}
 	if p.Type == search.TypeReference || code == "_id" && a.typ == "Patient" {
-		return a.own(value, mod, patient)
+		return a.ownReferences(value, mod, patient)
 	}
 	if mod != "not" && matched && !strings.Contains(value, ",") {
 		return value, true // true of what is the patient's
@@ -78,7 +78,7 @@ func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
 }
 
 // own keeps the references to the patient among the values of a list.
-func (a *asked) own(value, mod, patient string) (string, bool) {
+func (a *recorded) ownReferences(value, mod, patient string) (string, bool) {
 	if mod != "" && mod != "Patient" {
 		return "", false
 	}
@@ -92,7 +92,7 @@ func (a *asked) own(value, mod, patient string) (string, bool) {
 	return strings.Join(kept, ","), len(kept) > 0
 }
 
-func made(of string) func(string) bool {
+func consistsOf(of string) func(string) bool {
 	return func(s string) bool { return len(s) <= 256 && strings.Trim(s, of) == "" }
 }
 
@@ -104,27 +104,27 @@ const (
 
 // shaped are the parameters that are about the answer, or inputs of an
 // operation, with the form that their values have.
-var shaped = map[string]func(string) bool{ // read only
-	"_count":    made(digits),
-	"_sort":     made(lower + upper + "_,-"),
-	"_total":    made(lower),
-	"_summary":  made(lower),
-	"_elements": made(lower + upper + ".,"),
-	"_include":  made(lower + upper + "-:"),
-	"_pretty":   made(lower),
-	"_format":   func(s string) bool { return strings.Contains(s, "json") && made(lower+digits+" /+.;=-")(s) },
-	"max":       made(digits),
-	"limit":     made(digits),
-	"duration":  made(digits + "."),
-	"include":   made(lower),
-	"statistic": made(lower + digits + ",-"),
-	"period":    made(digits + "TZ:+./-"),
-	"system":    func(s string) bool { return ofTerminology(s + "|") },
-	"coding":    coded,
+var answerParams = map[string]func(string) bool{ // read only
+	"_count":    consistsOf(digits),
+	"_sort":     consistsOf(lower + upper + "_,-"),
+	"_total":    consistsOf(lower),
+	"_summary":  consistsOf(lower),
+	"_elements": consistsOf(lower + upper + ".,"),
+	"_include":  consistsOf(lower + upper + "-:"),
+	"_pretty":   consistsOf(lower),
+	"_format":   func(s string) bool { return strings.Contains(s, "json") && consistsOf(lower+digits+" /+.;=-")(s) },
+	"max":       consistsOf(digits),
+	"limit":     consistsOf(digits),
+	"duration":  consistsOf(digits + "."),
+	"include":   consistsOf(lower),
+	"statistic": consistsOf(lower + digits + ",-"),
+	"period":    consistsOf(digits + "TZ:+./-"),
+	"system":    func(s string) bool { return inTerminology(s + "|") },
+	"coding":    allCodes,
 }
 
 // codes are the token parameters whose values are codes, not identifiers.
-var codes = map[string]bool{ // read only
+var codeParams = map[string]bool{ // read only
 	"category": true, "code": true, "combo-code": true, "component-code": true, "value-concept": true,
 	"combo-value-concept":     true,
 	"component-value-concept": true, "status": true, "data-absent-reason": true, "combo-data-absent-reason": true,
@@ -139,16 +139,16 @@ var codes = map[string]bool{ // read only
 func impersonal(p *search.Param, value string) bool {
 	switch p.Type {
 	case search.TypeDate:
-		return made(digits + lower + "TZ:+,.-")(value)
+		return consistsOf(digits + lower + "TZ:+,.-")(value)
 	case search.TypeToken:
-		return codes[p.Code] && coded(value)
+		return codeParams[p.Code] && allCodes(value)
 	case search.TypeURI:
 		return strings.HasPrefix(value, "http://hl7.org/fhir/") || strings.HasPrefix(value, fhir.Canonical+"/")
 	case search.TypeQuantity, search.TypeNumber:
 		for _, v := range strings.Split(value, ",") {
 			number, unit, _ := strings.Cut(v, "|")
 			unit = strings.TrimPrefix(strings.TrimPrefix(unit, "http://unitsofmeasure.org"), "|")
-			if !made(digits+lower+"E+.-")(number) || len(unit) > 12 || strings.ContainsAny(unit, "|:") {
+			if !consistsOf(digits+lower+"E+.-")(number) || len(unit) > 12 || strings.ContainsAny(unit, "|:") {
 				return false
 			}
 		}
@@ -159,19 +159,19 @@ func impersonal(p *search.Param, value string) bool {
 
 // coded reports whether every value of a list is a code: of a known code
 // system, or without a system in the form that such codes have.
-func coded(list string) bool {
+func allCodes(list string) bool {
 	for _, v := range strings.Split(list, ",") {
 		system, code, hasSystem := strings.Cut(v, "|")
 		switch {
 		case hasSystem && system != "":
-			if !ofTerminology(v) || !made(lower+upper+digits+".:_-")(code) {
+			if !inTerminology(v) || !consistsOf(lower+upper+digits+".:_-")(code) {
 				return false
 			}
 		case len(code) == 0 && !hasSystem:
-			if !codeForm(v) {
+			if !looksLikeCode(v) {
 				return false
 			}
-		case !codeForm(code):
+		case !looksLikeCode(code):
 			return false
 		}
 	}
@@ -180,17 +180,17 @@ func coded(list string) bool {
 
 // codeForm reports whether s has the form of a LOINC code, of a lower-case
 // code of FHIR's own, or of the one or two characters of action and outcome.
-func codeForm(s string) bool {
-	if len(s) <= 2 || made(lower+"-")(s) {
+func looksLikeCode(s string) bool {
+	if len(s) <= 2 || consistsOf(lower+"-")(s) {
 		return true
 	}
 	number, check, ok := strings.Cut(s, "-")
-	return ok && len(number) <= 7 && len(check) == 1 && made(digits)(number+check)
+	return ok && len(number) <= 7 && len(check) == 1 && consistsOf(digits)(number+check)
 }
 
 // ofTerminology reports whether a token is of a terminology, not of an identifier
 // system.
-func ofTerminology(token string) bool {
+func inTerminology(token string) bool {
 	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|",
 		"urn:iso:std:iso:11073:10101|",
 		"http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/",
@@ -205,7 +205,7 @@ func ofTerminology(token string) bool {
 // events are one search event per patient with that patient's part, and one
 // in no compartment when there is no patient or no part is the whole. Of each
 // patient it says whether a resource matched.
-func (a *asked) events(rq *Request, patients map[string]bool) []audit.Event {
+func (a *recorded) events(rq *Request, patients map[string]bool) []audit.Event {
 	ev := rq.event("search-type", a.typ)
 	evs := make([]audit.Event, 0, len(patients)+1)
 	told := false
