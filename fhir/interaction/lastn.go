@@ -18,12 +18,12 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// LastN is Observation/$lastn
-// (https://hl7.org/fhir/R4/observation-operation-lastn.html): of each group of
-// Observations with one code the newest `max` (1), ties included, group by
-// group, newest first. All codings of an Observation count as one code, and
-// groups that share a coding are one. The other parameters are those of a
-// search; it must name one patient and a category or code.
+// LastN implements Observation/$lastn
+// (https://hl7.org/fhir/R4/observation-operation-lastn.html). It returns the newest
+// `max` Observations (1 by default) of each code, including ties, grouped by code
+// and newest first. All codings of an Observation count as one code, and groups
+// that share a coding are merged. The other parameters are those of a search,
+// which must name one patient and a category or code.
 func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, error) {
 	page, recorded, err := s.lastN(ctx, rq, ps)
 	if err != nil {
@@ -97,25 +97,25 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 // maxPerGroup bounds max.
 const maxPerGroup = 1000
 
-// lastNQuery reads max, and the rest as a search.
+// lastNQuery parses max and, as a search, the other parameters.
 func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, error) {
 	const op = "interaction.LastN"
 	most, given := 1, false
 	var pairs [][2]string
 	for _, p := range ps {
 		if p.Coding != nil || p.Period != nil {
-			return nil, 0, fhir.Errorf(fhir.Invalid, op, "the parameters of $lastn are strings, as in a search")
+			return nil, 0, fhir.Errorf(fhir.Invalid, op, "the parameters of $lastn must be strings, as in a search")
 		}
 		switch p.Name {
 		case "max":
 			n, err := strconv.Atoi(p.Value)
 			if err != nil || n < 1 || n > maxPerGroup || given {
-				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max: one whole number from 1 to %d", maxPerGroup)
+				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d", maxPerGroup)
 			}
 			most, given = n, true
 		case "_sort", "_count", "_total", "__page":
 			return nil, 0, fhir.Errorf(fhir.Invalid, op,
-				"%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
+				"%s is not allowed in $lastn; the order is fixed and the answer is a single page", p.Name)
 		default:
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
@@ -135,7 +135,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op,
 			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs category or code"}}}
 	case q.Summary == search.SummaryCount:
-		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count has no meaning in $lastn")
+		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count is not allowed in $lastn")
 	}
 	q.Sort = []search.SortKey{{Param: "date", Desc: true}}
 	return q, most, nil
@@ -143,7 +143,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 
 var errStored = errors.New("a stored Observation is not JSON")
 
-// selection is of one search parameter of Observation.
+// selection returns the Selection of one search parameter of Observation.
 func selection(param string) (*search.Selection, error) {
 	p, ok := search.Lookup("Observation", param)
 	if !ok {
@@ -152,15 +152,15 @@ func selection(param string) (*search.Selection, error) {
 	return search.Select(&search.Query{Type: "Observation", Clauses: []search.Clause{{Param: p}}})
 }
 
-// recent is one Observation that may be among the newest.
+// recent is an Observation that may be among the newest.
 type recent struct {
 	id   string
-	at   int64 // the instant from which it holds; math.MinInt64 without one
+	at   int64 // beginning of its time in Unix milliseconds; math.MinInt64 if it has none
 	json []byte
 }
 
-// codeSet is a group in the making: its codings are one code. parent is set
-// when it has become part of another.
+// codeSet is a group of Observations with the same code. parent is set if it has
+// been merged into another group.
 type codeSet struct {
 	parent *codeSet
 	order  int // of its first Observation
@@ -189,13 +189,13 @@ type codeGroups struct {
 	all       []*codeSet
 }
 
-// shapedCode is what the Observations of a shape have in common.
+// templateCode is the group of the Observations with one template.
 type templateCode struct {
 	set  *codeSet
-	when *search.Reader // nil: they must be parsed
+	when *search.Reader // nil if they must be parsed
 }
 
-// add takes an Observation in. It may come in any order.
+// add adds an Observation. They may come in any order.
 func (g *codeGroups) add(f *store.Found) error {
 	g.n++
 	if x, leaves, ok := g.templates.Find(f.Resource.JSON); ok && x.when != nil {
@@ -224,32 +224,32 @@ func (g *codeGroups) add(f *store.Found) error {
 		if !ok {
 			return x, false
 		}
-		return templateCode{set, s.Reader(p, dates, leaves)}, true // no leaf is part of code
+		return templateCode{set, s.Reader(p, dates, leaves)}, true // no slot is part of code
 	})
 	return g.take(f, set, at)
 }
 
-// take keeps an Observation of a group if it may be among the newest.
+// take adds an Observation to a group if it may be among the newest.
 func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
 	if len(set.kept) >= g.most && at < set.kept[g.most-1].at {
 		return nil
 	}
 	if g.capacity -= len(f.Resource.JSON); g.capacity < 0 {
 		return fhir.Errorf(fhir.TooCostly, "interaction.LastN",
-			"the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
+			"the newest Observations of all codes exceed the size of an answer; request fewer codes or a smaller max")
 	}
 	set.kept = append(set.kept, recent{id: f.Resource.ID, at: at, json: slices.Clone(f.Resource.JSON)})
 	g.trim(set)
 	return nil
 }
 
-// newer is the order of a search by -date: what comes at one instant is in
-// order of id, too.
+// newer compares like a search sorted by -date. Observations at the same instant
+// are ordered by id.
 func newer(a, b recent) int {
 	return cmp.Or(cmp.Compare(b.at, a.at), strings.Compare(b.id, a.id))
 }
 
-// trim keeps the newest and their ties, in order.
+// trim keeps the newest Observations and their ties, in order.
 func (g *codeGroups) trim(s *codeSet) {
 	slices.SortFunc(s.kept, newer)
 	if len(s.kept) <= g.most {
@@ -266,7 +266,8 @@ func (g *codeGroups) trim(s *codeSet) {
 	s.kept = s.kept[:n]
 }
 
-// set finds the group of a code, and joins those that it shows to be one.
+// set returns the group of a code and merges groups whose codings the code
+// combines.
 func (g *codeGroups) set(code *fastjson.Value) *codeSet {
 	var whole string
 	if code != nil {
@@ -287,8 +288,8 @@ func (g *codeGroups) set(code *fastjson.Value) *codeSet {
 	return s
 }
 
-// codeKeys are what two codes must share one of to be the same: a coding, or
-// the text of a code without codings.
+// codeKeys returns the keys of a code: its codings or, if it has none, its text.
+// Codes that share a key are the same.
 func codeKeys(code *fastjson.Value) []string {
 	if code == nil {
 		return []string{"none"}
@@ -319,7 +320,8 @@ func (g *codeGroups) join(a, b *codeSet) *codeSet {
 	return b
 }
 
-// newest gives the groups by their newest Observation, each newest first.
+// newest returns the groups in order of their newest Observations, each newest
+// first.
 func (g *codeGroups) newest() []recent {
 	var groups []*codeSet
 	for _, s := range g.all {

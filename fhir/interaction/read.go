@@ -9,8 +9,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Read returns the current version: NotFound when absent or hidden, Gone when
-// deleted.
+// Read returns the current version. The error is NotFound if the resource is absent
+// or hidden, and Gone if it is deleted.
 func (s *Service) Read(ctx context.Context, rq *Request, ref fhir.Ref) (fhir.Resource, error) {
 	return s.readAt(ctx, rq, ref, 0)
 }
@@ -61,7 +61,7 @@ func (s *Service) lookUp(rq *Request, op string, ref fhir.Ref,
 	}
 	r, facts, err := get()
 	if fhir.KindOf(err) == fhir.NotFound && err != nil {
-		return fhir.Resource{}, nil, errHidden(op) // the store's words must not differ from the filter's
+		return fhir.Resource{}, nil, errHidden(op) // absent and hidden must have the same text
 	}
 	if err != nil {
 		return fhir.Resource{}, nil, err
@@ -70,7 +70,7 @@ func (s *Service) lookUp(rq *Request, op string, ref fhir.Ref,
 		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patient: facts.Patient})
 	}
 	if r.Deleted {
-		return fhir.Resource{}, nil, disclosing(fhir.Errorf(fhir.Gone, op, "resource was deleted"),
+		return fhir.Resource{}, nil, disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"),
 			disclosed{ref, r.Version, facts.Patient})
 	}
 	return r, facts, nil
