@@ -25,8 +25,8 @@ const (
 	ucum           = "http://unitsofmeasure.org"
 )
 
-// readStats checks the inputs of $stats. A URL may give coding as
-// system|code and period as start/end, for a URL holds no structures.
+// readStats validates the inputs of $stats. In a URL, which has no structures, a
+// coding is system|code and a period is start/end.
 func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	const op = "interaction.Stats"
 	a := &statsRequest{limit: maxSources}
@@ -50,12 +50,12 @@ func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 		return nil, &fhir.Error{Kind: fhir.Invalid, Op: op,
 			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs code, or coding"}}}
 	case len(a.codes) > maxStatsCodes:
-		return nil, fhir.Errorf(fhir.Invalid, op, "at most %d codes", maxStatsCodes)
+		return nil, fhir.Errorf(fhir.Invalid, op, "$stats takes at most %d codes", maxStatsCodes)
 	}
-	if r.hours > 0 { // a duration goes before a period
+	if r.hours > 0 { // a duration takes precedence over a period
 		a.to = s.Clock()
 		a.from = a.to.Add(-time.Duration(r.hours * float64(time.Hour)))
-		a.to = a.to.Add(time.Millisecond) // now itself counts
+		a.to = a.to.Add(time.Millisecond) // include the current millisecond
 	}
 	if !a.include {
 		a.limit = 0
@@ -70,7 +70,7 @@ type statsReader struct {
 	codes  []string
 	system string
 	hours  float64
-	nth    int // of statistic
+	nth    int // number of parameters named statistic
 }
 
 func (r *statsReader) parameter(p *Parameter) error {
@@ -112,13 +112,13 @@ func (r *statsReader) parameter(p *Parameter) error {
 		return nil
 	default:
 		return fhir.Errorf(fhir.Invalid, op,
-			"a parameter that $stats does not have; it has subject, code, system, coding, duration, period, statistic, include and limit")
+			"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, include and limit")
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
 	}
 	if single && slices.Contains(r.seen, p.Name) {
-		return fhir.Errorf(fhir.Invalid, op, "%s may be given once", p.Name)
+		return fhir.Errorf(fhir.Invalid, op, "%s is given more than once; give it once", p.Name)
 	}
 	r.seen = append(r.seen, p.Name)
 	return nil
@@ -138,12 +138,13 @@ func (r *statsReader) coding(p *Parameter) bool {
 		utf8.ValidString(c.System)
 }
 
-// statistic names what is not offered by its place: an input is not repeated.
+// statistic parses codes of statistics. Its error gives the position of an
+// unsupported code rather than the code, because that may be any input.
 func (r *statsReader) statistic(p *Parameter) error {
 	r.nth++
 	names := strings.Split(p.Value, ",")
 	if len(names) > 64 || r.nth > 64 {
-		return fhir.Errorf(fhir.Invalid, "interaction.Stats", "statistic: at most 64 codes")
+		return fhir.Errorf(fhir.Invalid, "interaction.Stats", "statistic must have at most 64 codes")
 	}
 	for k, name := range names {
 		if _, ok := statistics[name]; ok {
@@ -162,7 +163,7 @@ func (r *statsReader) statistic(p *Parameter) error {
 		}
 		slices.Sort(offered)
 		return &fhir.Error{Kind: fhir.Invalid, Op: "interaction.Stats", Issues: []fhir.Issue{{Code: "not-supported",
-			Diagnostics: what + " is not offered; offered are " + strings.Join(offered, ", ")}}}
+			Diagnostics: what + " is not supported; use one of " + strings.Join(offered, ", ")}}}
 	}
 	r.seen = append(r.seen, "statistic")
 	return nil
@@ -189,7 +190,7 @@ func (r *statsReader) period(p *Parameter) bool {
 	return ok && (r.a.from.IsZero() || r.a.to.IsZero() || r.a.from.Before(r.a.to))
 }
 
-// sources are the Observations behind the statistics.
+// sources collects the Observations behind the statistics.
 type sources struct {
 	limit, capacity int
 	kept            [][]byte
@@ -202,8 +203,8 @@ func (s *sources) add(json []byte) {
 	}
 }
 
-// summarize gives fn the numbers of the matches. A store that has them in
-// columns is not made to write Observations, unless these are asked for.
+// summarize calls fn with the numbers of the matches. A store with columns does not
+// render Observations unless src needs them.
 func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding,
 	fn func(*Numbers) bool, src *sources) error {
 	when, err := selection("date")
@@ -234,8 +235,8 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	return err
 }
 
-// resource takes the numbers out of an Observation: of a known shape, without
-// parsing it.
+// resource extracts the numbers of an Observation. It does not parse an Observation
+// with a cached template.
 func (m *measurements) resource(json []byte) (more bool, err error) {
 	x, leaves, known := m.templates.Find(json)
 	if known && x.number >= 0 {
@@ -259,14 +260,15 @@ func (m *measurements) parsed(json []byte) (more bool, err error) {
 	return m.observation(v, json)
 }
 
-// shapedLike is an alike of documents, and where their number and time are.
+// templateGroup is the group of the documents with one template, with the slots of
+// their number and time.
 type templateGroup struct {
 	*valueGroup
-	number int // the leaf; -1: they must be parsed
+	number int // index of the leaf; -1 if the documents must be parsed
 	when   *search.Reader
 }
 
-// shaped is like for documents of a shape.
+// learn returns the group of the documents with a template.
 func (m *measurements) learn(s *search.Template, leaves []search.Leaf) (x templateGroup, sure bool) {
 	x.number = -1
 	at := s.Only(search.SlotValue)
@@ -293,7 +295,7 @@ func (m *measurements) learn(s *search.Template, leaves []search.Leaf) (x templa
 		if i == 0 {
 			return s.Append(nil, leaves), first
 		}
-		v, _ := fastfloat.Parse(string(other[at])) // cannot fail: written above
+		v, _ := fastfloat.Parse(string(other[at])) // cannot fail, since it is "1" or "2"
 		return s.Append(nil, other), v
 	})
 	if err != nil {
@@ -317,7 +319,7 @@ func (m *measurements) learn(s *search.Template, leaves []search.Leaf) (x templa
 	return x, true
 }
 
-// gather adds a number to those that have not been given out.
+// collect adds a number to the pending ones.
 func (m *measurements) collect(group *valueGroup, v float64, from, to int64) (more bool) {
 	if len(group.floats) == 0 {
 		group.from, group.to = from, to
@@ -329,9 +331,8 @@ func (m *measurements) collect(group *valueGroup, v float64, from, to int64) (mo
 
 const maxPending = 4096 // numbers
 
-// run takes the numbers of samples out of their column, or its Counts, when
-// that is what their Observations would come to: one number each, the first
-// value.
+// run extracts the numbers of samples from their column, or from its Counts, if
+// each of their Observations would have exactly one number, the first value.
 func (m *measurements) run(r *store.Run) (more bool, err error) {
 	group, known := m.groups[r.Template]
 	if known && group != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
@@ -359,9 +360,9 @@ func (m *measurements) run(r *store.Run) (more bool, err error) {
 	return true, nil
 }
 
-// like is what the Observations of a template come to but for the number; nil
-// when that is not one number, the sample's first value. It tries a sample,
-// and it with another value.
+// groupOf returns the group of the samples of a template, or nil if their
+// Observations have other numbers than the first value. It tries a sample with two
+// different values.
 func (m *measurements) groupOf(t *series.Template, first series.Sample) (*valueGroup, error) {
 	if t.Values == 0 {
 		return nil, nil
@@ -379,8 +380,8 @@ func (m *measurements) groupOf(t *series.Template, first series.Sample) (*valueG
 	})
 }
 
-// probe is what two Observations that differ in one number come to but for
-// it; nil when that is not just this number.
+// probe returns the group of two Observations that differ in one number, or nil if
+// they have other numbers than this one.
 func (m *measurements) probe(nth func(i int) (json []byte, number float64)) (group *valueGroup, err error) {
 	got, plain := 0, 0
 	probe := measurements{codes: m.codes, when: m.when}
@@ -413,7 +414,7 @@ func (m *measurements) column(cols *series.Columns, from, to int, group *valueGr
 	last := cols.Start[to-1]
 	for i := from; i < to; i++ {
 		if len(cols.End) == 0 && i > from && cols.Start[i] < last-1e6 {
-			continue // instants are in order, but for what their precision covers
+			continue // instants are in order, except within their precision
 		}
 		s := cols.At(i)
 		lo, hi := s.Interval()
@@ -423,8 +424,8 @@ func (m *measurements) column(cols *series.Columns, from, to int, group *valueGr
 	return m.fn(&n)
 }
 
-// counted is column for all of a block, out of its header. What blocks count is
-// added up, and given out when it is too far apart, or by flush.
+// counted is like column for a whole block, whose header has the counts. It adds up
+// the counts of blocks; drain passes them on when their range gets too wide.
 func (m *measurements) counted(h *series.Header, group *valueGroup) (more bool, err error) {
 	for more = true; more; more = m.drain(group) {
 		added, err := group.tally.Add(h.Values[0].Counts, h.Count)
@@ -445,7 +446,7 @@ func (m *measurements) counted(h *series.Header, group *valueGroup) (more bool, 
 	return false, nil
 }
 
-// drain gives out what a tally, or floats, hold.
+// drain passes the pending numbers of a group to fn.
 func (m *measurements) drain(group *valueGroup) (more bool) {
 	if group.blocks == 0 && len(group.floats) == 0 {
 		return true
@@ -471,18 +472,18 @@ func (m *measurements) flush() {
 	}
 }
 
-// alike is what the Observations of a template, or of a shape, come to but for
-// their numbers. Of these it holds what has not been given out.
+// valueGroup is the code and unit that the Observations of a template share, with
+// the numbers that have not been passed to fn.
 type valueGroup struct {
 	code     []Coding
 	unit     Unit
-	tally    series.Tally // of whole blocks
-	blocks   int          // in tally
-	floats   []float64    // of documents
-	from, to int64        // of these
+	tally    series.Tally // numbers of whole blocks
+	blocks   int          // blocks in tally
+	floats   []float64    // numbers of documents
+	from, to int64        // interval of the pending numbers
 }
 
-// measured takes the numbers out of Observations.
+// measurements extracts the numbers of Observations.
 type measurements struct {
 	codes     []Coding
 	fn        func(*Numbers) bool
@@ -494,7 +495,7 @@ type measurements struct {
 	counts    []run
 	groups    map[*series.Template]*valueGroup
 	templates search.TemplateCache[templateGroup]
-	// documents are the alikes of shapes.
+	// documents holds the groups of documents.
 	documents []*valueGroup
 }
 
@@ -549,7 +550,7 @@ func codingsOf(code *fastjson.Value, into []Coding) []Coding {
 	return into
 }
 
-// emit gives out the number of an Observation or a component.
+// emit passes the number of an Observation or component to fn.
 func (m *measurements) emit(v *fastjson.Value, doubtful bool) bool {
 	n := &m.n
 	n.Code = codingsOf(v.Get("code"), n.Code[:0])

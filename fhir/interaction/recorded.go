@@ -9,24 +9,24 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// asked is a query as the trail records it. A patient can read the events of
-// their own compartment, and a query may name several patients by id,
-// identifier or name. So an event in a patient's compartment holds that
-// patient's part of the query; a query that has other parts is recorded once
-// more, whole, in an event that lies in no compartment.
+// recorded is a query as it is recorded in the audit trail. Patients can read the
+// events in their compartments, and a query may name several patients by id,
+// identifier or name. So an event in a patient's compartment contains only that
+// patient's part of the query. If the query has other parts, an event in no
+// compartment contains all of it.
 type recorded struct {
 	typ   string
-	line  string      // the request line, whole
-	pairs [][2]string // every parameter of it, as it came
-	// single is the only patient that the query can match ("": any).
+	line  string      // the complete request line
+	pairs [][2]string // all parameters, as received
+	// single is the only patient that the query can match, empty for any.
 	single string
-	// base is the base URL of this server, for absolute references.
+	// base is the server's base URL, for absolute references.
 	base string
 }
 
-// part returns what of the query may stand in an event that the patient can
-// read, and whether that is all of it. matched says that a resource of the
-// patient's satisfied the query.
+// part returns the part of the query that an event in the patient's compartment
+// may contain, and whether that is all of it. matched is set if a resource of the
+// patient matched.
 func (a *recorded) part(patient string, matched bool) (line string, whole bool) {
 	whole = true
 	for i := range a.pairs {
@@ -49,7 +49,7 @@ func (a *recorded) part(patient string, matched bool) (line string, whole bool) 
 	return line, false
 }
 
-// keep returns the patient's part of one parameter's value, if there is one.
+// keep returns the patient's part of a parameter's value, if there is one.
 func (a *recorded) keep(name, value, patient string, matched bool) (string, bool) {
 	if name == "__page" { // sealed, and refused unless this server made it
 		return value, true
@@ -69,7 +69,7 @@ func (a *recorded) keep(name, value, patient string, matched bool) (string, bool
 		return a.ownReferences(value, mod, patient)
 	}
 	if mod != "not" && matched && !strings.Contains(value, ",") {
-		return value, true // true of what is the patient's
+		return value, true // a resource of the patient has this value
 	}
 	if mod != "" && mod != "not" || a.typ == "Patient" || a.typ == "Practitioner" {
 		return "", false
@@ -77,7 +77,7 @@ func (a *recorded) keep(name, value, patient string, matched bool) (string, bool
 	return value, impersonal(p, value)
 }
 
-// own keeps the references to the patient among the values of a list.
+// ownReferences returns the references to the patient in a list of values.
 func (a *recorded) ownReferences(value, mod, patient string) (string, bool) {
 	if mod != "" && mod != "Patient" {
 		return "", false
@@ -102,8 +102,8 @@ const (
 	digits = "0123456789"
 )
 
-// shaped are the parameters that are about the answer, or inputs of an
-// operation, with the form that their values have.
+// answerParams has a check of the value for each parameter that concerns the
+// answer or is an input of an operation.
 var answerParams = map[string]func(string) bool{ // read only
 	"_count":    consistsOf(digits),
 	"_sort":     consistsOf(lower + upper + "_,-"),
@@ -123,7 +123,8 @@ var answerParams = map[string]func(string) bool{ // read only
 	"coding":    allCodes,
 }
 
-// codes are the token parameters whose values are codes, not identifiers.
+// codeParams lists the token parameters with codes, rather than identifiers, as
+// values.
 var codeParams = map[string]bool{ // read only
 	"category": true, "code": true, "combo-code": true, "component-code": true, "value-concept": true,
 	"combo-value-concept":     true,
@@ -135,7 +136,7 @@ var codeParams = map[string]bool{ // read only
 	"_tag": true, "_security": true,
 }
 
-// impersonal reports whether a value names nobody, whatever it matches.
+// impersonal reports whether a value cannot identify a person.
 func impersonal(p *search.Param, value string) bool {
 	switch p.Type {
 	case search.TypeDate:
@@ -157,8 +158,8 @@ func impersonal(p *search.Param, value string) bool {
 	return false
 }
 
-// coded reports whether every value of a list is a code: of a known code
-// system, or without a system in the form that such codes have.
+// allCodes reports whether every value in a list is a code: from a known code
+// system, or without a system but with the form of such codes.
 func allCodes(list string) bool {
 	for _, v := range strings.Split(list, ",") {
 		system, code, hasSystem := strings.Cut(v, "|")
@@ -178,8 +179,8 @@ func allCodes(list string) bool {
 	return true
 }
 
-// codeForm reports whether s has the form of a LOINC code, of a lower-case
-// code of FHIR's own, or of the one or two characters of action and outcome.
+// looksLikeCode reports whether s has the form of a LOINC code, a lower-case FHIR
+// code, or the one or two characters of an action or outcome.
 func looksLikeCode(s string) bool {
 	if len(s) <= 2 || consistsOf(lower+"-")(s) {
 		return true
@@ -188,8 +189,8 @@ func looksLikeCode(s string) bool {
 	return ok && len(number) <= 7 && len(check) == 1 && consistsOf(digits)(number+check)
 }
 
-// ofTerminology reports whether a token is of a terminology, not of an identifier
-// system.
+// inTerminology reports whether the system of a token is a terminology rather than
+// an identifier system.
 func inTerminology(token string) bool {
 	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|",
 		"urn:iso:std:iso:11073:10101|",
@@ -202,9 +203,9 @@ func inTerminology(token string) bool {
 	return false
 }
 
-// events are one search event per patient with that patient's part, and one
-// in no compartment when there is no patient or no part is the whole. Of each
-// patient it says whether a resource matched.
+// events returns one search event per patient with that patient's part of the
+// query, and one in no compartment unless some part is the whole query. The map
+// tells for each patient whether a resource matched.
 func (a *recorded) events(rq *Request, patients map[string]bool) []audit.Event {
 	ev := rq.event("search-type", a.typ)
 	evs := make([]audit.Event, 0, len(patients)+1)
@@ -226,5 +227,5 @@ func (a *recorded) events(rq *Request, patients map[string]bool) []audit.Event {
 	return evs
 }
 
-// partial says of an event that its query is not the whole.
+// partial marks events with only a part of the query.
 var partial = [][2]string{{"query", "the part that is about this patient"}} // read only

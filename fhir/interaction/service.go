@@ -116,7 +116,7 @@ func (rq *Request) pageBytes(l Limits) int {
 }
 
 func errHidden(op string) error {
-	return fhir.Errorf(fhir.NotFound, op, "resource is not known")
+	return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 }
 
 // may returns an error unless the token covers an interaction on a type.

@@ -13,10 +13,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// order in which a transaction is done (http.html#trules).
+// order is the order in which the methods of a transaction are processed (R4
+// http.html#trules).
 var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
 
-// step is one write of a transaction on its way.
+// step is one write of a transaction.
 type step struct {
 	e        *entry
 	ref      fhir.Ref
@@ -24,14 +25,14 @@ type step struct {
 	criteria *criteria // of a conditional create
 }
 
-// matched reports whether a conditional create found what it would create.
+// matched reports whether a conditional create has found a match.
 func (st *step) matched() bool { return st.criteria != nil && st.criteria.match != nil }
 
 // inBundle marks the events of a transaction.
 var inBundle = [][2]string{{"bundle", "transaction"}} // read only
 
-// transaction does all entries or none: one commit holds every write and its
-// audit. GET entries read after it, at its T.
+// transaction performs all entries or none. One commit contains all writes and
+// their audit events. GET entries read afterwards, as of that commit.
 func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
 	const op = "interaction.Transaction"
 	sorted := make([]*entry, len(entries))
@@ -63,7 +64,7 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 			if capacity <= s.Limits.withDefaults().BundleBytes/32 {
 				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.errFull(op)))
 			} else {
-				pre, _ := e.preconditions() // of a read they do not fail
+				pre, _ := e.preconditions() // does not fail for a read
 				out[i] = s.get(ctx, &one, e, pre, at)
 			}
 			capacity -= out[i].size(minimal)
@@ -75,7 +76,7 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	return nil
 }
 
-// size is the number of bytes that a resource has in the answer.
+// size returns the size of the resource in the answer in bytes.
 func (r *response) size(minimal bool) (n int) {
 	if r.err != nil || r.wrote && minimal {
 		return 0
@@ -86,8 +87,8 @@ func (r *response) size(minimal bool) (n int) {
 	return n
 }
 
-// writes does the writing entries in one commit and returns the commit at
-// which the reading ones look.
+// writes performs the writing entries in one commit. It returns the commit as of
+// which the reading entries read.
 func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
 	var keys []string
@@ -112,7 +113,7 @@ func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []st
 	return at, err
 }
 
-// steps checks what can be checked of each write by itself and gives it its id.
+// steps checks each write by itself and assigns its id.
 func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, err error) {
 	seen, same := map[fhir.Ref]bool{}, map[string]bool{}
 	full := map[string]bool{}
@@ -164,7 +165,7 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 	return err
 }
 
-// attempt prepares everything against what is there now and commits it.
+// attempt prepares all writes against the current state and commits them.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
 	disc := &disclosures{}
@@ -175,7 +176,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return 0, err // the criteria of conditional creates may have taken long
 	}
-	drafts := make([]*draft, len(steps)) // nil: matched
+	drafts := make([]*draft, len(steps)) // nil if a conditional create matched
 	inCommit := map[fhir.Ref]bool{}
 	var live []*draft
 	var referred, deleted []string
@@ -233,13 +234,11 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	return res.Seq, nil
 }
 
-// maxConditional bounds the conditional references that differ in one
-// transaction.
+// maxConditional bounds the distinct conditional references of a transaction.
 const maxConditional = 1000
 
-// resolve finds what each fullUrl and each conditional reference of the
-// transaction becomes. minimal says that the answer will not hold what was
-// found.
+// resolve finds the replacement of each fullUrl and each conditional reference in
+// the transaction. If minimal is set, the answer omits the matches.
 func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, disc *disclosures,
 	minimal bool) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
@@ -257,7 +256,7 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 				if minimal {
 					c.match.JSON = nil
 				}
-				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them are held
+				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them take memory
 					return nil, at(st.e.path(), s.errFull(op))
 				}
 			}
@@ -286,9 +285,9 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 	return l, nil
 }
 
-// conditional finds what a conditional reference means, unless it is no such
-// reference: exactly one resource that the caller may find (R4
-// http.html#trules). Resources of the same transaction do not count.
+// conditional resolves ref if it is a conditional reference. It must match exactly
+// one resource that the caller may find (R4 http.html#trules). Resources of the
+// same transaction do not count.
 func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, disc *disclosures,
 	ref string) error {
 	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
@@ -296,7 +295,7 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 		return nil
 	}
 	if len(l.conditional) == maxConditional {
-		return fhir.Errorf(fhir.TooCostly, op, "more than %d different conditional references", maxConditional)
+		return fhir.Errorf(fhir.TooCostly, op, "the transaction has more than %d different conditional references; split it", maxConditional)
 	}
 	c, err := s.criteriaOf(rq, op, "the conditional reference", st.e.line(), typ, query)
 	if err != nil {
@@ -343,10 +342,10 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	return s.draftUpdate(ctx, rq, op, res, old, st.pre)
 }
 
-// transactionEvents are one event per patient and kind of write, each listing
-// what was written: a Bundle of a thousand Observations is one disclosure to
-// look at, not a thousand. What conditional creates and references found is
-// listed in the same way, as read.
+// transactionEvents returns one event per patient and interaction that lists the
+// written resources, so that a reader of the trail sees one event rather than a
+// thousand for a Bundle of a thousand Observations. Matches of conditional creates
+// and references are listed likewise, as reads.
 func transactionEvents(rq *Request, ds []*draft, disc *disclosures) []audit.Event {
 	var evs []audit.Event
 	where := map[[2]string]int{}
@@ -374,7 +373,7 @@ func transactionEvents(rq *Request, ds []*draft, disc *disclosures) []audit.Even
 }
 
 // elementPath appends element names to a path, up to the first that R4 does not
-// know: it is input, and not repeated.
+// define, because that may be any input.
 func elementPath(path string, names []string) string {
 	for _, n := range names {
 		if !r4.IsElement(n) {
