@@ -1,11 +1,11 @@
 // Package adapters is the contract between vendor formats and Pulsegate. An
-// adapter reads one vendor's payloads, streaming and in constant memory, and
-// hands out Samples. It never sees FHIR, a store or the network.
+// adapter reads the payloads of one vendor, streaming and in constant memory, and
+// emits Samples. It does not use FHIR, a store or the network.
 //
-// To add a vendor: implement Adapter in adapters/<vendor>, run
-// adaptertest.Run against testdata, add the vendor's metric table to
-// mapping/table, and list the adapter in adapters/vendors. CONTRIBUTING.md
-// walks through it.
+// To add a vendor, implement Adapter in adapters/<vendor>, test it with
+// adaptertest.Run, add the vendor's metric table to mapping/table, and list the
+// adapter in adapters/vendors. Package adaptertest is the guide; CONTRIBUTING.md
+// has the steps after decoding.
 package adapters
 
 import (
@@ -17,28 +17,28 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// Format is one payload shape an adapter reads.
+// Format describes one format that an adapter reads.
 type Format struct {
 	Name       string   // "export.zip", "health-auto-export", "google-health"
-	Summary    string   // one line for a person
+	Summary    string   // one line for people
 	Extensions []string // ".zip", ".xml"
-	// TypeHint says that a body may not tell its type; then Input.Hint (from
-	// the file's name or the caller) is needed.
+	// TypeHint is set if a body may lack its type. Input.Hint must name the
+	// type then, from the file's name or from the caller.
 	TypeHint bool
-	// Seek says that the format is not read from front to back (an archive, a
-	// body whose zone comes after its data): Input.At is always set then. The
-	// caller puts a body that comes as a stream into a file first, so Seek
-	// costs disk space and bounds the size of a payload.
+	// Seek is set if the format is not read from start to end: an archive, or
+	// a body with its time zone after the data. Input.At is always set then.
+	// Callers write a body that arrives as a stream to a file first, so Seek
+	// costs disk space and limits the size of a payload.
 	Seek bool
-	// Delivery lists the facts of a delivery that the format's reader uses,
-	// in lower case, as the sender's HTTP headers are named
-	// ("automation-aggregation"). Nothing else of a request reaches an adapter.
+	// Delivery lists the facts of a delivery that the adapter needs, named in
+	// lower case after the sender's HTTP headers ("automation-aggregation").
+	// No other part of a request reaches an adapter.
 	Delivery []string
 }
 
-// Facts returns the delivery facts that a format of a names, as get returns
-// them ("" where there is none), nil if there are none. get is
-// http.Header.Get, or looks into a command's flags.
+// Facts returns the delivery facts that the formats of a list, or nil if there
+// are none. get returns the value of a fact, or ""; it is http.Header.Get or a
+// lookup in the flags of a command. Values over 256 bytes are ignored.
 func Facts(a Adapter, get func(string) string) map[string]string {
 	var out map[string]string
 	for _, f := range a.Formats() {
@@ -54,80 +54,83 @@ func Facts(a Adapter, get func(string) string) map[string]string {
 	return out
 }
 
-// maxFact bounds one delivery fact in bytes.
+// maxFact is the limit for one delivery fact in bytes.
 const maxFact = 256
 
 // Input is one payload.
 type Input struct {
-	// Name is the file's base name or the caller's hint; never a path.
+	// Name is the base name of a file or a hint of the caller, never a path.
 	Name string
-	// Format is one of the adapter's format names, or "" to detect.
+	// Format is the name of one of the adapter's formats. If it is empty, the
+	// adapter detects the format.
 	Format string
-	// Hint names the vendor type where the body does not ("heartrate",
-	// "steps"), "" otherwise.
+	// Hint names the vendor's type ("heartrate", "steps") for a body that
+	// lacks it.
 	Hint string
-	// Delivery holds facts about the delivery that the body does not tell: the
-	// names that Format.Delivery lists, with their values as sent. It is nil
-	// where nothing is known, and never contradicts the body: a reader that
-	// does not understand a value ignores it.
+	// Delivery holds facts about the delivery that the body lacks: the names
+	// that Format.Delivery lists and their values as sent. It may be nil.
+	// Adapters ignore values that they do not understand.
 	Delivery map[string]string
 	// Body is the decompressed stream.
 	Body io.Reader
-	// At and Size give random access. At may be nil for a format without Seek.
+	// At and Size give random access. At may be nil for formats without Seek.
 	At   io.ReaderAt
 	Size int64
-	// Zone is the patient's configured zone, nil if there is none.
+	// Zone is the patient's configured time zone, or nil.
 	Zone *time.Location
-	// Received is the time of receipt (for values without a time of their
-	// own and for "today is a partial day").
+	// Received is the time of receipt. Adapters use it for values without a
+	// time and to decide whether a day is over.
 	Received time.Time
 }
 
-// Sink takes what an adapter reads. Its methods return an error only when
-// decoding must stop (the context ended, the store failed).
+// Sink receives the results of decoding. Its methods return an error only if
+// decoding must stop, because the context has ended or the store has failed.
 //
-// A *Sample, its Components and the bytes in a Reject are valid during the
-// call only: the adapter fills them again for the next item. A sink copies
-// what it keeps and changes nothing. Strings never change and may be kept;
-// equal names, units and device texts are mostly one string, and a number may
-// be a part of a block of some KiB that lives as long as it does: who keeps
-// few for long clones them. Device.Facts and SeriesData are never used again.
+// A *Sample, its Components and the bytes of a Reject are valid only during the
+// call, because the adapter reuses them for the next item. A sink copies the
+// parts that it keeps and modifies nothing. Strings are immutable and may be
+// kept, but a number may be part of a block of some KiB that stays in memory with
+// it: a sink that keeps a few numbers for long clones them. Device.Facts and
+// SeriesData are never reused.
 type Sink interface {
 	Sample(*sample.Sample) error
 	Reject(*sample.Reject) error
-	// Drop counts what is knowingly left out.
+	// Drop counts n items that are left out on purpose.
 	Drop(reason, metric string, n int)
-	// Progress tells how many bytes of the (decompressed) payload are read.
+	// Progress reports how many bytes of the decompressed payload have been
+	// read.
 	Progress(bytes int64)
 }
 
-// Adapter reads one vendor.
+// Adapter reads the formats of one vendor.
 type Adapter interface {
-	// Vendor is the code that stands in URLs, flags and resources: "apple".
+	// Vendor returns the vendor's code in URLs, flags and resources: "apple".
 	Vendor() string
-	// Name is the vendor's name as a patient knows it: "Apple Health".
+	// Name returns the vendor's name as patients know it: "Apple Health".
 	Name() string
+	// Formats lists the formats that Decode reads.
 	Formats() []Format
-	// Detect names the format of a payload by its first bytes (up to 64 KiB)
-	// and its name; ok is false if it is none of ours.
+	// Detect recognizes the format of a payload by its first bytes (up to 64
+	// KiB) and its name. ok is false if the vendor has no such format.
 	Detect(name string, head []byte) (format string, ok bool)
-	// Decode reads one payload to its end. A payload that is broken as a
-	// whole gives a *PayloadError; what was handed to the sink before stays
-	// valid. One bad item is a Reject and decoding goes on.
+	// Decode reads one payload to its end. If the payload as a whole is
+	// malformed, it returns a *PayloadError; everything passed to the sink
+	// before stays valid. A malformed item is passed to sink.Reject, and
+	// decoding continues.
 	Decode(ctx context.Context, in Input, sink Sink) error
 }
 
-// PayloadError says why a payload cannot be read (further). It names place
-// and rule and holds no bytes of the payload.
+// PayloadError is the reason why a payload cannot be read any further. It holds
+// no bytes of the payload.
 type PayloadError struct {
 	Format string
 	Where  string // "line 3", "offset 8812", "zip entry 4"
-	// "XML is not well-formed: unclosed element", "no type in the body: name it by --format
-	// v2:heartrate or the file name"
+	// Rule is the broken rule: "XML is not well-formed: it ends inside a tag".
 	Rule string
-	Err  error
+	Err  error // the cause if reading failed, else nil
 }
 
+// Error returns the format, the position and the rule.
 func (e *PayloadError) Error() string {
 	s := e.Format
 	if e.Where != "" {
@@ -136,7 +139,8 @@ func (e *PayloadError) Error() string {
 	return s + ": " + e.Rule
 }
 
+// Unwrap returns the cause.
 func (e *PayloadError) Unwrap() error { return e.Err }
 
-// ErrUnknownFormat is returned when no format fits.
+// ErrUnknownFormat is returned if a payload has none of the adapter's formats.
 var ErrUnknownFormat = errors.New("unknown payload format")

@@ -21,22 +21,22 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// Received is the time of receipt that the suite gives to every payload.
+// Received returns the time of receipt that Run passes with every payload.
 func Received() time.Time { return time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC) }
 
-// Option changes what the suite expects.
+// Option adds to the checks of Run or relaxes them.
 type Option func(*suite)
 
-// Unterminated names a format that has no end mark (plain lines), so that a
-// cut payload may look whole: then the last sample may differ from the one of
-// the whole payload.
+// Unterminated names a format without an end mark, such as plain lines. A cut
+// payload of it may look complete, so its last sample may differ from that of
+// the complete payload.
 func Unterminated(format string) Option {
 	return func(s *suite) { s.unterminated[format] = true }
 }
 
-// Large adds the memory test: write streams a valid payload of about size
-// bytes; decoding it may hold no more than limit bytes of heap above the
-// start (64 MiB if limit is 0).
+// Large adds a memory check. write streams a valid payload of about size bytes.
+// Decoding it may increase the heap by at most limit bytes, or by 64 MiB if
+// limit is 0.
 func Large(format string, size, limit int64, write func(w io.Writer, size int64) error) Option {
 	return func(s *suite) { s.large = append(s.large, large{format, size, limit, write}) }
 }
@@ -48,12 +48,12 @@ type large struct {
 }
 
 type suite struct {
-	adapter      adapters.Adapter
-	unterminated map[string]bool
-	singles      map[string]bool
-	alones       int // elements that decoded by themselves
-	large        []large
-	canaries     []string
+	adapter       adapters.Adapter
+	unterminated  map[string]bool
+	singles       map[string]bool
+	decodedSingly int // elements that decoded without their list
+	large         []large
+	canaries      []string
 }
 
 type payload struct {
@@ -68,9 +68,10 @@ func (p payload) input() adapters.Input {
 	}
 }
 
+// cut returns the first n bytes of p.
 func (p payload) cut(n int) payload { p.body = p.body[:n]; return p }
 
-// Run runs the suite over the payloads in dir.
+// Run tests a with the payloads in dir.
 func Run(t *testing.T, a adapters.Adapter, dir string, opts ...Option) {
 	t.Helper()
 	s := &suite{adapter: a, unterminated: map[string]bool{}, singles: map[string]bool{}}
@@ -78,18 +79,19 @@ func Run(t *testing.T, a adapters.Adapter, dir string, opts ...Option) {
 		o(s)
 	}
 	payloads := s.load(t, dir)
-	t.Run("formats", func(t *testing.T) { s.formats(t, payloads) })
-	t.Run("foreign bytes are not ours", s.foreign)
+	t.Run("formats", func(t *testing.T) { s.checkFormats(t, payloads) })
+	t.Run("foreign payloads", s.checkForeign)
 	for _, p := range payloads {
-		t.Run(p.format+"/"+p.name, func(t *testing.T) { s.one(t, p) })
+		t.Run(p.format+"/"+p.name, func(t *testing.T) { s.checkPayload(t, p) })
 	}
-	t.Run("single elements", func(t *testing.T) { s.single(t, payloads) })
-	t.Run("canaries", func(t *testing.T) { s.canariesOccur(t, payloads) })
+	t.Run("single elements", func(t *testing.T) { s.checkSingles(t, payloads) })
+	t.Run("canaries", func(t *testing.T) { s.checkCanaries(t, payloads) })
 	for _, l := range s.large {
-		t.Run("bounded memory/"+l.format, func(t *testing.T) { s.bounded(t, l) })
+		t.Run("bounded memory/"+l.format, func(t *testing.T) { s.checkMemory(t, l) })
 	}
 }
 
+// load reads the payloads and the canaries below dir.
 func (s *suite) load(t *testing.T, dir string) []payload {
 	t.Helper()
 	var out []payload
@@ -127,14 +129,15 @@ func (s *suite) load(t *testing.T, dir string) []payload {
 	return out
 }
 
-func (s *suite) formats(t *testing.T, payloads []payload) {
+// checkFormats checks that formats and directories correspond.
+func (s *suite) checkFormats(t *testing.T, payloads []payload) {
 	have := map[string]bool{}
 	for _, p := range payloads {
 		have[p.format] = true
 	}
 	for _, f := range s.adapter.Formats() {
 		if f.Name == "" || f.Summary == "" {
-			t.Errorf("format %q has no name or no summary", f.Name)
+			t.Errorf("format %q lacks its name or its summary", f.Name)
 		}
 		if !have[f.Name] {
 			t.Errorf("format %q has no payload in testdata", f.Name)
@@ -142,16 +145,17 @@ func (s *suite) formats(t *testing.T, payloads []payload) {
 		delete(have, f.Name)
 	}
 	for f := range have {
-		t.Errorf("folder %q is no format of the adapter", f)
+		t.Errorf("directory %q is not a format of the adapter", f)
 	}
 	err := s.adapter.Decode(t.Context(), adapters.Input{Format: "no-such-format", Body: strings.NewReader("")},
 		NewRecorder())
 	if err == nil {
-		t.Error("an unknown format is decoded without an error")
+		t.Error("Decode accepts an unknown format")
 	}
 }
 
-func (s *suite) foreign(t *testing.T) {
+// checkForeign checks that Detect does not claim payloads of others.
+func (s *suite) checkForeign(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	noise := make([]byte, 4096)
 	for i := range noise {
@@ -162,32 +166,34 @@ func (s *suite) foreign(t *testing.T) {
 		"fhir": []byte(`{"resourceType":"Bundle","type":"collection"}`),
 	} {
 		if f, ok := s.adapter.Detect("payload", head); ok {
-			t.Errorf("Detect takes %s for %q", name, f)
+			t.Errorf("Detect recognizes %s as %q", name, f)
 		}
 	}
 }
 
-func (s *suite) one(t *testing.T, p payload) {
+// checkPayload runs all checks of one payload.
+func (s *suite) checkPayload(t *testing.T, p payload) {
 	if f, ok := s.adapter.Detect(p.name, p.body[:min(len(p.body), 64<<10)]); !ok || f != p.format {
 		t.Errorf("Detect: got %q %v, want %q", f, ok, p.format)
 	}
-	whole := NewRecorder()
-	if err := s.adapter.Decode(t.Context(), p.input(), whole); err != nil {
+	complete := NewRecorder()
+	if err := s.adapter.Decode(t.Context(), p.input(), complete); err != nil {
 		t.Fatalf("Decode: %v", err)
 	}
-	for i, x := range whole.Samples {
-		if err := Check(x); err != nil {
-			t.Errorf("sample %d (%s): %v", i, x.Metric, err)
+	for i, sample := range complete.Samples {
+		if err := Check(sample); err != nil {
+			t.Errorf("sample %d (%s): %v", i, sample.Metric, err)
 		}
 	}
-	s.silent(t, whole, nil)
-	golden(t, p.path+".golden", whole)
-	s.again(t, p, whole)
-	s.truncated(t, p, whole)
-	s.stops(t, p, whole)
+	s.checkSilence(t, complete, nil)
+	golden(t, p.path+".golden", complete)
+	s.checkRepeats(t, p, complete)
+	s.checkCuts(t, p, complete)
+	s.checkStops(t, p, complete)
 }
 
-func (s *suite) again(t *testing.T, p payload, whole *Recorder) {
+// checkRepeats checks that decoding again gives the same result.
+func (s *suite) checkRepeats(t *testing.T, p payload, complete *Recorder) {
 	detected := p.input()
 	detected.Format = ""
 	bytewise := p.input()
@@ -199,16 +205,17 @@ func (s *suite) again(t *testing.T, p payload, whole *Recorder) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if !reflect.DeepEqual(r.Samples, whole.Samples) {
-			t.Errorf("%s: other samples than before", name)
+		if !reflect.DeepEqual(r.Samples, complete.Samples) {
+			t.Errorf("%s: the samples differ", name)
 		}
-		if !reflect.DeepEqual(r.Drops, whole.Drops) || len(r.Rejects) != len(whole.Rejects) {
-			t.Errorf("%s: other drops or rejects than before", name)
+		if !reflect.DeepEqual(r.Drops, complete.Drops) || len(r.Rejects) != len(complete.Rejects) {
+			t.Errorf("%s: the drops or rejects differ", name)
 		}
 	}
 }
 
-func (s *suite) truncated(t *testing.T, p payload, whole *Recorder) {
+// checkCuts decodes prefixes of the payload.
+func (s *suite) checkCuts(t *testing.T, p payload, complete *Recorder) {
 	rnd := rand.New(rand.NewPCG(uint64(len(p.body)), 7))
 	cuts := []int{0}
 	for n := 1; n < len(p.body); n *= 2 {
@@ -222,69 +229,72 @@ func (s *suite) truncated(t *testing.T, p payload, whole *Recorder) {
 		err := s.adapter.Decode(t.Context(), p.cut(n).input(), r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) && !errors.Is(err, adapters.ErrUnknownFormat) {
-			t.Errorf("cut at %d: error is no PayloadError: %v", n, err)
+			t.Errorf("cut at %d: the error is not a PayloadError: %v", n, err)
 		}
-		s.silent(t, r, err)
+		s.checkSilence(t, r, err)
 		got := r.Samples
 		if s.unterminated[p.format] && len(got) > 0 {
 			got = got[:len(got)-1]
 		}
-		if len(got) > len(whole.Samples) {
-			t.Errorf("cut at %d: %d samples, the whole has %d", n, len(got), len(whole.Samples))
+		if len(got) > len(complete.Samples) {
+			t.Errorf("cut at %d: %d samples, but the complete payload has %d", n, len(got), len(complete.Samples))
 			continue
 		}
 		for i := range got {
-			if !reflect.DeepEqual(got[i], whole.Samples[i]) {
-				t.Errorf("cut at %d: sample %d differs from the whole's", n, i)
+			if !reflect.DeepEqual(got[i], complete.Samples[i]) {
+				t.Errorf("cut at %d: sample %d differs from that of the complete payload", n, i)
 				break
 			}
 		}
 	}
 }
 
-// stops holds that a full sink and a dead context end the decoding with
-// their own error.
-func (s *suite) stops(t *testing.T, p payload, whole *Recorder) {
-	if len(whole.Samples) > 0 {
-		full := errors.New("sink is full")
+// checkStops checks that Decode returns the error of a failing sink and of a
+// canceled context.
+func (s *suite) checkStops(t *testing.T, p payload, complete *Recorder) {
+	if len(complete.Samples) > 0 {
+		errFull := errors.New("sink is full")
 		r := NewRecorder()
 		r.Fail = func(n int) error {
-			if n >= len(whole.Samples)/2 {
-				return full
+			if n >= len(complete.Samples)/2 {
+				return errFull
 			}
 			return nil
 		}
-		if err := s.adapter.Decode(t.Context(), p.input(), r); !errors.Is(err, full) {
-			t.Errorf("the sink's error is not returned: %v", err)
+		if err := s.adapter.Decode(t.Context(), p.input(), r); !errors.Is(err, errFull) {
+			t.Errorf("Decode does not return the error of the sink: %v", err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.adapter.Decode(ctx, p.input(), NewRecorder()); !errors.Is(err, context.Canceled) {
-		t.Errorf("a cancelled context is not returned: %v", err)
+		t.Errorf("Decode does not return the error of a canceled context: %v", err)
 	}
 }
 
-func (s *suite) silent(t *testing.T, r *Recorder, err error) {
+// checkSilence checks that no canary occurs in err, in a reject or in a drop.
+func (s *suite) checkSilence(t *testing.T, r *Recorder, err error) {
 	t.Helper()
 	for _, c := range s.canaries {
 		if err != nil && strings.Contains(err.Error(), c) {
-			t.Errorf("error text holds a canary: %v", err)
+			t.Errorf("an error contains a canary: %v", err)
 		}
-		for _, x := range r.Rejects {
-			if strings.Contains(x.Where+"\x00"+x.Detail+"\x00"+x.Metric+"\x00"+x.Component, c) {
-				t.Errorf("reject holds a canary: %s %s", x.Where, x.Detail)
+		for _, reject := range r.Rejects {
+			text := strings.Join([]string{reject.Where, reject.Detail, reject.Metric, reject.Component}, "\x00")
+			if strings.Contains(text, c) {
+				t.Errorf("a reject contains a canary: %s %s", reject.Where, reject.Detail)
 			}
 		}
 		for k := range r.Drops {
 			if strings.Contains(k, c) {
-				t.Errorf("drop holds a canary: %s", k)
+				t.Errorf("a drop contains a canary: %s", k)
 			}
 		}
 	}
 }
 
-func (s *suite) canariesOccur(t *testing.T, payloads []payload) {
+// checkCanaries checks that every canary occurs in a payload.
+func (s *suite) checkCanaries(t *testing.T, payloads []payload) {
 	if len(s.canaries) == 0 {
 		t.Fatal("testdata/canaries.txt is missing or empty")
 	}
@@ -294,12 +304,13 @@ func (s *suite) canariesOccur(t *testing.T, payloads []payload) {
 			found = found || bytes.Contains(p.body, []byte(c))
 		}
 		if !found {
-			t.Errorf("canary %q is in no payload", c)
+			t.Errorf("canary %q does not occur in any payload", c)
 		}
 	}
 }
 
-func (s *suite) bounded(t *testing.T, l large) {
+// checkMemory decodes a large payload and checks the growth of the heap.
+func (s *suite) checkMemory(t *testing.T, l large) {
 	limit := l.limit
 	if limit == 0 {
 		limit = 64 << 20
@@ -323,10 +334,10 @@ func (s *suite) bounded(t *testing.T, l large) {
 		t.Fatalf("generator: %v", err)
 	}
 	if c.samples == 0 {
-		t.Error("no sample in the large payload")
+		t.Error("the large payload has no sample")
 	}
 	if c.peak > uint64(limit) {
-		t.Errorf("heap grew by %d MiB, limit %d MiB", c.peak>>20, limit>>20)
+		t.Errorf("the heap grew by %d MiB, the limit is %d MiB", c.peak>>20, limit>>20)
 	}
-	t.Logf("%d samples, %d bytes, heap at most +%d MiB", c.samples, c.bytes, c.peak>>20)
+	t.Logf("%d samples, %d bytes, heap growth at most %d MiB", c.samples, c.bytes, c.peak>>20)
 }

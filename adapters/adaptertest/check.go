@@ -8,7 +8,7 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// Check says what in s breaks the contract of mapping/sample, nil if nothing.
+// Check returns the first rule of mapping/sample that s breaks, or nil.
 func Check(s *sample.Sample) error {
 	if s.Metric == "" {
 		return errors.New("no metric")
@@ -17,13 +17,13 @@ func Check(s *sample.Sample) error {
 		return errors.New("exactly one of Start and Day must be set")
 	}
 	if !s.End.IsZero() && (s.Start.IsZero() || s.End.Before(s.Start)) {
-		return errors.New("an End without Start, or before it")
+		return errors.New("the End has no Start or is before it")
 	}
 	if !s.Day.IsZero() && (s.Day.Month < 1 || s.Day.Month > 12 || s.Day.Day < 1 || s.Day.Day > 31) {
-		return errors.New("the Day is no day")
+		return errors.New("the Day is not a calendar day")
 	}
 	if s.Value.Kind == sample.None && len(s.Components) == 0 && s.Status != sample.Retracted && !isEvent(s) {
-		return errors.New("neither a value nor components")
+		return errors.New("neither a value nor components are set")
 	}
 	if err := checkValue(s.Value); err != nil {
 		return fmt.Errorf("value: %w", err)
@@ -31,7 +31,7 @@ func Check(s *sample.Sample) error {
 	seen := map[string]bool{}
 	for _, c := range s.Components {
 		if c.Name == "" || seen[c.Name] {
-			return errors.New("component without a name, or twice")
+			return errors.New("a component lacks its name or is repeated")
 		}
 		seen[c.Name] = true
 		if c.Value.Kind == sample.None {
@@ -44,15 +44,15 @@ func Check(s *sample.Sample) error {
 	return nil
 }
 
-// isEvent allows an occurrence that is told by its metric alone, or a sample
-// about the device only.
+// isEvent reports whether s may lack a value: an event that its metric
+// describes, or a sample that only describes the device.
 func isEvent(s *sample.Sample) bool {
 	return !s.Start.IsZero() || s.Device.Battery != "" || len(s.Device.Facts) > 0
 }
 
 func checkValue(v sample.Value) error {
 	if (v.Kind == sample.Series) != (v.Series != nil) {
-		return errors.New("a Series and its kind disagree")
+		return errors.New("the Series does not agree with the type of the value")
 	}
 	switch v.Kind {
 	case sample.None, sample.Boolean:
@@ -69,7 +69,7 @@ func checkValue(v sample.Value) error {
 	case sample.Series:
 		return checkSeries(v.Series)
 	}
-	return errors.New("unknown kind")
+	return errors.New("unknown type of value")
 }
 
 func checkSeries(s *sample.SeriesData) error {
@@ -97,7 +97,7 @@ func checkSeries(s *sample.SeriesData) error {
 	return nil
 }
 
-// checkDecimal takes FHIR's decimal: -?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?
+// checkDecimal accepts FHIR's decimal: -?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?
 func checkDecimal(s string) error {
 	bad := errors.New("not a FHIR decimal")
 	s = strings.TrimPrefix(s, "-")

@@ -6,14 +6,15 @@ import (
 	"testing"
 )
 
-// Fixtures returns the file or folder below the one that PULSEGATE_FIXTURES
-// names: vendor payloads that are not part of the project. Without the
-// variable the test is skipped; with it a missing one fails.
+// Fixtures returns the path of a file or a directory in the directory that
+// PULSEGATE_FIXTURES names. It holds vendor payloads that are not part of the
+// repository. The test is skipped if the variable is not set, and fails if the
+// path does not exist.
 func Fixtures(t testing.TB, below string) string {
 	t.Helper()
 	root := os.Getenv("PULSEGATE_FIXTURES")
 	if root == "" {
-		t.Skip("PULSEGATE_FIXTURES names no folder with vendor payloads")
+		t.Skip("PULSEGATE_FIXTURES is not set; it names a directory with vendor payloads")
 	}
 	p := filepath.Join(root, below)
 	if _, err := os.Stat(p); err != nil {

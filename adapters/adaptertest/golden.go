@@ -13,7 +13,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// line is one line of a golden file: names instead of numbers, nothing empty.
+// line is one line of a golden file. It has names instead of numbers, and empty
+// fields are omitted.
 type line struct {
 	Metric     string           `json:"metric,omitempty"`
 	Channel    string           `json:"channel,omitempty"`
@@ -52,15 +53,17 @@ type value struct {
 	*sample.SeriesData
 }
 
+// viewValue renders a value for a golden file.
 func viewValue(v sample.Value) value {
-	kinds := []string{"none", "number", "code", "text", "interval", "series", "boolean"}
-	out := value{Kind: kinds[v.Kind], Num: v.Num, High: v.High, Unit: v.Unit, Text: v.Text, SeriesData: v.Series}
+	types := []string{"none", "number", "code", "text", "interval", "series", "boolean"}
+	out := value{Kind: types[v.Kind], Num: v.Num, High: v.High, Unit: v.Unit, Text: v.Text, SeriesData: v.Series}
 	if v.Kind == sample.Boolean {
 		out.Bool = &v.Bool
 	}
 	return out
 }
 
+// view renders a sample for a golden file.
 func view(s *sample.Sample) line {
 	l := line{
 		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue,
@@ -98,8 +101,8 @@ func view(s *sample.Sample) line {
 	return l
 }
 
-// JSONLines renders what a Recorder holds, one JSON object a line: samples
-// and rejects in order, then the drops sorted.
+// JSONLines renders the contents of a Recorder as one JSON object per line:
+// samples and rejects in order, then the sorted drops.
 func JSONLines(r *Recorder) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -108,9 +111,9 @@ func JSONLines(r *Recorder) ([]byte, error) {
 	for _, s := range r.Samples {
 		lines = append(lines, view(s))
 	}
-	for _, x := range r.Rejects {
-		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail,
-			Component: x.Component, VendorID: x.VendorID})
+	for _, reject := range r.Rejects {
+		lines = append(lines, line{Reject: reject.Reason, Metric: reject.Metric, Where: reject.Where,
+			Detail: reject.Detail, Component: reject.Component, VendorID: reject.VendorID})
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Drops)) {
 		lines = append(lines, line{Drop: k, Count: r.Drops[k]})
@@ -123,6 +126,8 @@ func JSONLines(r *Recorder) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
+// golden compares the contents of r with the golden file at path, or writes the
+// file with -update.
 func golden(t *testing.T, path string, r *Recorder) {
 	t.Helper()
 	got, err := JSONLines(r)
@@ -137,7 +142,7 @@ func golden(t *testing.T, path string, r *Recorder) {
 	}
 	want, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatalf("%v (write it with -update)", err)
+		t.Fatalf("%v (run the test with -update to write it)", err)
 	}
 	g, w := bytes.Split(got, []byte("\n")), bytes.Split(want, []byte("\n"))
 	for i := range max(len(g), len(w)) {
@@ -145,7 +150,7 @@ func golden(t *testing.T, path string, r *Recorder) {
 		case i >= len(g):
 			t.Fatalf("line %d is missing: want %s", i+1, w[i])
 		case i >= len(w):
-			t.Fatalf("line %d is too much: %s", i+1, g[i])
+			t.Fatalf("line %d is unexpected: %s", i+1, g[i])
 		case !bytes.Equal(g[i], w[i]):
 			t.Fatalf("line %d:\n got %s\nwant %s", i+1, g[i], w[i])
 		}

@@ -13,14 +13,14 @@ var (
 	_ adapters.Sink = (*counter)(nil)
 )
 
-// Recorder is a sink that keeps deep copies of everything.
+// Recorder is a sink that keeps deep copies of all it receives.
 type Recorder struct {
 	Samples []*sample.Sample
 	Rejects []*sample.Reject
-	Drops   map[string]int // "reason metric" -> count
+	Drops   map[string]int // keyed by "reason metric"
 	Bytes   int64
-	// Fail, if set, is asked before the n-th sample (counted from 0) is
-	// taken; its error is returned to the adapter.
+	// Fail, if set, is called before the n-th sample, counted from 0, is kept.
+	// Its error is returned to the adapter.
 	Fail func(n int) error
 }
 
@@ -37,8 +37,8 @@ func (r *Recorder) Sample(s *sample.Sample) error {
 	c := *s
 	c.Value = cloneValue(s.Value)
 	c.Components = nil
-	for _, x := range s.Components {
-		c.Components = append(c.Components, sample.Component{Name: x.Name, Value: cloneValue(x.Value)})
+	for _, part := range s.Components {
+		c.Components = append(c.Components, sample.Component{Name: part.Name, Value: cloneValue(part.Value)})
 	}
 	c.Device.Facts = slices.Clone(s.Device.Facts)
 	r.Samples = append(r.Samples, &c)
@@ -53,30 +53,31 @@ func cloneValue(v sample.Value) sample.Value {
 	return v
 }
 
-// Reject keeps a copy of x.
-func (r *Recorder) Reject(x *sample.Reject) error {
-	c := *x
-	c.Raw = slices.Clone(x.Raw)
+// Reject keeps a copy of reject.
+func (r *Recorder) Reject(reject *sample.Reject) error {
+	c := *reject
+	c.Raw = slices.Clone(reject.Raw)
 	r.Rejects = append(r.Rejects, &c)
 	return nil
 }
 
-// Drop counts.
+// Drop adds n to the count of the reason and the metric.
 func (r *Recorder) Drop(reason, metric string, n int) { r.Drops[reason+" "+metric] += n }
 
-// Progress keeps the last figure.
+// Progress keeps the latest number of bytes.
 func (r *Recorder) Progress(n int64) { r.Bytes = n }
 
-// counter counts samples and watches the heap.
+// counter is a sink that counts samples and measures the heap after every
+// 20,000.
 type counter struct {
 	samples, bytes int64
-	base, peak     uint64
+	base, peak     uint64 // bytes of heap before decoding, and the greatest growth
 }
 
 func (c *counter) Sample(*sample.Sample) error {
 	c.samples++
 	if c.samples%20000 == 0 {
-		// Without a collection garbage would count as held memory.
+		// Collect first: garbage must not count.
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)

@@ -8,22 +8,23 @@ import (
 	"pulsegate/adapters"
 )
 
-// Singles adds a test for formats whose payloads are lists: an element of a
-// list that decodes by itself, without a hint, is detected by itself, whatever
-// the file's name. Elements are the objects in arrays at the top or one level
-// below.
+// Singles adds a check for a format with lists of objects. Each element of a
+// list that can be decoded without the list and without a hint must also be
+// detected, with any file name. Lists are arrays at the top level or inside one
+// or two nested objects.
 func Singles(format string) Option {
 	return func(s *suite) { s.singles[format] = true }
 }
 
-func (s *suite) single(t *testing.T, payloads []payload) {
+// checkSingles checks the elements of all payloads.
+func (s *suite) checkSingles(t *testing.T, payloads []payload) {
 	for _, p := range payloads {
 		if !s.singles[p.format] {
 			continue
 		}
-		for d := json.NewDecoder(bytes.NewReader(p.body)); d.More(); {
+		for dec := json.NewDecoder(bytes.NewReader(p.body)); dec.More(); {
 			var body any
-			if err := d.Decode(&body); err != nil {
+			if err := dec.Decode(&body); err != nil {
 				t.Fatalf("%s: %v", p.name, err)
 			}
 			for _, e := range elements(body, 2) {
@@ -31,40 +32,41 @@ func (s *suite) single(t *testing.T, payloads []payload) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				s.alone(t, p, raw)
+				s.checkSingle(t, p, raw)
 			}
 		}
 	}
-	if s.alones == 0 && len(s.singles) > 0 {
-		t.Error("no element of any list decodes by itself")
+	if s.decodedSingly == 0 && len(s.singles) > 0 {
+		t.Error("no element of any list decodes without its list")
 	}
 }
 
-func (s *suite) alone(t *testing.T, p payload, raw []byte) {
+// checkSingle checks that Detect recognizes raw if it can be decoded.
+func (s *suite) checkSingle(t *testing.T, p payload, raw []byte) {
 	r := NewRecorder()
 	in := adapters.Input{Format: p.format, Body: bytes.NewReader(raw), Received: Received()}
 	if err := s.adapter.Decode(t.Context(), in, r); err != nil || len(r.Samples) == 0 {
 		return
 	}
-	s.alones++
+	s.decodedSingly++
 	if f, ok := s.adapter.Detect("payload", raw); !ok || f != p.format {
-		t.Errorf("%s: an element of metric %s is not detected by itself", p.name, r.Samples[0].Metric)
+		t.Errorf("%s: an element of metric %s is not detected without its list", p.name, r.Samples[0].Metric)
 	}
 }
 
-// elements are the objects in the arrays of v.
+// elements returns the objects in the arrays of v.
 func elements(v any, depth int) []map[string]any {
 	var out []map[string]any
-	switch x := v.(type) {
+	switch v := v.(type) {
 	case []any:
-		for _, e := range x {
+		for _, e := range v {
 			if o, ok := e.(map[string]any); ok {
 				out = append(out, o)
 			}
 		}
 	case map[string]any:
 		if depth > 0 {
-			for _, e := range x {
+			for _, e := range v {
 				out = append(out, elements(e, depth-1)...)
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"pulsegate/adapters"
 )
 
-// The formats.
+// Names of the formats.
 const (
 	formatZip = "export.zip"
 	formatXML = "export.xml"
@@ -19,31 +19,32 @@ const (
 	formatHAE = "health-auto-export"
 )
 
+// headSize is the number of bytes that Detect needs.
 const headSize = 64 << 10
 
-// Limits of an archive. The zero value of a field means its default.
-type Limits struct {
-	Entries int   // files in an archive (default 200,000)
-	Bytes   int64 // inflated bytes of all files read (default 64 GiB)
-	Ratio   int64 // inflated to deflated bytes of a file over 64 MiB (default 300)
+// limits bounds what an archive may hold. The zero value of a field means its default.
+type limits struct {
+	entries int   // files in an archive (default 200,000)
+	bytes   int64 // inflated bytes of all files read (default 64 GiB)
+	ratio   int64 // inflated to deflated bytes of a file over 64 MiB (default 300)
 }
 
-// Adapter reads Apple's formats.
-type Adapter struct{ Limits Limits }
+// adapter implements adapters.Adapter for Apple's formats.
+type adapter struct{ limits limits }
 
-var _ adapters.Adapter = (*Adapter)(nil)
+var _ adapters.Adapter = (*adapter)(nil)
 
-// New returns an Adapter with the default limits.
-func New() *Adapter { return &Adapter{} }
+// New returns the adapter of Apple's formats.
+func New() adapters.Adapter { return &adapter{} }
 
-// Vendor is "apple".
-func (a *Adapter) Vendor() string { return "apple" }
+// Vendor returns "apple".
+func (a *adapter) Vendor() string { return "apple" }
 
-// Name is "Apple Health".
-func (a *Adapter) Name() string { return "Apple Health" }
+// Name returns "Apple Health".
+func (a *adapter) Name() string { return "Apple Health" }
 
-// Formats lists what Decode reads.
-func (a *Adapter) Formats() []adapters.Format {
+// Formats lists the formats that Decode reads.
+func (a *adapter) Formats() []adapters.Format {
 	return []adapters.Format{
 		{Name: formatZip, Summary: "Apple Health export archive", Extensions: []string{".zip"}, Seek: true},
 		{Name: formatXML, Summary: "Apple Health export.xml", Extensions: []string{".xml"}},
@@ -53,9 +54,9 @@ func (a *Adapter) Formats() []adapters.Format {
 	}
 }
 
-// Detect names the format by the first bytes; of an archive whose folder is
-// not Apple's the name decides.
-func (a *Adapter) Detect(name string, head []byte) (string, bool) {
+// Detect recognizes the format by the first bytes. An archive without Apple's
+// folder is recognized by its name.
+func (a *adapter) Detect(name string, head []byte) (string, bool) {
 	switch {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		name = strings.ToLower(path.Base(name))
@@ -79,7 +80,7 @@ func isHealthData(head []byte) bool {
 }
 
 // Decode reads one payload.
-func (a *Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+func (a *adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

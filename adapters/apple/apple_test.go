@@ -48,14 +48,14 @@ const (
 	corr = `<Correlation type="HKCorrelationTypeIdentifierBloodPressure" sourceName="C" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200">` + dia + sys + `</Correlation>`
 )
 
-func TestBloodPressureIsOneSampleInAnyOrder(t *testing.T) {
+func TestBloodPressureHalvesPairInAnyOrder(t *testing.T) {
 	want, err := adaptertest.JSONLines(decode(t, formatXML, health(corr)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, doc := range map[string]string{
-		"halves only": health(sys, dia), "halves first": health(dia, sys, corr),
-		"correlation first": health(corr, sys, dia), "around": health(sys, corr, dia),
+		"no correlation": health(sys, dia), "halves first": health(dia, sys, corr),
+		"correlation first": health(corr, sys, dia), "correlation between halves": health(sys, corr, dia),
 	} {
 		r := decode(t, formatXML, doc)
 		r.Drops = nil
@@ -69,11 +69,11 @@ func TestBloodPressureIsOneSampleInAnyOrder(t *testing.T) {
 	}
 }
 
-func TestHalvesHeldAreBounded(t *testing.T) {
+func TestUnpairedHalvesAreBounded(t *testing.T) {
 	b := newBloodPressure()
 	out := 0
 	for i := range maxOpenHalves + 10 {
-		r := &record{s: sample.Sample{Metric: typeSystolic, Start: time.Unix(int64(i), 0)}}
+		r := &record{sample: sample.Sample{Metric: typeSystolic, Start: time.Unix(int64(i), 0)}}
 		if s, _ := b.half(r); s != nil {
 			if s.Start.Unix() != int64(out) {
 				t.Fatalf("evicted %d, the oldest is %d", s.Start.Unix(), out)
@@ -82,11 +82,11 @@ func TestHalvesHeldAreBounded(t *testing.T) {
 		}
 	}
 	if out != 10 || len(b.open) != maxOpenHalves {
-		t.Fatalf("%d evicted, %d held", out, len(b.open))
+		t.Fatalf("%d evicted, %d pending", out, len(b.open))
 	}
 }
 
-func TestHostile(t *testing.T) {
+func TestMalformedPayloads(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000)
 	for name, c := range map[string]struct{ format, body, rule string }{
 		"not an export": {formatXML, "<html></html>", "HealthData"},
@@ -97,12 +97,12 @@ func TestHostile(t *testing.T) {
 		"deep datum":    {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
 		"huge datum": {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`,
 			"16 MiB"},
-		"a name twice":    {formatHAE, `{"data":{},"data":{}}`, "twice"},
-		"list":            {formatHAE, `[]`, "no object"},
-		"tail":            {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
-		"no random":       {formatZip, "PK\x03\x04", "random access"},
-		"ECG text":        {formatECG, "Name,x\n", "header"},
-		"ECG not a value": {formatECG, "a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
+		"duplicate name":      {formatHAE, `{"data":{},"data":{}}`, "twice"},
+		"array":               {formatHAE, `[]`, "no object"},
+		"second value":        {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
+		"no random access":    {formatZip, "PK\x03\x04", "random access"},
+		"ECG without header":  {formatECG, "Name,x\n", "header"},
+		"ECG voltage is text": {formatECG, "a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
 	} {
 		in := adapters.Input{Format: c.format, Body: strings.NewReader(c.body), Received: adaptertest.Received()}
 		err := New().Decode(t.Context(), in, adaptertest.NewRecorder())
@@ -119,22 +119,22 @@ func TestZipLimits(t *testing.T) {
 		applegen.Options{Seed: 1, Days: 2, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
-	run := func(l Limits) error {
+	run := func(l limits) error {
 		in := adapters.Input{Format: formatZip, Body: bytes.NewReader(buf.Bytes()),
 			At: bytes.NewReader(buf.Bytes()), Size: int64(buf.Len()), Received: adaptertest.Received()}
-		return (&Adapter{Limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
+		return (&adapter{limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
 	}
-	if err := run(Limits{}); err != nil {
+	if err := run(limits{}); err != nil {
 		t.Fatal(err)
 	}
-	for rule, l := range map[string]Limits{"too many entries": {Entries: 2}, "inflates over": {Bytes: 100 << 10}} {
+	for rule, l := range map[string]limits{"too many entries": {entries: 2}, "inflates to more than": {bytes: 100 << 10}} {
 		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%v, want %q", err, rule)
 		}
 	}
 }
 
-// TestFixtures reads captures that are not ours to ship.
+// TestFixtures decodes captured payloads that are not part of the repository.
 func TestFixtures(t *testing.T) {
 	dir := adaptertest.Fixtures(t, "apple")
 	files, err := filepath.Glob(filepath.Join(dir, "*", "*.*"))
@@ -189,7 +189,7 @@ func fuzz(f *testing.F, format string) {
 		err := decodeBytes(t.Context(), "x", format, body, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
-			t.Fatalf("no PayloadError: %v", err)
+			t.Fatalf("not a PayloadError: %v", err)
 		}
 		for _, s := range r.Samples {
 			if err := adaptertest.Check(s); err != nil {

@@ -13,21 +13,24 @@ const (
 	maxOpenHalves     = 1 << 16
 )
 
-// bpKey is what the two halves of one measurement share.
+// bpKey identifies a measurement by the start and the source that its two halves
+// share.
 type bpKey struct {
 	start  int64
 	source string
 }
 
+// bpPair holds the values of a complete measurement as written.
 type bpPair struct {
 	systolic, diastolic string
 }
 
-// bloodPressure pairs the halves of a measurement, whether they come at the
-// top level, within a Correlation, or both. What is held is bounded.
+// bloodPressure pairs the systolic and the diastolic half of a measurement,
+// whether they occur at the top level, within a Correlation, or in both places.
+// It holds at most maxOpenHalves halves and as many complete measurements.
 type bloodPressure struct {
-	open  map[bpKey]*sample.Sample // one half
-	order []bpKey                  // of open, oldest first; may name closed ones
+	open  map[bpKey]*sample.Sample // halves without their counterpart
+	order []bpKey                  // keys of open, oldest first, and of some measurements that are complete
 	done  map[bpKey]bpPair
 }
 
@@ -35,12 +38,12 @@ func newBloodPressure() *bloodPressure {
 	return &bloodPressure{open: map[bpKey]*sample.Sample{}, done: map[bpKey]bpPair{}}
 }
 
-// half takes one half. It returns a sample to hand out, if there is one, and
-// whether this half was seen before.
+// half adds one half. It returns a sample to emit, if there is one, and whether
+// the half is a duplicate.
 func (b *bloodPressure) half(r *record) (out *sample.Sample, duplicate bool) {
-	s := r.s
-	s.Components = slices.Clone(r.s.Components)
-	s.Value.Num = strings.Clone(s.Value.Num) // it is held for long
+	s := r.sample
+	s.Components = slices.Clone(r.sample.Components)
+	s.Value.Num = strings.Clone(s.Value.Num) // do not keep the block of d.values
 	key := bpKey{s.Start.Unix(), s.Source.Name}
 	if p, ok := b.done[key]; ok {
 		if s.Metric == typeSystolic && p.systolic == s.Value.Num || s.Metric == typeDiastolic &&
@@ -72,7 +75,7 @@ func (b *bloodPressure) half(r *record) (out *sample.Sample, duplicate bool) {
 	return join(sys, dia), false
 }
 
-// evict gives back the oldest half if there are too many.
+// evict removes and returns the oldest half if there are more than maxOpenHalves.
 func (b *bloodPressure) evict() *sample.Sample {
 	if len(b.order) > 2*maxOpenHalves {
 		b.order = slices.DeleteFunc(b.order, func(k bpKey) bool { return b.open[k] == nil })
@@ -90,6 +93,7 @@ func (b *bloodPressure) evict() *sample.Sample {
 	return nil
 }
 
+// join makes one sample of the two halves.
 func join(sys, dia *sample.Sample) *sample.Sample {
 	out := *sys
 	out.Metric = typeBloodPressure
@@ -99,7 +103,8 @@ func join(sys, dia *sample.Sample) *sample.Sample {
 	return &out
 }
 
-func (b *bloodPressure) rest(out func(*sample.Sample) error) error {
+// flush emits the halves that have no counterpart, ordered by time.
+func (b *bloodPressure) flush(out func(*sample.Sample) error) error {
 	var all []*sample.Sample
 	for _, s := range b.open {
 		all = append(all, s)

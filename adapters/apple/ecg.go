@@ -21,8 +21,8 @@ const (
 	maxECGHeaders = 32
 )
 
-// ecgKeys are the header keys that we know in some languages; others are
-// taken by their position, which is the same in all.
+// ecgKeys maps the header keys of some languages to fields. Keys of other
+// languages are recognized by their position, which is the same in all languages.
 var ecgKeys = map[string]string{
 	"Recorded Date": "date", "Aufzeichnungsdatum": "date", "Date d’enregistrement": "date", "Fecha de registro": "date",
 	"Classification": "class", "Klassifizierung": "class", "Clasificación": "class", "Classificazione": "class",
@@ -35,7 +35,7 @@ var ecgKeys = map[string]string{
 
 var ecgPositions = []string{"name", "birth", "date", "class", "symptoms", "software", "device", "rate", "lead", "unit"}
 
-// decodeECG reads one ECG CSV. Name and birth date are passed over.
+// decodeECG reads one ECG CSV. It skips the name and the birth date.
 func decodeECG(ctx context.Context, in adapters.Input, format string, sink adapters.Sink) error {
 	fail := func(line int, rule string) error {
 		return &adapters.PayloadError{Format: format, Where: "line " + strconv.Itoa(line), Rule: rule}
@@ -104,8 +104,8 @@ func decodeECG(ctx context.Context, in adapters.Input, format string, sink adapt
 	return sink.Sample(s)
 }
 
-// cutCSV cuts a header line at its first comma; the value may be quoted, or
-// hold a decimal comma.
+// cutCSV splits a header line at its first comma. The value may be quoted or have
+// a decimal comma.
 func cutCSV(line string) (key, value string, ok bool) {
 	line = strings.TrimPrefix(strings.TrimSpace(line), "\ufeff")
 	key, value, ok = strings.Cut(line, ",")
@@ -116,11 +116,13 @@ func cutCSV(line string) (key, value string, ok bool) {
 	return strings.Trim(strings.TrimSpace(key), `"`), value, ok
 }
 
+// ecgSample makes the sample of a recording. If the header is invalid, it
+// returns nil with the position and the broken rule.
 func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) (s *sample.Sample, where, rule string) {
 	c := newClock(in.Received)
 	start, ok := c.parse([]byte(h["date"]))
 	if !ok || !c.plausible(start) {
-		return nil, "line 3", "the recorded date is unreadable or absurd"
+		return nil, "line 3", "the recorded date is unreadable or out of range"
 	}
 	rate, num := sampleRate(h["rate"])
 	if rate == 0 {
@@ -142,7 +144,7 @@ func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) 
 			Series: &sample.SeriesData{Period: period, Unit: unit, Data: string(data)}},
 		VendorID: "ecg/" + strconv.FormatInt(start.Unix(), 10) + "/" + hex.EncodeToString(sum[:8]),
 		Device: sample.Device{Manufacturer: "Apple Inc.", Hardware: h["device"], Model: ecgModel(h["device"]),
-			Kind: deviceKind(h["device"])},
+			Kind: deviceType(h["device"])},
 		Source: sample.Source{Name: "ECG", Version: h["software"]},
 	}
 	add := func(name string, v sample.Value) {
@@ -157,6 +159,7 @@ func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) 
 	return s, "", ""
 }
 
+// ecgModel returns the model of a hardware identifier such as "Watch7,2".
 func ecgModel(hardware string) string {
 	if strings.HasPrefix(hardware, "Watch") {
 		return "Watch"
@@ -164,7 +167,7 @@ func ecgModel(hardware string) string {
 	return ""
 }
 
-// sampleRate reads "511,422 Hertz" with any kind of space.
+// sampleRate reads a rate such as "511,422 Hertz", with any space before the unit.
 func sampleRate(s string) (float64, string) {
 	n := strings.IndexFunc(s, func(r rune) bool { return r != '.' && r != ',' && (r < '0' || r > '9') })
 	if n >= 0 {
@@ -181,6 +184,7 @@ func sampleRate(s string) (float64, string) {
 	return f, string(num)
 }
 
+// ecgUnit returns the unit as "uV" or "mV".
 func ecgUnit(s string) (string, bool) {
 	switch s {
 	case "µV", "μV", "uV", "mcV":
@@ -191,7 +195,8 @@ func ecgUnit(s string) (string, bool) {
 	return "", false
 }
 
-// looksLikeECG sees the third line's date and the unit's line.
+// looksLikeECG reports whether the third line has a date and a later one has the
+// unit of an ECG.
 func looksLikeECG(head []byte) bool {
 	lines := strings.SplitN(string(head[:min(len(head), 4096)]), "\n", 20)
 	if len(lines) < 10 {

@@ -18,10 +18,10 @@ import (
 
 const (
 	channelHAE = "hae"
-	// maxItem bounds one datum, and all rows of a metric that come before
-	// its name.
-	maxItem     = 16 << 20
-	maxJSONDeep = 32
+	// maxItem is the limit for one item in bytes, and for the rows of a metric
+	// that precede its name.
+	maxItem      = 16 << 20
+	maxJSONDepth = 32
 )
 
 var (
@@ -29,7 +29,7 @@ var (
 	errDeep = errors.New("JSON is nested over 32 deep")
 )
 
-// haeSections are the keys of "data" and how an item of each is read.
+// haeSections maps the keys of "data" to the readers of their items.
 var haeSections = map[string]func(*haeDecoder, *fastjson.Value) error{
 	"metrics": nil, "workouts": nil, // streamed
 	"stateOfMind": (*haeDecoder).stateOfMind, "medications": (*haeDecoder).medication,
@@ -37,7 +37,8 @@ var haeSections = map[string]func(*haeDecoder, *fastjson.Value) error{
 	"ecg": (*haeDecoder).ecg, "heartRateNotifications": (*haeDecoder).notification,
 }
 
-// looksLikeHAE sees {"data":{}} with our sections, or nothing, in it.
+// looksLikeHAE reports whether head begins an object with a member "data" that is
+// empty or begins with one of haeSections.
 func looksLikeHAE(head []byte) bool {
 	d := jsontext.NewDecoder(bytes.NewReader(head))
 	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
@@ -61,29 +62,31 @@ func looksLikeHAE(head []byte) bool {
 		if err != nil {
 			return false
 		}
-		_, known := haeSections[t.String()]
-		return t.Kind() == '}' || known
+		_, ok := haeSections[t.String()]
+		return t.Kind() == '}' || ok
 	}
 	return false
 }
 
-// meter limits how much may be read between two items and reports progress.
+// meter limits the bytes that may be read between two items to maxItem, and reports
+// progress.
 type meter struct {
-	r       io.Reader
-	n, mark int64
-	told    int64
-	sink    adapters.Sink
+	src      io.Reader
+	read     int64
+	mark     int64 // read at the start of the current item
+	reported int64 // read at the last call of Progress
+	sink     adapters.Sink
 }
 
 func (m *meter) Read(p []byte) (int, error) {
-	if m.n-m.mark > maxItem {
+	if m.read-m.mark > maxItem {
 		return 0, errItem
 	}
-	n, err := m.r.Read(p[:min(int64(len(p)), maxItem+1-(m.n-m.mark))])
-	m.n += int64(n)
-	if m.n-m.told >= progressStep {
-		m.told = m.n
-		m.sink.Progress(m.n)
+	n, err := m.src.Read(p[:min(int64(len(p)), maxItem+1-(m.read-m.mark))])
+	m.read += int64(n)
+	if m.read-m.reported >= progressStep {
+		m.reported = m.read
+		m.sink.Progress(m.read)
 	}
 	return n, err
 }
@@ -92,19 +95,21 @@ func (m *meter) Read(p []byte) (int, error) {
 type haeDecoder struct {
 	ctx    context.Context
 	sink   adapters.Sink
-	m      *meter
-	d      *jsontext.Decoder
+	meter  *meter
+	dec    *jsontext.Decoder
 	clock  *clock
 	names  *interner
 	parser fastjson.Parser
-	items  int
+	items  int // counted to check the context now and then
 
-	grain             grain            // of rows, by the delivery
-	lone              []*sample.Sample // metrics with rows at one midnight only
-	sawDays, sawHours bool             // whether other metrics have rows that are days, or not
+	aggregation   aggregation      // of the rows, from the delivery
+	loneMidnights []*sample.Sample // rows of metrics with a single midnight
+	sawDailyRows  bool             // some metric has rows at several midnights and at no other time
+	sawOtherRows  bool             // some metric has rows at another time than midnight
 }
 
-// coarse is the sink of a channel that knows a source by its name only.
+// coarse marks every sample as Coarse: Health Auto Export states the name of a
+// source but not its device.
 type coarse struct{ adapters.Sink }
 
 func (c coarse) Sample(s *sample.Sample) error {
@@ -114,29 +119,30 @@ func (c coarse) Sample(s *sample.Sample) error {
 
 func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
 	sink = coarse{sink}
-	m := &meter{r: in.Body, sink: sink}
+	m := &meter{src: in.Body, sink: sink}
 	h := &haeDecoder{
-		ctx: ctx, sink: sink, m: m, d: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),
+		ctx: ctx, sink: sink, meter: m, dec: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),
 		clock: newClock(in.Received), names: newInterner(8192),
-		grain: grainOf(in.Delivery[headerAggregation]),
+		aggregation: parseAggregation(in.Delivery[headerAggregation]),
 	}
 	if err := h.run(); err != nil {
 		return err
 	}
-	if err := h.loners(); err != nil {
+	if err := h.flushLoneMidnights(); err != nil {
 		return err
 	}
-	sink.Progress(m.n)
+	sink.Progress(m.read)
 	return nil
 }
 
-func (h *haeDecoder) where() string { return "offset " + strconv.FormatInt(h.d.InputOffset(), 10) }
+func (h *haeDecoder) where() string { return "offset " + strconv.FormatInt(h.dec.InputOffset(), 10) }
 
 func (h *haeDecoder) fail(rule string, err error) error {
 	return &adapters.PayloadError{Format: formatHAE, Where: h.where(), Rule: rule, Err: err}
 }
 
-// readError names the rule; the decoder's own text may quote the body.
+// readError translates an error of the JSON decoder. The decoder's text is
+// replaced because it may quote the body.
 func (h *haeDecoder) readError(err error) error {
 	var syntax *jsontext.SyntacticError
 	switch {
@@ -155,37 +161,38 @@ func (h *haeDecoder) readError(err error) error {
 }
 
 func (h *haeDecoder) token() (jsontext.Token, error) {
-	h.m.mark = h.m.n
-	t, err := h.d.ReadToken()
+	h.meter.mark = h.meter.read
+	t, err := h.dec.ReadToken()
 	if err != nil {
 		return t, h.readError(err)
 	}
-	if h.d.StackDepth() > maxJSONDeep {
+	if h.dec.StackDepth() > maxJSONDepth {
 		return t, h.readError(errDeep)
 	}
 	return t, nil
 }
 
-// value reads one item whole.
+// value reads one complete value.
 func (h *haeDecoder) value() ([]byte, error) {
-	h.m.mark = h.m.n
+	h.meter.mark = h.meter.read
 	if h.items++; h.items&255 == 0 {
 		if err := h.ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
-	v, err := h.d.ReadValue()
+	v, err := h.dec.ReadValue()
 	if err != nil {
 		return nil, h.readError(err)
 	}
-	if depth(v) > maxJSONDeep {
+	if jsonDepth(v) > maxJSONDepth {
 		return nil, h.readError(errDeep)
 	}
 	return v, nil
 }
 
-func depth(b []byte) int {
-	deep, most, quoted := 0, 0, false
+// jsonDepth returns the nesting depth of a JSON value.
+func jsonDepth(b []byte) int {
+	depth, deepest, quoted := 0, 0, false
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {
 		case quoted && c == '\\':
@@ -194,23 +201,23 @@ func depth(b []byte) int {
 			quoted = !quoted
 		case quoted:
 		case c == '{' || c == '[':
-			deep++
-			most = max(most, deep)
+			depth++
+			deepest = max(deepest, depth)
 		case c == '}' || c == ']':
-			deep--
+			depth--
 		}
 	}
-	return most
+	return deepest
 }
 
-// skip passes over a value of any length token by token.
+// skip reads past a value of any length, token by token.
 func (h *haeDecoder) skip() error {
-	base := h.d.StackDepth()
+	base := h.dec.StackDepth()
 	for {
 		if _, err := h.token(); err != nil {
 			return err
 		}
-		if h.d.StackDepth() <= base {
+		if h.dec.StackDepth() <= base {
 			return nil
 		}
 		if h.items++; h.items&4095 == 0 {
@@ -221,8 +228,8 @@ func (h *haeDecoder) skip() error {
 	}
 }
 
-// object calls each with every name of the object that comes; each consumes
-// the value. A null is an empty object, anything else is skipped.
+// object calls each with every name of the next object; each must read the value.
+// A value that is not an object is skipped.
 func (h *haeDecoder) object(each func(name string) error) error {
 	return h.nested('{', func() error {
 		t, err := h.token()
@@ -233,20 +240,22 @@ func (h *haeDecoder) object(each func(name string) error) error {
 	})
 }
 
-// array calls each before every element; each consumes it.
+// array calls each before every element of the next array; each must read it. A
+// value that is not an array is skipped.
 func (h *haeDecoder) array(each func() error) error { return h.nested('[', each) }
 
+// nested calls each until the value that begins with open ends.
 func (h *haeDecoder) nested(open jsontext.Kind, each func() error) error {
-	h.m.mark = h.m.n
-	if h.d.PeekKind() != open {
+	h.meter.mark = h.meter.read
+	if h.dec.PeekKind() != open {
 		return h.skip()
 	}
 	if _, err := h.token(); err != nil {
 		return err
 	}
 	for {
-		h.m.mark = h.m.n
-		switch h.d.PeekKind() {
+		h.meter.mark = h.meter.read
+		switch h.dec.PeekKind() {
 		case '}', ']':
 			_, err := h.token()
 			return err
@@ -263,13 +272,14 @@ func (h *haeDecoder) nested(open jsontext.Kind, each func() error) error {
 	}
 }
 
+// run reads the body: one object with an object "data".
 func (h *haeDecoder) run() error {
 	found := false
 	err := h.object(func(name string) error {
 		if name != "data" {
 			return h.skip()
 		}
-		found = h.d.PeekKind() == '{'
+		found = h.dec.PeekKind() == '{'
 		return h.object(h.section)
 	})
 	if err != nil {
@@ -278,12 +288,13 @@ func (h *haeDecoder) run() error {
 	if !found {
 		return h.fail("no object \"data\"", nil)
 	}
-	if _, err := h.d.ReadToken(); err != io.EOF {
+	if _, err := h.dec.ReadToken(); err != io.EOF {
 		return h.fail("more than one JSON value", nil)
 	}
 	return nil
 }
 
+// section reads one member of "data".
 func (h *haeDecoder) section(name string) error {
 	switch name {
 	case "metrics":
@@ -299,7 +310,8 @@ func (h *haeDecoder) section(name string) error {
 	return h.array(func() error { return h.item(name, func(v *fastjson.Value) error { return read(h, v) }) })
 }
 
-// item reads one object and gives it to read; anything else is rejected.
+// item reads one object and passes it to read. A value of another type is
+// rejected.
 func (h *haeDecoder) item(metric string, read func(*fastjson.Value) error) error {
 	raw, err := h.value()
 	if err != nil {
@@ -308,13 +320,15 @@ func (h *haeDecoder) item(metric string, read func(*fastjson.Value) error) error
 	return h.parsed(metric, raw, read)
 }
 
+// parsed parses an item and passes it to read. An itemError of read rejects the
+// item.
 func (h *haeDecoder) parsed(metric string, raw []byte, read func(*fastjson.Value) error) error {
 	v, err := h.parser.ParseBytes(raw)
 	if err != nil || v.Type() != fastjson.TypeObject {
-		return h.reject(sample.ReasonMissing, metric, "the item is no object", raw)
+		return h.reject(sample.ReasonMissing, metric, "the item is not an object", raw)
 	}
 	err = read(v)
-	var bad *badItem
+	var bad *itemError
 	if errors.As(err, &bad) {
 		return h.reject(bad.reason, metric, bad.rule, raw)
 	}
@@ -325,17 +339,17 @@ func (h *haeDecoder) reject(reason, metric, rule string, raw []byte) error {
 	return h.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Where: h.where(), Detail: rule, Raw: raw})
 }
 
-// badItem says why one item is rejected.
-type badItem struct{ reason, rule string }
+// itemError is the reason for rejecting one item.
+type itemError struct{ reason, rule string }
 
-func (b *badItem) Error() string { return b.rule }
+func (b *itemError) Error() string { return b.rule }
 
-// str is a member that is a non-empty string, trimmed.
+// str returns a string member, trimmed, or "" if there is none.
 func str(v *fastjson.Value, key string) string {
 	return strings.TrimSpace(string(v.GetStringBytes(key)))
 }
 
-// num is a member that is a number, as written; "" if it is absent or null.
+// num returns a number member as FHIR's decimal, or "" if it is absent or null.
 func num(v *fastjson.Value, key string) (string, error) {
 	x := v.Get(key)
 	if x == nil || x.Type() == fastjson.TypeNull {
@@ -350,21 +364,21 @@ func num(v *fastjson.Value, key string) (string, error) {
 	}
 	out, ok := decimal(b)
 	if !ok {
-		return "", &badItem{sample.ReasonBadValue, key + " is not a decimal"}
+		return "", &itemError{sample.ReasonBadValue, key + " is not a decimal"}
 	}
 	return string(out), nil
 }
 
-// haeLayouts are the forms dates were seen in, after spaces are made plain
-// and AM and PM upper case.
+// haeLayouts lists the date layouts that occur in payloads. Special spaces are
+// replaced and AM and PM are upper-cased before parsing.
 var haeLayouts = []string{
 	"2006-01-02 15:04:05 -0700", "2006-01-02 3:04:05 PM -0700", "2006-01-02T15:04:05Z07:00",
 	"2006-01-02T15:04:05.999999999Z07:00",
 	"2006-01-02T15:04:05-0700", "2006-01-02 15:04 -0700", "2006-01-02 3:04 PM -0700",
 }
 
-// when is a member that is a date; ok is false if it is absent or null.
-func (h *haeDecoder) when(v *fastjson.Value, key string) (t time.Time, ok bool, err error) {
+// date reads a date member; ok is false if it is absent or null.
+func (h *haeDecoder) date(v *fastjson.Value, key string) (t time.Time, ok bool, err error) {
 	b := v.GetStringBytes(key)
 	if len(b) == 0 {
 		return t, false, nil
@@ -381,10 +395,10 @@ func (h *haeDecoder) when(v *fastjson.Value, key string) (t time.Time, ok bool, 
 		}
 	}
 	if !ok {
-		return t, false, &badItem{sample.ReasonBadTime, key + " is unreadable"}
+		return t, false, &itemError{sample.ReasonBadTime, key + " is unreadable"}
 	}
 	if !h.clock.plausible(t) {
-		return t, false, &badItem{sample.ReasonBadTime, key + " is before 1900 or in the future"}
+		return t, false, &itemError{sample.ReasonBadTime, key + " is before 1900 or in the future"}
 	}
 	return t, true, nil
 }

@@ -13,13 +13,15 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// maxHeld rows are looked at to see whether a metric is aggregated by day.
-const maxHeld = 1000
+// maxPending is the number of midnight rows after which a metric counts as
+// aggregated by day.
+const maxPending = 1000
 
+// metric reads one metric: its name, its units and its rows.
 func (h *haeDecoder) metric() error {
-	r := &rows{h: h}
-	var late []byte // data that came before name and units
-	named, united := false, false
+	r := &rows{decoder: h}
+	var early []byte // rows that precede the name or the units
+	hasName, hasUnits := false, false
 	err := h.object(func(key string) error {
 		switch key {
 		case "name", "units":
@@ -29,20 +31,20 @@ func (h *haeDecoder) metric() error {
 			}
 			s, err := jsontext.AppendUnquote(nil, v)
 			if err != nil {
-				s = nil // null or no string: as if absent
+				s = nil // a value that is not a string counts as absent
 			}
 			if key == "name" {
-				r.name, named = h.names.get(s), true
+				r.name, hasName = h.names.get(s), true
 			} else {
-				r.units, united = h.names.get(s), true
+				r.units, hasUnits = h.names.get(s), true
 			}
 			return nil
 		case "data":
-			if named && united {
+			if hasName && hasUnits {
 				return h.array(func() error { return h.item(r.metric(), r.row) })
 			}
 			v, err := h.value()
-			late = bytes.Clone(v)
+			early = bytes.Clone(v)
 			return err
 		}
 		return h.skip()
@@ -50,30 +52,31 @@ func (h *haeDecoder) metric() error {
 	if err != nil {
 		return err
 	}
-	if late != nil {
-		if err := r.late(late); err != nil {
+	if early != nil {
+		if err := r.early(early); err != nil {
 			return err
 		}
 	}
 	return r.end()
 }
 
-// late reads rows that were kept until the metric's name was known.
-func (r *rows) late(b []byte) error {
+// early reads the rows that preceded the name or the units of their metric.
+func (r *rows) early(b []byte) error {
 	var p fastjson.Parser
 	v, err := p.ParseBytes(b)
 	if err != nil || v.Type() != fastjson.TypeArray {
-		return nil // null, or no list: no rows
+		return nil // null or not an array: no rows
 	}
 	for _, x := range v.GetArray() {
-		if err := r.h.parsed(r.metric(), x.MarshalTo(nil), r.row); err != nil {
+		if err := r.decoder.parsed(r.metric(), x.MarshalTo(nil), r.row); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// metric is the name if it looks like one; others are never repeated.
+// metric returns the name of the metric if it is in snake_case, and "" otherwise:
+// other texts are never copied from a payload.
 func (r *rows) metric() string {
 	if n := len(r.name); n == 0 || n > 64 {
 		return ""
@@ -86,11 +89,12 @@ func (r *rows) metric() string {
 	return r.name
 }
 
+// row reads one row of the metric.
 func (r *rows) row(v *fastjson.Value) error {
 	if r.metric() == "" {
-		return &badItem{sample.ReasonUnmapped, "the metric has no name in snake_case"}
+		return &itemError{sample.ReasonUnmapped, "the metric has no name in snake_case"}
 	}
-	h := r.h
+	h := r.decoder
 	if r.name == "sleep_analysis" {
 		if v.Exists("value") {
 			return h.sleepSegment(v)
@@ -106,18 +110,19 @@ func (r *rows) row(v *fastjson.Value) error {
 		return err
 	}
 	if s.Value.Kind == sample.None && len(s.Components) == 0 {
-		return &badItem{sample.ReasonMissing, "no value"}
+		return &itemError{sample.ReasonMissing, "no value"}
 	}
-	r.average(s)
+	r.markMean(s)
 	return r.put(s)
 }
 
-// span fills Start and End; the start may also be named startDate or start.
+// span sets Start and End. The start may also be named startDate or start, the end
+// may also be named end.
 func (h *haeDecoder) span(s *sample.Sample, v *fastjson.Value, start, end string) error {
 	var ok bool
 	var err error
 	for _, key := range []string{start, "startDate", "start"} {
-		if s.Start, ok, err = h.when(v, key); ok || err != nil {
+		if s.Start, ok, err = h.date(v, key); ok || err != nil {
 			break
 		}
 	}
@@ -125,10 +130,10 @@ func (h *haeDecoder) span(s *sample.Sample, v *fastjson.Value, start, end string
 		return err
 	}
 	if !ok {
-		return &badItem{sample.ReasonMissing, "no date"}
+		return &itemError{sample.ReasonMissing, "no date"}
 	}
 	for _, key := range []string{end, "end"} {
-		if s.End, ok, err = h.when(v, key); ok || err != nil {
+		if s.End, ok, err = h.date(v, key); ok || err != nil {
 			break
 		}
 	}
@@ -138,18 +143,19 @@ func (h *haeDecoder) span(s *sample.Sample, v *fastjson.Value, start, end string
 	case !ok || s.End.Equal(s.Start):
 		s.End = time.Time{}
 	case s.End.Before(s.Start):
-		return &badItem{sample.ReasonBadTime, "the end is before the start"}
+		return &itemError{sample.ReasonBadTime, "the end is before the start"}
 	}
 	return nil
 }
 
-// haeNumbers are the members of a row that are numbers, and the components
-// that they become.
+// haeNumbers lists the number members of a row with the names of their
+// components.
 var haeNumbers = [][2]string{
 	{"systolic", "systolic"}, {"diastolic", "diastolic"},
 	{"Unspecified", "unspecified"}, {"Protection Used", "protectionUsed"}, {"Protection Not Used", "protectionNotUsed"},
 }
 
+// values sets the value and the components of s from the members of a row.
 func (r *rows) values(s *sample.Sample, v *fastjson.Value) error {
 	for _, key := range []string{"qty", "Avg"} {
 		n, err := num(v, key)
@@ -161,7 +167,7 @@ func (r *rows) values(s *sample.Sample, v *fastjson.Value) error {
 		}
 	}
 	add := func(key, name string) error {
-		n, err := r.h.part(v, s.Metric, key, name)
+		n, err := r.decoder.componentNumber(v, s.Metric, key, name)
 		if err == nil && n != "" && n != s.Value.Num {
 			s.Components = append(s.Components, sample.Component{Name: name, Value: number(n, r.units)})
 		}
@@ -202,7 +208,7 @@ func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 		Value:  code(str(v, "value")),
 	}
 	if s.Value.Text == "" {
-		return &badItem{sample.ReasonMissing, "no value"}
+		return &itemError{sample.ReasonMissing, "no value"}
 	}
 	if err := h.span(s, v, "startDate", "endDate"); err != nil {
 		return err
@@ -210,8 +216,7 @@ func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 	return h.sink.Sample(s)
 }
 
-// sleepNight reads an aggregated night. "asleep" is sleep without a stage
-// where stages are given, the whole sleep in old versions.
+// sleepNight reads an aggregated night. nightParts describes its members.
 func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	source := str(v, "source")
 	if source == "" {
@@ -219,25 +224,25 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	}
 	s := &sample.Sample{Metric: "night", Channel: channelHAE, Source: sample.Source{Name: source}}
 	for _, keys := range [][2]string{{"sleepStart", "sleepEnd"}, {"inBedStart", "inBedEnd"}} {
-		var x sample.Sample
+		var period sample.Sample
 		if v.Get(keys[0]) == nil || v.Get(keys[0]).Type() == fastjson.TypeNull {
 			continue
 		}
-		if err := h.span(&x, v, keys[0], keys[1]); err != nil {
+		if err := h.span(&period, v, keys[0], keys[1]); err != nil {
 			return err
 		}
-		if x.End.IsZero() {
-			x.End = x.Start
+		if period.End.IsZero() {
+			period.End = period.Start
 		}
-		if s.Start.IsZero() || x.Start.Before(s.Start) {
-			s.Start = x.Start
+		if s.Start.IsZero() || period.Start.Before(s.Start) {
+			s.Start = period.Start
 		}
-		if x.End.After(s.End) {
-			s.End = x.End
+		if period.End.After(s.End) {
+			s.End = period.End
 		}
 	}
 	if s.Start.IsZero() {
-		return &badItem{sample.ReasonMissing, "no sleepStart"}
+		return &itemError{sample.ReasonMissing, "no sleepStart"}
 	}
 	if err := h.nightParts(s, v, units); err != nil {
 		return err
@@ -246,7 +251,7 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 		h.sink.Drop(sample.DropPlaceholder, s.Metric, 1)
 		return nil
 	}
-	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/h" + s.Start.Format("15")
+	s.VendorID = "night/" + hashName(source) + "/" + s.End.Format(time.DateOnly) + "/h" + s.Start.Format("15")
 	return h.sink.Sample(s)
 }
 
@@ -262,7 +267,7 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 	}
 	rate, _ := sampleRate(freq)
 	if rate == 0 {
-		return &badItem{sample.ReasonMissing, "no samplingFrequency"}
+		return &itemError{sample.ReasonMissing, "no samplingFrequency"}
 	}
 	var data []byte
 	unit := ""
@@ -273,7 +278,7 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 		}
 		u, ok := ecgUnit(str(m, "units"))
 		if n == "" || !ok || i > 0 && u != unit {
-			return &badItem{sample.ReasonBadUnit,
+			return &itemError{sample.ReasonBadUnit,
 				"a voltage without a value, or in another unit than microvolt or millivolt"}
 		}
 		unit = u
@@ -283,17 +288,17 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 		data = append(data, n...)
 	}
 	if len(data) == 0 {
-		return &badItem{sample.ReasonMissing, "no voltages"}
+		return &itemError{sample.ReasonMissing, "no voltages"}
 	}
 	s.Value = sample.Value{Kind: sample.Series, Series: &sample.SeriesData{
 		Period: time.Duration(math.Round(float64(time.Second) / rate)), Unit: unit, Data: string(data),
 	}}
 	addText(s, "classification", str(v, "classification"))
 	addText(s, "severity", str(v, "severity"))
-	if s.End.IsZero() { // as long as its voltages
+	if s.End.IsZero() { // the voltages and their rate determine the duration
 		s.End = s.Start.Add(time.Duration(len(v.GetArray("voltageMeasurements"))) * s.Value.Series.Period)
 	}
-	bpm, err := h.part(v, s.Metric, "averageHeartRate", "averageHeartRate")
+	bpm, err := h.componentNumber(v, s.Metric, "averageHeartRate", "averageHeartRate")
 	if err != nil {
 		return err
 	}
@@ -310,17 +315,17 @@ func (h *haeDecoder) notification(v *fastjson.Value) error {
 	if err := h.span(s, v, "start", "end"); err != nil {
 		return err
 	}
-	threshold, err := h.part(v, s.Metric, "threshold", "threshold")
+	threshold, err := h.componentNumber(v, s.Metric, "threshold", "threshold")
 	if err != nil {
 		return err
 	}
 	if threshold != "" {
 		s.Components = append(s.Components, sample.Component{Name: "threshold", Value: number(threshold, "count/min")})
 	}
-	var low, high span
+	var low, high extreme
 	unit := ""
 	for _, x := range v.GetArray("heartRate") {
-		n, err := h.part(x, s.Metric, "hr", "heartRate")
+		n, err := h.componentNumber(x, s.Metric, "hr", "heartRate")
 		if err != nil {
 			return err
 		}
@@ -336,19 +341,19 @@ func (h *haeDecoder) notification(v *fastjson.Value) error {
 	return h.sink.Sample(s)
 }
 
-// span keeps the smallest or largest number as it was written.
-type span struct {
-	text string
-	f    float64
+// extreme keeps the smallest or the largest of several numbers as it was written.
+type extreme struct {
+	text  string
+	value float64
 }
 
-func (s *span) min(n string) { s.keep(n, func(f float64) bool { return f < s.f }) }
-func (s *span) max(n string) { s.keep(n, func(f float64) bool { return f > s.f }) }
+func (e *extreme) min(n string) { e.keep(n, func(f float64) bool { return f < e.value }) }
+func (e *extreme) max(n string) { e.keep(n, func(f float64) bool { return f > e.value }) }
 
-func (s *span) keep(n string, better func(float64) bool) {
+func (e *extreme) keep(n string, better func(float64) bool) {
 	f, err := strconv.ParseFloat(n, 64)
-	if err == nil && (s.text == "" || better(f)) {
-		s.text, s.f = n, f
+	if err == nil && (e.text == "" || better(f)) {
+		e.text, e.value = n, f
 	}
 }
 
@@ -372,7 +377,7 @@ func (h *haeDecoder) stateOfMind(v *fastjson.Value) error {
 		}
 		addText(s, key, strings.Join(words, ", "))
 	}
-	class, err := h.part(v, s.Metric, "valenceClassification", "valenceClassification")
+	class, err := h.componentNumber(v, s.Metric, "valenceClassification", "valenceClassification")
 	if err != nil {
 		return err
 	}
@@ -383,15 +388,15 @@ func (h *haeDecoder) stateOfMind(v *fastjson.Value) error {
 }
 
 func (h *haeDecoder) symptom(v *fastjson.Value) error {
-	return h.named(v, "symptom", "name", func(s *sample.Sample) { addCode(s, "severity", str(v, "severity")) })
+	return h.namedItem(v, "symptom", "name", func(s *sample.Sample) { addCode(s, "severity", str(v, "severity")) })
 }
 
 func (h *haeDecoder) cycle(v *fastjson.Value) error {
-	return h.named(v, "cycleTracking", "name", func(s *sample.Sample) { addCode(s, "value", str(v, "value")) })
+	return h.namedItem(v, "cycleTracking", "name", func(s *sample.Sample) { addCode(s, "value", str(v, "value")) })
 }
 
 func (h *haeDecoder) medication(v *fastjson.Value) error {
-	return h.named(v, "medication", "displayText", func(s *sample.Sample) {
+	return h.namedItem(v, "medication", "displayText", func(s *sample.Sample) {
 		s.Value.Kind = sample.Text
 		addCode(s, "status", str(v, "status"))
 		addCode(s, "form", str(v, "form"))
@@ -399,16 +404,17 @@ func (h *haeDecoder) medication(v *fastjson.Value) error {
 	})
 }
 
-// named reads an item whose value is a name.
-func (h *haeDecoder) named(v *fastjson.Value, metric, key string, more func(*sample.Sample)) error {
+// namedItem reads an item with a name as its value. The function more adds the
+// other members.
+func (h *haeDecoder) namedItem(v *fastjson.Value, metric, key string, more func(*sample.Sample)) error {
 	s := &sample.Sample{
 		Metric: metric, Channel: channelHAE, Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))},
 		UserEntered: v.GetBool("userEntered"), Value: code(str(v, key)),
 	}
 	if s.Value.Text == "" {
-		return &badItem{sample.ReasonMissing, "no " + key}
+		return &itemError{sample.ReasonMissing, "no " + key}
 	}
-	// Two symptoms may begin at one instant.
+	// Two symptoms may begin at the same instant.
 	s.KeyValue = true
 	if err := h.span(s, v, "date", "end"); err != nil {
 		return err

@@ -9,22 +9,24 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// nightMembers are the members of an aggregated night and their components.
+// nightMembers lists the members of an aggregated night with the names of their
+// components.
 var nightMembers = [][2]string{{"deep", "deep"}, {"rem", "rem"}, {"core", "core"}, {"awake", "awake"},
 	{"asleep", "unspecified"}, {"inBed", "inBed"}}
 
-// nightParts fills value and components of an aggregated night. "asleep" is
-// sleep without a stage where the source has stages, else the whole sleep.
+// nightParts sets the value and the components of an aggregated night. "asleep" is
+// sleep without a stage if the source has stages, and the whole sleep otherwise.
 //
-// Health Auto Export writes 0 for what a source does not measure. So zeros of
-// deep, rem and core are measurements only where one of them is not zero; a
-// night of 0 h in bed, or asleep without any sleep, is none; and a source
-// without stages does not know that nobody was awake.
+// Health Auto Export writes 0 for members that a source does not measure.
+// Therefore a zero of deep, rem or core counts only if another stage is not zero.
+// Zero hours in bed and zero hours asleep never count. Zero hours awake count only
+// with stages, because a source without stages cannot detect that the wearer was
+// awake.
 func (h *haeDecoder) nightParts(s *sample.Sample, v *fastjson.Value, units string) error {
 	given := map[string]string{}
 	amount := map[string]float64{}
 	for _, k := range nightMembers {
-		n, err := h.part(v, s.Metric, k[0], k[1])
+		n, err := h.componentNumber(v, s.Metric, k[0], k[1])
 		if err != nil {
 			return err
 		}
@@ -35,7 +37,7 @@ func (h *haeDecoder) nightParts(s *sample.Sample, v *fastjson.Value, units strin
 		given[k[0]], amount[k[0]] = n, f
 	}
 	staged := amount["deep"] != 0 || amount["rem"] != 0 || amount["core"] != 0
-	stated, err := h.part(v, s.Metric, "totalSleep", "totalSleep")
+	stated, err := h.componentNumber(v, s.Metric, "totalSleep", "totalSleep")
 	if err != nil {
 		return err
 	}
@@ -57,7 +59,8 @@ func (h *haeDecoder) nightParts(s *sample.Sample, v *fastjson.Value, units strin
 		case measured:
 			s.Components = append(s.Components, sample.Component{Name: k[1], Value: number(n, units)})
 		default:
-			if err := h.leave(s.Metric, k[1], sample.DropPlaceholder, "zero stands for not measured"); err != nil {
+			err := h.rejectComponent(s.Metric, k[1], sample.DropPlaceholder, "zero stands for not measured")
+			if err != nil {
 				return err
 			}
 		}

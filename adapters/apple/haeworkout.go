@@ -10,8 +10,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// haeWorkoutNumbers are the {qty, units} members of a workout. "intesity" is
-// how version 1 writes it.
+// haeWorkoutNumbers maps the {qty, units} members of a workout to components.
+// Version 1 writes "intesity" for "intensity".
 var haeWorkoutNumbers = map[string]string{
 	"activeEnergyBurned": "activeEnergy", "activeEnergy": "activeEnergy", "distance": "distance",
 	"intensity": "averageMETs", "intesity": "averageMETs", "temperature": "weatherTemperature",
@@ -21,35 +21,37 @@ var haeWorkoutNumbers = map[string]string{
 	"avgHeartRate": "heartRateAverage", "maxHeartRate": "heartRateMaximum", "minHeartRate": "heartRateMinimum",
 }
 
-// workout reads one workout member by member, because its route and series
-// may be long.
+// workout reads one workout member by member because its route and its series may
+// be long.
 func (h *haeDecoder) workout() error {
-	if h.d.PeekKind() != '{' {
+	if h.dec.PeekKind() != '{' {
 		return h.item("HKWorkoutTypeIdentifier", func(*fastjson.Value) error { return nil })
 	}
-	w := &haeWorkout{h: h, s: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE},
-		plain: []byte{'{'}}
+	w := &haeWorkout{decoder: h, sample: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE},
+		members: []byte{'{'}}
 	if err := h.object(w.member); err != nil {
 		return err
 	}
-	w.plain = append(w.plain, '}')
-	return h.parsed(w.s.Metric, w.plain, w.end)
+	w.members = append(w.members, '}')
+	return h.parsed(w.sample.Metric, w.members, w.end)
 }
 
+// haeWorkout is a workout being read.
 type haeWorkout struct {
-	h         *haeDecoder
-	s         *sample.Sample
-	plain     []byte // the plain members, as one object
-	low, high span
+	decoder   *haeDecoder
+	sample    *sample.Sample
+	members   []byte // the scalar members, as one JSON object
+	low, high extreme
 	unit      string
 }
 
+// member reads one member of the workout.
 func (w *haeWorkout) member(name string) error {
-	h := w.h
+	h := w.decoder
 	switch {
-	case name == "heartRateData" && h.d.PeekKind() == '[':
-		return h.array(func() error { return h.item(w.s.Metric, w.heartRate) })
-	case h.d.PeekKind() == '[':
+	case name == "heartRateData" && h.dec.PeekKind() == '[':
+		return h.array(func() error { return h.item(w.sample.Metric, w.heartRate) })
+	case h.dec.PeekKind() == '[':
 		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
 		return h.skip()
 	}
@@ -64,15 +66,16 @@ func (w *haeWorkout) member(name string) error {
 	if err != nil {
 		return err
 	}
-	if len(w.plain) > 1 {
-		w.plain = append(w.plain, ',')
+	if len(w.members) > 1 {
+		w.members = append(w.members, ',')
 	}
-	w.plain = append(append(append(w.plain, '"'), name...), '"', ':')
-	w.plain = append(w.plain, v...)
+	w.members = append(append(append(w.members, '"'), name...), '"', ':')
+	w.members = append(w.members, v...)
 	return nil
 }
 
-// heartRate keeps the extremes of the series; its mean is not the workout's.
+// heartRate keeps the extremes of the heart rate series. A mean of the series
+// would not be the mean of the workout.
 func (w *haeWorkout) heartRate(v *fastjson.Value) error {
 	for _, key := range []string{"Min", "Max", "qty"} {
 		n, err := num(v, key)
@@ -92,18 +95,19 @@ func (w *haeWorkout) heartRate(v *fastjson.Value) error {
 	return nil
 }
 
+// end turns the members into a sample and emits it.
 func (w *haeWorkout) end(v *fastjson.Value) error {
-	s := w.s
+	s := w.sample
 	s.VendorID = str(v, "id")
 	name := str(v, "name")
 	if name == "" {
-		return &badItem{sample.ReasonMissing, "no name"}
+		return &itemError{sample.ReasonMissing, "no name"}
 	}
 	s.Value = code(name)
-	if err := w.h.span(s, v, "start", "end"); err != nil {
+	if err := w.decoder.span(s, v, "start", "end"); err != nil {
 		return err
 	}
-	n, err := w.h.part(v, s.Metric, "duration", "duration")
+	n, err := w.decoder.componentNumber(v, s.Metric, "duration", "duration")
 	if err != nil {
 		return err
 	}
@@ -123,18 +127,18 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 		s.Components = append(s.Components,
 			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
 	}
-	return w.h.sink.Sample(s)
+	return w.decoder.sink.Sample(s)
 }
 
-// totals reads the members that are amounts: {qty, units}, and the heart rate's
-// {min, avg, max} of such.
+// totals reads the {qty, units} members, and the heart rate with its {min, avg,
+// max} of {qty, units}.
 func (w *haeWorkout) totals(v *fastjson.Value) (err error) {
 	read := func(x *fastjson.Value, key, component, units string) {
 		if x == nil || x.Type() != fastjson.TypeObject || err != nil {
 			return
 		}
 		var n string
-		if n, err = w.h.part(x, w.s.Metric, key, component); err == nil {
+		if n, err = w.decoder.componentNumber(x, w.sample.Metric, key, component); err == nil {
 			w.add(component, n, units)
 		}
 	}
@@ -158,10 +162,10 @@ func (w *haeWorkout) add(name, n, unit string) {
 	if n == "" {
 		return
 	}
-	for _, c := range w.s.Components {
+	for _, c := range w.sample.Components {
 		if c.Name == name {
 			return
 		}
 	}
-	w.s.Components = append(w.s.Components, sample.Component{Name: name, Value: number(n, unit)})
+	w.sample.Components = append(w.sample.Components, sample.Component{Name: name, Value: number(n, unit)})
 }

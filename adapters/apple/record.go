@@ -15,64 +15,65 @@ const (
 	typeDiastolic = "HKQuantityTypeIdentifierBloodPressureDiastolic"
 )
 
-// record is the element being read; it is used again for the next one.
+// record is the element being read. The decoder reuses it for the next one.
 type record struct {
-	s        sample.Sample
+	sample   sample.Sample
 	device   *sample.Device
 	unit     string
-	reason   string // why it is rejected, "" if it is not
+	reason   string // reason for rejection, "" if the record is valid
 	detail   string
 	where    string
 	raw      []byte
-	syncID   string
-	version  int64 // of syncID; the greater is the later
-	external string
+	syncID   string // HKMetadataKeySyncIdentifier
+	version  int64  // HKMetadataKeySyncVersion: the greater version is the later one
+	external string // HKMetadataKeyExternalUUID
 }
 
+// reject sets the reason for rejection unless the record already has one.
 func (r *record) reject(reason, detail string) {
 	if r.reason == "" {
 		r.reason, r.detail = reason, detail
 	}
 }
 
-// begin clears r and reads what Record, Workout and others have in common.
+// begin clears r and reads the attributes that Record and Workout share.
 func (d *xmlDecoder) begin(r *record) {
-	d.last = nil
-	comps := r.s.Components[:0]
+	d.lastTemplate = nil
+	comps := r.sample.Components[:0]
 	*r = record{raw: r.raw[:0]}
-	r.s.Components = comps
-	r.s.Channel = channelXML
-	r.s.Zone = sample.ZoneInstant
-	r.s.KeyValue = true
+	r.sample.Components = comps
+	r.sample.Channel = channelXML
+	r.sample.Zone = sample.ZoneInstant
+	r.sample.KeyValue = true
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
 		switch string(a.name) {
 		case "sourceName":
-			r.s.Source.Name = d.names.get(d.sc.value(a))
+			r.sample.Source.Name = d.names.get(d.sc.value(a))
 		case "sourceVersion":
-			r.s.Source.Version = d.names.get(d.sc.value(a))
+			r.sample.Source.Version = d.names.get(d.sc.value(a))
 		case "device":
 			r.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
-			r.s.Device = *r.device
+			r.sample.Device = *r.device
 		case "startDate":
-			d.date(r, a, r.s.Start.IsZero())
+			d.date(r, a, r.sample.Start.IsZero())
 		case "endDate":
 			d.date(r, a, false)
 		}
 	}
-	if r.s.Start.IsZero() {
+	if r.sample.Start.IsZero() {
 		r.reject(sample.ReasonMissing, "startDate is missing")
 	}
-	if !r.s.End.IsZero() && r.s.End.Before(r.s.Start) {
+	if !r.sample.End.IsZero() && r.sample.End.Before(r.sample.Start) {
 		r.reject(sample.ReasonBadTime, "endDate is before startDate")
 	}
-	if r.s.End.Equal(r.s.Start) {
-		r.s.End = time.Time{}
+	if r.sample.End.Equal(r.sample.Start) {
+		r.sample.End = time.Time{}
 	}
 }
 
-// date reads a start or an end. In version 12 the end is written as a second
-// startDate.
+// date reads a start or an end date. Exports of version 12 write the end as a
+// second startDate.
 func (d *xmlDecoder) date(r *record, a *attr, start bool) {
 	t, ok := d.clock.parse(d.sc.value(a))
 	switch {
@@ -83,13 +84,13 @@ func (d *xmlDecoder) date(r *record, a *attr, start bool) {
 		r.reject(sample.ReasonBadTime, "a date is before 1900 or in the future")
 	}
 	if start {
-		r.s.Start = t
+		r.sample.Start = t
 	} else {
-		r.s.End = t
+		r.sample.End = t
 	}
 }
 
-// keepRaw copies the tag while it is in the buffer, if it will be rejected.
+// keepRaw copies the tag of a record to be rejected while it is in the buffer.
 func (d *xmlDecoder) keepRaw(r *record) {
 	if r.reason != "" {
 		r.where = d.where()
@@ -97,6 +98,7 @@ func (d *xmlDecoder) keepRaw(r *record) {
 	}
 }
 
+// record reads and emits the Record that just started.
 func (d *xmlDecoder) record() error {
 	r := &d.rec
 	d.begin(r)
@@ -105,19 +107,19 @@ func (d *xmlDecoder) record() error {
 		a := &d.sc.attrs[i]
 		switch string(a.name) {
 		case "type":
-			r.s.Metric = d.names.get(d.sc.value(a))
+			r.sample.Metric = d.names.get(d.sc.value(a))
 		case "unit":
 			r.unit = d.names.get(d.sc.value(a))
 		case "value":
 			value = a
 		}
 	}
-	if r.s.Metric == "" {
+	if r.sample.Metric == "" {
 		r.reject(sample.ReasonMissing, "type is missing")
 	}
 	d.recordValue(r, value)
 	if r.reason == "" {
-		d.learn(r)
+		d.addTemplate(r)
 	}
 	d.keepRaw(r)
 	if err := d.recordChildren(r); err != nil {
@@ -126,8 +128,9 @@ func (d *xmlDecoder) record() error {
 	return d.emit(r)
 }
 
+// recordValue sets the value: a number for types with a unit, else a code.
 func (d *xmlDecoder) recordValue(r *record, a *attr) {
-	isNumber := r.unit != "" || strings.HasPrefix(r.s.Metric, "HKQuantityTypeIdentifier")
+	isNumber := r.unit != "" || strings.HasPrefix(r.sample.Metric, "HKQuantityTypeIdentifier")
 	switch {
 	case a == nil && isNumber:
 		r.reject(sample.ReasonMissing, "value is missing")
@@ -138,18 +141,19 @@ func (d *xmlDecoder) recordValue(r *record, a *attr) {
 			r.reject(sample.ReasonBadValue, "value is not a decimal")
 			return
 		}
-		r.s.Value = number(d.values.get(num), r.unit)
+		r.sample.Value = number(d.values.get(num), r.unit)
 	default:
 		if v := bytes.TrimSpace(d.sc.value(a)); len(v) > 0 {
-			r.s.Value = code(d.names.get(v))
+			r.sample.Value = code(d.names.get(v))
 		}
 	}
 }
 
-// recordChildren is children without a closure: it runs for every Record.
+// recordChildren reads the children of a Record. It does not call children, to
+// save the closure for every Record.
 func (d *xmlDecoder) recordChildren(r *record) error {
 	for depth := d.sc.depth; ; {
-		ok, err := d.child(r)
+		ok, err := d.plainChild(r)
 		if err != nil {
 			return err
 		}
@@ -174,7 +178,8 @@ func (d *xmlDecoder) recordChildren(r *record) error {
 	}
 }
 
-// metaKey is a metadata key without Apple's prefix, which comes and goes.
+// metaKey returns a metadata key without Apple's prefix, which not all exports
+// have.
 func metaKey(b []byte) []byte {
 	if rest, ok := bytes.CutPrefix(b, []byte("HKMetadataKey")); ok {
 		return rest
@@ -183,7 +188,7 @@ func metaKey(b []byte) []byte {
 	return rest
 }
 
-// metadata reads one MetadataEntry of r. Keys of third parties are not ours.
+// metadata reads one MetadataEntry of r. Keys of other apps are ignored.
 func (d *xmlDecoder) metadata(r *record) {
 	k, v := d.attr("key"), d.attr("value")
 	if k == nil || v == nil {
@@ -192,19 +197,20 @@ func (d *xmlDecoder) metadata(r *record) {
 	d.entry(r, d.sc.value(k), d.sc.value(v))
 }
 
+// entry reads one pair of key and value of r's metadata.
 func (d *xmlDecoder) entry(r *record, key, val []byte) {
 	switch string(metaKey(key)) {
 	case "TimeZone":
 		if loc := d.clock.iana(d.names.get(val)); loc != nil {
-			r.s.IANA = d.names.get(val)
-			r.s.Zone = sample.ZoneStated
-			r.s.Start = inOffset(d.clock, r.s.Start, loc)
-			if !r.s.End.IsZero() {
-				r.s.End = inOffset(d.clock, r.s.End, loc)
+			r.sample.IANA = d.names.get(val)
+			r.sample.Zone = sample.ZoneStated
+			r.sample.Start = inOffset(d.clock, r.sample.Start, loc)
+			if !r.sample.End.IsZero() {
+				r.sample.End = inOffset(d.clock, r.sample.End, loc)
 			}
 		}
 	case "WasUserEntered":
-		r.s.UserEntered = string(val) == "1"
+		r.sample.UserEntered = string(val) == "1"
 	case "SyncIdentifier":
 		r.syncID = string(val)
 	case "SyncVersion":
@@ -214,7 +220,7 @@ func (d *xmlDecoder) entry(r *record, key, val []byte) {
 	case "ExternalUUID":
 		r.external = string(val)
 	case "VO2MaxTestType":
-		r.s.Method = vo2Method(val)
+		r.sample.Method = vo2Method(val)
 	case "HeartRateMotionContext":
 		d.component(r, "motionContext", code(d.names.get(val)))
 	case "BloodGlucoseMealTime":
@@ -242,6 +248,7 @@ func (d *xmlDecoder) entry(r *record, key, val []byte) {
 	}
 }
 
+// vo2Method returns the method for a value of HKVO2MaxTestType.
 func vo2Method(v []byte) string {
 	switch string(v) {
 	case "1":
@@ -256,28 +263,29 @@ func vo2Method(v []byte) string {
 	return ""
 }
 
-// component adds a part of the panel; of keys that repeat the first counts.
+// component adds a component. The first of several with the same name counts.
 func (d *xmlDecoder) component(r *record, name string, v sample.Value) {
 	if v.Kind == sample.Code && v.Text == "" {
 		return
 	}
-	for i := range r.s.Components {
-		if r.s.Components[i].Name == name {
+	for i := range r.sample.Components {
+		if r.sample.Components[i].Name == name {
 			return
 		}
 	}
-	r.s.Components = append(r.s.Components, sample.Component{Name: name, Value: v})
+	r.sample.Components = append(r.sample.Components, sample.Component{Name: name, Value: v})
 }
 
+// quantityComponent adds a component with a value such as "101.3 kPa".
 func (d *xmlDecoder) quantityComponent(r *record, name string, b []byte) {
 	num, unit, ok := quantity(b)
 	if !ok {
-		d.leave(r.s.Metric, name, "the value is no decimal with a unit")
+		d.rejectComponent(r.sample.Metric, name, "the value is not a decimal with a unit")
 		return
 	}
 	n := d.values.get(num)
 	if name == "weatherHumidity" {
-		// The system stores percent times 100 since 2018: "9400 %" is 94 %.
+		// Since 2018 the system writes percent times 100: "9400 %" is 94 %.
 		if f, err := strconv.ParseFloat(n, 64); err == nil && f > 100 {
 			n = strconv.FormatFloat(f/100, 'f', -1, 64)
 		}
@@ -285,24 +293,26 @@ func (d *xmlDecoder) quantityComponent(r *record, name string, b []byte) {
 	d.component(r, name, number(n, d.names.get(unit)))
 }
 
-// vendorID scopes an id by its source: two apps may use the same one. An
-// external UUID may stand for a whole session, so the start goes with it.
+// vendorID qualifies the id of a record by its source, because two apps may use
+// the same id. An external UUID may stand for a whole session, so the start is
+// added.
 func (d *xmlDecoder) vendorID(r *record) string {
 	if r.syncID == "" && r.external == "" {
 		return ""
 	}
-	src, ok := d.ids.Get(r.s.Source.Name)
+	src, ok := d.ids.Get(r.sample.Source.Name)
 	if !ok {
-		src = short(r.s.Source.Name)
-		d.ids.Add(r.s.Source.Name, src)
+		src = hashName(r.sample.Source.Name)
+		d.ids.Add(r.sample.Source.Name, src)
 	}
 	if r.syncID != "" {
 		return "sync/" + src + "/" + r.syncID
 	}
-	return "uuid/" + src + "/" + r.external + "/" + strconv.FormatInt(r.s.Start.Unix(), 10)
+	return "uuid/" + src + "/" + r.external + "/" + strconv.FormatInt(r.sample.Start.Unix(), 10)
 }
 
-// revision orders what several exports state: by the date of the export.
+// revision returns the date of the export, which orders the statements of several
+// exports.
 func (d *xmlDecoder) revision() int64 {
 	if d.exported.IsZero() {
 		return 0
@@ -310,39 +320,39 @@ func (d *xmlDecoder) revision() int64 {
 	return d.exported.UnixMicro()
 }
 
-// leave reports a component that is left out, while the rest is taken. An
-// error of the sink ends the decoding with the element.
-func (d *xmlDecoder) leave(metric, component, rule string) {
+// rejectComponent reports a component that is left out of a sample. An error of
+// the sink is kept in d.sinkErr and ends the decoding after the element.
+func (d *xmlDecoder) rejectComponent(metric, component, rule string) {
 	err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component,
 		Where: d.where(), Detail: rule})
-	d.failed = cmp.Or(d.failed, err)
+	d.sinkErr = cmp.Or(d.sinkErr, err)
 }
 
-// emit hands out a finished record.
+// emit passes a finished record to the sink.
 func (d *xmlDecoder) emit(r *record) error {
-	if d.failed != nil {
-		return d.failed
+	if d.sinkErr != nil {
+		return d.sinkErr
 	}
 	if r.reason != "" {
-		return d.sink.Reject(&sample.Reject{Reason: r.reason, Metric: r.s.Metric, Where: r.where, Detail: r.detail,
+		return d.sink.Reject(&sample.Reject{Reason: r.reason, Metric: r.sample.Metric, Where: r.where, Detail: r.detail,
 			Raw: r.raw})
 	}
-	if r.s.VendorID = d.vendorID(r); r.s.VendorID != "" {
-		r.s.KeyValue = false
-		if r.s.Revision = r.version; r.version == 0 {
-			r.s.Revision = d.revision()
+	if r.sample.VendorID = d.vendorID(r); r.sample.VendorID != "" {
+		r.sample.KeyValue = false
+		if r.sample.Revision = r.version; r.version == 0 {
+			r.sample.Revision = d.revision()
 		}
 	}
-	switch r.s.Metric {
+	switch r.sample.Metric {
 	case typeSystolic, typeDiastolic:
 		out, duplicate := d.bp.half(r)
 		if duplicate {
-			d.sink.Drop(sample.DropDuplicate, r.s.Metric, 1)
+			d.sink.Drop(sample.DropDuplicate, r.sample.Metric, 1)
 		}
 		if out == nil {
 			return nil
 		}
 		return d.sink.Sample(out)
 	}
-	return d.sink.Sample(&r.s)
+	return d.sink.Sample(&r.sample)
 }

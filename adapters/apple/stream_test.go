@@ -15,22 +15,24 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// weigher is a sink that looks at the heap now and then.
-type weigher struct {
+// heapSink measures the heap after every 16 MiB of progress.
+type heapSink struct {
 	discard
-	told int64
-	most uint64
+	read     int64
+	measured int64 // read at the last measurement
+	peak     uint64
 }
 
-func (w *weigher) Progress(n int64) {
-	if n-w.told < 16<<20 {
+func (s *heapSink) Progress(n int64) {
+	s.read = n
+	if n-s.measured < 16<<20 {
 		return
 	}
-	w.told = n
+	s.measured = n
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	w.most = max(w.most, m.HeapAlloc)
+	s.peak = max(s.peak, m.HeapAlloc)
 }
 
 func TestMemoryDoesNotGrowWithTheExport(t *testing.T) {
@@ -46,21 +48,21 @@ func TestMemoryDoesNotGrowWithTheExport(t *testing.T) {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	w := &weigher{}
+	sink := &heapSink{}
 	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: r,
-		Received: adaptertest.Received().AddDate(10, 0, 0)}, w); err != nil {
+		Received: adaptertest.Received().AddDate(10, 0, 0)}, sink); err != nil {
 		t.Fatal(err)
 	}
-	if w.told < size/10*9 {
-		t.Errorf("progress told of %d bytes", w.told)
+	if sink.read < size/10*9 {
+		t.Errorf("progress was reported up to %d bytes", sink.read)
 	}
-	if grown := int64(w.most) - int64(m.HeapAlloc); grown > 16<<20 {
-		t.Errorf("%d samples took %d bytes of heap", w.n, grown)
+	if grown := int64(sink.peak) - int64(m.HeapAlloc); grown > 16<<20 {
+		t.Errorf("%d samples increased the heap by %d bytes", sink.n, grown)
 	}
 }
 
-// TestQuantityRecordsDoNotAllocate counts over a document; what the decoder
-// itself needs does not depend on its length.
+// TestQuantityRecordsDoNotAllocate counts the allocations for a whole document. The
+// decoder itself allocates a number that does not depend on the length.
 func TestQuantityRecordsDoNotAllocate(t *testing.T) {
 	const records = 20000
 	var doc strings.Builder
@@ -86,9 +88,9 @@ func TestQuantityRecordsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// TestTwiceInOneTag: what is remembered of an attribute is that of its own
-// place.
-func TestTwiceInOneTag(t *testing.T) {
+// TestRepeatedAttributes reads tags with a missing, a repeated and a differently
+// quoted attribute, one after another: none may leak into the next tag.
+func TestRepeatedAttributes(t *testing.T) {
 	rec := func(units string) string {
 		return `<Record type="HKQuantityTypeIdentifierStepCount" ` + units +
 			` sourceName="A" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:01:00 +0200" value="3"/>`
@@ -106,37 +108,37 @@ func TestTwiceInOneTag(t *testing.T) {
 			units = append(units, s.Value.Unit)
 		}
 		if got := strings.Join(units, ","); got != "a,c,d,e,e,,f" {
-			t.Error(got)
+			t.Errorf("units: %s", got)
 		}
 	}
 }
 
-// stopper ends the decoding early.
-type stopper struct{ discard }
+// closedSink ends the decoding with its first sample.
+type closedSink struct{ discard }
 
-func (*stopper) Sample(*sample.Sample) error { return io.ErrClosedPipe }
+func (*closedSink) Sample(*sample.Sample) error { return io.ErrClosedPipe }
 
-// busy fails the test when it is read after its reader has given up.
-type busy struct {
+// watchedReader fails the test if it is read after Decode has returned.
+type watchedReader struct {
 	t    *testing.T
-	r    io.Reader
+	src  io.Reader
 	over bool
 }
 
-func (b *busy) Read(p []byte) (int, error) {
-	if b.over {
-		b.t.Error("read after Decode returned")
+func (r *watchedReader) Read(p []byte) (int, error) {
+	if r.over {
+		r.t.Error("read after Decode returned")
 	}
-	return b.r.Read(p)
+	return r.src.Read(p)
 }
 
-func TestNothingReadsOnAfterDecode(t *testing.T) {
+func TestDecodeStopsReadingWhenItReturns(t *testing.T) {
 	doc := bytes.Repeat([]byte(strings.ReplaceAll(sys, "BloodPressureSystolic", "HeartRate")), 1<<14)
-	b := &busy{t: t, r: io.MultiReader(strings.NewReader("<HealthData>"), bytes.NewReader(doc))}
-	in := adapters.Input{Format: formatXML, Body: b, Received: adaptertest.Received()}
-	if err := New().Decode(t.Context(), in, &stopper{}); err != io.ErrClosedPipe {
+	body := &watchedReader{t: t, src: io.MultiReader(strings.NewReader("<HealthData>"), bytes.NewReader(doc))}
+	in := adapters.Input{Format: formatXML, Body: body, Received: adaptertest.Received()}
+	if err := New().Decode(t.Context(), in, &closedSink{}); err != io.ErrClosedPipe {
 		t.Fatal(err)
 	}
-	b.over = true // unguarded: the race detector sees a reader that is left
+	body.over = true // without a lock, so that the race detector reports a remaining reader
 	time.Sleep(10 * time.Millisecond)
 }

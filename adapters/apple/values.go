@@ -9,102 +9,105 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	_ "time/tzdata" // HKTimeZone names zones, and a container may have none
+	_ "time/tzdata" // HKTimeZone names IANA zones, and a container may lack them
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/mapping/sample"
 )
 
-// interner keeps one string for equal bytes, so that the few thousand texts
-// that millions of records repeat are allocated once. It forgets everything
-// when it is full. It is a map rather than a golang-lru cache, because the lookup
-// by bytes must not allocate a string; the same holds for devices.
+// interner returns the same string for equal bytes, so that the few thousand
+// texts that millions of records repeat are allocated once. It forgets all
+// strings when it is full. It is a map rather than a golang-lru cache, because
+// the lookup by bytes must not allocate a string; the same holds for devices.
 type interner struct {
-	m     map[string]string
-	limit int
+	interned map[string]string
+	limit    int
 }
 
-func newInterner(limit int) *interner { return &interner{m: map[string]string{}, limit: limit} }
+func newInterner(limit int) *interner { return &interner{interned: map[string]string{}, limit: limit} }
 
 func (in *interner) get(b []byte) string {
-	if s, ok := in.m[string(b)]; ok {
+	if s, ok := in.interned[string(b)]; ok {
 		return s
 	}
 	if len(b) > 256 {
 		return string(b)
 	}
-	if len(in.m) >= in.limit {
-		clear(in.m)
+	if len(in.interned) >= in.limit {
+		clear(in.interned)
 	}
 	s := string(b)
-	in.m[s] = s
+	in.interned[s] = s
 	return s
 }
 
-// texts makes strings of numbers. Integers below 1000 are shared, others lie
-// behind one another in blocks of 4 KiB: who keeps one of them keeps its block,
-// and clones what is to live long.
-type texts struct {
+// numberStrings makes strings of numbers. Integers below 1000 share one
+// constant string; other numbers are appended to blocks of 4 KiB. A string
+// keeps its whole block alive, so strings that live long are cloned.
+type numberStrings struct {
 	small string // "000001002..."
 	block strings.Builder
 }
 
-func newTexts() *texts {
+func newNumberStrings() *numberStrings {
 	b := make([]byte, 0, 3000)
 	for i := range 1000 {
 		b = append(b, byte('0'+i/100), byte('0'+i/10%10), byte('0'+i%10))
 	}
-	return &texts{small: string(b)}
+	return &numberStrings{small: string(b)}
 }
 
-func (t *texts) get(b []byte) string {
+func (s *numberStrings) get(b []byte) string {
 	if n := len(b); n > 0 && n <= 3 && digits(b) {
 		v := 0
 		for _, c := range b {
 			v = 10*v + int(c-'0')
 		}
-		return t.small[3*v+3-n : 3*v+3]
+		return s.small[3*v+3-n : 3*v+3]
 	}
-	if t.block.Cap()-t.block.Len() < len(b) {
-		t.block.Reset()
-		t.block.Grow(max(4096, len(b)))
+	if s.block.Cap()-s.block.Len() < len(b) {
+		s.block.Reset()
+		s.block.Grow(max(4096, len(b)))
 	}
-	from := t.block.Len()
-	t.block.Write(b)
-	return t.block.String()[from:]
+	from := s.block.Len()
+	s.block.Write(b)
+	return s.block.String()[from:]
 }
 
-// clock reads dates and keeps the zones it met.
+// clock parses dates and caches the zones that it has seen.
 type clock struct {
 	fixed map[int]*time.Location
 	named *simplelru.LRU[string, *time.Location]
-	max   time.Time // zero: no upper bound
+	max   time.Time // latest plausible time, or zero
 	last  int64     // Unix seconds of max
 
-	days   [8]day // the last seen, by the last digit of the day
-	offset int    // of zone, as printed
-	loc    *time.Location
-	print  uint64
+	days [8]day // cached dates, indexed by the last digit of the day modulo 8
+
+	// The last offset.
+	offset  int // seconds
+	loc     *time.Location
+	printed uint64 // the offset as printed
 }
 
-// day is a date as printed and its midnight in UTC.
+// day caches the midnight of a date as Unix seconds in UTC.
 type day struct {
 	head uint64
 	tail uint32
 	sec  int64
 }
 
-// moment is an instant with the zone that its offset stands for.
+// moment is an instant in the zone of its printed offset.
 type moment struct {
-	sec  int64 // Unix
+	sec  int64 // Unix seconds
 	zone *time.Location
 }
 
 func (m moment) time() time.Time { return time.Unix(m.sec, 0).In(m.zone) }
 
-// moment reads a plausible date at the head of b: parse and plausible in one,
-// remembering days and offset because neighbours share them.
+// moment reads a plausible date at the start of b. It gives the same result as
+// parse and plausible but caches days and the offset, which adjacent records
+// share.
 func (c *clock) moment(b []byte) (moment, bool) {
 	if len(b) < 25 {
 		return moment{}, false
@@ -120,13 +123,13 @@ func (c *clock) moment(b []byte) (moment, bool) {
 		*d = day{head, tail, time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC).Unix()}
 	}
 	printed := uint64(binary.LittleEndian.Uint32(b[19:])) | uint64(binary.LittleEndian.Uint16(b[23:]))<<32
-	if printed != c.print {
+	if printed != c.printed {
 		t, ok := c.parse(b)
 		if !ok {
 			return moment{}, false
 		}
 		_, c.offset = t.Zone()
-		c.loc, c.print = c.zone(c.offset), printed
+		c.loc, c.printed = c.zone(c.offset), printed
 	}
 	sec, ok := timeOfDay(binary.LittleEndian.Uint64(b[11:]))
 	if sec += d.sec - int64(c.offset); !ok || sec > c.last {
@@ -135,7 +138,7 @@ func (c *clock) moment(b []byte) (moment, bool) {
 	return moment{sec, c.loc}, true
 }
 
-// timeOfDay reads the eight bytes of "15:04:05" at once.
+// timeOfDay parses the eight bytes of "15:04:05" in one word.
 func timeOfDay(w uint64) (sec int64, ok bool) {
 	x := w ^ 0x30303A30303A3030 // digits become 0 to 9, colons 0
 	if (x|(x+0x76767F76767F7676))&0x8080808080808080 != 0 {
@@ -157,7 +160,7 @@ func newClock(received time.Time) *clock {
 	return c
 }
 
-// received is the time of receipt, the zero time if it is unknown.
+// received returns the time of receipt, or the zero time if it is unknown.
 func (c *clock) received() time.Time {
 	if c.max.IsZero() {
 		return c.max
@@ -165,11 +168,13 @@ func (c *clock) received() time.Time {
 	return c.max.Add(-48 * time.Hour)
 }
 
-// plausible refuses what no wearable can have measured.
+// plausible reports whether a measurement may have been made at t: since 1900
+// and at most 48 hours after receipt.
 func (c *clock) plausible(t time.Time) bool {
 	return t.Year() >= 1900 && (c.max.IsZero() || !t.After(c.max))
 }
 
+// zone returns the fixed zone of an offset in seconds.
 func (c *clock) zone(seconds int) *time.Location {
 	l := c.fixed[seconds]
 	if l == nil {
@@ -179,7 +184,7 @@ func (c *clock) zone(seconds int) *time.Location {
 	return l
 }
 
-// inOffset gives t the offset of loc at that instant, as a fixed zone.
+// inOffset returns t in a fixed zone with the offset that loc has at t.
 func inOffset(c *clock, t time.Time, loc *time.Location) time.Time {
 	_, offset := t.In(loc).Zone()
 	return t.In(c.zone(offset))
@@ -188,7 +193,7 @@ func inOffset(c *clock, t time.Time, loc *time.Location) time.Time {
 // maxZones bounds the named zones that are cached.
 const maxZones = 512
 
-// iana loads a named zone; nil if there is no such zone.
+// iana returns a zone by its IANA name, or nil if there is no such zone.
 func (c *clock) iana(name string) *time.Location {
 	if l, ok := c.named.Get(name); ok {
 		return l
@@ -228,6 +233,7 @@ func (c *clock) parse(b []byte) (time.Time, bool) {
 	return time.Date(f[0], time.Month(f[1]), f[2], f[3], f[4], f[5], 0, c.zone(offset)), true
 }
 
+// isDay reports whether the date exists.
 func isDay(year, month, day int) bool {
 	if month < 1 || month > 12 || day < 1 {
 		return false
@@ -244,9 +250,9 @@ func parseDay(s string) (sample.Date, bool) {
 	return sample.Date{Year: t.Year(), Month: t.Month(), Day: t.Day()}, true
 }
 
-// decimal makes of a number as Apple writes it a decimal as FHIR wants it:
-// digits stay, only "+", leading zeros, "5." and ".5" are put right. ok is
-// false for what is no finite number of reasonable size.
+// decimal turns a number as Apple writes it into a decimal of FHIR. The digits
+// stay; a plus sign, leading zeros and notations like "5." and ".5" are
+// corrected. ok is false if b is not a finite number of at most 40 bytes.
 func decimal(b []byte) (out []byte, ok bool) {
 	if n := len(b); n == 0 || n > 40 {
 		return nil, false
@@ -285,6 +291,7 @@ func decimal(b []byte) (out []byte, ok bool) {
 	return out, true
 }
 
+// digits reports whether b has nothing but digits.
 func digits(b []byte) bool {
 	for _, c := range b {
 		if c < '0' || c > '9' {
@@ -294,7 +301,8 @@ func digits(b []byte) bool {
 	return true
 }
 
-// plainDecimal is the common case: digits, perhaps with a point among them.
+// plainDecimal reports whether b is a decimal without an exponent that needs no
+// correction, which is the common case. b is not empty.
 func plainDecimal(b []byte) bool {
 	if b[0] == '-' {
 		b = b[1:]
@@ -313,7 +321,7 @@ func plainDecimal(b []byte) bool {
 	return points <= 1
 }
 
-// quantity splits "83.0485 dBASPL".
+// quantity splits a value with a unit such as "83.0485 dBASPL".
 func quantity(b []byte) (num, unit []byte, ok bool) {
 	num, unit, _ = bytes.Cut(bytes.TrimSpace(b), []byte(" "))
 	num, ok = decimal(num)
@@ -328,67 +336,68 @@ func code(s string) sample.Value { return sample.Value{Kind: sample.Code, Text: 
 
 func text(s string) sample.Value { return sample.Value{Kind: sample.Text, Text: s} }
 
-// short is a name that can stand in an id without being readable.
-func short(s string) string {
+// hashName returns a hash of a name, for ids that must not show the name.
+func hashName(s string) string {
 	h := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(h[:8])
 }
 
-// devices reads HKDevice descriptions.
+// devices parses and caches descriptions of HKDevice.
 type devices struct {
-	byRaw  map[string]*sample.Device // as written, pointer and all
-	byText map[string]*sample.Device // without the pointer
+	byRaw  map[string]*sample.Device // keys are descriptions as written
+	byText map[string]*sample.Device // keys are descriptions without the pointer
 }
 
 func newDevices() *devices {
 	return &devices{byRaw: map[string]*sample.Device{}, byText: map[string]*sample.Device{}}
 }
 
-// get returns the device of one attribute; decode resolves its references.
+// get returns the device for the raw bytes of an attribute. decode resolves the
+// references in them.
 func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
-	if x, ok := d.byRaw[string(raw)]; ok {
-		return x
+	if dev, ok := d.byRaw[string(raw)]; ok {
+		return dev
 	}
 	if len(d.byRaw) >= 4096 {
 		clear(d.byRaw)
 	}
 	body := string(decode())
-	// The pointer changes with every run and tells nothing.
+	// The pointer is an address in the memory of the phone and identifies nothing.
 	if rest, ok := strings.CutPrefix(body, "<<HKDevice: "); ok {
 		if _, rest, ok = strings.Cut(rest, ">"); ok {
 			body = strings.TrimSuffix(strings.TrimPrefix(rest, ", "), ">")
 		}
 	}
-	x := d.byText[body]
-	if x == nil {
+	dev := d.byText[body]
+	if dev == nil {
 		if len(d.byText) >= 4096 {
 			clear(d.byText)
 		}
 		parsed := parseDevice(body)
-		x = &parsed
-		d.byText[body] = x
+		dev = &parsed
+		d.byText[body] = dev
 	}
-	d.byRaw[string(raw)] = x
-	return x
+	d.byRaw[string(raw)] = dev
+	return dev
 }
 
 var deviceKeys = []string{"name", "manufacturer", "model", "hardware", "firmware", "software", "localIdentifier",
 	"UDIDeviceIdentifier", "creation date"}
 
-// parseDevice reads "name:Apple Watch, hardware:Watch6,7, ..."; values may
-// hold commas, so a field goes on until the next known key.
+// parseDevice reads "name:Apple Watch, hardware:Watch6,7, ...". Values may
+// contain commas, so a field extends to the next key of deviceKeys.
 func parseDevice(s string) sample.Device {
 	var out sample.Device
 	field := ""
 	values := map[string]string{}
 	for part := range strings.SplitSeq(s, ", ") {
 		key, v, ok := strings.Cut(part, ":")
-		known := false
+		isKey := false
 		for _, k := range deviceKeys {
-			known = known || ok && k == key
+			isKey = isKey || ok && k == key
 		}
 		switch {
-		case known:
+		case isKey:
 			field = key
 			values[key] = v
 		case field != "":
@@ -406,11 +415,12 @@ func parseDevice(s string) sample.Device {
 	if udi := values["UDIDeviceIdentifier"]; udi != "" {
 		out.Facts = []sample.Fact{{Name: "udi", Value: udi}}
 	}
-	out.Kind = deviceKind(out.Model + " " + out.Name)
+	out.Kind = deviceType(out.Model + " " + out.Name)
 	return out
 }
 
-func deviceKind(s string) string {
+// deviceType returns the device type that a model or a name contains, or "".
+func deviceType(s string) string {
 	for _, k := range [][2]string{{"Watch", "watch"}, {"iPhone", "phone"}, {"Scale", "scale"}, {"Ring", "ring"},
 		{"Band", "band"}} {
 		if strings.Contains(s, k[0]) {

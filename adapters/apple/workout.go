@@ -8,8 +8,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// workoutStatistic names the component and the attribute of WorkoutStatistics
-// that fills it.
+// workoutStatistic maps the type of a WorkoutStatistics element to pairs of a
+// component and the attribute that holds its value.
 var workoutStatistic = map[string][][2]string{
 	"HKQuantityTypeIdentifierActiveEnergyBurned":  {{"activeEnergy", "sum"}},
 	"HKQuantityTypeIdentifierBasalEnergyBurned":   {{"basalEnergy", "sum"}},
@@ -21,44 +21,46 @@ var workoutStatistic = map[string][][2]string{
 	},
 }
 
-// workout reads a Workout: its statistics count before the older attributes.
+// workout reads a Workout. WorkoutStatistics take precedence over the attributes
+// that older exports have.
 func (d *xmlDecoder) workout() error {
 	r := &record{}
 	d.begin(r)
-	r.s.Metric = "HKWorkoutTypeIdentifier"
-	old := map[string]string{} // the buffer moves on: copy the attributes
+	r.sample.Metric = "HKWorkoutTypeIdentifier"
+	legacy := map[string]string{} // copies, because the buffer moves on
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
 		switch string(a.name) {
 		case "workoutActivityType":
-			r.s.Value = code(d.names.get(d.sc.value(a)))
+			r.sample.Value = code(d.names.get(d.sc.value(a)))
 		case "duration", "durationUnit", "totalDistance", "totalDistanceUnit", "totalEnergyBurned",
 			"totalEnergyBurnedUnit",
 			"totalSwimmingStrokeCount", "totalSwimmingStrokeCountUnit", "totalFlightsClimbed",
 			"totalFlightsClimbedUnit":
-			old[string(a.name)] = string(d.sc.value(a))
+			legacy[string(a.name)] = string(d.sc.value(a))
 		}
 	}
-	if r.s.Value.Text == "" {
-		r.s.Value = sample.Value{}
+	if r.sample.Value.Text == "" {
+		r.sample.Value = sample.Value{}
 		r.reject(sample.ReasonMissing, "workoutActivityType is missing")
 	}
 	d.keepRaw(r)
-	d.oldTotal(r, "duration", old["duration"], old["durationUnit"], "min")
-	d.oldEnd(r, old["duration"], old["durationUnit"])
+	d.legacyTotal(r, "duration", legacy["duration"], legacy["durationUnit"], "min")
+	d.legacyEnd(r, legacy["duration"], legacy["durationUnit"])
 	if err := d.children(func() error { return d.workoutChild(r) }); err != nil {
 		return err
 	}
-	d.oldTotal(r, "distance", old["totalDistance"], old["totalDistanceUnit"], "km")
-	d.oldTotal(r, "activeEnergy", old["totalEnergyBurned"], old["totalEnergyBurnedUnit"], "kcal")
-	d.oldTotal(r, "swimmingStrokes", old["totalSwimmingStrokeCount"], old["totalSwimmingStrokeCountUnit"], "count")
-	d.oldTotal(r, "flights", old["totalFlightsClimbed"], old["totalFlightsClimbedUnit"], "count")
+	d.legacyTotal(r, "distance", legacy["totalDistance"], legacy["totalDistanceUnit"], "km")
+	d.legacyTotal(r, "activeEnergy", legacy["totalEnergyBurned"], legacy["totalEnergyBurnedUnit"], "kcal")
+	d.legacyTotal(r, "swimmingStrokes", legacy["totalSwimmingStrokeCount"],
+		legacy["totalSwimmingStrokeCountUnit"], "count")
+	d.legacyTotal(r, "flights", legacy["totalFlightsClimbed"], legacy["totalFlightsClimbedUnit"], "count")
 	return d.emit(r)
 }
 
-// oldEnd ends a workout that has no endDate after its duration.
-func (d *xmlDecoder) oldEnd(r *record, num, unit string) {
-	if d.attr("endDate") != nil || !r.s.End.IsZero() {
+// legacyEnd computes the end of a workout without an endDate from its duration.
+func (d *xmlDecoder) legacyEnd(r *record, num, unit string) {
+	if d.attr("endDate") != nil || !r.sample.End.IsZero() {
 		return
 	}
 	f, err := strconv.ParseFloat(num, 64)
@@ -72,17 +74,18 @@ func (d *xmlDecoder) oldEnd(r *record, num, unit string) {
 		return
 	}
 	if err == nil && f > 0 && f < 10*24*3600 {
-		r.s.End = r.s.Start.Add(time.Duration(f * float64(time.Second)))
+		r.sample.End = r.sample.Start.Add(time.Duration(f * float64(time.Second)))
 	}
 }
 
-func (d *xmlDecoder) oldTotal(r *record, name, num, unit, defaultUnit string) {
+// legacyTotal adds a component from an attribute of older exports.
+func (d *xmlDecoder) legacyTotal(r *record, name, num, unit, defaultUnit string) {
 	if num == "" {
 		return
 	}
 	n, ok := decimal([]byte(num))
 	if !ok {
-		d.leave(r.s.Metric, name, "the total is not a decimal")
+		d.rejectComponent(r.sample.Metric, name, "the total is not a decimal")
 		return
 	}
 	if unit == "" {
@@ -91,13 +94,14 @@ func (d *xmlDecoder) oldTotal(r *record, name, num, unit, defaultUnit string) {
 	d.component(r, name, number(string(n), unit))
 }
 
+// workoutChild reads one child of a Workout.
 func (d *xmlDecoder) workoutChild(r *record) error {
 	switch name := string(d.sc.name); name {
 	case "MetadataEntry":
 		d.metadata(r)
 	case "WorkoutStatistics":
 		d.statistics(r)
-	case "Record": // newest exports nest the effort score
+	case "Record": // recent exports nest the effort score
 		return d.record()
 	case "WorkoutRoute", "WorkoutEvent", "WorkoutActivity", "WorkoutZoneGroup":
 		d.sink.Drop(sample.DropIgnored, name, 1)
@@ -107,14 +111,15 @@ func (d *xmlDecoder) workoutChild(r *record) error {
 	return d.skip()
 }
 
+// statistics adds the components of one WorkoutStatistics element.
 func (d *xmlDecoder) statistics(r *record) {
-	t, u := d.attr("type"), d.attr("unit")
-	if t == nil {
+	typeAttr, unitAttr := d.attr("type"), d.attr("unit")
+	if typeAttr == nil {
 		return
 	}
-	typ, unit := d.names.get(d.sc.value(t)), ""
-	if u != nil {
-		unit = d.names.get(d.sc.value(u))
+	typ, unit := d.names.get(d.sc.value(typeAttr)), ""
+	if unitAttr != nil {
+		unit = d.names.get(d.sc.value(unitAttr))
 	}
 	wanted := workoutStatistic[typ]
 	if strings.HasPrefix(typ, "HKQuantityTypeIdentifierDistance") {
@@ -130,7 +135,7 @@ func (d *xmlDecoder) statistics(r *record) {
 		}
 		num, ok := decimal(d.sc.value(a))
 		if !ok {
-			d.leave(r.s.Metric, w[0], "the statistic is not a decimal")
+			d.rejectComponent(r.sample.Metric, w[0], "the statistic is not a decimal")
 			continue
 		}
 		d.component(r, w[0], number(d.values.get(num), unit))

@@ -32,24 +32,24 @@ type xmlDecoder struct {
 	clock  *clock
 
 	names   *interner
-	values  *texts
+	values  *numberStrings
 	devices *devices
-	ids     *simplelru.LRU[string, string] // source name -> short
+	ids     *simplelru.LRU[string, string] // source name to its hash
 
-	rec      record
-	learned  []*learned // the likeliest first
-	last     *learned   // that rec was filled from
-	spare    *learned
-	plodding bool // everything goes the long way (tests)
+	rec            record
+	templates      []*tagTemplate // most recently used first
+	lastTemplate   *tagTemplate   // the template that rec was filled from, or nil
+	unusedTemplate *tagTemplate   // an unused template, kept for its memory
+	templatesOff   bool           // read every tag with the scanner (tests)
 
 	bp        *bloodPressure
 	summaries map[sample.Date]*sample.Sample
 	exported  time.Time
 
 	elements int
-	told     int64 // bytes reported
+	reported int64 // offset at the last call of Progress
 	offset   int64 // bytes of earlier entries of the same archive
-	failed   error // of the sink, when a component was left out
+	sinkErr  error // error of the sink when it was passed a rejected component
 }
 
 // maxSources bounds the short source names that are cached.
@@ -59,13 +59,13 @@ func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.R
 	ids, _ := simplelru.NewLRU[string, string](maxSources, nil) // fails only for a size below one
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: ids,
+		names: newInterner(8192), values: newNumberStrings(), devices: newDevices(), ids: ids,
 		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
 }
 
-// fail dresses an error of the scanner; errors of the sink and of the context
-// pass as they are.
+// fail turns an error of the scanner into a PayloadError. It returns other
+// errors unchanged.
 func (d *xmlDecoder) fail(err error) error {
 	var syntax syntaxError
 	var refused refusedError
@@ -80,28 +80,31 @@ func (d *xmlDecoder) fail(err error) error {
 func (d *xmlDecoder) where() string { return "offset " + strconv.FormatInt(d.sc.offset(), 10) }
 
 // next reads a token.
-func (d *xmlDecoder) next() (tokenKind, error) {
-	kind, err := d.sc.next()
+func (d *xmlDecoder) next() (tokenType, error) {
+	tok, err := d.sc.next()
 	if err != nil {
-		return kind, d.readError(err)
+		return tok, d.readError(err)
 	}
-	return kind, d.tick()
+	return tok, d.tick()
 }
 
-// tick counts a token and keeps the clockwork going.
+// tick counts a token. Every 1,024 tokens it checks the context and reports
+// progress.
 func (d *xmlDecoder) tick() error {
 	if d.elements++; d.elements&1023 == 0 {
 		if err := d.ctx.Err(); err != nil {
 			return err
 		}
-		if at := d.sc.offset(); at-d.told >= progressStep {
-			d.told = at
+		if at := d.sc.offset(); at-d.reported >= progressStep {
+			d.reported = at
 			d.sink.Progress(d.offset + at)
 		}
 	}
 	return nil
 }
 
+// readError turns any error of the scanner, including errors of the stream,
+// into a PayloadError.
 func (d *xmlDecoder) readError(err error) error {
 	if f := d.fail(err); f != err {
 		return f
@@ -109,44 +112,45 @@ func (d *xmlDecoder) readError(err error) error {
 	return &adapters.PayloadError{Format: d.format, Where: d.where(), Rule: "the body cannot be read", Err: err}
 }
 
-// decodeXML reads one document, which is received and inflated beside the
-// decoding. It says how many bytes it read, and the error of r that it met.
+// decodeXML reads one document with a prefetcher. It returns the number of
+// bytes decoded and the error that r returned, which may lie beyond the decoded
+// bytes.
 func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink,
-	offset int64) (read int64, told, err error) {
-	a := readAhead(r)
-	d := newXMLDecoder(ctx, in, format, a, sink)
+	offset int64) (read int64, readErr, err error) {
+	p := newPrefetcher(r)
+	d := newXMLDecoder(ctx, in, format, p, sink)
 	d.offset = offset
 	err = d.run()
-	a.close()
-	return d.sc.base + int64(d.sc.pos), a.told, err
+	p.close()
+	return d.sc.base + int64(d.sc.pos), p.err, err
 }
 
-// run reads the whole document.
+// run reads the document to its end.
 func (d *xmlDecoder) run() error {
 	root := false
 	for {
 		if d.sc.depth == 1 {
-			if err := d.again(); err != nil {
+			if err := d.templatedRecords(); err != nil {
 				return err
 			}
 		}
-		kind, err := d.next()
+		tok, err := d.next()
 		if err != nil {
 			return err
 		}
 		switch {
-		case kind == tokenEOF && !root:
+		case tok == tokenEOF && !root:
 			return &adapters.PayloadError{Format: d.format, Where: "offset 0", Rule: "no HealthData element"}
-		case kind == tokenEOF:
+		case tok == tokenEOF:
 			d.sink.Progress(d.offset + d.sc.base + int64(d.sc.pos))
 			return d.finish()
-		case kind == tokenStart && d.sc.depth == 1:
+		case tok == tokenStart && d.sc.depth == 1:
 			if string(d.sc.name) != "HealthData" || root {
 				return &adapters.PayloadError{Format: d.format, Where: d.where(),
 					Rule: "the root element is not one HealthData"}
 			}
 			root = true
-		case kind == tokenStart:
+		case tok == tokenStart:
 			if err := d.item(); err != nil {
 				return err
 			}
@@ -154,6 +158,7 @@ func (d *xmlDecoder) run() error {
 	}
 }
 
+// item reads a child of the root element.
 func (d *xmlDecoder) item() error {
 	switch string(d.sc.name) {
 	case "Record":
@@ -173,7 +178,8 @@ func (d *xmlDecoder) item() error {
 			}
 		}
 	}
-	// The name is the document's: only Apple's own are repeated.
+	// Only the names of Apple's elements are repeated: the document may have
+	// others.
 	name := "other"
 	switch n := string(d.sc.name); n {
 	case "ExportDate", "Me", "ClinicalRecord", "VisionPrescription":
@@ -183,6 +189,7 @@ func (d *xmlDecoder) item() error {
 	return d.skip()
 }
 
+// attr returns an attribute of the current tag, or nil.
 func (d *xmlDecoder) attr(name string) *attr {
 	for i := range d.sc.attrs {
 		if string(d.sc.attrs[i].name) == name {
@@ -203,16 +210,16 @@ func (d *xmlDecoder) skip() error {
 }
 
 // children calls each for every child of the element that just started; each
-// must consume the child.
+// must read the child to its end.
 func (d *xmlDecoder) children(each func() error) error {
 	for depth := d.sc.depth; ; {
-		kind, err := d.next()
+		tok, err := d.next()
 		switch {
 		case err != nil:
 			return err
-		case kind == tokenEnd && d.sc.depth < depth:
+		case tok == tokenEnd && d.sc.depth < depth:
 			return nil
-		case kind == tokenStart:
+		case tok == tokenStart:
 			if err := each(); err != nil {
 				return err
 			}
@@ -220,8 +227,8 @@ func (d *xmlDecoder) children(each func() error) error {
 	}
 }
 
-// correlation of a blood pressure gives its halves to the pairing. The parts
-// of any other (food) stand at the top level as well.
+// correlation pairs the Records of a blood pressure. The Records of other
+// correlations (food) also occur at the top level.
 func (d *xmlDecoder) correlation() error {
 	a := d.attr("type")
 	bp := a != nil && string(d.sc.value(a)) == "HKCorrelationTypeIdentifierBloodPressure"
@@ -239,6 +246,7 @@ func (d *xmlDecoder) correlation() error {
 	})
 }
 
+// audiogram rejects an Audiogram as unmapped, with its first 64 KiB.
 func (d *xmlDecoder) audiogram() error {
 	r := &sample.Reject{
 		Reason: sample.ReasonUnmapped, Metric: "HKDataTypeIdentifierAudiogram", Where: d.where(),
@@ -256,11 +264,12 @@ func (d *xmlDecoder) audiogram() error {
 	return d.sink.Reject(r)
 }
 
-// activitySummary keeps the last of each day until the end.
+// activitySummary reads an ActivitySummary. The last one of each day is kept
+// until the end of the document.
 func (d *xmlDecoder) activitySummary() error {
 	s := &sample.Sample{Metric: "ActivitySummary", Channel: channelXML}
 	unit, goal := "kcal", ""
-	var odd []string
+	var malformed []string
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
 		v := d.sc.value(a)
@@ -273,7 +282,7 @@ func (d *xmlDecoder) activitySummary() error {
 			"appleExerciseTime", "appleExerciseTimeGoal", "appleStandHours", "appleStandHoursGoal":
 			num, ok := decimal(v)
 			if !ok {
-				odd = append(odd, name)
+				malformed = append(malformed, name)
 				continue
 			}
 			u := "min"
@@ -293,18 +302,19 @@ func (d *xmlDecoder) activitySummary() error {
 	}
 	switch {
 	case s.Day.IsZero():
-		return d.rejectTag(sample.ReasonBadTime, s.Metric, "dateComponents is no day since 1900")
-	case len(odd) > 0 && len(s.Components) == 0:
+		return d.rejectTag(sample.ReasonBadTime, s.Metric, "dateComponents is not a day since 1900")
+	case len(malformed) > 0 && len(s.Components) == 0:
 		return d.rejectTag(sample.ReasonBadValue, s.Metric, "a value is not a decimal")
 	}
-	for _, name := range odd {
-		d.leave(s.Metric, name, "the value is not a decimal")
+	for _, name := range malformed {
+		d.rejectComponent(s.Metric, name, "the value is not a decimal")
 	}
-	if d.failed != nil {
-		return d.failed
+	if d.sinkErr != nil {
+		return d.sinkErr
 	}
 	if goal == "0" {
-		// Who has an energy goal has no move goal: the zeros are no measurement.
+		// Wearers with an energy goal have no move goal: their zeros are not
+		// measurements.
 		s.Components = slices.DeleteFunc(s.Components, func(c sample.Component) bool {
 			return strings.HasPrefix(c.Name, "appleMoveTime")
 		})
@@ -331,9 +341,9 @@ func (d *xmlDecoder) rejectTag(reason, metric, rule string) error {
 	return d.skip()
 }
 
-// finish hands out what had to wait for the end.
+// finish emits the samples that had to wait for the end of the document.
 func (d *xmlDecoder) finish() error {
-	if err := d.bp.rest(d.sink.Sample); err != nil {
+	if err := d.bp.flush(d.sink.Sample); err != nil {
 		return err
 	}
 	days := make([]*sample.Sample, 0, len(d.summaries))
@@ -344,7 +354,7 @@ func (d *xmlDecoder) finish() error {
 		return cmp.Or(cmp.Compare(a.Day.Year, b.Day.Year), cmp.Compare(a.Day.Month, b.Day.Month),
 			cmp.Compare(a.Day.Day, b.Day.Day))
 	})
-	var today time.Time // the wearer's day of the export, which is not over
+	var today time.Time // the day of the export, which was not over
 	if y, m, n := d.exported.Date(); !d.exported.IsZero() {
 		today = time.Date(y, m, n, 0, 0, 0, 0, time.UTC)
 	}
@@ -361,8 +371,8 @@ func (d *xmlDecoder) finish() error {
 	return nil
 }
 
-// ScanOnly runs the bare scanner over an export.xml and counts its elements:
-// the floor that a full ingest is measured against.
+// ScanOnly reads an export.xml with the scanner alone and returns the number of
+// its elements. Benchmarks compare an ingest with it.
 func ScanOnly(r io.Reader) (elements int64, err error) {
 	s := newScanner(r)
 	for {

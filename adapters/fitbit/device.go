@@ -7,40 +7,40 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// device reads a paired device. The MAC address stays out: the pairing's id
-// names the device well enough.
+// device reads a paired device. It leaves out the MAC address because the id of
+// the pairing identifies the device.
 func (d *decoder) device(n *jsonitem.Node) error {
 	const metric = "paired-device"
 	id := lastSegment(n.Get("name").String())
 	if id == "" {
 		return d.reject(sample.ReasonMissing, metric, "name is required", n)
 	}
-	p := &point{d: d, item: n, body: n, metric: metric}
-	p.s.Metric, p.s.Channel, p.s.VendorID = metric, "v4", id
+	p := &point{dec: d, item: n, body: n, metric: metric}
+	p.sample.Metric, p.sample.Channel, p.sample.VendorID = metric, "v4", id
 	if sync := n.Get("lastSyncTime"); sync != nil {
 		t, zone, ok := sync.Time()
 		if !ok {
-			return d.reject(sample.ReasonBadTime, metric, "lastSyncTime is no instant", n)
+			return d.reject(sample.ReasonBadTime, metric, "lastSyncTime is not an instant", n)
 		}
-		p.s.Start, p.s.Zone = t, zone
+		p.sample.Start, p.sample.Zone = t, zone
 	} else if !d.received.IsZero() {
-		p.s.Start, p.s.Zone = d.received.UTC(), sample.ZoneInstant
+		p.sample.Start, p.sample.Zone = d.received.UTC(), sample.ZoneInstant
 	} else {
 		return d.reject(sample.ReasonMissing, metric, "lastSyncTime is required", n)
 	}
 	model := n.Get("deviceVersion").String()
-	p.s.Device = sample.Device{
+	p.sample.Device = sample.Device{
 		Name: model, Model: model, Manufacturer: "Fitbit", Serial: id,
 		Kind: map[string]string{"TRACKER": "band", "SCALE": "scale"}[n.Get("deviceType").String()],
 	}
 	if level, ok := number(n, "batteryLevel"); ok && jsonitem.Float(level) >= 0 && jsonitem.Float(level) <= 100 {
-		p.s.Device.Battery = level
-		p.s.Value = sample.Value{Kind: sample.Number, Num: level, Unit: "%"}
+		p.sample.Device.Battery = level
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: level, Unit: "%"}
 	}
 	p.code("batteryStatus", "batteryStatus")
 	for _, name := range []string{"deviceType", "batteryStatus", "lastSyncTime"} {
 		if v := n.Get(name).String(); v != "" {
-			p.s.Device.Facts = append(p.s.Device.Facts, sample.Fact{Name: name, Value: v})
+			p.sample.Device.Facts = append(p.sample.Device.Facts, sample.Fact{Name: name, Value: v})
 		}
 	}
 	if f := n.Get("features"); f != nil {
@@ -51,7 +51,8 @@ func (d *decoder) device(n *jsonitem.Node) error {
 			}
 		}
 		if len(names) > 0 {
-			p.s.Device.Facts = append(p.s.Device.Facts, sample.Fact{Name: "features", Value: strings.Join(names, " ")})
+			p.sample.Device.Facts = append(p.sample.Device.Facts,
+				sample.Fact{Name: "features", Value: strings.Join(names, " ")})
 		}
 	}
 	return p.emit()

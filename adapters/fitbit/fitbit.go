@@ -15,29 +15,30 @@ import (
 
 const format = "google-health"
 
-// Adapter reads pages of the Google Health API.
-type Adapter struct{}
+// adapter implements adapters.Adapter for pages of the Google Health API.
+type adapter struct{}
 
-var _ adapters.Adapter = (*Adapter)(nil)
+var _ adapters.Adapter = (*adapter)(nil)
 
-// New returns the adapter; it has no state.
-func New() *Adapter { return &Adapter{} }
+// New returns the adapter of the Google Health API.
+func New() adapters.Adapter { return &adapter{} }
 
-// Vendor is "fitbit".
-func (*Adapter) Vendor() string { return "fitbit" }
+// Vendor returns "fitbit".
+func (*adapter) Vendor() string { return "fitbit" }
 
-// Name is "Fitbit".
-func (*Adapter) Name() string { return "Fitbit" }
+// Name returns "Fitbit".
+func (*adapter) Name() string { return "Fitbit" }
 
-// Formats lists the one format.
-func (*Adapter) Formats() []adapters.Format {
+// Formats returns the only format.
+func (*adapter) Formats() []adapters.Format {
 	return []adapters.Format{{
 		Name: format, Summary: "Google Health API v4 pages: list, reconcile, rollUp, dailyRollUp, devices",
 		Extensions: []string{".json", ".ndjson"}, TypeHint: true,
 	}}
 }
 
-// markers are member names that only these bodies have near their beginning.
+// markers are member names that occur near the beginning of these bodies, and
+// of no other.
 var markers = []string{
 	`"dataPoints"`, `"rollupDataPoints"`, `"pairedDevices"`, `"nextPageToken"`, `"dataPointName"`,
 	`"dataSource"`, `/dataPoints/`, `"sampleTime"`, `"physicalTime"`, `"startUtcOffset"`, `"utcOffset"`,
@@ -45,8 +46,9 @@ var markers = []string{
 	`"type.googleapis.com/`, `"RESOURCE_EXHAUSTED"`, `"UNAUTHENTICATED"`,
 }
 
-// Detect knows a body by its member names, an empty one by its file name.
-func (*Adapter) Detect(name string, head []byte) (string, bool) {
+// Detect recognizes a body by its member names, and an empty one by its file
+// name.
+func (*adapter) Detect(name string, head []byte) (string, bool) {
 	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
 	if len(head) == 0 || head[0] != '{' && head[0] != '[' || bytes.Contains(head, []byte(`"resourceType"`)) {
 		return "", false
@@ -62,12 +64,12 @@ func (*Adapter) Detect(name string, head []byte) (string, bool) {
 	return "", false
 }
 
-// nameHint finds a type in a file name: dailyRollUp_steps.json, steps.json,
-// list_heart-rate_2.json.
+// nameHint returns the type in a file name such as dailyRollUp_steps.json,
+// steps.json or list_heart-rate_2.json.
 func nameHint(name string) string {
 	name, _, _ = strings.Cut(name, ".")
 	for part := range strings.SplitSeq(name, "_") {
-		if t := kebab(part); known(t) {
+		if t := kebab(part); isType(t) {
 			return t
 		}
 	}
@@ -75,7 +77,7 @@ func nameHint(name string) string {
 }
 
 // Decode reads one payload.
-func (*Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
 	base, hint, _ := strings.Cut(in.Format, ":")
 	if base != "" && base != format {
 		return adapters.ErrUnknownFormat
@@ -96,20 +98,20 @@ func (*Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	return jsonitem.Payload(format, d.bodies())
 }
 
-// decoder is the state of one Decode.
+// decoder holds the state of one Decode.
 type decoder struct {
 	sink     adapters.Sink
 	rd       *jsonitem.Reader
 	hint     string
 	received time.Time
-	today    sample.Date
-	place    place
+	today    sample.Date // day of receipt in the patient's zone
+	pos      position
 
-	next           point  // used again for the next item
-	member, metric string // the last member that named a type
+	next           point  // reused for every item
+	member, metric string // the last member that named a type, and the type
 }
 
-// unfinished reports whether a day is not over at the time of receipt.
+// unfinished reports whether day was not over at the time of receipt.
 func (d *decoder) unfinished(day sample.Date) bool {
 	if d.today.IsZero() {
 		return false
@@ -118,13 +120,14 @@ func (d *decoder) unfinished(day sample.Date) bool {
 		cmp.Compare(day.Day, d.today.Day)) >= 0
 }
 
-// place is where in the payload we are; it becomes text only for a reject.
-type place struct {
+// position locates an item in the payload. It is formatted only for rejects.
+type position struct {
 	page   int
 	member string
 	index  int
 }
 
+// bodies reads the bodies of the payload.
 func (d *decoder) bodies() error {
 	n := 0
 	for {
@@ -136,9 +139,9 @@ func (d *decoder) bodies() error {
 			break
 		}
 		if d.rd.Kind() == '[' {
-			err = d.rd.Array(func(i int) error { d.place.page = i; return d.page() })
+			err = d.rd.Array(func(i int) error { d.pos.page = i; return d.page() })
 		} else {
-			d.place.page = n
+			d.pos.page = n
 			err = d.page()
 		}
 		if err != nil {
@@ -152,14 +155,16 @@ func (d *decoder) bodies() error {
 	return nil
 }
 
-// maxLoose bounds the members of a body that is no page.
-const maxLoose = 64
+// maxMembers is the limit for the members of a body that is not a page.
+const maxMembers = 64
 
+// page reads one body. The members of a body that is not a page are collected
+// and read as a single resource.
 func (d *decoder) page() error {
-	var loose jsonitem.Node
-	loose.Kind = '{'
+	var resource jsonitem.Node
+	resource.Kind = '{'
 	err := d.rd.Object(func(name string) error {
-		d.place.member = name
+		d.pos.member = name
 		switch name {
 		case "dataPoints":
 			return d.items(d.point)
@@ -177,25 +182,25 @@ func (d *decoder) page() error {
 		if err != nil {
 			return err
 		}
-		if len(loose.Members) >= maxLoose {
-			return d.rd.Fail("this is no page of the Google Health API")
+		if len(resource.Members) >= maxMembers {
+			return d.rd.Fail("this is not a page of the Google Health API")
 		}
-		loose.Members = append(loose.Members, jsonitem.Member{Name: name, Value: *n})
+		resource.Members = append(resource.Members, jsonitem.Member{Name: name, Value: *n})
 		return nil
 	})
-	if err != nil || len(loose.Members) == 0 {
+	if err != nil || len(resource.Members) == 0 {
 		return err
 	}
-	return d.single(&loose)
+	return d.single(&resource)
 }
 
-// items reads the array of a page. null is proto3's empty list.
-func (d *decoder) items(take func(*jsonitem.Node) error) error {
+// items reads the array of a page. proto3 writes an empty list as null.
+func (d *decoder) items(read func(*jsonitem.Node) error) error {
 	if d.rd.Kind() == 'n' {
 		return d.rd.Skip()
 	}
 	return d.rd.Array(func(i int) error {
-		d.place.index = i
+		d.pos.index = i
 		n, err := d.rd.Item()
 		switch {
 		case errors.Is(err, jsonitem.ErrTooLarge), errors.Is(err, jsonitem.ErrTooDeep):
@@ -203,14 +208,14 @@ func (d *decoder) items(take func(*jsonitem.Node) error) error {
 		case err != nil:
 			return err
 		case n.Kind != '{':
-			return d.reject(sample.ReasonBadValue, d.hint, "an item is an object", n)
+			return d.reject(sample.ReasonBadValue, d.hint, "an item must be an object", n)
 		}
-		return take(n)
+		return read(n)
 	})
 }
 
-// single reads a body that is no page: an error, a resource of the user, one
-// data point or device.
+// single reads a body that is not a page: an error, a resource of the user, a
+// data point or a device.
 func (d *decoder) single(n *jsonitem.Node) error {
 	name := n.Get("name").String()
 	is := func(suffix string, members ...string) bool {
@@ -232,18 +237,18 @@ func (d *decoder) single(n *jsonitem.Node) error {
 	case is("/irnProfile", "onboardingStatus", "enrollmentStatus"):
 		d.sink.Drop(sample.DropIgnored, "irn-profile", 1)
 	case n.Has("deviceType", "deviceVersion"):
-		d.place.member, d.place.index = "", 0
+		d.pos.member, d.pos.index = "", 0
 		return d.device(n)
 	case strings.Contains(name, "/dataPoints/"), n.Has("dataSource", "dataPointName"), d.isPoint(n):
-		d.place.member, d.place.index = "", 0
+		d.pos.member, d.pos.index = "", 0
 		return d.point(n)
 	default:
-		return d.rd.Fail("this is no page of the Google Health API")
+		return d.rd.Fail("this is not a page of the Google Health API")
 	}
 	return nil
 }
 
-// isPoint reports whether n has a member of a type that is read.
+// isPoint reports whether n has a member of a supported type.
 func (d *decoder) isPoint(n *jsonitem.Node) bool {
 	for i := range n.Members {
 		if m := &n.Members[i]; m.Value.Kind == '{' {
@@ -255,8 +260,8 @@ func (d *decoder) isPoint(n *jsonitem.Node) bool {
 	return false
 }
 
-// reasons that may be repeated in an error text; anything else in an error
-// body is the payload's and stays there.
+// reasons may be repeated in an error text. Other texts of an error body may
+// hold private data.
 var reasons = []string{
 	"ACCOUNT_NOT_LINKED", "INVALID_DATA_POINT_FILTER", "INVALID_PARENT_DATA_TYPE_COLLECTION",
 	"INVALID_DATA_POINT_DATA_SOURCE_FAMILY", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "RATE_LIMIT_EXCEEDED",
@@ -264,6 +269,7 @@ var reasons = []string{
 	"INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "ABORTED", "invalid_grant",
 }
 
+// reason returns the reason of an error body if it is one of reasons.
 func reason(n *jsonitem.Node) string {
 	texts := []string{n.String()}
 	if details := n.Get("details"); details != nil {

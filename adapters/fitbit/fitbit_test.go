@@ -19,7 +19,7 @@ import (
 
 func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, fitbit.New(), "testdata",
-		// Bodies may follow each other, so a cut between two looks whole.
+		// A payload may have several bodies, so a cut between two looks complete.
 		adaptertest.Unterminated("google-health"), adaptertest.Singles("google-health"),
 		adaptertest.Large("google-health", 24<<20, 0, writeLarge))
 }
@@ -63,7 +63,7 @@ func TestReferencePages(t *testing.T) {
 	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
-		t.Fatal("no pages", err)
+		t.Fatalf("no pages: %v", err)
 	}
 	empty := map[string]bool{"list_page_empty_with_token.json": true, "list_page_last_empty_object.json": true,
 		"settings.json": true, "profile.json": true, "identity.json": true, "irnProfile.json": true}
@@ -91,7 +91,7 @@ func TestReferenceErrors(t *testing.T) {
 	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic/errors")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
-		t.Fatal("no errors", err)
+		t.Fatalf("no error bodies: %v", err)
 	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -110,7 +110,7 @@ const night = `"sleep":{"interval":{"startTime":"2026-05-02T21:10:00Z","startUtc
 "type":"STAGES","stages":[{"startTime":"2026-05-02T21:10:00Z","endTime":"2026-05-02T21:20:00Z","type":"LIGHT"},{"startTime":"2026-05-02T21:20:00Z","endTime":"2026-05-02T21:40:00Z","type":"DEEP"}],
 "metadata":{"processed":true},"summary":{"minutesAsleep":"30","stagesSummary":[{"type":"LIGHT","minutes":"10"},{"type":"DEEP","minutes":"20"}%s]}}`
 
-func TestSameNightThroughListAndReconcile(t *testing.T) {
+func TestListAndReconcileGiveTheSameNight(t *testing.T) {
 	list, err := decode(t, "", "", `{"dataPoints":[{"name":"users/7/dataTypes/sleep/dataPoints/99","dataSource":{"recordingMethod":"DERIVED","platform":"FITBIT","device":{"displayName":"Charge 6"}},`+fmt.Sprintf(night, "")+`}]}`)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestSameNightThroughListAndReconcile(t *testing.T) {
 	}
 }
 
-func TestTraps(t *testing.T) {
+func TestItems(t *testing.T) {
 	at := `"sampleTime":{"physicalTime":"2026-05-02T21:10:00Z","utcOffset":"-25200s"}`
 	iv := `"interval":{"startTime":"2026-05-02T21:10:00Z","startUtcOffset":"-07:00","endTime":"2026-05-02T21:11:00Z","endUtcOffset":"-25200s"}`
 	point := func(member, body string) string { return `{"dataPoints":[{"` + member + `":{` + body + `}}]}` }
@@ -136,21 +136,21 @@ func TestTraps(t *testing.T) {
 		body string
 		want string // metric=value of each sample, then !reason of each reject, then -reason
 	}{
-		"absent count is zero":     {point("steps", iv), "steps=0"},
-		"absent weight is no zero": {point("weight", at), "-low-quality"},
+		"absent count is zero":      {point("steps", iv), "steps=0"},
+		"absent weight is not zero": {point("weight", at), "-low-quality"},
 		"NaN main value": {point("dailySleepTemperatureDerivations",
 			`"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":"NaN"`), "!bad-value"},
-		"NaN component is absent": {point("dailySleepTemperatureDerivations",
+		"NaN component": {point("dailySleepTemperatureDerivations",
 			`"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":34.1,"baselineTemperatureCelsius":"NaN"`), "daily-sleep-temperature-derivations=34.1"},
 		"wrist is not core": {point("coreBodyTemperature",
 			at+`,"temperatureCelsius":33.9,"measurementLocation":"WRIST"`), "skin-temperature=33.9"},
 		"mouth is core": {point("coreBodyTemperature",
 			at+`,"temperatureCelsius":36.9,"measurementLocation":"MOUTH"`), "core-body-temperature=36.9"},
-		"rmssd and sdnn apart": {point("heartRateVariability",
+		"rmssd and sdnn": {point("heartRateVariability",
 			at+`,"rootMeanSquareOfSuccessiveDifferencesMilliseconds":41,"standardDeviationMilliseconds":55.5`),
 			"heart-rate-variability.rmssd=41 heart-rate-variability.sdnn=55.5"},
 		"SpO2 sentinel": {point("oxygenSaturation", at+`,"percentage":50`), "-low-quality"},
-		"cgm without specimen": {point("bloodGlucose",
+		"CGM without specimen": {point("bloodGlucose",
 			at+`,"bloodGlucoseMilligramsPerDeciliter":100,"measurementSource":"CONTINUOUS_GLUCOSE_MONITORING"`),
 			"blood-glucose.interstitial=100"},
 		"zone in the metric": {point("activeZoneMinutes",
@@ -158,13 +158,13 @@ func TestTraps(t *testing.T) {
 		"unknown type": {point("moods", at+`,"moods":["CALM"]`), "!unmapped"},
 		"no offset": {point("heartRate",
 			`"sampleTime":{"physicalTime":"2026-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "heart-rate=61"},
-		"absurd date": {point("heartRate",
+		"implausible date": {point("heartRate",
 			`"sampleTime":{"physicalTime":"9999-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "!bad-time"},
 		"31 February": {point("dailyRespiratoryRate",
 			`"date":{"year":2026,"month":2,"day":31},"breathsPerMinute":14`), "!bad-time"},
-		"negative steps":      {point("steps", iv+`,"count":"-4"`), "!bad-value"},
-		"negative climb":      {point("altitude", iv+`,"gainMillimeters":"-400"`), "altitude=-400"},
-		"number is an object": {point("steps", iv+`,"count":{}`), "!bad-value"},
+		"negative steps":     {point("steps", iv+`,"count":"-4"`), "!bad-value"},
+		"negative climb":     {point("altitude", iv+`,"gainMillimeters":"-400"`), "altitude=-400"},
+		"count is an object": {point("steps", iv+`,"count":{}`), "!bad-value"},
 		"end before start": {point("steps",
 			`"interval":{"startTime":"2026-05-02T21:11:00Z","endTime":"2026-05-02T21:10:00Z"},"count":"4"`),
 			"!bad-time"},
@@ -173,10 +173,10 @@ func TestTraps(t *testing.T) {
 		"daily window over two days": {`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"civilEndTime":{"date":{"year":2026,"month":5,"day":3}},"steps":{"countSum":"1"}}]}`, "!bad-time"},
 		"daily sum absent is zero":   {`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{}}]}`, "steps/day=0"},
 		"array of pages":             {`[` + point("steps", iv+`,"count":"5"`) + `,{}]`, "steps=5"},
-		"pages after each other": {point("steps", iv+`,"count":"5"`) + "\n" +
+		"consecutive pages": {point("steps", iv+`,"count":"5"`) + "\n" +
 			point("floors", iv+`,"count":"1"`), "steps=5 floors=1"},
-		"one good after one bad": {`{"dataPoints":[17,{"steps":{` + iv + `,"count":"3"}}]}`, "steps=3 !bad-value"},
-		"depth of one item": {`{"dataPoints":[` + strings.Repeat(`{"a":`, 200) + `1` +
+		"valid item after a malformed one": {`{"dataPoints":[17,{"steps":{` + iv + `,"count":"3"}}]}`, "steps=3 !bad-value"},
+		"deeply nested item": {`{"dataPoints":[` + strings.Repeat(`{"a":`, 200) + `1` +
 			strings.Repeat(`}`, 200) + `]}`, "!too-large"},
 	} {
 		r, err := decode(t, "", "", c.body)
@@ -200,7 +200,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-func TestTypeFromOutside(t *testing.T) {
+func TestTypeFromNameOrFormat(t *testing.T) {
 	body := `{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"countSum":"12"}]}`
 	for _, c := range []struct{ name, format string }{{"dailyRollUp_steps.json", ""}, {"", "google-health:steps"}} {
 		r, err := decode(t, c.name, c.format, body)
@@ -211,26 +211,26 @@ func TestTypeFromOutside(t *testing.T) {
 	_, err := decode(t, "", "", body)
 	var pe *adapters.PayloadError
 	if !errors.As(err, &pe) || !strings.Contains(pe.Rule, "--format") {
-		t.Errorf("untyped body: %v", err)
+		t.Errorf("body without a type: %v", err)
 	}
 }
 
-func TestPartialDay(t *testing.T) {
+func TestRollUpOfToday(t *testing.T) {
 	r, err := decode(t, "", "", `{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":11,"day":24}},"steps":{"countSum":"12"}},{"civilStartTime":{"date":{"year":2026,"month":11,"day":23}},"steps":{"countSum":"12"}}]}`)
 	if err != nil || r.Samples[0].Status != sample.Preliminary || r.Samples[1].Status != sample.Final {
-		t.Errorf("%v %+v", err, r.Samples)
+		t.Errorf("error %v, samples %+v", err, r.Samples)
 	}
 }
 
-func TestHostile(t *testing.T) {
+func TestMalformedPayloads(t *testing.T) {
 	for name, body := range map[string]string{
 		"empty": "", "text": "hello", "string": `"x"`, "number": "1", "cut": `{"dataPoints":[{"steps"`,
-		"deep":        strings.Repeat("[", 100000),
-		"deep object": `{"dataPoints":[` + strings.Repeat(`{"a":`, 100000),
-		"not ours":    `{"resourceType":"Bundle"}`,
-		"many":        "{" + strings.Repeat(`"a":1,`, 1000) + `"b":1}`,
-		"points":      `{"dataPoints":{}}`,
-		"huge string": `{"dataPoints":[{"x":"` + strings.Repeat("a", 40<<20) + `"}]}`,
+		"deep":                    strings.Repeat("[", 100000),
+		"deep object":             `{"dataPoints":[` + strings.Repeat(`{"a":`, 100000),
+		"FHIR":                    `{"resourceType":"Bundle"}`,
+		"many members":            "{" + strings.Repeat(`"a":1,`, 1000) + `"b":1}`,
+		"dataPoints is an object": `{"dataPoints":{}}`,
+		"huge string":             `{"dataPoints":[{"x":"` + strings.Repeat("a", 40<<20) + `"}]}`,
 	} {
 		_, err := decode(t, "", "", body)
 		var pe *adapters.PayloadError
@@ -264,7 +264,7 @@ func FuzzDecode(f *testing.F) {
 				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
-			t.Fatalf("no PayloadError: %v", err)
+			t.Fatalf("not a PayloadError: %v", err)
 		}
 		for _, s := range r.Samples {
 			if err := adaptertest.Check(s); err != nil {

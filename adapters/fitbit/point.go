@@ -11,25 +11,27 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-func (p place) String() string {
+func (p position) String() string {
 	if p.member == "" {
 		return fmt.Sprintf("page %d", p.page)
 	}
 	return fmt.Sprintf("page %d, %s[%d]", p.page, p.member, p.index)
 }
 
-func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
-	r := sample.Reject{Reason: why, Metric: metric, Where: d.place.String(), Detail: detail}
+// reject reports an item that is not a Sample.
+func (d *decoder) reject(reason, metric, detail string, raw *jsonitem.Node) error {
+	r := sample.Reject{Reason: reason, Metric: metric, Where: d.pos.String(), Detail: detail}
 	if raw != nil {
 		r.Raw, r.VendorID = raw.JSON(), lastSegment(nameOf(raw))
 	}
 	return d.sink.Reject(&r)
 }
 
-// rejection is a rule that one item breaks.
+// rejection is the reason for rejecting one item.
 type rejection struct{ reason, rule string }
 
-// kebab turns dailyVo2Max into daily-vo2-max; "" if s is no member name.
+// kebab turns a member name such as dailyVo2Max into a type such as
+// daily-vo2-max. It returns "" if s is not a member name.
 func kebab(s string) string {
 	if s == "" || len(s) > 64 {
 		return ""
@@ -51,15 +53,16 @@ func kebab(s string) string {
 	return b.String()
 }
 
-// typed finds the member that names the type of an item.
-func (d *decoder) typed(n *jsonitem.Node, envelope ...string) (metric string, body *jsonitem.Node) {
+// splitType returns the type of an item and the member with its content. The
+// type is the name of the first object that is not in envelope.
+func (d *decoder) splitType(n *jsonitem.Node, envelope ...string) (metric string, body *jsonitem.Node) {
 	for i := range n.Members {
 		m := &n.Members[i]
-		other := false
+		inEnvelope := false
 		for _, e := range envelope {
-			other = other || m.Name == e
+			inEnvelope = inEnvelope || m.Name == e
 		}
-		if !other && m.Value.Kind == '{' {
+		if !inEnvelope && m.Value.Kind == '{' {
 			if m.Name != d.member {
 				d.member, d.metric = m.Name, kebab(m.Name)
 			}
@@ -69,32 +72,33 @@ func (d *decoder) typed(n *jsonitem.Node, envelope ...string) (metric string, bo
 	return d.hint, n
 }
 
-const noType = "no type in the body: name it by --format google-health:steps or by the file name (list_heart-rate.json, dailyRollUp_steps.json)"
+const noType = "the body does not state its type; name it with --format google-health:steps " +
+	"or in the file name (list_heart-rate.json, dailyRollUp_steps.json)"
 
 // point reads an item of list or reconcile.
 func (d *decoder) point(n *jsonitem.Node) error {
-	metric, body := d.typed(n, "name", "dataPointName", "dataSource")
+	metric, body := d.splitType(n, "name", "dataPointName", "dataSource")
 	if metric == "" && body == n {
 		return d.rd.Fail(noType)
 	}
 	spec, ok := types[metric]
 	if !ok {
-		return d.reject(sample.ReasonUnmapped, metric, "no such type is read here", n)
+		return d.reject(sample.ReasonUnmapped, metric, "this type is not supported", n)
 	}
-	p, parts := &d.next, d.next.s.Components[:0]
-	*p = point{d: d, item: n, body: body, spec: spec, metric: metric}
-	p.s.Components = parts
-	p.s.Metric, p.s.Channel = metric, "v4"
+	p, parts := &d.next, d.next.sample.Components[:0]
+	*p = point{dec: d, item: n, body: body, spec: spec, metric: metric}
+	p.sample.Components = parts
+	p.sample.Metric, p.sample.Channel = metric, "v4"
 	if bad := p.times(); bad != nil {
 		return d.reject(bad.reason, metric, bad.rule, n)
 	}
 	p.origin()
 	if t, _, ok := body.Get("updateTime").Time(); ok {
-		p.s.Revision = t.UnixMicro()
+		p.sample.Revision = t.UnixMicro()
 	}
 	read := spec.read
 	if read == nil {
-		read = plain
+		read = readPlain
 	}
 	bad, err := read(p)
 	if err != nil {
@@ -106,38 +110,41 @@ func (d *decoder) point(n *jsonitem.Node) error {
 	return nil
 }
 
-// point is one item on its way to a Sample.
+// point is an item that is being turned into a Sample.
 type point struct {
-	d          *decoder
+	dec        *decoder
 	item, body *jsonitem.Node
-	spec       spec
+	spec       typeSpec
 	metric     string
-	s          sample.Sample
-	left       error // of the sink, when a component was left out
+	sample     sample.Sample
+	sinkErr    error // error of the sink when it was passed a rejected component
 }
 
+// emit passes the sample to the sink.
 func (p *point) emit() error {
-	if p.left != nil {
-		return p.left
+	if p.sinkErr != nil {
+		return p.sinkErr
 	}
-	return p.d.sink.Sample(&p.s)
+	return p.dec.sink.Sample(&p.sample)
 }
 
-// emitAs hands out a further sample of the same item.
+// emitAs emits another sample of the same item.
 func (p *point) emitAs(metric string) error {
-	if p.left != nil {
-		return p.left
+	if p.sinkErr != nil {
+		return p.sinkErr
 	}
-	s := p.s
+	s := p.sample
 	s.Metric = metric
-	return p.d.sink.Sample(&s)
+	return p.dec.sink.Sample(&s)
 }
 
+// drop counts the item as a measurement of low quality.
 func (p *point) drop() {
-	p.d.sink.Drop(sample.DropLowQuality, p.metric, 1)
+	p.dec.sink.Drop(sample.DropLowQuality, p.metric, 1)
 }
 
-// offset reads "-18000s", and "-07:00" that some hand-made data has.
+// offset reads an offset such as "-18000s". It also accepts "-07:00", which
+// occurs in hand-written data.
 func offset(n *jsonitem.Node) (int, bool) {
 	s := n.String()
 	secs, ok := strings.CutSuffix(s, "s")
@@ -150,7 +157,7 @@ func offset(n *jsonitem.Node) (int, bool) {
 	return o, err == nil && o >= -18*3600 && o <= 18*3600
 }
 
-// instant reads a time and its offset beside it.
+// instant reads a time and its offset.
 func instant(at, off *jsonitem.Node) (time.Time, sample.Zone, bool) {
 	t, zone, ok := at.Time()
 	if !ok {
@@ -166,7 +173,7 @@ func instant(at, off *jsonitem.Node) (time.Time, sample.Zone, bool) {
 	return jsonitem.In(t, o), sample.ZoneStated, true
 }
 
-// period reads startTime, startUtcOffset, endTime, endUtcOffset of n.
+// period reads startTime, startUtcOffset, endTime and endUtcOffset of n.
 func period(n *jsonitem.Node) (start, end time.Time, zone sample.Zone, ok bool) {
 	start, zone, ok = instant(n.Get("startTime"), n.Get("startUtcOffset"))
 	if !ok {
@@ -198,122 +205,127 @@ func civil(n *jsonitem.Node) (sample.Date, bool) {
 	return sample.Date{Year: y, Month: time.Month(m), Day: day}, true
 }
 
+// isoDay formats d as YYYY-MM-DD.
 func isoDay(d sample.Date) string {
 	return fmt.Sprintf("%04d-%02d-%02d", d.Year, int(d.Month), d.Day)
 }
 
+// times sets the time of the sample by the type's timing.
 func (p *point) times() *rejection {
-	switch p.spec.when {
+	switch p.spec.timing {
 	case onDay:
 		if p.body.Get("date") == nil {
 			return &rejection{sample.ReasonMissing, "date is required"}
 		}
 		var ok bool
-		if p.s.Day, ok = civil(p.body.Get("date")); !ok {
-			return &rejection{sample.ReasonBadTime, "date is no calendar day"}
+		if p.sample.Day, ok = civil(p.body.Get("date")); !ok {
+			return &rejection{sample.ReasonBadTime, "date is not a calendar day"}
 		}
-		if p.d.unfinished(p.s.Day) {
-			p.s.Status = sample.Preliminary
+		if p.dec.unfinished(p.sample.Day) {
+			p.sample.Status = sample.Preliminary
 		}
 	case atInstant:
-		st := p.body.Get("sampleTime")
-		if st.Get("physicalTime") == nil {
+		sampleTime := p.body.Get("sampleTime")
+		if sampleTime.Get("physicalTime") == nil {
 			return &rejection{sample.ReasonMissing, "sampleTime.physicalTime is required"}
 		}
 		var ok bool
-		if p.s.Start, p.s.Zone, ok = instant(st.Get("physicalTime"), st.Get("utcOffset")); !ok {
-			return &rejection{sample.ReasonBadTime, "sampleTime is no instant with an offset"}
+		if p.sample.Start, p.sample.Zone,
+			ok = instant(sampleTime.Get("physicalTime"), sampleTime.Get("utcOffset")); !ok {
+			return &rejection{sample.ReasonBadTime, "sampleTime is not an instant with an offset"}
 		}
 	case overPeriod:
-		iv := p.body.Get("interval")
-		if iv.Get("startTime") != nil && iv.Get("endTime") == nil && p.spec.openEnd {
-			return p.openEnded(iv)
+		interval := p.body.Get("interval")
+		if interval.Get("startTime") != nil && interval.Get("endTime") == nil && p.spec.openEnd {
+			return p.openEnded(interval)
 		}
-		if iv.Get("startTime") == nil || iv.Get("endTime") == nil {
+		if interval.Get("startTime") == nil || interval.Get("endTime") == nil {
 			return &rejection{sample.ReasonMissing, "interval.startTime and endTime are required"}
 		}
 		var ok bool
-		if p.s.Start, p.s.End, p.s.Zone, ok = period(iv); !ok {
-			return &rejection{sample.ReasonBadTime, "interval is no period of at most 32 days with offsets"}
+		if p.sample.Start, p.sample.End, p.sample.Zone, ok = period(interval); !ok {
+			return &rejection{sample.ReasonBadTime, "interval is not a period of at most 32 days with offsets"}
 		}
 	}
 	return nil
 }
 
-// openEnded takes the start of an interval without an end, which the type's
-// reader finds in the content.
-func (p *point) openEnded(iv *jsonitem.Node) *rejection {
+// openEnded sets the start of an interval without an end. The type's reader
+// finds the end in the content.
+func (p *point) openEnded(interval *jsonitem.Node) *rejection {
 	var ok bool
-	if p.s.Start, p.s.Zone, ok = instant(iv.Get("startTime"), iv.Get("startUtcOffset")); !ok {
-		return &rejection{sample.ReasonBadTime, "interval.startTime is no instant with an offset"}
+	if p.sample.Start, p.sample.Zone, ok = instant(interval.Get("startTime"), interval.Get("startUtcOffset")); !ok {
+		return &rejection{sample.ReasonBadTime, "interval.startTime is not an instant with an offset"}
 	}
 	return nil
 }
 
-// service is the device of what Google's service derived from all sources.
-func service() sample.Device {
+// serviceDevice returns the device of values that Google's service derived from
+// all sources.
+func serviceDevice() sample.Device {
 	return sample.Device{Name: "Google Health", Manufacturer: "Google", Kind: "app"}
 }
 
-// origin fills device, source and vendor id, by the rules in the package
-// comment.
+// origin sets device, source and VendorID by the rules under "Identity" in the
+// package comment.
 func (p *point) origin() {
-	p.s.VendorID = lastSegment(nameOf(p.item))
-	src := p.item.Get("dataSource")
-	platform := src.Get("platform").String()
+	p.sample.VendorID = lastSegment(nameOf(p.item))
+	source := p.item.Get("dataSource")
+	platform := source.Get("platform").String()
 	switch {
-	case p.spec.merged && p.s.VendorID != "":
-		p.s.Device = service()
-	case p.spec.when == onDay:
-		p.s.VendorID = isoDay(p.s.Day)
-		p.s.Device = service()
+	case p.spec.merged && p.sample.VendorID != "":
+		p.sample.Device = serviceDevice()
+	case p.spec.timing == onDay:
+		p.sample.VendorID = isoDay(p.sample.Day)
+		p.sample.Device = serviceDevice()
 		if platform != "" && platform != "FITBIT" {
-			p.s.VendorID += "/" + platform
-			p.listed(src)
+			p.sample.VendorID += "/" + platform
+			p.fromSource(source)
 		}
-	case src == nil:
-		if p.s.VendorID == "" { // of the merged stream: list says of which source
-			p.s.Coarse = true
+	case source == nil:
+		if p.sample.VendorID == "" { // reconcile does not state the source
+			p.sample.Coarse = true
 			return
 		}
-		p.s.Device = service()
+		p.sample.Device = serviceDevice()
 	default:
-		p.listed(src)
+		p.fromSource(source)
 	}
 }
 
-// listed takes device, source and hand entry from a dataSource.
-func (p *point) listed(src *jsonitem.Node) {
-	p.s.UserEntered = src.Get("recordingMethod").String() == "MANUAL"
-	p.s.Source.Name = src.Get("application", "packageName").String()
-	if p.s.Source.Name == "" {
-		p.s.Source.Name = src.Get("platform").String()
+// fromSource sets device, source and UserEntered from a dataSource.
+func (p *point) fromSource(source *jsonitem.Node) {
+	p.sample.UserEntered = source.Get("recordingMethod").String() == "MANUAL"
+	p.sample.Source.Name = source.Get("application", "packageName").String()
+	if p.sample.Source.Name == "" {
+		p.sample.Source.Name = source.Get("platform").String()
 	}
-	dev := src.Get("device")
+	dev := source.Get("device")
 	d := sample.Device{
 		Name:         dev.Get("displayName").String(),
 		Manufacturer: dev.Get("manufacturer").String(),
-		Kind:         kinds[dev.Get("formFactor").String()],
+		Kind:         deviceTypes[dev.Get("formFactor").String()],
 	}
 	d.Model = d.Name
-	if d.Manufacturer == "" && d.Name != "" && src.Get("platform").String() == "FITBIT" {
+	if d.Manufacturer == "" && d.Name != "" && source.Get("platform").String() == "FITBIT" {
 		d.Manufacturer = "Fitbit"
 	}
 	if d.Name+d.Manufacturer+d.Kind == "" {
-		if p.s.UserEntered {
-			return // a person is no device
+		if p.sample.UserEntered {
+			return // a person is not a device
 		}
-		d = service()
+		d = serviceDevice()
 	}
-	p.s.Device = d
+	p.sample.Device = d
 }
 
-var kinds = map[string]string{
+// deviceTypes maps form factors to device types.
+var deviceTypes = map[string]string{
 	"FITNESS_BAND": "band", "WATCH": "watch", "PHONE": "phone", "RING": "ring", "CHEST_STRAP": "strap",
 	"SCALE": "scale", "TABLET": "tablet", "HEAD_MOUNTED": "headset", "SMART_DISPLAY": "display",
 }
 
-// nameOf is the resource name of an item, "" if it has none.
+// nameOf returns the resource name of an item, or "".
 func nameOf(n *jsonitem.Node) string {
 	name := n.Get("name")
 	if name == nil {
@@ -322,7 +334,7 @@ func nameOf(n *jsonitem.Node) string {
 	return name.String()
 }
 
-// lastSegment is the id at the end of a resource name, "" if there is none.
+// lastSegment returns the id at the end of a resource name, or "".
 func lastSegment(name string) string {
 	id := name[strings.LastIndexByte(name, '/')+1:]
 	if id == "" || id == name || len(id) > 128 {
@@ -337,55 +349,57 @@ func number(n *jsonitem.Node, path ...string) (string, bool) {
 	return s, state == jsonitem.Given
 }
 
-// num adds a component if the member is a number. "NaN" and infinities are
-// proto3's absent numbers; anything else is left out and reported.
-func (p *point) num(name, unit string, path ...string) {
-	p.part(name, unit, p.body.Get(path...))
+// number adds a component if the member is a number. "NaN" and infinities are
+// absent numbers in proto3; other values are rejected.
+func (p *point) number(name, unit string, path ...string) {
+	p.numberOf(name, unit, p.body.Get(path...))
 }
 
-func (p *point) part(name, unit string, n *jsonitem.Node) {
+// numberOf adds the number n as a component.
+func (p *point) numberOf(name, unit string, n *jsonitem.Node) {
 	switch s, state := n.Decimal(); state {
 	case jsonitem.Given:
 		p.add(name, sample.Value{Kind: sample.Number, Num: s, Unit: unit})
 	case jsonitem.Bad:
-		p.leave(name, "it is no number")
+		p.rejectComponent(name, "it is not a number")
 	}
 }
 
-// leave reports a component that is left out, while the rest is taken.
-func (p *point) leave(name, rule string) {
-	err := p.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: p.s.Metric, Component: name,
-		Where:  p.d.place.String(),
-		Detail: rule, VendorID: p.s.VendorID})
-	p.left = cmp.Or(p.left, err)
+// rejectComponent reports a component that is left out of the sample.
+func (p *point) rejectComponent(name, rule string) {
+	err := p.dec.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: p.sample.Metric, Component: name,
+		Where:  p.dec.pos.String(),
+		Detail: rule, VendorID: p.sample.VendorID})
+	p.sinkErr = cmp.Or(p.sinkErr, err)
 }
 
-// code adds a component if the member is a name.
+// code adds a component if the member is an enum name.
 func (p *point) code(name string, path ...string) {
 	if s := enum(p.body.Get(path...)); s != "" {
 		p.add(name, sample.Value{Kind: sample.Code, Text: s})
 	}
 }
 
-// secs adds a duration ("2640s") as seconds.
-func (p *point) secs(name string, n *jsonitem.Node) {
+// duration adds a duration such as "2640s" as a component in seconds.
+func (p *point) duration(name string, n *jsonitem.Node) {
 	if s, ok := seconds(n); ok {
 		p.add(name, sample.Value{Kind: sample.Number, Num: s, Unit: "s"})
 	} else if n != nil {
-		p.leave(name, "it is no duration")
+		p.rejectComponent(name, "it is not a duration")
 	}
 }
 
+// add adds a component unless there is one with the same name.
 func (p *point) add(name string, v sample.Value) {
-	for _, c := range p.s.Components {
+	for _, c := range p.sample.Components {
 		if c.Name == name {
 			return
 		}
 	}
-	p.s.Components = append(p.s.Components, sample.Component{Name: name, Value: v})
+	p.sample.Components = append(p.sample.Components, sample.Component{Name: name, Value: v})
 }
 
-// seconds reads a protobuf Duration.
+// seconds reads a protobuf Duration as seconds.
 func seconds(n *jsonitem.Node) (string, bool) {
 	s, ok := strings.CutSuffix(n.String(), "s")
 	if !ok {
@@ -394,8 +408,8 @@ func seconds(n *jsonitem.Node) (string, bool) {
 	return number(&jsonitem.Node{Kind: '"', Text: s})
 }
 
-// enum reads an enum name: letters, digits and underscores; what the vendor
-// leaves unspecified is none.
+// enum reads an enum name of letters, digits and underscores. Unspecified
+// values count as absent.
 func enum(n *jsonitem.Node) string {
 	s := n.String()
 	if s == "" || len(s) > 80 || strings.HasSuffix(s, "_UNSPECIFIED") {

@@ -7,20 +7,20 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// rollupSpec is how a roll-up value is read: a main number, a duration, or
-// only parts.
+// rollupSpec describes how a roll-up is read: a main value with components, a
+// duration, or components only.
 type rollupSpec struct {
-	value    string
-	unit     string
-	zero     bool
-	signed   bool
-	duration bool
-	parts    []part
-	list     [3]string // list, name, amount: a component for each entry
-	span     [2]string // low and high of the component "range"
+	value      string
+	unit       string
+	zero       bool
+	signed     bool
+	duration   bool
+	components []componentSpec
+	list       [3]string // names of a list and of its enum and amount: one component per entry
+	span       [2]string // names of the bounds of the component "range"
 }
 
-// rollups are the types that roll up. It is never written to.
+// rollups lists the types that roll up. It is never modified.
 var rollups = map[string]rollupSpec{
 	"steps":                {value: "countSum", unit: "count", zero: true},
 	"floors":               {value: "countSum", unit: "count", zero: true},
@@ -29,19 +29,19 @@ var rollups = map[string]rollupSpec{
 	"altitude":             {value: "gainMillimetersSum", unit: "mm", zero: true, signed: true},
 	"active-energy-burned": {value: "kcalSum", unit: "kcal", zero: true},
 	"total-calories":       {value: "kcalSum", unit: "kcal", zero: true},
-	"heart-rate": {value: "beatsPerMinuteAvg", unit: "bpm", parts: []part{
-		numberPart("beatsPerMinuteMin", "bpm"), numberPart("beatsPerMinuteMax", "bpm")}},
+	"heart-rate": {value: "beatsPerMinuteAvg", unit: "bpm", components: []componentSpec{
+		numeric("beatsPerMinuteMin", "bpm"), numeric("beatsPerMinuteMax", "bpm")}},
 	"weight":        {value: "weightGramsAvg", unit: "g"},
 	"body-fat":      {value: "bodyFatPercentageAvg", unit: "%"},
 	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliterAvg", unit: "mg/dL"},
-	"core-body-temperature": {value: "temperatureCelsiusAvg", unit: "Cel", parts: []part{
-		numberPart("temperatureCelsiusMin", "Cel"), numberPart("temperatureCelsiusMax", "Cel")}},
-	"run-vo2-max": {value: "rateAvg", unit: "mL/kg/min", parts: []part{
-		numberPart("rateMin", "mL/kg/min"), numberPart("rateMax", "mL/kg/min")}},
+	"core-body-temperature": {value: "temperatureCelsiusAvg", unit: "Cel", components: []componentSpec{
+		numeric("temperatureCelsiusMin", "Cel"), numeric("temperatureCelsiusMax", "Cel")}},
+	"run-vo2-max": {value: "rateAvg", unit: "mL/kg/min", components: []componentSpec{
+		numeric("rateMin", "mL/kg/min"), numeric("rateMax", "mL/kg/min")}},
 	"sedentary-period": {value: "durationSum", unit: "s", duration: true},
 	"hydration-log":    {value: "amountConsumed", unit: "mL"},
-	"active-zone-minutes": {zero: true, parts: []part{numberPart("sumInFatBurnHeartZone", "min"),
-		numberPart("sumInCardioHeartZone", "min"), numberPart("sumInPeakHeartZone", "min")}},
+	"active-zone-minutes": {zero: true, components: []componentSpec{numeric("sumInFatBurnHeartZone", "min"),
+		numeric("sumInCardioHeartZone", "min"), numeric("sumInPeakHeartZone", "min")}},
 	"active-minutes": {unit: "min",
 		list: [3]string{"activeMinutesRollupByActivityLevel", "activityLevel", "activeMinutesSum"}},
 	"activity-level": {unit: "s",
@@ -55,33 +55,33 @@ var rollups = map[string]rollupSpec{
 
 // rollup reads an item of rollUp or dailyRollUp.
 func (d *decoder) rollup(n *jsonitem.Node) error {
-	metric, body := d.typed(n, "civilStartTime", "civilEndTime")
+	metric, body := d.splitType(n, "civilStartTime", "civilEndTime")
 	if metric == "" && body == n {
 		return d.rd.Fail(noType)
 	}
 	spec, ok := rollups[metric]
 	if !ok {
-		return d.reject(sample.ReasonUnmapped, metric, "no such roll-up is read here", n)
+		return d.reject(sample.ReasonUnmapped, metric, "this roll-up is not supported", n)
 	}
-	p := &point{d: d, item: n, body: body, metric: metric}
-	p.s.Channel, p.s.Device = "v4-rollup", service()
+	p := &point{dec: d, item: n, body: body, metric: metric}
+	p.sample.Channel, p.sample.Device = "v4-rollup", serviceDevice()
 	bad := p.window()
 	if bad == nil {
 		bad = p.rolled(spec)
 	}
 	if bad != nil {
-		return d.reject(bad.reason, p.s.Metric, bad.rule, n)
+		return d.reject(bad.reason, p.sample.Metric, bad.rule, n)
 	}
 	return p.emit()
 }
 
-// window takes the civil day of a daily roll-up or the instants of another.
+// window sets the civil day of a daily roll-up, or the period of another.
 func (p *point) window() *rejection {
 	if p.item.Get("civilStartTime") != nil {
-		p.s.Metric = p.metric + "/day"
+		p.sample.Metric = p.metric + "/day"
 		start, ok := civil(p.item.Get("civilStartTime", "date"))
 		if !ok {
-			return &rejection{sample.ReasonBadTime, "civilStartTime is no calendar day"}
+			return &rejection{sample.ReasonBadTime, "civilStartTime is not a calendar day"}
 		}
 		if end, ok := civil(p.item.Get("civilEndTime", "date")); ok {
 			next := time.Date(start.Year, start.Month, start.Day+1, 0, 0, 0, 0, time.UTC)
@@ -89,23 +89,24 @@ func (p *point) window() *rejection {
 				return &rejection{sample.ReasonBadTime, "the window is longer than a day"}
 			}
 		}
-		p.s.Day = start
-		if p.d.unfinished(start) {
-			p.s.Status = sample.Preliminary
+		p.sample.Day = start
+		if p.dec.unfinished(start) {
+			p.sample.Status = sample.Preliminary
 		}
 		return nil
 	}
-	p.s.Metric = p.metric + "/rollup"
+	p.sample.Metric = p.metric + "/rollup"
 	var ok bool
-	if p.s.Start, p.s.End, p.s.Zone, ok = period(p.item); !ok {
-		return &rejection{sample.ReasonBadTime, "startTime and endTime are no window of at most 32 days"}
+	if p.sample.Start, p.sample.End, p.sample.Zone, ok = period(p.item); !ok {
+		return &rejection{sample.ReasonBadTime, "startTime and endTime are not a window of at most 32 days"}
 	}
-	if !p.d.received.IsZero() && p.s.End.After(p.d.received) {
-		p.s.Status = sample.Preliminary
+	if !p.dec.received.IsZero() && p.sample.End.After(p.dec.received) {
+		p.sample.Status = sample.Preliminary
 	}
 	return nil
 }
 
+// rolled sets value and components by the spec.
 func (p *point) rolled(spec rollupSpec) *rejection {
 	switch {
 	case spec.list[0] != "":
@@ -117,21 +118,22 @@ func (p *point) rolled(spec rollupSpec) *rejection {
 			p.add("range", sample.Value{Kind: sample.Interval, Num: low, High: high, Unit: spec.unit})
 		}
 	case spec.value == "":
-		for _, c := range spec.parts {
+		for _, c := range spec.components {
 			if p.body.Get(c.name) == nil {
 				p.add(c.name, sample.Value{Kind: sample.Number, Num: "0", Unit: c.unit})
 			}
-			p.num(c.name, c.unit, c.name)
+			p.number(c.name, c.unit, c.name)
 		}
 	default:
 		return p.rolledValue(spec)
 	}
-	if len(p.s.Components) == 0 {
-		return none("the roll-up holds no value")
+	if len(p.sample.Components) == 0 {
+		return missing("the roll-up holds no value")
 	}
 	return nil
 }
 
+// rolledValue sets the main value and its components.
 func (p *point) rolledValue(spec rollupSpec) *rejection {
 	n := p.body.Get(spec.value)
 	if spec.value == "amountConsumed" {
@@ -140,24 +142,24 @@ func (p *point) rolledValue(spec rollupSpec) *rejection {
 	if spec.duration {
 		v, ok := seconds(n)
 		if !ok {
-			return &rejection{sample.ReasonBadValue, spec.value + " is no duration"}
+			return &rejection{sample.ReasonBadValue, spec.value + " is not a duration"}
 		}
-		p.s.Value = sample.Value{Kind: sample.Number, Num: v, Unit: spec.unit}
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: v, Unit: spec.unit}
 		return nil
 	}
 	p.spec.value, p.spec.unit, p.spec.zero, p.spec.signed = spec.value, spec.unit, spec.zero, spec.signed
 	if spec.value == "amountConsumed" {
 		v, ok := number(n)
 		if !ok {
-			return none("amountConsumed.millilitersSum is required")
+			return missing("amountConsumed.millilitersSum is required")
 		}
-		p.s.Value = sample.Value{Kind: sample.Number, Num: v, Unit: spec.unit}
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: v, Unit: spec.unit}
 		return nil
 	}
 	if bad, _ := p.value(); bad != nil {
 		return bad
 	}
-	p.spec.parts = spec.parts
-	p.parts()
+	p.spec.components = spec.components
+	p.specComponents()
 	return nil
 }

@@ -8,30 +8,31 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// stageDigit is the digit of a stage in the series.
+// stageDigit maps the stages to their digits in the series.
 var stageDigit = map[string]string{
 	"DEEP": "1", "LIGHT": "2", "REM": "3", "AWAKE": "4", "ASLEEP": "5", "RESTLESS": "6",
 }
 
-// stage is one stretch of a night.
+// stage is one section of a night.
 type stage struct {
-	kind       string
+	typ        string
 	start, end time.Time
 }
 
-// maxStages bounds the epochs of a night: two days of 30 s.
+// maxStages is the limit for the epochs of a night: two days at 30 s.
 const maxStages = 2 * 24 * 120
 
+// sleep reads a night.
 func sleep(p *point) (*rejection, error) {
 	stages, ok := p.stages()
 	if !ok {
 		return &rejection{sample.ReasonBadTime, "a stage has no start and end"}, nil
 	}
-	if p.s.End.IsZero() && len(stages) > 0 { // no endTime: it may go on
-		p.s.End, p.s.Status = stages[len(stages)-1].end, sample.Preliminary
+	if p.sample.End.IsZero() && len(stages) > 0 { // without an endTime the night may be in progress
+		p.sample.End, p.sample.Status = stages[len(stages)-1].end, sample.Preliminary
 	}
-	if !p.s.End.After(p.s.Start) {
-		return &rejection{sample.ReasonBadTime, "a night has a length"}, nil
+	if !p.sample.End.After(p.sample.Start) {
+		return &rejection{sample.ReasonBadTime, "the night has no duration"}, nil
 	}
 	minutes := p.stageMinutes(stages)
 	asleep, given := number(p.body, "summary", "minutesAsleep")
@@ -43,37 +44,38 @@ func sleep(p *point) (*rejection, error) {
 		asleep, given = decimal(sum), true
 	}
 	if given {
-		p.s.Value = sample.Value{Kind: sample.Number, Num: asleep, Unit: "min"}
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: asleep, Unit: "min"}
 	}
 	for _, k := range []string{"DEEP", "LIGHT", "REM", "AWAKE", "RESTLESS"} {
 		if m, ok := minutes[k]; ok {
 			p.add(strings.ToLower(k), sample.Value{Kind: sample.Number, Num: decimal(m), Unit: "min"})
 		}
 	}
-	p.num("awake", "min", "summary", "minutesAwake")
+	p.number("awake", "min", "summary", "minutesAwake")
 	for _, m := range []string{"minutesInSleepPeriod", "minutesToFallAsleep", "minutesAfterWakeUp"} {
-		p.num(m, "min", "summary", m)
+		p.number(m, "min", "summary", m)
 	}
 	p.code("type", "type")
 	meta := p.body.Get("metadata")
-	if meta.Get("nap").Is() {
+	if meta.Get("nap").IsTrue() {
 		p.add("nap", sample.Value{Kind: sample.Boolean, Bool: true})
 	}
-	if meta != nil && !meta.Get("processed").Is() {
-		p.s.Status = sample.Preliminary
+	if meta != nil && !meta.Get("processed").IsTrue() {
+		p.sample.Status = sample.Preliminary
 	}
-	if meta.Get("manuallyEdited").Is() {
-		p.s.Method = "manuallyEdited"
+	if meta.Get("manuallyEdited").IsTrue() {
+		p.sample.Method = "manuallyEdited"
 	}
-	if series := hypnogram(p.s.Start, p.s.End, stages); series != nil {
+	if series := hypnogram(p.sample.Start, p.sample.End, stages); series != nil {
 		p.add("stages", sample.Value{Kind: sample.Series, Series: series})
 	}
-	if p.s.Value.Kind == sample.None && len(stages) == 0 {
-		return none("neither stages nor minutes asleep"), nil
+	if p.sample.Value.Kind == sample.None && len(stages) == 0 {
+		return missing("neither stages nor minutes asleep"), nil
 	}
 	return nil, p.emit()
 }
 
+// stages returns the stages of a night. ok is false if one lacks its times.
 func (p *point) stages() ([]stage, bool) {
 	list := p.body.Get("stages")
 	if list == nil {
@@ -91,19 +93,20 @@ func (p *point) stages() ([]stage, bool) {
 	return out, true
 }
 
-// stageMinutes are the summary's, each type once (a repeated type was seen in
-// the wild), else they are summed from the stages.
+// stageMinutes returns the minutes per stage of the summary, or the sums of the
+// stages if there is no summary. Some summaries repeat a stage; the first entry
+// counts.
 func (p *point) stageMinutes(stages []stage) map[string]float64 {
 	out := map[string]float64{}
 	if list := p.body.Get("summary", "stagesSummary"); list != nil {
 		for i := range list.Items {
-			kind := list.Items[i].Get("type").String()
-			if _, twice := out[kind]; twice {
+			typ := list.Items[i].Get("type").String()
+			if _, ok := out[typ]; ok {
 				continue
 			}
 			v, state := list.Items[i].Get("minutes").Decimal()
 			if state == jsonitem.Given || state == jsonitem.Absent {
-				out[kind] = jsonitem.Float(v)
+				out[typ] = jsonitem.Float(v)
 			}
 		}
 	}
@@ -111,13 +114,13 @@ func (p *point) stageMinutes(stages []stage) map[string]float64 {
 		return out
 	}
 	for _, s := range stages {
-		out[s.kind] += s.end.Sub(s.start).Minutes()
+		out[s.typ] += s.end.Sub(s.start).Minutes()
 	}
 	return out
 }
 
-// hypnogram is the series of stages if they cover the night without a gap on
-// a grid of a minute or half a minute; nil otherwise.
+// hypnogram returns the series of the stages if they cover the night without
+// gaps on a grid of 1 minute or 30 s. Otherwise it returns nil.
 func hypnogram(start, end time.Time, stages []stage) *sample.SeriesData {
 	if len(stages) == 0 || !stages[0].start.Equal(start) || !stages[len(stages)-1].end.Equal(end) {
 		return nil
@@ -139,7 +142,7 @@ func hypnogram(start, end time.Time, stages []stage) *sample.SeriesData {
 	}
 	var data strings.Builder
 	for _, s := range stages {
-		digit, ok := stageDigit[s.kind]
+		digit, ok := stageDigit[s.typ]
 		if !ok {
 			digit = "E"
 		}

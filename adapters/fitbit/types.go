@@ -7,102 +7,108 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// when says which time a type has.
-type when uint8
+// timing is the time that a type has.
+type timing uint8
 
 const (
-	atInstant when = iota
+	atInstant timing = iota
 	overPeriod
 	onDay
 )
 
-// part is a component: a number with a unit, or a code without one.
-type part struct {
+// componentSpec describes a component: a number with a unit, or a code.
+type componentSpec struct {
 	name, unit string
 	code       bool
-	path       []string // within the body, [name] if nil
+	path       []string // path in the body; [name] if nil
 }
 
-// spec is how a type of list and reconcile is read.
-type spec struct {
-	when   when
-	value  string // member of the main value
-	unit   string
-	zero   bool // absent means zero (a count), else missing
-	signed bool // may be negative
-	merged bool // named, and the same through list and reconcile
-	// openEnd is set where an interval may lack its end: read sets it.
-	openEnd bool
-	floor   float64
-	parts   []part
-	method  []string // path of the method
-	read    func(*point) (*rejection, error)
+// typeSpec describes how a type of list and reconcile is read.
+type typeSpec struct {
+	timing  timing
+	value   string // name of the member with the main value
+	unit    string
+	zero    bool // an absent value is zero (a count); otherwise it is missing
+	signed  bool // the value may be negative
+	merged  bool // points are named and are the same in list and reconcile
+	openEnd bool // the interval may lack its end; read finds it in the content
+	// floor is the least valid value. Smaller ones, and absent ones, are dropped as
+	// measurements of low quality.
+	floor      float64
+	components []componentSpec
+	method     []string                         // path of the method
+	read       func(*point) (*rejection, error) // nil means readPlain
 }
 
-func numberPart(name, unit string, path ...string) part {
-	return part{name: name, unit: unit, path: path}
+func numeric(name, unit string, path ...string) componentSpec {
+	return componentSpec{name: name, unit: unit, path: path}
 }
-func codePart(name string, path ...string) part { return part{name: name, code: true, path: path} }
+func coded(name string, path ...string) componentSpec {
+	return componentSpec{name: name, code: true, path: path}
+}
 
-// anyLow is a floor that drops zero only: no such rate is alive.
-const anyLow = 0.0001
+// aboveZero is a floor that drops only zeros: no living person has such a rate.
+const aboveZero = 0.0001
 
-// types are the readable types. It is never written to.
-var types = map[string]spec{
-	"heart-rate": {value: "beatsPerMinute", unit: "bpm", floor: anyLow, parts: []part{
-		codePart("motionContext", "metadata", "motionContext"),
-		codePart("sensorLocation", "metadata", "sensorLocation")}},
+// types lists the supported types of list and reconcile. It is never modified.
+var types = map[string]typeSpec{
+	"heart-rate": {value: "beatsPerMinute", unit: "bpm", floor: aboveZero, components: []componentSpec{
+		coded("motionContext", "metadata", "motionContext"),
+		coded("sensorLocation", "metadata", "sensorLocation")}},
 	"heart-rate-variability": {read: variability},
-	"daily-heart-rate-variability": {when: onDay, value: "averageHeartRateVariabilityMilliseconds", unit: "ms",
-		parts: []part{
-			numberPart("deepSleepRootMeanSquareOfSuccessiveDifferencesMilliseconds", "ms"), numberPart("entropy", ""),
-			numberPart("nonRemHeartRateBeatsPerMinute", "bpm")}},
-	"daily-resting-heart-rate": {when: onDay, value: "beatsPerMinute", unit: "bpm", floor: anyLow,
+	"daily-heart-rate-variability": {timing: onDay, value: "averageHeartRateVariabilityMilliseconds", unit: "ms",
+		components: []componentSpec{
+			numeric("deepSleepRootMeanSquareOfSuccessiveDifferencesMilliseconds", "ms"), numeric("entropy", ""),
+			numeric("nonRemHeartRateBeatsPerMinute", "bpm")}},
+	"daily-resting-heart-rate": {timing: onDay, value: "beatsPerMinute", unit: "bpm", floor: aboveZero,
 		method: []string{"dailyRestingHeartRateMetadata", "calculationMethod"}},
-	"daily-heart-rate-zones": {when: onDay, read: heartRateZones},
+	"daily-heart-rate-zones": {timing: onDay, read: heartRateZones},
 	"oxygen-saturation":      {value: "percentage", unit: "%", floor: 50.0001},
-	"daily-oxygen-saturation": {when: onDay, value: "averagePercentage", unit: "%", floor: 50.0001, parts: []part{
-		numberPart("lowerBoundPercentage", "%"), numberPart("upperBoundPercentage", "%"),
-		numberPart("standardDeviationPercentage", "%")}},
-	"daily-respiratory-rate":         {when: onDay, value: "breathsPerMinute", unit: "breaths/min", floor: anyLow},
+	"daily-oxygen-saturation": {timing: onDay, value: "averagePercentage", unit: "%", floor: 50.0001,
+		components: []componentSpec{
+			numeric("lowerBoundPercentage", "%"), numeric("upperBoundPercentage", "%"),
+			numeric("standardDeviationPercentage", "%")}},
+	"daily-respiratory-rate":         {timing: onDay, value: "breathsPerMinute", unit: "breaths/min", floor: aboveZero},
 	"respiratory-rate-sleep-summary": {read: respiratorySummary},
-	"daily-sleep-temperature-derivations": {when: onDay, value: "nightlyTemperatureCelsius", unit: "Cel", parts: []part{
-		numberPart("baselineTemperatureCelsius", "Cel"), numberPart("relativeNightlyStddev30dCelsius", "K")},
+	"daily-sleep-temperature-derivations": {timing: onDay, value: "nightlyTemperatureCelsius", unit: "Cel",
+		components: []componentSpec{
+			numeric("baselineTemperatureCelsius", "Cel"), numeric("relativeNightlyStddev30dCelsius", "K")},
 		read: nightTemperature},
 	"core-body-temperature": {value: "temperatureCelsius", unit: "Cel",
-		parts: []part{codePart("measurementLocation")}, read: bodyTemperature},
-	"vo2-max":     {value: "vo2Max", unit: "mL/kg/min", floor: anyLow, method: []string{"measurementMethod"}},
-	"run-vo2-max": {value: "runVo2Max", unit: "mL/kg/min", floor: anyLow},
-	"daily-vo2-max": {when: onDay, value: "vo2Max", unit: "mL/kg/min", floor: anyLow, parts: []part{
-		codePart("cardioFitnessLevel"), numberPart("vo2MaxCovariance", "")}, read: dailyVO2},
-	"steps":                {when: overPeriod, value: "count", unit: "count", zero: true},
-	"floors":               {when: overPeriod, value: "count", unit: "count", zero: true},
-	"distance":             {when: overPeriod, value: "millimeters", unit: "mm", zero: true},
-	"altitude":             {when: overPeriod, value: "gainMillimeters", unit: "mm", zero: true, signed: true},
-	"active-energy-burned": {when: overPeriod, value: "kcal", unit: "kcal", zero: true},
-	"basal-energy-burned":  {when: overPeriod, value: "kcal", unit: "kcal", zero: true},
-	"active-zone-minutes": {when: overPeriod, value: "activeZoneMinutes", unit: "min", zero: true,
+		components: []componentSpec{coded("measurementLocation")}, read: bodyTemperature},
+	"vo2-max":     {value: "vo2Max", unit: "mL/kg/min", floor: aboveZero, method: []string{"measurementMethod"}},
+	"run-vo2-max": {value: "runVo2Max", unit: "mL/kg/min", floor: aboveZero},
+	"daily-vo2-max": {timing: onDay, value: "vo2Max", unit: "mL/kg/min", floor: aboveZero, components: []componentSpec{
+		coded("cardioFitnessLevel"), numeric("vo2MaxCovariance", "")}, read: dailyVO2},
+	"steps":                {timing: overPeriod, value: "count", unit: "count", zero: true},
+	"floors":               {timing: overPeriod, value: "count", unit: "count", zero: true},
+	"distance":             {timing: overPeriod, value: "millimeters", unit: "mm", zero: true},
+	"altitude":             {timing: overPeriod, value: "gainMillimeters", unit: "mm", zero: true, signed: true},
+	"active-energy-burned": {timing: overPeriod, value: "kcal", unit: "kcal", zero: true},
+	"basal-energy-burned":  {timing: overPeriod, value: "kcal", unit: "kcal", zero: true},
+	"active-zone-minutes": {timing: overPeriod, value: "activeZoneMinutes", unit: "min", zero: true,
 		read: zoneMinutes},
-	"active-minutes":          {when: overPeriod, read: activeMinutes},
-	"activity-level":          {when: overPeriod, value: "activityLevelType", read: coded},
-	"time-in-heart-rate-zone": {when: overPeriod, value: "heartRateZoneType", read: coded},
-	"sedentary-period":        {when: overPeriod, read: sedentary},
-	"swim-lengths-data": {when: overPeriod, value: "strokeCount", unit: "count", zero: true,
-		parts: []part{codePart("swimStrokeType")}},
-	"weight":   {value: "weightGrams", unit: "g", floor: anyLow},
-	"body-fat": {value: "percentage", unit: "%", floor: anyLow},
-	"height":   {value: "heightMillimeters", unit: "mm", floor: anyLow},
-	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliter", unit: "mg/dL", floor: anyLow, parts: []part{
-		codePart("measurementSource"), codePart("measurementTiming"), codePart("mealType")}, read: glucose},
-	"hydration-log":                 {when: overPeriod, read: hydration},
-	"exercise":                      {when: overPeriod, merged: true, openEnd: true, read: exercise},
-	"sleep":                         {when: overPeriod, merged: true, openEnd: true, read: sleep},
-	"electrocardiogram":             {when: overPeriod, openEnd: true, read: electrocardiogram},
-	"irregular-rhythm-notification": {when: overPeriod, read: irregularRhythm},
+	"active-minutes":          {timing: overPeriod, read: activeMinutes},
+	"activity-level":          {timing: overPeriod, value: "activityLevelType", read: readCoded},
+	"time-in-heart-rate-zone": {timing: overPeriod, value: "heartRateZoneType", read: readCoded},
+	"sedentary-period":        {timing: overPeriod, read: sedentary},
+	"swim-lengths-data": {timing: overPeriod, value: "strokeCount", unit: "count", zero: true,
+		components: []componentSpec{coded("swimStrokeType")}},
+	"weight":   {value: "weightGrams", unit: "g", floor: aboveZero},
+	"body-fat": {value: "percentage", unit: "%", floor: aboveZero},
+	"height":   {value: "heightMillimeters", unit: "mm", floor: aboveZero},
+	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliter", unit: "mg/dL", floor: aboveZero,
+		components: []componentSpec{
+			coded("measurementSource"), coded("measurementTiming"), coded("mealType")}, read: glucose},
+	"hydration-log":                 {timing: overPeriod, read: hydration},
+	"exercise":                      {timing: overPeriod, merged: true, openEnd: true, read: exercise},
+	"sleep":                         {timing: overPeriod, merged: true, openEnd: true, read: sleep},
+	"electrocardiogram":             {timing: overPeriod, openEnd: true, read: electrocardiogram},
+	"irregular-rhythm-notification": {timing: overPeriod, read: irregularRhythm},
 }
 
-// known says whether t is a type that is read in any page.
-func known(t string) bool {
+// isType reports whether t is a supported type of any page.
+func isType(t string) bool {
 	if _, ok := types[t]; ok {
 		return true
 	}
@@ -110,13 +116,12 @@ func known(t string) bool {
 	return ok
 }
 
-// value reads the main value by the spec. done says that the item is dealt
-// with (dropped).
+// value sets the main value by the spec. done is true if the item was dropped.
 func (p *point) value() (bad *rejection, done bool) {
 	s, state := p.body.Get(p.spec.value).Decimal()
 	switch state {
 	case jsonitem.Bad:
-		return &rejection{sample.ReasonBadValue, p.spec.value + " is no number"}, false
+		return &rejection{sample.ReasonBadValue, p.spec.value + " is not a number"}, false
 	case jsonitem.NotFinite:
 		return &rejection{sample.ReasonBadValue, p.spec.value + " is not finite"}, false
 	case jsonitem.Absent:
@@ -132,12 +137,13 @@ func (p *point) value() (bad *rejection, done bool) {
 		p.drop()
 		return nil, true
 	}
-	p.s.Value = sample.Value{Kind: sample.Number, Num: s, Unit: p.spec.unit}
+	p.sample.Value = sample.Value{Kind: sample.Number, Num: s, Unit: p.spec.unit}
 	return nil, false
 }
 
-func (p *point) parts() {
-	for _, c := range p.spec.parts {
+// specComponents adds the components and the method of the spec.
+func (p *point) specComponents() {
+	for _, c := range p.spec.components {
 		path := c.path
 		if len(path) == 0 {
 			path = []string{c.name}
@@ -145,29 +151,29 @@ func (p *point) parts() {
 		if c.code {
 			p.code(c.name, path...)
 		} else {
-			p.num(c.name, c.unit, path...)
+			p.number(c.name, c.unit, path...)
 		}
 	}
 	if p.spec.method != nil {
-		p.s.Method = enum(p.body.Get(p.spec.method...))
+		p.sample.Method = enum(p.body.Get(p.spec.method...))
 	}
 }
 
-// plain is a main value with parts.
-func plain(p *point) (*rejection, error) {
+// readPlain reads a type that has a main value and components.
+func readPlain(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.parts()
+	p.specComponents()
 	return nil, p.emit()
 }
 
-// coded is an enum over a period.
-func coded(p *point) (*rejection, error) {
+// readCoded reads a type with an enum as its value.
+func readCoded(p *point) (*rejection, error) {
 	c := enum(p.body.Get(p.spec.value))
 	if c == "" {
 		return &rejection{sample.ReasonMissing, p.spec.value + " is required"}, nil
 	}
-	p.s.Value = sample.Value{Kind: sample.Code, Text: c}
+	p.sample.Value = sample.Value{Kind: sample.Code, Text: c}
 	return nil, p.emit()
 }

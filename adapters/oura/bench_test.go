@@ -20,7 +20,7 @@ func (d *discard) Reject(*sample.Reject) error { return nil }
 func (d *discard) Drop(string, string, int)    {}
 func (d *discard) Progress(int64)              {}
 
-// denseHeartRate is a page of a heart rate every five seconds.
+// denseHeartRate returns a list reply with a heart rate every five seconds.
 func denseHeartRate(points int) []byte {
 	b := []byte(`{"data":[`)
 	at := time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)
@@ -34,11 +34,11 @@ func denseHeartRate(points int) []byte {
 	return append(b, `],"next_token":null}`...)
 }
 
-// BenchmarkDense reports MB and samples a second of one processor: unlike the
-// clock that hardly knows of others on the machine.
+// BenchmarkDense reports MB and samples per second of processor time, which hardly
+// depends on other processes on the machine.
 func BenchmarkDense(b *testing.B) {
 	doc := denseHeartRate(20_000)
-	processor := func() time.Duration {
+	processorTime := func() time.Duration {
 		var u syscall.Rusage
 		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 			b.Fatal(err)
@@ -47,14 +47,14 @@ func BenchmarkDense(b *testing.B) {
 	}
 	b.SetBytes(int64(len(doc)))
 	b.ReportAllocs()
-	before, sink := processor(), &discard{}
+	before, sink := processorTime(), &discard{}
 	for b.Loop() {
 		in := adapters.Input{Name: "heartrate.json", Body: bytes.NewReader(doc), Received: adaptertest.Received()}
 		if err := oura.New().Decode(b.Context(), in, sink); err != nil {
 			b.Fatal(err)
 		}
 	}
-	sec := (processor() - before).Seconds()
+	sec := (processorTime() - before).Seconds()
 	b.ReportMetric(float64(len(doc))*float64(b.N)/1e6/sec, "MB/cpu-s")
 	b.ReportMetric(float64(sink.n)/sec, "samples/cpu-s")
 }

@@ -9,58 +9,59 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// rejection is a rule that one document breaks.
+// rejection is the reason for rejecting one document.
 type rejection struct{ reason, rule string }
 
 func missing(rule string) *rejection { return &rejection{sample.ReasonMissing, rule} }
 func badTime(rule string) *rejection { return &rejection{sample.ReasonBadTime, rule} }
 
-// document is one document on its way to Samples.
+// document is a document that is being turned into Samples.
 type document struct {
-	d   *decoder
-	n   *jsonitem.Node
-	typ string
-	id  string
-	// revision holds the time of the last change. Documents of the current
-	// API version do not state it.
+	dec  *decoder
+	node *jsonitem.Node
+	typ  string
+	id   string
+	// revision is the time of the last change in Unix microseconds. Documents of
+	// the current API version do not state it.
 	revision int64
-	s        sample.Sample // times, status and device that all its samples share
-	// left is an error of the sink, when a component was left out.
-	left error
+	sample   sample.Sample // times, status and device of all samples of the document
+	sinkErr  error         // error of the sink when it was passed a rejected component
 }
 
-// emit hands out a sample of metric with what is shared.
-func (x *document) emit(metric string, v sample.Value, parts ...sample.Component) error {
-	if x.left != nil {
-		return x.left
+// emit emits a sample with the times, the status and the device of the
+// document.
+func (doc *document) emit(metric string, v sample.Value, parts ...sample.Component) error {
+	if doc.sinkErr != nil {
+		return doc.sinkErr
 	}
-	s := &x.d.out
-	*s = x.s
-	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
+	s := &doc.dec.out
+	*s = doc.sample
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", doc.id, doc.revision
 	s.Value, s.Components = v, parts
-	x.d.taken++
-	return x.d.sink.Sample(s)
+	doc.dec.outcomes++
+	return doc.dec.sink.Sample(s)
 }
 
+// ring returns the device of a ring.
 func ring(serial string) sample.Device {
 	return sample.Device{Name: "Oura Ring", Manufacturer: "Oura", Kind: "ring", Serial: serial}
 }
 
-// onDay sets the day of a daily document. growing says that the value of the
-// present day is not final.
-func (x *document) onDay(growing bool) *rejection {
-	day, ok := x.n.Get("day").Day()
+// onDay sets the day of a daily document. If growing is set, the value of a day
+// that was not over at receipt is preliminary.
+func (doc *document) onDay(growing bool) *rejection {
+	day, ok := doc.node.Get("day").Day()
 	if !ok {
-		return badTime("day is no calendar day")
+		return badTime("day is not a calendar day")
 	}
-	x.s = sample.Sample{Day: day, Device: ring("")}
-	if growing && !x.d.received.IsZero() {
-		zone := x.d.zone
-		if t, z, ok := instant(x.n.Get("timestamp")); ok && z == sample.ZoneStated {
+	doc.sample = sample.Sample{Day: day, Device: ring("")}
+	if growing && !doc.dec.received.IsZero() {
+		zone := doc.dec.zone
+		if t, z, ok := instant(doc.node.Get("timestamp")); ok && z == sample.ZoneStated {
 			zone = t.Location()
 		}
-		if !before(day, jsonitem.DateOf(x.d.received.In(zone))) {
-			x.s.Status = sample.Preliminary
+		if !before(day, jsonitem.DateOf(doc.dec.received.In(zone))) {
+			doc.sample.Status = sample.Preliminary
 		}
 	}
 	return nil
@@ -70,8 +71,8 @@ func before(a, b sample.Date) bool {
 	return cmp.Or(cmp.Compare(a.Year, b.Year), cmp.Compare(a.Month, b.Month), cmp.Compare(a.Day, b.Day)) < 0
 }
 
-// instant reads a time. Oura prints "+00:00" for UTC, whatever the wearer's
-// offset was: then the instant is right and the offset is not stated.
+// instant reads a time. Oura prints "+00:00" for UTC whether or not it is the
+// wearer's offset, so such an offset does not count as stated.
 func instant(n *jsonitem.Node) (time.Time, sample.Zone, bool) {
 	t, zone, ok := n.Time()
 	if _, offset := t.Zone(); ok && zone == sample.ZoneStated && offset == 0 {
@@ -81,89 +82,90 @@ func instant(n *jsonitem.Node) (time.Time, sample.Zone, bool) {
 }
 
 // at sets the instant of a document.
-func (x *document) at(field string) *rejection {
-	if x.n.Get(field) == nil {
+func (doc *document) at(field string) *rejection {
+	if doc.node.Get(field) == nil {
 		return missing(field + " is required")
 	}
-	t, zone, ok := instant(x.n.Get(field))
+	t, zone, ok := instant(doc.node.Get(field))
 	if !ok {
-		return badTime(field + " is no instant")
+		return badTime(field + " is not an instant")
 	}
-	x.s = sample.Sample{Start: t, Zone: zone, Device: ring("")}
+	doc.sample = sample.Sample{Start: t, Zone: zone, Device: ring("")}
 	return nil
 }
 
-// over sets the period of a document; one of no length is an instant.
-func (x *document) over(from, to string) *rejection {
-	if bad := x.at(from); bad != nil {
+// over sets the period of a document. A period without length is an instant.
+func (doc *document) over(from, to string) *rejection {
+	if bad := doc.at(from); bad != nil {
 		return bad
 	}
-	if x.n.Get(to) == nil && (x.typ == "workout" || x.typ == "session") {
-		x.s.Status = sample.Preliminary // it has not ended yet
+	if doc.node.Get(to) == nil && (doc.typ == "workout" || doc.typ == "session") {
+		doc.sample.Status = sample.Preliminary // in progress
 		return nil
 	}
-	end, _, ok := x.n.Get(to).Time()
+	end, _, ok := doc.node.Get(to).Time()
 	switch {
 	case !ok:
-		return badTime(to + " is no instant")
-	case end.Before(x.s.Start):
+		return badTime(to + " is not an instant")
+	case end.Before(doc.sample.Start):
 		return badTime(to + " is before " + from)
-	case end.Sub(x.s.Start) > 8*24*time.Hour:
+	case end.Sub(doc.sample.Start) > 8*24*time.Hour:
 		return badTime(from + " and " + to + " are over eight days apart")
-	case end.After(x.s.Start):
-		x.s.End = end
+	case end.After(doc.sample.Start):
+		doc.sample.End = end
 	}
 	return nil
 }
 
-// value reads a number. ok is false if there is none; what is there and is no
-// finite number in bounds is rejected on its own, and the document goes on.
-func (x *document) value(unit string, low, high float64, path ...string) (v sample.Value, ok bool, err error) {
-	s, state := x.n.Get(path...).Decimal()
+// value reads a number; ok is false if there is none. A value that is not a
+// finite number between low and high is rejected, and the rest of the document
+// is still read.
+func (doc *document) value(unit string, low, high float64, path ...string) (v sample.Value, ok bool, err error) {
+	s, state := doc.node.Get(path...).Decimal()
 	if state == jsonitem.Absent {
 		return v, false, nil
 	}
 	if f := jsonitem.Float(s); state != jsonitem.Given || f < low || f > high {
 		field := strings.Join(path, ".")
-		return v, false, x.d.reject(sample.ReasonBadValue, x.typ+"."+field,
-			field+" is no number or out of the possible", x.n)
+		return v, false, doc.dec.reject(sample.ReasonBadValue, doc.typ+"."+field,
+			field+" is not a number or is out of range", doc.node)
 	}
 	return sample.Value{Kind: sample.Number, Num: s, Unit: unit}, true, nil
 }
 
-// emitField emits one field as its own sample if it is there.
-func (x *document) emitField(metric, unit string, low, high float64, parts []sample.Component, path ...string) error {
-	v, ok, err := x.value(unit, low, high, path...)
+// emitField emits one field as a separate sample if it is present.
+func (doc *document) emitField(metric, unit string, low, high float64, parts []sample.Component, path ...string) error {
+	v, ok, err := doc.value(unit, low, high, path...)
 	if err != nil || !ok {
 		return err
 	}
-	return x.emit(metric, v, parts...)
+	return doc.emit(metric, v, parts...)
 }
 
-// numbers collects number fields of the document as components. What is
-// neither null nor a number is left out and reported.
-func (x *document) numbers(metric, unit string, fields ...string) []sample.Component {
+// numbers returns number fields of the document as components. Values that are
+// neither null nor a number are rejected.
+func (doc *document) numbers(metric, unit string, fields ...string) []sample.Component {
 	var out []sample.Component
 	for _, f := range fields {
-		switch s, state := x.n.Get(f).Decimal(); state {
+		switch s, state := doc.node.Get(f).Decimal(); state {
 		case jsonitem.Given:
 			out = append(out, sample.Component{Name: f, Value: sample.Value{Kind: sample.Number, Num: s, Unit: unit}})
 		case jsonitem.Bad, jsonitem.NotFinite:
-			x.leave(metric, f, f+" is no number")
+			doc.rejectComponent(metric, f, f+" is not a number")
 		}
 	}
 	return out
 }
 
-// leave reports a component that is left out, while the rest is taken.
-func (x *document) leave(metric, component, rule string) {
-	err := x.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component,
-		Where:  x.d.where(),
-		Detail: rule, VendorID: x.id})
-	x.left = cmp.Or(x.left, err)
+// rejectComponent reports a component that is left out of a sample.
+func (doc *document) rejectComponent(metric, component, rule string) {
+	err := doc.dec.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component,
+		Where:  doc.dec.where(),
+		Detail: rule, VendorID: doc.id})
+	doc.sinkErr = cmp.Or(doc.sinkErr, err)
 }
 
-// codes collects enum fields of n as components.
+// codes returns enum fields of n as components.
 func codes(n *jsonitem.Node, fields ...string) []sample.Component {
 	var out []sample.Component
 	for _, f := range fields {
@@ -174,7 +176,8 @@ func codes(n *jsonitem.Node, fields ...string) []sample.Component {
 	return out
 }
 
-// code takes an enum name: what has spaces or is long is a person's text.
+// code reads an enum name. Long texts and texts with spaces may be written by a
+// person and are not read.
 func code(n *jsonitem.Node) (sample.Value, bool) {
 	s := n.String()
 	if s == "" || len(s) > 64 {
@@ -188,10 +191,11 @@ func code(n *jsonitem.Node) (sample.Value, bool) {
 	return sample.Value{Kind: sample.Code, Text: s}, true
 }
 
-// contributors are scores, whatever their names say.
-func (x *document) contributors(metric string) []sample.Component {
+// contributors returns the contributors of a score as components. All of them
+// are scores, including those named after a measurement.
+func (doc *document) contributors(metric string) []sample.Component {
 	var out []sample.Component
-	c := x.n.Get("contributors")
+	c := doc.node.Get("contributors")
 	if c == nil {
 		return nil
 	}
@@ -202,7 +206,7 @@ func (x *document) contributors(metric string) []sample.Component {
 		switch {
 		case name == "" || seen[name] || state == jsonitem.Absent:
 		case state != jsonitem.Given:
-			x.leave(metric, name, name+" is no number")
+			doc.rejectComponent(metric, name, name+" is not a number")
 		default:
 			seen[name] = true
 			out = append(out, sample.Component{Name: name,
@@ -212,15 +216,15 @@ func (x *document) contributors(metric string) []sample.Component {
 	return out
 }
 
-// maxPoints bounds a series: eight days of 10 s.
+// maxPoints is the limit for the points of a series: eight days at 10 s.
 const maxPoints = 8 * 8640
 
-// series reads {interval, items, timestamp}. Nulls are E.
+// series reads {interval, items, timestamp}. Nulls become "E".
 func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 	every, state := n.Get("interval").Decimal()
 	secs := jsonitem.Float(every)
 	if state != jsonitem.Given || secs < 0.001 || secs > 86400 {
-		return nil, &rejection{sample.ReasonBadValue, "interval is no number of seconds"}
+		return nil, &rejection{sample.ReasonBadValue, "interval is not a number of seconds"}
 	}
 	items := n.Get("items")
 	if items == nil || len(items.Items) == 0 {
@@ -230,11 +234,11 @@ func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 		return nil, &rejection{sample.ReasonTooLarge, "a series has too many items"}
 	}
 	var data strings.Builder
-	some := false
+	hasValue := false
 	for i := range items.Items {
 		v, state := items.Items[i].Decimal()
 		if state == jsonitem.Given {
-			some = true
+			hasValue = true
 		} else {
 			v = "E"
 		}
@@ -243,18 +247,19 @@ func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 		}
 		data.WriteString(v)
 	}
-	if !some {
+	if !hasValue {
 		return nil, nil
 	}
 	return &sample.SeriesData{Period: time.Duration(secs * float64(time.Second)), Unit: unit, Data: data.String()}, nil
 }
 
-// emitSeries emits a series of the document from its own timestamp, which
-// must be within a day of the document's start (the sandbox has others).
-func (x *document) emitSeries(metric, unit, field string) error {
-	n := x.n.Get(field)
-	if n == nil || x.left != nil {
-		return x.left
+// emitSeries emits a series of the document with its own timestamp, which must
+// be at most 36 hours from the start of the document. Series of Oura's sandbox
+// are years off.
+func (doc *document) emitSeries(metric, unit, field string) error {
+	n := doc.node.Get(field)
+	if n == nil || doc.sinkErr != nil {
+		return doc.sinkErr
 	}
 	data, bad := series(n, unit)
 	if data == nil && bad == nil {
@@ -262,30 +267,30 @@ func (x *document) emitSeries(metric, unit, field string) error {
 	}
 	start, zone, ok := instant(n.Get("timestamp"))
 	if bad == nil && !ok {
-		bad = badTime("timestamp of the series is no instant")
+		bad = badTime("timestamp of the series is not an instant")
 	}
-	near := x.s.Start
-	if near.IsZero() {
-		near = time.Date(x.s.Day.Year, x.s.Day.Month, x.s.Day.Day, 12, 0, 0, 0, time.UTC)
+	anchor := doc.sample.Start
+	if anchor.IsZero() {
+		anchor = time.Date(doc.sample.Day.Year, doc.sample.Day.Month, doc.sample.Day.Day, 12, 0, 0, 0, time.UTC)
 	}
-	if bad == nil && (start.Sub(near) > 36*time.Hour || near.Sub(start) > 36*time.Hour) {
-		bad = badTime("the series begins more than a day off its document")
+	if bad == nil && (start.Sub(anchor) > 36*time.Hour || anchor.Sub(start) > 36*time.Hour) {
+		bad = badTime("the series begins more than 36 hours from its document")
 	}
 	if bad != nil {
-		return x.d.reject(bad.reason, metric, bad.rule, n)
+		return doc.dec.reject(bad.reason, metric, bad.rule, n)
 	}
-	s := x.s
-	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
+	s := doc.sample
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", doc.id, doc.revision
 	s.Day, s.Start, s.Zone = sample.Date{}, start, zone
 	points := strings.Count(data.Data, " ") + 1
 	s.End = start.Add(time.Duration(points) * data.Period)
 	s.Value = sample.Value{Kind: sample.Series, Unit: unit, Series: data}
-	x.d.taken++
-	return x.d.sink.Sample(&s)
+	doc.dec.outcomes++
+	return doc.dec.sink.Sample(&s)
 }
 
-// digits turns a text of one digit an epoch into a series; ok is false if it
-// has anything else.
+// digits turns a text with one digit per epoch into a series. ok is false if
+// the text has other characters.
 func digits(n *jsonitem.Node, lowest, highest byte, period time.Duration) (sample.Value, bool) {
 	text := n.String()
 	if text == "" || len(text) > maxPoints {

@@ -15,29 +15,30 @@ import (
 
 const format = "v2"
 
-// Adapter reads Oura API v2 documents.
-type Adapter struct{}
+// adapter implements adapters.Adapter for documents of the Oura API.
+type adapter struct{}
 
-var _ adapters.Adapter = (*Adapter)(nil)
+var _ adapters.Adapter = (*adapter)(nil)
 
-// New returns the adapter; it has no state.
-func New() *Adapter { return &Adapter{} }
+// New returns the adapter of the Oura API.
+func New() adapters.Adapter { return &adapter{} }
 
-// Vendor is "oura".
-func (*Adapter) Vendor() string { return "oura" }
+// Vendor returns "oura".
+func (*adapter) Vendor() string { return "oura" }
 
-// Name is "Oura".
-func (*Adapter) Name() string { return "Oura" }
+// Name returns "Oura".
+func (*adapter) Name() string { return "Oura" }
 
-// Formats lists the one format.
-func (*Adapter) Formats() []adapters.Format {
+// Formats returns the only format.
+func (*adapter) Formats() []adapters.Format {
 	return []adapters.Format{{
 		Name: format, Summary: "Oura API v2: a document, a list reply, or list replies keyed by type",
 		Extensions: []string{".json", ".ndjson"}, TypeHint: true,
 	}}
 }
 
-// markers are member names that only these bodies have near their beginning.
+// markers are member names that occur near the beginning of these bodies, and
+// of no other.
 var markers = []string{
 	`"next_token"`, `"bedtime_start"`, `"contributors"`, `"spo2_percentage"`, `"breathing_disturbance_index"`,
 	`"day_summary"`, `"vascular_age"`, `"vo2_max"`, `"tag_type_code"`, `"optimal_bedtime"`, `"hardware_type"`,
@@ -45,12 +46,13 @@ var markers = []string{
 	`"equivalent_walking_distance"`, `"temperature_trend_deviation"`, `"stress_high"`, `"recovery_high"`, `"set_up_at"`,
 }
 
-// pairs are member names that only together tell a body of Oura's: tags and
-// battery levels have no name of their own.
+// pairs are member names that identify Oura's bodies only together. Tags and
+// battery levels have no distinctive name.
 var pairs = [][2]string{{`"tags"`, `"timestamp"`}, {`"level"`, `"timestamp"`}, {`"tags"`, `"day"`}}
 
-// Detect knows a body by its member names or by a file name heartrate.json.
-func (*Adapter) Detect(name string, head []byte) (string, bool) {
+// Detect recognizes a body by its member names or by a file name such as
+// heartrate.json.
+func (*adapter) Detect(name string, head []byte) (string, bool) {
 	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
 	if len(head) == 0 || head[0] != '{' && head[0] != '[' || bytes.Contains(head, []byte(`"resourceType"`)) {
 		return "", false
@@ -71,8 +73,8 @@ func (*Adapter) Detect(name string, head []byte) (string, bool) {
 	return "", false
 }
 
-// nameHint finds a type at the beginning of a file name: heartrate.json,
-// daily_sleep-2026-05.json, vo2_max.json.
+// nameHint returns the type at the beginning of a file name such as
+// heartrate.json, daily_sleep-2026-05.json or vo2_max.json.
 func nameHint(name string) string {
 	name, _, _ = strings.Cut(name, ".")
 	best := ""
@@ -85,7 +87,7 @@ func nameHint(name string) string {
 }
 
 // Decode reads one payload.
-func (*Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
 	base, hint, _ := strings.Cut(in.Format, ":")
 	if base != "" && base != format {
 		return adapters.ErrUnknownFormat
@@ -102,7 +104,7 @@ func (*Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	return jsonitem.Payload(format, d.bodies())
 }
 
-// decoder is the state of one Decode.
+// decoder holds the state of one Decode.
 type decoder struct {
 	sink     adapters.Sink
 	rd       *jsonitem.Reader
@@ -110,19 +112,21 @@ type decoder struct {
 	zone     *time.Location
 	received time.Time
 
-	key   string // of the reply we are in, a type or ""
-	index int
-	taken int // samples, rejects and drops so far
+	key      string // type of the current list reply, or ""
+	index    int    // index of the current document in it
+	outcomes int    // samples, rejects and drops so far
 
-	doc document      // used again for the next one
-	out sample.Sample // used again for the next one
+	doc document      // reused for every document
+	out sample.Sample // reused for every sample
 }
 
+// drop counts an item that is left out on purpose.
 func (d *decoder) drop(reason, metric string) {
-	d.taken++
+	d.outcomes++
 	d.sink.Drop(reason, metric, 1)
 }
 
+// bodies reads the bodies of the payload.
 func (d *decoder) bodies() error {
 	n := 0
 	for {
@@ -149,32 +153,32 @@ func (d *decoder) bodies() error {
 	return nil
 }
 
-// maxLoose bounds the members of a document at the top.
-const maxLoose = 256
+// maxMembers is the limit for the members of a document that is not in a list.
+const maxMembers = 256
 
-// top reads a document, a list reply or an object of replies, member by
-// member, as it is not known before which of them it is.
+// top reads a document, a list reply or an object of list replies. It reads
+// member by member, because the first member does not tell which of them it is.
 func (d *decoder) top() error {
 	doc := jsonitem.Node{Kind: '{'}
 	replies := 0
 	keep := func(name string, n *jsonitem.Node) error {
-		if len(doc.Members) >= maxLoose {
+		if len(doc.Members) >= maxMembers {
 			return d.rd.Fail("a document has too many members")
 		}
 		doc.Members = append(doc.Members, jsonitem.Member{Name: name, Value: *n})
 		return nil
 	}
 	err := d.rd.Object(func(name string) error {
-		switch kind := d.rd.Kind(); {
-		case name == "data" && kind == '[':
+		switch next := d.rd.Kind(); {
+		case name == "data" && next == '[':
 			replies++
 			return d.list("")
 		case name == "next_token":
 			return d.rd.Skip()
-		case kind == '[' && readers[name] != nil:
+		case next == '[' && readers[name] != nil:
 			replies++
 			return d.list(name)
-		case kind == '{' && (readers[name] != nil || strings.Contains(name, "_")) || kind == '{' &&
+		case next == '{' && (readers[name] != nil || strings.Contains(name, "_")) || next == '{' &&
 			len(doc.Members) == 0:
 			n, err := d.reply(name)
 			if err != nil || n == nil {
@@ -198,13 +202,13 @@ func (d *decoder) top() error {
 		return err
 	}
 	if replies > 0 {
-		return nil // members beside the replies are the capturer's
+		return nil // members next to list replies do not come from Oura
 	}
 	if doc.Has("detail") && !doc.Has("id") {
 		return d.rd.Fail("the service answered with an error")
 	}
 	d.key, d.index = "", 0
-	typ := recognise(&doc)
+	typ := recognize(&doc)
 	if typ == "" {
 		typ = d.hint
 	}
@@ -214,7 +218,8 @@ func (d *decoder) top() error {
 	return d.document(typ, &doc)
 }
 
-// item is a member of a document; too large an item breaks the document.
+// item reads a member of a document. A member that is too large makes the
+// document unreadable.
 func (d *decoder) item() (*jsonitem.Node, error) {
 	n, err := d.rd.Item()
 	if errors.Is(err, jsonitem.ErrTooLarge) || errors.Is(err, jsonitem.ErrTooDeep) {
@@ -223,8 +228,8 @@ func (d *decoder) item() (*jsonitem.Node, error) {
 	return n, err
 }
 
-// reply reads an object that may be a list reply under the key of its type;
-// if it is not, the object comes back.
+// reply reads an object that may be a list reply under the key of its type. If
+// it is not a list reply, reply returns the object.
 func (d *decoder) reply(key string) (*jsonitem.Node, error) {
 	first, empty, err := d.rd.Open()
 	if err != nil {
@@ -246,7 +251,7 @@ func (d *decoder) reply(key string) (*jsonitem.Node, error) {
 		if err != nil {
 			return err
 		}
-		if len(n.Members) >= maxLoose {
+		if len(n.Members) >= maxMembers {
 			return d.rd.Fail("a document has too many members")
 		}
 		n.Members = append(n.Members, jsonitem.Member{Name: name, Value: *v})
@@ -264,9 +269,11 @@ func (d *decoder) reply(key string) (*jsonitem.Node, error) {
 	return n, nil
 }
 
-const noType = "no type in the body: name it by the key, by --format v2:heartrate or by the file name (heartrate.json)"
+const noType = "the body does not state its type; name it with --format v2:heartrate, in the file name " +
+	"(heartrate.json) or as the key of the list"
 
-// list reads documents of the type key, "" if it must be recognised.
+// list reads documents of the type key. If key is empty, each document is
+// recognized by its fields.
 func (d *decoder) list(key string) error {
 	d.key = key
 	typ := key
@@ -279,11 +286,11 @@ func (d *decoder) list(key string) error {
 		case err != nil:
 			return err
 		case n.Kind != '{':
-			return d.reject(sample.ReasonBadValue, typ, "a document is an object", n)
+			return d.reject(sample.ReasonBadValue, typ, "a document must be an object", n)
 		}
 		t := typ
 		if t == "" {
-			if t = recognise(n); t == "" {
+			if t = recognize(n); t == "" {
 				t = d.hint
 			}
 			if t == "" {
@@ -294,6 +301,7 @@ func (d *decoder) list(key string) error {
 	})
 }
 
+// where returns the position of the current document for rejects.
 func (d *decoder) where() string {
 	if d.key == "" {
 		return fmt.Sprintf("data[%d]", d.index)
@@ -301,8 +309,8 @@ func (d *decoder) where() string {
 	return fmt.Sprintf("%s[%d]", plainName(d.key), d.index)
 }
 
-// plainName keeps a key that looks like a type name, nothing else of a
-// payload.
+// plainName returns s if it looks like a type name, and "" otherwise: other
+// texts of a payload are never copied.
 func plainName(s string) string {
 	if len(s) > 48 {
 		return ""
@@ -315,9 +323,10 @@ func plainName(s string) string {
 	return s
 }
 
-func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
-	d.taken++
-	r := sample.Reject{Reason: why, Metric: plainName(metric), Where: d.where(), Detail: detail}
+// reject reports an item that is not a Sample.
+func (d *decoder) reject(reason, metric, detail string, raw *jsonitem.Node) error {
+	d.outcomes++
+	r := sample.Reject{Reason: reason, Metric: plainName(metric), Where: d.where(), Detail: detail}
 	if raw != nil {
 		r.Raw, r.VendorID = raw.JSON(), raw.Get("id").String()
 		if len(r.VendorID) > 128 {
@@ -331,35 +340,35 @@ func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
 func (d *decoder) document(typ string, n *jsonitem.Node) error {
 	read := readers[typ]
 	if typ == "vo2_max" {
-		typ = "vO2_max" // webhooks and files write it so
+		typ = "vO2_max" // webhooks and some files write vo2_max
 	}
 	if read == nil {
-		return d.reject(sample.ReasonUnmapped, typ, "no such type is read here", n)
+		return d.reject(sample.ReasonUnmapped, typ, "this type is not supported", n)
 	}
-	x := &d.doc
-	*x = document{d: d, n: n, typ: typ, id: n.Get("id").String()}
+	doc := &d.doc
+	*doc = document{dec: d, node: n, typ: typ, id: n.Get("id").String()}
 	if t, _, ok := n.Get("meta", "updated_at").Time(); ok {
-		x.revision = t.UnixMicro()
+		doc.revision = t.UnixMicro()
 	}
-	if len(x.id) > 128 {
+	if len(doc.id) > 128 {
 		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
 	}
-	before := d.taken
-	bad, err := read(x)
+	before := d.outcomes
+	bad, err := read(doc)
 	switch {
 	case err != nil:
 		return err
 	case bad != nil:
 		return d.reject(bad.reason, typ, bad.rule, n)
-	case d.taken == before:
-		d.drop(sample.DropPlaceholder, typ) // all its values are null
+	case d.outcomes == before:
+		d.drop(sample.DropPlaceholder, typ) // all values are null
 	}
 	return nil
 }
 
-// recognise finds the type of a document by its fields, in the order of the
-// package comment.
-func recognise(n *jsonitem.Node) string {
+// recognize returns the type of a document by its fields, in the order of the
+// package comment, or "".
+func recognize(n *jsonitem.Node) string {
 	c := n.Get("contributors")
 	if c == nil {
 		c = &jsonitem.Node{}

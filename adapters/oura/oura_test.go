@@ -79,14 +79,14 @@ func TestSandboxCapture(t *testing.T) {
 		}
 	}
 	for _, x := range r.Rejects {
-		// The sandbox's series lie in 2021, its days in 2024.
+		// The series of the sandbox are of 2021, its days of 2024.
 		if x.Reason != sample.ReasonBadTime {
 			t.Errorf("rejected: %s %s %s %s", x.Reason, x.Metric, x.Where, x.Detail)
 		}
 	}
 }
 
-func TestTraps(t *testing.T) {
+func TestDocuments(t *testing.T) {
 	sleep := func(rest string) string {
 		return `{"id":"n1","day":"2026-05-03","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00",` + rest + `}`
 	}
@@ -95,27 +95,27 @@ func TestTraps(t *testing.T) {
 			"sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
 		"rest": {sleep(`"type":"rest","total_sleep_duration":100`),
 			"sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
-		"night":             {sleep(`"type":"long_sleep","total_sleep_duration":25200,"average_hrv":44,"average_breath":null`), "sleep=25200 sleep.average_hrv=44"},
-		"ends before start": {`{"id":"n","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-02T22:00:00+02:00"}`, "!bad-time"},
-		"no id":             {`{"bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00","total_sleep_duration":1}`, "!missing"},
-		"series of nulls":   {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[null,null],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1"},
-		"series elsewhere":  {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[50],"timestamp":"2021-05-02T23:00:00+02:00"}`), "sleep=1 !bad-time"},
-		"interval of zero":  {sleep(`"total_sleep_duration":1,"hrv":{"interval":0,"items":[50],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1 !bad-value"},
-		"unknown type":      {`{"blood_glucose":{"data":[{"id":"g"}],"next_token":null}}`, "!unmapped"},
-		"keyed list":        {`{"heartrate":{"next_token":null,"data":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}}`, "heartrate=60"},
-		"keyed array":       {`{"heartrate":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60"},
-		"absurd pulse":      {`{"bpm":6000,"timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
-		"pulse is text":     {`{"bpm":"x","timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
-		"bad time":          {`{"bpm":60,"timestamp":"yesterday"}`, "!bad-time"},
-		"index as float":    {`{"id":"a","day":"2026-05-03","breathing_disturbance_index":1.2,"spo2_percentage":null}`, "daily_spo2.breathing_disturbance_index=1.2"},
-		"SpO2 zero":         {`{"id":"a","day":"2026-05-03","spo2_percentage":{"average":0}}`, "-placeholder"},
+		"night":                  {sleep(`"type":"long_sleep","total_sleep_duration":25200,"average_hrv":44,"average_breath":null`), "sleep=25200 sleep.average_hrv=44"},
+		"ends before start":      {`{"id":"n","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-02T22:00:00+02:00"}`, "!bad-time"},
+		"no id":                  {`{"bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00","total_sleep_duration":1}`, "!missing"},
+		"series of nulls":        {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[null,null],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1"},
+		"series of another year": {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[50],"timestamp":"2021-05-02T23:00:00+02:00"}`), "sleep=1 !bad-time"},
+		"interval of zero":       {sleep(`"total_sleep_duration":1,"hrv":{"interval":0,"items":[50],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1 !bad-value"},
+		"unknown type":           {`{"blood_glucose":{"data":[{"id":"g"}],"next_token":null}}`, "!unmapped"},
+		"keyed list":             {`{"heartrate":{"next_token":null,"data":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}}`, "heartrate=60"},
+		"keyed array":            {`{"heartrate":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60"},
+		"impossible pulse":       {`{"bpm":6000,"timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
+		"pulse is text":          {`{"bpm":"x","timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
+		"bad time":               {`{"bpm":60,"timestamp":"yesterday"}`, "!bad-time"},
+		"index as float":         {`{"id":"a","day":"2026-05-03","breathing_disturbance_index":1.2,"spo2_percentage":null}`, "daily_spo2.breathing_disturbance_index=1.2"},
+		"SpO2 zero":              {`{"id":"a","day":"2026-05-03","spo2_percentage":{"average":0}}`, "-placeholder"},
 		"all null": {`{"id":"a","day":"2026-05-03","vascular_age":null,"pulse_wave_velocity":null}`,
 			"-placeholder"},
 		"negative deviation": {`{"id":"a","day":"2026-05-03","temperature_trend_deviation":-0.2}`,
 			"daily_readiness.temperature_trend_deviation=-0.2"},
-		"vo2 as webhook":    {`{"vo2_max":{"data":[{"id":"v","day":"2026-05-03","vo2_max":44}]}}`, "vO2_max=44"},
-		"own words":         {`{"id":"t","tag_type_code":"custom","start_time":"2026-05-03T10:00:00+02:00","comment":"Ottilie"}`, "enhanced_tag="},
-		"one bad, one good": {`{"data":[5,{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60 !bad-value"},
+		"vo2_max of a webhook":     {`{"vo2_max":{"data":[{"id":"v","day":"2026-05-03","vo2_max":44}]}}`, "vO2_max=44"},
+		"custom tag":               {`{"id":"t","tag_type_code":"custom","start_time":"2026-05-03T10:00:00+02:00","comment":"Ottilie"}`, "enhanced_tag="},
+		"malformed and valid item": {`{"data":[5,{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60 !bad-value"},
 	} {
 		r, err := decode(t, "", "", c.body)
 		if err != nil {
@@ -138,15 +138,15 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-func TestRingOf1970(t *testing.T) {
+func TestRingSetUpAtUnknownTime(t *testing.T) {
 	r, err := decode(t, "", "", `{"id":"r1","hardware_type":"or5","set_up_at":"1970-01-01T00:00:00+00:00"}`)
 	if err != nil || len(r.Samples) != 1 || !r.Samples[0].Start.Equal(adaptertest.Received()) ||
 		r.Samples[0].Device.Serial != "r1" {
-		t.Errorf("%v %+v", err, r.Samples)
+		t.Errorf("error %v, samples %+v", err, r.Samples)
 	}
 }
 
-func TestTypeFromOutside(t *testing.T) {
+func TestTypeFromNameOrFormat(t *testing.T) {
 	body := `{"data":[{"id":"x","age":40,"weight":70.5,"height":1.7}],"next_token":null}`
 	for _, c := range []struct{ name, format string }{{"personal_info.json", ""}, {"", "v2:personal_info"}} {
 		r, err := decode(t, c.name, c.format, body)
@@ -157,19 +157,19 @@ func TestTypeFromOutside(t *testing.T) {
 	_, err := decode(t, "", "", body)
 	var pe *adapters.PayloadError
 	if !errors.As(err, &pe) || !strings.Contains(pe.Rule, "--format") {
-		t.Errorf("untyped body: %v", err)
+		t.Errorf("body without a type: %v", err)
 	}
 }
 
-func TestHostile(t *testing.T) {
+func TestMalformedPayloads(t *testing.T) {
 	for name, body := range map[string]string{
 		"empty": "", "text": "hello", "string": `"x"`, "cut": `{"data":[{"bpm":6`,
-		"error":       `{"detail":"Document not found."}`,
-		"deep":        strings.Repeat("[", 100000),
-		"deep object": strings.Repeat(`{"a":`, 100000),
-		"not ours":    `{"resourceType":"Bundle"}`,
-		"many":        "{" + strings.Repeat(`"a":1,`, 1000) + `"b":1}`,
-		"huge string": `{"id":"` + strings.Repeat("a", 40<<20) + `"}`,
+		"error":        `{"detail":"Document not found."}`,
+		"deep":         strings.Repeat("[", 100000),
+		"deep object":  strings.Repeat(`{"a":`, 100000),
+		"FHIR":         `{"resourceType":"Bundle"}`,
+		"many members": "{" + strings.Repeat(`"a":1,`, 1000) + `"b":1}`,
+		"huge string":  `{"id":"` + strings.Repeat("a", 40<<20) + `"}`,
 	} {
 		_, err := decode(t, "", "", body)
 		var pe *adapters.PayloadError
@@ -204,7 +204,7 @@ func FuzzDecode(f *testing.F) {
 				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
-			t.Fatalf("no PayloadError: %v", err)
+			t.Fatalf("not a PayloadError: %v", err)
 		}
 		for _, s := range r.Samples {
 			if err := adaptertest.Check(s); err != nil {

@@ -9,8 +9,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// readers are the types, by their route names and the webhook's spelling of
-// vO2_max. It is never written to.
+// readers maps the types, named after the routes of the API, to their readers.
+// It includes the webhooks' spelling of vO2_max and is never modified.
 var readers = map[string]func(*document) (*rejection, error){
 	"sleep": readSleep, "heartrate": heartrate, "interbeat_interval": interbeat,
 	"daily_activity": dailyActivity, "daily_readiness": dailyReadiness, "daily_sleep": dailySleep,
@@ -21,201 +21,204 @@ var readers = map[string]func(*document) (*rejection, error){
 	"ring_battery_level": ringBattery, "ring_configuration": ringConfiguration,
 }
 
+// anyHigh is the upper bound of values without a plausible maximum.
 const anyHigh = 1e12
 
-func heartrate(x *document) (*rejection, error) {
-	if bad := x.at("timestamp"); bad != nil {
+func heartrate(doc *document) (*rejection, error) {
+	if bad := doc.at("timestamp"); bad != nil {
 		return bad, nil
 	}
-	x.s.KeyValue = true // of one second there may be several
-	return nil, x.emitField("heartrate", "bpm", 1, 300, codes(x.n, "source"), "bpm")
+	doc.sample.KeyValue = true // several may have the same second
+	return nil, doc.emitField("heartrate", "bpm", 1, 300, codes(doc.node, "source"), "bpm")
 }
 
-func interbeat(x *document) (*rejection, error) {
-	if bad := x.at("timestamp"); bad != nil {
+func interbeat(doc *document) (*rejection, error) {
+	if bad := doc.at("timestamp"); bad != nil {
 		return bad, nil
 	}
-	x.s.KeyValue = true // of one second there may be several
-	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, x.numbers("interbeat_interval", "", "validity"),
+	doc.sample.KeyValue = true // several may have the same second
+	return nil, doc.emitField("interbeat_interval", "ms", 1, 10000, doc.numbers("interbeat_interval", "", "validity"),
 		"ibi")
 }
 
-func dailyActivity(x *document) (*rejection, error) {
-	if bad := x.onDay(true); bad != nil {
+func dailyActivity(doc *document) (*rejection, error) {
+	if bad := doc.onDay(true); bad != nil {
 		return bad, nil
 	}
 	for _, f := range []struct {
 		field, unit string
 		parts       []sample.Component
 	}{
-		{"steps", "count", x.numbers("daily_activity.steps", "s", "non_wear_time")}, {"total_calories", "kcal", nil},
+		{"steps", "count", doc.numbers("daily_activity.steps", "s", "non_wear_time")}, {"total_calories", "kcal", nil},
 		{"active_calories", "kcal", nil}, {"equivalent_walking_distance", "m", nil},
-		{"score", "score", x.contributors("daily_activity.score")},
+		{"score", "score", doc.contributors("daily_activity.score")},
 	} {
-		if err := x.emitField("daily_activity."+f.field, f.unit, 0, anyHigh, f.parts, f.field); err != nil {
+		if err := doc.emitField("daily_activity."+f.field, f.unit, 0, anyHigh, f.parts, f.field); err != nil {
 			return nil, err
 		}
 	}
-	times := x.numbers("daily_activity.time", "s", "high_activity_time", "medium_activity_time",
+	times := doc.numbers("daily_activity.time", "s", "high_activity_time", "medium_activity_time",
 		"low_activity_time", "sedentary_time", "resting_time", "non_wear_time")
-	times = append(times, x.numbers("daily_activity.time", "count", "inactivity_alerts")...)
-	times = append(times, x.numbers("daily_activity.time", "MET.min", "average_met_minutes",
+	times = append(times, doc.numbers("daily_activity.time", "count", "inactivity_alerts")...)
+	times = append(times, doc.numbers("daily_activity.time", "MET.min", "average_met_minutes",
 		"high_activity_met_minutes", "medium_activity_met_minutes",
 		"low_activity_met_minutes", "sedentary_met_minutes")...)
 	if len(times) > 0 {
-		if err := x.emit("daily_activity.time", sample.Value{}, times...); err != nil {
+		if err := doc.emit("daily_activity.time", sample.Value{}, times...); err != nil {
 			return nil, err
 		}
 	}
-	if err := x.emitSeries("daily_activity.met", "MET", "met"); err != nil {
+	if err := doc.emitSeries("daily_activity.met", "MET", "met"); err != nil {
 		return nil, err
 	}
-	v, ok := digits(x.n.Get("class_5_min"), '0', '5', 5*time.Minute)
-	start, zone, okTime := instant(x.n.Get("timestamp"))
+	v, ok := digits(doc.node.Get("class_5_min"), '0', '5', 5*time.Minute)
+	start, zone, okTime := instant(doc.node.Get("timestamp"))
 	if !ok || !okTime {
 		return nil, nil
 	}
-	x.s.Day, x.s.Start, x.s.Zone = sample.Date{}, start, zone
-	x.s.End = start.Add(time.Duration(len(v.Series.Data)+1) / 2 * v.Series.Period)
-	return nil, x.emit("daily_activity.class_5_min", v)
+	doc.sample.Day, doc.sample.Start, doc.sample.Zone = sample.Date{}, start, zone
+	doc.sample.End = start.Add(time.Duration(len(v.Series.Data)+1) / 2 * v.Series.Period)
+	return nil, doc.emit("daily_activity.class_5_min", v)
 }
 
-func dailyReadiness(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func dailyReadiness(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	if err := x.emitField("daily_readiness.score", "score", 0, 100, x.contributors("daily_readiness.score"),
+	if err := doc.emitField("daily_readiness.score", "score", 0, 100, doc.contributors("daily_readiness.score"),
 		"score"); err != nil {
 		return nil, err
 	}
 	for _, f := range []string{"temperature_deviation", "temperature_trend_deviation"} {
-		if err := x.emitField("daily_readiness."+f, "K", -20, 20, nil, f); err != nil {
+		if err := doc.emitField("daily_readiness."+f, "K", -20, 20, nil, f); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
 }
 
-func dailySleep(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func dailySleep(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	return nil, x.emitField("daily_sleep.score", "score", 0, 100, x.contributors("daily_sleep.score"), "score")
+	return nil, doc.emitField("daily_sleep.score", "score", 0, 100, doc.contributors("daily_sleep.score"), "score")
 }
 
-func dailySpO2(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func dailySpO2(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	if s, state := x.n.Get("spo2_percentage", "average").Decimal(); state == jsonitem.Given && jsonitem.Float(s) == 0 {
-		x.d.drop(sample.DropPlaceholder, "daily_spo2.spo2_percentage")
-	} else if err := x.emitField("daily_spo2.spo2_percentage", "%", 1, 100, nil, "spo2_percentage",
+	if s, state := doc.node.Get("spo2_percentage", "average").Decimal(); state == jsonitem.Given &&
+		jsonitem.Float(s) == 0 {
+		doc.dec.drop(sample.DropPlaceholder, "daily_spo2.spo2_percentage")
+	} else if err := doc.emitField("daily_spo2.spo2_percentage", "%", 1, 100, nil, "spo2_percentage",
 		"average"); err != nil {
 		return nil, err
 	}
-	return nil, x.emitField("daily_spo2.breathing_disturbance_index", "score", 0, 100, nil,
+	return nil, doc.emitField("daily_spo2.breathing_disturbance_index", "score", 0, 100, nil,
 		"breathing_disturbance_index")
 }
 
-// panel emits a code (if there is one) with parts, a rejection if neither.
-func (x *document) panel(metric, field string, parts []sample.Component) (*rejection, error) {
-	v, _ := code(x.n.Get(field))
+// panel emits a code, if there is one, with components. A document with neither
+// is rejected.
+func (doc *document) panel(metric, field string, parts []sample.Component) (*rejection, error) {
+	v, _ := code(doc.node.Get(field))
 	if v.Kind == sample.None && len(parts) == 0 {
 		return missing("the document holds no value"), nil
 	}
-	return nil, x.emit(metric, v, parts...)
+	return nil, doc.emit(metric, v, parts...)
 }
 
-func dailyStress(x *document) (*rejection, error) {
-	if bad := x.onDay(true); bad != nil {
+func dailyStress(doc *document) (*rejection, error) {
+	if bad := doc.onDay(true); bad != nil {
 		return bad, nil
 	}
-	return x.panel("daily_stress", "day_summary", x.numbers("daily_stress", "s", "stress_high", "recovery_high"))
+	return doc.panel("daily_stress", "day_summary", doc.numbers("daily_stress", "s", "stress_high", "recovery_high"))
 }
 
-func dailyResilience(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func dailyResilience(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	return x.panel("daily_resilience", "level", x.contributors("daily_resilience"))
+	return doc.panel("daily_resilience", "level", doc.contributors("daily_resilience"))
 }
 
-func cardiovascularAge(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func cardiovascularAge(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	v, ok, err := x.value("a", 1, 150, "vascular_age")
-	parts := x.numbers("daily_cardiovascular_age", "m/s", "pulse_wave_velocity")
+	v, ok, err := doc.value("a", 1, 150, "vascular_age")
+	parts := doc.numbers("daily_cardiovascular_age", "m/s", "pulse_wave_velocity")
 	if err != nil || !ok && len(parts) == 0 {
-		return nil, err // both may be null: nothing is measured yet
+		return nil, err // both are null until something has been measured
 	}
-	return nil, x.emit("daily_cardiovascular_age", v, parts...)
+	return nil, doc.emit("daily_cardiovascular_age", v, parts...)
 }
 
-func vo2Max(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func vo2Max(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	x.s.Method = "estimated"
-	return nil, x.emitField("vO2_max", "mL/kg/min", 1, 120, nil, "vo2_max")
+	doc.sample.Method = "estimated"
+	return nil, doc.emitField("vO2_max", "mL/kg/min", 1, 120, nil, "vo2_max")
 }
 
-func workout(x *document) (*rejection, error) {
-	if bad := x.over("start_datetime", "end_datetime"); bad != nil {
+func workout(doc *document) (*rejection, error) {
+	if bad := doc.over("start_datetime", "end_datetime"); bad != nil {
 		return bad, nil
 	}
-	v, ok := code(x.n.Get("activity"))
+	v, ok := code(doc.node.Get("activity"))
 	if !ok {
 		return missing("activity is required"), nil
 	}
-	x.s.UserEntered = x.n.Get("source").String() == "manual"
-	parts := x.numbers("workout", "kcal", "calories")
-	parts = append(parts, x.numbers("workout", "m", "distance")...)
-	if !x.s.End.IsZero() {
-		secs := strconv.FormatFloat(x.s.End.Sub(x.s.Start).Seconds(), 'f', -1, 64)
+	doc.sample.UserEntered = doc.node.Get("source").String() == "manual"
+	parts := doc.numbers("workout", "kcal", "calories")
+	parts = append(parts, doc.numbers("workout", "m", "distance")...)
+	if !doc.sample.End.IsZero() {
+		secs := strconv.FormatFloat(doc.sample.End.Sub(doc.sample.Start).Seconds(), 'f', -1, 64)
 		parts = append(parts, sample.Component{Name: "duration",
 			Value: sample.Value{Kind: sample.Number, Num: secs, Unit: "s"}})
 	}
-	return nil, x.emit("workout", v, append(parts, codes(x.n, "intensity", "source")...)...)
+	return nil, doc.emit("workout", v, append(parts, codes(doc.node, "intensity", "source")...)...)
 }
 
-func session(x *document) (*rejection, error) {
-	if bad := x.over("start_datetime", "end_datetime"); bad != nil {
+func session(doc *document) (*rejection, error) {
+	if bad := doc.over("start_datetime", "end_datetime"); bad != nil {
 		return bad, nil
 	}
-	if bad, err := x.panel("session", "type", codes(x.n, "mood")); bad != nil || err != nil {
+	if bad, err := doc.panel("session", "type", codes(doc.node, "mood")); bad != nil || err != nil {
 		return bad, err
 	}
-	if err := x.emitSeries("session.heart_rate", "bpm", "heart_rate"); err != nil {
+	if err := doc.emitSeries("session.heart_rate", "bpm", "heart_rate"); err != nil {
 		return nil, err
 	}
-	return nil, x.emitSeries("session.heart_rate_variability", "ms", "heart_rate_variability")
+	return nil, doc.emitSeries("session.heart_rate_variability", "ms", "heart_rate_variability")
 }
 
-func enhancedTag(x *document) (*rejection, error) {
-	bad := x.over("start_time", "end_time")
-	if x.n.Get("end_time") == nil {
-		bad = x.at("start_time")
+func enhancedTag(doc *document) (*rejection, error) {
+	bad := doc.over("start_time", "end_time")
+	if doc.node.Get("end_time") == nil {
+		bad = doc.at("start_time")
 	}
 	if bad != nil {
 		return bad, nil
 	}
-	x.s.UserEntered, x.s.Device = true, sample.Device{}
-	v, ok := code(x.n.Get("tag_type_code"))
+	doc.sample.UserEntered, doc.sample.Device = true, sample.Device{}
+	v, ok := code(doc.node.Get("tag_type_code"))
 	if !ok {
-		x.d.drop(sample.DropIgnored, "enhanced_tag") // only a person's own words
+		doc.dec.drop(sample.DropIgnored, "enhanced_tag") // the tag is a text of the wearer
 		return nil, nil
 	}
-	return nil, x.emit("enhanced_tag", v)
+	return nil, doc.emit("enhanced_tag", v)
 }
 
-func tag(x *document) (*rejection, error) {
-	if bad := x.at("timestamp"); bad != nil {
+func tag(doc *document) (*rejection, error) {
+	if bad := doc.at("timestamp"); bad != nil {
 		return bad, nil
 	}
-	x.s.UserEntered, x.s.Device = true, sample.Device{}
+	doc.sample.UserEntered, doc.sample.Device = true, sample.Device{}
 	var parts []sample.Component
-	if tags := x.n.Get("tags"); tags != nil {
+	if tags := doc.node.Get("tags"); tags != nil {
 		for i := range tags.Items {
 			if v, ok := code(&tags.Items[i]); ok && len(parts) < 64 {
 				name := "tag"
@@ -227,51 +230,51 @@ func tag(x *document) (*rejection, error) {
 		}
 	}
 	if len(parts) == 0 {
-		x.d.drop(sample.DropIgnored, "tag")
+		doc.dec.drop(sample.DropIgnored, "tag")
 		return nil, nil
 	}
-	return nil, x.emit("tag", sample.Value{}, parts...)
+	return nil, doc.emit("tag", sample.Value{}, parts...)
 }
 
-func restMode(x *document) (*rejection, error) {
+func restMode(doc *document) (*rejection, error) {
 	episodes := 0
-	if e := x.n.Get("episodes"); e != nil {
+	if e := doc.node.Get("episodes"); e != nil {
 		episodes = len(e.Items)
 	}
 	var bad *rejection
 	switch {
-	case x.n.Get("start_time") == nil:
-		day, ok := x.n.Get("start_day").Day()
+	case doc.node.Get("start_time") == nil:
+		day, ok := doc.node.Get("start_day").Day()
 		if !ok {
-			return badTime("start_day is no calendar day"), nil
+			return badTime("start_day is not a calendar day"), nil
 		}
-		x.s = sample.Sample{Day: day}
-	case x.n.Get("end_time") == nil:
-		bad = x.at("start_time")
+		doc.sample = sample.Sample{Day: day}
+	case doc.node.Get("end_time") == nil:
+		bad = doc.at("start_time")
 	default:
-		bad = x.at("start_time")
-		if end, _, ok := x.n.Get("end_time").Time(); bad == nil && ok && end.After(x.s.Start) {
-			x.s.End = end // weeks are possible
+		bad = doc.at("start_time")
+		if end, _, ok := doc.node.Get("end_time").Time(); bad == nil && ok && end.After(doc.sample.Start) {
+			doc.sample.End = end // may be weeks later
 		}
 	}
 	if bad != nil {
 		return bad, nil
 	}
-	x.s.UserEntered, x.s.Device = true, sample.Device{}
-	if x.n.Get("end_day") == nil && x.n.Get("end_time") == nil {
-		x.s.Status = sample.Preliminary
+	doc.sample.UserEntered, doc.sample.Device = true, sample.Device{}
+	if doc.node.Get("end_day") == nil && doc.node.Get("end_time") == nil {
+		doc.sample.Status = sample.Preliminary
 	}
-	return nil, x.emit("rest_mode_period", sample.Value{}, sample.Component{Name: "episodes",
+	return nil, doc.emit("rest_mode_period", sample.Value{}, sample.Component{Name: "episodes",
 		Value: sample.Value{Kind: sample.Number, Num: strconv.Itoa(episodes), Unit: "count"}})
 }
 
-func sleepTime(x *document) (*rejection, error) {
-	if bad := x.onDay(false); bad != nil {
+func sleepTime(doc *document) (*rejection, error) {
+	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
 	var parts []sample.Component
-	for _, f := range []string{"start_offset", "end_offset", "day_tz"} { // may be before midnight
-		v, ok, err := x.value("s", -2*86400, 2*86400, "optimal_bedtime", f)
+	for _, f := range []string{"start_offset", "end_offset", "day_tz"} { // negative before midnight
+		v, ok, err := doc.value("s", -2*86400, 2*86400, "optimal_bedtime", f)
 		if err != nil {
 			return nil, err
 		}
@@ -279,68 +282,70 @@ func sleepTime(x *document) (*rejection, error) {
 			parts = append(parts, sample.Component{Name: f, Value: v})
 		}
 	}
-	return x.panel("sleep_time", "", append(parts, codes(x.n, "recommendation", "status")...))
+	return doc.panel("sleep_time", "", append(parts, codes(doc.node, "recommendation", "status")...))
 }
 
-// personalInfo has weight and height without a time: the day of receipt is
-// the day they were true. Age, sex and e-mail are not measurements.
-func personalInfo(x *document) (*rejection, error) {
-	if x.d.received.IsZero() {
-		return missing("without a time of receipt these values have no time"), nil
+// personalInfo emits weight and height, which have no time, on the day of
+// receipt. Age, sex and e-mail are not measurements.
+func personalInfo(doc *document) (*rejection, error) {
+	if doc.dec.received.IsZero() {
+		return missing("these values have no time, and the time of receipt is unknown"), nil
 	}
-	x.s = sample.Sample{Day: jsonitem.DateOf(x.d.received.In(x.d.zone)), UserEntered: true}
-	if err := x.emitField("personal_info.weight", "kg", 1, 1000, nil, "weight"); err != nil {
+	doc.sample = sample.Sample{Day: jsonitem.DateOf(doc.dec.received.In(doc.dec.zone)), UserEntered: true}
+	if err := doc.emitField("personal_info.weight", "kg", 1, 1000, nil, "weight"); err != nil {
 		return nil, err
 	}
-	return nil, x.emitField("personal_info.height", "m", 0.2, 3, nil, "height")
+	return nil, doc.emitField("personal_info.height", "m", 0.2, 3, nil, "height")
 }
 
-func ringBattery(x *document) (*rejection, error) {
-	if bad := x.at("timestamp"); bad != nil {
+func ringBattery(doc *document) (*rejection, error) {
+	if bad := doc.at("timestamp"); bad != nil {
 		return bad, nil
 	}
-	v, ok, err := x.value("%", 0, 100, "level")
+	v, ok, err := doc.value("%", 0, 100, "level")
 	if err != nil || !ok {
 		return nil, err
 	}
-	x.s.Device.Battery = v.Num
+	doc.sample.Device.Battery = v.Num
 	var parts []sample.Component
 	for _, f := range []string{"charging", "in_charger"} {
-		if b := x.n.Get(f); b.IsBool() {
-			parts = append(parts, sample.Component{Name: f, Value: sample.Value{Kind: sample.Boolean, Bool: b.Is()}})
+		if b := doc.node.Get(f); b.IsBool() {
+			parts = append(parts, sample.Component{Name: f,
+				Value: sample.Value{Kind: sample.Boolean, Bool: b.IsTrue()}})
 		}
 	}
-	return nil, x.emit("ring_battery_level", v, parts...)
+	return nil, doc.emit("ring_battery_level", v, parts...)
 }
 
-// ringConfiguration is about the device only. Its id is what other documents
-// call ring_id.
-func ringConfiguration(x *document) (*rejection, error) {
-	if x.id == "" {
+// ringConfiguration emits a sample that only describes the device. The id of
+// the document is the ring_id of other documents.
+func ringConfiguration(doc *document) (*rejection, error) {
+	if doc.id == "" {
 		return missing("id is required"), nil
 	}
-	t, zone, ok := x.n.Get("set_up_at").Time() // 1970 is no time for it: unknown
+	// Time refuses 1970, which stands for an unknown time.
+	t, zone, ok := doc.node.Get("set_up_at").Time()
 	if !ok {
-		if x.d.received.IsZero() {
+		if doc.dec.received.IsZero() {
 			return missing("neither set_up_at nor a time of receipt"), nil
 		}
-		t, zone = x.d.received.UTC(), sample.ZoneInstant
+		t, zone = doc.dec.received.UTC(), sample.ZoneInstant
 	}
-	dev := ring(x.id)
-	dev.Hardware = x.n.Get("hardware_type").String()
+	dev := ring(doc.id)
+	dev.Hardware = doc.node.Get("hardware_type").String()
 	dev.Model = dev.Hardware
-	dev.Firmware = x.n.Get("firmware_version").String()
+	dev.Firmware = doc.node.Get("firmware_version").String()
 	for _, f := range []string{"color", "design"} {
-		if v := x.n.Get(f).String(); v != "" {
+		if v := doc.node.Get(f).String(); v != "" {
 			dev.Facts = append(dev.Facts, sample.Fact{Name: f, Value: v})
 		}
 	}
-	if s, state := x.n.Get("size").Decimal(); state == jsonitem.Given && math.Abs(jsonitem.Float(s)) < 100 {
+	if s, state := doc.node.Get("size").Decimal(); state == jsonitem.Given && math.Abs(jsonitem.Float(s)) < 100 {
 		dev.Facts = append(dev.Facts, sample.Fact{Name: "size", Value: s})
 	}
 	if ok {
 		dev.Facts = append(dev.Facts, sample.Fact{Name: "set_up_at", Value: t.Format(time.RFC3339)})
 	}
-	x.s = sample.Sample{Start: t, Zone: zone, Device: dev}
-	return nil, x.emit("ring_configuration", sample.Value{})
+	doc.sample = sample.Sample{Start: t, Zone: zone, Device: dev}
+	return nil, doc.emit("ring_configuration", sample.Value{})
 }

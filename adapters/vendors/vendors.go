@@ -1,6 +1,6 @@
-// Package vendors lists the adapters of this build. It is the only place that
-// names them all: the server, the help of its commands, the texts of consents
-// and the landing page take the vendors from here.
+// Package vendors lists the adapters of this build. No other place names them all: the
+// server, the help of its commands, the texts of consents and the landing page take
+// the vendors from here.
 package vendors
 
 import (
@@ -12,20 +12,21 @@ import (
 	"pulsegate/adapters/oura"
 )
 
-// All returns the adapters in alphabetical order. A new vendor is added here.
+// All returns the adapters, ordered by vendor code. Add a new vendor here.
 func All() []adapters.Adapter {
 	return []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
 }
 
-// Codes lists the vendors as commands and URLs name them, for help and error
-// texts: "apple, fitbit or oura".
+// Codes lists the vendor codes of commands and URLs for help and error texts:
+// "apple, fitbit or oura".
 func Codes() string { return join(adapters.Adapter.Vendor, "or") }
 
-// Names lists the vendors as people know them: "Apple Health, Fitbit and Oura".
+// Names lists the vendors as patients know them: "Apple Health, Fitbit and
+// Oura".
 func Names() string { return join(adapters.Adapter.Name, "and") }
 
-// Name returns the name of a vendor as people know it, the code itself for a
-// vendor that this build does not have.
+// Name returns the name of a vendor as patients know it. If this build has no
+// such vendor, it returns the code.
 func Name(vendor string) string {
 	for _, a := range All() {
 		if a.Vendor() == vendor {
@@ -35,8 +36,8 @@ func Name(vendor string) string {
 	return vendor
 }
 
-// Code returns the code of the vendor that people mean by s, in any case and by
-// code or name ("Apple", "oura", "APPLE HEALTH"), or s itself for none of them.
+// Code returns the code of the vendor with the code or the name s, in any case
+// ("Apple", "oura", "APPLE HEALTH"). If there is no such vendor, it returns s.
 func Code(s string) string {
 	for _, a := range All() {
 		if strings.EqualFold(a.Vendor(), strings.TrimSpace(s)) || strings.EqualFold(a.Name(), strings.TrimSpace(s)) {
@@ -46,13 +47,14 @@ func Code(s string) string {
 	return s
 }
 
-func join(of func(adapters.Adapter) string, last string) string {
+// join lists a text of every adapter, with the conjunction before the last.
+func join(text func(adapters.Adapter) string, conjunction string) string {
 	var out []string
 	for _, a := range All() {
-		out = append(out, of(a))
+		out = append(out, text(a))
 	}
 	if n := len(out); n > 1 {
-		return strings.Join(out[:n-1], ", ") + " " + last + " " + out[n-1]
+		return strings.Join(out[:n-1], ", ") + " " + conjunction + " " + out[n-1]
 	}
 	return strings.Join(out, "")
 }

@@ -8,44 +8,44 @@ import (
 	"testing"
 )
 
-// TestAll: each adapter has a code that can stand in a URL, a name for people,
-// a folder of its own with testdata, and formats that say how they are read.
+// TestAll checks that each adapter has a code that is valid in a URL, a name, a
+// directory with testdata, and formats with a summary.
 func TestAll(t *testing.T) {
 	code := regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	var codes []string
 	for _, a := range All() {
 		codes = append(codes, a.Vendor())
 		if !code.MatchString(a.Vendor()) || strings.TrimSpace(a.Name()) == "" {
-			t.Errorf("vendor %q, name %q", a.Vendor(), a.Name())
+			t.Errorf("invalid code %q or name %q", a.Vendor(), a.Name())
 		}
 		if _, err := os.Stat("../" + a.Vendor() + "/testdata/canaries.txt"); err != nil {
 			t.Errorf("%s: %v", a.Vendor(), err)
 		}
 		for _, f := range a.Formats() {
 			if f.Name == "" || f.Name == "auto" || strings.ContainsAny(f.Name, ":/ ") || f.Summary == "" {
-				t.Errorf("%s: format %+v", a.Vendor(), f)
+				t.Errorf("%s: invalid format %+v", a.Vendor(), f)
 			}
 			for _, d := range f.Delivery {
 				if d != strings.ToLower(d) {
-					t.Errorf("%s: the delivery fact %s is not in lower case", a.Vendor(), d)
+					t.Errorf("%s: delivery fact %s is not in lower case", a.Vendor(), d)
 				}
 			}
 		}
 		if !strings.Contains(Codes(), a.Vendor()) || !strings.Contains(Names(), a.Name()) ||
 			Name(a.Vendor()) != a.Name() {
-			t.Errorf("%s is missing in %q or %q", a.Vendor(), Codes(), Names())
+			t.Errorf("%s is missing from %q or %q", a.Vendor(), Codes(), Names())
 		}
 	}
 	if !slices.IsSorted(codes) || len(slices.Compact(slices.Clone(codes))) != len(codes) {
-		t.Errorf("not sorted, or twice: %v", codes)
+		t.Errorf("unsorted or duplicate codes: %v", codes)
 	}
-	if Name("unheard-of") != "unheard-of" {
-		t.Error(Name("unheard-of"))
+	if Name("unknown") != "unknown" {
+		t.Errorf("Name of an unknown vendor: %q", Name("unknown"))
 	}
 }
 
-// TestFolders: an adapter that is not listed reaches nobody.
-func TestFolders(t *testing.T) {
+// TestEveryAdapterIsListed checks that each directory of an adapter is in All.
+func TestEveryAdapterIsListed(t *testing.T) {
 	entries, err := os.ReadDir("..")
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestFolders(t *testing.T) {
 	for _, e := range entries {
 		if _, err := os.Stat("../" + e.Name() + "/testdata/canaries.txt"); err == nil &&
 			!slices.Contains(strings.FieldsFunc(Codes(), func(r rune) bool { return r == ' ' || r == ',' }), e.Name()) {
-			t.Errorf("adapters/%s is not in All", e.Name())
+			t.Errorf("adapters/%s is missing from All", e.Name())
 		}
 	}
 }

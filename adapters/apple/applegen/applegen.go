@@ -1,14 +1,14 @@
-// Package applegen writes lifelike Apple Health payloads of invented wearers:
-// export.xml, export.zip and Health Auto Export JSON, of any size and as a
-// stream. The same Options give the same bytes. It is for demonstrations,
-// tests and benchmarks, and copies no real person's data.
+// Package applegen generates realistic Apple Health payloads of invented wearers:
+// export.xml, export.zip and Health Auto Export JSON, streamed and of any size. The same
+// Options give the same bytes. The package is for demonstrations, tests and benchmarks and
+// contains no data of real people.
 //
 // # Proportions of an export.xml
 //
-// Records by type, in percent, beside two real exports whose owners published
-// their counts: A of eight years, 3.2 GB (some 7 million Records; a file of
-// 3.1 GB with 7.4 million Records and 0.9 million beats is known too), B of
-// two months with a newer watch and phone, 298,000 Records counted.
+// The table shows the percentage of Records by type, next to the published counts of two
+// real exports. A covers eight years and has 3.2 GB and about 7 million Records. (Another
+// published file has 3.1 GB, 7.4 million Records and 0.9 million beats.) B covers two
+// months with a newer watch and phone and has 298,000 Records.
 //
 //	                                    here    A     B
 //	ActiveEnergyBurned                  29      30    18
@@ -27,18 +27,17 @@
 //	HeartRateVariabilitySDNN             0.3     -     0.1
 //	others                               2
 //
-// A variability Record lists 50 beats: one beat for eight Records, as in the
-// file with 0.9 million. The rest is by the shapes of the format and has no
-// measured share: workouts on three days of seven with events, statistics,
-// activity and route, their heart rate every 15 seconds; blood pressure every
-// second day, both as Records and as Correlation; a ClinicalRecord every 20
-// days; an ActivitySummary a day. A day has some 1,150 Records, 420 bytes
-// each (A: 2,400 a day).
+// A Record of heart rate variability lists 50 beats, which makes one beat per eight
+// Records as in the file with 0.9 million beats. The other elements follow the format,
+// without a published share: workouts on three of seven days with events, statistics,
+// activity, route and a heart rate every 15 seconds; blood pressure every second day, as
+// Records and as a Correlation; a ClinicalRecord every 20 days; an ActivitySummary per
+// day. A day has about 1,150 Records of 420 bytes (A: 2,400 per day).
 //
-// As Apple does it, all dates have the one offset of the exporting phone,
-// HKTimeZone stands with sleep and workouts only, Records come type by type,
-// the address in a device description differs by type and day, versions rise
-// every two months, and the wearer changes watch and phone after 900 days.
+// As in Apple's exports, all dates have the offset of the exporting phone, only sleep and
+// workouts have HKTimeZone, Records are ordered by type, the address in a device
+// description differs by type and day, versions change every two months, and the wearer
+// replaces watch and phone after 900 days.
 package applegen
 
 import (
@@ -52,16 +51,17 @@ import (
 	"time"
 )
 
-// Options say whose data and how much.
+// Options select the wearer and the amount of data.
 type Options struct {
 	Seed uint64
-	// Days of data from Start; or Bytes, the wanted size of the export.xml
-	// (it is met within a few percent, about 500 KB a day).
-	Days  int
+	// Days is the number of days from Start. It is ignored if Bytes is set.
+	Days int
+	// Bytes is the size of the export.xml, met within a few percent (about 500 KB per
+	// day).
 	Bytes int64
-	// Start is the first day; its zone's offset is printed everywhere.
+	// Start is the first day. All dates have the offset of its zone.
 	Start time.Time
-	// Name of the wearer, as it appears in "<Name>’s Apple Watch".
+	// Name is the wearer's name, as in "<Name>’s Apple Watch".
 	Name string
 }
 
@@ -82,10 +82,10 @@ const dtd = `<?xml version="1.0" encoding="UTF-8"?>
 ]>
 `
 
-// gen writes one export, type by type as the Health app does.
-type gen struct {
-	w        *bufio.Writer
-	b        []byte
+// generator writes one export, type by type like the Health app.
+type generator struct {
+	out      *bufio.Writer
+	buf      []byte // text that has not been written to out
 	seed     uint64
 	days     int
 	zone     string // " +0100"
@@ -103,79 +103,83 @@ func Generate(w io.Writer, o Options) error {
 	if err != nil {
 		return err
 	}
-	return newGen(w, o, days).export()
+	return newGenerator(w, o, days).export()
 }
 
-// days is how many days of data are wanted.
-func (o Options) days() (int, error) {
-	if o.Bytes <= 0 {
-		return max(o.Days, 1), nil
+// days returns the number of days of data.
+func (opts Options) days() (int, error) {
+	if opts.Bytes <= 0 {
+		return max(opts.Days, 1), nil
 	}
 	const probe = 14
 	var c counter
-	if err := newGen(&c, o, probe).export(); err != nil {
+	if err := newGenerator(&c, opts, probe).export(); err != nil {
 		return 0, err
 	}
-	return int(max(1, o.Bytes*probe/c.n)), nil
+	return int(max(1, opts.Bytes*probe/c.size)), nil
 }
 
-type counter struct{ n int64 }
+// counter counts the bytes written to it.
+type counter struct{ size int64 }
 
-func (c *counter) Write(p []byte) (int, error) { c.n += int64(len(p)); return len(p), nil }
+func (c *counter) Write(p []byte) (int, error) { c.size += int64(len(p)); return len(p), nil }
 
-func newGen(w io.Writer, o Options, days int) *gen {
+func newGenerator(w io.Writer, o Options, days int) *generator {
 	name := cmp.Or(o.Name, "Alva")
 	y, m, d := o.Start.Date()
 	start := time.Date(y, m, d, 0, 0, 0, 0, o.Start.Location())
-	g := &gen{
-		w: bufio.NewWriterSize(w, 1<<20), seed: o.Seed, days: days, zone: start.Format(" -0700"), start: start,
+	gen := &generator{
+		out: bufio.NewWriterSize(w, 1<<20), seed: o.Seed, days: days, zone: start.Format(" -0700"), start: start,
 		watch: name + "’s Apple Watch", phone: name + "’s iPhone",
 	}
 	for i := range days + 2 {
-		g.dates = append(g.dates, time.Date(y, m, d+i, 0, 0, 0, 0, time.UTC).Format("2006-01-02 "))
+		gen.dates = append(gen.dates, time.Date(y, m, d+i, 0, 0, 0, 0, time.UTC).Format("2006-01-02 "))
 	}
 	for i := range days/60 + 1 {
-		g.versions = append(g.versions, fmt.Sprintf("%d.%d", 9+i/6, i%6))
+		gen.versions = append(gen.versions, fmt.Sprintf("%d.%d", 9+i/6, i%6))
 	}
-	return g
+	return gen
 }
 
-// rnd is the chance of one kind of data on one day, so that kinds and days
-// do not depend on each other.
-func (g *gen) rnd(kind, day int) *rand.Rand {
-	return rand.New(rand.NewPCG(g.seed, uint64(kind)<<32|uint64(day)))
+// rng returns the random numbers of one series of data on one day. Series and
+// days are independent of each other.
+func (gen *generator) rng(series, day int) *rand.Rand {
+	return rand.New(rand.NewPCG(gen.seed, uint64(series)<<32|uint64(day)))
 }
 
-func (g *gen) flush() {
-	if g.err == nil {
-		_, g.err = g.w.Write(g.b)
+// flush writes buf and keeps the first error.
+func (gen *generator) flush() {
+	if gen.err == nil {
+		_, gen.err = gen.out.Write(gen.buf)
 	}
-	g.b = g.b[:0]
+	gen.buf = gen.buf[:0]
 }
 
-// date appends a moment, given in seconds after midnight of day.
-func (g *gen) date(day, sec int) {
+// date appends the time sec seconds after the midnight of day.
+func (gen *generator) date(day, sec int) {
 	day += sec / 86400
 	sec %= 86400
-	g.b = append(g.b, g.dates[min(day, len(g.dates)-1)]...)
+	gen.buf = append(gen.buf, gen.dates[min(day, len(gen.dates)-1)]...)
 	for i, v := range [3]int{sec / 3600, sec / 60 % 60, sec % 60} {
 		if i > 0 {
-			g.b = append(g.b, ':')
+			gen.buf = append(gen.buf, ':')
 		}
-		g.b = append(g.b, byte('0'+v/10), byte('0'+v%10))
+		gen.buf = append(gen.buf, byte('0'+v/10), byte('0'+v%10))
 	}
-	g.b = append(g.b, g.zone...)
+	gen.buf = append(gen.buf, gen.zone...)
 }
 
-func (g *gen) str(parts ...string) {
+// str appends texts.
+func (gen *generator) str(parts ...string) {
 	for _, p := range parts {
-		g.b = append(g.b, p...)
+		gen.buf = append(gen.buf, p...)
 	}
 }
 
-// device of a source, as Apple escapes it; the address differs by type and day.
-func (g *gen) device(typ, source string, day int) {
-	if source != g.watch && source != g.phone {
+// device appends the device of a source as Apple escapes it. The address
+// differs by type and day.
+func (gen *generator) device(typ, source string, day int) {
+	if source != gen.watch && source != gen.phone {
 		return
 	}
 	h := uint64(14695981039346656037) // FNV-1a
@@ -183,81 +187,86 @@ func (g *gen) device(typ, source string, day int) {
 		h = (h ^ uint64(typ[i])) * 1099511628211
 	}
 	h = (h ^ uint64(day)) * 1099511628211
-	g.str(` device="&lt;&lt;HKDevice: 0x3`)
+	gen.str(` device="&lt;&lt;HKDevice: 0x3`)
 	for range 7 {
-		g.b = append(g.b, "0123456789abcdef"[h>>60])
+		gen.buf = append(gen.buf, "0123456789abcdef"[h>>60])
 		h <<= 4
 	}
 	hardware := [4]string{"Watch6,7", "Watch7,2", "iPhone14,5", "iPhone16,1"}
 	n := min(day/900, 1)
-	if source == g.watch {
-		g.str(`0&gt;, name:Apple Watch, manufacturer:Apple Inc., model:Watch, hardware:`, hardware[n])
+	if source == gen.watch {
+		gen.str(`0&gt;, name:Apple Watch, manufacturer:Apple Inc., model:Watch, hardware:`, hardware[n])
 	} else {
-		g.str(`0&gt;, name:iPhone, manufacturer:Apple Inc., model:iPhone, hardware:`, hardware[2+n])
+		gen.str(`0&gt;, name:iPhone, manufacturer:Apple Inc., model:iPhone, hardware:`, hardware[2+n])
 	}
-	g.str(`, software:`, g.versions[day/60], `&gt;"`)
+	gen.str(`, software:`, gen.versions[day/60], `&gt;"`)
 }
 
-// common appends source, device and dates.
-func (g *gen) common(typ, source, unit string, day, from, to int) {
-	g.str(` sourceName="`, source, `" sourceVersion="`, g.versions[day/60], `"`)
-	g.device(typ, source, day)
+// common appends the attributes for source, device and dates.
+func (gen *generator) common(typ, source, unit string, day, from, to int) {
+	gen.str(` sourceName="`, source, `" sourceVersion="`, gen.versions[day/60], `"`)
+	gen.device(typ, source, day)
 	if unit != "" {
-		g.str(` unit="`, unit, `"`)
+		gen.str(` unit="`, unit, `"`)
 	}
-	g.str(` creationDate="`)
-	g.date(day, to+7)
-	g.str(`" startDate="`)
-	g.date(day, from)
-	g.str(`" endDate="`)
-	g.date(day, to)
-	g.str(`"`)
+	gen.str(` creationDate="`)
+	gen.date(day, to+7)
+	gen.str(`" startDate="`)
+	gen.date(day, from)
+	gen.str(`" endDate="`)
+	gen.date(day, to)
+	gen.str(`"`)
 }
 
-// record opens a Record; the caller ends it with close or with children.
-func (g *gen) record(typ, source, unit string, day, from, to int, value string) {
-	g.str(` <Record type="`, typ, `"`)
-	g.common(typ, source, unit, day, from, to)
+// record appends the start of a Record. The caller ends it with end or with
+// children.
+func (gen *generator) record(typ, source, unit string, day, from, to int, value string) {
+	gen.str(` <Record type="`, typ, `"`)
+	gen.common(typ, source, unit, day, from, to)
 	if value != "" {
-		g.str(` value="`, value, `"`)
+		gen.str(` value="`, value, `"`)
 	}
 }
 
-// float ends the attributes with a value.
-func (g *gen) float(v float64, digits int) {
-	g.str(` value="`)
-	g.b = strconv.AppendFloat(g.b, v, 'f', digits, 64)
-	g.str(`"`)
+// float appends a value attribute.
+func (gen *generator) float(v float64, digits int) {
+	gen.str(` value="`)
+	gen.buf = strconv.AppendFloat(gen.buf, v, 'f', digits, 64)
+	gen.str(`"`)
 }
 
-func (g *gen) end() { g.str("/>\n"); g.flush() }
+// end closes an element without children.
+func (gen *generator) end() { gen.str("/>\n"); gen.flush() }
 
-func (g *gen) meta(indent, key, value string) {
-	g.str(indent, `<MetadataEntry key="`, key, `" value="`, value, "\"/>\n")
+// meta appends a MetadataEntry.
+func (gen *generator) meta(indent, key, value string) {
+	gen.str(indent, `<MetadataEntry key="`, key, `" value="`, value, "\"/>\n")
 }
 
-func (g *gen) export() error {
-	g.str(dtd, "<HealthData locale=\"en_SE\">\n <ExportDate value=\"")
-	g.date(g.days, 9*3600)
-	g.str("\"/>\n <Me HKCharacteristicTypeIdentifierDateOfBirth=\"1984-02-11\" HKCharacteristicTypeIdentifierBiologicalSex=\"HKBiologicalSexNotSet\" HKCharacteristicTypeIdentifierBloodType=\"HKBloodTypeNotSet\" HKCharacteristicTypeIdentifierFitzpatrickSkinType=\"HKFitzpatrickSkinTypeNotSet\" HKCharacteristicTypeIdentifierCardioFitnessMedicationsUse=\"None\"/>\n")
-	g.flush()
-	for kind, write := range []func(kind, day int){
-		g.heartRate, g.quantities, g.body, g.sleep, g.variability, g.standHours, g.events, g.bloodPressure,
-		g.workouts, g.clinical, g.summaries,
+// export writes the complete export.xml.
+func (gen *generator) export() error {
+	gen.str(dtd, "<HealthData locale=\"en_SE\">\n <ExportDate value=\"")
+	gen.date(gen.days, 9*3600)
+	gen.str("\"/>\n <Me HKCharacteristicTypeIdentifierDateOfBirth=\"1984-02-11\" HKCharacteristicTypeIdentifierBiologicalSex=\"HKBiologicalSexNotSet\" HKCharacteristicTypeIdentifierBloodType=\"HKBloodTypeNotSet\" HKCharacteristicTypeIdentifierFitzpatrickSkinType=\"HKFitzpatrickSkinTypeNotSet\" HKCharacteristicTypeIdentifierCardioFitnessMedicationsUse=\"None\"/>\n")
+	gen.flush()
+	for series, write := range []func(series, day int){
+		gen.heartRate, gen.quantities, gen.body, gen.sleep, gen.variability, gen.standHours, gen.events,
+		gen.bloodPressure,
+		gen.workouts, gen.clinical, gen.summaries,
 	} {
-		for day := range g.days {
-			write(kind, day)
+		for day := range gen.days {
+			write(series, day)
 		}
 	}
-	g.str("</HealthData>\n")
-	g.flush()
-	if g.err != nil {
-		return g.err
+	gen.str("</HealthData>\n")
+	gen.flush()
+	if gen.err != nil {
+		return gen.err
 	}
-	return g.w.Flush()
+	return gen.out.Flush()
 }
 
-// pulse is a lifelike heart rate at a moment of the day.
+// pulse returns a realistic heart rate at a time of the day.
 func pulse(r *rand.Rand, sec int) float64 {
 	hour := float64(sec) / 3600
 	base := 56 + 18*math.Max(0, math.Sin((hour-6)/17*math.Pi))

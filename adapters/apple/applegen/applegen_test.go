@@ -18,7 +18,7 @@ import (
 
 var start = time.Date(2026, 3, 1, 0, 0, 0, 0, time.FixedZone("", 3600))
 
-func TestDeterministicAndWhole(t *testing.T) {
+func TestGeneratorsAreDeterministic(t *testing.T) {
 	for name, write := range map[string]func(io.Writer, applegen.Options) error{
 		"export.xml": applegen.Generate, "export.zip": applegen.GenerateZip, "health-auto-export": applegen.GenerateHAE,
 	} {
@@ -29,7 +29,7 @@ func TestDeterministicAndWhole(t *testing.T) {
 			}
 		}
 		if !bytes.Equal(a.Bytes(), b.Bytes()) || bytes.Equal(a.Bytes(), c.Bytes()) {
-			t.Errorf("%s: the same seed must give the same bytes, another one others", name)
+			t.Errorf("%s: equal seeds must give equal bytes, different seeds different ones", name)
 		}
 		r := adaptertest.NewRecorder()
 		in := adapters.Input{Name: name, Body: bytes.NewReader(a.Bytes()), At: bytes.NewReader(a.Bytes()),
@@ -54,13 +54,13 @@ func TestDeterministicAndWhole(t *testing.T) {
 	}
 }
 
-func TestSizeAndForm(t *testing.T) {
+func TestGenerateMeetsSize(t *testing.T) {
 	var buf bytes.Buffer
 	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Bytes: 8 << 20, Start: start}); err != nil {
 		t.Fatal(err)
 	}
 	if n := buf.Len(); n < 7<<20 || n > 9<<20 {
-		t.Errorf("%d bytes, wanted about 8 MiB", n)
+		t.Errorf("got %d bytes, want about 8 MiB", n)
 	}
 	d := xml.NewDecoder(&buf)
 	for _, err := d.Token(); err != io.EOF; _, err = d.Token() {
@@ -70,7 +70,7 @@ func TestSizeAndForm(t *testing.T) {
 	}
 }
 
-// TestProportions holds the shares that the package comment states.
+// TestProportions checks the percentages that the package comment states.
 func TestProportions(t *testing.T) {
 	var buf bytes.Buffer
 	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Days: 60, Start: start}); err != nil {
@@ -88,19 +88,20 @@ func TestProportions(t *testing.T) {
 		family, name, _ := strings.Cut(typ, "|")
 		got := 100 * count(`<Record type="HK`+family+"TypeIdentifier"+name+`"`) / records
 		if math.Abs(got-percent) > max(0.06*percent, 0.1) {
-			t.Errorf("%s: %.2f %%, stated are %v %%", name, got, percent)
+			t.Errorf("%s: %.2f %%, the package comment states %v %%", name, got, percent)
 		}
 	}
 	if beats := records / count("<InstantaneousBeatsPerMinute "); beats < 7 || beats > 9 {
-		t.Errorf("%.1f Records a beat, stated are 8", beats)
+		t.Errorf("%.1f Records per beat, the package comment states 8", beats)
 	}
 	if size := float64(buf.Len()) / records; size < 400 || size > 440 {
-		t.Errorf("%.0f bytes a Record, stated are 420", size)
+		t.Errorf("%.0f bytes per Record, the package comment states 420", size)
 	}
 }
 
-// TestArchiveIsWhole: what the XML refers to lies in the archive.
-func TestArchiveIsWhole(t *testing.T) {
+// TestArchiveHasReferencedFiles checks that the files that the XML refers to are in
+// the archive.
+func TestArchiveHasReferencedFiles(t *testing.T) {
 	var buf bytes.Buffer
 	if err := applegen.GenerateZip(&buf, applegen.Options{Seed: 1, Days: 40, Start: start}); err != nil {
 		t.Fatal(err)
@@ -127,7 +128,7 @@ func TestArchiveIsWhole(t *testing.T) {
 		for _, a := range e.Attr {
 			if a.Name.Local == "path" || a.Name.Local == "resourceFilePath" {
 				if refs++; !files[a.Value] {
-					t.Errorf("%s refers to %s", e.Name.Local, a.Value)
+					t.Errorf("%s refers to the missing file %s", e.Name.Local, a.Value)
 				}
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// GenerateZip writes an export.zip: beside the export.xml two ECGs and the
-// routes and clinical records that it refers to.
+// GenerateZip writes an export.zip with an export.xml, two ECGs, and the routes
+// and clinical records that the export.xml refers to.
 func GenerateZip(w io.Writer, o Options) error {
 	z := zip.NewWriter(w)
 	file := func(name string) (io.Writer, error) {
@@ -32,7 +32,7 @@ func GenerateZip(w io.Writer, o Options) error {
 		if err != nil {
 			return err
 		}
-		if err := GenerateECG(f, o, at); err != nil {
+		if err := generateECG(f, o, at); err != nil {
 			return err
 		}
 	}
@@ -40,48 +40,48 @@ func GenerateZip(w io.Writer, o Options) error {
 	if err != nil {
 		return err
 	}
-	g := newGen(io.Discard, o, days)
+	gen := newGenerator(io.Discard, o, days)
 	for day := range days {
-		if err := g.files(day, file); err != nil {
+		if err := gen.files(day, file); err != nil {
 			return err
 		}
 	}
 	return z.Close()
 }
 
-// files writes what the elements of one day refer to.
-func (g *gen) files(day int, file func(name string) (io.Writer, error)) error {
+// files writes the files that the elements of one day refer to.
+func (gen *generator) files(day int, file func(name string) (io.Writer, error)) error {
 	write := func(name string) error {
 		f, err := file(name)
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(g.b)
-		g.b = g.b[:0]
+		_, err = f.Write(gen.buf)
+		gen.buf = gen.buf[:0]
 		return err
 	}
-	if _, from, length, ok := g.session(day); ok {
-		g.str(`<?xml version="1.0" encoding="UTF-8"?>`,
+	if _, from, length, ok := gen.session(day); ok {
+		gen.str(`<?xml version="1.0" encoding="UTF-8"?>`,
 			"\n<gpx version=\"1.1\" creator=\"Apple Health Export\" xmlns=\"http://www.topografix.com/GPX/1/1\"><trk><name>Route</name><trkseg>\n")
 		for sec := 0; sec < length; sec += 60 {
-			at := g.start.AddDate(0, 0, day).Add(time.Duration(from+sec) * time.Second).UTC().Format(time.RFC3339)
-			g.b = fmt.Appendf(g.b, "<trkpt lon=\"%.6f\" lat=\"%.6f\"><ele>%d</ele><time>%s</time></trkpt>\n",
+			at := gen.start.AddDate(0, 0, day).Add(time.Duration(from+sec) * time.Second).UTC().Format(time.RFC3339)
+			gen.buf = fmt.Appendf(gen.buf, "<trkpt lon=\"%.6f\" lat=\"%.6f\"><ele>%d</ele><time>%s</time></trkpt>\n",
 				float64(sec)*2e-5, float64(sec)*1e-5, sec/60, at)
 		}
-		g.str("</trkseg></trk></gpx>\n")
-		if err := write(g.route(day)); err != nil {
+		gen.str("</trkseg></trk></gpx>\n")
+		if err := write(gen.route(day)); err != nil {
 			return err
 		}
 	}
 	if day%clinicalDays == clinicalDays-1 {
-		g.b = fmt.Appendf(g.b, `{"resourceType":"Observation","id":"obs-%d","status":"final","code":{"text":"invented"}}`, day)
-		return write(g.clinicalFile(day))
+		gen.buf = fmt.Appendf(gen.buf, `{"resourceType":"Observation","id":"obs-%d","status":"final","code":{"text":"invented"}}`, day)
+		return write(gen.clinicalFile(day))
 	}
 	return nil
 }
 
-// GenerateECG writes one ECG CSV of 30 seconds at 512 Hz.
-func GenerateECG(w io.Writer, o Options, at time.Time) error {
+// generateECG writes an ECG CSV of 30 seconds at 512 Hz.
+func generateECG(w io.Writer, o Options, at time.Time) error {
 	b := bufio.NewWriter(w)
 	y, m, d := at.Date()
 	at = time.Date(y, m, d, 9, 15, 35, 0, at.Location())

@@ -1,7 +1,7 @@
-// Package fitbitgen makes pages of the Google Health API for an invented
-// wearer: a believable month of heart rate, steps, sleep and the daily
-// values, the same bytes for the same options. It is for the demo and for
-// tests; nothing of it is a person's.
+// Package fitbitgen generates pages of the Google Health API for an invented wearer: a
+// realistic month of heart rates, steps, sleep and daily values. The same Options give the
+// same bytes. The package is for demonstrations and tests and contains no data of real
+// people.
 package fitbitgen
 
 import (
@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// Options choose the wearer and the days.
+// Options select the wearer and the days.
 type Options struct {
 	Seed   uint64
-	Days   int           // 30 if 0
-	Start  time.Time     // first day, taken as a calendar day in Offset
-	Offset time.Duration // of the wearer from UTC
+	Days   int           // number of days; 0 means 30
+	Start  time.Time     // first day; its calendar date counts, in Offset
+	Offset time.Duration // the wearer's offset from UTC
 }
 
 type object = map[string]any
 
-// generator holds what all pages share.
+// generator holds the state that all pages share.
 type generator struct {
 	rnd    *rand.Rand
 	days   int
@@ -33,8 +33,8 @@ type generator struct {
 	order  []string
 }
 
-// Generate writes the pages, each to the writer that create gives for its
-// file name (list_heart-rate.json, dailyRollUp_steps.json, ...).
+// Generate writes the pages. create returns the writer for a file name such as
+// list_heart-rate.json or dailyRollUp_steps.json.
 func Generate(create func(name string) (io.Writer, error), o Options) error {
 	if o.Days == 0 {
 		o.Days = 30
@@ -43,27 +43,27 @@ func Generate(create func(name string) (io.Writer, error), o Options) error {
 		return fmt.Errorf("fitbitgen: %d days are not between 1 and 3660", o.Days)
 	}
 	y, m, d := o.Start.Date()
-	g := &generator{
+	gen := &generator{
 		rnd: rand.New(rand.NewPCG(o.Seed, 0xf17b17)), days: o.Days,
 		first:  time.Date(y, m, d, 0, 0, 0, 0, time.FixedZone("", int(o.Offset.Seconds()))),
 		offset: strconv.Itoa(int(o.Offset.Seconds())) + "s", pages: map[string][]any{},
 	}
-	for i := range g.days {
-		g.day(g.first.AddDate(0, 0, i), i)
+	for i := range gen.days {
+		gen.day(gen.first.AddDate(0, 0, i), i)
 	}
-	for _, name := range g.order {
+	for _, name := range gen.order {
 		member := "dataPoints"
 		if name[0] == 'd' {
 			member = "rollupDataPoints"
 		}
-		if err := write(create, name+".json", object{member: g.pages[name]}); err != nil {
+		if err := write(create, name+".json", object{member: gen.pages[name]}); err != nil {
 			return err
 		}
 	}
-	last := g.first.AddDate(0, 0, g.days).Add(-2 * time.Hour)
+	last := gen.first.AddDate(0, 0, gen.days).Add(-2 * time.Hour)
 	return write(create, "pairedDevices.json", object{"pairedDevices": []any{object{
 		"name": "users/1/pairedDevices/1", "deviceType": "TRACKER", "deviceVersion": "Charge 6",
-		"batteryStatus": "High", "batteryLevel": 60 + g.rnd.IntN(40), "lastSyncTime": utc(last),
+		"batteryStatus": "High", "batteryLevel": 60 + gen.rnd.IntN(40), "lastSyncTime": utc(last),
 		"features": []string{"HEART_RATE", "SPO2", "SLEEP", "STEPS"},
 	}}})
 }
@@ -78,20 +78,21 @@ func write(create func(string) (io.Writer, error), name string, page object) err
 
 func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func (g *generator) put(page string, item object) {
-	if _, ok := g.pages[page]; !ok {
-		g.order = append(g.order, page)
+func (gen *generator) put(page string, item object) {
+	if _, ok := gen.pages[page]; !ok {
+		gen.order = append(gen.order, page)
 	}
-	g.pages[page] = append(g.pages[page], item)
+	gen.pages[page] = append(gen.pages[page], item)
 }
 
-// around is mean plus or minus spread, with one decimal place.
-func (g *generator) around(mean, spread float64) float64 {
-	v := mean + spread*(g.rnd.Float64()+g.rnd.Float64()-1)
+// around returns a random value between mean - spread and mean + spread with
+// one decimal place.
+func (gen *generator) around(mean, spread float64) float64 {
+	v := mean + spread*(gen.rnd.Float64()+gen.rnd.Float64()-1)
 	return float64(int(v*10+0.5)) / 10
 }
 
-func (g *generator) source(method string) object {
+func (gen *generator) source(method string) object {
 	return object{"recordingMethod": method, "platform": "FITBIT",
 		"device": object{"displayName": "Charge 6", "formFactor": "FITNESS_BAND"}}
 }
@@ -100,102 +101,103 @@ func date(t time.Time) object {
 	return object{"year": t.Year(), "month": int(t.Month()), "day": t.Day()}
 }
 
-func (g *generator) interval(start, end time.Time) object {
-	return object{"startTime": utc(start), "startUtcOffset": g.offset, "endTime": utc(end), "endUtcOffset": g.offset}
+func (gen *generator) interval(start, end time.Time) object {
+	return object{"startTime": utc(start), "startUtcOffset": gen.offset, "endTime": utc(end),
+		"endUtcOffset": gen.offset}
 }
 
-func (g *generator) at(t time.Time) object {
-	return object{"physicalTime": utc(t), "utcOffset": g.offset}
+func (gen *generator) at(t time.Time) object {
+	return object{"physicalTime": utc(t), "utcOffset": gen.offset}
 }
 
-func (g *generator) daily(typ, member string, day time.Time, values object) {
+func (gen *generator) daily(typ, member string, day time.Time, values object) {
 	values["date"] = date(day)
-	g.put("list_"+typ, object{"dataSource": object{"recordingMethod": "DERIVED", "platform": "FITBIT",
+	gen.put("list_"+typ, object{"dataSource": object{"recordingMethod": "DERIVED", "platform": "FITBIT",
 		"device": object{}}, member: values})
 }
 
-func (g *generator) rollup(typ, member string, day time.Time, values object) {
-	g.put("dailyRollUp_"+typ, object{
+func (gen *generator) rollup(typ, member string, day time.Time, values object) {
+	gen.put("dailyRollUp_"+typ, object{
 		"civilStartTime": object{"date": date(day), "time": object{}},
 		"civilEndTime":   object{"date": date(day.AddDate(0, 0, 1)), "time": object{}}, member: values,
 	})
 }
 
-func (g *generator) day(day time.Time, i int) {
-	rest := int(g.around(58, 4))
-	bed := day.Add(-time.Duration(30+g.rnd.IntN(90)) * time.Minute)
-	wake := g.night(bed, i)
-	steps, active := 0, 7+g.rnd.IntN(4)
+func (gen *generator) day(day time.Time, i int) {
+	rest := int(gen.around(58, 4))
+	bed := day.Add(-time.Duration(30+gen.rnd.IntN(90)) * time.Minute)
+	wake := gen.night(bed, i)
+	steps, active := 0, 7+gen.rnd.IntN(4)
 	for minute := 0; minute < 24*60; minute += 10 {
 		t := day.Add(time.Duration(minute) * time.Minute)
 		awake := !t.Before(wake) && minute < 22*60+30
-		moving := awake && g.rnd.IntN(active) == 0
-		bpm := rest - 2 + g.rnd.IntN(6)
+		moving := awake && gen.rnd.IntN(active) == 0
+		bpm := rest - 2 + gen.rnd.IntN(6)
 		if awake {
-			bpm += 8 + g.rnd.IntN(14)
+			bpm += 8 + gen.rnd.IntN(14)
 		}
 		if moving {
 			bpm += 20
-			count := 200 + g.rnd.IntN(900)
+			count := 200 + gen.rnd.IntN(900)
 			steps += count
-			g.put("list_steps", object{"dataSource": g.source("PASSIVELY_MEASURED"),
-				"steps": object{"interval": g.interval(t, t.Add(10*time.Minute)), "count": strconv.Itoa(count)}})
+			gen.put("list_steps", object{"dataSource": gen.source("PASSIVELY_MEASURED"),
+				"steps": object{"interval": gen.interval(t, t.Add(10*time.Minute)), "count": strconv.Itoa(count)}})
 		}
-		g.put("list_heart-rate", object{"dataSource": g.source("PASSIVELY_MEASURED"),
-			"heartRate": object{"sampleTime": g.at(t), "beatsPerMinute": strconv.Itoa(bpm)}})
+		gen.put("list_heart-rate", object{"dataSource": gen.source("PASSIVELY_MEASURED"),
+			"heartRate": object{"sampleTime": gen.at(t), "beatsPerMinute": strconv.Itoa(bpm)}})
 	}
-	g.rollup("steps", "steps", day, object{"countSum": strconv.Itoa(steps)})
-	g.rollup("distance", "distance", day, object{"millimetersSum": strconv.Itoa(steps * 740)})
-	g.rollup("floors", "floors", day, object{"countSum": strconv.Itoa(g.rnd.IntN(15))})
-	g.rollup("total-calories", "totalCalories", day, object{"kcalSum": 1700 + float64(steps)/20})
-	g.daily("daily-resting-heart-rate", "dailyRestingHeartRate", day, object{"beatsPerMinute": strconv.Itoa(rest),
+	gen.rollup("steps", "steps", day, object{"countSum": strconv.Itoa(steps)})
+	gen.rollup("distance", "distance", day, object{"millimetersSum": strconv.Itoa(steps * 740)})
+	gen.rollup("floors", "floors", day, object{"countSum": strconv.Itoa(gen.rnd.IntN(15))})
+	gen.rollup("total-calories", "totalCalories", day, object{"kcalSum": 1700 + float64(steps)/20})
+	gen.daily("daily-resting-heart-rate", "dailyRestingHeartRate", day, object{"beatsPerMinute": strconv.Itoa(rest),
 		"dailyRestingHeartRateMetadata": object{"calculationMethod": "WITH_SLEEP"}})
-	g.daily("daily-heart-rate-variability", "dailyHeartRateVariability", day, object{
-		"averageHeartRateVariabilityMilliseconds": g.around(44, 9),
+	gen.daily("daily-heart-rate-variability", "dailyHeartRateVariability", day, object{
+		"averageHeartRateVariabilityMilliseconds": gen.around(44, 9),
 		"nonRemHeartRateBeatsPerMinute":           strconv.Itoa(rest - 3)})
-	g.daily("daily-oxygen-saturation", "dailyOxygenSaturation", day, object{
-		"averagePercentage": g.around(96, 1), "lowerBoundPercentage": g.around(94, 0.5),
-		"upperBoundPercentage": g.around(98, 0.5)})
-	g.daily("daily-respiratory-rate", "dailyRespiratoryRate", day, object{"breathsPerMinute": g.around(14.6, 0.9)})
-	g.daily("daily-sleep-temperature-derivations", "dailySleepTemperatureDerivations", day, object{
-		"nightlyTemperatureCelsius": g.around(34, 0.5), "baselineTemperatureCelsius": 34.0,
+	gen.daily("daily-oxygen-saturation", "dailyOxygenSaturation", day, object{
+		"averagePercentage": gen.around(96, 1), "lowerBoundPercentage": gen.around(94, 0.5),
+		"upperBoundPercentage": gen.around(98, 0.5)})
+	gen.daily("daily-respiratory-rate", "dailyRespiratoryRate", day, object{"breathsPerMinute": gen.around(14.6, 0.9)})
+	gen.daily("daily-sleep-temperature-derivations", "dailySleepTemperatureDerivations", day, object{
+		"nightlyTemperatureCelsius": gen.around(34, 0.5), "baselineTemperatureCelsius": 34.0,
 		"relativeNightlyStddev30dCelsius": 0.3})
 	if i%7 == 0 {
-		g.put("list_weight", object{"name": fmt.Sprintf("users/1/dataTypes/weight/dataPoints/%d", 7000+i),
+		gen.put("list_weight", object{"name": fmt.Sprintf("users/1/dataTypes/weight/dataPoints/%d", 7000+i),
 			"dataSource": object{"recordingMethod": "MANUAL", "platform": "FITBIT", "device": object{}},
-			"weight": object{"sampleTime": g.at(wake.Add(20 * time.Minute)),
-				"weightGrams": int(g.around(74, 0.6) * 1000)}})
-		g.daily("daily-vo2-max", "dailyVo2Max", day,
-			object{"vo2Max": g.around(43, 1), "cardioFitnessLevel": "GOOD", "estimated": true})
+			"weight": object{"sampleTime": gen.at(wake.Add(20 * time.Minute)),
+				"weightGrams": int(gen.around(74, 0.6) * 1000)}})
+		gen.daily("daily-vo2-max", "dailyVo2Max", day,
+			object{"vo2Max": gen.around(43, 1), "cardioFitnessLevel": "GOOD", "estimated": true})
 	}
 	if i%3 == 1 {
-		g.exercise(day.Add(17*time.Hour), i)
+		gen.exercise(day.Add(17*time.Hour), i)
 	}
 }
 
-// night writes one night and returns the time of waking.
-func (g *generator) night(bed time.Time, i int) time.Time {
+// night adds a night and returns the time of waking.
+func (gen *generator) night(bed time.Time, i int) time.Time {
 	var stages []any
 	minutes, counts := map[string]int{}, map[string]int{}
 	t := bed
 	add := func(kind string, length int) {
 		end := t.Add(time.Duration(length) * time.Minute)
-		stage := g.interval(t, end)
+		stage := gen.interval(t, end)
 		stage["type"] = kind
 		stages = append(stages, stage)
 		minutes[kind] += length
 		counts[kind]++
 		t = end
 	}
-	latency := 4 + g.rnd.IntN(15)
+	latency := 4 + gen.rnd.IntN(15)
 	add("AWAKE", latency)
 	for cycle := range 5 {
-		add("LIGHT", 25+g.rnd.IntN(20))
-		add("DEEP", max(5, 30-6*cycle+g.rnd.IntN(8)))
-		add("LIGHT", 10+g.rnd.IntN(15))
-		add("REM", 8+5*cycle+g.rnd.IntN(8))
+		add("LIGHT", 25+gen.rnd.IntN(20))
+		add("DEEP", max(5, 30-6*cycle+gen.rnd.IntN(8)))
+		add("LIGHT", 10+gen.rnd.IntN(15))
+		add("REM", 8+5*cycle+gen.rnd.IntN(8))
 	}
-	add("AWAKE", 3+g.rnd.IntN(5))
+	add("AWAKE", 3+gen.rnd.IntN(5))
 	var summary []any
 	asleep := 0
 	for _, kind := range []string{"AWAKE", "LIGHT", "DEEP", "REM"} {
@@ -205,10 +207,10 @@ func (g *generator) night(bed time.Time, i int) time.Time {
 			asleep += minutes[kind]
 		}
 	}
-	g.put("list_sleep", object{
-		"name": fmt.Sprintf("users/1/dataTypes/sleep/dataPoints/%d", 9000+i), "dataSource": g.source("DERIVED"),
+	gen.put("list_sleep", object{
+		"name": fmt.Sprintf("users/1/dataTypes/sleep/dataPoints/%d", 9000+i), "dataSource": gen.source("DERIVED"),
 		"sleep": object{
-			"interval": g.interval(bed, t), "type": "STAGES", "stages": stages,
+			"interval": gen.interval(bed, t), "type": "STAGES", "stages": stages,
 			"metadata": object{"processed": true, "mainSleep": true, "stagesStatus": "SUCCEEDED"},
 			"summary": object{
 				"minutesInSleepPeriod": strconv.Itoa(int(t.Sub(bed).Minutes())), "minutesAsleep": strconv.Itoa(asleep),
@@ -220,17 +222,17 @@ func (g *generator) night(bed time.Time, i int) time.Time {
 	return t
 }
 
-func (g *generator) exercise(start time.Time, i int) {
-	length := 25 + g.rnd.IntN(35)
+func (gen *generator) exercise(start time.Time, i int) {
+	length := 25 + gen.rnd.IntN(35)
 	end := start.Add(time.Duration(length) * time.Minute)
-	g.put("list_exercise", object{
+	gen.put("list_exercise", object{
 		"name":       fmt.Sprintf("users/1/dataTypes/exercise/dataPoints/%d", 8000+i),
-		"dataSource": g.source("ACTIVELY_MEASURED"),
+		"dataSource": gen.source("ACTIVELY_MEASURED"),
 		"exercise": object{
-			"interval": g.interval(start, end), "exerciseType": []string{"RUNNING", "BIKING", "WALKING"}[i/3%3],
+			"interval": gen.interval(start, end), "exerciseType": []string{"RUNNING", "BIKING", "WALKING"}[i/3%3],
 			"activeDuration": strconv.Itoa(length*60) + "s",
 			"metricsSummary": object{"caloriesKcal": length * 9, "distanceMillimeters": length * 160_000,
-				"averageHeartRateBeatsPerMinute": strconv.Itoa(125 + g.rnd.IntN(25))},
+				"averageHeartRateBeatsPerMinute": strconv.Itoa(125 + gen.rnd.IntN(25))},
 		},
 	})
 }

@@ -1,5 +1,5 @@
-// Package jsonitem reads large JSON bodies one item at a time: the outer
-// objects and arrays are streamed, an item (a data point, a document) is
-// built as a small tree within a bound of size and depth. It also reads the
-// decimals, instants and days that vendor APIs write. It knows no vendor.
+// Package jsonitem reads large JSON bodies item by item. It streams the outer objects
+// and arrays, and builds each item, such as a data point or a document, as a small tree
+// of limited size and depth. It also reads the decimals, instants and days that vendor
+// APIs write. It is independent of vendors.
 package jsonitem

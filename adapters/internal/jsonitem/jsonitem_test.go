@@ -19,7 +19,7 @@ func read(s string) *jsonitem.Reader {
 	return jsonitem.NewReader(context.Background(), strings.NewReader(s), func(int64) {})
 }
 
-func TestItemKeepsWhatWasWritten(t *testing.T) {
+func TestItemKeepsWrittenForm(t *testing.T) {
 	const body = `{"a":[1.50,-0,"x\"y",true,false,null],"b":{"c":1e3}}`
 	n, err := read("\xef\xbb\xbf " + body).Item()
 	if err != nil || string(n.JSON()) != body {
@@ -30,13 +30,13 @@ func TestItemKeepsWhatWasWritten(t *testing.T) {
 	}
 }
 
-// TestTextsAreTheirOwn: texts are shared between items, and none may become
-// another's. Few letters and lengths make many alike.
-func TestTextsAreTheirOwn(t *testing.T) {
+// TestInternedTexts checks that interning never replaces a text by another one. The few
+// letters and lengths make many texts similar.
+func TestInternedTexts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one := rapid.OneOf(rapid.StringMatching(`[ab]{0,20}`), rapid.StringMatching(`(\\|"|é|\x00|a){0,70}`),
+		text := rapid.OneOf(rapid.StringMatching(`[ab]{0,20}`), rapid.StringMatching(`(\\|"|é|\x00|a){0,70}`),
 			rapid.String())
-		want := rapid.SliceOfN(rapid.MapOfN(one, rapid.SliceOfN(one, 0, 4), 0, 12), 0, 30).Draw(t, "items")
+		want := rapid.SliceOfN(rapid.MapOfN(text, rapid.SliceOfN(text, 0, 4), 0, 12), 0, 30).Draw(t, "items")
 		body, err := json.Marshal(want)
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestTextsAreTheirOwn(t *testing.T) {
 	})
 }
 
-func TestRefusedItemIsSkipped(t *testing.T) {
+func TestReaderSkipsRefusedItem(t *testing.T) {
 	r := read(`[` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `,` + `[` + strings.Repeat("1,", 400000) +
 		`1],7]`)
 	var got []string
@@ -90,7 +90,7 @@ func TestRefusedItemIsSkipped(t *testing.T) {
 	}
 }
 
-func TestErrorsHoldNoInput(t *testing.T) {
+func TestErrorsContainNoInput(t *testing.T) {
 	for _, s := range []string{`{"secret`, `{"secret":x}`, `{"a":"secret\q"}`} {
 		_, err := read(s).Item()
 		var pe *adapters.PayloadError
@@ -149,7 +149,7 @@ func TestTime(t *testing.T) {
 		"2026-02-30T00:00:00Z"} {
 		n := &jsonitem.Node{Kind: '"', Text: s}
 		if _, _, ok := n.Time(); ok {
-			t.Errorf("%s is taken", s)
+			t.Errorf("Time accepts %s", s)
 		}
 	}
 }

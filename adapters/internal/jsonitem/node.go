@@ -4,22 +4,23 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Node is a JSON value. A nil *Node is an absent one; all methods allow it.
+// Node is a JSON value. A nil *Node stands for an absent value; all methods
+// except JSON and Has accept it.
 type Node struct {
-	Kind    byte   // '{', '[', '"', '0', 't', 'f', 'n'
-	Text    string // of a string; of a number as written
+	Kind    byte   // JSON kind: '{', '[', '"', '0', 't', 'f' or 'n'
+	Text    string // text of a string, or a number as written
 	Items   []Node
 	Members []Member
 }
 
-// Member is a name and its value.
+// Member is a named value of an object.
 type Member struct {
 	Name  string
 	Value Node
 }
 
-// Get walks down by names; nil if a step is absent or null. Of a repeated
-// name the last counts.
+// Get returns the value at a path of names, or nil if a step is absent or null.
+// The last of several members with the same name counts.
 func (n *Node) Get(path ...string) *Node {
 	for _, name := range path {
 		if n == nil {
@@ -39,7 +40,7 @@ func (n *Node) Get(path ...string) *Node {
 	return n
 }
 
-// Has reports whether one of the names is a member, null or not.
+// Has reports whether n has a member with one of the names, even if it is null.
 func (n *Node) Has(names ...string) bool {
 	for _, m := range n.Members {
 		for _, name := range names {
@@ -51,7 +52,7 @@ func (n *Node) Has(names ...string) bool {
 	return false
 }
 
-// String is the text of a string, "" for everything else.
+// String returns the text of a string, or "" for other values.
 func (n *Node) String() string {
 	if n == nil || n.Kind != '"' {
 		return ""
@@ -59,13 +60,13 @@ func (n *Node) String() string {
 	return n.Text
 }
 
-// Is reports whether n is the boolean true.
-func (n *Node) Is() bool { return n != nil && n.Kind == 't' }
+// IsTrue reports whether n is the boolean true.
+func (n *Node) IsTrue() bool { return n != nil && n.Kind == 't' }
 
 // IsBool reports whether n is a boolean.
 func (n *Node) IsBool() bool { return n != nil && (n.Kind == 't' || n.Kind == 'f') }
 
-// JSON writes the value compactly, numbers as they were written.
+// JSON returns the value as compact JSON, with numbers as they were written.
 func (n *Node) JSON() []byte { return n.append(nil) }
 
 func (n *Node) append(b []byte) []byte {
@@ -102,8 +103,8 @@ func (n *Node) append(b []byte) []byte {
 }
 
 func quote(b []byte, s string) []byte {
-	// The text came out of a strict decoder, so it is valid UTF-8 and the
-	// error cannot occur; the result is usable even then.
+	// The text comes from a strict decoder, so it is valid UTF-8 and the error cannot
+	// occur.
 	out, err := jsontext.AppendQuote(b, s)
 	if err != nil {
 		return append(out, '"', '"')

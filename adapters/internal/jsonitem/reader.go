@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	maxDepth = 32       // of one item; the vendors' deepest has 7
+	maxDepth = 32       // levels of one item; the deepest vendor item has 7
 	maxItem  = 16 << 20 // bytes of one item, estimated; an ECG has 100 KiB
 	maxToken = 16 << 20 // bytes of one string or number
 )
 
-// Errors of one item; the reader stands behind the item and can go on.
+// Errors of one item. The reader has skipped the item and can continue.
 var (
 	ErrTooLarge = errors.New("item is larger than 16 MiB")
 	ErrTooDeep  = errors.New("item is nested deeper than 32 levels")
@@ -28,20 +28,20 @@ var (
 
 var errToken = errors.New("a single value is larger than 16 MiB")
 
-// Broken says that the body as a whole cannot be read further.
-type Broken struct {
+// bodyError is the reason why the rest of a body cannot be read.
+type bodyError struct {
 	Offset int64
 	Rule   string
-	Err    error // cause in the stream below, nil for bad JSON
+	Err    error // error of the stream, nil for malformed JSON
 }
 
-func (e *Broken) Error() string { return e.Rule }
-func (e *Broken) Unwrap() error { return e.Err }
+func (e *bodyError) Error() string { return e.Rule }
+func (e *bodyError) Unwrap() error { return e.Err }
 
-// Payload makes a *Broken a PayloadError of format; other errors (of a sink,
-// of a context) stay what they are.
+// Payload turns an error of a Reader into a PayloadError of format. It returns
+// errors of the sink and of the context unchanged.
 func Payload(format string, err error) error {
-	var b *Broken
+	var b *bodyError
 	if err == nil || !errors.As(err, &b) {
 		return err
 	}
@@ -57,17 +57,18 @@ type Reader struct {
 	src *source
 	dec *jsontext.Decoder
 
-	texts   [1024]string // the last texts, by hash
-	members []Member     // of the objects being built, the innermost last
-	slab    []Member     // where the next object's members go
+	texts   [1024]string // recent short texts, by hash
+	members []Member     // members of the objects being built, the innermost object last
+	slab    []Member     // memory for the members of the next objects
 }
 
-// source counts, obeys the context and bounds what the decoder must buffer.
+// source counts the bytes read, ends with the context and limits the bytes that
+// the decoder buffers.
 type source struct {
 	ctx      context.Context
-	r        io.Reader
-	n        int64
-	consumed func() int64
+	src      io.Reader
+	read     int64        // bytes read from src
+	consumed func() int64 // offset of the decoder
 	progress func(int64)
 }
 
@@ -75,46 +76,48 @@ func (s *source) Read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
-	if s.n-s.consumed() > maxToken {
+	if s.read-s.consumed() > maxToken {
 		return 0, errToken
 	}
-	n, err := s.r.Read(p)
-	s.n += int64(n)
-	s.progress(s.n)
+	n, err := s.src.Read(p)
+	s.read += int64(n)
+	s.progress(s.read)
 	return n, err
 }
 
-// NewReader reads body; progress is told the bytes read.
+// NewReader returns a Reader of body. It calls progress with the number of
+// bytes read so far.
 func NewReader(ctx context.Context, body io.Reader, progress func(int64)) *Reader {
 	br := bufio.NewReaderSize(body, 64<<10)
-	s := &source{ctx: ctx, r: &withoutBOM{r: br}, progress: progress}
-	// Names are not checked for being unique: the check would hold every
-	// name of an endless object.
+	s := &source{ctx: ctx, src: &bomSkipper{src: br}, progress: progress}
+	// Allow duplicate names: checking them would keep every name of an endless
+	// object in memory.
 	r := &Reader{src: s, dec: jsontext.NewDecoder(s, jsontext.AllowDuplicateNames(true))}
 	s.consumed = r.dec.InputOffset
 	return r
 }
 
-// withoutBOM drops a UTF-8 byte order mark.
-type withoutBOM struct {
-	r     *bufio.Reader
-	begun bool
+// bomSkipper skips a UTF-8 byte order mark.
+type bomSkipper struct {
+	src     *bufio.Reader
+	started bool
 }
 
-func (b *withoutBOM) Read(p []byte) (int, error) {
-	if !b.begun {
-		b.begun = true
-		if head, err := b.r.Peek(3); err == nil && bytes.Equal(head, []byte("\xef\xbb\xbf")) {
-			if _, err := b.r.Discard(3); err != nil {
+func (b *bomSkipper) Read(p []byte) (int, error) {
+	if !b.started {
+		b.started = true
+		if head, err := b.src.Peek(3); err == nil && bytes.Equal(head, []byte("\xef\xbb\xbf")) {
+			if _, err := b.src.Discard(3); err != nil {
 				return 0, err
 			}
 		}
 	}
-	return b.r.Read(p)
+	return b.src.Read(p)
 }
 
+// broken returns a bodyError for an error of the decoder.
 func (r *Reader) broken(err error) error {
-	b := &Broken{Offset: r.dec.InputOffset()}
+	b := &bodyError{Offset: r.dec.InputOffset()}
 	var syntax *jsontext.SyntacticError
 	switch {
 	case errors.Is(err, errToken):
@@ -137,27 +140,27 @@ func (r *Reader) Next() (bool, error) {
 	if r.dec.PeekKind() != 0 {
 		return true, nil
 	}
-	// PeekKind hides the reason; reading tells it.
+	// PeekKind does not return the error; ReadToken does.
 	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return false, r.broken(err)
 	}
 	return false, nil
 }
 
-// Kind is the kind of the next value: '{', '[', '"', '0', 't', 'f' or 'n';
-// 0 if it cannot be read (the next call tells why).
+// Kind returns the JSON kind of the next value: '{', '[', '"', '0', 't', 'f' or
+// 'n'. It returns 0 if the value cannot be read; reading it returns the error.
 func (r *Reader) Kind() byte { return byte(r.dec.PeekKind()) }
 
-// Object reads an object and calls member before each value, which it must
-// read.
+// Object reads an object and calls member for each name. member must read the
+// value.
 func (r *Reader) Object(member func(name string) error) error {
-	if err := r.open('{'); err != nil {
+	if err := r.expect('{'); err != nil {
 		return err
 	}
 	return r.Rest(member)
 }
 
-// Rest reads the rest of an object that Open has begun.
+// Rest reads the rest of an object after Open, like Object.
 func (r *Reader) Rest(member func(name string) error) error {
 	for r.dec.PeekKind() != '}' {
 		name, err := r.dec.ReadToken()
@@ -168,17 +171,17 @@ func (r *Reader) Rest(member func(name string) error) error {
 			return err
 		}
 	}
-	return r.open('}')
+	return r.expect('}')
 }
 
-// Open reads the brace of an object and its first name ("" if it is empty,
-// then it is read wholly).
+// Open reads the start of an object and its first name. If empty is true, the
+// object has no members and has been read completely.
 func (r *Reader) Open() (first string, empty bool, err error) {
-	if err := r.open('{'); err != nil {
+	if err := r.expect('{'); err != nil {
 		return "", false, err
 	}
 	if r.dec.PeekKind() == '}' {
-		return "", true, r.open('}')
+		return "", true, r.expect('}')
 	}
 	name, err := r.dec.ReadToken()
 	if err != nil {
@@ -187,9 +190,10 @@ func (r *Reader) Open() (first string, empty bool, err error) {
 	return name.String(), false, nil
 }
 
-// Array reads an array and calls item before each value, which it must read.
+// Array reads an array and calls item with the index of each value. item must
+// read the value.
 func (r *Reader) Array(item func(i int) error) error {
-	if err := r.open('['); err != nil {
+	if err := r.expect('['); err != nil {
 		return err
 	}
 	for i := 0; r.dec.PeekKind() != ']'; i++ {
@@ -204,21 +208,22 @@ func (r *Reader) Array(item func(i int) error) error {
 			return err
 		}
 	}
-	return r.open(']')
+	return r.expect(']')
 }
 
-func (r *Reader) open(want jsontext.Kind) error {
+// expect reads a token of the kind want.
+func (r *Reader) expect(want jsontext.Kind) error {
 	t, err := r.dec.ReadToken()
 	if err != nil {
 		return r.broken(err)
 	}
 	if t.Kind() != want {
-		return &Broken{Offset: r.dec.InputOffset(), Rule: "an object or array is expected here"}
+		return &bodyError{Offset: r.dec.InputOffset(), Rule: "an object or array is expected here"}
 	}
 	return nil
 }
 
-// Skip reads over the next value in constant memory.
+// Skip skips the next value in constant memory.
 func (r *Reader) Skip() error {
 	depth := 0
 	for {
@@ -238,62 +243,64 @@ func (r *Reader) Skip() error {
 	}
 }
 
-// Item reads the next value as a tree. ErrTooLarge and ErrTooDeep are of this
-// item only.
+// Item reads the next value as a tree. After ErrTooLarge or ErrTooDeep, the
+// reader can continue with the next value.
 func (r *Reader) Item() (*Node, error) {
-	b := builder{r: r, left: maxItem}
+	b := builder{reader: r, budget: maxItem}
 	n, err := b.value(0)
 	if cap(r.members) > 4096 {
-		r.members = nil // one large item does not cost for the rest of the body
+		r.members = nil // do not keep the memory of one large item for the rest of the body
 	}
 	if err != nil {
 		return nil, err
 	}
-	if b.refused != nil {
-		return nil, b.refused
+	if b.err != nil {
+		return nil, b.err
 	}
 	return &n, nil
 }
 
+// builder builds the tree of one item.
 type builder struct {
-	r       *Reader
-	left    int
-	refused error
+	reader *Reader
+	budget int   // bytes that the item may still take
+	err    error // ErrTooLarge or ErrTooDeep; the rest of the item is skipped
 }
 
+// value reads the next value at the given depth of the item.
 func (b *builder) value(depth int) (Node, error) {
-	if b.refused != nil {
-		return Node{}, b.r.Skip()
+	if b.err != nil {
+		return Node{}, b.reader.Skip()
 	}
 	if depth > maxDepth {
-		b.refused = ErrTooDeep
-		return Node{}, b.r.Skip()
+		b.err = ErrTooDeep
+		return Node{}, b.reader.Skip()
 	}
-	n := Node{Kind: b.r.Kind()}
-	b.left -= 64 // what a node costs
+	n := Node{Kind: b.reader.Kind()}
+	b.budget -= 64 // size of a Node
 	var err error
 	switch n.Kind {
 	case '"', '0':
-		n.Text, err = b.r.text()
-		b.left -= len(n.Text)
+		n.Text, err = b.reader.text()
+		b.budget -= len(n.Text)
 	case '{':
-		if err = b.r.open('{'); err == nil {
+		if err = b.reader.expect('{'); err == nil {
 			err = b.object(&n, depth)
 		}
 	case '[':
-		if err = b.r.open('['); err == nil {
+		if err = b.reader.expect('['); err == nil {
 			err = b.array(&n, depth)
 		}
 	default:
-		if _, err = b.r.dec.ReadToken(); err != nil {
-			err = b.r.broken(err)
+		if _, err = b.reader.dec.ReadToken(); err != nil {
+			err = b.reader.broken(err)
 		}
 	}
 	if err != nil {
 		return Node{}, err
 	}
-	if b.left < 0 && b.refused == nil {
-		b.refused = ErrTooLarge
+	if b.budget < 0 && b.err == nil {
+		b.err = ErrTooLarge
 	}
 	return n, nil
 }
@@ -314,12 +321,12 @@ func (r *Reader) text() (string, error) {
 		}
 		v = v[1 : len(v)-1]
 	}
-	return r.shared(v), nil
+	return r.intern(v), nil
 }
 
-// shared gives equal short texts that come soon after another one string:
-// an item repeats the names and most texts of the item before.
-func (r *Reader) shared(b []byte) string {
+// intern returns a string that recent equal texts of up to 64 bytes share:
+// items repeat the names and most texts of the preceding item.
+func (r *Reader) intern(b []byte) string {
 	if len(b) > 64 {
 		return string(b)
 	}
@@ -337,8 +344,9 @@ func (r *Reader) shared(b []byte) string {
 	return *t
 }
 
+// object reads the members of an object into n.
 func (b *builder) object(n *Node, depth int) error {
-	r := b.r
+	r := b.reader
 	from := len(r.members)
 	defer func() {
 		clear(r.members[from:])
@@ -349,19 +357,19 @@ func (b *builder) object(n *Node, depth int) error {
 		if err != nil {
 			return err
 		}
-		b.left -= len(name)
+		b.budget -= len(name)
 		v, err := b.value(depth + 1)
 		if err != nil {
 			return err
 		}
-		if b.refused == nil {
+		if b.err == nil {
 			r.members = append(r.members, Member{name, v})
 		}
 	}
-	if own := r.members[from:]; len(own) > 0 {
-		n.Members = append(r.room(len(own)), own...)
+	if members := r.members[from:]; len(members) > 0 {
+		n.Members = append(r.newMembers(len(members)), members...)
 	}
-	return r.open('}')
+	return r.expect('}')
 }
 
 // name reads the name of a member.
@@ -369,15 +377,15 @@ func (r *Reader) name() (string, error) {
 	if r.dec.PeekKind() == '"' {
 		return r.text()
 	}
-	t, err := r.dec.ReadToken() // it fails: names are strings
+	t, err := r.dec.ReadToken() // fails, because names are strings
 	if err != nil {
 		return "", r.broken(err)
 	}
 	return t.String(), nil
 }
 
-// room is an empty slice for n members.
-func (r *Reader) room(n int) []Member {
+// newMembers returns an empty slice with capacity for n members.
+func (r *Reader) newMembers(n int) []Member {
 	if n > 64 {
 		return make([]Member, 0, n)
 	}
@@ -389,24 +397,25 @@ func (r *Reader) room(n int) []Member {
 	return out
 }
 
+// array reads the values of an array into n.
 func (b *builder) array(n *Node, depth int) error {
-	for b.r.dec.PeekKind() != ']' {
-		if b.r.dec.PeekKind() == 0 {
-			_, err := b.r.dec.ReadToken()
-			return b.r.broken(err)
+	for b.reader.dec.PeekKind() != ']' {
+		if b.reader.dec.PeekKind() == 0 {
+			_, err := b.reader.dec.ReadToken()
+			return b.reader.broken(err)
 		}
 		v, err := b.value(depth + 1)
 		if err != nil {
 			return err
 		}
-		if b.refused == nil {
+		if b.err == nil {
 			n.Items = append(n.Items, v)
 		}
 	}
-	return b.r.open(']')
+	return b.reader.expect(']')
 }
 
-// Fail says at the present place that the body breaks rule.
+// Fail returns an error at the current offset: the body breaks rule.
 func (r *Reader) Fail(rule string) error {
-	return &Broken{Offset: r.dec.InputOffset(), Rule: rule}
+	return &bodyError{Offset: r.dec.InputOffset(), Rule: rule}
 }

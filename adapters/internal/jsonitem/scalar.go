@@ -9,19 +9,19 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// State says what a number is.
+// State is the result of reading a number.
 type State uint8
 
 // States of a number.
 const (
-	Absent State = iota // not there, or null
+	Absent State = iota // absent or null
 	Given
 	NotFinite // "NaN", "Infinity"
-	Bad       // no number, or absurdly long
+	Bad       // not a number, or longer than 32 characters
 )
 
-// Decimal reads a number, or a string that holds one (int64 in proto3 JSON),
-// and returns it as written.
+// Decimal reads a number, or a string with a number as proto3 JSON writes
+// int64. It returns the number as written.
 func (n *Node) Decimal() (string, State) {
 	if n == nil || n.Kind == 'n' {
 		return "", Absent
@@ -39,8 +39,8 @@ func (n *Node) Decimal() (string, State) {
 	return n.Text, Given
 }
 
-// isDecimal takes JSON's number grammar in at most 32 characters and within
-// the range of a double, a superset of which no vendor sends.
+// isDecimal accepts JSON's grammar of numbers in at most 32 characters and
+// within the range of a float64, which covers all numbers that vendors send.
 func isDecimal(s string) bool {
 	d := strings.TrimPrefix(s, "-")
 	if len(s) > 32 || d == "" || d[0] < '0' || d[0] > '9' || d[len(d)-1] < '0' || d[len(d)-1] > '9' {
@@ -59,7 +59,8 @@ func isDecimal(s string) bool {
 	return err == nil
 }
 
-// Float is a rough value of a decimal for comparing with bounds.
+// Float returns the approximate value of a decimal, for comparisons with
+// limits.
 func Float(decimal string) float64 {
 	f, err := strconv.ParseFloat(decimal, 64)
 	if err != nil {
@@ -68,17 +69,18 @@ func Float(decimal string) float64 {
 	return f
 }
 
-// Subtract computes a - b exactly, with the finer scale of the two.
+// Subtract returns a - b exactly, with the greater number of decimal places of
+// the two.
 func Subtract(a, b string) (string, bool) {
-	x, ok1 := new(big.Rat).SetString(a)
-	y, ok2 := new(big.Rat).SetString(b)
+	minuend, ok1 := new(big.Rat).SetString(a)
+	subtrahend, ok2 := new(big.Rat).SetString(b)
 	if !ok1 || !ok2 {
 		return "", false
 	}
-	return x.Sub(x, y).FloatString(max(scale(a), scale(b))), true
+	return minuend.Sub(minuend, subtrahend).FloatString(max(scale(a), scale(b))), true
 }
 
-// scale is the number of decimal places, 0 to 20.
+// scale returns the number of decimal places, from 0 to 20.
 func scale(s string) int {
 	exp := 0
 	if i := strings.IndexAny(s, "eE"); i >= 0 {
@@ -95,9 +97,9 @@ func scale(s string) int {
 	return min(max(places-exp, 0), 20)
 }
 
-// Time reads an RFC 3339 instant. "Z" is an instant without the wearer's
-// offset, a missing offset a floating time. Years outside 1971 to 2200 are
-// refused: no wearable was there.
+// Time reads an RFC 3339 instant. With "Z" it is an instant without the
+// wearer's offset, without an offset it is a floating time. Years outside 1971
+// to 2200 are refused because no wearable can have measured then.
 func (n *Node) Time() (time.Time, sample.Zone, bool) {
 	s := n.String()
 	if len(s) < len("2006-01-02T15:04:05") || len(s) > 40 {
@@ -120,7 +122,8 @@ func (n *Node) Time() (time.Time, sample.Zone, bool) {
 	return In(t, offset), zone, true
 }
 
-// In puts t into a fixed zone of offset seconds, never into the machine's.
+// In returns t in a fixed zone with an offset in seconds, never in the local
+// zone.
 func In(t time.Time, offset int) time.Time {
 	if offset == 0 {
 		return t.UTC()
@@ -128,7 +131,7 @@ func In(t time.Time, offset int) time.Time {
 	return t.In(time.FixedZone("", offset))
 }
 
-// Day reads YYYY-MM-DD.
+// Day reads a date as YYYY-MM-DD.
 func (n *Node) Day() (sample.Date, bool) {
 	t, err := time.Parse(time.DateOnly, n.String())
 	if err != nil || t.Year() < 1971 || t.Year() > 2200 {
@@ -137,7 +140,7 @@ func (n *Node) Day() (sample.Date, bool) {
 	return DateOf(t), true
 }
 
-// DateOf is the calendar day of t in its own zone.
+// DateOf returns the calendar day of t in its zone.
 func DateOf(t time.Time) sample.Date {
 	y, m, d := t.Date()
 	return sample.Date{Year: y, Month: m, Day: d}

@@ -1,4 +1,4 @@
-// Command cmd writes a payload of applegen to standard output:
+// Command cmd writes a payload of package applegen to standard output:
 //
 //	go run ./adapters/apple/applegen/cmd -bytes 1000000000 > export.xml
 package main
@@ -22,11 +22,11 @@ func main() {
 
 func run(args []string, w io.Writer) error {
 	f := flag.NewFlagSet("applegen", flag.ContinueOnError)
-	size := f.Int64("bytes", 0, "size of the export.xml, met within a few percent")
-	days := f.Int("days", 30, "days of data, if no size is given")
-	seed := f.Uint64("seed", 1, "another seed gives another wearer's data")
+	size := f.Int64("bytes", 0, "size of the export.xml in bytes, met within a few percent")
+	days := f.Int("days", 30, "days of data if -bytes is not set")
+	seed := f.Uint64("seed", 1, "seed of the random data")
 	format := f.String("format", "export.xml", "export.xml, export.zip or health-auto-export")
-	first := f.String("start", "2021-01-01T00:00:00+01:00", "the first day; its offset is printed everywhere")
+	first := f.String("start", "2021-01-01T00:00:00+01:00", "first day; all dates have its offset")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -43,5 +43,5 @@ func run(args []string, w io.Writer) error {
 	case "health-auto-export":
 		return applegen.GenerateHAE(w, o)
 	}
-	return fmt.Errorf("no format %q", *format)
+	return fmt.Errorf("unknown format %q; use export.xml, export.zip or health-auto-export", *format)
 }

@@ -8,7 +8,7 @@ import (
 	"pulsegate/adapters/apple/applegen"
 )
 
-func TestRunWritesWhatTheFlagsSay(t *testing.T) {
+func TestRunPassesFlagsToGenerator(t *testing.T) {
 	var got, want bytes.Buffer
 	if err := run([]string{"-days", "2", "-seed", "9", "-start", "2026-01-05T00:00:00-07:00", "-format",
 		"export.zip"}, &got); err != nil {
@@ -22,6 +22,6 @@ func TestRunWritesWhatTheFlagsSay(t *testing.T) {
 		t.Error("the flags do not reach the generator")
 	}
 	if err := run([]string{"-format", "pdf"}, &got); err == nil {
-		t.Error("a format that there is not")
+		t.Error("run accepts an unknown format")
 	}
 }

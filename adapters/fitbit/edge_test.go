@@ -12,9 +12,9 @@ import (
 
 func onePoint(body string) string { return `{"dataPoints":[` + body + `]}` }
 
-// TestNoEndTime: the length of a recording, an exercise or a night is in its
-// content where the interval has no end.
-func TestNoEndTime(t *testing.T) {
+// TestIntervalsWithoutEnd checks that the content of a recording, an exercise or a
+// night determines its length if the interval has no end.
+func TestIntervalsWithoutEnd(t *testing.T) {
 	const from = `"interval":{"startTime":"2026-05-02T09:00:00Z","startUtcOffset":"7200s"}`
 	wave := `"samplingFrequencyHertz":4,"millivoltsScalingFactor":1000,"waveformSamples":[1,2,3,4,5,6],"resultClassification":"NORMAL_SINUS_RHYTHM"`
 	for name, c := range map[string]struct {
@@ -22,11 +22,11 @@ func TestNoEndTime(t *testing.T) {
 		lasts  time.Duration
 		status sample.Status
 	}{
-		"recording":        {`"electrocardiogram":{` + from + `,` + wave + `}`, 1500 * time.Millisecond, sample.Final},
-		"recording, ended": {`"electrocardiogram":{"interval":{"startTime":"2026-05-02T09:00:00Z","startUtcOffset":"7200s","endTime":"2026-05-02T09:00:02Z"},` + wave + `}`, 1500 * time.Millisecond, sample.Final},
+		"recording":             {`"electrocardiogram":{` + from + `,` + wave + `}`, 1500 * time.Millisecond, sample.Final},
+		"recording with an end": {`"electrocardiogram":{"interval":{"startTime":"2026-05-02T09:00:00Z","startUtcOffset":"7200s","endTime":"2026-05-02T09:00:02Z"},` + wave + `}`, 1500 * time.Millisecond, sample.Final},
 		"exercise": {`"exercise":{` + from + `,"exerciseType":"ROWING","activeDuration":"1800.5s"}`,
 			1800500 * time.Millisecond, sample.Final},
-		"exercise, no time": {`"exercise":{` + from + `,"exerciseType":"ROWING"}`, 0, sample.Preliminary},
+		"exercise without duration": {`"exercise":{` + from + `,"exerciseType":"ROWING"}`, 0, sample.Preliminary},
 		"night": {`"sleep":{` + from + `,"type":"STAGES","stages":[{"type":"LIGHT","startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},{"type":"DEEP","startTime":"2026-05-02T10:00:00Z","endTime":"2026-05-02T11:30:00Z"}]}`,
 			150 * time.Minute, sample.Preliminary},
 	} {
@@ -47,29 +47,29 @@ func TestNoEndTime(t *testing.T) {
 		onePoint(`{"name":"users/1/dataTypes/sleep/dataPoints/n7","sleep":{`+from+`}}`))
 	if err != nil || len(r.Samples) != 0 || len(r.Rejects) != 1 || r.Rejects[0].VendorID != "n7" ||
 		r.Rejects[0].Metric != "sleep" {
-		t.Errorf("%v %+v", err, r)
+		t.Errorf("error %v, result %+v", err, r)
 	}
 }
 
-// TestOddMember: a component that is no number is reported, the rest stays;
-// "NaN" is proto3's absent number.
-func TestOddMember(t *testing.T) {
+// TestMalformedComponents checks that a component that is not a number is rejected
+// while the rest of the item is read, and that "NaN" is an absent number.
+func TestMalformedComponents(t *testing.T) {
 	r, err := decode(t, "list.json", "",
 		onePoint(`{"name":"users/1/dataTypes/exercise/dataPoints/x1","exercise":{"interval":{"startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},`+
 			`"exerciseType":"ROWING","activeDuration":"long","metricsSummary":{"steps":"some","caloriesKcal":"NaN","distanceMillimeters":5200000}}}`))
 	if err != nil || len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 {
-		t.Fatalf("%v %+v", err, r)
+		t.Fatalf("error %v, result %+v", err, r)
 	}
-	var left []string
-	for _, x := range r.Rejects {
-		left = append(left, x.Metric+"/"+x.Component)
+	var rejected []string
+	for _, reject := range r.Rejects {
+		rejected = append(rejected, reject.Metric+"/"+reject.Component)
 	}
-	if got := strings.Join(left, " "); got != "exercise/activeDuration exercise/steps" {
-		t.Errorf("left out: %s", got)
+	if got := strings.Join(rejected, " "); got != "exercise/activeDuration exercise/steps" {
+		t.Errorf("rejected: %s", got)
 	}
 }
 
-// TestSinglePoint: a body that is one data point, with and without a source.
+// TestSinglePoint decodes bodies that are one data point, with and without a source.
 func TestSinglePoint(t *testing.T) {
 	for _, body := range []string{
 		`{"heartRate":{"sampleTime":{"physicalTime":"2026-05-02T12:00:00Z","utcOffset":"0s"},"beatsPerMinute":"61"}}`,
@@ -85,9 +85,9 @@ func TestSinglePoint(t *testing.T) {
 	}
 }
 
-// TestUnfinishedDay: a day that has not ended where the wearer is.
+// TestUnfinishedDay checks that a day that was not over at receipt is preliminary.
 func TestUnfinishedDay(t *testing.T) {
-	// received on the 24th
+	// The payload is received on the 24th.
 	for day, want := range map[int]sample.Status{23: sample.Final, 24: sample.Preliminary, 25: sample.Preliminary} {
 		r, err := decode(t, "list.json", "",
 			onePoint(fmt.Sprintf(`{"dailyRestingHeartRate":{"date":{"year":2026,"month":11,"day":%d},"beatsPerMinute":"55"}}`, day)))

@@ -21,9 +21,9 @@ func read(t *testing.T, name, body string) *adaptertest.Recorder {
 	return r
 }
 
-// TestUTC: "+00:00" is UTC to Oura, whatever the wearer's offset; any other
-// offset is stated.
-func TestUTC(t *testing.T) {
+// TestOffsetOfUTC checks that "+00:00" and "Z" do not count as the wearer's offset, and
+// that any other offset does.
+func TestOffsetOfUTC(t *testing.T) {
 	for _, c := range []struct {
 		name, body string
 		zone       sample.Zone
@@ -44,26 +44,26 @@ func TestUTC(t *testing.T) {
 	}
 }
 
-// TestOddField: a component that is no number is reported, the rest stays, and
-// a workout that has not ended is preliminary.
-func TestOddField(t *testing.T) {
+// TestMalformedComponents checks that a component that is not a number is rejected
+// while the rest of the document is read, and that a workout in progress is preliminary.
+func TestMalformedComponents(t *testing.T) {
 	r := read(t, "workout.json", `{"data":[{"id":"w1","activity":"rowing","calories":"lots","distance":5100,"start_datetime":"2026-03-01T10:00:00+01:00","end_datetime":null}]}`)
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || r.Samples[0].Status != sample.Preliminary {
-		t.Errorf("%+v", r.Samples)
+		t.Errorf("samples: %+v", r.Samples)
 	}
 	if len(r.Rejects) != 1 || r.Rejects[0].Component != "calories" || r.Rejects[0].Metric != "workout" ||
 		r.Rejects[0].VendorID != "w1" {
-		t.Errorf("%+v", r.Rejects)
+		t.Errorf("rejects: %+v", r.Rejects)
 	}
 	r = read(t, "daily_sleep.json", `{"data":[{"id":"d1","day":"2026-03-01","score":81,"contributors":{"latency":77,"efficiency":"good","timing":null}}]}`)
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || len(r.Rejects) != 1 ||
 		r.Rejects[0].Component != "efficiency" {
-		t.Errorf("%+v %+v", r.Samples, r.Rejects)
+		t.Errorf("samples %+v, rejects %+v", r.Samples, r.Rejects)
 	}
 }
 
-// TestAlone: one document without a file name that helps.
-func TestAlone(t *testing.T) {
+// TestSingleDocument decodes a document without a helpful file name.
+func TestSingleDocument(t *testing.T) {
 	for _, body := range []string{
 		`{"id":"t1","day":"2026-03-01","text":"","timestamp":"2026-03-01T10:00:00+01:00","tags":["tag_generic_coffee"]}`,
 		`{"timestamp":"2026-03-01T10:00:00+01:00","level":61,"charging":false}`,
@@ -78,7 +78,7 @@ func TestAlone(t *testing.T) {
 	}
 }
 
-// TestUnfinishedDay: a day that has not ended where the wearer is.
+// TestUnfinishedDay checks that a day that was not over at receipt is preliminary.
 func TestUnfinishedDay(t *testing.T) {
 	for day, want := range map[string]sample.Status{"2026-11-23": sample.Final, "2026-11-24": sample.Preliminary,
 		"2026-11-25": sample.Preliminary} {

@@ -9,9 +9,11 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-func none(rule string) *rejection { return &rejection{sample.ReasonMissing, rule} }
+// missing returns a rejection with the reason ReasonMissing.
+func missing(rule string) *rejection { return &rejection{sample.ReasonMissing, rule} }
 
-// variability keeps RMSSD and SDNN apart: they are different measures.
+// variability emits RMSSD and SDNN as separate samples because they are
+// different measures.
 func variability(p *point) (*rejection, error) {
 	found := false
 	for _, m := range []struct{ metric, member string }{
@@ -24,24 +26,24 @@ func variability(p *point) (*rejection, error) {
 		}
 		found = true
 		if state != jsonitem.Given || strings.HasPrefix(v, "-") {
-			if err := p.d.reject(sample.ReasonBadValue, m.metric, m.member+" is no positive number",
+			if err := p.dec.reject(sample.ReasonBadValue, m.metric, m.member+" is not a positive number",
 				p.item); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		p.s.Value = sample.Value{Kind: sample.Number, Num: v, Unit: "ms"}
-		p.s.Components = nil
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: v, Unit: "ms"}
+		p.sample.Components = nil
 		if m.metric == "heart-rate-variability.rmssd" {
-			p.num("lowFrequencyPower", "ms2", "metadata", "lowFrequencyPower")
-			p.num("highFrequencyPower", "ms2", "metadata", "highFrequencyPower")
+			p.number("lowFrequencyPower", "ms2", "metadata", "lowFrequencyPower")
+			p.number("highFrequencyPower", "ms2", "metadata", "highFrequencyPower")
 		}
 		if err := p.emitAs(m.metric); err != nil {
 			return nil, err
 		}
 	}
 	if !found {
-		return none("neither RMSSD nor standard deviation"), nil
+		return missing("neither RMSSD nor standard deviation"), nil
 	}
 	return nil, nil
 }
@@ -58,8 +60,8 @@ func heartRateZones(p *point) (*rejection, error) {
 			}
 		}
 	}
-	if len(p.s.Components) == 0 {
-		return none("no heart rate zone with both bounds"), nil
+	if len(p.sample.Components) == 0 {
+		return missing("no heart rate zone with both bounds"), nil
 	}
 	return nil, p.emit()
 }
@@ -67,46 +69,47 @@ func heartRateZones(p *point) (*rejection, error) {
 func respiratorySummary(p *point) (*rejection, error) {
 	const unit = "breaths/min"
 	if v, ok := number(p.body, "fullSleepStats", "breathsPerMinute"); ok && jsonitem.Float(v) > 0 {
-		p.s.Value = sample.Value{Kind: sample.Number, Num: v, Unit: unit}
-		p.num("standardDeviation", unit, "fullSleepStats", "standardDeviation")
-		p.num("signalToNoise", "", "fullSleepStats", "signalToNoise")
+		p.sample.Value = sample.Value{Kind: sample.Number, Num: v, Unit: unit}
+		p.number("standardDeviation", unit, "fullSleepStats", "standardDeviation")
+		p.number("signalToNoise", "", "fullSleepStats", "signalToNoise")
 	}
 	for _, s := range []string{"deepSleepStats", "lightSleepStats", "remSleepStats"} {
 		if v, ok := number(p.body, s, "breathsPerMinute"); ok && jsonitem.Float(v) > 0 {
 			p.add(s, sample.Value{Kind: sample.Number, Num: v, Unit: unit})
 		}
 	}
-	if p.s.Value.Kind == sample.None && len(p.s.Components) == 0 {
+	if p.sample.Value.Kind == sample.None && len(p.sample.Components) == 0 {
 		p.drop()
 		return nil, nil
 	}
 	return nil, p.emit()
 }
 
-// nightTemperature adds the deviation from the baseline, which Google does
-// not send.
+// nightTemperature adds the deviation from the baseline, which Google does not
+// send.
 func nightTemperature(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.parts()
+	p.specComponents()
 	if base, ok := number(p.body, "baselineTemperatureCelsius"); ok {
-		if dev, ok := jsonitem.Subtract(p.s.Value.Num, base); ok {
+		if dev, ok := jsonitem.Subtract(p.sample.Value.Num, base); ok {
 			p.add("deviation", sample.Value{Kind: sample.Number, Num: dev, Unit: "K"})
 		}
 	}
 	return nil, p.emit()
 }
 
-// bodyTemperature keeps skin sites out of the core temperature.
+// bodyTemperature uses the metric skin-temperature for measurements on the
+// skin.
 func bodyTemperature(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.parts()
+	p.specComponents()
 	switch p.body.Get("measurementLocation").String() {
 	case "WRIST", "FINGER", "TOE":
-		p.s.Metric = "skin-temperature"
+		p.sample.Metric = "skin-temperature"
 	}
 	return nil, p.emit()
 }
@@ -115,39 +118,40 @@ func dailyVO2(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.parts()
+	p.specComponents()
 	if e := p.body.Get("estimated"); e.IsBool() {
-		p.add("estimated", sample.Value{Kind: sample.Boolean, Bool: e.Is()})
-		if e.Is() {
-			p.s.Method = "estimated"
+		p.add("estimated", sample.Value{Kind: sample.Boolean, Bool: e.IsTrue()})
+		if e.IsTrue() {
+			p.sample.Method = "estimated"
 		}
 	}
 	return nil, p.emit()
 }
 
-// zoneMinutes has the zone in the metric, as two zones may share a minute.
+// zoneMinutes makes the zone part of the metric, because two zones may share a
+// minute.
 func zoneMinutes(p *point) (*rejection, error) {
 	zone := enum(p.body.Get("heartRateZone"))
 	if zone == "" {
-		return none("heartRateZone is required"), nil
+		return missing("heartRateZone is required"), nil
 	}
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.s.Metric += "." + strings.ToLower(strings.ReplaceAll(zone, "_", "-"))
+	p.sample.Metric += "." + strings.ToLower(strings.ReplaceAll(zone, "_", "-"))
 	return nil, p.emit()
 }
 
 func activeMinutes(p *point) (*rejection, error) {
 	p.levels("activeMinutesByActivityLevel", "activityLevel", "activeMinutes", "min")
-	if len(p.s.Components) == 0 {
-		return none("no activity level"), nil
+	if len(p.sample.Components) == 0 {
+		return missing("no activity level"), nil
 	}
 	return nil, p.emit()
 }
 
-// levels adds a component for each entry of a list of (enum, amount); an
-// absent amount is proto3's zero.
+// levels adds a component for each entry of a list of enum and amount. proto3
+// omits an amount of zero.
 func (p *point) levels(list, name, amount, unit string) {
 	l := p.body.Get(list)
 	if l == nil {
@@ -160,30 +164,33 @@ func (p *point) levels(list, name, amount, unit string) {
 			continue
 		}
 		if unit == "s" && e.Get(amount) != nil {
-			p.secs(key, e.Get(amount))
+			p.duration(key, e.Get(amount))
 			continue
 		}
 		if _, state := e.Get(amount).Decimal(); state == jsonitem.Absent {
 			p.add(key, sample.Value{Kind: sample.Number, Num: "0", Unit: unit})
 			continue
 		}
-		p.part(key, unit, e.Get(amount))
+		p.numberOf(key, unit, e.Get(amount))
 	}
 }
 
+// sedentary emits the length of the period.
 func sedentary(p *point) (*rejection, error) {
-	p.s.Value = sample.Value{Kind: sample.Number, Num: decimal(p.s.End.Sub(p.s.Start).Seconds()), Unit: "s"}
+	p.sample.Value = sample.Value{Kind: sample.Number, Num: decimal(p.sample.End.Sub(p.sample.Start).Seconds()),
+		Unit: "s"}
 	return nil, p.emit()
 }
 
 func decimal(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
-// glucose has the specimen in the metric: the codes differ by it.
+// glucose makes the specimen part of the metric, because the codes of FHIR
+// differ by specimen.
 func glucose(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil
 	}
-	p.parts()
+	p.specComponents()
 	specimen, ok := map[string]string{
 		"INTERSTITIAL_FLUID": "interstitial", "CAPILLARY_BLOOD": "capillary", "WHOLE_BLOOD": "whole-blood",
 		"PLASMA": "plasma", "SERUM": "serum", "TEARS": "tears",
@@ -198,58 +205,61 @@ func glucose(p *point) (*rejection, error) {
 			specimen = "unspecified"
 		}
 	}
-	p.s.Metric += "." + specimen
+	p.sample.Metric += "." + specimen
 	return nil, p.emit()
 }
 
 func hydration(p *point) (*rejection, error) {
 	v, ok := number(p.body, "amountConsumed", "milliliters")
 	if !ok || strings.HasPrefix(v, "-") {
-		return none("amountConsumed.milliliters is required"), nil
+		return missing("amountConsumed.milliliters is required"), nil
 	}
-	p.s.Value = sample.Value{Kind: sample.Number, Num: v, Unit: "mL"}
+	p.sample.Value = sample.Value{Kind: sample.Number, Num: v, Unit: "mL"}
 	return nil, p.emit()
 }
 
-// exercise leaves out displayName, notes and route: localised or private.
+// exercise leaves out displayName, notes and route because they are localized
+// or private.
 func exercise(p *point) (*rejection, error) {
-	kind := enum(p.body.Get("exerciseType"))
-	if kind == "" {
-		return none("exerciseType is required"), nil
+	exerciseType := enum(p.body.Get("exerciseType"))
+	if exerciseType == "" {
+		return missing("exerciseType is required"), nil
 	}
-	p.s.Value = sample.Value{Kind: sample.Code, Text: kind}
-	p.secs("activeDuration", p.body.Get("activeDuration"))
+	p.sample.Value = sample.Value{Kind: sample.Code, Text: exerciseType}
+	p.duration("activeDuration", p.body.Get("activeDuration"))
 	for _, m := range []struct{ name, unit string }{
 		{"caloriesKcal", "kcal"}, {"distanceMillimeters", "mm"}, {"steps", "count"},
 		{"averageHeartRateBeatsPerMinute", "bpm"}, {"activeZoneMinutes", "min"},
 		{"averagePaceSecondsPerMeter", "s/m"}, {"averageSpeedMillimetersPerSecond", "mm/s"},
 		{"elevationGainMillimeters", "mm"}, {"runVo2Max", "mL/kg/min"},
 	} {
-		p.num(m.name, m.unit, "metricsSummary", m.name)
+		p.number(m.name, m.unit, "metricsSummary", m.name)
 	}
-	// One of Google's own examples misspells it so.
-	p.num("distanceMillimeters", "mm", "metricsSummary", "distanceMillimiters")
+	// An example in Google's documentation has this misspelling.
+	p.number("distanceMillimeters", "mm", "metricsSummary", "distanceMillimiters")
 	for _, z := range []string{"lightTime", "moderateTime", "vigorousTime", "peakTime"} {
-		p.secs(z, p.body.Get("metricsSummary", "heartRateZoneDurations", z))
+		p.duration(z, p.body.Get("metricsSummary", "heartRateZoneDurations", z))
 	}
-	if p.s.End.IsZero() {
+	if p.sample.End.IsZero() {
 		p.exerciseEnd()
 	}
 	return nil, p.emit()
 }
 
-// exerciseEnd ends an exercise without an endTime after its active duration.
-// Without that, too, it may be in progress.
+// exerciseEnd computes the end of an exercise without an endTime from its
+// active duration. Without a duration the exercise may be in progress and is
+// preliminary.
 func (p *point) exerciseEnd() {
 	if s, ok := seconds(p.body.Get("activeDuration")); ok {
 		if f := jsonitem.Float(s); f > 0 && f < 10*86400 {
-			p.s.End = p.s.Start.Add(time.Duration(f * float64(time.Second)))
+			p.sample.End = p.sample.Start.Add(time.Duration(f * float64(time.Second)))
 			return
 		}
 	}
-	p.s.Status = sample.Preliminary
+	p.sample.Status = sample.Preliminary
 }
 
+// medicalDevice sets the device from medicalDeviceInfo.
 func (p *point) medicalDevice() {
 	info := p.body.Get("medicalDeviceInfo")
 	model := info.Get("deviceModel").String()
@@ -260,15 +270,17 @@ func (p *point) medicalDevice() {
 	if software == "" {
 		software = info.Get("algorithmVersion").String()
 	}
-	p.s.Device = sample.Device{
+	p.sample.Device = sample.Device{
 		Name: model, Model: model, Manufacturer: "Fitbit",
 		Firmware: info.Get("firmwareVersion").String(), Software: software,
 	}
 }
 
-// maxWave bounds an ECG: ten minutes at 250 Hz; a recording has 30 s.
+// maxWave is the limit for the samples of an ECG: ten minutes at 250 Hz. A
+// recording has 30 s.
 const maxWave = 150_000
 
+// electrocardiogram emits the waveform as a Series.
 func electrocardiogram(p *point) (*rejection, error) {
 	class := enum(p.body.Get("resultClassification"))
 	if class == "UNREADABLE" {
@@ -280,11 +292,11 @@ func electrocardiogram(p *point) (*rejection, error) {
 	wave := p.body.Get("waveformSamples")
 	hz, factor := jsonitem.Float(hertz), jsonitem.Float(scale)
 	if !ok1 || !ok2 || wave == nil || len(wave.Items) == 0 {
-		return none("samplingFrequencyHertz, millivoltsScalingFactor and waveformSamples are required"), nil
+		return missing("samplingFrequencyHertz, millivoltsScalingFactor and waveformSamples are required"), nil
 	}
 	if hz < 1 || hz > 100_000 || factor < 1e-3 || factor > 1e9 || len(wave.Items) > maxWave {
 		return &rejection{sample.ReasonBadValue,
-			"sampling frequency, scale or length of the recording is out of the possible"}, nil
+			"sampling frequency, scale or length of the recording is out of range"}, nil
 	}
 	var data strings.Builder
 	for i := range wave.Items {
@@ -297,27 +309,28 @@ func electrocardiogram(p *point) (*rejection, error) {
 		}
 		data.WriteString(v)
 	}
-	// The samples and their rate say how long it lasts, stated or not.
-	p.s.End = p.s.Start.Add(time.Duration(float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
+	// The samples and their rate determine the duration, even if an end is stated.
+	p.sample.End = p.sample.Start.Add(time.Duration(
+		float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
 	p.medicalDevice()
-	p.s.Value = sample.Value{Kind: sample.Series, Unit: "mV", Series: &sample.SeriesData{
+	p.sample.Value = sample.Value{Kind: sample.Series, Unit: "mV", Series: &sample.SeriesData{
 		Period: time.Duration(1e9 / hz), Unit: "mV",
 		Factor: strconv.FormatFloat(1/factor, 'f', 16, 64), Data: data.String(),
 	}}
 	p.code("resultClassification", "resultClassification")
-	p.num("beatsPerMinuteAvg", "bpm", "beatsPerMinuteAvg")
-	p.num("leadNumber", "", "leadNumber")
-	p.num("samplingFrequencyHertz", "Hz", "samplingFrequencyHertz")
+	p.number("beatsPerMinuteAvg", "bpm", "beatsPerMinuteAvg")
+	p.number("leadNumber", "", "leadNumber")
+	p.number("samplingFrequencyHertz", "Hz", "samplingFrequencyHertz")
 	return nil, p.emit()
 }
 
-// irregularRhythm counts windows; an absent "positive" is false.
+// irregularRhythm counts the windows. proto3 omits a false "positive".
 func irregularRhythm(p *point) (*rejection, error) {
 	positive, windows := 0, 0
 	if w := p.body.Get("alertWindows"); w != nil {
 		windows = len(w.Items)
 		for i := range w.Items {
-			if w.Items[i].Get("positive").Is() {
+			if w.Items[i].Get("positive").IsTrue() {
 				positive++
 			}
 		}

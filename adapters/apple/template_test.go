@@ -14,12 +14,12 @@ import (
 	"pulsegate/adapters/apple/applegen"
 )
 
-// outcome is all that a sink hears of doc, and the error.
-func outcome(t testing.TB, doc []byte, plodding bool) string {
+// outcome renders everything that a sink receives for doc, and the error.
+func outcome(t testing.TB, doc []byte, templatesOff bool) string {
 	t.Helper()
 	r := adaptertest.NewRecorder()
 	d := newXMLDecoder(t.Context(), input(doc), formatXML, bytes.NewReader(doc), r)
-	d.plodding = plodding
+	d.templatesOff = templatesOff
 	err := d.run()
 	lines, jerr := adaptertest.JSONLines(r)
 	if jerr != nil {
@@ -28,7 +28,7 @@ func outcome(t testing.TB, doc []byte, plodding bool) string {
 	if err != nil {
 		lines = append(lines, err.Error()...)
 	}
-	for _, s := range r.Samples { // the zone's identity does not show in JSON
+	for _, s := range r.Samples { // JSON does not show the identity of the zone
 		if s.Start.Location() == time.Local || s.End.Location() == time.Local {
 			t.Fatalf("%s in the machine's zone", s.Metric)
 		}
@@ -36,27 +36,29 @@ func outcome(t testing.TB, doc []byte, plodding bool) string {
 	return string(lines)
 }
 
-func sameBothWays(t interface {
+// checkTemplates fails the test if decoding doc with templates and with the scanner
+// alone gives different results.
+func checkTemplates(t interface {
 	Helper()
 	Fatalf(string, ...any)
 }, tb testing.TB, doc []byte) {
 	t.Helper()
-	if quick, slow := outcome(tb, doc, false), outcome(tb, doc, true); quick != slow {
-		q, s := strings.Split(quick, "\n"), strings.Split(slow, "\n")
+	if fast, slow := outcome(tb, doc, false), outcome(tb, doc, true); fast != slow {
+		q, s := strings.Split(fast, "\n"), strings.Split(slow, "\n")
 		for i := range min(len(q), len(s)) {
 			if q[i] != s[i] {
-				t.Fatalf("line %d:\nlearned  %s\nlong way %s", i, q[i], s[i])
+				t.Fatalf("line %d:\ntemplate %s\nscanner  %s", i, q[i], s[i])
 			}
 		}
-		t.Fatalf("%d lines learned, %d the long way", len(q), len(s))
+		t.Fatalf("%d lines with templates, %d without", len(q), len(s))
 	}
 }
 
-const learnedHead = `<HealthData locale="en_FR">` + "\n "
+const templateHead = `<HealthData locale="en_FR">` + "\n "
 
-// learnedSeeds are Records and what may stand among them, each a nuisance to
-// a reader that goes by the one before.
-var learnedSeeds = []string{
+// templateSeeds are Records and other elements that differ from each other in ways
+// that a template must notice.
+var templateSeeds = []string{
 	`<Record type="HKQuantityTypeIdentifierHeartRate" sourceName="W" device="&lt;&lt;HKDevice: 0x30a&gt;, name:Apple Watch, hardware:Watch6,7&gt;" unit="count/min" creationDate="2026-01-05 08:00:05 +0200" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="61">` + "\n  " + `<MetadataEntry key="HKMetadataKeyHeartRateMotionContext" value="1"/>` + "\n </Record>",
 	`<Record type="HKQuantityTypeIdentifierHeartRate" sourceName="W" device="&lt;&lt;HKDevice: 0x30b&gt;, name:Apple Watch, hardware:Watch6,7&gt;" unit="count/min" creationDate="2026-01-05 08:00:05 +0200" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:07 +0200" value="161.25"/>`,
 	`<Record type="HKQuantityTypeIdentifierStepCount" sourceName="P" unit="count" startDate="2026-01-05 23:59:59 -0930" endDate="2026-01-06 00:10:00 -0930" value="12" />`,
@@ -72,30 +74,30 @@ var learnedSeeds = []string{
 	`<ActivitySummary dateComponents="2026-01-05" appleStandHours="3"/>`,
 }
 
-// TestLearnedLikeTheLongWay puts seeds one after another, with bytes changed
-// here and there.
-func TestLearnedLikeTheLongWay(t *testing.T) {
+// TestTemplatesEqualScanner decodes random sequences of the seeds, some of them with
+// a byte changed, with and without templates.
+func TestTemplatesEqualScanner(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		doc := []byte(learnedHead)
+		doc := []byte(templateHead)
 		for range rapid.IntRange(1, 40).Draw(rt, "items") {
-			item := []byte(rapid.SampledFrom(learnedSeeds[:10]).Draw(rt, "item"))
+			item := []byte(rapid.SampledFrom(templateSeeds[:10]).Draw(rt, "item"))
 			switch rapid.IntRange(0, 9).Draw(rt, "what") {
-			case 0: // a byte of any kind
+			case 0: // any byte
 				item[rapid.IntRange(0, len(item)-1).Draw(rt, "at")] = rapid.Byte().Draw(rt, "byte")
-			case 1: // what often stands there
+			case 1: // a likely byte
 				at := rapid.IntRange(0, len(item)-1).Draw(rt, "at")
 				item[at] = rapid.SampledFrom([]byte(`0123456789"'<>/ =&:.-+`)).Draw(rt, "byte")
 			case 2:
-				item = []byte(rapid.SampledFrom(learnedSeeds).Draw(rt, "other"))
+				item = []byte(rapid.SampledFrom(templateSeeds).Draw(rt, "other"))
 			}
 			doc = append(append(doc, item...), rapid.SampledFrom([]string{"\n ", "", "\r\n\t"}).Draw(rt, "space")...)
 		}
-		sameBothWays(rt, t, append(doc, "</HealthData>"...))
+		checkTemplates(rt, t, append(doc, "</HealthData>"...))
 	})
 }
 
-// TestLearnedDocuments compares whole documents, long enough to span buffers.
-func TestLearnedDocuments(t *testing.T) {
+// TestTemplatesOnDocuments compares whole documents, which span several buffers.
+func TestTemplatesOnDocuments(t *testing.T) {
 	var big bytes.Buffer
 	if err := applegen.Generate(&big, applegen.Options{Seed: 5, Bytes: 3 << 20,
 		Start: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
@@ -112,15 +114,15 @@ func TestLearnedDocuments(t *testing.T) {
 		}
 	}
 	for name, doc := range docs {
-		t.Run(name, func(t *testing.T) { sameBothWays(t, t, doc) })
+		t.Run(name, func(t *testing.T) { checkTemplates(t, t, doc) })
 	}
 }
 
-// TestLearnedIsTaken sees that the quick way is used, which the comparisons
-// above cannot see, and that it allocates next to nothing.
-func TestLearnedIsTaken(t *testing.T) {
-	line := strings.Replace(learnedSeeds[2], `value="12"`, `value="16.125"`, 1) + "\n "
-	doc := []byte(learnedHead + strings.Repeat(learnedSeeds[0]+"\n ", 20_000) + strings.Repeat(line, 20_000) +
+// TestTemplatesAreUsed checks that tags match templates, which the comparisons above
+// do not show, and that matching hardly allocates.
+func TestTemplatesAreUsed(t *testing.T) {
+	line := strings.Replace(templateSeeds[2], `value="12"`, `value="16.125"`, 1) + "\n "
+	doc := []byte(templateHead + strings.Repeat(templateSeeds[0]+"\n ", 20_000) + strings.Repeat(line, 20_000) +
 		"</HealthData>")
 	var d *xmlDecoder
 	allocs := testing.AllocsPerRun(1, func() {
@@ -129,8 +131,8 @@ func TestLearnedIsTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if len(d.learned) != 2 {
-		t.Errorf("%d kinds of tags learned, want 2", len(d.learned))
+	if len(d.templates) != 2 {
+		t.Errorf("%d templates, want 2", len(d.templates))
 	}
 	if n := d.sink.(*discard).n; n != 40_000 {
 		t.Errorf("%d samples", n)
@@ -140,14 +142,14 @@ func TestLearnedIsTaken(t *testing.T) {
 	}
 }
 
-func FuzzLearned(f *testing.F) {
-	for i, s := range learnedSeeds {
-		f.Add([]byte(learnedHead + s + s + learnedSeeds[(i+1)%10] + s + "</HealthData>"))
+func FuzzTemplates(f *testing.F) {
+	for i, s := range templateSeeds {
+		f.Add([]byte(templateHead + s + s + templateSeeds[(i+1)%10] + s + "</HealthData>"))
 	}
-	f.Fuzz(func(t *testing.T, doc []byte) { sameBothWays(t, t, doc) })
+	f.Fuzz(func(t *testing.T, doc []byte) { checkTemplates(t, t, doc) })
 }
 
-func TestMomentReadsAsParse(t *testing.T) {
+func TestMomentEqualsParse(t *testing.T) {
 	received := adaptertest.Received()
 	c, ref := newClock(received), newClock(received)
 	rapid.Check(t, func(rt *rapid.T) {
