@@ -20,7 +20,7 @@ type stored struct {
 	facts *access.Facts
 }
 
-func (o *stored) live() bool { return o != nil && !o.res.Deleted }
+func (st *stored) live() bool { return st != nil && !st.res.Deleted }
 
 // current reads the version that a write will replace.
 func (s *Service) current(ctx context.Context, ref fhir.Ref) (*stored, error) {
@@ -50,7 +50,7 @@ type draft struct {
 	refusal error
 }
 
-// place is a reference and where it stands.
+// subjectRef is a reference to a subject, with its path.
 type subjectRef struct {
 	ref  fhir.Ref
 	path string

@@ -49,13 +49,13 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &codeGroups{most: most, capacity: limits.PageBytes, when: when, sets: map[string]*codeSet{},
+	cg := &codeGroups{most: most, capacity: limits.PageBytes, when: when, sets: map[string]*codeSet{},
 		concepts: map[string]*codeSet{}}
 	at := s.Store.LastSeq()
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
 	var bad error
 	add := func(f *store.Found) bool {
-		bad = g.add(f)
+		bad = cg.add(f)
 		return bad == nil
 	}
 	if fast, ok := s.Store.(store.Columnar); ok {
@@ -69,8 +69,8 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: g.n > 0}, seen: map[fhir.Ref]bool{}}
-	for _, o := range g.newest() {
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.n > 0}, seen: map[fhir.Ref]bool{}}
+	for _, o := range cg.newest() {
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
 			return nil, nil, err
@@ -196,20 +196,20 @@ type templateCode struct {
 }
 
 // add adds an Observation. They may come in any order.
-func (g *codeGroups) add(f *store.Found) error {
-	g.n++
-	if x, leaves, ok := g.templates.Find(f.Resource.JSON); ok && x.when != nil {
+func (cg *codeGroups) add(f *store.Found) error {
+	cg.n++
+	if x, leaves, ok := cg.templates.Find(f.Resource.JSON); ok && x.when != nil {
 		at := int64(math.MinInt64)
 		for _, d := range x.when.Values(leaves) {
 			at = d.Lo
 		}
-		return g.take(f, x.set.root(), at)
+		return cg.take(f, x.set.root(), at)
 	}
-	v, err := g.parser.ParseBytes(f.Resource.JSON)
+	v, err := cg.parser.ParseBytes(f.Resource.JSON)
 	if err != nil {
 		return &fhir.Error{Kind: fhir.Internal, Op: "interaction.LastN", Err: errStored}
 	}
-	vals, err := search.Extractor{}.ExtractFor(g.when, f.Resource.JSON)
+	vals, err := search.Extractor{}.ExtractFor(cg.when, f.Resource.JSON)
 	if err != nil {
 		return fhir.Wrap("interaction.LastN", err)
 	}
@@ -218,28 +218,28 @@ func (g *codeGroups) add(f *store.Found) error {
 	for _, d := range dates {
 		at = max(at, d.Lo)
 	}
-	set := g.set(v.Get("code"))
-	g.templates.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x templateCode, ok bool) {
+	set := cg.set(v.Get("code"))
+	cg.templates.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x templateCode, ok bool) {
 		p, ok := search.Lookup("Observation", "date")
 		if !ok {
 			return x, false
 		}
 		return templateCode{set, s.Reader(p, dates, leaves)}, true // no slot is part of code
 	})
-	return g.take(f, set, at)
+	return cg.take(f, set, at)
 }
 
 // take adds an Observation to a group if it may be among the newest.
-func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
-	if len(set.kept) >= g.most && at < set.kept[g.most-1].at {
+func (cg *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
+	if len(set.kept) >= cg.most && at < set.kept[cg.most-1].at {
 		return nil
 	}
-	if g.capacity -= len(f.Resource.JSON); g.capacity < 0 {
+	if cg.capacity -= len(f.Resource.JSON); cg.capacity < 0 {
 		return fhir.Errorf(fhir.TooCostly, "interaction.LastN",
 			"the newest Observations of all codes exceed the size of an answer; request fewer codes or a smaller max")
 	}
 	set.kept = append(set.kept, recent{id: f.Resource.ID, at: at, json: slices.Clone(f.Resource.JSON)})
-	g.trim(set)
+	cg.trim(set)
 	return nil
 }
 
@@ -250,17 +250,17 @@ func newer(a, b recent) int {
 }
 
 // trim keeps the newest Observations and their ties, in order.
-func (g *codeGroups) trim(s *codeSet) {
+func (cg *codeGroups) trim(s *codeSet) {
 	slices.SortFunc(s.kept, newer)
-	if len(s.kept) <= g.most {
+	if len(s.kept) <= cg.most {
 		return
 	}
-	n := g.most
-	for n < len(s.kept) && s.kept[n].at == s.kept[g.most-1].at && s.kept[n].at != math.MinInt64 {
+	n := cg.most
+	for n < len(s.kept) && s.kept[n].at == s.kept[cg.most-1].at && s.kept[n].at != math.MinInt64 {
 		n++
 	}
 	for _, o := range s.kept[n:] {
-		g.capacity += len(o.json)
+		cg.capacity += len(o.json)
 	}
 	clear(s.kept[n:])
 	s.kept = s.kept[:n]
@@ -268,23 +268,23 @@ func (g *codeGroups) trim(s *codeSet) {
 
 // set returns the group of a code and merges groups whose codings the code
 // combines.
-func (g *codeGroups) set(code *fastjson.Value) *codeSet {
+func (cg *codeGroups) set(code *fastjson.Value) *codeSet {
 	var whole string
 	if code != nil {
 		whole = string(code.MarshalTo(nil))
 	}
-	if s := g.concepts[whole]; s != nil {
+	if s := cg.concepts[whole]; s != nil {
 		return s.root()
 	}
-	s := &codeSet{order: g.n}
-	g.all = append(g.all, s)
+	s := &codeSet{order: cg.n}
+	cg.all = append(cg.all, s)
 	for _, k := range codeKeys(code) {
-		if old := g.sets[k]; old != nil {
-			s = g.join(s, old.root())
+		if old := cg.sets[k]; old != nil {
+			s = cg.join(s, old.root())
 		}
-		g.sets[k] = s
+		cg.sets[k] = s
 	}
-	g.concepts[whole] = s
+	cg.concepts[whole] = s
 	return s
 }
 
@@ -306,7 +306,7 @@ func codeKeys(code *fastjson.Value) []string {
 	return out
 }
 
-func (g *codeGroups) join(a, b *codeSet) *codeSet {
+func (cg *codeGroups) join(a, b *codeSet) *codeSet {
 	if a == b {
 		return a
 	}
@@ -316,15 +316,15 @@ func (g *codeGroups) join(a, b *codeSet) *codeSet {
 	a.parent = b
 	b.kept = append(b.kept, a.kept...)
 	a.kept = nil
-	g.trim(b)
+	cg.trim(b)
 	return b
 }
 
 // newest returns the groups in order of their newest Observations, each newest
 // first.
-func (g *codeGroups) newest() []recent {
+func (cg *codeGroups) newest() []recent {
 	var groups []*codeSet
-	for _, s := range g.all {
+	for _, s := range cg.all {
 		if s.parent == nil && len(s.kept) > 0 {
 			groups = append(groups, s)
 		}

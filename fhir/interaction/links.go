@@ -88,9 +88,9 @@ func (l *links) wants(m member) bool {
 	return m != other && l.deferred == (m == deferred)
 }
 
-// linkedLate replaces elements of type oid and uuid. R4 wants them replaced like
-// those of type uri, although a reference has not the form of these types; so
-// it is done after validation.
+// linkDeferred replaces elements of type oid and uuid. R4 requires them to be
+// replaced like those of type uri, although a reference is not valid for these
+// types; so it is done after validation.
 func (s *Service) linkDeferred(r *fhir.Resource, l links) (err error) {
 	if !bytes.Contains(r.JSON, []byte(`"valueUuid"`)) && !bytes.Contains(r.JSON, []byte(`"valueOid"`)) {
 		return nil

@@ -122,7 +122,7 @@ func (x *Parameter) text() string {
 	return x.Value
 }
 
-// askedOf is an operation's request about one patient, for the trail.
+// recordedOf returns an operation's request about one patient for the audit trail.
 func (s *Service) recordedOf(rq *Request, ps []Parameter, patient string) recorded {
 	a := recorded{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
 	for i := range ps {

@@ -13,7 +13,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// The statistics are those of plain arithmetic over all values.
+// TestDistribution compares the statistics with plain arithmetic over all values.
 func TestDistribution(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		vs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) float64 {
@@ -57,7 +57,7 @@ func TestDistribution(t *testing.T) {
 	})
 }
 
-// A million values of a heart rate stay a few runs.
+// TestDistributionIsBounded tests that a million heart rates take only a few runs.
 func TestDistributionIsBounded(t *testing.T) {
 	d := &distribution{}
 	for i := range 1_000_000 {
@@ -71,8 +71,8 @@ func TestDistributionIsBounded(t *testing.T) {
 	}
 }
 
-// Groups of $lastn are the connected parts of the graph of codings, whatever
-// the order in which the Observations come.
+// TestGroups tests that the groups of $lastn are the connected components of the graph
+// of codings, in any order of the Observations.
 func TestGroups(t *testing.T) {
 	when, err := selection("date")
 	if err != nil {
@@ -139,7 +139,7 @@ func TestGroups(t *testing.T) {
 	})
 }
 
-// What must not be taken for a measurement is counted and left out.
+// TestIgnored tests that values that are not measurements are counted but not used.
 func TestIgnored(t *testing.T) {
 	when, err := selection("date")
 	if err != nil {

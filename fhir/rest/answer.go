@@ -107,7 +107,7 @@ func (w *asking) stop() {
 	w.c.Abort()
 	if err := cut(w.c); err != nil {
 		logger(w.c).WarnContext(w.c.Request.Context(),
-			"an answer that its reader may not have any more could not be broken off", "requestId", RequestID(w.c),
-			"err", err)
+			"an answer could not be aborted after its grant had ended", "request_id", RequestID(w.c),
+			"error", err)
 	}
 }

@@ -91,8 +91,8 @@ func Fail(c *gin.Context, err error) {
 		if errors.Is(err, budget.ErrFull) {
 			level = slog.LevelWarn
 		}
-		logger(c).Log(c.Request.Context(), level, "request failed", "requestId", RequestID(c), "status", status,
-			"err", err.Error())
+		logger(c).Log(c.Request.Context(), level, "request failed", "request_id", RequestID(c), "status", status,
+			"error", err.Error())
 	}
 	switch kind {
 	case fhir.Unauthorized:

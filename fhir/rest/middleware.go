@@ -55,7 +55,7 @@ func (s *Server) recover(c *gin.Context) {
 		if v == nil {
 			return
 		}
-		s.Logger.ErrorContext(c.Request.Context(), "panic", "requestId", RequestID(c), "value",
+		s.Logger.ErrorContext(c.Request.Context(), "panic", "request_id", RequestID(c), "value",
 			fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 		if !c.Writer.Written() {
 			Fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
@@ -63,8 +63,8 @@ func (s *Server) recover(c *gin.Context) {
 		}
 		c.Abort()
 		if err := cut(c); err != nil {
-			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be broken off", "requestId",
-				RequestID(c), "err", err)
+			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be aborted", "request_id",
+				RequestID(c), "error", err)
 		}
 	}()
 	c.Next()

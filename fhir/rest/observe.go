@@ -57,7 +57,7 @@ func (s *Server) observe() gin.HandlerFunc {
 	tracer := otel.Tracer(scopeName)
 	meters, err := newMeters()
 	if err != nil {
-		s.Logger.Error("no request metrics", "err", err)
+		s.Logger.Error("no request metrics", "error", err)
 	}
 	cache := &labelCache{m: map[labels]*labelled{}, active: map[labels]*labelled{}}
 	return func(c *gin.Context) {
@@ -97,7 +97,7 @@ func (s *Server) observe() gin.HandlerFunc {
 		s.Logger.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("method", l.method), slog.String("route", route),
 			slog.String("type", l.typ), slog.Int("status", l.status), slog.Float64("seconds", took.Seconds()),
 			slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("client", client),
-			slog.String("requestId", RequestID(c)))
+			slog.String("request_id", RequestID(c)))
 	}
 }
 

@@ -42,8 +42,8 @@ const largeResource = 1 << 20
 
 // Extract returns the index values of one resource of type typ. A malformed
 // element has no value. The only error is a text that is not a JSON object.
-func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
-	return x.extract(typ, json, nil)
+func (e Extractor) Extract(typ string, json []byte) (*Values, error) {
+	return e.extract(typ, json, nil)
 }
 
 // Selection is a set of parameters of one type, prepared for extracting only
@@ -85,12 +85,12 @@ func selection(op, typ string, wanted func(code string) bool) (*Selection, error
 // ExtractFor returns the index values of a resource for the parameters of a
 // selection. They suffice for Match and cost a fraction of Extract. Except for
 // SelectStored, only ByParam is set.
-func (x Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
-	return x.extract(s.typ, json, s)
+func (e Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
+	return e.extract(s.typ, json, s)
 }
 
 // extract extracts the values for a selection, or all values if s is nil.
-func (x Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
+func (e Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
 	t := index()[typ]
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the server does not support this resource type")
@@ -104,7 +104,7 @@ func (x Extractor) extract(typ string, json []byte, s *Selection) (*Values, erro
 		// The parser's error is not wrapped, because it quotes the input.
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the resource is not a JSON object")
 	}
-	w.base, w.arena, w.slots, w.vals = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
+	w.base, w.arena, w.slots, w.vals = e.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
 	w.root = root
 	if s == nil {
 		w.arena.Grow(min(len(json), 512))
