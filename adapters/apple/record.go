@@ -300,13 +300,10 @@ func (d *xmlDecoder) vendorID(r *record) string {
 	if r.syncID == "" && r.external == "" {
 		return ""
 	}
-	src, ok := d.ids[r.sample.Source.Name]
+	src, ok := d.ids.Get(r.sample.Source.Name)
 	if !ok {
-		if len(d.ids) > 4096 {
-			clear(d.ids)
-		}
 		src = hashName(r.sample.Source.Name)
-		d.ids[r.sample.Source.Name] = src
+		d.ids.Add(r.sample.Source.Name, src)
 	}
 	if r.syncID != "" {
 		return "sync/" + src + "/" + r.syncID

@@ -11,12 +11,15 @@ import (
 	"time"
 	_ "time/tzdata" // HKTimeZone names IANA zones, and a container may lack them
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/mapping/sample"
 )
 
 // interner returns the same string for equal bytes, so that the few thousand
 // texts that millions of records repeat are allocated once. It forgets all
-// strings when it is full.
+// strings when it is full. It is a map rather than a golang-lru cache, because
+// the lookup by bytes must not allocate a string; the same holds for devices.
 type interner struct {
 	interned map[string]string
 	limit    int
@@ -75,7 +78,7 @@ func (s *numberStrings) get(b []byte) string {
 // clock parses dates and caches the zones that it has seen.
 type clock struct {
 	fixed map[int]*time.Location
-	named map[string]*time.Location
+	named *simplelru.LRU[string, *time.Location]
 	max   time.Time // latest plausible time, or zero
 	last  int64     // Unix seconds of max
 
@@ -148,7 +151,8 @@ func timeOfDay(w uint64) (sec int64, ok bool) {
 }
 
 func newClock(received time.Time) *clock {
-	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}, last: math.MaxInt64}
+	c := &clock{fixed: map[int]*time.Location{}, last: math.MaxInt64}
+	c.named, _ = simplelru.NewLRU[string, *time.Location](maxZones, nil) // fails only for a size below one
 	if !received.IsZero() {
 		c.max = received.Add(48 * time.Hour)
 		c.last = c.max.Unix()
@@ -186,19 +190,19 @@ func inOffset(c *clock, t time.Time, loc *time.Location) time.Time {
 	return t.In(c.zone(offset))
 }
 
+// maxZones bounds the named zones that are cached.
+const maxZones = 512
+
 // iana returns a zone by its IANA name, or nil if there is no such zone.
 func (c *clock) iana(name string) *time.Location {
-	if l, ok := c.named[name]; ok {
+	if l, ok := c.named.Get(name); ok {
 		return l
-	}
-	if len(c.named) > 512 {
-		clear(c.named)
 	}
 	l, err := time.LoadLocation(name)
 	if err != nil || name == "" || name == "Local" {
 		l = nil
 	}
-	c.named[name] = l
+	c.named.Add(name, l)
 	return l
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/adapters"
 	"pulsegate/mapping/sample"
 )
@@ -32,7 +34,7 @@ type xmlDecoder struct {
 	names   *interner
 	values  *numberStrings
 	devices *devices
-	ids     map[string]string // source name to its hash
+	ids     *simplelru.LRU[string, string] // source name to its hash
 
 	rec            record
 	templates      []*tagTemplate // most recently used first
@@ -50,10 +52,14 @@ type xmlDecoder struct {
 	sinkErr  error // error of the sink when it was passed a rejected component
 }
 
+// maxSources bounds the short source names that are cached.
+const maxSources = 4096
+
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
+	ids, _ := simplelru.NewLRU[string, string](maxSources, nil) // fails only for a size below one
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), values: newNumberStrings(), devices: newDevices(), ids: map[string]string{},
+		names: newInterner(8192), values: newNumberStrings(), devices: newDevices(), ids: ids,
 		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
 }

@@ -253,7 +253,7 @@ func (r *run) queries(typ string) []string {
 			}
 			if q := rendered(p, &v[0]); q != "" {
 				qs = append(qs, q)
-				if p.Kind == search.TypeToken {
+				if p.Type == search.TypeToken {
 					qs = append(qs, strings.Replace(q, "=", ":not=", 1))
 				}
 				break
@@ -272,7 +272,7 @@ func (r *run) queries(typ string) []string {
 // rendered returns a query that matches the value v.
 func rendered(p *search.Param, v *search.Value) string {
 	e := url.QueryEscape
-	switch p.Kind {
+	switch p.Type {
 	case search.TypeToken:
 		if v.Code == "" {
 			return ""

@@ -192,7 +192,7 @@ func (p *pair) condition(typ string, vs *search.Values) string {
 		if vs != nil && len(vs.ByParam[param.Code]) > 0 {
 			v = vs.ByParam[param.Code][p.n(len(vs.ByParam[param.Code]))]
 		}
-		w := p.searchValue(param.Kind, &v)
+		w := p.searchValue(param.Type, &v)
 		if w == "" || w == "|" {
 			w = p.pick("x", "vital-signs", "1")
 		}
@@ -204,11 +204,11 @@ func (p *pair) condition(typ string, vs *search.Values) string {
 	mod := ""
 	switch {
 	case !p.oneIn(4):
-	case param.Kind == search.TypeToken:
+	case param.Type == search.TypeToken:
 		mod = p.pick(":not", ":text")
-	case param.Kind == search.TypeString:
+	case param.Type == search.TypeString:
 		mod = p.pick(":exact", ":contains")
-	case param.Kind == search.TypeReference:
+	case param.Type == search.TypeReference:
 		mod = p.pick(":Patient", ":Device", ":identifier")
 	}
 	return param.Code + mod + "=" + url.QueryEscape(strings.Join(list, ","))

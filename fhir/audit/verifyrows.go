@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // headTries bounds the attempts of head to find a moment without a commit.
@@ -21,7 +21,7 @@ func head(st store.Store) (at store.Seq, size uint64) {
 		if size = st.Log().Size(); st.LastSeq() == at {
 			break
 		}
-		runtime.Gosched()
+		yield.Now()
 	}
 	return at, size
 }

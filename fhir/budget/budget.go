@@ -1,10 +1,10 @@
-// Package budget bounds the memory that the bodies of requests under way take
-// together. A request reserves before it reads on, in proportion to what it has
-// read, and is refused with kind Unavailable when the others have taken the rest:
-// it can be sent again a moment later.
+// Package budget bounds the memory for the bodies of all concurrent requests. A
+// request reserves memory in proportion to the size of its body before it reads on.
+// If other requests have reserved the rest, it fails with kind Unavailable; the client
+// can repeat it shortly after.
 //
-// It owns the count. It does not own what a byte of a body costs (Factor is a
-// measured bound), nor how large one body may be.
+// It owns the count. It does not own the memory per byte of a body (Factor is a
+// measured bound) or the limit for a single body.
 package budget
 
 import (
@@ -17,14 +17,13 @@ import (
 )
 
 const (
-	// Factor is the greatest number of bytes of memory per byte of a body: the
-	// body, its compact form, the tree of its values, the canonical and the stored
-	// form, and the rows of the commit.
+	// Factor bounds the bytes of memory per byte of a body: the body, its compact
+	// JSON, its tree, its canonical and stored JSON, and the rows of the commit.
 	Factor = 10
 	// Small is the size in bytes up to which a body is read without a
 	// reservation.
 	Small = 64 << 10
-	// Least is the smallest limit that lets one body of 10 MiB through.
+	// Least is the smallest limit that allows a body of 10 MiB.
 	Least = Factor * (10<<20 + Small)
 )
 
@@ -34,23 +33,24 @@ type Budget struct {
 	used  atomic.Int64
 }
 
-// New returns a budget of so many bytes.
+// New returns a budget of limit bytes.
 func New(limit int64) *Budget { return &Budget{limit: limit} }
 
-// Used returns the bytes that are reserved now.
+// Used returns the number of reserved bytes.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Held holds the reservation of one request. It is not safe for concurrent use:
-// the goroutines of a request use it one after the other.
+// Held is the reservation of one request. It is not safe for concurrent use; the
+// goroutines of a request must use it one after the other.
 type Held struct {
 	b *Budget
 	n int64
 }
 
-// Hold begins a reservation of nothing.
+// Hold returns an empty reservation.
 func (b *Budget) Hold() *Held { return &Held{b: b} }
 
-// Grow reserves n bytes more, or none with an error of kind Unavailable.
+// Grow reserves n more bytes. If they are not available, it reserves none and returns
+// an error of kind Unavailable.
 func (h *Held) Grow(n int64) error {
 	if h == nil || h.b == nil || n <= 0 {
 		return nil
@@ -59,13 +59,13 @@ func (h *Held) Grow(n int64) error {
 		h.b.used.Add(-n)
 		return &fhir.Error{Kind: fhir.Unavailable, Op: "budget.Grow", Err: ErrFull,
 			Issues: []fhir.Issue{{Severity: "error", Code: "throttled",
-				Diagnostics: "the server works on as much as its memory allows; send the request again in a moment"}}}
+				Diagnostics: "the memory for request bodies is in use; repeat the request in a moment"}}}
 	}
 	h.n += n
 	return nil
 }
 
-// Release gives everything back.
+// Release ends the reservation.
 func (h *Held) Release() {
 	if h != nil && h.b != nil {
 		h.b.used.Add(-h.n)
@@ -73,19 +73,20 @@ func (h *Held) Release() {
 	}
 }
 
-// ErrFull is the cause of a refusal. It is a state of the server, and no failure.
+// ErrFull is the cause of errors from Grow. It is a normal state of the server, not a
+// failure.
 var ErrFull = errors.New("the budget is taken")
 
 type heldKey struct{}
 
-// Of returns what the request of ctx has reserved; nil, which reserves without
-// a limit, outside Handler and for small bodies.
+// Of returns the reservation of the request of ctx. Outside of Handler and for small
+// bodies it returns nil, which has no limit.
 func Of(ctx context.Context) *Held {
 	h, _ := ctx.Value(heldKey{}).(*Held)
 	return h
 }
 
-// Handler gives each request whose body may be large a reservation until it is
+// Handler gives each request that may have a large body a reservation until it is
 // answered.
 func (b *Budget) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

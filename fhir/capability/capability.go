@@ -9,26 +9,27 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// Operation is one operation: of the system when Type is "".
+// Operation is one operation. If Type is empty, it is an operation of the system.
 type Operation struct {
 	Type       string
 	Name       string // without the dollar sign
 	Definition string // canonical of the OperationDefinition
 }
 
-// Settings are what the statement is made of beside the registries.
+// Settings holds the parts of the statements that do not come from the registries.
 type Settings struct {
 	Base     string // base URL of the FHIR API
 	Version  string // of the software
 	Released time.Time
-	// OAuth endpoints for the oauth-uris extension; empty ones are left out.
+	// OAuth endpoints for the oauth-uris extension. Empty ones are omitted.
 	Token, Authorize, Introspect, Revoke, Register, Manage string
 	Operations                                             []Operation
-	// Instantiates are canonicals of CapabilityStatements that are met.
+	// Instantiates lists the canonical URLs of the CapabilityStatements that the server
+	// implements.
 	Instantiates []string
-	// Profiles are the supportedProfile canonicals by type.
+	// Profiles lists the canonical URLs of the supported profiles by type.
 	Profiles map[string][]string
-	// Topics are the SubscriptionTopic canonicals that Subscriptions may name.
+	// Topics lists the canonical URLs of the topics that Subscriptions may name.
 	Topics []string
 }
 
@@ -50,11 +51,11 @@ type param struct {
 	Name       string `json:"name"`
 	Definition string `json:"definition,omitempty"`
 	Type       string `json:"type"`
-	// Documentation says what R4 leaves open.
+	// Documentation explains choices that R4 leaves open.
 	Documentation string `json:"documentation,omitempty"`
 }
 
-// localDay explains to clients how to ask for a wearer's day.
+// localDay tells clients how to search for a day of the wearer.
 const localDay = "A value without an offset, and a day without a time, is taken in UTC. To search for a day of the wearer, state the offset of the wearer's zone: date=ge2026-03-01T00:00:00+01:00&date=lt2026-03-02T00:00:00+01:00, with + percent-encoded as %2B. Values of a whole day (totals, scores) have no time; they are found by the day as the vendor states it: date=2026-03-01."
 
 type resource struct {
@@ -118,7 +119,7 @@ type statement struct {
 	Rest           []rest         `json:"rest"`
 }
 
-// Statement is the CapabilityStatement as JSON.
+// Statement returns the CapabilityStatement as JSON.
 func Statement(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	r := rest{
@@ -148,8 +149,8 @@ func Statement(s Settings) ([]byte, error) {
 	return b, nil
 }
 
-// Terminology returns the TerminologyCapabilities: the server validates the
-// codes of R4's required value sets and offers no terminology operation.
+// Terminology returns the TerminologyCapabilities as JSON: the server validates the
+// codes of R4's required value sets and has no terminology operations.
 func Terminology(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	b, err := json.Marshal(struct {
@@ -230,8 +231,8 @@ func (s Settings) resource(typ string) resource {
 		}
 	}
 	for _, p := range search.Params(typ) {
-		kind, ok := kinds[p.Kind]
-		if p.Kind.Composite() {
+		kind, ok := kinds[p.Type]
+		if p.Type.Composite() {
 			kind, ok = "composite", true
 		}
 		if !ok {
@@ -242,7 +243,7 @@ func (s Settings) resource(typ string) resource {
 			doc = localDay
 		}
 		r.SearchParam = append(r.SearchParam, param{Name: p.Code, Definition: p.URL, Type: kind, Documentation: doc})
-		if p.Kind == search.TypeReference {
+		if p.Type == search.TypeReference {
 			r.SearchInclude = append(r.SearchInclude, typ+":"+p.Code)
 		}
 	}

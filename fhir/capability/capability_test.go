@@ -27,7 +27,7 @@ func settings() Settings {
 	}
 }
 
-// TestStatement holds the statement to the registries it is derived from.
+// TestStatement compares the statement with the registries.
 func TestStatement(t *testing.T) {
 	b, err := Statement(settings())
 	if err != nil {
@@ -48,7 +48,7 @@ func TestStatement(t *testing.T) {
 		if got, want := len(res.SearchParam), len(search.Params(res.Type)); got != want {
 			t.Errorf("%s: %d search parameters, the registry has %d", res.Type, got, want)
 		}
-		if res.Versioning != "versioned" { // an update without If-Match is taken
+		if res.Versioning != "versioned" { // updates without If-Match are accepted
 			t.Errorf("%s: versioning %s", res.Type, res.Versioning)
 		}
 		writes := false
@@ -70,7 +70,7 @@ func TestStatement(t *testing.T) {
 	}
 }
 
-// TestStatementIsValidR4 holds that both statements are valid R4.
+// TestStatementIsValidR4 validates both statements.
 func TestStatementIsValidR4(t *testing.T) {
 	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
 	if err != nil {

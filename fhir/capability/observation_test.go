@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestObservationParams: the statement lists the composite parameters, and
-// says how to ask for a day of the wearer.
+// TestObservationParams tests that the statement lists the composite parameters and
+// explains how to search for a day of the wearer.
 func TestObservationParams(t *testing.T) {
 	b, err := json.Marshal(Settings{}.resource("Observation"))
 	if err != nil {

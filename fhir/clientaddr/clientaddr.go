@@ -1,21 +1,19 @@
-// Package clientaddr says who is at the other end of a request that came through
+// Package clientaddr determines the client address of requests that come through
 // proxies.
 //
-// It owns: which proxies are believed, and the reading of X-Forwarded-For and
-// of Forwarded (RFC 7239), in which a proxy names the peer from which it had
-// the request. It does not own: what the address is used for, which is limits
-// and AuditEvent.agent.network.
+// It owns the list of trusted proxies and the parsing of X-Forwarded-For and
+// Forwarded (RFC 7239), in which a proxy names its peer. It does not own the uses of
+// the address, which are rate limits and AuditEvent.agent.network.
 //
-// Each proxy appends to what it was sent, so only the right end is the word of
-// somebody who is known: the list is read from there, through addresses that
-// are trusted proxies themselves, up to the first that is none. What stands to
-// the left of that was sent by the client, and is not looked at. A value that
-// is no address (unknown, or an obfuscated identifier, RFC 7239 6.3; or
-// broken) leaves the peer's address in place, and so does a list of more than
-// 32 trusted hops.
+// Each proxy appends to the list that it received, so only the right end of the list
+// can be trusted. It is read from there, past the addresses of trusted proxies, to
+// the first address that is not one of them. The rest, to the left, comes from the
+// client and is ignored. If a value is not an address (unknown, an obfuscated
+// identifier as in RFC 7239 section 6.3, or malformed), or the list has more than 32
+// trusted hops, the peer's address is kept.
 //
-// Exactly one of the two headers is read: a proxy that appends to the one
-// hands on the other as the client sent it.
+// Only one of the two headers is read, because a proxy that appends to one of them
+// passes on the other as the client sent it.
 package clientaddr
 
 import (
@@ -25,7 +23,7 @@ import (
 	"strings"
 )
 
-// Headers that name where a request came from.
+// Headers that carry the client address.
 const (
 	XForwardedFor = "X-Forwarded-For"
 	Forwarded     = "Forwarded" // RFC 7239
@@ -33,10 +31,10 @@ const (
 
 const maxHops = 32
 
-// Proxies are the addresses of proxies.
+// Proxies lists the address ranges of trusted proxies.
 type Proxies []netip.Prefix
 
-// Has reports whether a is one of them.
+// Has reports whether a is the address of a trusted proxy.
 func (p Proxies) Has(a netip.Addr) bool {
 	a = plain(a)
 	for _, x := range p {
@@ -47,7 +45,7 @@ func (p Proxies) Has(a netip.Addr) bool {
 	return false
 }
 
-// Trusts reports whether a http.Request.RemoteAddr is one of them.
+// Trusts reports whether an http.Request.RemoteAddr is the address of a trusted proxy.
 func (p Proxies) Trusts(remote string) bool {
 	a, err := netip.ParseAddrPort(remote)
 	return err == nil && p.Has(a.Addr())
@@ -55,12 +53,12 @@ func (p Proxies) Trusts(remote string) bool {
 
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
-// Handler sets http.Request.RemoteAddr to the client's address for what comes
-// behind it, with port 0 when a proxy has named it. Whatever looks at the peer
-// itself has to come before.
+// Handler sets http.Request.RemoteAddr to the client address for the next handler. If
+// a proxy has named the address, its port is 0. Middleware that needs the peer's
+// address must run before it.
 type Handler struct {
 	Trusted Proxies
-	Header  string // XForwardedFor or Forwarded: the one that the proxies append to
+	Header  string // XForwardedFor or Forwarded, whichever the proxies append to
 	Next    http.Handler
 }
 
@@ -75,8 +73,9 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Next.ServeHTTP(w, r)
 }
 
-// client reads the header's values; ok is false when they name nobody. Only
-// what is read has a limit: a client that sends much does not hide by it.
+// client returns the client address in the header's values. If they have none, ok is
+// false. The limit applies only to the elements read from the right, so that a client
+// cannot hide its address by sending a long list.
 func (h Handler) client(values []string) (a netip.Addr, ok bool) {
 	hops := 0
 	for i := len(values) - 1; i >= 0; i-- {
@@ -103,8 +102,8 @@ func (h Handler) client(values []string) (a netip.Addr, ok bool) {
 	return a, hops > 0
 }
 
-// last cuts the last element off a list; ok is false when a quoted string does
-// not end. Only in Forwarded a comma may be quoted.
+// last splits the last element off a list. If a quoted string does not end, ok is
+// false. Only Forwarded allows quoted commas.
 func last(list string, quotes bool) (rest, element string, ok bool) {
 	if !quotes {
 		i := strings.LastIndexByte(list, ',')
@@ -118,8 +117,8 @@ func last(list string, quotes bool) (rest, element string, ok bool) {
 	return strings.TrimSuffix(list[:len(list)-len(element)], ","), element, true
 }
 
-// split cuts at a separator that is not in a quoted string; ok is false when
-// one does not end.
+// split splits at separators outside of quoted strings. If a quoted string does not
+// end, ok is false.
 func split(s string, sep byte) (out []string, ok bool) {
 	from, quoted := 0, false
 	for i := 0; i < len(s); i++ {
@@ -136,7 +135,7 @@ func split(s string, sep byte) (out []string, ok bool) {
 	return append(out, s[from:]), !quoted
 }
 
-// node is the value of for in one forwarded-element.
+// node returns the value of the parameter for in a forwarded-element.
 func node(element string) (string, bool) {
 	pairs, ok := split(element, ';')
 	found := ""
@@ -146,10 +145,10 @@ func node(element string) (string, bool) {
 			continue
 		}
 		if found != "" || value == "" {
-			return "", false // at most once, RFC 7239 4
+			return "", false // at most once (RFC 7239 section 4)
 		}
 		if inner, quoted := strings.CutPrefix(value, `"`); quoted {
-			// No address has a character that needs a backslash.
+			// Addresses have no characters that need escaping.
 			if value, quoted = strings.CutSuffix(inner, `"`); !quoted || strings.ContainsAny(value, `"\`) {
 				return "", false
 			}
@@ -159,10 +158,10 @@ func node(element string) (string, bool) {
 	return found, ok && found != ""
 }
 
-// address reads an IP address, with a port or without: 192.0.2.1,
+// address parses an IP address with or without a port: 192.0.2.1,
 // 192.0.2.1:80, 2001:db8::1, [2001:db8::1], [2001:db8::1]:80.
 func address(s string) (netip.Addr, bool) {
-	if strings.ContainsRune(s, '%') { // a zone means something on one machine alone
+	if strings.ContainsRune(s, '%') { // a zone is local to one machine
 		return netip.Addr{}, false
 	}
 	a, err := netip.ParseAddr(s)

@@ -2,10 +2,10 @@ package egress
 
 import "net/netip"
 
-// special are ranges that netip.Addr does not already call private, loopback,
-// link-local, multicast or unspecified, and that are not the public internet.
-// Source: IANA IPv4 and IPv6 Special-Purpose Address Registries, and the
-// addresses of metadata services that lie in public space.
+// special returns the ranges that are not the public internet although netip.Addr
+// does not report them as private, loopback, link-local, multicast or unspecified.
+// Sources: the IANA IPv4 and IPv6 Special-Purpose Address Registries, and the
+// addresses of metadata services in public ranges.
 func special() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("0.0.0.0/8"),
@@ -25,8 +25,8 @@ func special() []netip.Prefix {
 	}
 }
 
-// globalV6 is the only part of IPv6 that is handed out; NAT64 (64:ff9b::/96),
-// IPv4-compatible and unique local addresses lie outside.
+// globalV6 returns the only allocated range of global IPv6 addresses. It excludes
+// NAT64 (64:ff9b::/96), IPv4-compatible and unique local addresses.
 func globalV6() netip.Prefix { return netip.MustParsePrefix("2000::/3") }
 
 // Public reports whether a is a global unicast address.

@@ -1,18 +1,16 @@
-// Package egress is the only door by which the server itself calls out:
-// subscription endpoints and JWKS URLs, both of which are named by others.
+// Package egress makes all outgoing requests of the server: to subscription
+// endpoints and JWKS URLs, which clients specify.
 //
-// It owns: which addresses may be dialled, and the bounds of an exchange. The
-// check happens when the connection is made, on the address that the name
-// resolved to, so a name that changes its answer after it was checked
-// (rebinding) gains nothing. A policy refuses every address that is not
-// global unicast: private, loopback, link-local (with the cloud metadata
-// services), carrier-grade NAT, multicast, documentation and benchmark
-// ranges, and IPv6 forms that carry an IPv4 address inside; the operator may
-// allow single private ranges. Only https is spoken, except http to an
-// allowed private range when the policy says so. Redirects are not followed,
-// proxy variables are not read, credentials in URLs are refused, and every
-// exchange has a time limit and a limit on the size of the answer.
+// It owns the policy for addresses and the limits of an exchange. It checks the
+// resolved address when it connects, so that DNS rebinding has no effect. A policy
+// refuses all addresses that are not global unicast: private, loopback, link-local
+// (including cloud metadata services), carrier-grade NAT, multicast, documentation
+// and benchmark ranges, and IPv6 addresses that embed an IPv4 address. Operators
+// may allow private ranges. Only https is allowed, and http to an allowed private
+// range if the policy permits it. Redirects are not followed, proxy variables are
+// ignored, credentials in URLs are refused, and every exchange has a timeout and a
+// limit on the size of the response.
 //
-// It does not own: what is sent, retries, and authentication of the peer
+// It does not own the content of requests, retries, or authentication of the peer
 // beyond TLS.
 package egress

@@ -15,19 +15,19 @@ import (
 	"pulsegate/fhir"
 )
 
-// Policy says where the server may connect to.
+// Policy determines where the server may connect.
 type Policy struct {
-	// AllowPrivate are ranges outside the public internet that may be
-	// reached, e.g. 10.20.0.0/16 of the hospital. Empty: none.
+	// AllowPrivate lists allowed ranges that are not the public internet, for
+	// example 10.20.0.0/16 of a hospital.
 	AllowPrivate []netip.Prefix
-	// AllowHTTP lets http be spoken to addresses within AllowPrivate.
+	// AllowHTTP allows http to addresses in AllowPrivate.
 	AllowHTTP bool
-	// Timeout bounds a whole exchange, body included. Zero: 10 s.
+	// Timeout bounds an exchange including the body. The default is 10 s.
 	Timeout time.Duration
-	// MaxResponse bounds the body of an answer in bytes. Zero: 1 MiB.
+	// MaxResponse bounds the body of a response in bytes. The default is 1 MiB.
 	MaxResponse int64
-	// TLS is the base configuration (root CAs); nil: the system's roots.
-	// TLS 1.2 is the floor in any case.
+	// TLS is the base configuration (root CAs). If it is nil, the system's roots are
+	// used. The minimum version is TLS 1.2 in any case.
 	TLS *tls.Config
 }
 
@@ -45,8 +45,8 @@ var ErrRefused = errors.New("address refused by the egress policy")
 // ErrResponseTooLarge is returned by Read of a body beyond MaxResponse.
 var ErrResponseTooLarge = errors.New("response larger than allowed")
 
-// New returns a client that keeps to p. It is safe for concurrent use and
-// keeps connections alive.
+// New returns a client that enforces p. It is safe for concurrent use and keeps
+// connections alive.
 func New(p Policy) *http.Client {
 	if p.Timeout <= 0 {
 		p.Timeout = defaultTimeout
@@ -65,8 +65,8 @@ func New(p Policy) *http.Client {
 	}
 }
 
-// transport builds a Transport whose dialler asks may about the resolved
-// address.
+// transport returns a Transport whose dialer connects only to resolved addresses for
+// which may is true.
 func (p Policy) transport(may func(netip.Addr) bool) *http.Transport {
 	d := &net.Dialer{
 		Timeout:   min(p.Timeout, 5*time.Second),
@@ -101,8 +101,8 @@ func (p Policy) transport(may func(netip.Addr) bool) *http.Transport {
 		MaxIdleConns:           256,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true,
-		// An answer is bounded in the bytes that come over the wire; letting
-		// the transport inflate it would let a small one become a huge one.
+		// MaxResponse counts the bytes on the wire. Decompression would turn a small
+		// response into a huge one.
 		DisableCompression: true,
 	}
 }
@@ -126,7 +126,7 @@ type transport struct {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := t.policy.Check(r.URL); err != nil {
 		if r.Body != nil {
-			// The contract of RoundTripper: the body is closed on errors too.
+			// RoundTripper must close the body even on errors.
 			if cerr := r.Body.Close(); cerr != nil {
 				return nil, errors.Join(err, cerr)
 			}
@@ -145,16 +145,16 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections lets http.Client.CloseIdleConnections reach the two
-// transports.
+// CloseIdleConnections closes the idle connections of both transports, for
+// http.Client.CloseIdleConnections.
 func (t *transport) CloseIdleConnections() {
 	t.https.CloseIdleConnections()
 	t.http.CloseIdleConnections()
 }
 
-// Check looks at a URL without the network: scheme, credentials, host, and
-// the address when the host is one. A name passes: it is judged when it is
-// dialled. The error is of kind Unprocessable and wraps ErrRefused.
+// Check checks a URL without using the network: its scheme, credentials, host and,
+// if the host is an address, the address. A name passes, since its address is
+// checked when connecting. The error has kind Unprocessable and wraps ErrRefused.
 func (p Policy) Check(u *url.URL) error {
 	refuse := func(rule string) error {
 		e := fhir.Errorf(fhir.Unprocessable, "egress.Check", "%s", rule)
@@ -181,9 +181,9 @@ func (p Policy) Check(u *url.URL) error {
 	return nil
 }
 
-// CheckHost is Check and, when the host is a name, a look at what it resolves
-// to now: at least one address must be allowed. It is for refusing early; the
-// dial-time check is what protects.
+// CheckHost is like Check, but also resolves a host name: at least one of its
+// addresses must be allowed. It reports errors early; the protection is the check
+// when connecting.
 func (p Policy) CheckHost(ctx context.Context, r *net.Resolver, u *url.URL) error {
 	if err := p.Check(u); err != nil {
 		return err
@@ -218,7 +218,8 @@ type limited struct {
 
 func (l *limited) Read(b []byte) (int, error) {
 	if l.left <= 0 {
-		// One byte more tells an answer of exactly the limit from a longer one.
+		// Read one more byte to distinguish a response of exactly the limit from a
+		// longer one.
 		var one [1]byte
 		n, err := l.body.Read(one[:])
 		if n > 0 {

@@ -167,7 +167,7 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 			Line: "GET Observation"}
 }
 
-// benchTemplate is of the heart rates of patient "samples".
+// benchTemplate returns the template for the heart rates of patient "samples".
 func benchTemplate() *series.Template {
 	t := &series.Template{Class: series.Instant, Patient: "samples", Vendor: "apple",
 		Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,

@@ -19,17 +19,17 @@ type entry struct {
 	r4.Entry
 	target target
 	index  int
-	// err says why the server does not do this entry; it concerns no other
-	// entry of a batch.
+	// err is the reason why the server refuses this entry. It does not affect other
+	// entries of a batch.
 	err error
 }
 
-func (e *entry) place() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
+func (e *entry) path() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
 
-// line is the entry as a request line.
+// line returns the entry as a request line.
 func (e *entry) line() string { return e.Method + " " + e.URL }
 
-// target is what an entry's URL names.
+// target is a parsed URL of an entry.
 type target struct {
 	typ, id string
 	version uint64
@@ -39,8 +39,8 @@ type target struct {
 
 func (t target) ref() fhir.Ref { return fhir.Ref{Type: t.typ, ID: t.id} }
 
-// Bundle does a batch or a transaction and returns the response Bundle.
-// minimal leaves the written resources out of it.
+// Bundle performs a batch or a transaction and returns the response Bundle. If
+// minimal is set, the response omits the written resources.
 func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal bool) (*Page, error) {
 	const op = "interaction.Bundle"
 	if rq.Principal == nil {
@@ -67,14 +67,14 @@ func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal 
 	return p, nil
 }
 
-// batch does each entry like a request of its own: what becomes of one does
-// not concern the others (R4 http.html#brules).
+// batch performs each entry like a separate request. Entries do not affect each
+// other (R4 http.html#brules).
 func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
 	for i := range entries {
 		if err := ctx.Err(); err != nil {
 			return &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.Batch", Err: err}
 		}
-		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
+		r := s.batchEntry(ctx, rq, &entries[i], s.remaining(p))
 		// Results of earlier entries must not be returned either.
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return err
@@ -88,26 +88,26 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 	return nil
 }
 
-// roomIn is the number of bytes that a further entry of a Bundle's answer may
-// have; 0 when the answer is full. The last thirty-second of the limit is not
-// given out: a page of a few bytes is of no use to anybody.
-func (s *Service) roomIn(p *Page) int {
+// remaining returns the number of bytes left for further entries of the response
+// Bundle, or 0 if it is full. It treats the last thirty-second of the limit as
+// full, because a page of a few bytes would be useless.
+func (s *Service) remaining(p *Page) int {
 	limit := s.Limits.withDefaults().BundleBytes
-	if room := limit - p.size(); room > limit/32 {
-		return room
+	if capacity := limit - p.size(); capacity > limit/32 {
+		return capacity
 	}
 	return 0
 }
 
-// full is the error of an entry for which the answer has no room.
-func (s *Service) full(op string) error {
+// errFull returns the error for an entry whose answer would exceed the limit.
+func (s *Service) errFull(op string) error {
 	return fhir.Errorf(fhir.TooCostly, op,
-		"the answer to this Bundle would be larger than %d bytes: send this entry in a Bundle of its own, or ask for less",
+		"the answer to this Bundle would be larger than %d bytes; send this entry in a separate Bundle, or request fewer resources",
 		s.Limits.withDefaults().BundleBytes)
 }
 
-// parseBundle reads the entries. What is wrong with one of them fails a
-// transaction; in a batch it is that entry's own outcome.
+// parseBundle parses the entries. A malformed entry fails a transaction; in a
+// batch, the error is the outcome of that entry.
 func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 	b, err := s.Validator.Bundle(body)
 	if err != nil {
@@ -121,8 +121,8 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 		e := &entries[i]
 		e.Entry, e.index, e.err = b.Entries[i], i, b.Entries[i].Err
 		if e.err == nil {
-			if e.err = s.aim(op, e); e.err != nil {
-				e.err = at(e.place()+".request", e.err)
+			if e.err = s.resolveTarget(op, e); e.err != nil {
+				e.err = at(e.path()+".request", e.err)
 			}
 		}
 		if e.err != nil && b.Type == "transaction" {
@@ -132,21 +132,22 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 	return b.Type, entries, nil
 }
 
-// aim reads what the entry is about.
-func (s *Service) aim(op string, e *entry) (err error) {
+// resolveTarget parses the URL of an entry and validates the entry.
+func (s *Service) resolveTarget(op string, e *entry) (err error) {
 	if strings.ContainsAny(e.FullURL, "\"\\") {
 		return fhir.Errorf(fhir.Invalid, op, "fullUrl is not a URI")
 	}
 	if e.target, err = s.parseTarget(op, e.URL); err != nil {
 		return err
 	}
-	return e.fits(op)
+	return e.validate(op)
 }
 
-// parseTarget reads a request URL of an entry, relative or below our base.
+// parseTarget parses the request URL of an entry, relative or below the server's
+// base URL.
 func (s *Service) parseTarget(op, raw string) (target, error) {
 	var t target
-	bad := fhir.Errorf(fhir.Invalid, op, "the request URL is not one this server serves in a Bundle")
+	bad := fhir.Errorf(fhir.Invalid, op, "the server does not serve this request URL in a Bundle")
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, s.Base), "/")
 	path, query, _ := strings.Cut(raw, "?")
 	t.query = query
@@ -179,8 +180,8 @@ func (s *Service) parseTarget(op, raw string) (target, error) {
 	return t, nil
 }
 
-// fits checks that method, URL and resource go together.
-func (e *entry) fits(op string) error {
+// validate checks that the method, URL and resource of an entry are consistent.
+func (e *entry) validate(op string) error {
 	t := e.target
 	plain := t.query == "" && !t.history && t.version == 0
 	switch e.Method {
@@ -213,8 +214,8 @@ type response struct {
 	ref      fhir.Ref
 	version  uint64
 	modified time.Time
-	wrote    bool     // resource is left out when minimal
-	resource [][]byte // its bytes, or those of a Bundle
+	wrote    bool     // the entry was a write, whose resource minimal omits
+	resource [][]byte // JSON of the resource or Bundle, in parts
 	err      error
 }
 
@@ -259,18 +260,19 @@ func (p *Page) response(base string, r *response, minimal bool) {
 	p.entries = append(p.entries, `}}`...)
 }
 
-// batchEntry does one entry by itself. room is the size of the answer in bytes.
-func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, room int) response {
+// batchEntry performs one entry of a batch. The capacity is the maximum size of its
+// answer in bytes.
+func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, capacity int) response {
 	const op = "interaction.Batch"
 	one := *rq
-	one.Line, one.room = e.line(), room
+	one.Line, one.capacity = e.line(), capacity
 	t := e.target
 	pre, err := e.preconditions()
 	switch {
 	case e.err != nil:
 		err = e.err
-	case room == 0:
-		err = at(e.place(), s.full(op))
+	case capacity == 0:
+		err = at(e.path(), s.errFull(op))
 	}
 	if err != nil {
 		return failed(s.refuse(ctx, &one, "batch", t.ref(), err))
@@ -297,11 +299,11 @@ func (e *entry) preconditions() (p Preconditions, err error) {
 	if p.IfMatch, err = ParseTags(e.IfMatch); err == nil {
 		p.IfNoneMatch, err = ParseTags(e.IfNoneMatch)
 	}
-	if err != nil && (e.Method == "GET" || e.Method == "HEAD") { // RFC 9110 section 13.1.2: then the answer is whole
+	if err != nil && (e.Method == "GET" || e.Method == "HEAD") { // RFC 9110 section 13.1.2: ignore it
 		return Preconditions{}, nil
 	}
 	if err != nil {
-		return p, at(e.place()+".request", err)
+		return p, at(e.path()+".request", err)
 	}
 	return p, nil
 }
@@ -318,7 +320,7 @@ func wrote(w Written) response {
 	return r
 }
 
-// whole is a resource in one part; nil without a resource.
+// whole returns a resource as one part, or nil if there is none.
 func whole(b []byte) [][]byte {
 	if len(b) == 0 {
 		return nil
@@ -331,7 +333,8 @@ func failed(err error) response {
 	return response{status: strconv.Itoa(code), err: err}
 }
 
-// get does a reading entry; searches and reads at a snapshot if it is not 0.
+// get performs a reading entry. If at is not 0, searches and reads use the
+// snapshot at that commit.
 func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditions, at store.Seq) response {
 	t := e.target
 	var res fhir.Resource
@@ -362,8 +365,8 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 		resource: whole(res.JSON)}
 }
 
-// readView reads what a GET of an entry names, in the part that _summary and
-// _elements ask for.
+// readView reads the resource that a GET entry names, reduced by _summary and
+// _elements.
 func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store.Seq) (fhir.Resource, error) {
 	name := "read"
 	if t.version > 0 {
@@ -385,7 +388,7 @@ func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store
 	return res, err
 }
 
-// ParseHistory reads the parameters of an instance history.
+// ParseHistory parses the parameters of an instance history.
 func ParseHistory(raw string) (HistoryQuery, error) {
 	const op = "interaction.ParseHistory"
 	var h HistoryQuery
@@ -401,7 +404,7 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			continue // R4 search.html: empty parameters are ignored
 		}
 		if len(vs) != 1 {
-			return h, fhir.Errorf(fhir.Invalid, op, "history parameters must not repeat")
+			return h, fhir.Errorf(fhir.Invalid, op, "a history parameter is given more than once; give each once")
 		}
 		v, err := vs[0], error(nil)
 		switch name {
@@ -419,10 +422,10 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			h.Page = v
 		case "_format", "_pretty", "_summary", "_elements":
 		default:
-			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count, _since, _summary and _elements")
+			return h, fhir.Errorf(fhir.Invalid, op, "this parameter is not supported; a history takes _count, _since, _summary and _elements")
 		}
 		if err != nil {
-			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is not of its type")
+			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is invalid; _count is a number and _since an instant")
 		}
 	}
 	return h, nil

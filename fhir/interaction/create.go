@@ -8,10 +8,10 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Create stores a new resource under an id of the server's. ifNoneExist, when
-// set, is the criteria of a conditional create: one match is the answer
-// (Matched), several are PreconditionFailed. Criteria look through the
-// caller's own filter; they and what they find are in the trail.
+// Create stores a new resource under an id that the server assigns. If ifNoneExist
+// is set, it is a conditional create: Create returns a single match (Matched) and
+// fails with PreconditionFailed if there are several. Only resources that the
+// caller may see can match. The criteria and the matches are recorded.
 func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []byte,
 	ifNoneExist string) (Written, error) {
 	const op = "interaction.Create"
@@ -35,7 +35,7 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 	if err != nil {
 		return Written{}, err
 	}
-	tell := &told{}
+	disc := &disclosures{}
 	if ifNoneExist != "" {
 		c, err := s.criteriaOf(rq, op, "If-None-Exist", rq.Line, typ, ifNoneExist)
 		if err != nil {
@@ -50,22 +50,22 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 			return Written{}, err
 		}
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
-			return Written{}, err // lock and search may have taken long
+			return Written{}, err // the lock and the search may have taken long
 		}
-		tell.tell(c)
+		disc.add(c)
 		if c.match != nil {
-			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, tell.events(rq, nil)...)
+			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, tell)
+	return s.write(ctx, rq, op, d, disc)
 }
 
 // write checks the rules between resources and commits one draft.
-func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, tell *told) (Written, error) {
+func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, disc *disclosures) (Written, error) {
 	release, err := s.locks.lockPatients(ctx, d.patients(), nil)
 	if err != nil {
 		return Written{}, err
@@ -75,8 +75,8 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, t
 		return Written{}, err
 	}
 	evs := d.events(rq)
-	if len(tell.asked) > 0 {
-		evs = append(evs, tell.events(rq, nil)...)
+	if len(disc.queries) > 0 {
+		evs = append(evs, disc.events(rq, nil)...)
 	}
 	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, evs...)
 	if err != nil {
@@ -85,9 +85,9 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, t
 	return written(d, out.Outcomes[0]), nil
 }
 
-// admitNew passes body through the door under a fresh id. References that
-// mean entries of the same transaction (l), or this server, are replaced
-// before: the door judges what will be stored.
+// admitNew validates body under a new id. References to entries of the same
+// transaction (l) or to this server are replaced first, so that the stored text is
+// what has been validated.
 func (s *Service) admitNew(op, typ, id string, body []byte, l *links) (fhir.Resource, error) {
 	body, err := s.linked(body, l)
 	if err != nil {
@@ -100,7 +100,7 @@ func (s *Service) admitNew(op, typ, id string, body []byte, l *links) (fhir.Reso
 	return res, nil
 }
 
-// admit is admitNew for an update.
+// admit is like admitNew, for an update.
 func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Resource, error) {
 	if !fhir.ValidID(ref.ID) {
 		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "the id in the URL is not a FHIR id")
@@ -116,15 +116,15 @@ func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Re
 	return res, nil
 }
 
-// writable returns an error unless this token may write the type and the
-// server stores it. What a token does not cover is 403 whatever the server
-// has.
+// writable returns an error unless the token covers the interaction and the server
+// stores the type. It checks the token first, so that the error is Forbidden even
+// for types that the server does not store.
 func writable(rq *Request, op string, may access.Interaction, typ string) error {
 	if typ == "AuditEvent" {
-		return fhir.Errorf(fhir.NotAllowed, op, "AuditEvents are written by the server alone")
+		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes AuditEvents")
 	}
 	if err := rq.may(op, may, typ); err != nil {
 		return err
 	}
-	return known(op, typ)
+	return supported(op, typ)
 }

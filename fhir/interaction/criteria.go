@@ -12,24 +12,24 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// criteria select what a conditional create would duplicate, or what a
-// conditional reference means.
+// criteria holds the search criteria of a conditional create or of a conditional
+// reference.
 type criteria struct {
-	what  string // how errors call them: "If-None-Exist"
-	query *search.Query
-	asked asked
-	// match is the only resource that satisfies them; nil without one.
+	what     string // name for errors, for example "If-None-Exist"
+	query    *search.Query
+	recorded recorded
+	// match is the only matching resource, or nil.
 	match *fhir.Resource
 	found found
 	seen  []disclosed
 }
 
-// criteriaOf reads criteria, with or without a leading "?" or "Type?".
+// criteriaOf parses criteria, which may begin with "?" or "Type?".
 func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*criteria, error) {
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, err
 	}
-	if err := known(op, typ); err != nil {
+	if err := supported(op, typ); err != nil {
 		return nil, err
 	}
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, typ+"?"), "?")
@@ -38,27 +38,27 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 		return nil, err
 	}
 	if len(q.Clauses) == 0 {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "%s without a search parameter selects everything", what)
+		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "%s has no search parameter and would match every resource; add one", what)
 	}
 	a.line = line + " " + what + ": " + typ + "?" + raw
-	return &criteria{what: what, query: q, asked: *a}, nil
+	return &criteria{what: what, query: q, recorded: *a}, nil
 }
 
-// key is the same for criteria that mean the same, however they are spelled.
+// key returns a key that equivalent criteria share regardless of their spelling.
 func (c *criteria) key() string {
 	parts := make([]string, len(c.query.Clauses))
 	for i := range c.query.Clauses {
 		k := &c.query.Clauses[i]
 		values := make([]string, len(k.Values))
 		for j, v := range k.Values {
-			if k.Param.Kind == search.TypeString && k.Modifier != search.ModExact {
+			if k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
 				v.Code = "" // only Text is compared
 			}
 			values[j] = fmt.Sprintf("%#v", v)
 		}
 		slices.Sort(values)
 		code, mod := k.Param.Code, k.Modifier
-		if mod == search.ModType { // the values say the type
+		if mod == search.ModType { // the values contain the type
 			mod = search.NoModifier
 		}
 		if code == "subject" && len(k.Values) > 0 &&
@@ -71,9 +71,9 @@ func (c *criteria) key() string {
 	return c.query.Type + "?" + strings.Join(slices.Compact(parts), "&")
 }
 
-// locks are the keys under which criteria are serialized. Criteria with an
-// identifier share a lock with all others that have it, whatever else they
-// say and whether they name its system: two of them can mean one resource.
+// locks returns the keys by which criteria are serialized. Criteria with the same
+// identifier share a lock regardless of their other parameters and of the system,
+// because they may match the same resource.
 func (c *criteria) locks() []string {
 	for i := range c.query.Clauses {
 		k := &c.query.Clauses[i]
@@ -89,14 +89,14 @@ func (c *criteria) locks() []string {
 	return []string{c.key()}
 }
 
-// find looks for the match, through the caller's own filter. More than one is
-// PreconditionFailed.
+// find searches for the match among the resources that the caller may see. It
+// returns PreconditionFailed if there is more than one.
 func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria) error {
-	c.match, c.seen, c.found = nil, nil, found{c.asked, map[string]bool{}}
+	c.match, c.seen, c.found = nil, nil, found{c.recorded, map[string]bool{}}
 	if c.query.Patient != "" {
 		c.found.patients[c.query.Patient] = false
 	}
-	// A second match is looked for, and no more.
+	// Two matches are enough to fail.
 	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2},
 		func(f *store.Found) bool {
 			if c.match == nil {
@@ -115,15 +115,15 @@ func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria)
 	}
 	if len(c.seen) > 1 {
 		c.match = nil
-		return &errTold{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
+		return &errDisclosing{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
 			c.query.Type),
-			seen: c.seen, asked: []found{c.found}}
+			seen: c.seen, queries: []found{c.found}}
 	}
 	return nil
 }
 
-// tell adds what the criteria were and what they found.
-func (t *told) tell(c *criteria) {
+// add adds criteria and their matches.
+func (t *disclosures) add(c *criteria) {
 	t.seen = append(t.seen, c.seen...)
-	t.asked = append(t.asked, c.found)
+	t.queries = append(t.queries, c.found)
 }

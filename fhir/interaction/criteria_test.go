@@ -43,7 +43,7 @@ func (s *halting) Find(ctx context.Context, f store.Find, fn func(*store.Found) 
 	return s.Store.Find(ctx, f, fn)
 }
 
-// entries is a door that admits everything and reads a Bundle of conditional
+// entries is a validator that accepts everything and parses a Bundle of conditional
 // creates: one per line of criteria.
 type entries struct{ open }
 
@@ -83,9 +83,9 @@ func organization(value string) []byte {
 	return []byte(`,"identifier":[{"system":"urn:t","value":"` + value + `"}]`)
 }
 
-// TestSlowCriteriaConcernNobodyElse: while a transaction of many conditional
-// creates is held up, others with other criteria are done; those with the same
-// wait as long as their context, and no longer.
+// TestSlowCriteriaConcernNobodyElse tests that a slow transaction of many conditional
+// creates does not delay requests with other criteria, and that those with the same
+// criteria wait until their context ends.
 func TestSlowCriteriaConcernNobodyElse(t *testing.T) {
 	h := &halting{code: "slow", entered: make(chan struct{}), let: make(chan struct{})}
 	s := newService(t, func(st store.Store) store.Store { h.Store = st; return h })
@@ -134,8 +134,8 @@ func TestSlowCriteriaConcernNobodyElse(t *testing.T) {
 	}
 }
 
-// TestOneOfManySpellings: however the criteria are spelled, creates at once
-// make one resource.
+// TestOneOfManySpellings tests that concurrent creates with differently spelled
+// criteria make one resource.
 func TestOneOfManySpellings(t *testing.T) {
 	s := newService(t, func(st store.Store) store.Store { return st })
 	for round := range 20 {

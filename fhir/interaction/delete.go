@@ -8,9 +8,10 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Delete removes ref; doing so again changes nothing and is no error. What
-// never existed is NotFound, and so is what the filter hides: the two must
-// not differ. A Patient to whom others refer is a Conflict.
+// Delete deletes ref. Deleting it again changes nothing and is not an error. If the
+// resource never existed or is hidden, the error is NotFound; callers must not be
+// able to tell these apart. It is Conflict for a Patient to which other resources
+// refer.
 func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Preconditions) (Written, error) {
 	const op = "interaction.Delete"
 	w := Written{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, Deleted: true}}
@@ -51,34 +52,35 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 	return out.Outcomes[0].Version, nil
 }
 
-// deletable reads what is to be removed and checks that the caller may.
+// deletable reads the resource to be deleted and checks that the caller may delete
+// it.
 func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhir.Ref,
 	pre Preconditions) (*stored, error) {
 	if err := writable(rq, op, access.Delete, ref.Type); err != nil {
 		return nil, err
 	}
 	if !fhir.ValidID(ref.ID) {
-		return nil, hidden(op)
+		return nil, errHidden(op)
 	}
 	old, err := s.current(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	if old == nil {
-		return nil, hidden(op)
+		return nil, errHidden(op)
 	}
 	seen, err := visible(rq, op, access.Delete, old)
 	if err != nil {
 		return nil, err
 	}
 	if !seen {
-		return nil, conceals(hidden(op), disclosedOf(old))
+		return nil, concealing(errHidden(op), disclosedOf(old))
 	}
 	return old, pre.check(op, old)
 }
 
-// draftDelete prepares the removal of ref. Of what is deleted already the
-// draft is done: there is only the event to be written.
+// draftDelete prepares the deletion of ref. If it is already deleted, the draft is
+// done and only the event has to be written.
 func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref fhir.Ref,
 	pre Preconditions) (*draft, error) {
 	old, err := s.deletable(ctx, rq, op, ref, pre)
@@ -92,7 +94,7 @@ func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref f
 	}
 	if check := s.Checks[ref.Type]; check != nil {
 		if _, err := check(ctx, rq.Principal, nil, &old.res); err != nil {
-			return nil, tells(err, disclosedOf(old))
+			return nil, disclosing(err, disclosedOf(old))
 		}
 	}
 	d.version++

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// distribution holds how often each value came: exact for every statistic, and
-// small where values repeat, as those of wearables do.
+// distribution counts how often each value occurs. It gives exact statistics and
+// is small if values repeat, as the values of wearables do.
 type distribution struct {
 	runs []run // by value
 	buf  []float64
@@ -20,12 +20,12 @@ type run struct {
 
 const (
 	distributionBuffer = 1 << 15
-	// maxDistinct bounds the memory of a request: 16 bytes a value, twice
-	// while they are merged.
+	// maxDistinct bounds the memory of a request: 16 bytes per value, and twice as
+	// much during a merge.
 	maxDistinct = 2 << 20
 )
 
-// add counts v; false when there are too many different values.
+// add counts v. It returns false if there are too many distinct values.
 func (d *distribution) add(v float64) bool {
 	d.buf = append(d.buf, v)
 	d.n++
@@ -35,12 +35,13 @@ func (d *distribution) add(v float64) bool {
 	return len(d.runs) <= maxDistinct
 }
 
-// maxSpan is the widest range of whole numbers that is counted in an array.
+// maxSpan bounds the range of whole numbers that is counted in an array.
 const maxSpan = 4096
 
-// addSome counts a beginning of vs, at least one, and says how many: many whole
-// numbers that lie close together, as heart rates do, without sorting.
-func (d *distribution) addSome(vs []float64) int {
+// addPrefix counts the first values of vs, at least one, and returns their number.
+// It counts many whole numbers in a narrow range, such as heart rates, without
+// sorting.
+func (d *distribution) addPrefix(vs []float64) int {
 	lo, hi, k := vs[0], vs[0], 0
 	for ; k < len(vs) && vs[k] == math.Trunc(vs[k]) && math.Abs(vs[k]) < 1<<52; k++ {
 		l, h := min(lo, vs[k]), max(hi, vs[k])
@@ -68,12 +69,12 @@ func (d *distribution) addSome(vs []float64) int {
 	return k
 }
 
-// addRuns counts values that rise.
+// addRuns counts values in ascending order.
 func (d *distribution) addRuns(fresh []run) {
 	d.merge()
 	i, j := 0, 0
 	for ; i < len(d.runs) && j < len(fresh) && d.runs[i].v <= fresh[j].v; i++ {
-		if d.runs[i].v == fresh[j].v { // mostly all of them are known
+		if d.runs[i].v == fresh[j].v { // usually all values are present already
 			d.runs[i].n += fresh[j].n
 			d.n += fresh[j].n
 			j++
@@ -103,7 +104,7 @@ func (d *distribution) addRuns(fresh []run) {
 	}
 }
 
-// merge sorts the buffer into the runs.
+// merge sorts the buffer and merges it into the runs.
 func (d *distribution) merge() {
 	if len(d.buf) == 0 {
 		return
@@ -131,7 +132,7 @@ func (d *distribution) merge() {
 	d.runs, d.buf = out, d.buf[:0]
 }
 
-// at is the value in place k of all values in order, from 0.
+// at returns the value at index k of all values in ascending order.
 func (d *distribution) at(k uint64) float64 {
 	for _, r := range d.runs {
 		if k < r.n {
@@ -142,8 +143,8 @@ func (d *distribution) at(k uint64) float64 {
 	return math.NaN()
 }
 
-// quantile interpolates between neighbours, the whole range being from the
-// least value to the greatest (R's type 7, the method of spreadsheets).
+// quantile interpolates between adjacent values. 0 is the least and 1 the greatest
+// value (type 7 in R, the method of spreadsheets).
 func (d *distribution) quantile(q float64) float64 {
 	if d.n == 0 {
 		return math.NaN()
@@ -170,7 +171,7 @@ func (d *distribution) sum() float64 {
 
 func (d *distribution) mean() float64 { return d.sum() / float64(d.n) }
 
-// moment is the sum of (v-mean)^k.
+// moment returns the sum of (v-mean)^k.
 func (d *distribution) moment(k int) float64 {
 	m, s := d.mean(), 0.0
 	for _, r := range d.runs {
@@ -184,7 +185,7 @@ func (d *distribution) moment(k int) float64 {
 	return s
 }
 
-// variance is that of a sample (n-1).
+// variance returns the sample variance (n-1).
 func (d *distribution) variance() float64 {
 	if d.n < 2 {
 		return math.NaN()
@@ -192,7 +193,7 @@ func (d *distribution) variance() float64 {
 	return d.moment(2) / float64(d.n-1)
 }
 
-// skew is the adjusted Fisher-Pearson coefficient of a sample.
+// skew returns the adjusted Fisher-Pearson coefficient of a sample.
 func (d *distribution) skew() float64 {
 	n, s2 := float64(d.n), d.variance()
 	if d.n < 3 || s2 == 0 {
@@ -201,7 +202,7 @@ func (d *distribution) skew() float64 {
 	return n / ((n - 1) * (n - 2)) * d.moment(3) / math.Pow(s2, 1.5)
 }
 
-// kurtosis is the excess kurtosis of a sample, corrected for its bias.
+// kurtosis returns the bias-corrected excess kurtosis of a sample.
 func (d *distribution) kurtosis() float64 {
 	n, s2 := float64(d.n), d.variance()
 	if d.n < 4 || s2 == 0 {

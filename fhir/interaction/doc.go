@@ -1,34 +1,35 @@
-// Package interaction is the FHIR RESTful API without HTTP: one file per
-// interaction (https://hl7.org/fhir/R4/http.html).
+// Package interaction implements the FHIR RESTful API without HTTP
+// (https://hl7.org/fhir/R4/http.html). There is one file per interaction.
 //
-// It owns the order in which every interaction proceeds, on every path that
-// leads to it (REST, the entries of a Bundle):
+// It owns the order of steps of every interaction, both for single requests and
+// for the entries of a Bundle:
 //
-//  1. Grant.May: does the token cover this interaction on this type? No is 403.
-//  2. Filter: may it see, or write, this very resource? What the filter hides
-//     is treated as absent: 404, missing from search, history, include, total
-//     and conditional criteria.
-//  3. the work: one commit for a write, one snapshot for a read.
-//  4. the audit: in the same commit for a write; durable before the answer is
-//     given out for a read; denied and failed requests too.
+//  1. Grant.May decides whether the token covers the interaction on the type. If
+//     not, the status is 403.
+//  2. The Filter decides whether the caller may see or write the resource. A hidden
+//     resource is treated as absent: the status is 404, and it is missing in
+//     searches, histories, includes, totals and conditional criteria.
+//  3. The work: one commit for a write, one snapshot for a read.
+//  4. The audit: in the same commit for a write; durable before the answer for a
+//     read. Denied and failed requests are recorded too.
 //
-// Hidden and absent are the same on every write path, status and text. The
-// target of an update that the filter hides is judged as absent in each step
-// and refused at the end; a patient whose consent does not permit a write is
-// refused like a reference to a Patient who is not there; ids of the forms that
-// the server gives cannot be chosen by clients, because whoever creates under
-// an id learns whether it was free. (With an id of its own form a client does
-// learn that: R4's update as create has one space of ids.)
+// Hidden and absent resources have the same status and text in every write. An
+// update whose target is hidden treats it as absent in every step and fails at
+// the end. A write that a patient's consent does not permit fails like a
+// reference to a Patient that does not exist. Clients cannot choose ids of the
+// form that the server assigns, because a create under an id reveals whether the
+// id was free. (For ids of other forms a client does learn that: R4's update as
+// create has a single space of ids.)
 //
-// It also owns the rules between resources: references of subject and patient
-// must exist, a Patient others refer to is not deleted, ingested data stay with
-// their patient, AuditEvents are not written from outside. And it owns what
-// becomes of references and links in a transaction (R4 http.html#trules): they
-// are replaced before validation, so that the validation judges what is stored.
+// It also owns the rules between resources: the references in subject and patient
+// must exist, a Patient cannot be deleted while other resources refer to it,
+// ingested data stay with their patient, and clients cannot write AuditEvents. In
+// transactions it replaces references and links (R4 http.html#trules) before
+// validation, so that the stored text is what has been validated.
 //
-// It does not own: validation of one resource (fhir/r4, the Door), search
-// semantics (fhir/search), storage (fhir/store), who may (smart/policy builds
-// the Grant), rules of one type (Checks), HTTP (fhir/rest).
+// It does not own the validation of single resources (fhir/r4), search semantics
+// (fhir/search), storage (fhir/store), access control (smart/policy builds the
+// Grant), the rules of single types (Checks), or HTTP (fhir/rest).
 //
 // # What is recorded
 //
@@ -39,15 +40,15 @@
 //	If-None-Exist, conditional references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own
-//	anything refused        one event, outcome 4 (caller's fault), 8 (denied) or 12 (ours); what the error tells of is named, per patient
-//	any look at AuditEvents "audit log used" instead of the above
+//	failed requests         one event with outcome 4 (client error), 8 (denied) or 12 (server error); it names the resources that the error discloses, per patient
+//	reading AuditEvents     "audit log used" instead of the above
 //
-// An AuditEvent of the request names every resource whose content or existence
-// the answer discloses (conformance/enforce checks every answer). An event in a patient's
-// compartment, which the patient may read, holds that patient's part of the
-// query only: references to the patient, values that the patient's own resource
-// matched, codes, dates and numbers. The whole query is in a plain event beside
-// it when that is not all.
+// The AuditEvents of a request name every resource whose content or existence the
+// answer discloses (conformance/enforce checks every answer). The patient may read
+// the events in their compartment, so these contain only that patient's part of
+// the query: references to the patient, values that a resource of the patient
+// matched, codes, dates and numbers. If the query has other parts, an additional
+// event in no compartment contains all of it.
 //
-// capabilities is public, says nothing about anybody, and is not recorded.
+// The capabilities interaction is public, discloses no data, and is not recorded.
 package interaction

@@ -11,18 +11,18 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// retries of a write that lost the race for the next version.
+// retries bounds the attempts of a write that loses races for the next version.
 const retries = 16
 
-// stored is what is there: nil when there never was anything.
+// stored is a stored resource. It is nil if the resource never existed.
 type stored struct {
 	res   fhir.Resource
 	facts *access.Facts
 }
 
-func (o *stored) live() bool { return o != nil && !o.res.Deleted }
+func (st *stored) live() bool { return st != nil && !st.res.Deleted }
 
-// current reads what a write will replace.
+// current reads the version that a write will replace.
 func (s *Service) current(ctx context.Context, ref fhir.Ref) (*stored, error) {
 	r, facts, err := s.Store.Read(ctx, ref, 0)
 	if err != nil {
@@ -34,32 +34,31 @@ func (s *Service) current(ctx context.Context, ref fhir.Ref) (*stored, error) {
 	return &stored{r, facts}, nil
 }
 
-// draft is a write that is allowed and valid by itself; what remains are the
-// rules between resources.
+// draft is a write that is permitted and valid by itself. The rules between
+// resources have not been checked yet.
 type draft struct {
 	interaction string
 	write       store.Write
 	patient     string
-	from        string  // the patient who had the resource before, if another one
-	refers      []place // of subject and patient
-	version     uint64  // that the commit will give
-	done        bool    // there is nothing to write
-	entry       string  // place of the entry in a transaction
-	// refusal is the error of an update whose target the caller may not know
-	// of. It comes after all other checks, so that it tells nothing else.
+	from        string       // the patient who had the resource before, if another one
+	subjects    []subjectRef // of subject and patient
+	version     uint64       // that the commit will give
+	done        bool         // there is nothing to write
+	entry       string       // place of the entry in a transaction
+	// refusal is the error of an update whose target is hidden from the caller. It is
+	// returned after all other checks, so that it discloses nothing.
 	refusal error
 }
 
-// place is a reference and where it stands.
-type place struct {
+// subjectRef is a reference to a subject, with its path.
+type subjectRef struct {
 	ref  fhir.Ref
 	path string
-	// denied says that consent does not let the caller write about this
-	// patient.
+	// denied is set if the patient's consent does not permit the write.
 	denied bool
 }
 
-// events are one event for each patient whose data the write changes.
+// events returns one event for each patient whose data the write changes.
 func (d *draft) events(rq *Request) []audit.Event {
 	ev := rq.event(d.interaction, d.write.Resource.Type)
 	ev.Patient = d.patient
@@ -72,10 +71,10 @@ func (d *draft) events(rq *Request) []audit.Event {
 	return []audit.Event{ev, other}
 }
 
-// patients are the ids of the patients the draft refers to.
+// patients returns the ids of the patients that the draft refers to.
 func (d *draft) patients() []string {
 	var out []string
-	for _, p := range d.refers {
+	for _, p := range d.subjects {
 		if p.ref.Type == "Patient" {
 			out = append(out, p.ref.ID)
 		}
@@ -83,7 +82,7 @@ func (d *draft) patients() []string {
 	return out
 }
 
-// subjectParams are the search parameters whose references must exist.
+// subjectParams lists the search parameters whose references must exist.
 var subjectParams = []string{"subject", "patient"}
 
 // draftPut prepares a create (old is nil or deleted) or an update of res.
@@ -113,51 +112,49 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 		d.write.Expect, d.write.IfVersion = store.Version, old.res.Version
 		if old.facts.Patient != values.Patient {
 			if old.facts.Vendor != "" {
-				return nil, tells(moved(op, res.Type), disclosedOf(old))
+				return nil, disclosing(errMoved(op, res.Type), disclosedOf(old))
 			}
 			d.from = old.facts.Patient
 		}
 	}
 	if old.live() {
-		// Who recorded it and from which vendor decides on consent; an
-		// update must not take data out of that.
+		// Consent depends on the author and the vendor, so an update must keep them.
 		d.write.Vendor, d.write.Author = old.facts.Vendor, old.facts.Author
 	}
 	for _, code := range subjectParams {
 		for _, v := range values.ByParam[code] {
-			p := place{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
+			p := subjectRef{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
 			if fhir.KnownType(p.ref.Type) &&
-				!slices.ContainsFunc(d.refers, func(q place) bool { return q.ref == p.ref }) {
-				d.refers = append(d.refers, p)
+				!slices.ContainsFunc(d.subjects, func(q subjectRef) bool { return q.ref == p.ref }) {
+				d.subjects = append(d.subjects, p)
 			}
 		}
 	}
 	return d, d.permit(rq, op, may, old)
 }
 
-// permit asks the second question of what is to be stored. When it is for the
-// patient's consent alone that the answer is no, the reference to that patient
-// is judged like one to a Patient who is not there, so that the two cannot be
-// told apart. That a patient whose data the caller sees does not allow a change
-// of it, is no secret.
+// permit checks that the caller may write the new resource. If only the patient's
+// consent forbids it, the reference to that patient is treated like one to a
+// Patient that does not exist, so that callers cannot tell these apart. This is
+// not needed if the caller already sees the patient's data.
 func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stored) error {
 	facts := factsOf(&d.write.Resource, d.write.Values, d.write.Vendor, d.write.Author)
 	filter := rq.filter(may)
 	if filter.Allow(facts) {
 		return nil
 	}
-	i := slices.IndexFunc(d.refers, func(p place) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
+	i := slices.IndexFunc(d.subjects, func(p subjectRef) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
 	if i >= 0 && filter.Covers(facts) && !(old.live() && old.facts.Patient == d.patient) {
-		d.refers[i].denied = true
+		d.subjects[i].denied = true
 		return nil
 	}
 	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction,
 		d.write.Resource.Type)
 }
 
-// moved refuses to give ingested data to another patient: its id, its
-// Provenance and the consent under which it came are of the first one.
-func moved(op, typ string) error {
+// errMoved returns the error for moving ingested data to another patient. Their
+// ids, their Provenance and the consent for them belong to the first patient.
+func errMoved(op, typ string) error {
 	path := typ + ".subject"
 	if typ == "Device" || typ == "Consent" {
 		path = typ + ".patient"
@@ -168,9 +165,9 @@ func moved(op, typ string) error {
 	}}}
 }
 
-// visible answers the second question for what a write would replace or
-// remove. What is hidden is as absent (false); what the caller may see but not
-// write is Forbidden.
+// visible reports whether the caller may write the existing version. It returns
+// false if the version is absent or hidden, and Forbidden if the caller may see
+// but not write it.
 func visible(rq *Request, op string, may access.Interaction, old *stored) (bool, error) {
 	switch {
 	case old == nil:
@@ -178,20 +175,20 @@ func visible(rq *Request, op string, may access.Interaction, old *stored) (bool,
 	case rq.filter(may).Allow(old.facts):
 		return true, nil
 	case rq.filter(access.Read).Allow(old.facts):
-		return false, tells(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s",
+		return false, disclosing(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s",
 			old.res.Type), disclosedOf(old))
 	}
 	return false, nil
 }
 
-// mustExist checks the references of ds, in their order, and then what is
-// left to be refused. The caller holds the locks of the patients. here are
-// resources of the same commit: true written, false removed.
-func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, here map[fhir.Ref]bool) error {
+// mustExist checks the subject references of ds in order, and then returns the
+// first pending refusal. The caller holds the locks of the patients. inCommit has
+// the resources of the same commit: true if written, false if deleted.
+func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, inCommit map[fhir.Ref]bool) error {
 	var ask []fhir.Ref
 	for _, d := range ds {
-		for _, p := range d.refers {
-			if _, ok := here[p.ref]; !ok && !slices.Contains(ask, p.ref) {
+		for _, p := range d.subjects {
+			if _, ok := inCommit[p.ref]; !ok && !slices.Contains(ask, p.ref) {
 				ask = append(ask, p.ref)
 			}
 		}
@@ -203,16 +200,16 @@ func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*d
 			return err
 		}
 	}
-	there := func(ref fhir.Ref) bool {
+	exists := func(ref fhir.Ref) bool {
 		i := slices.Index(ask, ref)
 		return i >= 0 && heads[i].Version > 0 && !heads[i].Deleted
 	}
 	for _, d := range ds {
-		for _, p := range d.refers {
-			if here[p.ref] && !p.denied {
+		for _, p := range d.subjects {
+			if inCommit[p.ref] && !p.denied {
 				continue
 			}
-			if err := s.refersTo(ctx, rq, op, p, there(p.ref)); err != nil {
+			if err := s.checkSubject(ctx, rq, op, p, exists(p.ref)); err != nil {
 				return d.at(err)
 			}
 		}
@@ -225,7 +222,7 @@ func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*d
 	return nil
 }
 
-// at puts the entry of a transaction before err.
+// at prefixes err with the path of the entry in a transaction.
 func (d *draft) at(err error) error {
 	if d.entry == "" {
 		return err
@@ -233,14 +230,14 @@ func (d *draft) at(err error) error {
 	return at(d.entry, err)
 }
 
-// refersTo checks one reference. Patients are a matter of consent (permit);
-// other resources must be such as the caller may know of.
-func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place, there bool) error {
+// checkSubject checks one reference. For Patients, permit has checked the consent;
+// other resources must be visible to the caller.
+func (s *Service) checkSubject(ctx context.Context, rq *Request, op string, p subjectRef, exists bool) error {
 	switch {
 	case p.denied:
-		return conceals(dangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
-	case !there:
-		return dangling(op, p)
+		return concealing(errDangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
+	case !exists:
+		return errDangling(op, p)
 	case p.ref.Type == "Patient":
 		return nil
 	}
@@ -254,22 +251,22 @@ func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place,
 				return nil
 			}
 		}
-		return conceals(dangling(op, p), disclosedOf(old))
+		return concealing(errDangling(op, p), disclosedOf(old))
 	}
-	return dangling(op, p)
+	return errDangling(op, p)
 }
 
-func dangling(op string, p place) error {
+func errDangling(op string, p subjectRef) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
 		Severity: "error", Code: "not-found", Expression: []string{p.path},
 		Diagnostics: p.path + " refers to a " + p.ref.Type +
-			" that is not on this server, or that scope or consent does not let you write about",
+			" that does not exist on this server, or about which scope or consent does not let you write",
 	}}}
 }
 
-// unreferenced refuses the removal of a Patient to whom anything but the
-// audit trail still refers. The caller holds the patient's lock. gone are
-// removed in the same commit.
+// unreferenced returns an error if resources other than AuditEvents refer to a
+// Patient that is to be deleted. The caller holds the patient's lock. gone has the
+// resources of the same commit (see mustExist).
 func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map[fhir.Ref]bool) error {
 	found := false
 	see := func(f *store.Found) bool {
@@ -298,13 +295,13 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	if found {
-		return tells(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient"),
+		return disclosing(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient; delete them first"),
 			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patient: patient})
 	}
 	return nil
 }
 
-// written makes the answer of a draft from its outcome.
+// written returns the result of a committed draft.
 func written(d *draft, o store.Outcome) Written {
 	r := d.write.Resource
 	r.Version, r.LastUpdated, r.JSON = o.Version, o.LastUpdated, o.JSON

@@ -43,8 +43,8 @@ func (s *syncing) MaybeError(op errorfs.Op) error {
 
 func (s *syncing) String() string { return "syncing" }
 
-// Requests that wait at the same time share an fsync: creates, whose event is
-// in their own commit, and reads, whose events are gathered. Each is durable
+// TestRequestsShareSyncs tests that concurrent requests share an fsync: creates, which
+// commit their own events, and reads, which share a commit of events. Each is durable
 // with its AuditEvent when it is answered.
 func TestRequestsShareSyncs(t *testing.T) {
 	disk := &syncing{}

@@ -13,17 +13,16 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// HistoryQuery are the parameters of an instance history.
+// HistoryQuery holds the parameters of an instance history.
 type HistoryQuery struct {
-	Count int       // 0: the default; -1: no entries, only their number
-	Since time.Time // zero: from the beginning
-	Page  string    // sealed parameter of a page link; "" for the first page
-	View  View      // of each version
+	Count int       // 0 for the default; -1 for only the number of entries
+	Since time.Time // the zero time means from the beginning
+	Page  string    // sealed parameter of a page link; empty for the first page
+	View  View      // applied to each version
 }
 
-// History lists the versions of ref, newest first, as far as the filter shows
-// each of them; NotFound when it shows none. Deletions are entries without a
-// resource.
+// History lists the versions of ref that the caller may see, newest first. The
+// error is NotFound if there are none. Deletions are entries without a resource.
 func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h HistoryQuery) (*Page, error) {
 	const op = "interaction.History"
 	p, patients, err := s.history(ctx, rq, op, ref, h)
@@ -51,11 +50,11 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return nil, nil, err
 	}
-	if err := known(op, ref.Type); err != nil {
+	if err := supported(op, ref.Type); err != nil {
 		return nil, nil, err
 	}
 	if !fhir.ValidID(ref.ID) {
-		return nil, nil, hidden(op)
+		return nil, nil, errHidden(op)
 	}
 	limits := s.Limits.withDefaults()
 	count := limits.Count
@@ -113,7 +112,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && before == 0 {
-		return nil, nil, conceals(hidden(op), disclosed{ref: ref, patient: hiddenOf})
+		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
 	links := []link{{"self", self}}
 	if h.Page != "" {
@@ -139,8 +138,8 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	return page, patients, nil
 }
 
-// historyPage is the snapshot and the version below which to go on, 0 from
-// the newest.
+// historyPage returns the snapshot of a page and the last version on the page
+// before it, 0 for the first page.
 func (s *Service) historyPage(ctx context.Context, op string, bound []byte,
 	page string) (at store.Seq, before uint64, err error) {
 	point, err := s.openPage(ctx, op, bound, page)

@@ -18,18 +18,18 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// LastN is Observation/$lastn
-// (https://hl7.org/fhir/R4/observation-operation-lastn.html): of each group of
-// Observations with one code the newest `max` (1), ties included, group by
-// group, newest first. All codings of an Observation count as one code, and
-// groups that share a coding are one. The other parameters are those of a
-// search; it must name one patient and a category or code.
+// LastN implements Observation/$lastn
+// (https://hl7.org/fhir/R4/observation-operation-lastn.html). It returns the newest
+// `max` Observations (1 by default) of each code, including ties, grouped by code
+// and newest first. All codings of an Observation count as one code, and groups
+// that share a coding are merged. The other parameters are those of a search,
+// which must name one patient and a category or code.
 func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, error) {
-	page, asked, err := s.lastN(ctx, rq, ps)
+	page, recorded, err := s.lastN(ctx, rq, ps)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
 	}
 	return page, nil
@@ -49,13 +49,13 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{},
+	cg := &codeGroups{most: most, capacity: limits.PageBytes, when: when, sets: map[string]*codeSet{},
 		concepts: map[string]*codeSet{}}
 	at := s.Store.LastSeq()
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
 	var bad error
 	add := func(f *store.Found) bool {
-		bad = g.add(f)
+		bad = cg.add(f)
 		return bad == nil
 	}
 	if fast, ok := s.Store.(store.Columnar); ok {
@@ -69,8 +69,8 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: g.n > 0}, seen: map[fhir.Ref]bool{}}
-	for _, o := range g.newest() {
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.n > 0}, seen: map[fhir.Ref]bool{}}
+	for _, o := range cg.newest() {
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
 			return nil, nil, err
@@ -91,31 +91,31 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	}
 	self := s.Base + "/Observation/$lastn?max=" + strconv.Itoa(most) + "&" + search.SelfQuery(q)
 	res.page.open(id, "searchset", s.Clock(), total, []link{{"self", self}})
-	return res.page, &found{s.askedOf(rq, ps, q.Patient), res.patients}, nil
+	return res.page, &found{s.recordedOf(rq, ps, q.Patient), res.patients}, nil
 }
 
 // maxPerGroup bounds max.
 const maxPerGroup = 1000
 
-// lastNQuery reads max, and the rest as a search.
+// lastNQuery parses max and, as a search, the other parameters.
 func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, error) {
 	const op = "interaction.LastN"
 	most, given := 1, false
 	var pairs [][2]string
 	for _, p := range ps {
 		if p.Coding != nil || p.Period != nil {
-			return nil, 0, fhir.Errorf(fhir.Invalid, op, "the parameters of $lastn are strings, as in a search")
+			return nil, 0, fhir.Errorf(fhir.Invalid, op, "the parameters of $lastn must be strings, as in a search")
 		}
 		switch p.Name {
 		case "max":
 			n, err := strconv.Atoi(p.Value)
 			if err != nil || n < 1 || n > maxPerGroup || given {
-				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max: one whole number from 1 to %d", maxPerGroup)
+				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d", maxPerGroup)
 			}
 			most, given = n, true
 		case "_sort", "_count", "_total", "__page":
 			return nil, 0, fhir.Errorf(fhir.Invalid, op,
-				"%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
+				"%s is not allowed in $lastn; the order is fixed and the answer is a single page", p.Name)
 		default:
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
@@ -135,7 +135,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op,
 			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs category or code"}}}
 	case q.Summary == search.SummaryCount:
-		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count has no meaning in $lastn")
+		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count is not allowed in $lastn")
 	}
 	q.Sort = []search.SortKey{{Param: "date", Desc: true}}
 	return q, most, nil
@@ -143,7 +143,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 
 var errStored = errors.New("a stored Observation is not JSON")
 
-// selection is of one search parameter of Observation.
+// selection returns the Selection of one search parameter of Observation.
 func selection(param string) (*search.Selection, error) {
 	p, ok := search.Lookup("Observation", param)
 	if !ok {
@@ -152,15 +152,15 @@ func selection(param string) (*search.Selection, error) {
 	return search.Select(&search.Query{Type: "Observation", Clauses: []search.Clause{{Param: p}}})
 }
 
-// recent is one Observation that may be among the newest.
+// recent is an Observation that may be among the newest.
 type recent struct {
 	id   string
-	at   int64 // the instant from which it holds; math.MinInt64 without one
+	at   int64 // beginning of its time in Unix milliseconds; math.MinInt64 if it has none
 	json []byte
 }
 
-// codeSet is a group in the making: its codings are one code. parent is set
-// when it has become part of another.
+// codeSet is a group of Observations with the same code. parent is set if it has
+// been merged into another group.
 type codeSet struct {
 	parent *codeSet
 	order  int // of its first Observation
@@ -178,38 +178,38 @@ func (s *codeSet) root() *codeSet {
 }
 
 type codeGroups struct {
-	most     int
-	room     int // bytes that may yet be held
-	n        int
-	parser   fastjson.Parser
-	shapes   search.Shapes[shapedCode]
-	when     *search.Selection
-	sets     map[string]*codeSet // by coding or text
-	concepts map[string]*codeSet // by the bytes of a whole code
-	all      []*codeSet
+	most      int
+	capacity  int // bytes that may yet be held
+	n         int
+	parser    fastjson.Parser
+	templates search.TemplateCache[templateCode]
+	when      *search.Selection
+	sets      map[string]*codeSet // by coding or text
+	concepts  map[string]*codeSet // by the bytes of a whole code
+	all       []*codeSet
 }
 
-// shapedCode is what the Observations of a shape have in common.
-type shapedCode struct {
+// templateCode is the group of the Observations with one template.
+type templateCode struct {
 	set  *codeSet
-	when *search.Reader // nil: they must be parsed
+	when *search.Reader // nil if they must be parsed
 }
 
-// add takes an Observation in. It may come in any order.
-func (g *codeGroups) add(f *store.Found) error {
-	g.n++
-	if x, leaves, ok := g.shapes.Find(f.Resource.JSON); ok && x.when != nil {
+// add adds an Observation. They may come in any order.
+func (cg *codeGroups) add(f *store.Found) error {
+	cg.n++
+	if x, leaves, ok := cg.templates.Find(f.Resource.JSON); ok && x.when != nil {
 		at := int64(math.MinInt64)
 		for _, d := range x.when.Values(leaves) {
 			at = d.Lo
 		}
-		return g.take(f, x.set.root(), at)
+		return cg.take(f, x.set.root(), at)
 	}
-	v, err := g.parser.ParseBytes(f.Resource.JSON)
+	v, err := cg.parser.ParseBytes(f.Resource.JSON)
 	if err != nil {
 		return &fhir.Error{Kind: fhir.Internal, Op: "interaction.LastN", Err: errStored}
 	}
-	vals, err := search.Extractor{}.ExtractFor(g.when, f.Resource.JSON)
+	vals, err := search.Extractor{}.ExtractFor(cg.when, f.Resource.JSON)
 	if err != nil {
 		return fhir.Wrap("interaction.LastN", err)
 	}
@@ -218,77 +218,78 @@ func (g *codeGroups) add(f *store.Found) error {
 	for _, d := range dates {
 		at = max(at, d.Lo)
 	}
-	set := g.set(v.Get("code"))
-	g.shapes.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x shapedCode, ok bool) {
+	set := cg.set(v.Get("code"))
+	cg.templates.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x templateCode, ok bool) {
 		p, ok := search.Lookup("Observation", "date")
 		if !ok {
 			return x, false
 		}
-		return shapedCode{set, s.Reader(p, dates, leaves)}, true // no leaf is part of code
+		return templateCode{set, s.Reader(p, dates, leaves)}, true // no slot is part of code
 	})
-	return g.take(f, set, at)
+	return cg.take(f, set, at)
 }
 
-// take keeps an Observation of a group if it may be among the newest.
-func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
-	if len(set.kept) >= g.most && at < set.kept[g.most-1].at {
+// take adds an Observation to a group if it may be among the newest.
+func (cg *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
+	if len(set.kept) >= cg.most && at < set.kept[cg.most-1].at {
 		return nil
 	}
-	if g.room -= len(f.Resource.JSON); g.room < 0 {
+	if cg.capacity -= len(f.Resource.JSON); cg.capacity < 0 {
 		return fhir.Errorf(fhir.TooCostly, "interaction.LastN",
-			"the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
+			"the newest Observations of all codes exceed the size of an answer; request fewer codes or a smaller max")
 	}
 	set.kept = append(set.kept, recent{id: f.Resource.ID, at: at, json: slices.Clone(f.Resource.JSON)})
-	g.trim(set)
+	cg.trim(set)
 	return nil
 }
 
-// newer is the order of a search by -date: what comes at one instant is in
-// order of id, too.
+// newer compares like a search sorted by -date. Observations at the same instant
+// are ordered by id.
 func newer(a, b recent) int {
 	return cmp.Or(cmp.Compare(b.at, a.at), strings.Compare(b.id, a.id))
 }
 
-// trim keeps the newest and their ties, in order.
-func (g *codeGroups) trim(s *codeSet) {
+// trim keeps the newest Observations and their ties, in order.
+func (cg *codeGroups) trim(s *codeSet) {
 	slices.SortFunc(s.kept, newer)
-	if len(s.kept) <= g.most {
+	if len(s.kept) <= cg.most {
 		return
 	}
-	n := g.most
-	for n < len(s.kept) && s.kept[n].at == s.kept[g.most-1].at && s.kept[n].at != math.MinInt64 {
+	n := cg.most
+	for n < len(s.kept) && s.kept[n].at == s.kept[cg.most-1].at && s.kept[n].at != math.MinInt64 {
 		n++
 	}
 	for _, o := range s.kept[n:] {
-		g.room += len(o.json)
+		cg.capacity += len(o.json)
 	}
 	clear(s.kept[n:])
 	s.kept = s.kept[:n]
 }
 
-// set finds the group of a code, and joins those that it shows to be one.
-func (g *codeGroups) set(code *fastjson.Value) *codeSet {
+// set returns the group of a code and merges groups whose codings the code
+// combines.
+func (cg *codeGroups) set(code *fastjson.Value) *codeSet {
 	var whole string
 	if code != nil {
 		whole = string(code.MarshalTo(nil))
 	}
-	if s := g.concepts[whole]; s != nil {
+	if s := cg.concepts[whole]; s != nil {
 		return s.root()
 	}
-	s := &codeSet{order: g.n}
-	g.all = append(g.all, s)
+	s := &codeSet{order: cg.n}
+	cg.all = append(cg.all, s)
 	for _, k := range codeKeys(code) {
-		if old := g.sets[k]; old != nil {
-			s = g.join(s, old.root())
+		if old := cg.sets[k]; old != nil {
+			s = cg.join(s, old.root())
 		}
-		g.sets[k] = s
+		cg.sets[k] = s
 	}
-	g.concepts[whole] = s
+	cg.concepts[whole] = s
 	return s
 }
 
-// codeKeys are what two codes must share one of to be the same: a coding, or
-// the text of a code without codings.
+// codeKeys returns the keys of a code: its codings or, if it has none, its text.
+// Codes that share a key are the same.
 func codeKeys(code *fastjson.Value) []string {
 	if code == nil {
 		return []string{"none"}
@@ -305,7 +306,7 @@ func codeKeys(code *fastjson.Value) []string {
 	return out
 }
 
-func (g *codeGroups) join(a, b *codeSet) *codeSet {
+func (cg *codeGroups) join(a, b *codeSet) *codeSet {
 	if a == b {
 		return a
 	}
@@ -315,14 +316,15 @@ func (g *codeGroups) join(a, b *codeSet) *codeSet {
 	a.parent = b
 	b.kept = append(b.kept, a.kept...)
 	a.kept = nil
-	g.trim(b)
+	cg.trim(b)
 	return b
 }
 
-// newest gives the groups by their newest Observation, each newest first.
-func (g *codeGroups) newest() []recent {
+// newest returns the groups in order of their newest Observations, each newest
+// first.
+func (cg *codeGroups) newest() []recent {
 	var groups []*codeSet
-	for _, s := range g.all {
+	for _, s := range cg.all {
 		if s.parent == nil && len(s.kept) > 0 {
 			groups = append(groups, s)
 		}

@@ -30,8 +30,9 @@ type without string
 
 func (v without) Permits(_ string, f *access.Facts) bool { return f.Vendor != string(v) }
 
-// What $lastn and $stats answer does not depend on how the store finds the
-// documents: newest first by what it knows of them, or reading them all.
+// TestOperationsReadNoMoreThanTheyMust tests that the results of $lastn and $stats do
+// not depend on how the store finds the documents: newest first by their kinds, or by
+// reading all of them.
 func TestOperationsReadNoMoreThanTheyMust(t *testing.T) {
 	answers, parts := 0, 0
 	property := func(t *rapid.T) {
@@ -159,7 +160,7 @@ func (w *readWorld) sample(n int) series.Sample {
 	return s
 }
 
-// sampleID is of a sample, be it there or not.
+// sampleID returns the id of a sample, which may not exist.
 func (w *readWorld) sampleID(n int) string {
 	s := w.sample(n)
 	k := benchTemplate().Key(&s)
@@ -213,8 +214,8 @@ func (w *readWorld) question() (string, func(*interaction.Service) ([]byte, erro
 	}
 }
 
-// A kind of document that is written while others are being learned is known
-// when its writer is answered.
+// TestLastNWhileWriting tests that a document of a new kind, written while the kinds
+// are being learned, is found as soon as its writer is answered.
 func TestLastNWhileWriting(t *testing.T) {
 	st, err := pebblestore.Open("s", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {

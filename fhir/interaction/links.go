@@ -13,25 +13,25 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// links says what the references and links of one entry of a transaction
-// become.
+// links maps the references and links in one entry of a transaction to their
+// replacements.
 type links struct {
-	// ids are local references ("Patient/1") by the fullUrl of their entry.
+	// ids maps the fullUrl of an entry to its local reference ("Patient/1").
 	ids map[string]string
 	// root is the part of the entry's own RESTful fullUrl before Type/id, with
 	// the slash ("" for other fullUrls): a relative reference is resolved
 	// against it (R4 bundle.html#references).
 	root string
-	// conditional are local references by conditional reference
-	// ("Patient?identifier=1").
+	// conditional maps conditional references ("Patient?identifier=1") to local
+	// references.
 	conditional map[string]string
 	// late replaces members of that kind, and no others.
-	late bool
+	deferred bool
 }
 
 func (l *links) empty() bool { return l == nil || len(l.ids) == 0 && len(l.conditional) == 0 }
 
-// restful is the form of a RESTful fullUrl.
+// restful matches a RESTful fullUrl.
 var restful = regexp.MustCompile(`^(https?://.+/)[A-Z][A-Za-z]{1,63}/[A-Za-z0-9.-]{1,64}$`)
 
 // rootOf returns the root of a RESTful fullUrl.
@@ -42,8 +42,8 @@ func rootOf(fullURL string) string {
 	return ""
 }
 
-// isConditional reports whether a reference is a conditional one, and returns
-// its type and query.
+// isConditional reports whether a reference is conditional, and returns its type
+// and query.
 func isConditional(ref string) (typ, query string, ok bool) {
 	typ, query, ok = strings.Cut(ref, "?")
 	if !ok || typ == "" || typ[0] < 'A' || typ[0] > 'Z' || strings.ContainsAny(typ, "/:#") {
@@ -52,7 +52,7 @@ func isConditional(ref string) (typ, query string, ok bool) {
 	return typ, query, true
 }
 
-// member says what the values of a member of this name may be.
+// member classifies the values of a JSON member by its name.
 type member uint8
 
 const (
@@ -60,11 +60,11 @@ const (
 	reference        // Reference.reference
 	narrative        // Narrative.div
 	uri              // of type uri or url
-	late             // of type oid or uuid, see linkedLate
+	deferred         // of type oid or uuid, see linkedLate
 )
 
-// memberOf knows the names of R4's elements in the resources that this server
-// stores. Canonical elements are not replaced (R4 http.html#trules).
+// memberOf classifies the elements of the resources that this server stores.
+// Canonical elements are not replaced (R4 http.html#trules).
 func memberOf(name string) member {
 	switch name {
 	case "reference":
@@ -76,33 +76,33 @@ func memberOf(name string) member {
 		"uri", "url", "valueUri", "valueUrl":
 		return uri
 	case "valueOid", "valueUuid":
-		return late
+		return deferred
 	}
 	return other
 }
 
-// wants reports whether the values of a member may have to be replaced.
+// wants reports whether values of a member may need to be replaced.
 func (l *links) wants(m member) bool {
 	if l == nil {
 		return m == reference
 	}
-	return m != other && l.late == (m == late)
+	return m != other && l.deferred == (m == deferred)
 }
 
-// linkedLate replaces elements of type oid and uuid. R4 wants them replaced like
-// those of type uri, although a reference has not the form of these types; so
-// it is done after validation.
-func (s *Service) linkedLate(r *fhir.Resource, l links) (err error) {
+// linkDeferred replaces elements of type oid and uuid. R4 requires them to be
+// replaced like those of type uri, although a reference is not valid for these
+// types; so it is done after validation.
+func (s *Service) linkDeferred(r *fhir.Resource, l links) (err error) {
 	if !bytes.Contains(r.JSON, []byte(`"valueUuid"`)) && !bytes.Contains(r.JSON, []byte(`"valueOid"`)) {
 		return nil
 	}
-	l.late = true
+	l.deferred = true
 	r.JSON, err = rewriteLinks(r.JSON, &l, s.Base)
 	return err
 }
 
-// linked replaces the references and links of body. Outside of a transaction
-// (l is nil) these are the references below this server's base.
+// linked replaces the references and links in body. Outside of a transaction (l is
+// nil), these are the references below the server's base URL.
 func (s *Service) linked(body []byte, l *links) ([]byte, error) {
 	if l.empty() && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 &&
 		(l == nil || !bytes.Contains(body, []byte("urn:"))) {
@@ -111,12 +111,12 @@ func (s *Service) linked(body []byte, l *links) ([]byte, error) {
 	return rewriteLinks(body, l, s.Base)
 }
 
-// rewriteLinks replaces values of Reference.reference: one that is the fullUrl
-// of an entry of the same transaction by what that entry became, a conditional
-// one by what it matched, and one below base by the local reference that it is.
-// In a transaction elements of type uri and its kind and links of the narrative
-// are replaced, too. All other bytes stay as they are. A urn:uuid or urn:oid
-// that no entry has is refused in a transaction.
+// rewriteLinks replaces values of Reference.reference by local references: the
+// fullUrl of another entry of the transaction, a conditional reference, and a URL
+// below base. In a transaction it also replaces elements of type uri and related
+// types, and links in the narrative. All other bytes stay unchanged. In a
+// transaction, a urn:uuid or urn:oid that is not the fullUrl of an entry is an
+// error.
 func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 	const op = "interaction.rewriteLinks"
 	start := 0
@@ -126,11 +126,11 @@ func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 	dec := jsontext.NewDecoder(bytes.NewReader(body[start:]))
 	out := make([]byte, 0, len(body)+64)
 	copied := 0
-	var members []member // by depth: the one that is being read
+	var members []member // the current member at each depth
 	for {
 		tok, err := dec.ReadToken()
 		if err != nil {
-			break // the end, or what the door refuses
+			break // the end, or malformed JSON, which the validator refuses
 		}
 		depth := dec.StackDepth()
 		kind, n := dec.StackIndex(depth)
@@ -182,7 +182,7 @@ func openQuote(body []byte, end int) int {
 	return 0
 }
 
-// replace returns what becomes of a member's value; "" leaves it.
+// replace returns the replacement of a member's value, or "" to keep it.
 func (l *links) replace(op string, m member, tok jsontext.Token, base string) (string, error) {
 	switch m {
 	case reference:
@@ -206,7 +206,7 @@ func (l *links) reference(op, v, base string) (string, error) {
 			return to, nil
 		}
 		if strings.HasPrefix(v, "urn:uuid:") || strings.HasPrefix(v, "urn:oid:") {
-			return "", fhir.Errorf(fhir.Invalid, op, "a reference names a urn that is no entry's fullUrl")
+			return "", fhir.Errorf(fhir.Invalid, op, "a reference names a urn that is not the fullUrl of an entry")
 		}
 	}
 	if local, below := strings.CutPrefix(v, base+"/"); below {
@@ -222,8 +222,8 @@ func (l *links) reference(op, v, base string) (string, error) {
 	return "", nil
 }
 
-// entry returns what the entry that v names became: v is its fullUrl, perhaps
-// with a version, or relative to the root of the entry that holds v.
+// entry returns the local reference of the entry that v names. v is its fullUrl,
+// possibly with a version, or relative to the root of the entry that contains v.
 func (l *links) entry(v string) string {
 	if to := l.ids[v]; to != "" {
 		return to
@@ -238,10 +238,10 @@ func (l *links) entry(v string) string {
 	return ""
 }
 
-// linkOf finds the link of a tag.
+// linkOf matches the link in a tag.
 var linkOf = regexp.MustCompile(`(?i)(\s(?:href|src)\s*=\s*)("[^"]*"|'[^']*')`)
 
-// narrative replaces <a href> and <img src> of a div.
+// narrative replaces the links in <a href> and <img src> of a div.
 func (l *links) narrative(div string) string {
 	var out strings.Builder
 	for {
@@ -269,7 +269,8 @@ func (l *links) narrative(div string) string {
 	return out.String()
 }
 
-// tagLen is the length of the tag at the start of s; quoted values may hold ">".
+// tagLen returns the length of the tag at the beginning of s. Quoted values may
+// contain ">".
 func tagLen(s string) int {
 	quote := byte(0)
 	for i := 1; i < len(s); i++ {
@@ -287,15 +288,15 @@ func tagLen(s string) int {
 	return len(s)
 }
 
-// conditionals calls fn for each Reference.reference of body, with the path of
-// the Reference below place, until it returns false.
+// conditionals calls fn for each Reference.reference in body, with the path of the
+// Reference below place, until fn returns false.
 func conditionals(place string, body []byte, fn func(path, ref string) bool) {
 	if bytes.IndexByte(body, '?') < 0 && bytes.IndexByte(body, '\\') < 0 {
 		return
 	}
 	dec := jsontext.NewDecoder(bytes.NewReader(body))
 	reference := false // the last token was the name "reference"
-	var names []string // by depth: the member that is being read
+	var names []string // the current member at each depth
 	for {
 		tok, err := dec.ReadToken()
 		if err != nil {

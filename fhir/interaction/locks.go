@@ -12,17 +12,16 @@ import (
 	"pulsegate/fhir"
 )
 
-// locks serialize what the store cannot: conditional creates with the same
-// criteria, and the deletion of a Patient against writes that refer to it.
-// Criteria are always locked before patients, and the keys of each in
-// ascending order, so no two requests wait for each other. They hold within
-// one process.
+// locks serializes what the store cannot: conditional creates with the same
+// criteria, and the deletion of a Patient with writes that refer to it. Criteria
+// are always locked before patients, and the keys of each in ascending order, so
+// that requests cannot deadlock. The locks are local to the process.
 type locks struct {
 	criteria, patients keyed
 }
 
-// keyed holds one read-write lock per key that is in use. Waiting ends with
-// the request's context, and keys that differ never wait for each other.
+// keyed has one read-write lock per key in use. Waiting ends with the request's
+// context. Different keys never wait for each other.
 type keyed struct {
 	once   sync.Once
 	seed   maphash.Seed
@@ -32,26 +31,26 @@ type keyed struct {
 	}
 }
 
-// keyLock is the lock of one key. users is guarded by the mutex of its shard;
-// it counts the holders and those who wait, and the last one removes the key.
+// keyLock is the lock of one key. users counts holders and waiters; the mutex of
+// the shard guards it, and the last user removes the key.
 type keyLock struct {
 	sem   *semaphore.Weighted
 	users int
 }
 
-// exclusive is the weight of a writer: all of a lock. A reader has weight 1.
+// exclusive is the weight of a writer. A reader has weight 1.
 const exclusive = 1 << 30
 
 var keyLocks = sync.Pool{New: func() any { return &keyLock{sem: semaphore.NewWeighted(exclusive)} }}
 
-// lockKey is a key to be locked, shared or alone.
+// lockKey is a key to be locked in shared or exclusive mode.
 type lockKey struct {
 	key    string
 	shared bool
 }
 
-// lock locks all keys, or none and returns the context's error. Of a key that
-// is named twice the exclusive form counts.
+// lock locks all keys. If the context ends, it locks none and returns an error. A
+// key that is given in both modes is locked exclusively.
 func (k *keyed) lock(ctx context.Context, keys []lockKey) (release func(), err error) {
 	slices.SortFunc(keys, func(a, b lockKey) int {
 		switch c := strings.Compare(a.key, b.key); {
@@ -75,7 +74,7 @@ func (k *keyed) lock(ctx context.Context, keys []lockKey) (release func(), err e
 			release()
 			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.lock", Err: err, Issues: []fhir.Issue{{
 				Severity: "error", Code: "lock-error",
-				Diagnostics: "other requests about the same resources are under way; try again"}}}
+				Diagnostics: "other requests are changing the same resources; try again"}}}
 		}
 		held++
 	}
@@ -123,7 +122,7 @@ func (k *keyed) unlock(x lockKey) {
 	k.leave(x.key, l)
 }
 
-// leave forgets a key that nobody uses any more.
+// leave removes a key that is no longer in use.
 func (k *keyed) leave(key string, l *keyLock) {
 	s := &k.shards[k.shard(key)]
 	s.mu.Lock()
@@ -134,7 +133,7 @@ func (k *keyed) leave(key string, l *keyLock) {
 	}
 }
 
-// inUse is the number of keys that are locked or waited for.
+// inUse returns the number of keys that are locked or waited for.
 func (k *keyed) inUse() int {
 	n := 0
 	for i := range k.shards {
@@ -155,8 +154,8 @@ func (l *locks) lockCriteria(ctx context.Context, keys []string) (release func()
 	return l.criteria.lock(ctx, want)
 }
 
-// lockPatients locks patients that are referred to (shared) and that are
-// deleted (exclusive).
+// lockPatients locks referred patients in shared mode and deleted patients
+// exclusively.
 func (l *locks) lockPatients(ctx context.Context, referred, deleted []string) (release func(), err error) {
 	want := make([]lockKey, 0, len(referred)+len(deleted))
 	for _, p := range referred {

@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestKeyed: readers share a key, a writer has it alone, keys that differ are
-// apart, waiting ends with the context, and nothing is left behind.
+// TestKeyed tests that readers share a key, a writer has it alone, different keys are
+// independent, waiting ends with the context, and no entries are left.
 func TestKeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var k keyed
@@ -69,8 +69,8 @@ func TestKeyed(t *testing.T) {
 	})
 }
 
-// TestKeyedNeverWaitsForItself: any sets of keys at once, in any order, are all
-// given in the end.
+// TestKeyedNeverWaitsForItself tests that concurrent requests for any sets of keys, in
+// any order, are all granted.
 func TestKeyedNeverWaitsForItself(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		var sets [][]lockKey

@@ -8,16 +8,16 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// Page is a Bundle that is ready to be sent: the resources' stored bytes
-// between a head and a tail, never parsed.
+// Page is a Bundle ready to be sent. It contains the stored bytes of the resources
+// without parsing them.
 type Page struct {
-	done    [][]byte // entries that are complete, before those in entries
+	done    [][]byte // complete entries, before those in entries
 	entries []byte
 	count   int
 	head    []byte
 }
 
-// size is the length of the entries in bytes.
+// size returns the size of the entries in bytes.
 func (p *Page) size() int {
 	n := len(p.entries)
 	for _, b := range p.done {
@@ -26,8 +26,8 @@ func (p *Page) size() int {
 	return n
 }
 
-// large is the size from which a part of an answer is sent from where it is,
-// instead of being copied into the Bundle around it.
+// large is the size in bytes from which a part of an answer is not copied into the
+// Bundle.
 const large = 16 << 10
 
 // appendPart appends a part of an entry.
@@ -40,7 +40,7 @@ func (p *Page) appendPart(b []byte) {
 	p.entries = nil
 }
 
-// Parts are the Bundle's bytes, in order.
+// Parts returns the Bundle's bytes in order.
 func (p *Page) Parts() [][]byte {
 	if p.count == 0 {
 		return [][]byte{p.head, []byte("}")}
@@ -49,7 +49,7 @@ func (p *Page) Parts() [][]byte {
 	return append(parts, p.entries, []byte("]}"))
 }
 
-// Bytes is the whole Bundle in one piece.
+// Bytes returns the Bundle's bytes in one slice.
 func (p *Page) Bytes() []byte {
 	var out []byte
 	for _, b := range p.Parts() {
@@ -61,7 +61,7 @@ func (p *Page) Bytes() []byte {
 // link is one Bundle.link.
 type link struct{ relation, url string }
 
-// open writes the head. total < 0 leaves it out.
+// open writes the head. If total is negative, it is omitted.
 func (p *Page) open(id, typ string, updated time.Time, total int64, links []link) {
 	b := append(p.head, `{"resourceType":"Bundle","id":"`...)
 	b = append(b, id...)
@@ -132,5 +132,5 @@ func (p *Page) version(fullURL string, r *fhir.Resource) {
 	p.entries = append(p.entries, `"}}`...)
 }
 
-// ETag is the weak entity tag of a version.
+// ETag returns the weak entity tag of a version.
 func ETag(version uint64) string { return `W/"` + strconv.FormatUint(version, 10) + `"` }

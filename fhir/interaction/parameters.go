@@ -12,18 +12,18 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// Parameter is one input of an operation: of a URL always a Value, of a
-// Parameters resource what its value[x] holds.
+// Parameter is one input of an operation. From a URL it has a Value; from a
+// Parameters resource it has the type of value[x].
 type Parameter struct {
 	Name   string
-	Value  string // of a primitive, as written
+	Value  string // a primitive, as written
 	Coding *element.Coding
 	Period *element.Period
 }
 
 const maxParameters = 100
 
-// QueryParameters reads the inputs from a query string.
+// QueryParameters parses the inputs in a query string.
 func QueryParameters(raw string) ([]Parameter, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
@@ -38,7 +38,7 @@ func QueryParameters(raw string) ([]Parameter, error) {
 	return out, nil
 }
 
-// ParseParameters reads the inputs from a Parameters resource: primitives,
+// ParseParameters parses the inputs in a Parameters resource: primitives,
 // valueCoding and valuePeriod.
 func ParseParameters(body []byte) ([]Parameter, error) {
 	const op = "interaction.ParseParameters"
@@ -46,12 +46,12 @@ func ParseParameters(body []byte) ([]Parameter, error) {
 		ResourceType string                       `json:"resourceType"`
 		Parameter    []map[string]json.RawMessage `json:"parameter"`
 	}
-	// jsontext refuses what encoding/json lets pass: members twice, broken UTF-8.
+	// jsontext refuses duplicate members and invalid UTF-8; encoding/json does not.
 	if !jsontext.Value(body).IsValid() || json.Unmarshal(body, &p) != nil || p.ResourceType != "Parameters" {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
 	}
 	if len(p.Parameter) > maxParameters {
-		return nil, fhir.Errorf(fhir.TooLarge, op, "at most %d parameters", maxParameters)
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters resource has more than %d parameters", maxParameters)
 	}
 	out := make([]Parameter, 0, len(p.Parameter))
 	for i, m := range p.Parameter {
@@ -67,7 +67,7 @@ func ParseParameters(body []byte) ([]Parameter, error) {
 			values++
 			if !x.read(k, raw) {
 				return nil, fhir.Errorf(fhir.Invalid, op,
-					"Parameters.parameter[%d] has a value of a type that no parameter here has", i)
+					"Parameters.parameter[%d] has a value of an unsupported type", i)
 			}
 		}
 		if values != 1 {
@@ -99,7 +99,7 @@ func (x *Parameter) read(member string, raw json.RawMessage) bool {
 	return true
 }
 
-// text is the value as it stands in a query.
+// text returns the value as it appears in a query.
 func (x *Parameter) text() string {
 	switch {
 	case x.Coding != nil:
@@ -110,16 +110,16 @@ func (x *Parameter) text() string {
 	return x.Value
 }
 
-// askedOf is an operation's request about one patient, for the trail.
-func (s *Service) askedOf(rq *Request, ps []Parameter, patient string) asked {
-	a := asked{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
+// recordedOf returns an operation's request about one patient for the audit trail.
+func (s *Service) recordedOf(rq *Request, ps []Parameter, patient string) recorded {
+	a := recorded{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
 	for i := range ps {
 		a.pairs = append(a.pairs, [2]string{ps[i].Name, ps[i].text()})
 	}
 	return a
 }
 
-// FormatParameters writes inputs as a query, for the trail.
+// FormatParameters formats inputs as a query for the audit trail.
 func FormatParameters(ps []Parameter) string {
 	var b strings.Builder
 	for i, p := range ps {

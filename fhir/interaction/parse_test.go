@@ -50,7 +50,7 @@ func TestRewriteLinks(t *testing.T) {
 
 // TestLateLinks: oid and uuid are replaced apart, after validation.
 func TestLateLinks(t *testing.T) {
-	l := &links{ids: map[string]string{"urn:uuid:1": "Patient/a", "urn:oid:1.2": "Device/d"}, late: true}
+	l := &links{ids: map[string]string{"urn:uuid:1": "Patient/a", "urn:oid:1.2": "Device/d"}, deferred: true}
 	in := `{"a":[{"valueUrl":"urn:uuid:1"},{"valueOid":"urn:oid:1.2"},{"valueUuid":"urn:uuid:1"},{"valueUuid":"urn:uuid:9"}],"s":{"reference":"urn:uuid:9"}}`
 	want := `{"a":[{"valueUrl":"urn:uuid:1"},{"valueOid":"Device/d"},{"valueUuid":"Patient/a"},{"valueUuid":"urn:uuid:9"}],"s":{"reference":"urn:uuid:9"}}`
 	if out, err := rewriteLinks([]byte(in), l, "https://pg.example/fhir"); string(out) != want || err != nil {

@@ -9,13 +9,13 @@ import (
 	"pulsegate/fhir"
 )
 
-// Preconditions say what must hold of the current version for a write to
-// happen (RFC 9110 section 13.1); what does not is PreconditionFailed. The
-// zero value requires nothing.
+// Preconditions holds conditions on the current version (RFC 9110 section 13.1). A
+// write fails with PreconditionFailed if they are not met. The zero value requires
+// nothing.
 type Preconditions struct {
 	IfMatch, IfNoneMatch Tags
-	// IfUnmodifiedSince counts to the second, and only without IfMatch (RFC
-	// 9110 section 13.1.4). The zero time requires nothing.
+	// IfUnmodifiedSince has a precision of one second and is ignored if IfMatch is
+	// given (RFC 9110 section 13.1.4). The zero time requires nothing.
 	IfUnmodifiedSince time.Time
 }
 
@@ -28,14 +28,14 @@ type Tags struct {
 // Given reports whether there is a list.
 func (t *Tags) Given() bool { return t.given }
 
-// Has reports whether the list holds version, or "*" and there is one.
+// Has reports whether the list matches an existing version. "*" matches any.
 func (t *Tags) Has(version uint64) bool {
 	return version > 0 && (t.any || slices.Contains(t.versions, version))
 }
 
-// ParseTags reads the value of If-Match or If-None-Match (RFC 9110 section
-// 8.8.3): "*" or a list of entity tags, weak or not. A tag that is none of
-// this server's matches nothing. The empty string is no list.
+// ParseTags parses the value of If-Match or If-None-Match (RFC 9110 section
+// 8.8.3): "*" or a list of entity tags, weak or strong. Tags that this server does
+// not issue match nothing. The empty string is no list.
 func ParseTags(s string) (Tags, error) {
 	s = strings.TrimSpace(s)
 	t := Tags{given: s != ""}
@@ -67,8 +67,7 @@ func badTags() error {
 		`If-Match and If-None-Match take "*" or entity tags such as W/"3"`)
 }
 
-// check holds what is there, as far as the caller may know it, to the
-// preconditions.
+// check checks the preconditions against the version that the caller may see.
 func (p *Preconditions) check(op string, old *stored) error {
 	version := uint64(0)
 	if old.live() {
@@ -77,17 +76,17 @@ func (p *Preconditions) check(op string, old *stored) error {
 	var failed error
 	switch {
 	case p.IfMatch.Given() && !p.IfMatch.Has(version):
-		failed = fhir.Errorf(fhir.PreconditionFailed, op, "If-Match does not name the current version")
+		failed = fhir.Errorf(fhir.PreconditionFailed, op, "If-Match does not name the current version; read the resource again and repeat the request")
 	case p.IfNoneMatch.Given() && p.IfNoneMatch.Has(version):
 		failed = fhir.Errorf(fhir.PreconditionFailed, op,
-			"If-None-Match names the current version: the resource is there")
+			"the resource exists, and If-None-Match names its current version")
 	case !p.IfMatch.Given() && version > 0 && !p.IfUnmodifiedSince.IsZero() &&
 		old.res.LastUpdated.Truncate(time.Second).After(p.IfUnmodifiedSince):
 		failed = fhir.Errorf(fhir.PreconditionFailed, op,
-			"the resource has changed since the time of If-Unmodified-Since")
+			"the resource has changed since the time in If-Unmodified-Since; read it again and repeat the request")
 	}
 	if failed != nil && old != nil {
-		return tells(failed, disclosedOf(old))
+		return disclosing(failed, disclosedOf(old))
 	}
 	return failed
 }

@@ -9,8 +9,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Read returns the current version: NotFound when absent or hidden, Gone when
-// deleted.
+// Read returns the current version. The error is NotFound if the resource is absent
+// or hidden, and Gone if it is deleted.
 func (s *Service) Read(ctx context.Context, rq *Request, ref fhir.Ref) (fhir.Resource, error) {
 	return s.readAt(ctx, rq, ref, 0)
 }
@@ -27,7 +27,7 @@ func (s *Service) VRead(ctx context.Context, rq *Request, ref fhir.Ref, version 
 	const op = "interaction.VRead"
 	return s.readOne(ctx, rq, "vread", op, ref, func() (fhir.Resource, *access.Facts, error) {
 		if version == 0 {
-			return fhir.Resource{}, nil, hidden(op)
+			return fhir.Resource{}, nil, errHidden(op)
 		}
 		return s.Store.ReadVersion(ctx, ref, version)
 	})
@@ -35,7 +35,7 @@ func (s *Service) VRead(ctx context.Context, rq *Request, ref fhir.Ref, version 
 
 func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op string, ref fhir.Ref,
 	get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, error) {
-	r, facts, err := s.look(rq, op, ref, get)
+	r, facts, err := s.lookUp(rq, op, ref, get)
 	if err != nil {
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 	}
@@ -48,29 +48,29 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	return r, nil
 }
 
-func (s *Service) look(rq *Request, op string, ref fhir.Ref,
+func (s *Service) lookUp(rq *Request, op string, ref fhir.Ref,
 	get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, *access.Facts, error) {
 	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return fhir.Resource{}, nil, err
 	}
-	if err := known(op, ref.Type); err != nil {
+	if err := supported(op, ref.Type); err != nil {
 		return fhir.Resource{}, nil, err
 	}
 	if !fhir.ValidID(ref.ID) {
-		return fhir.Resource{}, nil, hidden(op)
+		return fhir.Resource{}, nil, errHidden(op)
 	}
 	r, facts, err := get()
 	if fhir.KindOf(err) == fhir.NotFound && err != nil {
-		return fhir.Resource{}, nil, hidden(op) // the store's words must not differ from the filter's
+		return fhir.Resource{}, nil, errHidden(op) // absent and hidden must have the same text
 	}
 	if err != nil {
 		return fhir.Resource{}, nil, err
 	}
 	if !rq.filter(access.Read).Allow(facts) {
-		return fhir.Resource{}, nil, conceals(hidden(op), disclosed{ref: ref, patient: facts.Patient})
+		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patient: facts.Patient})
 	}
 	if r.Deleted {
-		return fhir.Resource{}, nil, tells(fhir.Errorf(fhir.Gone, op, "resource was deleted"),
+		return fhir.Resource{}, nil, disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"),
 			disclosed{ref, r.Version, facts.Patient})
 	}
 	return r, facts, nil

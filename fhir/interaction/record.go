@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// event is the common part of every event of rq. Looks at the trail itself
-// are of their own kind.
+// event returns the common part of the events of rq. Reading AuditEvents has its
+// own event type.
 func (rq *Request) event(interaction, typ string) audit.Event {
 	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Caller: rq.Caller}
 	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" ||
@@ -44,25 +44,25 @@ func outcomeOf(err error) (outcome, reason string) {
 	return audit.Major, "server failure"
 }
 
-// refuse records a request that failed and returns the error for the caller.
-// When the trail cannot be written that becomes the answer. What the error
-// tells of is in events of its own, one per patient: the event of the request
-// may hold its query, which may name others.
+// refuse records a failed request and returns the error for the caller. If the
+// audit trail cannot be written, that is the error. Resources that the error
+// discloses are in separate events, one per patient, because the event of the
+// request may contain its query, which may name other patients.
 func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, ref fhir.Ref, cause error) error {
 	ev := rq.event(interaction, ref.Type)
 	ev.Outcome, ev.Reason = outcomeOf(cause)
 	var evs []audit.Event
-	var t *errTold
+	var t *errDisclosing
 	if errors.As(cause, &t) {
 		cause = t.cause
 		if t.hidden {
 			ev.Outcome, ev.Reason = audit.Serious, "hidden by scope or consent"
 		}
-		evs = append(evs, seenEvents(rq, interaction, t.seen)...)
+		evs = append(evs, disclosureEvents(rq, interaction, t.seen)...)
 		for i := range evs {
 			evs[i].Outcome, evs[i].Reason = ev.Outcome, ev.Reason
 		}
-		evs = append(evs, (&told{asked: t.asked}).events(rq, nil)...)
+		evs = append(evs, (&disclosures{queries: t.queries}).events(rq, nil)...)
 	}
 	named := slices.ContainsFunc(evs, func(e audit.Event) bool {
 		return slices.ContainsFunc(e.Data, func(d audit.DataRef) bool { return d.Ref == ref })
@@ -75,22 +75,22 @@ func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, r
 		ev.Data = []audit.DataRef{{Ref: ref}}
 		evs = append(evs, ev)
 	}
-	// A caller who hung up has still asked.
+	// Record the request even if the caller has disconnected.
 	if err := s.Audit.Record(context.WithoutCancel(ctx), evs...); err != nil {
 		return errors.Join(err, cause)
 	}
 	return cause
 }
 
-// Refused records a request that failed before it reached an interaction:
-// no token, an unknown path, a body that could not be read. It returns the
-// error for the caller.
+// Refused records a request that failed before it reached an interaction, for
+// example because of a missing token, an unknown path or an unreadable body. It
+// returns the error for the caller.
 func (s *Service) Refused(ctx context.Context, rq *Request, interaction string, ref fhir.Ref, cause error) error {
 	return s.refuse(ctx, rq, interaction, ref, cause)
 }
 
-// disclose makes the events of an answer durable, if the caller may still have
-// it: the work may have taken long.
+// disclose checks that the caller's grant is still valid, since the work may have
+// taken long, and makes the events of an answer durable.
 func (s *Service) disclose(ctx context.Context, rq *Request, evs ...audit.Event) error {
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return s.refuse(ctx, rq, evs[0].Interaction, fhir.Ref{}, err)
@@ -98,7 +98,7 @@ func (s *Service) disclose(ctx context.Context, rq *Request, evs ...audit.Event)
 	return s.Audit.Record(ctx, evs...)
 }
 
-// commit adds the events to b and makes all of it durable.
+// commit adds the events to b and commits it.
 func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event) (store.Result, error) {
 	for _, ev := range evs {
 		access.Disclose(ctx, ev.Patient)

@@ -10,36 +10,36 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Search answers raw (the query string, or the form of a POST _search) with a
-// searchset. Pages are pinned to the commit of the first one, by a sealed
-// parameter in the next link; consent and scope are those of the moment, and
-// what was deleted since is left out.
+// Search returns the searchset for raw, the query string or the form of a POST
+// _search. All pages show the state as of the commit of the first page, which is
+// in a sealed parameter of the next link. Current consents and scopes apply to
+// each page, and resources deleted since the first page are omitted.
 func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Page, error) {
 	return s.searchAt(ctx, rq, typ, raw, 0)
 }
 
 func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.Seq) (*Page, error) {
 	const op = "interaction.Search"
-	p, asked, err := s.search(ctx, rq, op, typ, raw, at)
+	p, recorded, err := s.search(ctx, rq, op, typ, raw, at)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
-	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// results gathers a page.
+// results collects a page.
 type results struct {
 	page *Page
-	// patients holds the patients that the page concerns: true for the patient of
-	// a match, false for one that the query names or an include brings.
+	// patients holds the patients that the page concerns: true for the patient of a
+	// match, false for one that the query names or that an included resource has.
 	patients map[string]bool
 	seen     map[fhir.Ref]bool
 	last     search.Position
 	more     bool
-	resumed  bool       // it follows a page link
+	resumed  bool       // the request follows a page link
 	refs     []fhir.Ref // to include
 }
 
@@ -47,10 +47,10 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
-	if err := known(op, typ); err != nil {
+	if err := supported(op, typ); err != nil {
 		return nil, nil, err
 	}
-	q, asked, err := s.parse(typ, raw, rq.Lenient)
+	q, recorded, err := s.parse(typ, raw, rq.Lenient)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,11 +109,11 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 		return nil, nil, err
 	}
 	res.page.open(id, "searchset", s.Clock(), total, links)
-	asked.line = rq.Line
-	return res.page, &found{*asked, res.patients}, nil
+	recorded.line = rq.Line
+	return res.page, &found{*recorded, res.patients}, nil
 }
 
-// firstPage bounds the bytes of a page that are set aside before they are seen.
+// firstPage bounds the bytes that are allocated for a page in advance.
 const firstPage = 256 << 10
 
 // gather runs the scan into the page.
@@ -137,7 +137,7 @@ func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, coun
 			cbErr = err
 			return false
 		}
-		if n == 1 { // the others are mostly as long
+		if n == 1 { // the others usually have a similar size
 			res.page.entries = make([]byte, 0, min(count*(len(body)+len(s.Base)+128), firstPage))
 		}
 		res.page.match(s.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
@@ -155,7 +155,7 @@ func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, coun
 	return err
 }
 
-// collect notes the references of r that the query wants included.
+// collect adds the references of r that the query includes.
 func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) error {
 	var values *search.Values
 	for _, inc := range q.Includes {
@@ -187,15 +187,15 @@ func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) er
 	return nil
 }
 
-// include adds what the matches refer to, as it was at the snapshot and as
-// far as the filter of the moment shows it.
+// include adds the resources to which the matches refer, as of the snapshot, if
+// the current filter shows them.
 func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.Seq, limits Limits,
 	res *results) error {
 	const op = "interaction.include"
 	for n := 0; len(res.refs) > 0; n++ {
 		if n >= limits.Includes || len(res.page.entries) > 2*limits.PageBytes {
 			return fhir.Errorf(fhir.TooCostly, op,
-				"_include would add more than %d resources to this page: ask for fewer with _count", limits.Includes)
+				"_include would add more than %d resources to this page; request smaller pages with _count", limits.Includes)
 		}
 		ref := res.refs[0]
 		res.refs = res.refs[1:]
@@ -206,7 +206,7 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 		if err != nil || r.Deleted || !rq.filter(access.Search).Allow(facts) && !rq.filter(access.Read).Allow(facts) {
 			continue
 		}
-		if res.resumed { // what was deleted since is not shown
+		if res.resumed { // omit resources deleted since the first page
 			now, err := s.Store.Heads(ctx, []fhir.Ref{ref})
 			if err != nil {
 				return err
@@ -215,7 +215,7 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 				continue
 			}
 		}
-		if _, there := res.patients[facts.Patient]; facts.Patient != "" && !there {
+		if _, exists := res.patients[facts.Patient]; facts.Patient != "" && !exists {
 			res.patients[facts.Patient] = false
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
@@ -226,9 +226,8 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 	return nil
 }
 
-// parse reads a query string or form. The line of what it asked is the
-// caller's to set.
-func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, error) {
+// parse parses a query string or form. The caller sets the line of the result.
+func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
 		return nil, nil, err
@@ -238,11 +237,11 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
+	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
-// links returns self, with the parameters that were honoured, and next. The
-// link of the next page is valid only for the caller and search in bound.
+// links returns the self link, with the applied parameters, and the next link,
+// which is valid only for the caller and search in bound.
 func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.Seq,
 	res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
@@ -250,11 +249,11 @@ func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at s
 	if params := search.SelfQuery(q); params != "" {
 		self, sep = self+"?"+params, "&"
 	}
-	here := self
+	inCommit := self
 	if q.Page != "" {
-		here = self + sep + "__page=" + q.Page
+		inCommit = self + sep + "__page=" + q.Page
 	}
-	out := []link{{"self", here}}
+	out := []link{{"self", inCommit}}
 	if res.more && res.last != "" {
 		p, err := s.sealer(ctx)
 		if err != nil {

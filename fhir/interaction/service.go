@@ -2,9 +2,7 @@ package interaction
 
 import (
 	"context"
-	"encoding/base32"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,26 +14,26 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Validator admits resources from outside: it validates body as one R4 resource
-// of type typ and returns it in canonical form under id. Create drops an id
-// that the body carries, Resource refuses another one.
+// Validator validates untrusted resources and returns them in canonical form
+// (r4.Validator). Create replaces the id in the body; Resource requires it to be
+// the given one.
 type Validator interface {
 	Create(typ string, body []byte, id string) (fhir.Resource, error)
 	Resource(typ string, body []byte, id string) (fhir.Resource, error)
 	Bundle(body []byte) (*r4.Bundle, error)
 }
 
-// Check holds the rules of one resource type beyond R4: it is called with the
-// new form (nil for a delete) and the stored one (nil for a create), after
-// the door and before the commit, and returns the form to store. It must keep
-// type, id and canonical form.
+// Check checks the rules of one resource type beyond R4, after validation and
+// before the commit. It receives the new resource (nil for a delete) and the
+// stored one (nil for a create) and returns the resource to store. It must keep
+// the type, the id and the canonical form.
 type Check func(ctx context.Context, p *access.Principal, next, old *fhir.Resource) (*fhir.Resource, error)
 
 // Request describes one request: its caller, and how it was made.
 type Request struct {
 	audit.Caller
-	// Line is the request line ("GET Observation?patient=1") as it goes into
-	// the audit event of a query.
+	// Line is the request line for the audit event of a query, for example
+	// "GET Observation?patient=1".
 	Line string
 	// Lenient drops unknown search parameters instead of refusing them
 	// (Prefer: handling=lenient).
@@ -43,17 +41,17 @@ type Request struct {
 
 	// room is the number of bytes that a page may have as an entry of a Bundle;
 	// 0 is no limit beside that of the server.
-	room int
+	capacity int
 }
 
-// Limits bound the work of one request. A zero field means its default.
+// Limits bounds the work for one request. A zero field means the default.
 type Limits struct {
-	Count         int // resources on a search page when _count is absent; 50
-	MaxCount      int // and at most; 1000
-	PageBytes     int // a page ends early beyond this; 32 MiB
-	Includes      int // included resources on a page; 2000
-	BundleEntries int // entries of a batch or transaction; 1000
-	BundleBytes   int // the answer to a batch or transaction; 32 MiB
+	Count         int // resources on a page without _count; 50 by default
+	MaxCount      int // maximum of _count; 1,000 by default
+	PageBytes     int // size in bytes after which a page ends early; 32 MiB by default
+	Includes      int // included resources on a page; 2,000 by default
+	BundleEntries int // entries of a batch or transaction; 1,000 by default
+	BundleBytes   int // size in bytes of the answer to a batch or transaction; 32 MiB by default
 }
 
 func (l Limits) withDefaults() Limits {
@@ -69,8 +67,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service does interactions. All exported fields but Limits and Checks are
-// needed; it must not be copied after first use.
+// Service performs interactions. All exported fields except Limits and Checks are
+// required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
 	Validator Validator
@@ -86,47 +84,42 @@ type Service struct {
 	pages  pageSealer
 }
 
-// newID is a random id: 26 characters of lower-case base32.
+// newID returns a random id. It serializes the reads of Rand.
 func (s *Service) newID() (string, error) {
-	var b [16]byte
 	s.randMu.Lock()
-	_, err := io.ReadFull(s.Rand, b[:])
-	s.randMu.Unlock()
-	if err != nil {
-		return "", fhir.Wrap("interaction.newID", err)
-	}
-	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])), nil
+	defer s.randMu.Unlock()
+	return fhir.NewID(s.Rand)
 }
 
 // Written is the outcome of a write.
 type Written struct {
-	Resource fhir.Resource // stamped; of a delete only type, id and version
+	Resource fhir.Resource // stamped; for a delete only type, id and version
 	Created  bool
-	// Matched: a conditional create found what it would have created.
+	// Matched is set if a conditional create has found a match and created nothing.
 	Matched bool
 }
 
-// known refuses types the server does not store.
-func known(op, typ string) error {
+// supported returns an error for types that the server does not store.
+func supported(op, typ string) error {
 	if !fhir.KnownType(typ) {
-		return fhir.Errorf(fhir.NotFound, op, "resource type is not supported by this server")
+		return fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	return nil
 }
 
-// pageBytes is the size beyond which a page of this request ends.
+// pageBytes returns the size in bytes after which a page of this request ends.
 func (rq *Request) pageBytes(l Limits) int {
-	if rq.room > 0 {
-		return min(rq.room, l.PageBytes)
+	if rq.capacity > 0 {
+		return min(rq.capacity, l.PageBytes)
 	}
 	return l.PageBytes
 }
 
-func hidden(op string) error {
-	return fhir.Errorf(fhir.NotFound, op, "resource is not known")
+func errHidden(op string) error {
+	return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 }
 
-// may answers the first of the two questions.
+// may returns an error unless the token covers an interaction on a type.
 func (rq *Request) may(op string, i access.Interaction, typ string) error {
 	if rq.Principal == nil {
 		return fhir.Errorf(fhir.Unauthorized, op, "an access token is needed")

@@ -15,28 +15,28 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Numbers are measured values of one code in one unit.
+// Numbers holds measured values of one code in one unit.
 type Numbers struct {
 	Code   []element.Coding // of the Observation, or of the component
 	Unit   Unit
 	Values []float64
-	counts []run // further values, rising
-	// Ignored are measurements that hold no number in a UCUM unit.
+	counts []run // further values in ascending order
+	// Ignored counts the measurements without a number in a UCUM unit.
 	Ignored uint64
-	// From and To are the instants of the first and the last, Unix ms.
+	// From and To are the times of the first and last, in Unix milliseconds.
 	From, To int64
 }
 
 // Unit is a UCUM unit.
 type Unit struct{ Text, Code string }
 
-// statistics are the codes that are offered, with their displays
-// (http://terminology.hl7.org/CodeSystem/observation-statistics) and how each
-// is computed.
+// statistics holds the supported codes of
+// http://terminology.hl7.org/CodeSystem/observation-statistics with their displays
+// and functions.
 var statistics = map[string]struct { // read only
 	display string
 	of      func(*distribution) float64
-	plain   bool // a number of its own, not in the unit of the values
+	plain   bool // not in the unit of the values
 }{
 	"average":    {"Average", (*distribution).mean, false},
 	"maximum":    {"Maximum", func(d *distribution) float64 { return d.quantile(1) }, false},
@@ -58,36 +58,35 @@ var statistics = map[string]struct { // read only
 	"5-4":      {"4th Quintile", func(d *distribution) float64 { return d.quantile(.8) }, false},
 	"skew":     {"Skew", (*distribution).skew, true},
 	"kurtosis": {"Kurtosis", (*distribution).kurtosis, true},
-	// Counted beside the distribution.
+	// The total count includes measurements without a number.
 	"total-count": {"Total Count", nil, true},
 }
 
 const sysStatistics = element.Terminology + "observation-statistics"
 
-// statsAsked is a checked request.
-type statsAsked struct {
+// statsRequest is a validated request.
+type statsRequest struct {
 	patient    string
 	codes      []element.Coding
-	from, to   time.Time // zero: open
+	from, to   time.Time // the zero time means open
 	statistics []string
 	include    bool
 	limit      int
 }
 
-// Stats is Observation/$stats
-// (https://hl7.org/fhir/R4/observation-operation-stats.html), answered as a
-// Parameters resource: one Observation ("statistics") for each code and unit,
-// with a component for each statistic. A statistic that the values do not
-// define has a dataAbsentReason. Of a panel each component is a code of its
-// own. Variance, skew and kurtosis are those of a sample; percentiles are
-// interpolated.
+// Stats implements Observation/$stats
+// (https://hl7.org/fhir/R4/observation-operation-stats.html). It returns a
+// Parameters resource with one Observation ("statistics") per code and unit, which
+// has one component per statistic. A statistic that is undefined for the values
+// has a dataAbsentReason. Each component of a panel is a separate code. Variance,
+// skew and kurtosis are those of a sample; percentiles are interpolated.
 func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, error) {
 	body, patient, err := s.stats(ctx, rq, ps)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	asked := s.askedOf(rq, ps, patient)
-	if err := s.disclose(ctx, rq, asked.events(rq, map[string]bool{patient: false})...); err != nil {
+	recorded := s.recordedOf(rq, ps, patient)
+	if err := s.disclose(ctx, rq, recorded.events(rq, map[string]bool{patient: false})...); err != nil {
 		return nil, err
 	}
 	return body, nil
@@ -107,8 +106,8 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		return nil, "", err
 	}
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.LastSeq()}
-	sum := &summary{asked: a}
-	src := &sources{room: s.Limits.withDefaults().PageBytes, limit: a.limit}
+	sum := &summary{request: a}
+	src := &sources{capacity: s.Limits.withDefaults().PageBytes, limit: a.limit}
 	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
 	if err == nil {
 		err = sum.err
@@ -131,13 +130,13 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	return append(b, "]}"...), a.patient, nil
 }
 
-// query finds the measurements.
-func (a *statsAsked) query(s *Service) (*search.Query, error) {
+// query returns the search for the measurements.
+func (a *statsRequest) query(s *Service) (*search.Query, error) {
 	codes := make([]string, len(a.codes))
 	for i, c := range a.codes {
-		codes[i] = escaped.Replace(c.Code)
+		codes[i] = valueEscaper.Replace(c.Code)
 		if c.System != "" {
-			codes[i] = escaped.Replace(c.System) + "|" + codes[i]
+			codes[i] = valueEscaper.Replace(c.System) + "|" + codes[i]
 		}
 	}
 	pairs := [][2]string{{"patient", a.patient}, {"combo-code", strings.Join(codes, ",")},
@@ -151,10 +150,10 @@ func (a *statsAsked) query(s *Service) (*search.Query, error) {
 	return search.Parse("Observation", pairs, search.ParseOptions{Base: s.Base, Now: s.Clock})
 }
 
-// escaped is how FHIR escapes the separators in a search value.
-var escaped = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
+// valueEscaper escapes the separators in a search value (R4 search.html#escaping).
+var valueEscaper = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
 
-// summaryGroup are the values of one code in one unit.
+// summaryGroup holds the values of one code in one unit.
 type summaryGroup struct {
 	code     []element.Coding
 	unit     Unit
@@ -164,7 +163,7 @@ type summaryGroup struct {
 }
 
 type summary struct {
-	asked    *statsAsked
+	request  *statsRequest
 	groups   []*summaryGroup
 	distinct int
 	err      error
@@ -176,7 +175,7 @@ func (s *summary) add(n *Numbers) bool {
 	g := s.group(n)
 	if g == nil {
 		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
-			"more than %d codes and units: ask for fewer codes", maxStatsGroups)
+			"the measurements have more than %d codes and units; request fewer codes", maxStatsGroups)
 		return false
 	}
 	if g.d.n+g.ignored == 0 || n.From < g.from {
@@ -189,22 +188,22 @@ func (s *summary) add(n *Numbers) bool {
 	before := len(g.d.runs)
 	g.d.addRuns(n.counts)
 	for rest := n.Values; len(rest) > 0 && s.distinct+len(g.d.runs)-before <= maxDistinct; {
-		rest = rest[g.d.addSome(rest):]
+		rest = rest[g.d.addPrefix(rest):]
 	}
 	if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
 		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
-			"the measurements have more different values than one answer is made of: ask for a shorter time")
+			"the measurements have too many different values; request a shorter period")
 		return false
 	}
 	return true
 }
 
-// group finds the group of a code by what was asked for, or by the code's
-// first coding when it is of a panel's component.
+// group returns the group of a code, by the requested coding or, for the component
+// of a panel, by any of its codings.
 func (s *summary) group(n *Numbers) *summaryGroup {
 	code := n.Code
-	for _, c := range s.asked.codes {
-		if i := slices.IndexFunc(code, func(have element.Coding) bool { return same(c, have) }); i >= 0 {
+	for _, c := range s.request.codes {
+		if i := slices.IndexFunc(code, func(have element.Coding) bool { return sameCode(c, have) }); i >= 0 {
 			code = code[i : i+1]
 			break
 		}
@@ -221,7 +220,7 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 		return nil
 	}
 	g := &summaryGroup{code: slices.Clone(code), unit: n.Unit}
-	for i := range g.code { // of the caller's buffer
+	for i := range g.code { // the strings are in the caller's buffer
 		c := &g.code[i]
 		c.System, c.Code, c.Display = strings.Clone(c.System), strings.Clone(c.Code), strings.Clone(c.Display)
 	}
@@ -230,8 +229,8 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 	return g
 }
 
-// name keeps the least of the texts that a code and a unit come with, so that
-// the answer does not depend on who comes first.
+// name keeps the least of the displays and unit texts, so that the answer does not
+// depend on the order of the measurements.
 func (g *summaryGroup) name(code []element.Coding, unit string) {
 	if unit != "" && (g.unit.Text == "" || unit < g.unit.Text) {
 		g.unit.Text = strings.Clone(unit)
@@ -247,13 +246,12 @@ func (g *summaryGroup) name(code []element.Coding, unit string) {
 	}
 }
 
-func same(want, have element.Coding) bool {
+func sameCode(want, have element.Coding) bool {
 	return want.Code == have.Code && (want.System == "" || want.System == have.System)
 }
 
-// answered are the groups of the answer: a code without measurements has one
-// too, and measurements without a number are counted with the first unit of
-// their code.
+// answered returns the groups of the answer. Codes without measurements have a
+// group too. Measurements without a number count for the first unit of their code.
 func (s *summary) answered() []*summaryGroup {
 	var out []*summaryGroup
 	slices.SortStableFunc(s.groups, func(a, b *summaryGroup) int {
@@ -273,7 +271,7 @@ func (s *summary) answered() []*summaryGroup {
 		i := slices.IndexFunc(out, func(o *summaryGroup) bool {
 			return slices.ContainsFunc(o.code,
 				func(c element.Coding) bool {
-					return slices.ContainsFunc(g.code, func(h element.Coding) bool { return same(c, h) })
+					return slices.ContainsFunc(g.code, func(h element.Coding) bool { return sameCode(c, h) })
 				})
 		})
 		if i < 0 {
@@ -284,7 +282,7 @@ func (s *summary) answered() []*summaryGroup {
 		out[i].from, out[i].to = min(out[i].from, g.from), max(out[i].to, g.to)
 	}
 	if len(out) == 0 {
-		for _, c := range s.asked.codes {
+		for _, c := range s.request.codes {
 			out = append(out, &summaryGroup{code: []element.Coding{c}})
 		}
 	}
@@ -292,7 +290,7 @@ func (s *summary) answered() []*summaryGroup {
 }
 
 // observation writes the Observation of a group.
-func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
+func (a *statsRequest) observation(b []byte, g *summaryGroup) []byte {
 	b = append(b, `{"resourceType":"Observation","status":"final","code":{"coding":[`...)
 	for i, c := range g.code {
 		if i > 0 {
@@ -346,7 +344,7 @@ func appendQuantity(b []byte, name string, v float64, u Unit, plain bool) []byte
 	return append(b, '}')
 }
 
-// rounded keeps twelve significant digits: what the arithmetic is good for.
+// rounded keeps twelve significant digits, the precision of the arithmetic.
 func rounded(v float64) float64 {
 	f, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
 	if err != nil {
@@ -355,9 +353,8 @@ func rounded(v float64) float64 {
 	return f
 }
 
-// period is the time that was asked for; where it is open, that of the
-// measurements.
-func (a *statsAsked) period(b []byte, g *summaryGroup) []byte {
+// period appends the requested period. Open ends are those of the measurements.
+func (a *statsRequest) period(b []byte, g *summaryGroup) []byte {
 	from, to := a.from, a.to
 	if g.d.n+g.ignored > 0 {
 		if from.IsZero() && g.from > math.MinInt64 {

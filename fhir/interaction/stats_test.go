@@ -14,7 +14,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// The statistics are those of plain arithmetic over all values.
+// TestDistribution compares the statistics with plain arithmetic over all values.
 func TestDistribution(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		vs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) float64 {
@@ -58,7 +58,7 @@ func TestDistribution(t *testing.T) {
 	})
 }
 
-// A million values of a heart rate stay a few runs.
+// TestDistributionIsBounded tests that a million heart rates take only a few runs.
 func TestDistributionIsBounded(t *testing.T) {
 	d := &distribution{}
 	for i := range 1_000_000 {
@@ -72,8 +72,8 @@ func TestDistributionIsBounded(t *testing.T) {
 	}
 }
 
-// Groups of $lastn are the connected parts of the graph of codings, whatever
-// the order in which the Observations come.
+// TestGroups tests that the groups of $lastn are the connected components of the graph
+// of codings, in any order of the Observations.
 func TestGroups(t *testing.T) {
 	when, err := selection("date")
 	if err != nil {
@@ -89,7 +89,7 @@ func TestGroups(t *testing.T) {
 				rapid.ID).Draw(t, "codes"), rapid.IntRange(10, 20).Draw(t, "at")}
 		}), 1, 25).Draw(t, "observations")
 		most := rapid.IntRange(1, 4).Draw(t, "max")
-		g := &codeGroups{most: most, room: 1 << 20, when: when, sets: map[string]*codeSet{},
+		g := &codeGroups{most: most, capacity: 1 << 20, when: when, sets: map[string]*codeSet{},
 			concepts: map[string]*codeSet{}}
 		part := make([]int, len(all)) // naive: join until nothing changes
 		for i, o := range all {
@@ -140,7 +140,7 @@ func TestGroups(t *testing.T) {
 	})
 }
 
-// What must not be taken for a measurement is counted and left out.
+// TestIgnored tests that values that are not measurements are counted but not used.
 func TestIgnored(t *testing.T) {
 	when, err := selection("date")
 	if err != nil {
@@ -158,7 +158,7 @@ func TestIgnored(t *testing.T) {
 		`{` + code + `"valueString":"x"}`:                                                     0,
 	} {
 		values, ignored := 0, uint64(0)
-		m := &measured{codes: []element.Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
+		m := &measurements{codes: []element.Coding{{Code: "a"}}, when: when, fn: func(n *Numbers) bool {
 			values, ignored = values+len(n.Values), ignored+n.Ignored
 			return true
 		}}

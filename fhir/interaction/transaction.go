@@ -13,10 +13,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// order in which a transaction is done (http.html#trules).
+// order is the order in which the methods of a transaction are processed (R4
+// http.html#trules).
 var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
 
-// step is one write of a transaction on its way.
+// step is one write of a transaction.
 type step struct {
 	e        *entry
 	ref      fhir.Ref
@@ -24,14 +25,14 @@ type step struct {
 	criteria *criteria // of a conditional create
 }
 
-// matched reports whether a conditional create found what it would create.
+// matched reports whether a conditional create has found a match.
 func (st *step) matched() bool { return st.criteria != nil && st.criteria.match != nil }
 
 // inBundle marks the events of a transaction.
 var inBundle = [][2]string{{"bundle", "transaction"}} // read only
 
-// transaction does all entries or none: one commit holds every write and its
-// audit. GET entries read after it, at its T.
+// transaction performs all entries or none. One commit contains all writes and
+// their audit events. GET entries read afterwards, as of that commit.
 func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
 	const op = "interaction.Transaction"
 	sorted := make([]*entry, len(entries))
@@ -50,23 +51,23 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	}
 	// Reads and the matches of conditional creates share the size limit. The
 	// written resources came with the request and do not count.
-	room := s.Limits.withDefaults().BundleBytes
+	capacity := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		if steps[i].matched() {
-			room -= len(steps[i].criteria.match.JSON)
+			capacity -= len(steps[i].criteria.match.JSON)
 		}
 	}
 	for i := range entries {
 		if e := &entries[i]; order[e.Method] == order["GET"] {
 			one := *rq
-			one.Line, one.room = e.line(), room
-			if room <= s.Limits.withDefaults().BundleBytes/32 {
-				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.full(op)))
+			one.Line, one.capacity = e.line(), capacity
+			if capacity <= s.Limits.withDefaults().BundleBytes/32 {
+				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.errFull(op)))
 			} else {
-				pre, _ := e.preconditions() // of a read they do not fail
+				pre, _ := e.preconditions() // does not fail for a read
 				out[i] = s.get(ctx, &one, e, pre, at)
 			}
-			room -= out[i].size(minimal)
+			capacity -= out[i].size(minimal)
 		}
 	}
 	for i := range out {
@@ -75,7 +76,7 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	return nil
 }
 
-// size is the number of bytes that a resource has in the answer.
+// size returns the size of the resource in the answer in bytes.
 func (r *response) size(minimal bool) (n int) {
 	if r.err != nil || r.wrote && minimal {
 		return 0
@@ -86,8 +87,8 @@ func (r *response) size(minimal bool) (n int) {
 	return n
 }
 
-// writes does the writing entries in one commit and returns the commit at
-// which the reading ones look.
+// writes performs the writing entries in one commit. It returns the commit as of
+// which the reading entries read.
 func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
 	var keys []string
@@ -112,7 +113,7 @@ func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []st
 	return at, err
 }
 
-// steps checks what can be checked of each write by itself and gives it its id.
+// steps checks each write by itself and assigns its id.
 func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, err error) {
 	seen, same := map[fhir.Ref]bool{}, map[string]bool{}
 	full := map[string]bool{}
@@ -122,7 +123,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 		}
 		st := step{e: e, ref: e.target.ref()}
 		if err := s.step(rq, op, &st); err != nil {
-			return nil, at(e.place(), err)
+			return nil, at(e.path(), err)
 		}
 		switch c := st.criteria; {
 		case seen[st.ref]:
@@ -135,7 +136,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 			same[c.key()] = true
 		}
 		if err != nil {
-			return nil, at(e.place(), err)
+			return nil, at(e.path(), err)
 		}
 		seen[st.ref], full[e.FullURL] = true, e.Method != "DELETE"
 		steps = append(steps, st)
@@ -164,19 +165,19 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 	return err
 }
 
-// attempt prepares everything against what is there now and commits it.
+// attempt prepares all writes against the current state and commits them.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
-	tell := &told{}
-	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
+	disc := &disclosures{}
+	l, err := s.resolve(ctx, rq, op, steps, disc, minimal)
 	if err != nil {
 		return 0, err
 	}
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return 0, err // the criteria of conditional creates may have taken long
 	}
-	drafts := make([]*draft, len(steps)) // nil: matched
-	here := map[fhir.Ref]bool{}
+	drafts := make([]*draft, len(steps)) // nil if a conditional create matched
+	inCommit := map[fhir.Ref]bool{}
 	var live []*draft
 	var referred, deleted []string
 	for i := range steps {
@@ -184,13 +185,13 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		if !st.matched() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
-				return 0, at(st.e.place(), err)
+				return 0, at(st.e.path(), err)
 			}
-			d.entry = st.e.place()
+			d.entry = st.e.path()
 			drafts[i], live = d, append(live, d)
-			here[st.ref] = d.write.Op == store.Put && !d.done
+			inCommit[st.ref] = d.write.Op == store.Put && !d.done
 			referred = append(referred, d.patients()...)
-			if !here[st.ref] && !d.done && st.ref.Type == "Patient" {
+			if !inCommit[st.ref] && !d.done && st.ref.Type == "Patient" {
 				deleted = append(deleted, st.ref.ID)
 			}
 		}
@@ -200,11 +201,11 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		return 0, err
 	}
 	defer release()
-	if err := s.mustExist(ctx, rq, op, live, here); err != nil {
+	if err := s.mustExist(ctx, rq, op, live, inCommit); err != nil {
 		return 0, err
 	}
 	for _, p := range deleted {
-		if err := s.unreferenced(ctx, op, p, here); err != nil {
+		if err := s.unreferenced(ctx, op, p, inCommit); err != nil {
 			return 0, err
 		}
 	}
@@ -214,7 +215,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			b.Writes = append(b.Writes, d.write)
 		}
 	}
-	res, err := s.commit(ctx, b, transactionEvents(rq, live, tell)...)
+	res, err := s.commit(ctx, b, transactionEvents(rq, live, disc)...)
 	if err != nil {
 		return 0, raced(err)
 	}
@@ -233,32 +234,30 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	return res.Seq, nil
 }
 
-// maxConditional bounds the conditional references that differ in one
-// transaction.
+// maxConditional bounds the distinct conditional references of a transaction.
 const maxConditional = 1000
 
-// resolve finds what each fullUrl and each conditional reference of the
-// transaction becomes. minimal says that the answer will not hold what was
-// found.
-func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told,
+// resolve finds the replacement of each fullUrl and each conditional reference in
+// the transaction. If minimal is set, the answer omits the matches.
+func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, disc *disclosures,
 	minimal bool) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
-	room := s.Limits.withDefaults().BundleBytes
+	capacity := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		st := &steps[i]
 		ref := st.ref
 		if c := st.criteria; c != nil {
 			if err := s.find(ctx, rq, op, c); err != nil {
-				return nil, at(st.e.place(), err)
+				return nil, at(st.e.path(), err)
 			}
-			tell.tell(c)
+			disc.add(c)
 			if c.match != nil {
 				ref = c.match.Ref()
 				if minimal {
 					c.match.JSON = nil
 				}
-				if room -= len(c.match.JSON); room < 0 { // before more of them are held
-					return nil, at(st.e.place(), s.full(op))
+				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them take memory
+					return nil, at(st.e.path(), s.errFull(op))
 				}
 			}
 		}
@@ -272,8 +271,8 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 			continue
 		}
 		var failed error
-		conditionals(st.e.place()+".resource", st.e.Resource, func(path, ref string) bool {
-			failed = s.conditional(ctx, rq, op, st, l, tell, ref)
+		conditionals(st.e.path()+".resource", st.e.Resource, func(path, ref string) bool {
+			failed = s.conditional(ctx, rq, op, st, l, disc, ref)
 			if failed != nil {
 				failed = at(path, failed)
 			}
@@ -286,17 +285,17 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 	return l, nil
 }
 
-// conditional finds what a conditional reference means, unless it is no such
-// reference: exactly one resource that the caller may find (R4
-// http.html#trules). Resources of the same transaction do not count.
-func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, tell *told,
+// conditional resolves ref if it is a conditional reference. It must match exactly
+// one resource that the caller may find (R4 http.html#trules). Resources of the
+// same transaction do not count.
+func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, disc *disclosures,
 	ref string) error {
 	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
 	if !ok || l.ids[ref] != "" || l.conditional[ref] != "" {
 		return nil
 	}
 	if len(l.conditional) == maxConditional {
-		return fhir.Errorf(fhir.TooCostly, op, "more than %d different conditional references", maxConditional)
+		return fhir.Errorf(fhir.TooCostly, op, "the transaction has more than %d different conditional references; split it", maxConditional)
 	}
 	c, err := s.criteriaOf(rq, op, "the conditional reference", st.e.line(), typ, query)
 	if err != nil {
@@ -308,7 +307,7 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 	if c.match == nil {
 		return fhir.Errorf(fhir.PreconditionFailed, op, "%s matches no %s", c.what, typ)
 	}
-	tell.tell(c)
+	disc.add(c)
 	l.conditional[ref] = c.match.Ref().String()
 	return nil
 }
@@ -322,7 +321,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	if st.e.Method == "POST" {
 		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
 		if err == nil {
-			err = s.linkedLate(&res, l)
+			err = s.linkDeferred(&res, l)
 		}
 		if err != nil {
 			return nil, err
@@ -331,7 +330,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	}
 	res, err := s.admit(op, st.ref, st.e.Resource, &l)
 	if err == nil {
-		err = s.linkedLate(&res, l)
+		err = s.linkDeferred(&res, l)
 	}
 	if err != nil {
 		return nil, err
@@ -343,11 +342,11 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	return s.draftUpdate(ctx, rq, op, res, old, st.pre)
 }
 
-// transactionEvents are one event per patient and kind of write, each listing
-// what was written: a Bundle of a thousand Observations is one disclosure to
-// look at, not a thousand. What conditional creates and references found is
-// listed in the same way, as read.
-func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
+// transactionEvents returns one event per patient and interaction that lists the
+// written resources, so that a reader of the trail sees one event rather than a
+// thousand for a Bundle of a thousand Observations. Matches of conditional creates
+// and references are listed likewise, as reads.
+func transactionEvents(rq *Request, ds []*draft, disc *disclosures) []audit.Event {
 	var evs []audit.Event
 	where := map[[2]string]int{}
 	for _, d := range ds {
@@ -364,7 +363,7 @@ func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
 			evs[i].Data = append(evs[i].Data, ev.Data...)
 		}
 	}
-	evs = append(evs, tell.events(rq, inBundle)...)
+	evs = append(evs, disc.events(rq, inBundle)...)
 	if len(evs) == 0 {
 		ev := rq.event("transaction", "")
 		ev.Query = rq.Line
@@ -374,7 +373,7 @@ func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
 }
 
 // elementPath appends element names to a path, up to the first that R4 does not
-// know: it is input, and not repeated.
+// define, because that may be any input.
 func elementPath(path string, names []string) string {
 	for _, n := range names {
 		if !r4.IsElement(n) {

@@ -8,10 +8,10 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// Update stores a new version of ref, or creates it under the id that the
-// caller chose. An id of the form that this server gives cannot be chosen:
-// ids of measurements are made of what was measured, and whoever could create
-// under them could ask what has been.
+// Update stores a new version of ref, or creates it under the id that the caller
+// chose. Callers cannot choose ids of the form that the server assigns: ids of
+// measurements are derived from their content, so creating under them would
+// disclose what was measured.
 func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []byte,
 	pre Preconditions) (Written, error) {
 	const op = "interaction.Update"
@@ -39,7 +39,7 @@ func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.R
 	return w, err
 }
 
-// errRaced marks a commit whose versions another commit took.
+// errRaced marks a commit that lost a race for a version.
 type errRaced struct{ cause error }
 
 func (e *errRaced) Error() string { return e.cause.Error() }
@@ -52,8 +52,8 @@ func raced(err error) error {
 	return err
 }
 
-// retry does f again as long as it loses races: the audit event has to name
-// the version, so every write states the one it builds upon.
+// retry repeats f while it loses races. Every write states the version on which it
+// is based, because its audit event must name the new version.
 func (s *Service) retry(ctx context.Context, f func() error) error {
 	var r *errRaced
 	for attempt := 0; ; attempt++ {
@@ -64,7 +64,7 @@ func (s *Service) retry(ctx context.Context, f func() error) error {
 		if attempt == retries || ctx.Err() != nil {
 			return &fhir.Error{Kind: fhir.Conflict, Op: "interaction.retry", Err: r.cause, Issues: []fhir.Issue{{
 				Severity: "error", Code: "conflict",
-				Diagnostics: "the resource is being changed by others; try again"}}}
+				Diagnostics: "other requests keep changing the resource; try again"}}}
 		}
 	}
 }
@@ -79,12 +79,12 @@ func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fh
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, &told{})
+	return s.write(ctx, rq, op, d, &disclosures{})
 }
 
-// draftUpdate checks what is there against the caller and the preconditions.
-// draftUpdate treats a version that the caller may not see as absent in every
-// step, and refuses the write only at the end.
+// draftUpdate checks the current version against the caller's grant and the
+// preconditions. It treats a hidden version as absent in every step and refuses
+// the write only at the end.
 func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored,
 	pre Preconditions) (*draft, error) {
 	concealed := old
@@ -102,26 +102,25 @@ func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res f
 	}
 	switch {
 	case err != nil && concealed != nil:
-		return nil, conceals(err, disclosedOf(concealed))
+		return nil, concealing(err, disclosedOf(concealed))
 	case err != nil || old != nil:
 		return d, err
 	}
 	switch given := generated(res.ID) && !rq.Principal.Grant.AllPatients; {
 	case given:
 		d.refusal = fhir.Errorf(fhir.NotFound, op,
-			"resource is not known, and an id of this form is given by the server alone")
+			"the resource does not exist, and only the server assigns ids of this form; create it with POST, or choose another id")
 		if concealed != nil {
-			d.refusal = conceals(d.refusal, disclosedOf(concealed))
+			d.refusal = concealing(d.refusal, disclosedOf(concealed))
 		}
 	case concealed != nil:
-		d.refusal = conceals(hidden(op), disclosedOf(concealed))
+		d.refusal = concealing(errHidden(op), disclosedOf(concealed))
 	}
 	return d, nil
 }
 
-// generated reports whether an id has the form of those that this server
-// gives: to what is created and ingested (26 characters), and to the samples
-// of a series (32).
+// generated reports whether an id has the form that the server assigns: 26
+// characters for created and ingested resources, 32 for samples of a series.
 func generated(id string) bool {
 	if len(id) != 26 && len(id) != 32 {
 		return false

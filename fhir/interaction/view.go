@@ -8,14 +8,14 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// View is the part of a resource that _summary and _elements ask for. The
-// zero View is the whole resource.
+// View is the part of a resource that _summary and _elements select. The zero View
+// selects the whole resource.
 type View struct {
 	Summary  search.Summary
 	Elements []string
 }
 
-// ParseView reads the View from the query string of a read of type typ.
+// ParseView parses the View in the query string of a read.
 func ParseView(typ, raw string) (View, error) {
 	var v View
 	if raw == "" {
@@ -28,8 +28,8 @@ func ParseView(typ, raw string) (View, error) {
 	return v, err
 }
 
-// Narrow replaces the content of r, which may be deleted, by the part that v
-// asks for, tagged SUBSETTED.
+// Narrow reduces r to the part that v selects, tagged SUBSETTED. It does nothing if
+// r is deleted.
 func (v *View) Narrow(r *fhir.Resource) error {
 	if r.Deleted || v.Summary == search.SummaryNone && len(v.Elements) == 0 {
 		return nil
@@ -54,8 +54,8 @@ func (v *View) query() string {
 	return out
 }
 
-// ignored adds an entry to a searchset that names the parameters which were
-// ignored under lenient handling (R4 search.html#errors).
+// ignored adds an entry that names the parameters ignored by lenient handling (R4
+// search.html#errors).
 func (p *Page) ignored(parameters []string) {
 	if len(parameters) == 0 {
 		return
@@ -64,7 +64,7 @@ func (p *Page) ignored(parameters []string) {
 	for _, name := range parameters {
 		e.Issues = append(e.Issues, fhir.Issue{Severity: "warning", Code: "not-supported",
 			Diagnostics: "parameter " + name +
-				" is not supported and was ignored: the result may hold more than was asked for"})
+				" is not supported and was ignored; the result may contain more than requested"})
 	}
 	if p.count++; p.count > 1 {
 		p.entries = append(p.entries, ',')

@@ -10,8 +10,8 @@ import (
 	"pulsegate/fhir"
 )
 
-// Bundle is a batch or transaction as it came in. Its resources are raw: each
-// still has to pass Door.Resource or Door.Create.
+// Bundle is a batch or transaction. Its resources have not been validated: each
+// must pass Validator.Resource or Validator.Create.
 type Bundle struct {
 	Type    string // "batch" or "transaction"
 	Entries []Entry
@@ -26,29 +26,30 @@ type Entry struct {
 	IfNoneExist     string
 	IfNoneMatch     string
 	IfModifiedSince string
-	Resource        []byte // nil when the entry has none
-	// Err says what is wrong with the entry, if the Bundle around it can be
-	// read: it fails a transaction, and concerns no other entry of a batch.
+	Resource        []byte // nil if the entry has none
+	// Err is set if the entry is malformed but the rest of the Bundle can be read.
+	// In a batch it affects this entry only; a transaction fails.
 	Err error
 }
 
 const opBundle = "r4.Bundle"
 
-// envelope is deeper than a resource by entry, element and resource.
-const envelope = 3
+// envelopeDepth is the nesting that a Bundle adds to its resources: the array of
+// entries, the entry and the resource.
+const envelopeDepth = 3
 
 // Bundle reads a batch or transaction.
-func (d *Validator) Bundle(body []byte) (*Bundle, error) {
-	v, err := compact(opBundle, body, d.limits.Bytes)
+func (val *Validator) Bundle(body []byte) (*Bundle, error) {
+	v, err := compact(opBundle, body, val.limits.Bytes)
 	if err != nil {
 		return nil, err
 	}
-	// One scan of the whole is enough unless it finds something: then each part
-	// is scanned by itself, so that one entry does not concern the others.
+	// Scan the whole Bundle first. If that finds an issue, scan each part alone, so
+	// that a malformed entry does not affect the others.
 	part := func(string, jsontext.Value) error { return nil }
-	flaw := d.scanned("Bundle", d.limits.Depth+envelope, v)
-	if flaw != nil {
-		part = func(place string, raw jsontext.Value) error { return d.scanned(place, d.limits.Depth+1, raw) }
+	scanErr := val.scanned("Bundle", val.limits.Depth+envelopeDepth, v)
+	if scanErr != nil {
+		part = func(path string, raw jsontext.Value) error { return val.scanned(path, val.limits.Depth+1, raw) }
 	}
 	b := &Bundle{}
 	err = members(v, func(name string, raw jsontext.Value) error {
@@ -63,7 +64,7 @@ func (d *Validator) Bundle(body []byte) (*Bundle, error) {
 				return malformed("Bundle.type", "must be batch or transaction")
 			}
 		case "entry":
-			return d.entries(b, raw, part)
+			return val.entries(b, raw, part)
 		case "implicitRules":
 			return malformed("Bundle.implicitRules", implicitRule)
 		case "id", "meta", "language", "identifier", "timestamp", "link", "total", "signature":
@@ -74,7 +75,7 @@ func (d *Validator) Bundle(body []byte) (*Bundle, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, placed(body, foreign(err))
+		return nil, withPositions(body, hideForeign(err))
 	}
 	if b.Type == "" {
 		return nil, malformed("Bundle.type", "must be batch or transaction")
@@ -82,20 +83,20 @@ func (d *Validator) Bundle(body []byte) (*Bundle, error) {
 	for i := range b.Entries {
 		err := b.Entries[i].Err
 		if err != nil && b.Type == "transaction" {
-			return nil, placed(body, err)
+			return nil, withPositions(body, err)
 		}
 		if err != nil {
-			flaw = nil // it is an entry's
+			scanErr = nil // the issue belongs to an entry
 		}
 	}
-	if flaw != nil {
-		return nil, placed(body, flaw)
+	if scanErr != nil {
+		return nil, withPositions(body, scanErr)
 	}
 	return b, nil
 }
 
-// placed adds line and column of the body to the issues of an error.
-func placed(body []byte, err error) error {
+// withPositions adds the line and column in body to the issues of an error.
+func withPositions(body []byte, err error) error {
 	var e *fhir.Error
 	if errors.As(err, &e) {
 		locate(bytes.TrimPrefix(body, byteOrderMark), e.Issues)
@@ -103,26 +104,27 @@ func placed(body []byte, err error) error {
 	return err
 }
 
-// foreign hides what is not an error of ours; it may quote the input.
-func foreign(err error) error {
+// hideForeign replaces errors of other packages, because they may quote the
+// input.
+func hideForeign(err error) error {
 	if fhir.KindOf(err) == fhir.Internal {
 		return malformed("Bundle", "is not a valid R4 Bundle")
 	}
 	return err
 }
 
-func malformed(place, rule string) *fhir.Error {
-	e := refuse(fhir.Invalid, "structure", place, rule)
+func malformed(path, rule string) *fhir.Error {
+	e := issueError(fhir.Invalid, "structure", path, rule)
 	e.Op = opBundle
 	return e
 }
 
-// scanned reports what a scan finds in a Bundle or a part of it.
-func (d *Validator) scanned(place string, depth int, raw jsontext.Value) error {
+// scanned scans a Bundle or a part of it.
+func (val *Validator) scanned(path string, depth int, raw jsontext.Value) error {
 	if string(raw) == "{}" || string(raw) == "[]" {
-		return malformed(place, "must not be empty")
+		return malformed(path, "must not be empty")
 	}
-	s := &scan{op: opBundle, maxDepth: depth, root: place}
+	s := &scan{op: opBundle, maxDepth: depth, root: path}
 	if err := s.run(raw); err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (d *Validator) scanned(place string, depth int, raw jsontext.Value) error {
 	return nil
 }
 
-func (d *Validator) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {
+func (val *Validator) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw))
 	if raw.Kind() != '[' {
 		return malformed("Bundle.entry", "must be an array")
@@ -141,8 +143,8 @@ func (d *Validator) entries(b *Bundle, raw jsontext.Value, part func(string, jso
 		return err
 	}
 	for dec.PeekKind() != ']' {
-		if len(b.Entries) == d.limits.Entries {
-			e := malformed("Bundle.entry", "has more than "+itoa(d.limits.Entries)+" elements")
+		if len(b.Entries) == val.limits.Entries {
+			e := malformed("Bundle.entry", "has more than "+itoa(val.limits.Entries)+" elements")
 			e.Kind, e.Issues[0].Code = fhir.TooLarge, "too-long"
 			return e
 		}
@@ -150,20 +152,20 @@ func (d *Validator) entries(b *Bundle, raw jsontext.Value, part func(string, jso
 		if err != nil {
 			return err
 		}
-		place := "Bundle.entry[" + itoa(len(b.Entries)) + "]"
+		path := "Bundle.entry[" + itoa(len(b.Entries)) + "]"
 		var entry Entry
-		if entry.Err = part(place, e); entry.Err == nil {
-			entry = readEntry(place, e)
+		if entry.Err = part(path, e); entry.Err == nil {
+			entry = readEntry(path, e)
 		}
 		b.Entries = append(b.Entries, entry)
 	}
 	return nil
 }
 
-func readEntry(place string, raw jsontext.Value) Entry {
+func readEntry(path string, raw jsontext.Value) Entry {
 	var e Entry
 	if raw.Kind() != '{' {
-		e.Err = malformed(place, "must be an object")
+		e.Err = malformed(path, "must be an object")
 		return e
 	}
 	err := members(raw, func(name string, raw jsontext.Value) error {
@@ -171,43 +173,43 @@ func readEntry(place string, raw jsontext.Value) Entry {
 		case "fullUrl":
 			var ok bool
 			if e.FullURL, ok = text(raw); !ok {
-				return malformed(place+".fullUrl", "must be a string")
+				return malformed(path+".fullUrl", "must be a string")
 			}
 		case "resource":
 			if raw.Kind() != '{' {
-				return malformed(place+".resource", "must be an object")
+				return malformed(path+".resource", "must be an object")
 			}
 			e.Resource = bytes.Clone(raw)
 		case "request":
 			if raw.Kind() != '{' {
-				return malformed(place+".request", "must be an object")
+				return malformed(path+".request", "must be an object")
 			}
-			return e.request(place+".request", raw)
+			return e.request(path+".request", raw)
 		case "id", "extension", "link", "search", "response":
 		default:
-			return malformed(place, "has an element that R4 does not define here")
+			return malformed(path, "has an element that R4 does not define here")
 		}
 		return nil
 	})
 	if err != nil {
-		e.Err = foreign(err)
+		e.Err = hideForeign(err)
 		return e
 	}
 	switch e.Method {
 	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE":
 	default:
-		e.Err = malformed(place+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
+		e.Err = malformed(path+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
 		return e
 	}
 	if e.URL == "" {
-		e.Err = malformed(place+".request.url", "is required")
+		e.Err = malformed(path+".request.url", "is required")
 	} else if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
-		e.Err = malformed(place+".resource", "is required for "+e.Method)
+		e.Err = malformed(path+".resource", "is required for "+e.Method)
 	}
 	return e
 }
 
-func (e *Entry) request(place string, raw jsontext.Value) error {
+func (e *Entry) request(path string, raw jsontext.Value) error {
 	return members(raw, func(name string, raw jsontext.Value) error {
 		to := map[string]*string{"method": &e.Method, "url": &e.URL, "ifMatch": &e.IfMatch,
 			"ifNoneExist": &e.IfNoneExist,
@@ -216,11 +218,11 @@ func (e *Entry) request(place string, raw jsontext.Value) error {
 			if name == "id" || name == "extension" {
 				return nil
 			}
-			return malformed(place, "has an element that R4 does not define here")
+			return malformed(path, "has an element that R4 does not define here")
 		}
 		var ok bool
 		if *to, ok = text(raw); !ok {
-			return malformed(place+"."+name, "must be a string")
+			return malformed(path+"."+name, "must be a string")
 		}
 		return nil
 	})

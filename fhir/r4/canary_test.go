@@ -9,10 +9,9 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-// TestCanary puts a marked text in the place of every name and every value of
-// a resource, one at a time: whatever rule that breaks, its error must not
-// quote it.
-func TestCanary(t *testing.T) {
+// TestErrorsNeverQuoteInput replaces every name and value of a resource with a
+// marker, one at a time. No error may contain the marker.
+func TestErrorsNeverQuoteInput(t *testing.T) {
 	const rich = `{"resourceType":"Patient","id":"x1","meta":{"profile":["http://x.test/p"],"tag":[{"system":"urn:a","code":"b"}]},"language":"en",
 "text":{"status":"generated","div":"<div xmlns='http://www.w3.org/1999/xhtml'>a</div>"},
 "contained":[{"resourceType":"Organization","id":"c","name":"n","active":true}],

@@ -10,15 +10,15 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// reporter takes the invariants that an object breaks. Member is the element
-// below the object, or empty for the object itself.
+// reporter collects the invariants that an object breaks. The member is an
+// element of the object, or empty for the object itself.
 type reporter interface {
 	broken(member, rule string)
 }
 
-// invariants are the rules of R4 for one object, by data type, element type or
-// resource type. Each rule names the key of the invariant in HL7's definition.
-// Rules that need more than the object itself are in rules.go.
+// invariants holds the invariants of single objects by data type, element type
+// or resource type. The issues name the key of the invariant in HL7's
+// definition. Rules that need more than the object are in rules.go.
 var invariants = map[string]func(v *fastjson.Value, r reporter){ // read only
 	"Quantity":                   quantityRules,
 	"SimpleQuantity":             quantityRules,
@@ -46,7 +46,7 @@ var invariants = map[string]func(v *fastjson.Value, r reporter){ // read only
 	"Patient.Contact":            contactRules,
 }
 
-// has reports whether v has an element, as a value or as extensions alone.
+// has reports whether v has an element with a value or with extensions.
 func has(v *fastjson.Value, name string) bool {
 	return v.Exists(name) || v.Exists("_"+name)
 }
@@ -55,14 +55,15 @@ func is(v *fastjson.Value, name, want string) bool {
 	return string(v.GetStringBytes(name)) == want
 }
 
-// decimalOf returns a number of v; false when it has none.
+// decimalOf returns the number in an element of v. It returns false if there is
+// none.
 func decimalOf(v *fastjson.Value, name string) (float64, bool) {
 	n := v.Get(name)
 	if n == nil || n.Type() != fastjson.TypeNumber {
 		return 0, false
 	}
-	var room [64]byte
-	f, err := strconv.ParseFloat(string(n.MarshalTo(room[:0])), 64)
+	var slots [64]byte
+	f, err := strconv.ParseFloat(string(n.MarshalTo(slots[:0])), 64)
 	return f, err == nil
 }
 
@@ -83,7 +84,7 @@ func unitRules(v *fastjson.Value, r reporter, key string) {
 	}
 }
 
-// timeUnits are UCUM's units of time.
+// timeUnits holds UCUM's units of time.
 var timeUnits = set("as fs ps ns us ms s min h d wk mo mo_j mo_s mo_g a a_j a_t a_g") // read only
 
 func ageRules(v *fastjson.Value, r reporter) {
@@ -117,7 +118,8 @@ func durationRules(v *fastjson.Value, r reporter) {
 	}
 }
 
-// rangeRules compares only quantities of the same unit, as FHIRPath does.
+// rangeRules compares quantities only if they have the same unit, as FHIRPath
+// does.
 func rangeRules(v *fastjson.Value, r reporter) {
 	low, high := v.Get("low"), v.Get("high")
 	if low == nil || high == nil {
@@ -199,7 +201,7 @@ func repeatRules(v *fastjson.Value, r reporter) {
 		}
 	}
 	if has(v, "timeOfDay") && has(v, "when") {
-		r.broken("", "has a timeOfDay or a when, not both (tim-10)")
+		r.broken("", "must not have both a timeOfDay and a when (tim-10)")
 	}
 }
 
@@ -212,7 +214,7 @@ func expressionRules(v *fastjson.Value, r reporter) {
 func triggerRules(v *fastjson.Value, r reporter) {
 	timing, data := choice(v, "timing"), v.Exists("data")
 	if timing && data {
-		r.broken("", "has a timing or a data requirement, not both (trd-1)")
+		r.broken("", "must not have both a timing and a data requirement (trd-1)")
 	}
 	if v.Exists("condition") && !data {
 		r.broken("condition", "is allowed only with a data requirement (trd-2)")
@@ -226,24 +228,24 @@ func triggerRules(v *fastjson.Value, r reporter) {
 
 func codeFilterRules(v *fastjson.Value, r reporter) {
 	if has(v, "path") == has(v, "searchParam") {
-		r.broken("", "has a path or a searchParam (drq-1)")
+		r.broken("", "must have either a path or a searchParam (drq-1)")
 	}
 }
 
 func dateFilterRules(v *fastjson.Value, r reporter) {
 	if has(v, "path") == has(v, "searchParam") {
-		r.broken("", "has a path or a searchParam (drq-2)")
+		r.broken("", "must have either a path or a searchParam (drq-2)")
 	}
 }
 
 func entityRules(v *fastjson.Value, r reporter) {
 	if has(v, "name") && has(v, "query") {
-		r.broken("", "has a name or a query, not both (sev-1)")
+		r.broken("", "must not have both a name and a query (sev-1)")
 	}
 }
 
-// consentRules holds ppc-2 to ppc-5 by their text: their FHIRPath names a
-// placeholder for the code system.
+// consentRules checks ppc-2 to ppc-5 as their descriptions say, because their
+// FHIRPath has a placeholder for the code system.
 func consentRules(v *fastjson.Value, r reporter) {
 	if !v.Exists("policy") && !v.Exists("policyRule") {
 		r.broken("", "needs policy or policyRule (ppc-1)")
@@ -277,7 +279,7 @@ func organizationRules(v *fastjson.Value, r reporter) {
 	for _, x := range [][2]string{{"address", "org-2"}, {"telecom", "org-3"}} {
 		for i, e := range v.GetArray(x[0]) {
 			if is(e, "use", "home") {
-				r.broken(x[0]+"["+itoa(i)+"]", "of an organization must not be of use home ("+x[1]+")")
+				r.broken(x[0]+"["+itoa(i)+"]", "must not have the use home in an organization ("+x[1]+")")
 			}
 		}
 	}
@@ -295,7 +297,7 @@ func referenceRangeRules(v *fastjson.Value, r reporter) {
 	}
 }
 
-// choice reports whether v has a member of the choice element.
+// choice reports whether v has a choice element of any type.
 func choice(v *fastjson.Value, base string) bool {
 	found := false
 	v.GetObject().Visit(func(key []byte, _ *fastjson.Value) {

@@ -10,14 +10,14 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// vector is one resource, written as what differs from a minimal one: good is
-// accepted, bad is refused with rule at place.
+// vector gives members to be added to minimal resources: resources with good
+// are accepted, resources with bad are refused with the rule at the path.
 type vector struct {
-	rule, typ, place string
-	good, bad        []string
+	rule, typ, path string
+	good, bad       []string
 }
 
-// minimal are the members that each type needs.
+// minimal holds the required members of each type.
 var minimal = map[string]string{ // read only
 	"Observation":  `"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}`,
 	"Patient":      `"active":true`,
@@ -28,7 +28,7 @@ var minimal = map[string]string{ // read only
 	"Device":       `"status":"active"`,
 }
 
-// ext puts an element that may be the value of an extension into a Patient.
+// ext returns a Patient with an extension whose value is the given element.
 func ext(values ...string) []string {
 	out := make([]string, len(values))
 	for i, v := range values {
@@ -183,7 +183,7 @@ var vectors = []vector{ // read only
 		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n"}],"subject":{"reference":"#x"}`}},
 	{"contained resource of a type", "Patient", "Patient.contained[0].managingOrganization", nil,
 		[]string{`"contained":[{"resourceType":"Patient","id":"x","managingOrganization":{"reference":"#"}}],"link":[{"other":{"reference":"#x"},"type":"seealso"}]`}},
-	{"type of what the reference names", "Observation", "Observation.subject.type",
+	{"must be the type that the reference names", "Observation", "Observation.subject.type",
 		[]string{`"subject":{"reference":"Patient/a","type":"Patient"}`,
 			`"subject":{"reference":"http://x.test/fhir/Patient/a/_history/1","type":"Patient"}`,
 			`"subject":{"reference":"Patient/a","type":"http://hl7.org/fhir/StructureDefinition/Patient"}`,
@@ -192,7 +192,7 @@ var vectors = []vector{ // read only
 			`"subject":{"reference":"http://x.test/fhir/Patient/a","type":"Group"}`,
 			`"subject":{"reference":"Patient/a/_history/2","type":"http://hl7.org/fhir/StructureDefinition/Group"}`,
 			`"contained":[{"resourceType":"Patient","id":"x"}],"subject":{"reference":"#x","type":"Group"}`}},
-	{"type that this element does not refer to", "Observation", "Observation.subject.type",
+	{"type that this element cannot refer to", "Observation", "Observation.subject.type",
 		[]string{`"subject":{"type":"Patient","identifier":{"value":"1"}}`},
 		[]string{`"subject":{"type":"Medication","identifier":{"value":"1"}}`}},
 	{"rules that this server does not know", "Patient", "Patient.implicitRules", nil,
@@ -205,11 +205,11 @@ var vectors = []vector{ // read only
 		[]string{`"name":[{"id":"a","family":"f"},{"id":"a","family":"g"}]`}},
 	{"same id", "Patient", "Patient.birthDate.id", nil,
 		[]string{`"name":[{"id":"a","family":"f"}],"birthDate":"2000","_birthDate":{"id":"a"}`}},
-	{"id of an element has no white space", "Patient", "Patient.name[0].id", nil,
+	{"id of an element must not have white space", "Patient", "Patient.name[0].id", nil,
 		[]string{`"name":[{"id":"a b","family":"f"}]`}},
 }
 
-// repeat puts a Timing into an Observation.
+// repeat returns an Observation with a Timing.
 func repeat(members ...string) []string {
 	out := make([]string, len(members))
 	for i, m := range members {
@@ -218,7 +218,7 @@ func repeat(members ...string) []string {
 	return out
 }
 
-// forms are the texts of primitive types.
+// forms tests the texts of primitive types.
 var forms = []vector{ // read only
 	{"URI has no white space", "Patient", "Patient.identifier[0].system",
 		[]string{`"identifier":[{"system":"http://x.test/a-b?c=d#e","value":"1"}]`,
@@ -268,7 +268,7 @@ var forms = []vector{ // read only
 	{"empty", "Patient", "Patient.meta", []string{`"meta":{"source":"http://x.test"}`}, []string{`"meta":{}`}},
 }
 
-// TestInvariants holds each invariant by resources that keep and break it.
+// TestInvariants validates resources that keep and break each invariant.
 func TestInvariants(t *testing.T) {
 	holds(t, vectors, fhir.Unprocessable)
 	holds(t, forms, fhir.Invalid)
@@ -291,7 +291,7 @@ func holds(t *testing.T, list []vector, kind fhir.Kind) {
 			}
 			found := false
 			for _, i := range e.Issues {
-				found = found || strings.Contains(i.Diagnostics, c.rule) && strings.HasPrefix(i.Expression[0], c.place)
+				found = found || strings.Contains(i.Diagnostics, c.rule) && strings.HasPrefix(i.Expression[0], c.path)
 			}
 			if !found || e.Kind != kind {
 				t.Errorf("%s: %s: kind %d, %+v", c.rule, members, e.Kind, e.Issues)
@@ -300,7 +300,7 @@ func holds(t *testing.T, list []vector, kind fhir.Kind) {
 	}
 }
 
-// vectorBody is a minimal resource with members, which replace its own.
+// vectorBody returns a minimal resource in which members replace its own.
 func vectorBody(typ, members string) []byte {
 	base := minimal[typ]
 	if strings.Contains(members, `"code":{"coding":[{"system":"http://x.test/a b"`) {
@@ -309,7 +309,7 @@ func vectorBody(typ, members string) []byte {
 	return []byte(`{"resourceType":"` + typ + `","id":"o1",` + base + `,` + members + `}`)
 }
 
-// TestConsentNeedsPatient holds ppc-2 to ppc-5.
+// TestConsentNeedsPatient tests ppc-2 to ppc-5.
 func TestConsentNeedsPatient(t *testing.T) {
 	for code, key := range map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4",
 		"treatment": "ppc-5"} {
@@ -332,7 +332,7 @@ func TestConsentNeedsPatient(t *testing.T) {
 	}
 }
 
-// vital is an Observation in the category vital-signs.
+// vital returns an Observation with the category vital-signs.
 func vital(profile, code, rest string) string {
 	meta := ""
 	if profile != "" {
@@ -352,8 +352,8 @@ func pressure(code, value string) string {
 	return `{"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"}]},` + value + `}`
 }
 
-// TestVitalSigns holds R4's profiles of vital signs, which the server claims as
-// supported.
+// TestVitalSigns tests R4's profiles of vital signs, which the server claims to
+// support.
 func TestVitalSigns(t *testing.T) {
 	absent := `"dataAbsentReason":{"text":"t"}`
 	both := `,"component":[` + pressure("8480-6", quantity("mm[Hg]")) + `,` +
@@ -409,9 +409,9 @@ func TestVitalSigns(t *testing.T) {
 	}
 }
 
-// TestAllIssues holds that the issues of all checks come at once, each with
-// its position in the body as it was sent.
-func TestAllIssues(t *testing.T) {
+// TestAllIssuesAreReportedTogether expects the issues of all checks in one
+// error, each with its position in the original body.
+func TestAllIssuesAreReportedTogether(t *testing.T) {
 	body := "\ufeff{\n" + `  "resourceType": "Patient",
   "id": "o1",
   "gender": "robot",
@@ -432,7 +432,7 @@ func TestAllIssues(t *testing.T) {
 	for _, i := range e.Issues {
 		got[i.Expression[0]] = [2]int{i.Line, i.Column}
 	}
-	for place, want := range map[string][2]int{
+	for path, want := range map[string][2]int{
 		"Patient.gender":               {4, 3},
 		"Patient.telecom[1]":           {6, 40},
 		"Patient.name[0].family":       {8, 13},
@@ -441,8 +441,8 @@ func TestAllIssues(t *testing.T) {
 		"Patient.text":                 {10, 3},
 		"Patient.managingOrganization": {11, 3},
 	} {
-		if got[place] != want {
-			t.Errorf("%s is at %v, want %v", place, got[place], want)
+		if got[path] != want {
+			t.Errorf("%s is at %v, want %v", path, got[path], want)
 		}
 	}
 	if out := string(r4.OutcomeJSON(err)); !strings.Contains(out, `"location":["line 6, column 40"]`) ||
@@ -460,9 +460,9 @@ func TestAllIssues(t *testing.T) {
 	}
 }
 
-// TestResourceTypes holds that fhir/search knows R4's resource types: an id
-// without a type may be of any of them.
-func TestResourceTypes(t *testing.T) {
+// TestReferencesMayNameAllR4Types tests that fhir/search lets a reference
+// without a type name any R4 type.
+func TestReferencesMayNameAllR4Types(t *testing.T) {
 	q, err := search.Parse("Provenance", [][2]string{{"target", "x"}}, search.ParseOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -479,9 +479,9 @@ func TestResourceTypes(t *testing.T) {
 	}
 }
 
-// TestUnevenExtensions holds that the array of a primitive's extensions may be
-// shorter or longer than that of its values, and is checked all the same.
-func TestUnevenExtensions(t *testing.T) {
+// TestMisalignedExtensions tests that an array of extensions may be shorter or
+// longer than the array of values, and that it is still checked.
+func TestMisalignedExtensions(t *testing.T) {
 	const x = `{"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`
 	for body, ok := range map[string]bool{
 		`"given":["a","b"],"_given":[` + x + `]`:                                       true,

@@ -8,18 +8,17 @@ import (
 	"strings"
 )
 
-// Narrative is XHTML that other programs show in a browser, so it is parsed
-// as XML and compared with a list of what is allowed. The lists of elements
-// and attributes are those of invariant txt-1 in HL7's definition of
-// Narrative (R4 narrative.html); whatever is not in them is refused.
+// Narrative is XHTML that applications show in a browser, so it is parsed as XML
+// and everything that is not allowed explicitly is refused. The elements and
+// attributes are the ones that invariant txt-1 allows (R4 narrative.html).
 const (
 	xhtmlNamespace = "http://www.w3.org/1999/xhtml"
 	xmlNamespace   = "http://www.w3.org/XML/1998/namespace"
 
-	// maxNarrative bounds the narrative of one resource, contained resources
-	// included, in bytes.
+	// maxNarrative bounds the narratives of a resource and its contained
+	// resources, in bytes.
 	maxNarrative = 1 << 20
-	// maxNarrativeDepth bounds how deeply elements are nested.
+	// maxNarrativeDepth bounds the nesting of elements.
 	maxNarrativeDepth = 100
 	// maxAttributes bounds the attributes of one element.
 	maxAttributes = 50
@@ -35,8 +34,8 @@ var (
 		"rel rev rowspan rules scope shape span src start style summary tabindex title type usemap valign value vspace width")
 	linkSchemes  = set("http https mailto tel urn ftp") // read only
 	imageSchemes = set("http https")                    // read only
-	// rasterImages are the images that a data URL may hold. SVG is not one of
-	// them, because an SVG document can run scripts.
+	// rasterImages lists the media types allowed in data URLs. SVG is not allowed,
+	// because it can contain scripts.
 	rasterImages = []string{"image/png", "image/jpeg", "image/jpg", "image/gif", "image/bmp", "image/webp"} // read only
 )
 
@@ -45,12 +44,12 @@ const (
 	notAllowed = " that R4 does not allow in narrative (txt-1)"
 )
 
-// checkNarrative returns the rule that div breaks, or an empty string. It
-// reads div once, and its cost is proportional to the length of div.
+// checkNarrative returns the rule that div breaks, or an empty string. It reads
+// div once.
 //
-// A consumer may hand the text to an HTML parser although R4 says XHTML. What
-// the two kinds of parsers read differently (CDATA sections, markup in
-// comments, processing instructions, document types) is refused.
+// Clients may pass narratives to an HTML parser, although R4 requires XHTML. So
+// everything that HTML and XML parsers treat differently is refused: CDATA
+// sections, markup in comments, processing instructions and document types.
 func checkNarrative(div []byte) string {
 	dec := xml.NewDecoder(bytes.NewReader(div))
 	dec.Entity = xml.HTMLEntity
@@ -140,7 +139,7 @@ func checkAttribute(element string, a *xml.Attr) string {
 	switch a.Name.Space {
 	case "":
 	case "xmlns":
-		return "" // declares a prefix; elements and attributes that use it are checked by their namespace
+		return "" // a prefix; elements and attributes with it are checked by namespace
 	case xmlNamespace:
 		if name == "lang" || name == "space" {
 			return ""
@@ -151,7 +150,7 @@ func checkAttribute(element string, a *xml.Attr) string {
 	}
 	switch name {
 	case "xmlns":
-		return "" // the namespace of the element, which is checked
+		return "" // the namespace of the element; checkElement checks it
 	case "href":
 		if element != "a" && element != "area" || !safeURL(a.Value, linkSchemes, false) {
 			return "narrative has a link" + notAllowed
@@ -179,10 +178,10 @@ func checkAttribute(element string, a *xml.Attr) string {
 	return ""
 }
 
-// safeURL reports whether a URL in narrative is relative, a fragment, has one
-// of the schemes, or is a raster image in a data URL where images may stand.
-// Browsers drop control characters and leading blanks before they look for a
-// scheme, so a URL with control characters is not safe.
+// safeURL reports whether a URL in narrative is safe: relative, a fragment, with
+// one of the schemes, or, if image is set, a data URL with a raster image.
+// Browsers remove control characters and leading spaces before they look for a
+// scheme, so URLs with control characters are not safe.
 func safeURL(s string, schemes map[string]bool, image bool) bool {
 	s = strings.Trim(s, " \t\r\n")
 	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) >= 0 &&
@@ -202,8 +201,8 @@ func safeURL(s string, schemes map[string]bool, image bool) bool {
 
 func isDataURL(s string) bool { return len(s) >= 5 && strings.EqualFold(s[:5], "data:") }
 
-// rasterImage reports whether the rest of a data URL is a raster image in
-// base64.
+// rasterImage reports whether s, a data URL without its scheme, is a raster image
+// in base64.
 func rasterImage(s string) bool {
 	head, data, ok := strings.Cut(s, ",")
 	media, encoding, _ := strings.Cut(head, ";")
@@ -220,9 +219,9 @@ func rasterImage(s string) bool {
 	}) < 0
 }
 
-// safeStyle reports whether an inline style cannot run code: no expression,
-// binding or import, and only URLs that an image may have. Comments and
-// escapes are resolved first, as a browser does (CSS Syntax 3, section 4.3).
+// safeStyle reports whether an inline style cannot run code: it has no
+// expression, binding or import, and its URLs are safe for images. Comments and
+// escapes are resolved first, as browsers do (CSS Syntax 3, section 4.3).
 func safeStyle(s string) bool {
 	s, ok := plainStyle(s)
 	if !ok {
@@ -247,8 +246,9 @@ func safeStyle(s string) bool {
 	}
 }
 
-// plainStyle returns a style in lower case, with escapes resolved, without
-// comments and white space; false when a comment or an escape is not closed.
+// plainStyle returns a style in lower case, with escapes resolved and without
+// comments and white space. It returns false if a comment or escape is
+// incomplete.
 func plainStyle(s string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(s); {
@@ -276,8 +276,8 @@ func plainStyle(s string) (string, bool) {
 	return strings.ToLower(b.String()), true
 }
 
-// styleEscape reads what follows a backslash: up to six hexadecimal digits
-// and one white space, or one character that stands for itself.
+// styleEscape decodes an escape after its backslash: up to six hexadecimal
+// digits and one white space, or one character that stands for itself.
 func styleEscape(s string) (r rune, n int) {
 	for n < len(s) && n < 6 && hexDigit(s[n]) >= 0 {
 		r = r<<4 | rune(hexDigit(s[n]))

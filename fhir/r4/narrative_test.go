@@ -12,7 +12,7 @@ import (
 
 const ns = `xmlns="http://www.w3.org/1999/xhtml"`
 
-// inside wraps the content of a narrative in its div.
+// inside wraps content in the div of a narrative.
 func inside(s string) string { return `<div ` + ns + `>` + s + `</div>` }
 
 var allowedNarrative = map[string]string{ // read only
@@ -127,7 +127,7 @@ var refusedNarrative = map[string]string{ // read only
 	"too many attributes":   inside(`<p ` + strings.Repeat(`a="" `, 100) + `>x</p>`),
 }
 
-// carriers are the places where a narrative can stand.
+// carriers lists the elements that can contain a narrative.
 var carriers = []struct{ name, typ, before, after string }{ // read only
 	{"text", "Patient", `{"resourceType":"Patient","id":"o1","text":{"status":"generated","div":`, `}}`},
 	{"text of another type", "Observation",
@@ -137,7 +137,7 @@ var carriers = []struct{ name, typ, before, after string }{ // read only
 		`{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"c"},"contained":[{"resourceType":"Composition","id":"x","status":"final","type":{"text":"t"},"date":"2026","title":"t","author":[{"reference":"Patient/a"}],"section":[{"text":{"status":"generated","div":`, `}}]}],"extension":[{"url":"http://x.test/e","valueReference":{"reference":"#x"}}]}`},
 }
 
-// TestNarrative holds both lists in each place where a narrative can stand.
+// TestNarrative validates both lists in each carrier.
 func TestNarrative(t *testing.T) {
 	for _, c := range carriers {
 		body := func(div string) []byte {
@@ -159,16 +159,16 @@ func TestNarrative(t *testing.T) {
 				t.Errorf("%s, %s: accepted", c.name, name)
 				continue
 			}
-			if place := strings.Join(e.Issues[0].Expression, ""); e.Kind != fhir.Unprocessable ||
-				!strings.HasSuffix(place, ".text") {
-				t.Errorf("%s, %s: kind %d at %s: %v", c.name, name, e.Kind, place, err)
+			if path := strings.Join(e.Issues[0].Expression, ""); e.Kind != fhir.Unprocessable ||
+				!strings.HasSuffix(path, ".text") {
+				t.Errorf("%s, %s: kind %d at %s: %v", c.name, name, e.Kind, path, err)
 			}
 		}
 	}
 }
 
-// TestNarrativeBoundIsShared holds that many narratives of one resource have
-// one bound in common.
+// TestNarrativeBoundIsShared tests that the size limit applies to all narratives
+// of a resource together.
 func TestNarrativeBoundIsShared(t *testing.T) {
 	div, err := json.Marshal(inside(strings.Repeat("x", 300<<10)))
 	if err != nil {
@@ -207,13 +207,13 @@ func FuzzNarrative(f *testing.F) {
 	f.Fuzz(func(t *testing.T, div string) {
 		quoted, err := json.Marshal(div)
 		if err != nil {
-			t.Fatal(err) // a string always has a JSON form
+			t.Fatal(err) // strings can always be marshaled
 		}
 		body := carriers[0].before + string(quoted) + carriers[0].after
 		if _, err := door().Resource("Patient", []byte(body), "o1"); err != nil {
 			return
 		}
-		// What is accepted has none of these even for a reader that knows no XML.
+		// An accepted narrative has none of these, even for a reader without XML.
 		low := strings.ToLower(div)
 		for _, s := range []string{"<script", "<svg", "<iframe", "<object", "<![cdata", "<?", "<!doctype"} {
 			if strings.Contains(low, s) {

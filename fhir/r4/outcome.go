@@ -8,8 +8,9 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// OutcomeJSON renders err as an OperationOutcome. An error without issues, an
-// internal one or a foreign one is a bare outcome: its text stays in the log.
+// OutcomeJSON renders err as an OperationOutcome. For an Internal error, an error
+// of another package and an error without issues it gives only the issue code:
+// their texts are for the log.
 func OutcomeJSON(err error) []byte {
 	b := append(make([]byte, 0, 256), `{"resourceType":"OperationOutcome","issue":[`...)
 	var e *fhir.Error

@@ -7,10 +7,11 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// repaired returns a copy of v for google/fhir alone, without what R4 allows
-// and google/fhir refuses: arrays of primitives and of their extensions that
-// hold nulls or differ in length, leap seconds, white space in base64. The
-// alignment of such arrays has been checked before (rules.nulls).
+// repaired returns a copy of v to be validated by google/fhir. It removes what
+// R4 allows but google/fhir refuses: arrays of primitives and of their
+// extensions that contain nulls or differ in length, leap seconds, and white
+// space in base64. The alignment of such arrays has already been checked (see
+// rules.checkNulls).
 func repaired(v []byte) ([]byte, error) {
 	var p fastjson.Parser
 	root, err := p.ParseBytes(v)
@@ -31,7 +32,7 @@ func (r *repairer) object(v *fastjson.Value) {
 	for _, name := range names {
 		m := o.Get(name)
 		if m == nil {
-			continue // moved with the array of its values
+			continue // split has removed it
 		}
 		switch m.Type() {
 		case fastjson.TypeObject:
@@ -51,16 +52,16 @@ func (r *repairer) object(v *fastjson.Value) {
 					}
 				}
 			}
-			if bare := strings.TrimPrefix(name, "_"); uneven(v, bare) {
+			if bare := strings.TrimPrefix(name, "_"); misaligned(v, bare) {
 				r.split(v, bare)
 			}
 		}
 	}
 }
 
-// uneven reports whether the values and the extensions of a repeated primitive
-// are not two arrays of one length without nulls.
-func uneven(v *fastjson.Value, name string) bool {
+// misaligned reports whether the arrays of values and extensions of a repeated
+// primitive contain nulls or differ in length.
+func misaligned(v *fastjson.Value, name string) bool {
 	values, extensions := v.Get(name), v.Get("_"+name)
 	if extensions == nil || values != nil && values.Type() != fastjson.TypeArray ||
 		extensions.Type() != fastjson.TypeArray {
@@ -73,8 +74,8 @@ func uneven(v *fastjson.Value, name string) bool {
 	return slices.ContainsFunc(values.GetArray(), null) || slices.ContainsFunc(extensions.GetArray(), null)
 }
 
-// split keeps the values of a repeated primitive, and moves their extensions
-// to the object itself, where google/fhir checks them as well.
+// split keeps the values of a repeated primitive and moves their extensions to
+// the parent object, where google/fhir checks them as well.
 func (r *repairer) split(v *fastjson.Value, name string) {
 	values := r.arena.NewArray()
 	n := 0

@@ -10,39 +10,40 @@ import (
 	"pulsegate/fhir"
 )
 
-// rules checks what google/fhir does not: R4's invariants as far as they are
-// sure. The key of each (obs-6, ext-1) is in its text. All issues of a body
-// are gathered, up to maxIssues.
+// rules checks the invariants of R4 that google/fhir does not. Their texts name
+// their keys (obs-6, ext-1). It collects all issues of a body, up to maxIssues.
 type rules struct {
 	typ       string
-	all       *shapes
+	all       *structures
 	root      *fastjson.Value
-	path      places            // where the walk stands
-	contained map[string]string // ids of contained resources, with their types
-	holder    string            // id of the contained resource that the walk is in
-	used      map[string]bool   // contained resources that are referred to, or that refer to their container
+	path      elementPath       // current element
+	contained map[string]string // types of the contained resources by id
+	holder    string            // id of the contained resource around the current element
+	used      map[string]bool   // ids of contained resources with a reference to or from the container
 	ids       map[elementID]bool
-	narrated  int // bytes of narrative seen
 	issues    []fhir.Issue
-	malformed bool // an issue is about the form, not about an invariant
-	uneven    bool // a repeated primitive has more or fewer values than extensions
+	malformed bool // an issue concerns the structure, not an invariant
+	// misaligned is set if a repeated primitive has more or fewer values than
+	// extensions.
+	misaligned     bool
+	narrativeBytes int // size of the narratives checked so far
 }
 
-// elementID is the id of an element, which is unique within one resource.
+// elementID identifies an element. Element ids are unique within a resource.
 type elementID struct{ holder, id string }
 
-// prepare reads what later checks ask of the contained resources.
+// prepare checks the contained resources and collects their ids and types.
 func (r *rules) prepare() {
 	for i, c := range r.root.GetArray("contained") {
 		if r.contained == nil {
 			r.contained = map[string]string{}
 		}
-		r.containedRules(i, c)
+		r.checkContained(i, c)
 	}
 }
 
-// check walks the whole resource for the rules that both plain and other
-// resources are held against here.
+// check walks the whole resource and checks the rules that neither the precheck
+// nor google/fhir covers.
 func (r *rules) check() {
 	r.object("", r.root)
 	for i, c := range r.root.GetArray("contained") {
@@ -52,16 +53,16 @@ func (r *rules) check() {
 	}
 }
 
-// broken reports an invariant that the object at the present place breaks.
+// broken reports that the current object breaks an invariant.
 func (r *rules) broken(member, rule string) { r.add("invariant", member, rule) }
 
-// structure reports a form that is wrong at the present place. It says more
-// than google/fhir has said of that place, and takes the place of that.
+// structure reports that the current element is malformed. It replaces
+// google/fhir's issue about the same element, which is less specific.
 func (r *rules) structure(code, rule string) {
 	r.malformed = true
-	place := r.path.expression(r.typ)
+	path := r.path.expression(r.typ)
 	for i := range r.issues {
-		if is := &r.issues[i]; is.Diagnostics == wrongForm && slices.Contains(is.Expression, place) {
+		if is := &r.issues[i]; is.Diagnostics == wrongDataType && slices.Contains(is.Expression, path) {
 			is.Code, is.Diagnostics = code, rule
 			return
 		}
@@ -70,14 +71,14 @@ func (r *rules) structure(code, rule string) {
 }
 
 func (r *rules) add(code, member, rule string) {
-	place := r.path.expression(r.typ)
+	path := r.path.expression(r.typ)
 	if member != "" {
-		place += "." + member
+		path += "." + member
 	}
-	r.issue(fhir.Issue{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{place}})
+	r.issue(fhir.Issue{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{path}})
 }
 
-// issue adds an issue unless the same is known, up to maxIssues.
+// issue adds an issue unless it is a duplicate or there are maxIssues already.
 func (r *rules) issue(is fhir.Issue) {
 	if len(r.issues) >= maxIssues {
 		return
@@ -103,7 +104,7 @@ func (r *rules) err(body []byte) error {
 	return &fhir.Error{Kind: kind, Op: op, Issues: r.issues}
 }
 
-// use notes that a contained resource is referred to.
+// use records a reference to a contained resource.
 func (r *rules) use(id string) {
 	if r.used == nil {
 		r.used = map[string]bool{}
@@ -111,42 +112,42 @@ func (r *rules) use(id string) {
 	r.used[id] = true
 }
 
-// nulls checks that nulls in arrays of primitives stand where the parallel
-// array has the extensions. google/fhir does not see them.
-func (r *rules) nulls(v *fastjson.Value) {
+// checkNulls checks that every null in an array of primitives has an extension
+// in the parallel array. google/fhir ignores nulls.
+func (r *rules) checkNulls(v *fastjson.Value) {
 	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
 		name := string(key)
 		switch m.Type() {
 		case fastjson.TypeObject:
-			r.each(name, m, r.nulls)
+			r.each(name, m, r.checkNulls)
 		case fastjson.TypeArray:
-			r.aligned(name, m, v)
+			r.checkAlignment(name, m, v)
 			r.each(name, m, func(e *fastjson.Value) {
 				if e.Type() == fastjson.TypeObject {
-					r.nulls(e)
+					r.checkNulls(e)
 				}
 			})
 		}
 	})
 }
 
-// aligned checks one array that may hold nulls against its parallel array.
-// Either may be the shorter one: what it lacks at its end is not there.
-func (r *rules) aligned(name string, m, parent *fastjson.Value) {
+// checkAlignment checks an array that may contain nulls against its parallel
+// array. Elements missing at the end of the shorter array count as nulls.
+func (r *rules) checkAlignment(name string, m, parent *fastjson.Value) {
 	list := m.GetArray()
 	other, extension := strings.CutPrefix(name, "_")
 	if !extension {
 		other = "_" + name
 	}
-	uneven := extension && len(parent.GetArray(other)) != len(list)
-	r.uneven = r.uneven || uneven
-	if !uneven && !slices.ContainsFunc(list, func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }) {
+	misaligned := extension && len(parent.GetArray(other)) != len(list)
+	r.misaligned = r.misaligned || misaligned
+	if !misaligned && !slices.ContainsFunc(list, func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }) {
 		return
 	}
 	r.path = append(r.path, step{name, -1})
 	defer func() { r.path = r.path[:len(r.path)-1] }()
 	if !extension && !parent.Exists(other) {
-		r.structure("structure", "null is allowed only in an array beside its extensions")
+		r.structure("structure", "null is allowed only in an array that has a parallel array of extensions")
 		return
 	}
 	others := parent.GetArray(other)
@@ -174,38 +175,38 @@ func (r *rules) aligned(name string, m, parent *fastjson.Value) {
 	}
 }
 
-func (r *rules) containedRules(i int, c *fastjson.Value) {
-	place := "contained[" + itoa(i) + "]"
+func (r *rules) checkContained(i int, c *fastjson.Value) {
+	path := "contained[" + itoa(i) + "]"
 	if id := string(c.GetStringBytes("id")); id != "" {
-		if _, twice := r.contained[id]; twice {
-			r.broken(place, "two contained resources have the same id")
+		if _, duplicate := r.contained[id]; duplicate {
+			r.broken(path, "two contained resources have the same id")
 		}
 		r.contained[id] = string(c.GetStringBytes("resourceType"))
 	} else {
-		r.broken(place, "a contained resource needs an id")
+		r.broken(path, "a contained resource needs an id")
 	}
 	if c.Exists("contained") {
-		r.broken(place, "a contained resource must not contain others (dom-2)")
+		r.broken(path, "a contained resource must not contain others (dom-2)")
 	}
 	if c.Exists("meta", "versionId") || c.Exists("meta", "lastUpdated") {
-		r.broken(place, "a contained resource has no meta.versionId and no meta.lastUpdated (dom-4)")
+		r.broken(path, "a contained resource must not have meta.versionId or meta.lastUpdated (dom-4)")
 	}
 	if c.Exists("meta", "security") {
-		r.broken(place, "a contained resource has no meta.security (dom-5)")
+		r.broken(path, "a contained resource must not have meta.security (dom-5)")
 	}
 	if c.Exists("implicitRules") {
-		r.broken(place+".implicitRules", implicitRule)
+		r.broken(path+".implicitRules", implicitRule)
 	}
 }
 
-// implicitRule refuses Resource.implicitRules, a modifier element: rules that
-// a server does not know may change the meaning of the whole resource.
+// implicitRule is the issue about Resource.implicitRules. It is a modifier
+// element: unknown rules may change the meaning of the whole resource.
 const implicitRule = "names rules that this server does not know"
 
-// object checks the rules of one object that depend on its name or its
-// resource; name is that of its member.
+// object checks the rules for an object that depend on its member name or on the
+// whole resource.
 func (r *rules) object(name string, v *fastjson.Value) {
-	r.named(name, v)
+	r.checkMemberName(name, v)
 	top := len(r.path) == 0
 	inner := len(r.path) == 2 && r.path[0].name == "contained"
 	if inner {
@@ -246,7 +247,7 @@ func (r *rules) object(name string, v *fastjson.Value) {
 // elementID checks the id of an element (R4 element.html#id).
 func (r *rules) elementID(id string) {
 	if strings.IndexFunc(id, unicode.IsSpace) >= 0 {
-		r.broken("id", "the id of an element has no white space")
+		r.broken("id", "the id of an element must not have white space")
 	}
 	if r.ids == nil {
 		r.ids = map[elementID]bool{}
@@ -258,8 +259,8 @@ func (r *rules) elementID(id string) {
 	r.ids[k] = true
 }
 
-// named checks the rules of an object by the name of its member.
-func (r *rules) named(name string, v *fastjson.Value) {
+// checkMemberName checks the rules for an object by its member name.
+func (r *rules) checkMemberName(name string, v *fastjson.Value) {
 	switch name {
 	case "modifierExtension":
 		r.broken("", "is a modifier extension that this server does not understand")
@@ -275,16 +276,16 @@ func (r *rules) named(name string, v *fastjson.Value) {
 	if ref := v.Get("reference"); ref != nil && ref.Type() == fastjson.TypeString {
 		r.reference(string(ref.GetStringBytes()))
 		if v.Exists("type") {
-			r.sameType(v)
+			r.checkReferenceType(v)
 		}
 	}
 }
 
-// sameType checks that Reference.type does not contradict the type that the
-// reference itself shows (R4 references.html).
-func (r *rules) sameType(v *fastjson.Value) {
+// checkReferenceType checks that Reference.type does not contradict the type in
+// the reference itself (R4 references.html).
+func (r *rules) checkReferenceType(v *fastjson.Value) {
 	typ, ref := referenceType(v), string(v.GetStringBytes("reference"))
-	if !names().resources[typ] {
+	if !fhir.IsR4Type(typ) {
 		return
 	}
 	shown := ""
@@ -296,12 +297,12 @@ func (r *rules) sameType(v *fastjson.Value) {
 	} else {
 		ref, _, _ = strings.Cut(ref, "/_history/")
 		parts := strings.Split(ref, "/")
-		if n := len(parts); n >= 2 && names().resources[parts[n-2]] {
+		if n := len(parts); n >= 2 && fhir.IsR4Type(parts[n-2]) {
 			shown = parts[n-2]
 		}
 	}
 	if shown != "" && shown != typ {
-		r.broken("type", "must be the type of what the reference names")
+		r.broken("type", "must be the type that the reference names")
 	}
 }
 
@@ -314,17 +315,17 @@ func (r *rules) extension(v *fastjson.Value) {
 		}
 	})
 	if values == 0 && !nested || values > 0 && nested {
-		r.broken("", "an extension has either a value or extensions, not both and not neither (ext-1)")
+		r.broken("", "an extension must have either a value or extensions (ext-1)")
 	}
 	if ref := v.Get("valueReference", "reference"); ref != nil {
 		r.reference(string(ref.GetStringBytes()))
 	}
 }
 
-// narrative checks the XHTML of a Narrative. All narratives of a resource
-// share one bound.
+// narrative checks the XHTML of a Narrative. The size limit applies to all
+// narratives of a resource together.
 func (r *rules) narrative(div []byte) {
-	if r.narrated += len(div); r.narrated > maxNarrative {
+	if r.narrativeBytes += len(div); r.narrativeBytes > maxNarrative {
 		r.broken("", "the narratives of a resource must not be longer than 1 MiB in total")
 		return
 	}
@@ -339,12 +340,12 @@ func (r *rules) reference(ref string) {
 			id = r.holder
 		}
 		r.use(id)
-		if _, there := r.contained[id]; id != "" && !there {
+		if _, found := r.contained[id]; id != "" && !found {
 			r.broken("", "refers to a contained resource that is not there (ref-1)")
 		}
 		return
 	}
-	if t, _, ok := strings.Cut(ref, "?"); ok && names().resources[t] {
+	if t, _, ok := strings.Cut(ref, "?"); ok && fhir.IsR4Type(t) {
 		r.broken("", "is a conditional reference, which is resolved in a transaction only")
 		return
 	}
@@ -354,7 +355,7 @@ func (r *rules) reference(ref string) {
 		}
 		return
 	}
-	if t, _, ok := strings.Cut(ref, "/"); ok && names().resources[t] {
+	if t, _, ok := strings.Cut(ref, "/"); ok && fhir.IsR4Type(t) {
 		if _, ok := fhir.ParseRef(ref); ok {
 			return
 		}
@@ -362,9 +363,9 @@ func (r *rules) reference(ref string) {
 	r.broken("", "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
 }
 
-// absolute reports whether a reference is an http URL with a host, or a URN
-// with a namespace. Other schemes are no address of a resource: what stands
-// behind them ("javascript:") is run by those who follow it.
+// absolute reports whether a reference is an http URL with a host, or a URN with
+// a namespace. Other schemes do not identify resources, and some ("javascript:")
+// are executed by clients that follow them.
 func absolute(scheme, rest string) bool {
 	switch strings.ToLower(scheme) {
 	case "http", "https":

@@ -12,30 +12,30 @@ import (
 	"pulsegate/fhir"
 )
 
-// scan is the first look at bytes from outside, before anything builds a tree
-// of them: size, encoding, syntax, depth, duplicate names, names in a case
-// that a lenient reader would take for another, empty and null values.
+// scan reads untrusted JSON token by token, before anything builds a tree from
+// it. It checks the depth, duplicate member names, names that a case-insensitive
+// parser would mistake for others, and empty and null values.
 type scan struct {
 	dec      *jsontext.Decoder
 	op       string
 	maxDepth int
 	root     string
-	path     places
+	path     elementPath
 	issues   []fhir.Issue
-	// repair is set when the bytes hold something right that google/fhir
-	// refuses: a null in an array, a leap second, white space in base64.
+	// repair is set if the input contains something valid that google/fhir
+	// refuses: a null in an array, a leap second, or white space in base64.
 	repair bool
 }
 
-// compact checks size, encoding and syntax, and returns body without white
-// space between tokens and without a byte order mark, which RFC 8259 lets a
-// reader ignore. Numbers and strings keep their bytes.
+// compact checks the size, encoding and syntax of body. It returns body without
+// white space between tokens and without a byte order mark, which RFC 8259
+// section 8.1 allows parsers to ignore. Numbers and strings keep their bytes.
 func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	if len(body) > limit {
-		return nil, fhir.Errorf(fhir.TooLarge, op, "body is larger than %d bytes", limit)
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the body is larger than %d bytes", limit)
 	}
 	if !utf8.Valid(body) {
-		return nil, fhir.Errorf(fhir.Invalid, op, "body is not UTF-8")
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body is not valid UTF-8")
 	}
 	body = bytes.TrimPrefix(body, byteOrderMark)
 	v := jsontext.Value(bytes.Clone(body))
@@ -43,8 +43,8 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	if err == nil && v.Kind() == '{' {
 		return v, nil
 	}
-	// The parser's text may quote the input.
-	e := fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+	// The parser's error is dropped, because it may quote the input.
+	e := fhir.Errorf(fhir.Invalid, op, "the body is not a single well-formed JSON object")
 	var syntax *jsontext.SyntacticError
 	if errors.As(err, &syntax) {
 		e.Issues[0].Line, e.Issues[0].Column = position(body, int(syntax.ByteOffset))
@@ -52,9 +52,9 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	return nil, e
 }
 
-// values counts the JSON values in v, which compact has returned, from below:
-// each but the first of an object or array comes after a comma, each first one
-// after a brace or bracket, and each of an object after a colon, too.
+// values returns a lower bound on the number of JSON values in v, a result of
+// compact. It counts commas and opening braces and brackets: every value but the
+// outermost follows one of them.
 func values(v []byte) (n int) {
 	for i := 0; i < len(v); i++ {
 		switch v[i] {
@@ -73,14 +73,14 @@ func values(v []byte) (n int) {
 
 var byteOrderMark = []byte("\xef\xbb\xbf") // read only
 
-// run reads v to its end. It adds broken values to issues, and returns an error
-// if the rest of v cannot be read.
+// run reads v to its end and collects issues. It returns an error if it cannot
+// read the rest of v.
 func (s *scan) run(v []byte) error {
 	s.dec = jsontext.NewDecoder(bytes.NewReader(v))
 	return s.value()
 }
 
-// fail is an error that ends the reading.
+// fail returns an error that ends the scan.
 func (s *scan) fail(code, rule string) error {
 	e := fhir.Errorf(fhir.Invalid, s.op, "%s", rule)
 	e.Issues[0].Code = code
@@ -88,8 +88,8 @@ func (s *scan) fail(code, rule string) error {
 	return e
 }
 
-// wrong notes what is wrong in a value, and lets the reading go on.
-func (s *scan) wrong(code, rule string) {
+// report adds an issue about the current value; the scan goes on.
+func (s *scan) report(code, rule string) {
 	if len(s.issues) < maxIssues {
 		s.issues = append(s.issues, fhir.Issue{Severity: "error", Code: code, Diagnostics: rule,
 			Expression: []string{s.path.expression(s.root)}})
@@ -115,11 +115,11 @@ func (s *scan) value() error {
 		s.str(tok.String())
 	case '0':
 		if _, err := strconv.ParseFloat(tok.String(), 64); err != nil {
-			s.wrong("value", "number is out of the range of a decimal")
+			s.report("value", "the number is out of the range of a decimal")
 		}
 	case 'n':
 		if n := len(s.path); n == 0 || s.path[n-1].index < 0 {
-			s.wrong("structure", "null is allowed only in an array beside its extensions")
+			s.report("structure", "null is allowed only in an array that has a parallel array of extensions")
 			return nil
 		}
 		s.repair = true
@@ -129,10 +129,10 @@ func (s *scan) value() error {
 
 func (s *scan) str(v string) {
 	if v == "" {
-		s.wrong("structure", "a value must not be empty")
+		s.report("structure", "a value must not be empty")
 	}
 	if strings.HasPrefix(v, "0000") && (len(v) == 4 || v[4] == '-') && len(s.path) > 0 && dateMember(s.member()) {
-		s.wrong("value", "a year is 0001 to 9999")
+		s.report("value", "a year must be from 0001 to 9999")
 	}
 	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) &&
 		strings.ContainsAny(v, " \t\r\n") {
@@ -143,7 +143,7 @@ func (s *scan) str(v string) {
 func (s *scan) object() error {
 	if s.dec.PeekKind() == '}' {
 		if len(s.path) > 0 {
-			s.wrong("structure", "an object must not be empty")
+			s.report("structure", "an object must not be empty")
 		}
 	}
 	for s.dec.PeekKind() != '}' {
@@ -155,7 +155,7 @@ func (s *scan) object() error {
 		s.path = append(s.path, step{name, -1})
 		bare := strings.TrimPrefix(name, "_")
 		if bare == "" || bare[0] < 'a' || bare[0] > 'z' {
-			s.wrong("structure", "names of members begin with a lower-case letter")
+			s.report("structure", "member names must begin with a lower-case letter")
 		}
 		if err := s.value(); err != nil {
 			return err
@@ -168,7 +168,7 @@ func (s *scan) object() error {
 
 func (s *scan) array() error {
 	if s.dec.PeekKind() == ']' {
-		s.wrong("structure", "an array must not be empty")
+		s.report("structure", "an array must not be empty")
 	}
 	for i := 0; s.dec.PeekKind() != ']'; i++ {
 		s.path = append(s.path, step{"", i})
@@ -181,7 +181,7 @@ func (s *scan) array() error {
 	return err
 }
 
-// member is the name of the element that the scan stands in.
+// member returns the name of the current element.
 func (s *scan) member() string {
 	for i := len(s.path) - 1; i >= 0; i-- {
 		if s.path[i].index < 0 {
@@ -191,8 +191,8 @@ func (s *scan) member() string {
 	return ""
 }
 
-// dateMember reports whether R4 has dates, dateTimes or instants only in
-// elements of that name, among the types of this server.
+// dateMember reports whether all elements of this name, in the types that the
+// server stores, are dates, dateTimes or instants.
 func dateMember(name string) bool {
 	switch name {
 	case "date", "start", "end", "issued", "recorded", "expiry", "event":
@@ -201,8 +201,8 @@ func dateMember(name string) bool {
 	return strings.HasSuffix(name, "Date") || strings.HasSuffix(name, "DateTime") || strings.HasSuffix(name, "Instant")
 }
 
-// members calls fn for each member of a JSON object without white space
-// between its tokens: what compact has returned, or the server has stored.
+// members calls fn for each member of a JSON object that has no white space
+// between tokens: a result of compact, or stored JSON.
 func members(v jsontext.Value, fn func(name string, raw jsontext.Value) error) error {
 	if len(v) < 2 || v[0] != '{' {
 		return errNotCompact
@@ -235,8 +235,8 @@ func members(v jsontext.Value, fn func(name string, raw jsontext.Value) error) e
 
 var errNotCompact = errors.New("r4: not one compact JSON object")
 
-// skip returns where the value that begins at i ends, an index within v; -1
-// when it does not end.
+// skip returns the end of the value that begins at i. It returns -1 if the value
+// does not end before the last byte of v.
 func skip(v []byte, i int) int {
 	for depth := 0; i > 0 && i < len(v); {
 		switch v[i] {
@@ -268,13 +268,13 @@ func skip(v []byte, i int) int {
 	return -1
 }
 
-// leapSecond reports whether v is a dateTime or instant at second 60.
+// leapSecond reports whether v is a dateTime or instant with second 60.
 func leapSecond(v string) bool {
 	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' &&
 		v[16:19] == ":60"
 }
 
-// binaryMember reports whether an element of that name is base64.
+// binaryMember reports whether elements of this name are base64.
 func binaryMember(name string) bool {
 	switch name {
 	case "data", "hash", "valueBase64Binary", "carrierAIDC":

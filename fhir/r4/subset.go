@@ -12,18 +12,18 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// subsetted marks a resource that lacks elements, so that nobody writes it
-// back as if it were whole.
+// subsetted is the tag of an incomplete resource. It warns clients not to write
+// the resource back.
 const subsetted = `{"system":"` + element.Terminology + `v3-ObservationValue","code":"SUBSETTED"}`
 
 // Subset returns the part of a stored resource's JSON that _summary or
-// _elements ask for, tagged SUBSETTED. Mandatory elements always stay. It
-// works on the elements of the top level; what is below them is kept whole.
-// Without a wish it returns json itself.
+// _elements select, tagged SUBSETTED. It selects top-level elements with all
+// their content and always keeps the mandatory ones. If neither parameter is
+// set, it returns json itself.
 func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]byte, error) {
 	top := names().top[typ]
 	if top == nil {
-		return nil, fhir.Errorf(fhir.Internal, "r4.Subset", "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Internal, "r4.Subset", "the server does not support this resource type")
 	}
 	var keep func(e *elementDefinition) bool
 	switch {
@@ -48,7 +48,7 @@ func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]
 		case "meta":
 			raw = tagged(raw)
 		case "modifierExtension", "implicitRules":
-			// they change the meaning of the rest
+			// They change the meaning of the other elements.
 		default:
 			if e := top[bare]; e == nil || !keep(e) {
 				return nil
@@ -66,7 +66,7 @@ func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]
 	return append(out, '}'), nil
 }
 
-// tagged adds the tag to a resource's meta.
+// tagged adds the tag SUBSETTED to a resource's meta.
 func tagged(meta jsontext.Value) jsontext.Value {
 	out := []byte{'{'}
 	found := false

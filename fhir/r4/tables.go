@@ -5,23 +5,23 @@ import (
 	"sync"
 )
 
-//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go
+//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out tables_gen.go -types ../types_gen.go
 
-// elementDefinition is one element of the top level of a resource type. Base is the
-// name without the type of a choice: value for valueQuantity.
+// elementDefinition is a top-level element of a resource type. For a choice element, base
+// is the name without the type: "value" for "valueQuantity".
 type elementDefinition struct {
 	typ, name, base    string
 	mandatory, summary bool
 }
 
 type lookup struct {
-	resources, elements map[string]bool
-	top                 map[string]map[string]*elementDefinition
+	elements map[string]bool
+	top      map[string]map[string]*elementDefinition
 }
 
-// names is the generated tables as sets, built on first use.
+// names returns the generated tables as sets, built on first use.
 var names = sync.OnceValue(func() *lookup {
-	l := &lookup{resources: set(resourceNames), elements: set(elementNames), top: map[string]map[string]*elementDefinition{}}
+	l := &lookup{elements: set(elementNames), top: map[string]map[string]*elementDefinition{}}
 	for i := range topLevel {
 		e := &topLevel[i]
 		if l.top[e.typ] == nil {

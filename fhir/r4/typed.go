@@ -6,31 +6,33 @@ import (
 
 	"github.com/valyala/fastjson"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/element"
 )
 
-// typed walks a resource along its shape and checks what google/fhir leaves
-// out: closed codes to the letter, the texts of some primitive types, the
-// invariants of data types, and the types of references. It runs only where
-// plain was not sure; plain asks the same functions.
-func (r *rules) typed(sh *shape, v *fastjson.Value) {
-	if sh.check != nil {
-		sh.check(v, r)
+// checkTypes walks a resource along its structure and checks what google/fhir
+// does not: the exact case of closed codes, the texts of some primitive types,
+// the invariants of data types, and the types of references. It runs only if the
+// precheck was undecided; the precheck calls the same functions.
+func (r *rules) checkTypes(st *structure, v *fastjson.Value) {
+	if st.check != nil {
+		st.check(v, r)
 	}
 	v.GetObject().Visit(func(key []byte, e *fastjson.Value) {
 		name := string(key)
-		m, known := sh.members[name]
+		m, known := st.members[name]
 		switch {
 		case known:
-			r.each(name, e, func(e *fastjson.Value) { r.typedMember(&m, name, e) })
+			r.each(name, e, func(e *fastjson.Value) { r.checkMember(&m, name, e) })
 		case strings.HasPrefix(name, "_"):
-			// The extensions of a primitive, or of each primitive of an array.
-			r.each(name, e, func(e *fastjson.Value) { r.extensions(sh, e) })
+			// The extensions of a primitive or of an array of primitives.
+			r.each(name, e, func(e *fastjson.Value) { r.extensions(st, e) })
 		}
 	})
 }
 
-// each calls fn for a member or for each element of its array, at its place.
+// each calls fn for a member, or for each element if it is an array, with r.path
+// pointing to it.
 func (r *rules) each(name string, v *fastjson.Value, fn func(*fastjson.Value)) {
 	r.path = append(r.path, step{name, -1})
 	if v.Type() == fastjson.TypeArray {
@@ -45,31 +47,31 @@ func (r *rules) each(name string, v *fastjson.Value, fn func(*fastjson.Value)) {
 	r.path = r.path[:len(r.path)-1]
 }
 
-// extensions walks the extensions of a primitive of an object of shape sh.
-func (r *rules) extensions(sh *shape, v *fastjson.Value) {
+// extensions walks the extensions of a primitive in an object with structure st.
+func (r *rules) extensions(st *structure, v *fastjson.Value) {
 	list := v.Get("extension")
-	m, known := sh.members["extension"]
+	m, known := st.members["extension"]
 	if list == nil || !known {
 		return
 	}
-	r.each("extension", list, func(e *fastjson.Value) { r.typed(m.shape, e) })
+	r.each("extension", list, func(e *fastjson.Value) { r.checkTypes(m.structure, e) })
 }
 
-func (r *rules) typedMember(m *member, name string, v *fastjson.Value) {
-	switch m.shape.form {
+func (r *rules) checkMember(m *member, name string, v *fastjson.Value) {
+	switch m.structure.typ {
 	case object:
-		r.typed(m.shape, v)
+		r.checkTypes(m.structure, v)
 	case reference:
 		r.target(m.targets, v)
-		r.typed(m.shape, v)
+		r.checkTypes(m.structure, v)
 	case coded:
-		if v.Type() == fastjson.TypeString && !m.shape.codes[string(v.GetStringBytes())] {
+		if v.Type() == fastjson.TypeString && !m.structure.codes[string(v.GetStringBytes())] {
 			r.structure("code-invalid", "does not have a code of its required value set")
 		}
-	case unsure:
+	case delegated:
 		if name == "contained" && len(r.path) == 2 {
-			if sh := r.all.of(string(v.GetStringBytes("resourceType"))); sh != nil {
-				r.typed(sh, v)
+			if st := r.all.of(string(v.GetStringBytes("resourceType"))); st != nil {
+				r.checkTypes(st, v)
 			}
 		}
 	case uri, code, oid, uuid, languageTag, mediaType, currencyCode:
@@ -77,24 +79,24 @@ func (r *rules) typedMember(m *member, name string, v *fastjson.Value) {
 			return
 		}
 		s := v.GetStringBytes()
-		if rule := leafRule(m.shape.form, s); rule != "" {
+		if rule := primitiveRule(m.structure.typ, s); rule != "" {
 			r.structure("value", rule)
 		}
-		// a canonical or URI may refer to a contained resource (dom-3)
-		if m.shape.form == uri && len(s) > 1 && s[0] == '#' {
+		// A canonical or URI may refer to a contained resource (dom-3).
+		if m.structure.typ == uri && len(s) > 1 && s[0] == '#' {
 			r.use(string(s[1:]))
 		}
 	}
 }
 
-// target checks the types of a reference against those that may stand there:
-// of the contained resource that it points to, and the one that it names.
+// target checks a reference against the allowed target types: both its type
+// element and the type of the contained resource that it refers to.
 func (r *rules) target(targets []string, v *fastjson.Value) {
 	if len(targets) == 0 {
 		return
 	}
-	if typ := referenceType(v); names().resources[typ] && !slices.Contains(targets, typ) {
-		r.broken("type", "is a type that this element does not refer to")
+	if typ := referenceType(v); fhir.IsR4Type(typ) && !slices.Contains(targets, typ) {
+		r.broken("type", "is a type that this element cannot refer to")
 	}
 	id, local := strings.CutPrefix(string(v.GetStringBytes("reference")), "#")
 	if !local {
@@ -109,7 +111,7 @@ func (r *rules) target(targets []string, v *fastjson.Value) {
 	}
 }
 
-// referenceType returns Reference.type without the base of R4's types.
+// referenceType returns Reference.type without the base URL of R4's types.
 func referenceType(v *fastjson.Value) string {
 	return strings.TrimPrefix(string(v.GetStringBytes("type")), element.StructureDefinition)
 }

@@ -9,15 +9,15 @@ import (
 	"pulsegate/fhir"
 )
 
-// small is an Observation of n small extensions.
+// small returns an Observation with n small extensions.
 func small(n int) []byte {
 	ext := strings.Repeat(`{"url":"u:x","valueCode":"x"},`, n)
 	return []byte(`{"resourceType":"Observation","extension":[` + strings.TrimSuffix(ext, ",") +
 		`],"contained":[{"resourceType":"Patient","id":"a"}],"subject":{"reference":"#a"},"status":"final","code":{"text":"x"}}`)
 }
 
-// One resource holds a bounded number of values, whatever its size, so that its
-// validation takes a bounded time and memory.
+// TestValuesAreBounded tests that the number of values in a resource is limited
+// independently of its size, so that validation has bounded time and memory.
 func TestValuesAreBounded(t *testing.T) {
 	d, err := New(Limits{})
 	if err != nil {
@@ -56,24 +56,25 @@ func TestValuesAreBounded(t *testing.T) {
 	}
 }
 
-// There are never more validations by google/fhir at once than processors.
-func TestSlowValidationsAreBounded(t *testing.T) {
+// TestFullValidationsAreBounded tests that at most one validation by google/fhir
+// runs per processor.
+func TestFullValidationsAreBounded(t *testing.T) {
 	boundedAtOnce(t, 2, func(d *Validator) chan struct{} { return d.ordinary })
 }
 
-// Of the large ones there are fewer.
+// TestLargeValidationsAreBounded tests the lower limit for large resources.
 func TestLargeValidationsAreBounded(t *testing.T) {
 	boundedAtOnce(t, manyValues, func(d *Validator) chan struct{} { return d.large })
 }
 
-func boundedAtOnce(t *testing.T, extensions int, room func(*Validator) chan struct{}) {
+func boundedAtOnce(t *testing.T, extensions int, slots func(*Validator) chan struct{}) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := New(Limits{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		full := room(d)
-		for range cap(full) { // all are under way
+		full := slots(d)
+		for range cap(full) { // occupy all slots
 			full <- struct{}{}
 		}
 		errs := make(chan error, 8)

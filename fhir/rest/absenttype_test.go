@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestScopeBeforeAbsence holds that a token that does not cover a type is told
-// so (403) whether or not the server stores the type, and that one that covers
-// all types learns that it does not (404).
+// TestScopeBeforeAbsence tests that a token that does not cover a type gets 403
+// whether or not the server stores the type, and that a token for all types gets 404
+// for a type that the server does not store.
 func TestScopeBeforeAbsence(t *testing.T) {
 	w := newWorld(t, newModelStore(time.Now))
 	for _, typ := range []string{"Condition", "Group", "Coffee"} {

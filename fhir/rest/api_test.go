@@ -199,7 +199,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// TestHidden: what consent or scope hides is not told from what is absent.
+// TestHidden tests that hidden and absent resources cannot be told apart.
 func TestHidden(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		for i := range 4 {

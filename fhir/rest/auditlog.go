@@ -14,13 +14,13 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// AuditLog serves what an auditor needs of the tamper-evident log:
+// AuditLog serves the tamper-evident log to auditors:
 //
 //	GET  /AuditEvent/$checkpoint   the latest signed checkpoint, to be kept
 //	POST /AuditEvent/$verify       recomputes the log; the body may be an
-//	                               older checkpoint to hold it to
+//	                               older checkpoint to compare with
 //
-// Both need a scope that reads AuditEvent, and are on record themselves.
+// Both need a scope that reads AuditEvent, and are recorded themselves.
 type AuditLog struct {
 	Store    store.Store
 	Recorder *audit.Recorder
@@ -30,7 +30,7 @@ type AuditLog struct {
 	running sync.Mutex
 }
 
-// maxCheckpoint bounds a checkpoint that is handed in.
+// maxCheckpoint bounds the size of a client's checkpoint in bytes.
 const maxCheckpoint = 16 << 10
 
 // Mount adds the routes below the FHIR base.
@@ -39,7 +39,7 @@ func (h *AuditLog) Mount(r gin.IRouter) {
 	r.POST("/AuditEvent/$verify", h.verify)
 }
 
-// allowed records the request and reports whether it may go on.
+// allowed records the request and reports whether it is permitted.
 func (h *AuditLog) allowed(c *gin.Context) bool {
 	p := PrincipalOf(c)
 	ev := audit.Event{Type: audit.AuditRead, Interaction: "operation", Caller: callerOf(c),
@@ -80,7 +80,7 @@ func (h *AuditLog) verify(c *gin.Context) {
 			maxCheckpoint))
 		return
 	}
-	// It reads the whole log: one at a time.
+	// It reads the whole log, so only one may run at a time.
 	if !h.running.TryLock() {
 		c.Header("Retry-After", "10")
 		Fail(c, fhir.Errorf(fhir.TooMany, "rest.AuditLog", "a verification is running already"))

@@ -18,10 +18,10 @@ import (
 	"pulsegate/fhir/budget"
 )
 
-// negotiate settles the format of the answer: JSON is the only one.
+// negotiate negotiates the format of the answer. Only JSON is supported.
 func (s *Server) negotiate(c *gin.Context) {
 	want := strings.Join(c.Request.Header.Values("Accept"), ",")
-	// to parse a query is not for nothing
+	// Parse the query only if necessary.
 	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "_pretty") ||
 		strings.Contains(q, "%") {
 		if f := c.Query("_format"); f != "" {
@@ -64,7 +64,8 @@ func version4(params map[string]string) bool {
 	return v == "" || v == "4.0" || v == "4.0.1"
 }
 
-// body reads the request's body: JSON, perhaps compressed, within limits.
+// body reads the request's body within the limits. It is JSON and may be
+// compressed.
 func (s *Server) body(c *gin.Context) ([]byte, error) {
 	const op = "rest.body"
 	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
@@ -124,14 +125,14 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 func withoutMark(b []byte) []byte { return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) }
 
 const (
-	// maxRatio bounds how far a body may inflate. Thousands of alike
+	// maxRatio bounds the compression ratio of a body. Thousands of similar
 	// Observations are compressed by less than 100 to 1.
 	maxRatio = 200
-	// freeOfRatio is the inflated size in bytes from which maxRatio counts.
+	// freeOfRatio is the inflated size in bytes up to which maxRatio does not apply.
 	freeOfRatio = 1 << 20
 )
 
-// countedReader counts the bytes as they were sent.
+// countedReader counts the bytes before decompression.
 type countedReader struct {
 	r io.Reader
 	n int64
@@ -143,8 +144,8 @@ func (c *countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readBudgeted reads to the end. Before its buffer grows it reserves memory for
-// what the request will take, and asks check with the size so far.
+// readBudgeted reads r to its end. Before its buffer grows, it reserves memory from
+// the budget and calls check with the size so far.
 func readBudgeted(r io.Reader, held *budget.Held, check func(n int64) error) ([]byte, error) {
 	if held == nil {
 		return io.ReadAll(r)
@@ -184,7 +185,8 @@ func prefers(r *http.Request, name string) string {
 	return ""
 }
 
-// worthZipping: below this a packet holds it anyway.
+// worthZipping is the smallest body in bytes that is compressed. Smaller bodies fit
+// into one packet.
 const worthZipping = 1400
 
 var zippers = sync.Pool{New: func() any {
@@ -200,7 +202,7 @@ var ( // read only
 	vary     = []string{"Accept, Accept-Encoding"}
 )
 
-// send writes parts as one body, compressed when the caller takes that.
+// send writes parts as one body, compressed if the client accepts that.
 func send(c *gin.Context, status int, parts ...[]byte) {
 	if c.GetBool(keyPretty) {
 		parts = [][]byte{pretty(parts)}
@@ -227,14 +229,14 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 			z.Reset(c.Writer)
 			defer func() {
 				if err := z.Close(); err != nil {
-					c.Abort() // the connection is gone; there is nobody to tell
+					c.Abort() // the connection is closed
 				}
 				zippers.Put(z)
 			}()
 			w = z
 		}
 	} else {
-		h.Set("Content-Length", strconv.Itoa(total)) // else net/http sends what is larger than its buffer in chunks
+		h.Set("Content-Length", strconv.Itoa(total)) // otherwise net/http uses chunks for a body larger than its buffer
 	}
 	c.Status(status)
 	if c.Request.Method == http.MethodHead {
@@ -249,7 +251,7 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 	}
 }
 
-// pretty is one JSON value for people to read.
+// pretty returns one indented JSON value.
 func pretty(parts [][]byte) []byte {
 	v := jsontext.Value(bytes.Join(parts, nil))
 	if v.Indent(jsontext.WithIndent("  ")) != nil {

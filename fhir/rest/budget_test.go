@@ -14,8 +14,8 @@ import (
 	"pulsegate/fhir/budget"
 )
 
-// A body that would take more than the others leave is refused with 503 and
-// Retry-After, before it is read; once they are done it is taken.
+// TestBodiesShareABudget tests that a body beyond the budget is refused with 503 and
+// Retry-After before it is read, and accepted when other requests have finished.
 func TestBodiesShareABudget(t *testing.T) {
 	w := newWorld(t, newModelStore(time.Now))
 	b := budget.New(3 * budget.Factor * budget.Small)
@@ -59,7 +59,7 @@ func zip(t *testing.T, s string) string {
 	return out.String()
 }
 
-// A body may inflate so far and no further.
+// TestInflationIsBounded tests the limits on compressed bodies.
 func TestInflationIsBounded(t *testing.T) {
 	held := budget.New(1 << 40).Hold()
 	read := func(s string) (int, error) {

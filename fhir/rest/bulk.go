@@ -25,15 +25,15 @@ import (
 //	GET         /$export-file/:job/:file
 type Bulk struct {
 	Exporter *bulk.Exporter
-	// Base is the FHIR base URL, without a slash at the end.
+	// Base is the FHIR base URL without a trailing slash.
 	Base string
-	// Service records what was refused; nil records nothing.
+	// Service records failed requests. If it is nil, none are recorded.
 	Service *interaction.Service
-	// StepUp refuses whom it demands a fresh sign-in of; nil demands none.
+	// StepUp returns an error if the caller must sign in again. It may be nil.
 	StepUp func(*access.Principal) error
 }
 
-// refuse records a request that failed, then answers it.
+// refuse records a failed request and answers it.
 func refuse(c *gin.Context, s *interaction.Service, ref fhir.Ref, err error) {
 	if s != nil {
 		err = s.Refused(c.Request.Context(), RequestOf(c), "operation", ref, err)
@@ -41,7 +41,7 @@ func refuse(c *gin.Context, s *interaction.Service, ref fhir.Ref, err error) {
 	Fail(c, err)
 }
 
-// maxParametersBody bounds the body of a kick-off by POST.
+// maxParametersBody bounds the body of a kick-off by POST, in bytes.
 const maxParametersBody = 64 << 10
 
 // Mount adds the routes below the FHIR base.
@@ -49,8 +49,8 @@ func (h Bulk) Mount(r gin.IRouter) {
 	for _, m := range []string{http.MethodGet, http.MethodPost} {
 		r.Handle(m, "/$export", h.kickOff(bulk.System))
 		r.Handle(m, "/Patient/$export", h.kickOff(bulk.Patients))
-		// Not below /Group/: gin does not come back from a parameter under a
-		// fixed segment, and GET /Group/g1 would be lost.
+		// The route cannot begin with /Group/: gin does not backtrack from a fixed
+		// segment, so GET /Group/g1 would not be found.
 		r.Handle(m, "/:type/:id/$export", h.kickOff(bulk.Group))
 	}
 	r.GET("/$export-status/:job", h.status)
@@ -58,7 +58,7 @@ func (h Bulk) Mount(r gin.IRouter) {
 	r.GET("/$export-file/:job/:file", h.file)
 }
 
-// preferences reads the Prefer header into its lower-case parts.
+// preferences parses the Prefer header. Names and values are in lower case.
 func preferences(c *gin.Context) map[string]string {
 	out := map[string]string{}
 	for _, line := range c.Request.Header.Values("Prefer") {
@@ -70,8 +70,8 @@ func preferences(c *gin.Context) map[string]string {
 	return out
 }
 
-// accepts reports whether the Accept header allows one of the media types;
-// no header allows all.
+// accepts reports whether the Accept header allows one of the media types. Without
+// the header, all are allowed.
 func accepts(c *gin.Context, types ...string) bool {
 	lines := c.Request.Header.Values("Accept")
 	if len(lines) == 0 {
@@ -93,7 +93,7 @@ func accepts(c *gin.Context, types ...string) bool {
 }
 
 func notAcceptable(c *gin.Context, what string) {
-	// 406 has no kind of its own: the outcome is written here.
+	// No fhir.Kind stands for 406, so the outcome is written here.
 	c.Data(http.StatusNotAcceptable, "application/fhir+json; charset=utf-8",
 		[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-supported","diagnostics":"Accept must allow `+what+`"}]}`))
 }
@@ -129,7 +129,7 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 		}
 		self := h.Base + strings.TrimPrefix(c.Request.URL.Path, basePath(h.Base))
 		if c.Request.Method == http.MethodPost {
-			// The guide: a POST carries its parameters in the body alone.
+			// According to the guide, a POST has its parameters only in the body.
 			if params, err = postParameters(c); err != nil {
 				refuse(c, h.Service, fhir.Ref{}, err)
 				return
@@ -153,7 +153,7 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 	}
 }
 
-// basePath is the path part of the FHIR base URL.
+// basePath returns the path of the FHIR base URL.
 func basePath(base string) string {
 	u, err := url.Parse(base)
 	if err != nil {
@@ -227,8 +227,8 @@ func (h Bulk) file(c *gin.Context) {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
-	// The status line is gone: the only honest end is a broken connection,
-	// which a client cannot take for the end of the file.
+	// The status line has been sent. An aborted connection is the only way left to
+	// report the error; clients cannot mistake it for the end of the file.
 	w.abort()
 }
 
@@ -253,8 +253,8 @@ func contentCoding(header string) string {
 	return ""
 }
 
-// fileWriter sends the header with the first byte, so that what fails before
-// can still be told with a status.
+// fileWriter sends the header with the first byte, so that earlier errors can still
+// be reported with a status.
 type fileWriter struct {
 	c      *gin.Context
 	coding string
@@ -314,9 +314,9 @@ func (w *fileWriter) close() error {
 	return nil
 }
 
-// abort breaks the answer off.
+// abort aborts the answer.
 func (w *fileWriter) abort() {
 	if err := cut(w.c); err != nil {
-		w.c.Abort() // the compressed form shows the cut
+		w.c.Abort() // the compressed stream is incomplete
 	}
 }

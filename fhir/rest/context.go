@@ -28,7 +28,7 @@ const (
 
 const mimeFHIR = "application/fhir+json"
 
-// PrincipalOf is the authenticated caller; nil before authentication.
+// PrincipalOf returns the authenticated caller, or nil before authentication.
 func PrincipalOf(c *gin.Context) *access.Principal {
 	v, ok := c.Get(keyPrincipal)
 	if !ok {
@@ -41,15 +41,15 @@ func PrincipalOf(c *gin.Context) *access.Principal {
 	return p
 }
 
-// RequestID is the id under which the request is logged and audited.
+// RequestID returns the id under which the request is logged and audited.
 func RequestID(c *gin.Context) string { return c.GetString(keyRequestID) }
 
-// callerOf returns the caller of a request that was authenticated.
+// callerOf returns the caller of an authenticated request.
 func callerOf(c *gin.Context) audit.Caller {
 	return audit.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
 }
 
-// RequestOf is the caller as fhir/interaction wants to know it.
+// RequestOf returns the request for fhir/interaction.
 func RequestOf(c *gin.Context) *interaction.Request {
 	return &interaction.Request{
 		Caller:  callerOf(c),
@@ -58,8 +58,8 @@ func RequestOf(c *gin.Context) *interaction.Request {
 	}
 }
 
-// requestURI is the target as it was sent; a proxy's absolute form without
-// scheme and host.
+// requestURI returns the request target as received. It removes the scheme and host
+// of the absolute form, which proxies use.
 func requestURI(r *http.Request) string {
 	if strings.HasPrefix(r.RequestURI, "/") {
 		return r.RequestURI
@@ -76,9 +76,9 @@ func logger(c *gin.Context) *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// Fail renders err as an OperationOutcome and ends the request. What is not
-// an *fhir.Error, and every Internal one, is a bare 500; its cause goes to the
-// log with the request id.
+// Fail renders err as an OperationOutcome and ends the request. An Internal error,
+// or one that is not an *fhir.Error, is a bare 500; its cause is logged with the
+// request id.
 func Fail(c *gin.Context, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &fhir.Error{Kind: fhir.Unavailable, Op: "rest.Fail", Err: err,

@@ -11,7 +11,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// event holds the parts of an AuditEvent that the tests compare.
+// event has the parts of an AuditEvent that the tests compare.
 type event struct {
 	patient string
 	query   string
@@ -19,7 +19,7 @@ type event struct {
 	whole   string
 }
 
-// eventsOf are the AuditEvents of a request.
+// eventsOf returns the AuditEvents of a request.
 func (w *world) eventsOf(request string) (out []event) {
 	w.t.Helper()
 	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(),
@@ -74,8 +74,8 @@ func conditional(criteria, resource string) string {
 		criteria + `"}}`
 }
 
-// TestConditionalIsDisclosure: what a conditional create finds, or says is
-// gone, is in the trail of the patient concerned.
+// TestConditionalIsDisclosure tests that the patient's audit trail names the resources
+// that a conditional create finds.
 func TestConditionalIsDisclosure(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		for i, p := range []string{"p1", "p1", "p2"} {
@@ -141,8 +141,8 @@ func TestConditionalIsDisclosure(t *testing.T) {
 	})
 }
 
-// TestPatientsPart: in an event of a patient's compartment stands nothing of
-// others, whatever the request; the whole request is in one event of none.
+// TestPatientsPart tests that an event in a patient's compartment contains nothing
+// about others, and that one event in no compartment contains the whole request.
 func TestPatientsPart(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		person := func(id, mrn, family string) string {

@@ -1,10 +1,10 @@
-// Package rest is the FHIR REST API over HTTP (gin): decode, call
-// fhir/interaction, render. It decides nothing: no *gin.Context goes below it
-// and no rule of FHIR or access lives here.
+// Package rest serves the FHIR REST API over HTTP with gin. It decodes requests,
+// calls fhir/interaction and renders the results. It contains no rules of FHIR or
+// access, and no other package receives a *gin.Context from it.
 //
-// It owns: routes, content negotiation, headers, conditional reads, limits of
-// bodies and time, request ids, the access log, request metrics and spans,
-// CORS, the rendering of errors as OperationOutcome.
+// It owns routes, content negotiation, headers, conditional reads, limits on bodies
+// and time, request ids, the access log, request metrics and spans, CORS, and the
+// rendering of errors as OperationOutcomes.
 //
 // # Routes, below /fhir
 //
@@ -19,11 +19,11 @@
 //	GET,HEAD  /:type/:id/_history                history
 //	GET,HEAD  /:type/:id/_history/:vid           vread
 //	GET,POST  /Observation/$lastn, $stats        operations
-//	and what Server.Operations and Server.Public mount
+//	and the routes of Server.Operations and Server.Public
 //
 // # What is never logged
 //
 // Logs, metrics and spans name the method, the route's template, the resource
-// type, the status, sizes, the client id and the request id: no path ids, no
-// query, no header, no body.
+// type, the status, sizes, the client id and the request id. They never contain
+// ids in paths, queries, headers or bodies.
 package rest

@@ -11,8 +11,7 @@ import (
 
 const whole = `{"resourceType":"Patient","id":"v1","text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\">Ada</div>"},"name":[{"family":"O'Neill","given":["Ada"]}],"gender":"female","photo":[{"url":"http://x.test/p"}]}`
 
-// TestViews holds _summary, _elements and _pretty on reads, versions and
-// histories.
+// TestViews tests _summary, _elements and _pretty on reads, versions and histories.
 func TestViews(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
@@ -77,7 +76,7 @@ func TestViews(t *testing.T) {
 	})
 }
 
-// TestHistoryCount holds _count=0, empty parameters and an unescaped plus.
+// TestHistoryCount tests _count=0, empty parameters and an unescaped plus.
 func TestHistoryCount(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
@@ -98,7 +97,7 @@ func TestHistoryCount(t *testing.T) {
 	})
 }
 
-// TestEmptyParametersOfOperations holds that they are ignored there too.
+// TestEmptyParametersOfOperations tests that operations ignore empty parameters.
 func TestEmptyParametersOfOperations(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.want(200, "all", "GET", "/Observation/$lastn?patient=p1&category=vital-signs&max=&code=&unknown=", "")
@@ -107,8 +106,8 @@ func TestEmptyParametersOfOperations(t *testing.T) {
 	})
 }
 
-// TestUnknownParameters holds that an unknown parameter is an error which names
-// it, and under lenient handling a warning in the Bundle.
+// TestUnknownParameters tests that an unknown parameter is an error that names it or,
+// under lenient handling, a warning in the Bundle.
 func TestUnknownParameters(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
@@ -144,7 +143,7 @@ func TestUnknownParameters(t *testing.T) {
 	})
 }
 
-// TestByteOrderMark holds that a body may begin with one.
+// TestByteOrderMark tests that a body may begin with a byte order mark.
 func TestByteOrderMark(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", "\ufeff"+whole, 201)
@@ -158,7 +157,7 @@ func TestByteOrderMark(t *testing.T) {
 	})
 }
 
-// TestIssuesOfABody holds that all issues come at once, with their places.
+// TestIssuesOfABody tests that all issues are reported together with their locations.
 func TestIssuesOfABody(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		a := w.want(400, "all", "POST", "/Patient",

@@ -16,7 +16,7 @@ const allOK = `{"resourceType":"OperationOutcome","issue":[{"severity":"informat
 
 func refOf(c *gin.Context) fhir.Ref { return fhir.Ref{Type: c.Param("type"), ID: c.Param("id")} }
 
-// metadata answers with the statement that mode asks for (R4
+// metadata answers with the statement that the parameter mode selects (R4
 // http.html#capabilities).
 func (s *Server) metadata(c *gin.Context) {
 	if s.negotiate(c); c.IsAborted() {
@@ -36,7 +36,7 @@ func (s *Server) metadata(c *gin.Context) {
 	}
 }
 
-// fail records what did not reach an interaction, then answers.
+// fail records and answers a request that did not reach an interaction.
 func (s *Server) fail(c *gin.Context, name string, ref fhir.Ref, err error) {
 	Fail(c, s.Service.Refused(c.Request.Context(), RequestOf(c), name, ref, err))
 }
@@ -64,8 +64,7 @@ func (s *Server) search(c *gin.Context) {
 	s.page(c, p, err)
 }
 
-// searchForm takes the parameters from the form and, as FHIR allows, from the
-// URL.
+// searchForm reads the parameters from the form and, as FHIR allows, from the URL.
 func (s *Server) searchForm(c *gin.Context) {
 	const op = "rest.searchForm"
 	raw := c.Request.URL.RawQuery
@@ -105,8 +104,7 @@ func (s *Server) read(c *gin.Context) {
 	})
 }
 
-// readOne answers with the part of a resource that _summary and _elements ask
-// for.
+// readOne answers with the part of a resource that _summary and _elements select.
 func (s *Server) readOne(c *gin.Context, name string, get func(*interaction.Request) (fhir.Resource, error)) {
 	view, err := interaction.ParseView(c.Param("type"), c.Request.URL.RawQuery)
 	if err != nil {
@@ -123,7 +121,7 @@ func (s *Server) readOne(c *gin.Context, name string, get func(*interaction.Requ
 func (s *Server) vread(c *gin.Context) {
 	v, err := strconv.ParseUint(c.Param("vid"), 10, 64)
 	if err != nil {
-		v = 0 // no version of ours
+		v = 0 // not a version of this server
 	}
 	s.readOne(c, "vread", func(rq *interaction.Request) (fhir.Resource, error) {
 		return s.Service.VRead(c.Request.Context(), rq, refOf(c), v)
@@ -152,7 +150,7 @@ func (s *Server) versionHeaders(c *gin.Context, r *fhir.Resource) {
 	}
 }
 
-// unchanged answers If-None-Match and, without it, If-Modified-Since.
+// unchanged evaluates If-None-Match or, if it is absent, If-Modified-Since.
 func unchanged(q *http.Request, r *fhir.Resource) bool {
 	if tags := q.Header.Values("If-None-Match"); len(tags) > 0 {
 		for _, t := range strings.Split(strings.Join(tags, ","), ",") {
@@ -178,8 +176,8 @@ func (s *Server) create(c *gin.Context) {
 	s.written(c, w, err)
 }
 
-// preconditions reads those of a write (RFC 9110 section 13.1). A date that
-// cannot be read is ignored, as section 13.1.4 wants it.
+// preconditions parses the preconditions of a write (RFC 9110 section 13.1). It
+// ignores an invalid date, as section 13.1.4 requires.
 func preconditions(h http.Header) (p interaction.Preconditions, err error) {
 	if p.IfMatch, err = interaction.ParseTags(strings.Join(h.Values("If-Match"), ",")); err != nil {
 		return p, err

@@ -2,10 +2,8 @@ package rest
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"runtime/debug"
@@ -18,20 +16,19 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// identify takes over the caller's X-Request-Id when it is harmless, or makes
-// one.
+// identify uses the caller's X-Request-Id if it is harmless, and otherwise
+// generates one.
 func (s *Server) identify(c *gin.Context) {
 	id := c.GetHeader("X-Request-Id")
 	if !harmless(id) {
-		var b [16]byte
+		var err error
 		s.randMu.Lock()
-		_, err := io.ReadFull(s.Rand, b[:])
+		id, err = fhir.NewID(s.Rand)
 		s.randMu.Unlock()
 		if err != nil {
-			Fail(c, fhir.Wrap("rest.identify", err))
+			Fail(c, err)
 			return
 		}
-		id = hex.EncodeToString(b[:])
 	}
 	c.Set(keyRequestID, id)
 	c.Set(keyLogger, s.Logger)
@@ -39,7 +36,7 @@ func (s *Server) identify(c *gin.Context) {
 	c.Next()
 }
 
-// harmless: what may stand in a log line and a header.
+// harmless reports whether a request id may appear in a log line and a header.
 func harmless(id string) bool {
 	if id == "" || len(id) > 64 {
 		return false
@@ -50,8 +47,8 @@ func harmless(id string) bool {
 	}) < 0
 }
 
-// recover turns a panic into a bare 500. The log gets the type of the panic
-// value and the stack without arguments' contents, not the value.
+// recover answers a panic with a bare 500. It logs the type of the panic value and
+// the stack without the contents of arguments, but not the value.
 func (s *Server) recover(c *gin.Context) {
 	defer func() {
 		v := recover()
@@ -66,19 +63,19 @@ func (s *Server) recover(c *gin.Context) {
 		}
 		c.Abort()
 		if err := cut(c); err != nil {
-			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be broken off", "request_id",
+			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be aborted", "request_id",
 				RequestID(c), "error", err)
 		}
 	}()
 	c.Next()
 }
 
-// cut breaks off an answer that has begun, so that nobody takes it for whole:
-// HTTP/1.1 loses its connection, HTTP/2 its stream.
+// cut aborts an answer that has begun, so that it cannot be mistaken for a complete
+// one. It closes the connection in HTTP/1.1 and resets the stream in HTTP/2.
 func cut(c *gin.Context) error {
 	var raw http.ResponseWriter = c.Writer
 	if u, ok := raw.(interface{ Unwrap() http.ResponseWriter }); ok {
-		raw = u.Unwrap() // gin's own refuses once a body has begun
+		raw = u.Unwrap() // gin's writer refuses once a body has begun
 	}
 	rc := http.NewResponseController(raw)
 	conn, _, err := rc.Hijack()
@@ -88,8 +85,8 @@ func cut(c *gin.Context) error {
 	return rc.SetWriteDeadline(time.Unix(1, 0))
 }
 
-// Headers that are the same on every answer, and on those of the API. Handlers
-// may replace them, never append to them.
+// everywhere holds the headers of every answer, onFHIR those of the API. Handlers
+// may replace but must not append to them.
 var (
 	everywhere = http.Header{ // read only
 		"X-Content-Type-Options": {"nosniff"},
@@ -103,8 +100,8 @@ var (
 	}
 )
 
-// headers are security headers and CORS. Any origin may call the API, without
-// credentials of the browser: access is by bearer token alone.
+// headers sets the security headers and CORS. Any origin may call the API, but
+// without browser credentials: bearer tokens are the only access.
 func (s *Server) headers(c *gin.Context) {
 	h := c.Writer.Header()
 	maps.Copy(h, everywhere)
@@ -124,9 +121,9 @@ func (s *Server) headers(c *gin.Context) {
 	c.Next()
 }
 
-// authenticate puts the principal into the context. Refused requests go into
-// the trail, but not more than some per second: nobody without a token may
-// fill the disk.
+// authenticate puts the principal into the context. It records a limited number of
+// refused requests per second, so that callers without a token cannot fill the
+// disk.
 func (s *Server) authenticate(c *gin.Context) {
 	p, err := s.Auth.Authenticate(c.Request)
 	if err == nil && p == nil {
@@ -174,5 +171,5 @@ func (s *Server) limitTime(c *gin.Context) {
 	c.Next()
 }
 
-// lastModified is t as HTTP writes it, to the second.
+// lastModified formats t for HTTP, which has a precision of one second.
 func lastModified(t time.Time) string { return t.UTC().Format(http.TimeFormat) }

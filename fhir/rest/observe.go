@@ -21,16 +21,16 @@ import (
 
 const scopeName = "pulsegate/fhir/rest"
 
-// durationBuckets are the boundaries, in seconds, that OpenTelemetry's
-// semantic conventions ask for in http.server.request.duration.
+// durationBuckets holds the boundaries in seconds that OpenTelemetry's semantic
+// conventions prescribe for http.server.request.duration.
 var durationBuckets = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
 
 // resourceType is the attribute for the FHIR resource type of a request. It is
-// absent where the route names none, and "_OTHER" for a type outside FHIR.
+// absent if the route has none, and "_OTHER" for unknown types.
 const resourceType = attribute.Key("fhir.resource.type")
 
-// meters hold the request metrics of OpenTelemetry's semantic conventions for
-// HTTP servers.
+// meters holds the request metrics that OpenTelemetry's semantic conventions define
+// for HTTP servers.
 type meters struct {
 	duration httpconv.ServerRequestDuration
 	active   httpconv.ServerActiveRequests
@@ -101,22 +101,21 @@ func (s *Server) observe() gin.HandlerFunc {
 	}
 }
 
-// labels of a request. The number of combinations is bounded, because methods,
-// types and versions outside the known ones share one value each.
+// labels holds the labels of a request. The number of combinations is bounded,
+// because unknown methods, types and versions share one value each.
 type labels struct {
 	method, route, typ, scheme, version string
 	status                              int
 }
 
-// labelled holds the attributes of labels in the forms that metrics and spans
-// take.
+// labelled holds the attributes of labels in the types that metrics and spans need.
 type labelled struct {
 	list   []attribute.KeyValue
 	record []metric.RecordOption
 	add    []metric.AddOption
 }
 
-// attributes names l by OpenTelemetry's semantic conventions.
+// attributes converts l to attributes of OpenTelemetry's semantic conventions.
 func (l labels) attributes() []attribute.KeyValue {
 	out := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(l.method), semconv.URLScheme(l.scheme)}
 	if l.route != "" {
@@ -137,8 +136,8 @@ func (l labels) attributes() []attribute.KeyValue {
 	return out
 }
 
-// labelCache keeps attribute sets, which are costly to build per request. It
-// is safe for concurrent use.
+// labelCache caches attribute sets, which are expensive to build per request. It is
+// safe for concurrent use.
 type labelCache struct {
 	mu        sync.RWMutex
 	m, active map[labels]*labelled // guarded by mu
@@ -164,7 +163,7 @@ func (k *labelCache) get(m map[labels]*labelled, l labels) *labelled {
 }
 
 // method returns the request's method, or "_OTHER" for one that HTTP does not
-// define, so that a caller cannot choose what stands in logs and labels.
+// define, so that callers cannot choose the contents of logs and labels.
 func method(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
@@ -187,7 +186,7 @@ func spanName(l labels) string {
 	return name
 }
 
-// scheme returns the scheme of the connection that the request came on.
+// scheme returns the scheme of the request's connection.
 func scheme(r *http.Request) string {
 	if r.TLS != nil {
 		return "https"
@@ -206,8 +205,8 @@ func protocolVersion(r *http.Request) string {
 	return ""
 }
 
-// typeLabel returns the resource type in the path, "" where the route has
-// none, or "_OTHER" for one that FHIR does not define.
+// typeLabel returns the resource type in the path, "" if the route has none, or
+// "_OTHER" for a type that the server does not store.
 func typeLabel(c *gin.Context) string {
 	switch t := c.Param("type"); {
 	case t == "":

@@ -14,14 +14,14 @@ import (
 	"pulsegate/fhir/interaction"
 )
 
-// operation is a type-level operation that reads: GET with its inputs in the
-// query, POST with a Parameters resource.
+// operation is a reading operation at the type level, called by GET with its inputs
+// in the query or by POST with a Parameters resource.
 type operation struct {
 	typ, name, definition string
 	handle                func(*Server, *gin.Context, []interaction.Parameter)
 }
 
-// typeOperations is the list from which routes and CapabilityStatement are made.
+// typeOperations lists the operations for the routes and the CapabilityStatement.
 func typeOperations() []operation {
 	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
@@ -30,7 +30,7 @@ func typeOperations() []operation {
 	}
 }
 
-// Offered are the operations that Mount adds, for the CapabilityStatement.
+// Offered returns the operations that Mount adds, for the CapabilityStatement.
 func Offered() []capability.Operation {
 	var out []capability.Operation
 	for _, o := range typeOperations() {
@@ -56,7 +56,7 @@ func (s *Server) mountOperations(api gin.IRouter) {
 	}
 }
 
-// parameters reads the inputs of an operation: the query, and of a POST the
+// parameters parses the inputs of an operation in the query and, for a POST, in the
 // Parameters resource.
 func (s *Server) parameters(c *gin.Context) ([]interaction.Parameter, error) {
 	const op = "rest.parameters"
@@ -94,7 +94,7 @@ func (s *Server) stats(c *gin.Context, ps []interaction.Parameter) {
 	send(c, http.StatusOK, body)
 }
 
-// operationRequest puts the inputs of a POST into the line that is recorded.
+// operationRequest adds the inputs of a POST to the recorded request line.
 func operationRequest(c *gin.Context, ps []interaction.Parameter) *interaction.Request {
 	rq := RequestOf(c)
 	if c.Request.Method == http.MethodPost {

@@ -10,8 +10,8 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// TestPageLinks: a page link holds for the client and the search it was made
-// for, tells nothing to who reads it, and cannot be made up.
+// TestPageLinks tests that a page link works only for its client and search, discloses
+// nothing, and cannot be forged.
 func TestPageLinks(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.tokens["other"] = grant(w.consents, access.Rule{Type: "*", May: cruds})
@@ -87,8 +87,8 @@ func (w *world) forged(path, link string) {
 	}
 }
 
-// TestPageLinksOfPersons: an app that acts for another person, or under
-// another authorization of the same, cannot go on with the link.
+// TestPageLinksOfPersons tests that an app cannot use a link under the authorization
+// of another person, or under another authorization of the same person.
 func TestPageLinksOfPersons(t *testing.T) {
 	w := newWorld(t, drivers["pebble"](t))
 	w.persons = map[string]access.Principal{
@@ -107,8 +107,8 @@ func TestPageLinksOfPersons(t *testing.T) {
 	w.want(400, "bob", "GET", link, "")
 }
 
-// TestPageLinksAndDeletion: what was deleted after the first page is on none
-// that follows, included resources among it, and what was withdrawn neither.
+// TestPageLinksAndDeletion tests that resources deleted after the first page, and data
+// whose consent was withdrawn, are missing on later pages, even as includes.
 func TestPageLinksAndDeletion(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		for i := range 9 {
@@ -168,7 +168,7 @@ func TestPageLinksAndDeletion(t *testing.T) {
 	})
 }
 
-// TestPageLinksOutliveTheProcess: the key is in the store.
+// TestPageLinksOutliveTheProcess tests that the key is in the store.
 func TestPageLinksOutliveTheProcess(t *testing.T) {
 	st := drivers["pebble"](t)
 	w := newWorld(t, st)

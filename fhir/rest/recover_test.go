@@ -14,9 +14,9 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// A handler that panics answers 500; one that panics in the middle of its
-// answer leaves none that could be taken for whole. The panic's value, which
-// may hold anything, is not logged.
+// TestPanic tests that a handler that panics answers 500, that a panic in the middle of
+// an answer aborts it, and that the panic value, which may contain anything, is not
+// logged.
 func TestPanic(t *testing.T) {
 	var log lockedBuffer
 	s := &Server{Logger: slog.New(slog.NewTextHandler(&log, nil)), Rand: rand.Reader}
@@ -59,7 +59,7 @@ func TestPanic(t *testing.T) {
 			}
 		})
 	}
-	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be broken off") ||
+	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be aborted") ||
 		!strings.Contains(out, "msg=panic") {
 		t.Error(out)
 	}

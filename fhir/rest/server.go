@@ -15,21 +15,21 @@ import (
 	"pulsegate/fhir/interaction"
 )
 
-// Authenticator tells who sends a request. An error is *fhir.Error, kind
-// Unauthorized for a missing or bad token.
+// Authenticator authenticates the caller of a request. Its errors are *fhir.Error,
+// with the kind Unauthorized for a missing or invalid token.
 type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Mounter is a handler that knows its routes.
+// Mounter is a handler that adds its routes to a router.
 type Mounter interface{ Mount(gin.IRouter) }
 
-// Limits of one request. A zero field means its default.
+// Limits bounds requests. A zero field means the default.
 type Limits struct {
-	Body     int64         // bytes as sent; 10 MiB
-	Inflated int64         // bytes after gzip; 50 MiB
-	Timeout  time.Duration // of the work, not of the transfer; 60 s
-	Denied   int           // requests without a valid token that are recorded in the trail per second; 20
+	Body     int64         // size of a body as received, in bytes; 10 MiB by default
+	Inflated int64         // size of a decompressed body in bytes; 50 MiB by default
+	Timeout  time.Duration // for the work, without the transfer; 60 s by default
+	Denied   int           // recorded requests without a valid token per second; 20 by default
 }
 
 func (l Limits) withDefaults() Limits {
@@ -49,22 +49,20 @@ func (l Limits) withDefaults() Limits {
 }
 
 // Server is the REST API. Service, Auth, Metadata, Logger, Clock and Rand are
-// needed.
+// required.
 type Server struct {
 	Service  *interaction.Service
 	Auth     Authenticator
-	Metadata func() []byte // the CapabilityStatement
-	// Terminology returns the TerminologyCapabilities; nil if there are none.
+	Metadata func() []byte // returns the CapabilityStatement
+	// Terminology returns the TerminologyCapabilities. It may be nil.
 	Terminology func() []byte
 	Logger      *slog.Logger
 	Clock       func() time.Time
-	Rand        io.Reader // request ids
+	Rand        io.Reader // for request ids
 	Limits      Limits
-	// Consents break off long answers under consents that have changed; nil:
-	// none is.
+	// Consents is used to abort long answers when consents change. It may be nil.
 	Consents Consents
-	// Operations are mounted below /fhir behind authentication, Public
-	// before it.
+	// Operations are mounted below /fhir with authentication, Public without it.
 	Operations, Public []Mounter
 
 	randMu sync.Mutex
@@ -77,8 +75,8 @@ type Server struct {
 
 const prefix = "/fhir"
 
-// Engine returns a gin engine with the middleware of the whole server and the
-// FHIR routes; other handlers may be mounted on it.
+// Engine returns a gin engine with the middleware of the server and the FHIR
+// routes. Other handlers may be mounted on it.
 func (s *Server) Engine() *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
@@ -92,7 +90,7 @@ func (s *Server) Engine() *gin.Engine {
 	return e
 }
 
-// Handler is Engine for those who add nothing.
+// Handler returns Engine as an http.Handler.
 func (s *Server) Handler() http.Handler { return s.Engine() }
 
 // Mount adds the FHIR routes. The router must carry the middleware of Engine.
@@ -125,8 +123,8 @@ func (s *Server) Mount(r gin.IRouter) {
 
 func isFHIR(path string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }
 
-// noRoute answers unknown paths: below /fhir as FHIR wants it, and only to
-// those who have a token.
+// noRoute answers unknown paths. Below /fhir it requires a token and answers with
+// an OperationOutcome.
 func (s *Server) noRoute(c *gin.Context) {
 	if isFHIR(c.Request.URL.Path) {
 		if s.authenticate(c); c.IsAborted() {

@@ -22,7 +22,7 @@ import (
 //	GET, POST /Subscription/:id/$events    eventsSinceNumber, eventsUntilNumber, content
 type Subscriptions struct {
 	Engine *subscription.Engine
-	// Service records what was refused; nil records nothing.
+	// Service records failed requests. If it is nil, none are recorded.
 	Service *interaction.Service
 }
 
@@ -30,13 +30,13 @@ type Subscriptions struct {
 func (h Subscriptions) Mount(r gin.IRouter) {
 	for _, m := range []string{http.MethodGet, http.MethodPost} {
 		r.Handle(m, "/Subscription/$status", h.status)
-		// Not below /Subscription/: see Bulk.Mount.
+		// The route cannot begin with /Subscription/ (see Bulk.Mount).
 		r.Handle(m, "/:type/:id/$status", h.instance(h.status))
 		r.Handle(m, "/:type/:id/$events", h.instance(h.events))
 	}
 }
 
-// instance keeps a route to the type Subscription.
+// instance restricts a route to the type Subscription.
 func (h Subscriptions) instance(next gin.HandlerFunc) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if c.Param("type") != "Subscription" {
@@ -53,8 +53,8 @@ func subscriptionRequest(c *gin.Context) subscription.Request {
 		Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
 }
 
-// operationParams reads the query and, of a POST, a Parameters body; values
-// of one name are joined, and split at commas.
+// operationParams parses the query and, for a POST, a Parameters resource. It splits
+// values at commas and collects them by name.
 func operationParams(c *gin.Context) (map[string][]string, error) {
 	const op = "rest.Subscriptions"
 	values, err := url.ParseQuery(c.Request.URL.RawQuery)
@@ -105,7 +105,7 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 	return out, nil
 }
 
-// onlyParams refuses parameters that an operation does not have.
+// onlyParams returns an error for parameters that an operation does not support.
 func onlyParams(params map[string][]string, names ...string) error {
 	for name := range params {
 		ok := name == "_format"
@@ -131,7 +131,7 @@ func (h Subscriptions) status(c *gin.Context) {
 	}
 	ids, statuses := params["id"], params["status"]
 	instance := c.Param("id") != ""
-	if instance { // the guide: both parameters are ignored
+	if instance { // both parameters are ignored, as the guide requires
 		ids, statuses = []string{c.Param("id")}, nil
 	}
 	b, err := h.Engine.Status(c.Request.Context(), subscriptionRequest(c), ids, statuses, instance)

@@ -30,8 +30,8 @@ func (w *world) ingested(typ, id, patient, body string) {
 	}
 }
 
-// TestHiddenIsAbsent: on every write path what the client may not see answers
-// like what is not there, status and text.
+// TestHiddenIsAbsent tests that on every write path, hidden and absent resources give
+// the same status and text.
 func TestHiddenIsAbsent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		other := given[1:] + "2"
@@ -140,8 +140,8 @@ func TestHiddenIsAbsent(t *testing.T) {
 	})
 }
 
-// TestChangeOfSubject: data of a vendor stay with their patient; of others the
-// trail of both patients tells.
+// TestChangeOfSubject tests that ingested data stay with their patient, and that other
+// changes of subject are recorded for both patients.
 func TestChangeOfSubject(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.ingested("Observation", "data", "p1", "")
@@ -187,7 +187,7 @@ func TestChangeOfSubject(t *testing.T) {
 	})
 }
 
-// TestPreconditions by RFC 9110 section 13.1, alone and in Bundles.
+// TestPreconditions tests RFC 9110 section 13.1 in single requests and in Bundles.
 func TestPreconditions(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Observation/o", observation("o", "p1", "vital-signs", 1), 201)
@@ -248,8 +248,7 @@ func TestPreconditions(t *testing.T) {
 	})
 }
 
-// TestBatchIsIndependent: an entry that the server does not do leaves the
-// others alone.
+// TestBatchIsIndependent tests that a failing entry does not affect the others.
 func TestBatchIsIndependent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		bad := map[string]string{
@@ -432,8 +431,8 @@ func TestLinksOfATransaction(t *testing.T) {
 	})
 }
 
-// TestAnswerOfABundleIsBounded: what would not fit is an outcome of its own in
-// a batch, and fails a transaction before it writes.
+// TestAnswerOfABundleIsBounded tests that an answer over the limit is an error of the
+// entry in a batch, and fails a transaction before it writes.
 func TestAnswerOfABundleIsBounded(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		const limit = 64 << 10

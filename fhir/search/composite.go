@@ -6,38 +6,37 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// The composite parameters of Observation join a code and a value of one
-// element: of the Observation itself, of one of its components, or (combo) of
-// either. So "systolic above 140" is one condition, where component-code and
-// component-value-quantity together would also match a diastolic above 140.
-// https://hl7.org/fhir/R4/search.html#composite and observation-search
+// The composite parameters of Observation combine the code and the value of one
+// element: the Observation, one of its components, or (combo) either. So
+// "systolic above 140" is a single condition, whereas component-code and
+// component-value-quantity together would also match a diastolic above 140. See
+// https://hl7.org/fhir/R4/search.html#composite and observation-search.
 //
-// Their kinds follow from the second part; the first is a token.
+// There is one type per type of the second part. The first part is a token.
 const (
-	kindCodeQuantity ParamType = iota + TypeSpecial + 1
-	kindCodeConcept
-	kindCodeString
-	kindCodeDate
+	typeCodeQuantity ParamType = iota + TypeSpecial + 1
+	typeCodeConcept
+	typeCodeString
+	typeCodeDate
 )
 
-// Composite reports whether values of the kind are pairs.
-func (k ParamType) Composite() bool { return k >= kindCodeQuantity && k <= kindCodeDate }
+// Composite reports whether the values of the type are pairs.
+func (k ParamType) Composite() bool { return k >= typeCodeQuantity && k <= typeCodeDate }
 
-// A pair is held in one Value: the code in System and Code, and of the other
-// part
+// One Value holds a pair. System and Code hold the code. The second part is in
 //
 //	quantity  Num, NumLo, NumHi; the unit in RefType (system), RefID (code), Text
 //	concept   RefType (system), RefID (code)
 //	string    RefID (as written), Text (folded)
 //	date      Lo, Hi
 //
-// A system in RefType begins with systemMark, so that no reader of references
-// takes it for the type of a resource, whatever a resource says. In a wanted
-// Value the system is exact where it is given: HasSystem for the code, and a
-// RefType for the other part; the mark alone means that there must be none.
+// A system in RefType begins with systemMark, so that it cannot be mistaken for
+// a resource type. In the Value of a clause, HasSystem means that the system of
+// the code must match, and a RefType that the system of the second part must
+// match; the mark alone means that there must be no system.
 const systemMark = "|"
 
-func (w *work) system(b []byte) string {
+func (w *extraction) system(b []byte) string {
 	switch string(b) {
 	case "":
 		return systemMark
@@ -48,59 +47,59 @@ func (w *work) system(b []byte) string {
 }
 
 var composites = map[string]struct {
-	kind  ParamType
+	typ   ParamType
 	paths [][]string
 }{
-	"code-value-quantity":           {kindCodeQuantity, [][]string{nil}},
-	"code-value-concept":            {kindCodeConcept, [][]string{nil}},
-	"code-value-string":             {kindCodeString, [][]string{nil}},
-	"code-value-date":               {kindCodeDate, [][]string{nil}},
-	"component-code-value-quantity": {kindCodeQuantity, [][]string{{"component"}}},
-	"component-code-value-concept":  {kindCodeConcept, [][]string{{"component"}}},
-	"combo-code-value-quantity":     {kindCodeQuantity, [][]string{nil, {"component"}}},
-	"combo-code-value-concept":      {kindCodeConcept, [][]string{nil, {"component"}}},
+	"code-value-quantity":           {typeCodeQuantity, [][]string{nil}},
+	"code-value-concept":            {typeCodeConcept, [][]string{nil}},
+	"code-value-string":             {typeCodeString, [][]string{nil}},
+	"code-value-date":               {typeCodeDate, [][]string{nil}},
+	"component-code-value-quantity": {typeCodeQuantity, [][]string{{"component"}}},
+	"component-code-value-concept":  {typeCodeConcept, [][]string{{"component"}}},
+	"combo-code-value-quantity":     {typeCodeQuantity, [][]string{nil, {"component"}}},
+	"combo-code-value-concept":      {typeCodeConcept, [][]string{nil, {"component"}}},
 }
 
-// compose completes the registry's entry of a composite parameter, whose parts
-// the generated table does not hold.
+// compose completes the registry entry of a composite parameter. The generated
+// table does not contain the parts.
 func (p *Param) compose() {
 	c, ok := composites[p.Code]
-	if !ok || p.Type != "Observation" || p.Kind != TypeComposite {
+	if !ok || p.ResourceType != "Observation" || p.Type != TypeComposite {
 		return
 	}
-	p.Kind = c.kind
+	p.Type = c.typ
 	for _, steps := range c.paths {
 		p.Paths = append(p.Paths, Path{Steps: steps, Type: "composite"})
 	}
 }
 
-// pairs adds the pairs of one element: each coding of its code with its value.
-func (w *work) pairs(l *leaf, v *fastjson.Value) {
+// pairs adds the pairs of one element: its value with each coding of its code.
+func (w *extraction) pairs(l *leaf, v *fastjson.Value) {
 	codings := v.GetArray("code", "coding")
 	if len(codings) == 0 {
 		return
 	}
 	from := len(w.vals)
-	switch l.kind {
-	case kindCodeQuantity:
+	switch l.typ {
+	case typeCodeQuantity:
 		q := v.Get("valueQuantity")
 		w.quantity(l, q)
 		for i := from; i < len(w.vals); i++ {
 			x := &w.vals[i]
 			x.RefType, x.RefID = w.system(q.GetStringBytes("system")), x.Code
 		}
-	case kindCodeConcept:
+	case typeCodeConcept:
 		for _, c := range v.GetArray("valueCodeableConcept", "coding") {
 			if code := c.GetStringBytes("code"); len(code) > 0 {
 				w.add(l.slot, Value{RefType: w.system(c.GetStringBytes("system")), RefID: w.text(code)})
 			}
 		}
-	case kindCodeString:
+	case typeCodeString:
 		if b := v.GetStringBytes("valueString"); len(b) > 0 {
 			s := w.text(b)
 			w.add(l.slot, Value{RefID: s, Text: Fold(s)})
 		}
-	case kindCodeDate:
+	case typeCodeDate:
 		for _, x := range [][2]string{{"valueDateTime", "dateTime"}, {"valuePeriod", "Period"}} {
 			if e := v.Get(x[0]); e != nil {
 				if d, ok := dates(x[1], e); ok {
@@ -112,8 +111,8 @@ func (w *work) pairs(l *leaf, v *fastjson.Value) {
 	w.multiply(l.slot, from, codings)
 }
 
-// multiply replaces the values from from on by one for each coding.
-func (w *work) multiply(slot, from int, codings []*fastjson.Value) {
+// multiply replaces each value from index from on by one value per coding.
+func (w *extraction) multiply(slot, from int, codings []*fastjson.Value) {
 	n := len(w.vals) - from
 	if n == 0 {
 		return
@@ -133,9 +132,9 @@ func (w *work) multiply(slot, from int, codings []*fastjson.Value) {
 	}
 }
 
-// composite reads "code$value".
+// composite parses "code$value".
 func (ps *parser) composite(p *Param, s string) ([]Value, error) {
-	want := bad(p.Code, "code$value, the code as code or system|code")
+	want := badValue(p.Code, "code$value, the code as code or system|code")
 	parts := split(s, '$')
 	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
 		return nil, want
@@ -145,29 +144,29 @@ func (ps *parser) composite(p *Param, s string) ([]Value, error) {
 		return nil, want
 	}
 	var values []Value
-	switch p.Kind {
-	case kindCodeQuantity:
+	switch p.Type {
+	case typeCodeQuantity:
 		if values, err = ps.quantity(p, parts[1]); err == nil {
 			values[0].unpack()
 		}
-	case kindCodeConcept:
+	case typeCodeConcept:
 		if values, err = ps.token(p, parts[1]); err == nil {
-			values = anyCase(values[0])
+			values = caseVariants(values[0])
 			for i := range values {
 				values[i].unpack()
 			}
 		}
-	case kindCodeString:
+	case typeCodeString:
 		values = []Value{stringValue(unescape(parts[1]))}
 		values[0].RefID = values[0].Code
-	case kindCodeDate:
+	case typeCodeDate:
 		values, err = ps.date(p, parts[1])
 	}
 	if err != nil {
 		return nil, err
 	}
 	var out []Value
-	for _, c := range anyCase(codes[0]) {
+	for _, c := range caseVariants(codes[0]) {
 		for _, v := range values {
 			v.System, v.HasSystem, v.Code = c.System, c.HasSystem, c.Code
 			out = append(out, v)
@@ -176,27 +175,27 @@ func (ps *parser) composite(p *Param, s string) ([]Value, error) {
 	return out, nil
 }
 
-// unpack moves system and code to where a pair has those of its second part.
+// unpack moves System and Code to the fields for the second part of a pair.
 func (v *Value) unpack() {
 	if v.RefID = v.Code; v.HasSystem {
 		v.RefType = systemMark + v.System
 	}
 }
 
-// matchPair compares both parts.
+// matchPair matches both parts of a pair.
 func matchPair(k ParamType, want, have *Value) bool {
 	if !matchToken(want, have) {
 		return false
 	}
 	switch k {
-	case kindCodeQuantity:
+	case typeCodeQuantity:
 		unit := want.RefID == "" || want.RefID == have.RefID || want.RefType == "" && want.RefID == have.Text
 		return unit && (want.RefType == "" || want.RefType == have.RefType) && matchNumber(want, have)
-	case kindCodeConcept:
+	case typeCodeConcept:
 		return (want.RefType == "" || want.RefType == have.RefType) && (want.RefID == "" || want.RefID == have.RefID)
-	case kindCodeString:
+	case typeCodeString:
 		return startsWith(have.Text, want.Text, false)
-	case kindCodeDate:
+	case typeCodeDate:
 		return matchDate(want, have)
 	}
 	return false

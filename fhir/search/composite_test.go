@@ -16,7 +16,8 @@ const pressure = `{"resourceType":"Observation","id":"x","meta":{},"status":"fin
 const beat = `{"resourceType":"Observation","id":"y","meta":{},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-10-01",` +
 	`"valueQuantity":{"value":62,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`
 
-// TestComposite: a code and a value are one condition on one element.
+// TestComposite tests that a code and a value are a single condition on one
+// element.
 func TestComposite(t *testing.T) {
 	for _, c := range []struct {
 		body, param, value string
@@ -26,7 +27,7 @@ func TestComposite(t *testing.T) {
 		{pressure, "component-code-value-quantity", "http://loinc.org|8480-6$138", true},
 		{pressure, "component-code-value-quantity", "8480-6$gt130", true},
 		{pressure, "component-code-value-quantity", "urn:own|sys$ge138", true},
-		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt130", false}, // the other component is
+		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt130", false}, // true of the other component
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|mm[Hg]",
 			true},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90||mmHg", true},
@@ -35,7 +36,7 @@ func TestComposite(t *testing.T) {
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|urn:own|mm[Hg]", false},
 		{pressure, "component-code-value-quantity", "|8480-6$gt130", false},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8480-6$lt100,http://loinc.org|8462-4$gt90", true},
-		{pressure, "code-value-quantity", "http://loinc.org|8480-6$gt130", false}, // not the Observation's own
+		{pressure, "code-value-quantity", "http://loinc.org|8480-6$gt130", false}, // true of a component
 		{pressure, "combo-code-value-quantity", "http://loinc.org|8480-6$gt130", true},
 		{beat, "combo-code-value-quantity", "http://loinc.org|8867-4$le62", true},
 		{beat, "code-value-quantity", "http://loinc.org|8867-4$62", true},
@@ -65,14 +66,14 @@ func TestComposite(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := NewMatcher(q, sel)
-		for i := range 3 { // the second time the shape is known
+		for i := range 3 { // from the second time on, the template is cached
 			if got := m.Match([]byte(c.body)); got != c.want || Match(q, v) != c.want {
 				t.Errorf("%s=%s: matcher %v (%d), match %v", c.param, c.value, got, i, Match(q, v))
 			}
 		}
 		for code, vs := range v.ByParam {
 			for _, x := range vs {
-				if p, _ := Lookup("Observation", code); p.Kind.Composite() && fhir.KnownType(x.RefType) {
+				if p, _ := Lookup("Observation", code); p.Type.Composite() && fhir.KnownType(x.RefType) {
 					t.Errorf("%s: a system passes for a type: %+v", code, x)
 				}
 			}
@@ -80,9 +81,9 @@ func TestComposite(t *testing.T) {
 	}
 }
 
-// TestCompositeShape: what a Matcher learned of one resource does not answer
-// for another of its shape.
-func TestCompositeShape(t *testing.T) {
+// TestCompositeEvaluatesLeaves tests that a Matcher does not reuse the result of
+// a composite for another resource with the same template.
+func TestCompositeEvaluatesLeaves(t *testing.T) {
 	q, err := Parse("Observation", [][2]string{{"code-value-quantity", "http://loinc.org|8867-4$gt70"}}, ParseOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -99,8 +100,8 @@ func TestCompositeShape(t *testing.T) {
 	}
 }
 
-// TestCompositeRefused: half a pair is an error that names the parameter, and
-// a pair is nothing to sort by.
+// TestCompositeRefused tests that an incomplete pair is an error that names the
+// parameter, and that _sort does not accept composites.
 func TestCompositeRefused(t *testing.T) {
 	for _, p := range [][2]string{
 		{"component-code-value-quantity", "8480-6"}, {"component-code-value-quantity", "8480-6$"},
@@ -119,8 +120,8 @@ func TestCompositeRefused(t *testing.T) {
 	}
 }
 
-// TestLocalDay holds what the CapabilityStatement says of a wearer's day: an
-// offset makes it, and a whole day is found as it is written.
+// TestLocalDay tests what the CapabilityStatement says about local days: dates
+// with an offset select the wearer's day.
 func TestLocalDay(t *testing.T) {
 	at := func(effective string) []byte {
 		return []byte(strings.Replace(beat, `"effectiveDateTime":"2026-10-01"`,
@@ -131,7 +132,7 @@ func TestLocalDay(t *testing.T) {
 		pairs     [][2]string
 		want      bool
 	}{
-		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "2026-10-01"}}, false}, // still the day before in UTC
+		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "2026-10-01"}}, false}, // the day before in UTC
 		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"},
 			{"date", "lt2026-10-02T00:00:00+02:00"}}, true},
 		{"2026-10-01T23:30:00-05:00", [][2]string{{"date", "ge2026-10-01T00:00:00-05:00"},

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// interval is [lo, hi) in Unix milliseconds.
+// interval is the interval [lo, hi) in Unix milliseconds.
 type interval struct{ lo, hi int64 }
 
-// always is the interval without ends.
+// always is the interval with open ends.
 var always = interval{math.MinInt64, math.MaxInt64}
 
-// instant is a date with all its digits.
+// instant is the interval of a date to the nanosecond.
 type instant struct {
 	interval
 	loNs, hiNs int32 // see Value
@@ -23,39 +23,40 @@ func (d instant) value() Value {
 	return Value{Lo: d.lo, Hi: d.hi, LoNs: d.loNs, HiNs: d.hiNs}
 }
 
-// moment is a time in nanoseconds: ns are those after the millisecond ms, and
-// fewer than a million.
-type moment struct {
+// preciseTime is a time with nanoseconds. ns counts from the millisecond ms and
+// is less than a million. An int64 of nanoseconds would reach only from 1678 to
+// 2262.
+type preciseTime struct {
 	ms int64
 	ns int32
 }
 
-func (m moment) compare(o moment) int {
+func (m preciseTime) compare(o preciseTime) int {
 	return cmp.Or(cmp.Compare(m.ms, o.ms), cmp.Compare(m.ns, o.ns))
 }
 
-// moments returns the interval of a value in nanoseconds.
-func (v *Value) moments() (lo, hi moment) {
-	return exactly(v.Lo, v.LoNs), exactly(v.Hi, v.HiNs)
+// preciseInterval returns the interval of a value with nanoseconds.
+func (v *Value) preciseInterval() (lo, hi preciseTime) {
+	return preciseAt(v.Lo, v.LoNs), preciseAt(v.Hi, v.HiNs)
 }
 
 const nsPerMs = 1_000_000
 
-func exactly(ms int64, ns int32) moment {
+func preciseAt(ms int64, ns int32) preciseTime {
 	switch {
 	case ns < 0:
-		return moment{ms - 1, ns + nsPerMs}
+		return preciseTime{ms - 1, ns + nsPerMs}
 	case ns >= nsPerMs:
-		return moment{ms + 1, ns - nsPerMs}
+		return preciseTime{ms + 1, ns - nsPerMs}
 	}
-	return moment{ms, ns}
+	return preciseTime{ms, ns}
 }
 
-// fine reports whether a date has digits beyond the millisecond.
-func (v *Value) fine() bool { return v.LoNs != 0 || v.HiNs != 0 }
+// subMillisecond reports whether a date has digits beyond the millisecond.
+func (v *Value) subMillisecond() bool { return v.LoNs != 0 || v.HiNs != 0 }
 
-// parseInstant is parseDate with the digits beyond the millisecond, of which
-// it reads six.
+// parseInstant is like parseDate, but also reads up to six digits beyond the
+// millisecond.
 func parseInstant(s string) (instant, bool) {
 	iv, ok := parseDate(s)
 	d := instant{interval: iv}
@@ -79,8 +80,8 @@ func parseInstant(s string) (instant, bool) {
 	return d, true
 }
 
-// Plus restores a plus sign that was not percent-encoded and arrived as a
-// blank: the one before the offset of a dateTime.
+// Plus restores the plus sign before the offset of a dateTime. In a query, a plus
+// sign that is not percent-encoded is decoded to a space.
 func Plus(s string) string {
 	if i := strings.LastIndexByte(s, ' '); i > 10 {
 		return s[:i] + "+" + s[i+1:]
@@ -88,11 +89,11 @@ func Plus(s string) string {
 	return s
 }
 
-// parseDate reads a FHIR date, dateTime or instant of any precision as the
-// interval that its written precision covers. Without an offset it is UTC;
-// minutes without seconds and a missing offset occur in searches only. A leap
-// second counts as the first moment of the next minute; digits of a fraction
-// beyond the millisecond are cut (see parseInstant).
+// parseDate parses a FHIR date, dateTime or instant and returns the interval that
+// its written precision covers. Without an offset it is UTC. A missing offset and
+// minutes without seconds are allowed only in searches. A leap second is the
+// first second of the next minute. Digits beyond the millisecond are dropped (see
+// parseInstant).
 func parseDate(s string) (interval, bool) {
 	n := len(s)
 	if n < 4 {
@@ -136,8 +137,8 @@ func parseDate(s string) (interval, bool) {
 	return interval{lo + at, lo + at + width}, true
 }
 
-// parseClock reads hh:mm[:ss[.f]][Z|(+|-)hh:mm]: milliseconds since midnight
-// UTC, and the width of the written precision.
+// parseClock parses hh:mm[:ss[.f]][Z|(+|-)hh:mm]. It returns the milliseconds
+// since midnight UTC and the width of the written precision in milliseconds.
 func parseClock(s string) (at, width int64, ok bool) {
 	if len(s) < 5 || s[2] != ':' {
 		return 0, 0, false
@@ -176,7 +177,8 @@ func parseClock(s string) (at, width int64, ok bool) {
 	return at - off, width, ok
 }
 
-// parseOffset reads what follows the time of day, in milliseconds.
+// parseOffset parses the offset after the time of day and returns it in
+// milliseconds.
 func parseOffset(s string) (int64, bool) {
 	if s == "" || s == "Z" {
 		return 0, true
@@ -215,25 +217,18 @@ func digits(s string) (int, bool) {
 	return n, true
 }
 
-// approximate widens iv by a tenth of its distance from now, as R4 recommends
-// for prefix ap.
+// approximate widens iv by a tenth of its distance from now, as R4 recommends for
+// the prefix ap.
 func approximate(iv interval, now time.Time) interval {
 	n := now.UnixMilli()
 	gap := max(n-iv.hi, iv.lo-n, 0) / 10
 	return interval{iv.lo - gap, iv.hi + gap}
 }
 
-// DateInterval is the interval [lo, hi) in Unix milliseconds that a FHIR
-// date, dateTime or instant covers by its written precision, UTC where it has
-// no offset.
+// DateInterval returns the interval [lo, hi) in Unix milliseconds that the
+// written precision of a FHIR date, dateTime or instant covers. Without an offset
+// it is UTC.
 func DateInterval(s string) (lo, hi int64, ok bool) {
-	iv, ok := parseDate(s)
-	return iv.lo, iv.hi, ok
-}
-
-// Instants are the first instant that a FHIR date, dateTime or instant covers
-// and the one behind its last, in Unix milliseconds.
-func Instants(s string) (lo, hi int64, ok bool) {
 	iv, ok := parseDate(s)
 	return iv.lo, iv.hi, ok
 }

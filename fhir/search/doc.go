@@ -1,14 +1,15 @@
-// Package search is FHIR search without a store: the parameter registry
-// (generated from HL7's R4 definitions), the query parser, the extraction of
-// index values from a resource's bytes, and the matching of values against
-// clauses. It is pure: no clock, no I/O, no store. A store driver plans with
-// it: it chooses an index for one clause and checks the others with Match, or,
-// where there are many resources, with a Matcher.
+// Package search implements FHIR search without a store: the registry of search
+// parameters (generated from HL7's R4 definitions), the query parser, the
+// extraction of index values from resources, and the matching of values against
+// clauses. It uses no clock, no I/O and no store. A store driver chooses an index
+// for one clause and checks the others with Match or, for many resources, with a
+// Matcher.
 //
-// What a device measures is one text but for a few leaves (a Shape). A Matcher
-// parses the first resource of a shape; of the others it compares the bytes
-// between the leaves and reads the leaves that a clause asks for.
+// The measurements of a device have the same text except for a few leaves; the
+// rest is their Template. A Matcher parses the first resource with a template. For
+// the others it compares the text between the slots and reads only the leaves
+// that a clause depends on.
 //
-// Semantics are those of https://hl7.org/fhir/R4/search.html; where that text
-// leaves a choice, the choice is written at the function.
+// The semantics follow https://hl7.org/fhir/R4/search.html. Where the
+// specification leaves a choice, the function that makes it says so.
 package search

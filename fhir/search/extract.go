@@ -12,10 +12,11 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// Extractor takes index values from resources. The zero Extractor is usable.
+// Extractor extracts index values from resources. The zero Extractor is ready to
+// use.
 type Extractor struct {
-	// Base is our own base URL ("https://host/fhir"): absolute references
-	// below it are indexed as the local references they are.
+	// Base is the server's base URL ("https://host/fhir"). Absolute references
+	// below it are indexed as local references.
 	Base string
 }
 
@@ -24,8 +25,8 @@ func Extract(typ string, json []byte) (*Values, error) {
 	return Extractor{}.Extract(typ, json)
 }
 
-// work is the reusable room of one extraction.
-type work struct {
+// extraction is the reusable memory of one extraction.
+type extraction struct {
 	parser fastjson.Parser
 	root   *fastjson.Value
 	base   string
@@ -34,40 +35,39 @@ type work struct {
 	vals   []Value
 }
 
-// rooms keeps parsers between calls; a room that has held a large resource is
-// dropped, so that one of them does not hold memory for ever.
-var rooms = sync.Pool{New: func() any { return new(work) }}
+// extractions pools the memory between calls. An extraction of a large resource
+// is not pooled, so that it does not keep its memory.
+var extractions = sync.Pool{New: func() any { return new(extraction) }}
 
 const largeResource = 1 << 20
 
-// Extract returns the index values of one resource of type typ. What does not
-// have the shape of its data type has no value; only text that is no JSON
-// object is an error.
-func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
-	return x.extract(typ, json, nil)
+// Extract returns the index values of one resource of type typ. A malformed
+// element has no value. The only error is a text that is not a JSON object.
+func (e Extractor) Extract(typ string, json []byte) (*Values, error) {
+	return e.extract(typ, json, nil)
 }
 
-// Selection names some parameters of a type, worked out once for all the
-// documents whose values under them are asked for.
+// Selection is a set of parameters of one type, prepared for extracting only
+// their values.
 type Selection struct {
 	typ     string
-	root    *node // of the members that lead to their elements
+	root    *node // the paths of the parameters
 	summary bool
 }
 
-// Select returns the Selection of the parameters that q looks at.
+// Select returns the Selection of the parameters in the clauses of q.
 func Select(q *Query) (*Selection, error) {
 	return selection("search.Select", q.Type, func(code string) bool {
 		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.Param.Code == code })
 	})
 }
 
-// SelectStored returns the Selection of what a store keeps beside a document of a
-// type: the fields of Values, and the values of the named parameters.
+// SelectStored returns the Selection of the values that a store keeps with a
+// document: the fields of Values, and the values of the named parameters.
 func SelectStored(typ string, codes ...string) (*Selection, error) {
 	patient, _ := PatientParam(typ)
 	s, err := selection("search.SelectStored", typ, func(code string) bool {
-		return code == patient || slices.Contains(summarised[typ], code) || slices.Contains(codes, code)
+		return code == patient || slices.Contains(summaryParams[typ], code) || slices.Contains(codes, code)
 	})
 	if err == nil {
 		s.summary = true
@@ -78,54 +78,54 @@ func SelectStored(typ string, codes ...string) (*Selection, error) {
 func selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
 	t := index()[typ]
 	if t == nil {
-		return nil, fhir.Errorf(fhir.Invalid, op, "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Invalid, op, "the server does not support this resource type")
 	}
 	return &Selection{typ: typ, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
 
-// ExtractFor returns the index values of a resource under the parameters of a
-// selection, in ByParam alone: enough for Match, at a fraction of the cost of
-// Extract. The other fields are set for SelectStored only.
-func (x Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
-	return x.extract(s.typ, json, s)
+// ExtractFor returns the index values of a resource for the parameters of a
+// selection. They suffice for Match and cost a fraction of Extract. Except for
+// SelectStored, only ByParam is set.
+func (e Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
+	return e.extract(s.typ, json, s)
 }
 
-// extract takes the values under a selection; nil is every parameter.
-func (x Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
+// extract extracts the values for a selection, or all values if s is nil.
+func (e Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
 	t := index()[typ]
 	if t == nil {
-		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the server does not support this resource type")
 	}
-	w := rooms.Get().(*work)
+	w := extractions.Get().(*extraction)
 	if len(json) <= largeResource {
-		defer rooms.Put(w)
+		defer extractions.Put(w)
 	}
 	root, err := w.parser.ParseBytes(json)
 	if err != nil || root.Type() != fastjson.TypeObject {
-		// The parser's text quotes the input, so it is not wrapped.
-		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource is not a JSON object")
+		// The parser's error is not wrapped, because it quotes the input.
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the resource is not a JSON object")
 	}
-	w.base, w.arena, w.slots, w.vals = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
+	w.base, w.arena, w.slots, w.vals = e.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
 	w.root = root
 	if s == nil {
 		w.arena.Grow(min(len(json), 512))
 		w.walk(t.root, root)
-	} else { // copies little
+	} else {
 		w.walk(s.root, root)
 	}
 	if typ == "Patient" {
-		w.alive(t)
+		w.addNotDeceased(t)
 	}
 	v := &Values{ByParam: w.group(t)}
 	if s == nil || s.summary {
-		v.summarise(typ)
+		v.summarize(typ)
 	}
 	return v, nil
 }
 
-// alive gives a Patient without deceased[x] the value that the parameter's
-// expression has for it: false.
-func (w *work) alive(t *typeIndex) {
+// addNotDeceased adds the value false of the parameter deceased for a Patient
+// without deceased[x], as the parameter's expression does.
+func (w *extraction) addNotDeceased(t *typeIndex) {
 	for slot, p := range t.params {
 		if p.Code != "deceased" {
 			continue
@@ -139,8 +139,8 @@ func (w *work) alive(t *typeIndex) {
 	}
 }
 
-// walk goes down the members that lead to indexed elements.
-func (w *work) walk(n *node, v *fastjson.Value) {
+// walk visits the members on the paths to indexed elements.
+func (w *extraction) walk(n *node, v *fastjson.Value) {
 	switch v.Type() {
 	case fastjson.TypeArray:
 		for _, e := range v.GetArray() {
@@ -150,9 +150,9 @@ func (w *work) walk(n *node, v *fastjson.Value) {
 	case fastjson.TypeNull:
 		return
 	case fastjson.TypeObject:
-		if len(n.kids) > 0 {
+		if len(n.children) > 0 {
 			v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
-				if k := n.kids[string(key)]; k != nil {
+				if k := n.children[string(key)]; k != nil {
 					w.walk(k, m)
 				}
 			})
@@ -167,8 +167,8 @@ func (w *work) walk(n *node, v *fastjson.Value) {
 	}
 }
 
-// group sorts the collected values by parameter into one slab.
-func (w *work) group(t *typeIndex) map[string][]Value {
+// group groups the collected values by parameter. They share one array.
+func (w *extraction) group(t *typeIndex) map[string][]Value {
 	var counts [128]int
 	for _, s := range w.slots {
 		counts[s]++
@@ -195,13 +195,13 @@ func (w *work) group(t *typeIndex) map[string][]Value {
 	return m
 }
 
-func (w *work) add(slot int, v Value) {
+func (w *extraction) add(slot int, v Value) {
 	w.slots = append(w.slots, slot)
 	w.vals = append(w.vals, v)
 }
 
-// text copies a string out of the parser's buffer.
-func (w *work) text(b []byte) string {
+// text returns a copy of b, which is part of the parser's buffer.
+func (w *extraction) text(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
@@ -213,7 +213,7 @@ func (w *work) text(b []byte) string {
 	return w.arena.String()[n:]
 }
 
-// wellKnown spares the copies of what most resources repeat.
+// wellKnown returns constants for frequent strings, to avoid copying them.
 func wellKnown(b []byte) (string, bool) {
 	switch string(b) {
 	case element.LOINC:
@@ -238,17 +238,17 @@ func wellKnown(b []byte) (string, bool) {
 	return "", false
 }
 
-// summarised are the parameters, beside that of the patient, from which
-// summarise takes the fields of Values.
-var summarised = map[string][]string{ // read only
+// summaryParams lists the parameters from which summarize sets the fields of
+// Values, besides the parameter of the patient.
+var summaryParams = map[string][]string{ // read only
 	"Observation": {"category", "code", "date"},
 	"AuditEvent":  {"date"},
 	"Consent":     {"date"},
 	"Provenance":  {"recorded"},
 }
 
-// summarise fills what the store keeps beside the document.
-func (v *Values) summarise(typ string) {
+// summarize sets the fields that the store keeps with the document.
+func (v *Values) summarize(typ string) {
 	if code, _ := PatientParam(typ); code == "_id" {
 		if id := v.ByParam["_id"]; len(id) > 0 {
 			v.Patient = id[0].Code
@@ -286,8 +286,8 @@ func (v *Values) summarise(typ string) {
 	}
 }
 
-// SetLastUpdated adds the value of _lastUpdated, which the bytes do not carry
-// before a commit.
+// SetLastUpdated sets the value of _lastUpdated. Resources do not contain it
+// before their commit.
 func (v *Values) SetLastUpdated(t time.Time) {
 	ms := t.UnixMilli()
 	v.ByParam["_lastUpdated"] = []Value{{Lo: ms, Hi: ms + 1}}

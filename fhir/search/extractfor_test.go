@@ -6,7 +6,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// What ExtractFor leaves out must never be what a query looks at.
+// TestExtractForDecidesLikeExtract tests that ExtractFor extracts everything that
+// the query depends on.
 func TestExtractForDecidesLikeExtract(t *testing.T) {
 	const obs = `{"resourceType":"Observation","id":"a","meta":{"versionId":"1","lastUpdated":"2026-10-01T08:00:00.000Z"},"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"},{"system":"http://loinc.org","code":"40443-4"}]},"subject":{"reference":"Patient/p"},"effectivePeriod":{"start":"2026-10-01T08:00:00Z","end":"2026-10-01T09:00:00Z"},"valueQuantity":{"value":62,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"},"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8480-6"}]},"valueQuantity":{"value":120}}],"device":{"reference":"Device/d"}}`
 	full, err := search.Extract("Observation", []byte(obs))

@@ -8,11 +8,10 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Fold returns the normal form in which strings are compared: lower case,
-// accents removed, ligatures and letters with strokes as the letters they are
-// written with where there are none (ß as ss, æ as ae, ø as o), punctuation
-// removed, and one blank for white space or for punctuation that divides words
-// (R4 search.html#string).
+// Fold returns the normal form of a string for comparisons (R4
+// search.html#string): in lower case, without accents and punctuation, with
+// special letters in their usual spelling (ß as ss, æ as ae, ø as o), and with one
+// space for white space or for punctuation that separates words.
 func Fold(s string) string {
 	if isFolded(s) {
 		return s
@@ -38,8 +37,8 @@ func Fold(s string) string {
 			b.WriteByte(' ')
 			blank = false
 		}
-		if two := letters[r]; two != "" {
-			b.WriteString(two)
+		if spelling := letters[r]; spelling != "" {
+			b.WriteString(spelling)
 			continue
 		}
 		b.WriteRune(foldRune(r))
@@ -47,7 +46,7 @@ func Fold(s string) string {
 	return b.String()
 }
 
-// divides reports whether r stands between words.
+// divides reports whether r separates words.
 func divides(r rune) bool {
 	switch r {
 	case '/', '\\', ',', ';', ':', '|', '&', '+':
@@ -56,8 +55,7 @@ func divides(r rune) bool {
 	return unicode.IsSpace(r) || unicode.Is(unicode.Pd, r) || unicode.Is(unicode.Pc, r)
 }
 
-// letters maps the letters that Unicode does not decompose to their spelling
-// in plain letters.
+// letters maps letters that Unicode does not decompose to their ASCII spelling.
 var letters = map[rune]string{ // read only
 	'ß': "ss", 'ẞ': "ss", 'æ': "ae", 'Æ': "ae", 'œ': "oe", 'Œ': "oe", 'ø': "o", 'Ø': "o", 'đ': "d", 'Đ': "d",
 	'ð': "d", 'Ð': "d",
@@ -65,8 +63,7 @@ var letters = map[rune]string{ // read only
 	'Ŋ': "n",
 }
 
-// foldRune lowers r; letters whose case mapping is not one to one go to the
-// form that both cases share.
+// foldRune returns r in lower case. The two lower-case sigmas have one form.
 func foldRune(r rune) rune {
 	r = unicode.ToLower(r)
 	if r == 'ς' {
@@ -84,7 +81,7 @@ func ascii(s string) bool {
 	return true
 }
 
-// isFolded is the cheap answer for the common case.
+// isFolded is a fast path. It reports whether s is surely folded already.
 func isFolded(s string) bool {
 	for i := 0; i < len(s); i++ {
 		c := s[i]

@@ -12,8 +12,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// finds reports whether a search finds a resource, by Match and by a Matcher
-// that has met the resource's shape before.
+// finds reports whether a search matches a resource. It compares Match with a
+// Matcher that has cached the resource's template.
 func finds(t *testing.T, typ, query, body string) bool {
 	t.Helper()
 	q, err := parse(typ, query, search.ParseOptions{Base: "http://own.test/fhir"})
@@ -86,9 +86,9 @@ func TestStringsAreForgiving(t *testing.T) {
 	}
 }
 
-// TestFoldIsStable holds that a folded string folds to itself, and that it has
-// no punctuation.
-func TestFoldIsStable(t *testing.T) {
+// TestFoldIsIdempotent tests that a folded string folds to itself and has no
+// punctuation.
+func TestFoldIsIdempotent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := rapid.String().Draw(t, "text")
 		f := search.Fold(s)
@@ -115,8 +115,8 @@ func TestTokensInAnyCase(t *testing.T) {
 		[]string{"action=u"})
 }
 
-// TestComparators holds quantities with a comparator to R4's rules for ranges,
-// read over single numbers on a small line.
+// TestComparators compares quantities that have a comparator with R4's rules for
+// ranges, evaluated for each number on a short line.
 func TestComparators(t *testing.T) {
 	p, _ := search.Lookup("Observation", "value-quantity")
 	in := map[search.Comparator]func(n, bound float64) bool{
@@ -129,7 +129,7 @@ func TestComparators(t *testing.T) {
 		for bound := range 7 {
 			for wanted := range 7 {
 				above, below, at, allAbove, allBelow := false, false, false, true, true
-				for n := -2.0; n <= 8; n += 0.25 { // beyond the ends all go on alike
+				for n := -2.0; n <= 8; n += 0.25 { // nothing changes beyond the ends
 					if !member(n, float64(bound)) {
 						continue
 					}
@@ -186,8 +186,8 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestUntypedReference holds that an id alone finds references to types that
-// this server does not store.
+// TestUntypedReference tests that an id without a type matches references to
+// types that this server does not store.
 func TestUntypedReference(t *testing.T) {
 	check(t, "Provenance", `{"resourceType":"Provenance","target":[{"reference":"Procedure/example"}]}`,
 		[]string{"target=example", "target=Procedure/example", "target:Procedure=example"},
@@ -198,7 +198,7 @@ func TestUntypedReference(t *testing.T) {
 	}
 }
 
-// TestEmptyParameters holds that they are ignored (R4 search.html).
+// TestEmptyParameters tests that empty parameters are ignored (R4 search.html).
 func TestEmptyParameters(t *testing.T) {
 	for _, query := range []string{"name=", "_count=", "_sort=", "_summary=", "_elements=", "birthdate=",
 		"name:exact=", "gender:missing=", "_include=", "unknown=", "name", "name=,", "family=,,"} {
@@ -213,11 +213,10 @@ func TestEmptyParameters(t *testing.T) {
 	}
 }
 
-// TestFineDates holds dates with digits beyond the millisecond to the rules of
-// intervals, on a line of tenths of microseconds; and that the milliseconds of
-// a clause, by which a store leaves out what cannot match, leave out nothing
-// that does.
-func TestFineDates(t *testing.T) {
+// TestSubMillisecondDates compares dates with digits beyond the millisecond with
+// the rules for intervals, on a line of tenths of microseconds. It also tests
+// that every match is a match in milliseconds, by which a store skips resources.
+func TestSubMillisecondDates(t *testing.T) {
 	p, _ := search.Lookup("Observation", "date")
 	base := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
 	prefixes := map[string]search.Prefix{"eq": search.EQ, "ne": search.NE, "gt": search.GT, "lt": search.LT,

@@ -9,8 +9,8 @@ import (
 )
 
 // leaf extracts the values of one element.
-func (w *work) leaf(l *leaf, v *fastjson.Value) {
-	switch l.kind {
+func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
+	switch l.typ {
 	case TypeToken:
 		w.token(l, v)
 	case TypeDate:
@@ -25,12 +25,12 @@ func (w *work) leaf(l *leaf, v *fastjson.Value) {
 		w.quantity(l, v)
 	case TypeURI:
 		w.uri(l, v)
-	case kindCodeQuantity, kindCodeConcept, kindCodeString, kindCodeDate:
+	case typeCodeQuantity, typeCodeConcept, typeCodeString, typeCodeDate:
 		w.pairs(l, v)
 	}
 }
 
-func (w *work) token(l *leaf, v *fastjson.Value) {
+func (w *extraction) token(l *leaf, v *fastjson.Value) {
 	switch l.path.Type {
 	case "Coding":
 		w.coding(l, v)
@@ -71,7 +71,7 @@ func (w *work) token(l *leaf, v *fastjson.Value) {
 	}
 }
 
-func (w *work) coding(l *leaf, v *fastjson.Value) {
+func (w *extraction) coding(l *leaf, v *fastjson.Value) {
 	x := Value{System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code"))}
 	if d := v.GetStringBytes("display"); len(d) > 0 {
 		x.Text = Fold(w.text(d))
@@ -81,8 +81,8 @@ func (w *work) coding(l *leaf, v *fastjson.Value) {
 	}
 }
 
-// dates reads the interval of one element. A Timing is its outer limits, as
-// R4 says for searches on it.
+// dates returns the interval of one element. For a Timing it spans all events and
+// the bounds, as R4 defines for searches.
 func dates(typ string, v *fastjson.Value) (Value, bool) {
 	switch typ {
 	case "Period":
@@ -101,7 +101,7 @@ func dates(typ string, v *fastjson.Value) (Value, bool) {
 			if at := d.value(); !found {
 				out, found = at, true
 			} else {
-				out = outer(&out, &at)
+				out = union(&out, &at)
 			}
 		}
 		return out, found
@@ -114,11 +114,11 @@ func dates(typ string, v *fastjson.Value) (Value, bool) {
 	return d.value(), ok
 }
 
-// outer is the interval around two.
-func outer(a, b *Value) Value {
+// union returns the smallest interval that contains a and b.
+func union(a, b *Value) Value {
 	out := *a
-	aLo, aHi := a.moments()
-	bLo, bHi := b.moments()
+	aLo, aHi := a.preciseInterval()
+	bLo, bHi := b.preciseInterval()
 	if bLo.compare(aLo) < 0 {
 		out.Lo, out.LoNs = b.Lo, b.LoNs
 	}
@@ -128,7 +128,8 @@ func outer(a, b *Value) Value {
 	return out
 }
 
-// period reads a Period; a missing end is open, one without both is none.
+// period returns the interval of a Period. A missing end is open. A Period without
+// both ends has no interval.
 func period(v *fastjson.Value) (Value, bool) {
 	if v == nil || v.Type() != fastjson.TypeObject {
 		return Value{}, false
@@ -136,7 +137,7 @@ func period(v *fastjson.Value) (Value, bool) {
 	return between(v.GetStringBytes("start"), v.GetStringBytes("end"))
 }
 
-// between is the interval from a start to an end, each of which may be empty.
+// between returns the interval from start to end. Either may be empty.
 func between(start, end []byte) (Value, bool) {
 	from, ok1 := parseInstant(string(start))
 	to, ok2 := parseInstant(string(end))
@@ -150,7 +151,7 @@ func between(start, end []byte) (Value, bool) {
 	return out, ok1 || ok2
 }
 
-func (w *work) reference(l *leaf, v *fastjson.Value) {
+func (w *extraction) reference(l *leaf, v *fastjson.Value) {
 	if l.path.Type != "Reference" {
 		w.uri(l, v)
 		return
@@ -176,8 +177,9 @@ func (w *work) reference(l *leaf, v *fastjson.Value) {
 	}
 }
 
-// containedType is the type of the contained resource that a fragment names.
-func (w *work) containedType(ref []byte) string {
+// containedType returns the type of the contained resource that a fragment
+// names.
+func (w *extraction) containedType(ref []byte) string {
 	if len(ref) < 2 || ref[0] != '#' {
 		return ""
 	}
@@ -189,9 +191,9 @@ func (w *work) containedType(ref []byte) string {
 	return ""
 }
 
-// literal reads Reference.reference: local, absolute, urn; a fragment points
-// into the resource itself and is no value.
-func (w *work) literal(b []byte) Value {
+// literal returns the value of Reference.reference. A fragment has no value,
+// because it refers to the resource itself.
+func (w *extraction) literal(b []byte) Value {
 	if b[0] == '#' {
 		return Value{}
 	}
@@ -207,7 +209,7 @@ func (w *work) literal(b []byte) Value {
 	return Value{Code: s}
 }
 
-func (w *work) str(l *leaf, v *fastjson.Value) {
+func (w *extraction) str(l *leaf, v *fastjson.Value) {
 	switch l.path.Type {
 	case "HumanName":
 		w.parts(l, v, "family", "given", "prefix", "suffix", "text")
@@ -218,7 +220,7 @@ func (w *work) str(l *leaf, v *fastjson.Value) {
 	}
 }
 
-func (w *work) parts(l *leaf, v *fastjson.Value, members ...string) {
+func (w *extraction) parts(l *leaf, v *fastjson.Value, members ...string) {
 	for _, m := range members {
 		p := v.Get(m)
 		if p == nil {
@@ -234,15 +236,15 @@ func (w *work) parts(l *leaf, v *fastjson.Value, members ...string) {
 	}
 }
 
-func (w *work) words(l *leaf, v *fastjson.Value) {
+func (w *extraction) words(l *leaf, v *fastjson.Value) {
 	if b, err := v.StringBytes(); err == nil && len(b) > 0 {
 		s := w.text(b)
 		w.add(l.slot, Value{Code: s, Text: Fold(s)})
 	}
 }
 
-func (w *work) quantity(l *leaf, v *fastjson.Value) {
-	if l.path.Type == "SampledData" { // is there, without one value
+func (w *extraction) quantity(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "SampledData" { // present, but without a single value
 		w.add(l.slot, Value{Unvalued: true})
 		return
 	}
@@ -250,8 +252,8 @@ func (w *work) quantity(l *leaf, v *fastjson.Value) {
 	if n == nil || n.Type() != fastjson.TypeNumber {
 		return
 	}
-	var room [40]byte
-	num, ok := parseNumber(string(n.MarshalTo(room[:0])))
+	var buf [40]byte
+	num, ok := parseNumber(string(n.MarshalTo(buf[:0])))
 	if !ok {
 		return
 	}
@@ -262,9 +264,9 @@ func (w *work) quantity(l *leaf, v *fastjson.Value) {
 
 var comparators = map[string]Comparator{"<": Less, "<=": LessOrEqual, ">=": GreaterOrEqual, ">": Greater} // read only
 
-// uri keeps the address as written; a canonical with a version is found with
-// and without it.
-func (w *work) uri(l *leaf, v *fastjson.Value) {
+// uri adds a URI as written. A canonical with a version is also found without the
+// version.
+func (w *extraction) uri(l *leaf, v *fastjson.Value) {
 	b, err := v.StringBytes()
 	if err != nil || len(b) == 0 {
 		return

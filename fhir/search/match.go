@@ -22,7 +22,7 @@ func MatchClause(c *Clause, v *Values) bool {
 	if c.Modifier == ModMissing {
 		return (len(have) == 0) == c.Missing
 	}
-	// :not takes what has no value as well.
+	// :not also matches resources without a value.
 	return matchAny(c, have) != (c.Modifier == ModNot)
 }
 
@@ -40,9 +40,9 @@ func matchAny(c *Clause, have []Value) bool {
 	return false
 }
 
-// matchValue compares one wanted value with one the resource has.
+// matchValue matches one value of a resource against one value of a clause.
 func matchValue(p *Param, m Modifier, want, have *Value) bool {
-	switch p.Kind {
+	switch p.Type {
 	case TypeToken:
 		if m == ModText {
 			return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
@@ -59,7 +59,7 @@ func matchValue(p *Param, m Modifier, want, have *Value) bool {
 		case ModContains:
 			return strings.Contains(have.Text, want.Text)
 		}
-		return startsWith(have.Text, want.Text, p.portion())
+		return startsWith(have.Text, want.Text, p.matchesWords())
 	case TypeQuantity:
 		return matchUnit(want, have) && matchNumber(want, have)
 	case TypeNumber:
@@ -67,12 +67,13 @@ func matchValue(p *Param, m Modifier, want, have *Value) bool {
 	case TypeURI:
 		return have.Code == want.Code
 	}
-	return p.Kind.Composite() && matchPair(p.Kind, want, have)
+	return p.Type.Composite() && matchPair(p.Type, want, have)
 }
 
-// portion reports whether a string parameter also finds what begins within
-// the text: R4 defines these as "a portion of" a name.
-func (p *Param) portion() bool {
+// matchesWords reports whether a string parameter matches the beginning of any
+// word, not only of the text. R4 defines these parameters as "a portion of" a
+// name.
+func (p *Param) matchesWords() bool {
 	switch p.Code {
 	case "family", "given", "name":
 		return true
@@ -80,9 +81,9 @@ func (p *Param) portion() bool {
 	return false
 }
 
-// startsWith reports whether a folded text begins with another, or one of its
-// words does. Where the words are divided does not count: a hyphen, a blank
-// and nothing are the same.
+// startsWith reports whether a folded text or, if words is set, one of its words
+// begins with want. It ignores how words are separated: a hyphen, a space and
+// nothing are the same.
 func startsWith(have, want string, words bool) bool {
 	if strings.HasPrefix(have, want) || unspacedPrefix(have, want) {
 		return true
@@ -99,7 +100,7 @@ func startsWith(have, want string, words bool) bool {
 	return false
 }
 
-// unspacedPrefix is strings.HasPrefix without regard to blanks.
+// unspacedPrefix is like strings.HasPrefix but ignores spaces.
 func unspacedPrefix(have, want string) bool {
 	i := 0
 	for j := 0; j < len(want); j++ {
@@ -117,8 +118,8 @@ func unspacedPrefix(have, want string) bool {
 	return true
 }
 
-// matchToken compares exactly: a clause has a value for each case that counts
-// (see anyCase), and a granular scope must mean the same as a search.
+// matchToken compares exactly. A clause has one value per upper or lower case that
+// counts (see caseVariants), so that a granular scope means the same as a search.
 func matchToken(want, have *Value) bool {
 	if want.HasSystem && want.System != have.System {
 		return false
@@ -129,7 +130,7 @@ func matchToken(want, have *Value) bool {
 	return want.Code == have.Code
 }
 
-// matchReference: a logical reference is found by :identifier only.
+// matchReference matches references. Only :identifier matches logical references.
 func matchReference(m Modifier, want, have *Value) bool {
 	if m == ModIdentifier {
 		return have.HasSystem && matchToken(want, have)
@@ -143,11 +144,11 @@ func matchReference(m Modifier, want, have *Value) bool {
 	return want.Code != "" && have.Code == want.Code
 }
 
-// matchDate is R4 3.1.1.4.7 on half-open intervals.
+// matchDate implements R4 search.html#prefix (3.1.1.4.7) for half-open intervals.
 func matchDate(want, have *Value) bool {
-	if want.fine() || have.fine() {
-		wantLo, wantHi := want.moments()
-		haveLo, haveHi := have.moments()
+	if want.subMillisecond() || have.subMillisecond() {
+		wantLo, wantHi := want.preciseInterval()
+		haveLo, haveHi := have.preciseInterval()
 		return matchInterval(want.Prefix, haveLo.compare(wantLo), haveHi.compare(wantHi), haveLo.compare(wantHi),
 			haveHi.compare(wantLo))
 	}
@@ -155,9 +156,9 @@ func matchDate(want, have *Value) bool {
 		cmp.Compare(have.Lo, want.Hi), cmp.Compare(have.Hi, want.Lo))
 }
 
-// matchInterval is told how the ends of the interval of the resource compare
-// with those of the wanted one: its start with the start, its end with the
-// end, its start with the end and its end with the start.
+// matchInterval matches the interval of a resource against the one of a clause,
+// given the comparisons of their bounds: start with start, end with end, start
+// with end, and end with start.
 func matchInterval(p Prefix, start, end, startEnd, endStart int) bool {
 	within := start >= 0 && end <= 0
 	switch p {
@@ -177,14 +178,14 @@ func matchInterval(p Prefix, start, end, startEnd, endStart int) bool {
 		return startEnd >= 0
 	case EB:
 		return endStart <= 0
-	case AP: // the parser has widened the interval
+	case AP: // overlap; the parser has widened the interval
 		return startEnd < 0 && endStart > 0
 	}
 	return false
 }
 
-// matchUnit: "system|code" must be exact; "||unit" is the code or the unit
-// written for people.
+// matchUnit matches the unit of a quantity. "system|code" must be equal; "||unit"
+// matches the code or the human-readable unit.
 func matchUnit(want, have *Value) bool {
 	if want.HasSystem {
 		return want.System == have.System && (want.Code == "" || want.Code == have.Code)
@@ -192,8 +193,8 @@ func matchUnit(want, have *Value) bool {
 	return want.Code == "" || want.Code == have.Code || want.Code == have.Text
 }
 
-// matchNumber: equality uses the written precision of the wanted value; the
-// other comparisons take both as exact (R4 3.1.1.4.6).
+// matchNumber matches numbers. Equality uses the written precision of the clause;
+// the other comparisons treat both numbers as exact (R4 3.1.1.4.6).
 func matchNumber(want, have *Value) bool {
 	if have.Comparator != Exact {
 		return matchOpen(want, have)
@@ -217,13 +218,13 @@ func matchNumber(want, have *Value) bool {
 	return false
 }
 
-// matchOpen compares with a quantity that has a comparator, which is a range
-// with one end: R4's rules for ranges (search.html#prefix) say whether the
-// range above, below or at the wanted value intersects it.
+// matchOpen matches a quantity with a comparator, which is a range with one open
+// end. It applies R4's rules for ranges (search.html#prefix), which depend on
+// whether the range above, below or at the clause's value intersects it.
 func matchOpen(want, have *Value) bool {
 	below := have.Comparator == Less || have.Comparator == LessOrEqual
 	closed := have.Comparator == LessOrEqual || have.Comparator == GreaterOrEqual
-	reaches := func(n float64) bool { // whether n is in the range
+	contains := func(n float64) bool { // whether n is in the range
 		switch {
 		case n == have.Num:
 			return closed
@@ -233,23 +234,23 @@ func matchOpen(want, have *Value) bool {
 		return n > have.Num
 	}
 	switch want.Prefix {
-	case NE: // never within the wanted range, which has two ends
+	case NE: // an open range is never within the clause's range
 		return true
 	case GT:
 		return !below || have.Num > want.Num
 	case LT:
 		return below || have.Num < want.Num
 	case GE:
-		return !below || have.Num > want.Num || reaches(want.Num)
+		return !below || have.Num > want.Num || contains(want.Num)
 	case LE:
-		return below || have.Num < want.Num || reaches(want.Num)
+		return below || have.Num < want.Num || contains(want.Num)
 	case SA:
 		return !below && (have.Num > want.Num || have.Num == want.Num && !closed)
 	case EB:
 		return below && (have.Num < want.Num || have.Num == want.Num && !closed)
 	case AP:
 		tenth := math.Abs(want.Num) / 10
-		return reaches(want.Num) || reaches(want.Num-tenth) || reaches(want.Num+tenth)
+		return contains(want.Num) || contains(want.Num-tenth) || contains(want.Num+tenth)
 	}
-	return false // EQ: a range without an end is in none with two
+	return false // EQ: an open range is not within the clause's range
 }

@@ -1,34 +1,37 @@
 package search
 
-// Shapes remembers what was found out about the latest shapes of resources. It
-// is of one goroutine, and the zero Shapes is empty.
-type Shapes[X any] struct {
-	known  []known[X] // the latest first
-	misses int
-	leaves []Leaf
+// TemplateCache caches one result per template, most recently used first. It is
+// not safe for concurrent use. The zero TemplateCache is empty and ready to use.
+//
+// It is not a golang-lru cache, because an entry is found by comparing its
+// template with a resource, not by a key.
+type TemplateCache[X any] struct {
+	entries []cacheEntry[X] // most recently used first
+	misses  int
+	leaves  []Leaf
 }
 
-type known[X any] struct {
-	shape *Template
-	x     X
+type cacheEntry[X any] struct {
+	template *Template
+	x        X
 }
 
 const (
-	maxShapes      = 8
-	maxShapeMisses = 256 // in excess of hits
+	maxTemplates = 8
+	maxMisses    = 256 // more misses than hits
 )
 
-// Find is what was found out about resources of the shape of json, and its
-// leaves, which are valid until the next call.
-func (m *Shapes[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
-	for i := range m.known {
-		k := m.known[i]
-		if m.leaves, ok = k.shape.Read(json, m.leaves); !ok {
+// Find returns the result cached for the template of json, and the leaves of
+// json, which are valid until the next call.
+func (m *TemplateCache[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
+	for i := range m.entries {
+		k := m.entries[i]
+		if m.leaves, ok = k.template.Read(json, m.leaves); !ok {
 			continue
 		}
 		if i > 0 {
-			copy(m.known[1:], m.known[:i])
-			m.known[0] = k
+			copy(m.entries[1:], m.entries[:i])
+			m.entries[0] = k
 		}
 		m.misses = max(0, m.misses-1)
 		return k.x, m.leaves, true
@@ -36,12 +39,12 @@ func (m *Shapes[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
 	return x, nil, false
 }
 
-// Learn asks fn about the shape of a resource that Find does not know, and
-// remembers what it says, if it is sure. Resources that have little in common
-// cost no more than being parsed: in the end nothing is learned from them.
-func (m *Shapes[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, bool)) {
-	if m.misses == maxShapeMisses {
-		m.known = nil
+// Learn calls fn with the template of a resource that Find has not found, and
+// caches its result if fn returns true. After maxMisses more misses than hits it
+// stops, so that resources without common templates cost only their parsing.
+func (m *TemplateCache[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, bool)) {
+	if m.misses == maxMisses {
+		m.entries = nil
 		return
 	}
 	m.misses++
@@ -57,49 +60,50 @@ func (m *Shapes[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, b
 	if !ok {
 		return
 	}
-	if len(m.known) < maxShapes {
-		m.known = append(m.known, known[X]{})
+	if len(m.entries) < maxTemplates {
+		m.entries = append(m.entries, cacheEntry[X]{})
 	}
-	copy(m.known[1:], m.known)
-	m.known[0] = known[X]{s, x}
+	copy(m.entries[1:], m.entries)
+	m.entries[0] = cacheEntry[X]{s, x}
 }
 
-// Matcher asks one query of many resources of its type. It remembers what the
-// query comes to on a shape, so that most are not parsed. It is of one
-// goroutine.
+// Matcher matches many resources of one type against a query. It caches the
+// evaluation of the query per template, so that most resources are not parsed.
+// It is not safe for concurrent use.
 type Matcher struct {
-	q      *Query
-	sel    *Selection
-	shapes Shapes[*judged]
+	q     *Query
+	sel   *Selection
+	cache TemplateCache[*evaluation]
 }
 
-// judged is what a query comes to on resources of one shape: the clauses that
-// its parts decide are decided, the rest is asked of the leaves.
-type judged struct {
-	never   bool
+// evaluation is a query partially evaluated for a template. Only the clauses that
+// depend on leaves are left.
+type evaluation struct {
+	never   bool // a clause is false for all resources with the template // some clause is false for all resources with the template
 	rest    []*Clause
 	readers []*Reader // parallel to rest
 	vals    Values
 }
 
-// NewMatcher returns a Matcher of q, whose Selection is sel.
+// NewMatcher returns a Matcher for q. The Selection must be the one of q.
 func NewMatcher(q *Query, sel *Selection) *Matcher { return &Matcher{q: q, sel: sel} }
 
-// Match reports whether a resource satisfies every clause: Match of its
-// ExtractFor. What is no JSON object satisfies none.
+// Match reports whether a resource satisfies every clause. Its result equals that
+// of the function Match for the values of ExtractFor. A text that is not a JSON
+// object does not match.
 func (m *Matcher) Match(json []byte) bool {
-	if j, leaves, ok := m.shapes.Find(json); ok {
+	if j, leaves, ok := m.cache.Find(json); ok {
 		return j.match(leaves)
 	}
 	v, err := Extractor{}.ExtractFor(m.sel, json)
 	if err != nil {
 		return false
 	}
-	m.shapes.Learn(json, func(s *Template, leaves []Leaf) (*judged, bool) { return m.judge(s, leaves, v) })
+	m.cache.Learn(json, func(s *Template, leaves []Leaf) (*evaluation, bool) { return m.evaluate(s, leaves, v) })
 	return Match(m.q, v)
 }
 
-func (j *judged) match(leaves []Leaf) bool {
+func (j *evaluation) match(leaves []Leaf) bool {
 	if j.never {
 		return false
 	}
@@ -112,14 +116,15 @@ func (j *judged) match(leaves []Leaf) bool {
 	return true
 }
 
-// judge decides on a shape, one of whose resources has the leaves and the
-// values v; false when the leaves cannot answer what its parts do not decide.
-func (m *Matcher) judge(s *Template, leaves []Leaf, v *Values) (*judged, bool) {
-	j := &judged{vals: Values{ByParam: map[string][]Value{}}}
+// evaluate evaluates the query for a template. The leaves and the values v are
+// those of one resource with the template. It returns false if a clause depends
+// on leaves in a way that no Reader supports.
+func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, bool) {
+	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.q.Clauses {
 		c := &m.q.Clauses[i]
-		holes := s.under(c.Param)
-		if holes == 0 {
+		slots := s.slotsUnder(c.Param)
+		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)
 			continue
 		}
@@ -132,36 +137,37 @@ func (m *Matcher) judge(s *Template, leaves []Leaf, v *Values) (*judged, bool) {
 	return j, true
 }
 
-// Reader makes the value of one parameter out of the leaves of a shape.
+// Reader computes the value of one parameter from the leaves of a template.
 type Reader struct {
 	code   string
-	at, to int // the leaf, and that of a period's end, or -1
+	at, to int // indexes of the leaf and, for a period, of the leaf with its end; or -1
 	v      [1]Value
 }
 
-// Reader returns the Reader of a parameter, of which the resource with the
-// leaves has the values have; nil when resources of the shape need not have
-// one value, made of leaves alone.
+// Reader returns a Reader for p. The resource with the given leaves has the
+// values have under p. Reader returns nil if other resources with the template
+// might have more than one value, or a value that depends on more than the
+// leaves.
 func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	r := &Reader{code: p.Code, at: -1, to: -1}
 	used := 1
 	switch p.Code {
 	case "_id":
-		r.at = s.Only(HoleID)
+		r.at = s.Only(SlotID)
 	case "_lastUpdated":
-		r.at = s.Only(HoleUpdated)
+		r.at = s.Only(SlotUpdated)
 	case "date":
-		if r.at = s.Only(HoleEffective); r.at < 0 {
-			r.at, r.to, used = s.Only(HoleStart), s.Only(HoleEnd), 2
+		if r.at = s.Only(SlotEffective); r.at < 0 {
+			r.at, r.to, used = s.Only(SlotStart), s.Only(SlotEnd), 2
 			if r.to < 0 {
 				return nil
 			}
 		}
 	case "value-quantity", "combo-value-quantity":
-		r.at = s.Only(HoleValue)
+		r.at = s.Only(SlotValue)
 	}
-	// A leaf beside those used may add a value.
-	if r.at < 0 || len(have) != 1 || s.under(p) != used {
+	// Any other slot of the parameter might add a value.
+	if r.at < 0 || len(have) != 1 || s.slotsUnder(p) != used {
 		return nil
 	}
 	r.v[0] = have[0]
@@ -171,8 +177,9 @@ func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	return r
 }
 
-// Values are the parameter's values in a resource with the leaves: one, or
-// none when the text is not of its type. They are valid until the next call.
+// Values returns the value of the parameter in a resource with the leaves, or
+// nothing if the text is not valid for the type. The result is valid until the
+// next call.
 func (r *Reader) Values(leaves []Leaf) []Value {
 	v := &r.v[0]
 	ok := false
@@ -197,23 +204,23 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 	return r.v[:]
 }
 
-// under is how many holes lie under what a parameter looks at.
-func (s *Template) under(p *Param) int {
-	t := index()[p.Type]
-	holes := 0
-	for i := range s.holes {
+// slotsUnder returns the number of slots in the elements that a parameter reads.
+func (s *Template) slotsUnder(p *Param) int {
+	t := index()[p.ResourceType]
+	slots := 0
+	for i := range s.slots {
 		n := t.root
 		for step := 0; n != nil; step++ {
 			for k := range n.leaves {
 				if t.params[n.leaves[k].slot].Code == p.Code {
-					holes++
+					slots++
 				}
 			}
-			if step == len(s.holes[i].path) {
+			if step == len(s.slots[i].path) {
 				break
 			}
-			n = n.kids[s.holes[i].path[step]]
+			n = n.children[s.slots[i].path[step]]
 		}
 	}
-	return holes
+	return slots
 }

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// number is a decimal and the range [lo, hi) that its written precision
-// covers: half a unit of the last written digit to each side.
+// number is a decimal with the range [lo, hi) that its written precision covers:
+// half a unit of the last digit on either side.
 type number struct{ num, lo, hi float64 }
 
-// parseNumber reads a FHIR decimal. R4's own example takes 1e2 as 95 to 105,
-// so an exponent without a fraction counts as written with one more digit.
+// parseNumber parses a FHIR decimal. In R4's example, 1e2 covers 95 to 105, so a
+// number with an exponent and without a fraction has one more digit of precision.
 func parseNumber(s string) (number, bool) {
 	if s == "" || len(s) > 64 {
 		return number{}, false
@@ -50,6 +50,6 @@ func parseNumber(s string) (number, bool) {
 	if exp != 0 {
 		half *= math.Pow10(exp)
 	}
-	// More digits than a float64 holds still leave a range.
+	// The range must not be empty even if s has more digits than a float64.
 	return number{v, v - half, max(v+half, math.Nextafter(v, math.Inf(1)))}, true
 }

@@ -11,17 +11,20 @@ import (
 	"pulsegate/fhir"
 )
 
-// ParseOptions say how a search is read.
+// ParseOptions configures Parse.
 type ParseOptions struct {
-	// Lenient drops unknown and unsupported parameters into Query.Ignored
-	// (Prefer: handling=lenient) instead of failing.
+	// Lenient puts unknown and unsupported parameters into Query.Ignored instead of
+	// failing (Prefer: handling=lenient).
 	Lenient bool
-	// Base is our own base URL: absolute references below it are local.
+	// Base is the server's base URL. Absolute references below it are local.
 	Base string
-	// MaxCount caps _count (0: 1,000); DefaultCount is Query.Count when the
-	// client gives none (0: -1, not given).
-	MaxCount, DefaultCount int
-	// Now is asked for prefix ap only; nil means ap is exact overlap.
+	// MaxCount is the maximum of _count, 1,000 by default.
+	MaxCount int
+	// DefaultCount is the value of Query.Count if the client gives no _count. If it
+	// is zero, Query.Count is -1.
+	DefaultCount int
+	// Now is called only for the prefix ap. If it is nil, ap means overlap without a
+	// tolerance.
 	Now Now
 }
 
@@ -30,16 +33,16 @@ const (
 
 	maxParams = 64
 	maxValues = 256
-	maxLength = 2048 // of one parameter's value; comma lists may be longer
-	maxList   = 32 << 10
-	maxPage   = 8 << 10 // of the sealed parameter of a page link
+	maxLength = 2048     // bytes of one element of a comma-separated list
+	maxList   = 32 << 10 // bytes of a parameter's value
+	maxPage   = 8 << 10  // bytes of the sealed parameter of a page link
 
-	// maxUntyped bounds the ids without a type, for parameters that may refer
-	// to any type: each of them stands for a reference to every type.
+	// maxUntyped bounds the ids without a type for parameters that may refer to any
+	// type. Each of them stands for a reference to every type.
 	maxUntyped = 16
 )
 
-// Pairs splits a raw query or form body into its parameters, in order.
+// Pairs decodes a raw query or form body into its parameters, in order.
 func Pairs(raw string) ([][2]string, error) {
 	var out [][2]string
 	for len(raw) > 0 {
@@ -49,23 +52,23 @@ func Pairs(raw string) ([][2]string, error) {
 			continue
 		}
 		if len(out) == maxParams {
-			return nil, fhir.Errorf(fhir.Invalid, op, "more than %d parameters", maxParams)
+			return nil, fhir.Errorf(fhir.Invalid, op, "the search has more than %d parameters", maxParams)
 		}
 		k, v, _ := strings.Cut(part, "=")
 		name, err := url.QueryUnescape(k)
 		if err != nil {
-			return nil, fhir.Errorf(fhir.Invalid, op, "a parameter name is not correctly percent-encoded")
+			return nil, fhir.Errorf(fhir.Invalid, op, "the name of a parameter is not correctly percent-encoded")
 		}
 		value, err := url.QueryUnescape(v)
 		if err != nil {
-			return nil, fhir.Errorf(fhir.Invalid, op, "parameter %s is not correctly percent-encoded", safeName(name))
+			return nil, fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not correctly percent-encoded", safeName(name))
 		}
 		out = append(out, [2]string{name, value})
 	}
 	return out, nil
 }
 
-// SelfQuery renders the honoured parameters of q, encoded, in order.
+// SelfQuery encodes the applied parameters of q for the self link, in order.
 func SelfQuery(q *Query) string {
 	var b strings.Builder
 	for i, p := range q.Applied {
@@ -79,27 +82,28 @@ func SelfQuery(q *Query) string {
 	return b.String()
 }
 
-// escape leaves what RFC 3986 allows in a query readable.
+// escape percent-encodes s but leaves the characters ":", ",", "/" and "$"
+// readable, which RFC 3986 allows in a query.
 func escape(s string) string {
 	return readable.Replace(url.QueryEscape(s))
 }
 
 var readable = strings.NewReplacer("%3A", ":", "%2C", ",", "%2F", "/", "%24", "$")
 
-// Parse reads the parameters of a search on type typ, given in order.
+// Parse parses the parameters of a search for resources of type typ.
 func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if index()[typ] == nil {
-		return nil, fhir.Errorf(fhir.NotFound, op, "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	if len(pairs) > maxParams {
-		return nil, fhir.Errorf(fhir.Invalid, op, "more than %d parameters", maxParams)
+		return nil, fhir.Errorf(fhir.Invalid, op, "the search has more than %d parameters", maxParams)
 	}
 	if o.MaxCount <= 0 {
 		o.MaxCount = 1000
 	}
-	ps := &parser{o: o, q: &Query{Type: typ, Count: -1}, seen: map[string]bool{}}
+	ps := &parser{opts: o, query: &Query{Type: typ, Count: -1}, seen: map[string]bool{}}
 	if o.DefaultCount > 0 {
-		ps.q.Count = o.DefaultCount
+		ps.query.Count = o.DefaultCount
 	}
 	for i, p := range pairs {
 		ps.at = i + 1
@@ -108,25 +112,25 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 		}
 	}
 	ps.patient()
-	return ps.q, nil
+	return ps.query, nil
 }
 
 type parser struct {
-	o    ParseOptions
-	q    *Query
-	seen map[string]bool // result parameters, which may occur once
-	at   int             // number of the parameter being read, from 1
+	opts  ParseOptions
+	query *Query
+	seen  map[string]bool // result parameters, which may occur once
+	at    int             // number of the parameter being read, from 1
 	// untyped counts the ids without a type, see maxUntyped.
 	untyped int
 }
 
-// pair reads one parameter.
+// pair parses one parameter.
 func (ps *parser) pair(name, value string) error {
 	if len(value) > maxList {
 		return fhir.Errorf(fhir.Invalid, op, "parameter %s is longer than %d bytes", safeName(name), maxList)
 	}
 	if !utf8.ValidString(value) {
-		return fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not UTF-8", safeName(name))
+		return fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not valid UTF-8", safeName(name))
 	}
 	if empty(value) {
 		return nil // R4 search.html: "Empty parameters are not an error - they are just ignored"
@@ -136,31 +140,31 @@ func (ps *parser) pair(name, value string) error {
 		err = ps.clause(name, value)
 	}
 	if u, ok := err.(*unknown); ok {
-		if ps.o.Lenient {
-			ps.q.Ignored = append(ps.q.Ignored, safeName(name))
+		if ps.opts.Lenient {
+			ps.query.Ignored = append(ps.query.Ignored, safeName(name))
 			return nil
 		}
 		return u.err
 	}
 	if err == nil && !strings.HasPrefix(name, "__") {
-		ps.q.Applied = append(ps.q.Applied, [2]string{name, value})
+		ps.query.Applied = append(ps.query.Applied, [2]string{name, value})
 	}
 	return err
 }
 
-// empty reports whether a value is blank, or a list of nothing.
+// empty reports whether a value is blank or a list of blank elements.
 func empty(value string) bool { return strings.Trim(value, ", \t") == "" }
 
-// unknown is an error that lenient handling turns into an ignored parameter.
+// unknown is an error about a parameter that lenient handling ignores.
 type unknown struct{ err *fhir.Error }
 
 func (u *unknown) Error() string { return u.err.Error() }
 
-func notKnown(format string, args ...any) error {
+func errUnknown(format string, args ...any) error {
 	return &unknown{fhir.Errorf(fhir.Invalid, op, format, args...)}
 }
 
-func notSupported(format string, args ...any) error {
+func errUnsupported(format string, args ...any) error {
 	e := fhir.Errorf(fhir.Invalid, op, format, args...)
 	e.Issues[0].Code = "not-supported"
 	return &unknown{e}
@@ -172,133 +176,133 @@ func (s sentinel) Error() string { return string(s) }
 
 const errNotResult = sentinel("not a result parameter")
 
-// result reads the parameters that shape the answer rather than select.
+// result parses parameters that concern the result rather than select resources.
 func (ps *parser) result(name, value string) error {
 	base, mod, _ := strings.Cut(name, ":")
 	switch base {
 	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "__page":
 		if mod != "" {
-			return notKnown("parameter %s takes no modifier", base)
+			return errUnknown("parameter %s does not take a modifier", base)
 		}
 		if ps.seen[base] {
-			return fhir.Errorf(fhir.Invalid, op, "parameter %s may be given once", base)
+			return fhir.Errorf(fhir.Invalid, op, "parameter %s is given more than once; give it once", base)
 		}
 		ps.seen[base] = true
 	case "_include":
 		return ps.include(mod, value)
 	case "_revinclude", "_has", "_list", "_contained", "_containedType", "_type":
-		return notSupported("parameter %s is not supported", base)
+		return errUnsupported("parameter %s is not supported", base)
 	default:
 		return errNotResult
 	}
-	return ps.shape(base, value)
+	return ps.option(base, value)
 }
 
-func (ps *parser) shape(name, value string) error {
+func (ps *parser) option(name, value string) error {
 	switch name {
 	case "_count":
 		n, err := strconv.Atoi(value)
 		if err != nil || n < 0 {
-			return bad(name, "a whole number from 0")
+			return badValue(name, "a whole number, 0 or greater")
 		}
-		ps.q.Count = min(n, ps.o.MaxCount)
+		ps.query.Count = min(n, ps.opts.MaxCount)
 	case "_sort":
 		return ps.sort(value)
 	case "_total":
 		i := slices.Index([]string{"none", "estimate", "accurate"}, value)
 		if i < 0 {
-			return bad(name, "none, estimate or accurate")
+			return badValue(name, "none, estimate or accurate")
 		}
-		ps.q.Total = Total(i)
+		ps.query.Total = Total(i)
 	case "_summary":
 		i := slices.Index(summaries, value)
 		if i < 0 {
-			return bad(name, "true, false, text, data or count")
+			return badValue(name, "true, false, text, data or count")
 		}
-		ps.q.Summary = Summary(i)
+		ps.query.Summary = Summary(i)
 	case "_elements":
 		for _, e := range strings.Split(value, ",") {
-			e = strings.TrimPrefix(strings.TrimSpace(e), ps.q.Type+".")
+			e = strings.TrimPrefix(strings.TrimSpace(e), ps.query.Type+".")
 			if !isName(e) {
-				return bad(name, "a comma-separated list of element names of the resource's top level")
+				return badValue(name, "a comma-separated list of top-level elements of the resource")
 			}
-			ps.q.Elements = append(ps.q.Elements, e)
+			ps.query.Elements = append(ps.query.Elements, e)
 		}
 	case "_pretty":
 		if value != "true" && value != "false" {
-			return bad(name, "true or false")
+			return badValue(name, "true or false")
 		}
 	case "__page":
 		if value == "" || len(value) > maxPage {
-			return bad("a page link", "as the server gave it")
+			return badValue("__page", "copied unchanged from a page link of the server")
 		}
-		ps.q.Page = value
+		ps.query.Page = value
 	}
 	return nil // _format is for the HTTP layer
 }
 
-func bad(name, want string) error {
-	return fhir.Errorf(fhir.Invalid, op, "value of %s must be %s", name, want)
+func badValue(name, want string) error {
+	return fhir.Errorf(fhir.Invalid, op, "the value of %s must be %s", name, want)
 }
 
 func (ps *parser) sort(value string) error {
 	for _, f := range strings.Split(value, ",") {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
-		p, ok := Lookup(ps.q.Type, code)
-		if !ok || !p.Supported() || p.Kind.Composite() {
-			return notKnown("_sort names %s, which is not a parameter to sort %s by", knownName(code), ps.q.Type)
+		p, ok := Lookup(ps.query.Type, code)
+		if !ok || !p.Supported() || p.Type.Composite() {
+			return errUnknown("_sort names %s, by which %s cannot be sorted", knownName(code), ps.query.Type)
 		}
-		ps.q.Sort = append(ps.q.Sort, SortKey{Param: code, Desc: desc})
+		ps.query.Sort = append(ps.query.Sort, SortKey{Param: code, Desc: desc})
 	}
-	if len(ps.q.Sort) > 5 {
-		return bad("_sort", "at most 5 parameters")
+	if len(ps.query.Sort) > 5 {
+		return badValue("_sort", "at most 5 parameters")
 	}
 	return nil
 }
 
 func (ps *parser) include(mod, value string) error {
 	if mod != "" && mod != "iterate" && mod != "recurse" {
-		return notKnown("_include takes no modifier but iterate")
+		return errUnknown("_include takes only the modifier iterate")
 	}
 	f := strings.Split(value, ":")
 	if len(f) < 2 || len(f) > 3 || f[1] == "*" {
-		return notSupported("_include must be Type:parameter or Type:parameter:Target")
+		return errUnsupported("_include must be Type:parameter or Type:parameter:Target")
 	}
-	if mod == "" && f[0] != ps.q.Type {
-		return notSupported("_include of another source type than %s needs :iterate", ps.q.Type)
+	if mod == "" && f[0] != ps.query.Type {
+		return errUnsupported("the source type of _include must be %s; for another type use _include:iterate", ps.query.Type)
 	}
 	p, ok := Lookup(f[0], f[1])
-	if !ok || p.Kind != TypeReference || !p.Supported() {
-		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type,
-			strings.Join(codes(ps.q.Type, TypeReference), ", "))
+	if !ok || p.Type != TypeReference || !p.Supported() {
+		return errUnsupported("_include does not name a reference parameter; %s has %s", ps.query.Type,
+			strings.Join(codes(ps.query.Type, TypeReference), ", "))
 	}
 	in := Include{Source: f[0], Param: f[1], Iterate: mod != ""}
 	if len(f) == 3 {
 		if len(p.Targets) > 0 && !slices.Contains(p.Targets, f[2]) || !isName(f[2]) {
-			return bad("_include", "with a target type that "+f[1]+" may refer to")
+			return badValue("_include", "Type:parameter:Target with a target type that "+f[1]+" may refer to")
 		}
 		in.Target = f[2]
 	}
-	if len(ps.q.Includes) == 16 {
-		return bad("_include", "given at most 16 times")
+	if len(ps.query.Includes) == 16 {
+		return fhir.Errorf(fhir.Invalid, op, "_include is given more than 16 times")
 	}
-	ps.q.Includes = append(ps.q.Includes, in)
+	ps.query.Includes = append(ps.query.Includes, in)
 	return nil
 }
 
-// clause reads a parameter that selects.
+// clause parses a parameter that selects resources.
 func (ps *parser) clause(name, value string) error {
 	code, mod, hasMod := strings.Cut(name, ":")
 	if strings.Contains(name, ".") {
-		return notSupported("chained parameters are not supported: %s", safeName(name))
+		return errUnsupported("chained parameters such as %s are not supported; search in several steps instead", safeName(name))
 	}
-	p, ok := Lookup(ps.q.Type, code)
+	p, ok := Lookup(ps.query.Type, code)
 	if !ok {
-		return notKnown("parameter %d, %s, is not a search parameter of %s; known are %s", ps.at, safeName(code),
-			ps.q.Type, strings.Join(codes(ps.q.Type, 0), ", "))
+		return errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at, safeName(code),
+			ps.query.Type, strings.Join(codes(ps.query.Type, 0), ", "))
 	}
 	if !p.Supported() {
-		return notSupported("search parameter %s of %s is not supported", code, ps.q.Type)
+		return errUnsupported("search parameter %s of %s is not supported", code, ps.query.Type)
 	}
 	c := Clause{Param: p}
 	target := ""
@@ -310,10 +314,10 @@ func (ps *parser) clause(name, value string) error {
 	}
 	if c.Modifier == ModMissing {
 		if value != "true" && value != "false" {
-			return bad(code+":missing", "true or false")
+			return badValue(code+":missing", "true or false")
 		}
 		c.Missing = value == "true"
-		ps.q.Clauses = append(ps.q.Clauses, c)
+		ps.query.Clauses = append(ps.query.Clauses, c)
 		return nil
 	}
 	list := split(value, ',')
@@ -330,11 +334,11 @@ func (ps *parser) clause(name, value string) error {
 		}
 		c.Values = append(c.Values, vs...)
 	}
-	ps.q.Clauses = append(ps.q.Clauses, c)
+	ps.query.Clauses = append(ps.query.Clauses, c)
 	return nil
 }
 
-// modifiers lists what each kind takes, for the reader and for the error.
+// modifiers lists the supported modifiers of each parameter type.
 var modifiers = map[ParamType][]string{
 	TypeToken:     {"missing", "not", "text"},
 	TypeDate:      {"missing"},
@@ -343,64 +347,65 @@ var modifiers = map[ParamType][]string{
 	TypeQuantity:  {"missing"},
 	TypeURI:       {"missing"},
 
-	kindCodeQuantity: {"missing"}, kindCodeConcept: {"missing"}, kindCodeString: {"missing"}, kindCodeDate: {"missing"},
+	typeCodeQuantity: {"missing"}, typeCodeConcept: {"missing"}, typeCodeString: {"missing"}, typeCodeDate: {"missing"},
 }
 
 func modifier(p *Param, mod string) (Modifier, string, error) {
-	allowed := modifiers[p.Kind]
-	if p.Kind == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
+	allowed := modifiers[p.Type]
+	if p.Type == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
 		if len(p.Targets) > 0 && !slices.Contains(p.Targets, mod) {
-			return 0, "", notKnown("parameter %s may not refer to that type; its targets are %s", p.Code,
+			return 0, "", errUnknown("parameter %s cannot refer to that type; use one of %s", p.Code,
 				strings.Join(p.Targets, ", "))
 		}
 		return ModType, mod, nil
 	}
 	if !slices.Contains(allowed, mod) || mod == "[type]" {
-		return 0, "", notKnown("modifier of parameter %s is not supported; known are :%s", p.Code,
+		return 0, "", errUnknown("this modifier is not supported for parameter %s; use one of :%s", p.Code,
 			strings.Join(allowed, ", :"))
 	}
 	return map[string]Modifier{"missing": ModMissing, "not": ModNot, "text": ModText, "identifier": ModIdentifier,
 		"exact": ModExact, "contains": ModContains}[mod], "", nil
 }
 
-// codes lists the supported parameters of a type, of one kind or (0) of any.
+// codes lists the supported parameters of a resource type. If k is not zero, it
+// lists only those of type k.
 func codes(typ string, k ParamType) []string {
 	var out []string
 	for _, p := range Params(typ) {
-		if k == 0 || p.Kind == k {
+		if k == 0 || p.Type == k {
 			out = append(out, p.Code)
 		}
 	}
 	return out
 }
 
-// patient finds out whether the query asks for exactly one patient.
+// patient sets Query.Patient if the query is limited to one patient.
 func (ps *parser) patient() {
-	want, single := PatientParam(ps.q.Type)
+	want, single := PatientParam(ps.query.Type)
 	if !single {
 		return
 	}
-	for i := range ps.q.Clauses {
-		c := &ps.q.Clauses[i]
+	for i := range ps.query.Clauses {
+		c := &ps.query.Clauses[i]
 		if len(c.Values) != 1 || c.Modifier != NoModifier && c.Modifier != ModType {
 			continue
 		}
 		v := &c.Values[0]
 		switch {
 		case want == "_id" && c.Param.Code == "_id" && !v.HasSystem && fhir.ValidID(v.Code):
-			ps.q.Patient = v.Code
+			ps.query.Patient = v.Code
 			return
 		case want != "_id" && (c.Param.Code == want || c.Param.Code == "subject") && v.RefType == "Patient":
-			ps.q.Patient = v.RefID
+			ps.query.Patient = v.RefID
 			return
 		}
 	}
 }
 
-// Display reads _summary and _elements, the parameters of a read that shape
-// the answer (R4 http.html#general). Others are ignored, as R4 says.
+// Display parses _summary and _elements, the parameters of a read (R4
+// http.html#general). It ignores all others, as R4 requires.
 func Display(typ string, pairs [][2]string) (Summary, []string, error) {
-	ps := &parser{q: &Query{Type: typ}, seen: map[string]bool{}}
+	ps := &parser{query: &Query{Type: typ}, seen: map[string]bool{}}
 	for _, p := range pairs {
 		if (p[0] == "_summary" || p[0] == "_elements") && !empty(p[1]) {
 			if err := ps.result(p[0], p[1]); err != nil {
@@ -408,26 +413,26 @@ func Display(typ string, pairs [][2]string) (Summary, []string, error) {
 			}
 		}
 	}
-	if ps.q.Summary == SummaryCount {
-		return 0, nil, bad("_summary", "true, false, text or data: count is for searches")
+	if ps.query.Summary == SummaryCount {
+		return 0, nil, badValue("_summary", "true, false, text or data; count is only for searches")
 	}
-	return ps.q.Summary, ps.q.Elements, nil
+	return ps.query.Summary, ps.query.Elements, nil
 }
 
-// safeName returns a parameter's name for an error text: it is repeated if it
-// has the form of a name, which is short and has no blanks. Anything else is
-// input like a value, and is not repeated.
+// safeName returns a parameter's name for an error text. It returns a placeholder
+// if s does not look like a name (short and without spaces), because it may be
+// any input.
 func safeName(s string) string {
 	base, _, _ := strings.Cut(s, ":")
 	base, _, _ = strings.Cut(base, ".")
 	if isName(base) {
 		return base
 	}
-	return "(not the form of a name)"
+	return "(not a valid name)"
 }
 
-// knownName returns the name of a parameter in a value for an error text if a
-// type of this server has the parameter. Anything else is not repeated.
+// knownName returns s for an error text if it is the name of a search parameter.
+// Otherwise it returns a placeholder, because s may be any input.
 func knownName(s string) string {
 	for _, t := range index() {
 		if t.byCode[s] != nil {
@@ -437,15 +442,15 @@ func knownName(s string) string {
 	return "(a name that R4 does not define)"
 }
 
-// now is the time for prefix ap.
+// now returns the time for the prefix ap.
 func (ps *parser) now() (time.Time, bool) {
-	if ps.o.Now == nil {
+	if ps.opts.Now == nil {
 		return time.Time{}, false
 	}
-	return ps.o.Now(), true
+	return ps.opts.Now(), true
 }
 
-// isName reports whether s has the form of an element's or parameter's name.
+// isName reports whether s looks like the name of an element or parameter.
 func isName(s string) bool {
 	if s == "" || len(s) > 48 {
 		return false

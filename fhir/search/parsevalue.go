@@ -7,20 +7,20 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// values reads one element of a comma list. A reference by id alone stands
-// for one value of each type that the parameter may refer to.
+// values parses one element of a comma-separated list. An id without a type
+// yields one value for each type that the parameter may refer to.
 func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error) {
 	if len(s) > maxLength {
 		return nil, fhir.Errorf(fhir.Invalid, op, "a value of parameter %s is longer than %d bytes", p.Code, maxLength)
 	}
-	switch p.Kind {
+	switch p.Type {
 	case TypeToken:
 		if m == ModText {
-			return one(Value{Text: Fold(unescape(s))})
+			return single(Value{Text: Fold(unescape(s))})
 		}
 		vs, err := ps.token(p, s)
-		if err == nil && p.anyCase() {
-			vs = anyCase(vs[0])
+		if err == nil && p.ignoresCase() {
+			vs = caseVariants(vs[0])
 		}
 		return vs, err
 	case TypeDate:
@@ -31,29 +31,29 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		}
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
-		return one(stringValue(unescape(s)))
+		return single(stringValue(unescape(s)))
 	case TypeQuantity:
 		return ps.quantity(p, s)
 	case TypeURI:
-		return one(Value{Code: unescape(s)})
+		return single(Value{Code: unescape(s)})
 	}
-	if p.Kind.Composite() {
+	if p.Type.Composite() {
 		return ps.composite(p, s)
 	}
-	return nil, notSupported("search parameter %s is not supported", p.Code)
+	return nil, errUnsupported("search parameter %s is not supported", p.Code)
 }
 
-// caseSensitive are the code systems whose codes differ by case, among those
-// that this server meets (R4 search.html#token).
+// caseSensitive lists the code systems with case-sensitive codes that occur in
+// the data of this server (R4 search.html#token).
 var caseSensitive = map[string]bool{ // read only
 	element.UCUM: true,
 }
 
-// anyCase reports whether the tokens of p are compared without regard to case:
-// codes and contact points are, identifiers and ids are not (R4
-// search.html#token: "when in doubt, servers SHOULD treat tokens in a
-// case-insensitive manner"; datatypes.html#Identifier).
-func (p *Param) anyCase() bool {
+// ignoresCase reports whether tokens of p are case-insensitive. Codes and contact
+// points are, identifiers and ids are not (R4 search.html#token: "when in doubt,
+// servers SHOULD treat tokens in a case-insensitive manner";
+// datatypes.html#Identifier).
+func (p *Param) ignoresCase() bool {
 	for i := range p.Paths {
 		switch p.Paths[i].Type {
 		case "code", "Coding", "CodeableConcept", "boolean", "ContactPoint":
@@ -64,10 +64,10 @@ func (p *Param) anyCase() bool {
 	return true
 }
 
-// anyCase returns a wanted token as written, in lower case and in upper case.
-// The codes of FHIR's and HL7's own systems have one of the two cases
-// throughout, so that these find them by their index.
-func anyCase(v Value) []Value {
+// caseVariants returns a token of a clause as written, in lower case and in upper
+// case. The codes of FHIR's and HL7's systems are entirely in one of the two
+// cases, so the variants find them in the index.
+func caseVariants(v Value) []Value {
 	out := []Value{v}
 	if caseSensitive[v.System] {
 		return out
@@ -82,8 +82,9 @@ func anyCase(v Value) []Value {
 	return out
 }
 
-// stringValue is a wanted string. Nothing but punctuation folds to nothing,
-// with which every string begins; it stays as it is, and finds nothing.
+// stringValue returns the value for a string of a clause. A string of punctuation
+// folds to the empty string, which would match everything; it is not folded and
+// matches nothing.
 func stringValue(s string) Value {
 	v := Value{Code: s, Text: Fold(s)}
 	if v.Text == "" {
@@ -92,23 +93,23 @@ func stringValue(s string) Value {
 	return v
 }
 
-func one(v Value) ([]Value, error) { return []Value{v}, nil }
+func single(v Value) ([]Value, error) { return []Value{v}, nil }
 
 func (ps *parser) token(p *Param, s string) ([]Value, error) {
 	f := split(s, '|')
 	switch {
 	case len(f) == 1:
-		return one(Value{Code: unescape(f[0])})
+		return single(Value{Code: unescape(f[0])})
 	case len(f) == 2 && (f[0] != "" || f[1] != ""):
-		return one(Value{System: unescape(f[0]), HasSystem: true, Code: unescape(f[1])})
+		return single(Value{System: unescape(f[0]), HasSystem: true, Code: unescape(f[1])})
 	}
-	return nil, bad(p.Code, "code, system|code, |code or system|")
+	return nil, badValue(p.Code, "code, system|code, |code or system|")
 }
 
 var prefixes = map[string]Prefix{"eq": EQ, "ne": NE, "gt": GT, "lt": LT, "ge": GE, "le": LE, "sa": SA, "eb": EB,
 	"ap": AP}
 
-// cutPrefix takes a comparison from the front.
+// cutPrefix splits off a comparison prefix.
 func cutPrefix(s string) (Prefix, string) {
 	if len(s) > 2 {
 		if p, ok := prefixes[s[:2]]; ok {
@@ -122,7 +123,7 @@ func (ps *parser) date(p *Param, s string) ([]Value, error) {
 	pre, rest := cutPrefix(s)
 	d, ok := parseInstant(Plus(rest))
 	if !ok {
-		return nil, bad(p.Code, "[prefix]YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.fff]][Z|±hh:mm]")
+		return nil, badValue(p.Code, "[prefix]YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.fff]][Z|±hh:mm]")
 	}
 	v := d.value()
 	v.Prefix = pre
@@ -132,16 +133,17 @@ func (ps *parser) date(p *Param, s string) ([]Value, error) {
 			v = Value{Lo: iv.lo, Hi: iv.hi, Prefix: pre}
 		}
 	}
-	if v.fine() {
-		v.round()
+	if v.subMillisecond() {
+		v.roundToMilliseconds()
 	}
-	return one(v)
+	return single(v)
 }
 
-// round sets the milliseconds of a clause's date that is finer, so that what
-// matches to the nanosecond also matches to the millisecond: a store may use
-// them to leave out what cannot match.
-func (v *Value) round() {
+// roundToMilliseconds rounds Lo and Hi of a clause's date that has digits beyond
+// the millisecond, and adjusts LoNs and HiNs. Afterwards everything that matches
+// to the nanosecond also matches to the millisecond, so that a store can use
+// milliseconds to skip resources.
+func (v *Value) roundToMilliseconds() {
 	switch v.Prefix {
 	case GT, GE, SA:
 		v.Hi, v.HiNs = v.Hi-1, v.HiNs+nsPerMs
@@ -155,41 +157,41 @@ func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
 	f := split(rest, '|')
 	n, ok := parseNumber(f[0])
 	if !ok || len(f) != 1 && len(f) != 3 {
-		return nil, bad(p.Code, "[prefix]number or [prefix]number|system|code")
+		return nil, badValue(p.Code, "[prefix]number or [prefix]number|system|code")
 	}
 	v := Value{Prefix: pre, Num: n.num, NumLo: n.lo, NumHi: n.hi}
 	if len(f) == 3 {
 		v.System, v.Code = unescape(f[1]), unescape(f[2])
 		v.HasSystem = v.System != ""
 	}
-	return one(v)
+	return single(v)
 }
 
 func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
-	if rest, ok := strings.CutPrefix(s, ps.o.Base+"/"); ok && ps.o.Base != "" {
+	if rest, ok := strings.CutPrefix(s, ps.opts.Base+"/"); ok && ps.opts.Base != "" {
 		if r, ok := fhir.ParseRef(rest); ok {
 			s = r.String()
 		}
 	}
 	if r, ok := fhir.ParseRef(s); ok {
 		if target != "" && r.Type != target {
-			return nil, bad(p.Code+":"+target, "an id, or a reference to that type")
+			return nil, badValue(p.Code+":"+target, "an id, or a reference to that type")
 		}
-		return one(ps.local(r.Type, r.ID))
+		return single(ps.local(r.Type, r.ID))
 	}
 	if target == "" && (strings.Contains(s, ":") || strings.Contains(s, "/")) {
-		return one(Value{Code: s})
+		return single(Value{Code: s})
 	}
 	if !fhir.ValidID(s) {
-		return nil, bad(p.Code, "an id, Type/id or an absolute URL")
+		return nil, badValue(p.Code, "an id, Type/id or an absolute URL")
 	}
 	types := p.Targets
 	if target != "" {
 		types = []string{target}
 	} else if len(types) == 0 {
-		types = resourceTypes() // of any server, not only those that this one stores
+		types = fhir.R4Types() // including types that this server does not store
 		if ps.untyped++; ps.untyped > maxUntyped {
-			return nil, fhir.Errorf(fhir.Invalid, op, "more than %d ids without a type; write Type/id", maxUntyped)
+			return nil, fhir.Errorf(fhir.Invalid, op, "there are more than %d ids without a type; write Type/id instead", maxUntyped)
 		}
 	}
 	out := make([]Value, 0, len(types))
@@ -199,17 +201,17 @@ func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
 	return out, nil
 }
 
-// local is a reference to a resource of ours; Code is the absolute form, for
-// resources that were indexed without knowledge of our base.
+// local returns the value for a local reference. Code is its absolute form, for
+// resources that were indexed without the base URL.
 func (ps *parser) local(typ, id string) Value {
 	v := Value{RefType: typ, RefID: id}
-	if ps.o.Base != "" {
-		v.Code = ps.o.Base + "/" + typ + "/" + id
+	if ps.opts.Base != "" {
+		v.Code = ps.opts.Base + "/" + typ + "/" + id
 	}
 	return v
 }
 
-// split cuts s at unescaped separators; the parts keep their escapes.
+// split splits s at unescaped separators. The parts keep their escapes.
 func split(s string, sep byte) []string {
 	var out []string
 	from := 0
@@ -225,8 +227,8 @@ func split(s string, sep byte) []string {
 	return append(out, s[from:])
 }
 
-// unescape resolves \, \| \$ and \\ (R4 3.1.1.4.0.5); another backslash
-// stands for itself.
+// unescape resolves the escapes \, \| \$ and \\ (R4 3.1.1.4.0.5). Any other
+// backslash stands for itself.
 func unescape(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s

@@ -2,8 +2,6 @@ package search
 
 import (
 	"time"
-
-	"pulsegate/fhir"
 )
 
 // ParamType is the type of a search parameter.
@@ -17,11 +15,11 @@ const (
 	TypeQuantity
 	TypeURI
 	TypeNumber
-	TypeComposite // known, refused as not supported
+	TypeComposite // in the registry, but only those of Observation are supported
 	TypeSpecial
 )
 
-// Prefix is a comparison of date, number and quantity parameters.
+// Prefix is the comparison prefix of a date, number or quantity.
 type Prefix uint8
 
 const (
@@ -36,13 +34,13 @@ const (
 	AP
 )
 
-// Modifier is what follows the colon of a parameter name.
+// Modifier is the part of a parameter name after the colon.
 type Modifier uint8
 
 const (
 	NoModifier    Modifier = iota
 	ModNot                 // token :not
-	ModMissing             // any :missing=true|false (then Clause.Missing holds the wanted answer)
+	ModMissing             // any :missing=true|false (the value is in Clause.Missing)
 	ModExact               // string :exact
 	ModContains            // string :contains
 	ModText                // token :text (display or text, as string prefix)
@@ -50,39 +48,38 @@ const (
 	ModIdentifier          // reference :identifier (token on Reference.identifier)
 )
 
-// Value is one wanted value of a clause, or one index value of a resource.
-// Which fields count follows from the Kind of the parameter.
+// Value is one value of a clause or one index value of a resource. The type of
+// the parameter determines which fields are used.
 type Value struct {
 	// token, uri (Code), string (Code, as written; compare with Fold)
 	System string
 	Code   string
-	// date: the half-open interval [Lo, Hi) in Unix milliseconds that the
-	// written precision covers; an open end is math.MinInt64 / MaxInt64.
+	// date: the interval [Lo, Hi) in Unix milliseconds that the written precision
+	// covers. Open ends are math.MinInt64 and math.MaxInt64.
 	Lo, Hi int64
-	// reference: RefType and RefID of a local reference, else URI in Code. A
-	// logical reference (Reference.identifier) is a value of its own, with
+	// reference: RefType and RefID of a local reference; for others, the URI is in
+	// Code. A logical reference (Reference.identifier) is a separate value with
 	// HasSystem set and the identifier in System and Code.
 	RefType, RefID string
-	// Text: token: display or text, folded, for :text (a CodeableConcept.text
-	// without coding is a value whose Code is empty: no index row needed);
-	// string: Fold(Code); quantity: the unit as written for people.
+	// Text is, for a token, the folded display or text for :text (the text of a
+	// CodeableConcept is a value with an empty Code, which needs no index row); for a
+	// string, Fold(Code); for a quantity, the human-readable unit.
 	Text string
-	// quantity and number: [NumLo, NumHi) from the written precision, Num as
-	// written; System and Code hold the unit.
+	// quantity and number: Num is the number, and [NumLo, NumHi) the range that the
+	// written precision covers. System and Code hold the unit.
 	Num, NumLo, NumHi float64
-	// LoNs and HiNs are nanoseconds to be added to the ends of the interval of
-	// a date that has digits beyond the millisecond; HiNs may be negative. Of a
-	// resource, Lo and Hi are the milliseconds around it; of a clause, they are
-	// rounded so that every match also matches by the millisecond.
+	// LoNs and HiNs are nanoseconds to be added to Lo and Hi, for a date with digits
+	// beyond the millisecond. HiNs may be negative. In a resource, Lo and Hi are the
+	// enclosing milliseconds. In a clause, they are rounded so that every match is
+	// also a match in milliseconds.
 	LoNs, HiNs int32
-	HasSystem  bool // "|" was written: System is exact even when empty
+	HasSystem  bool // the value was written with "|": System must match even if it is empty
 	Prefix     Prefix
-	// Comparator of a quantity of a resource: the quantity is every value
-	// less or greater than Num. Exact is 0.
+	// Comparator is set for a quantity of a resource that stands for all values
+	// below or above Num.
 	Comparator Comparator
-	// Unvalued marks an element of a resource that is there without anything
-	// to compare, such as a reference with a display alone. It matters to
-	// :missing only.
+	// Unvalued marks an element that is present without anything to compare, such
+	// as a reference with only a display. Only :missing depends on it.
 	Unvalued bool
 }
 
@@ -97,7 +94,8 @@ const (
 	Greater
 )
 
-// Clause is one parameter of a query: Values are ORed, clauses ANDed.
+// Clause is one parameter of a query. A resource matches a clause if it matches
+// any of its values, and a query if it matches all of its clauses.
 type Clause struct {
 	Param    *Param
 	Modifier Modifier
@@ -122,7 +120,7 @@ const (
 	SummaryCount
 )
 
-// summaries are the values of _summary, by Summary.
+// summaries lists the values of _summary, indexed by Summary.
 var summaries = []string{"false", "true", "text", "data", "count"} // read only
 
 // String returns the value of _summary; it is empty for SummaryNone.
@@ -153,74 +151,74 @@ type Query struct {
 	Type     string
 	Clauses  []Clause
 	Sort     []SortKey
-	Count    int // -1: not given
+	Count    int // -1 if not given
 	Total    Total
 	Summary  Summary
 	Elements []string
 	Includes []Include
-	// Patient is set when the query is limited to exactly one patient by the
-	// type's patient parameter (patient, subject=Patient/x, or _id on
-	// Patient): the patient-first path.
+	// Patient is the id of the only patient that the query can match, if it is
+	// limited to one by the type's patient parameter (patient,
+	// subject=Patient/x, or _id for Patient).
 	Patient string
-	// Applied are the parameters that were honoured, in order, as they go
-	// into the self link; Ignored those dropped under lenient handling.
+	// Applied lists the parameters that were applied, in order, for the self link.
+	// Ignored lists the names of those dropped by lenient handling.
 	Applied [][2]string
 	Ignored []string
-	// Page is the sealed parameter of a page link; "" on a first page. Who made
-	// it reads it, and sets After: the position behind which to go on.
+	// Page is the sealed parameter of a page link, empty on the first page.
+	// fhir/interaction opens it and sets After, the position of the last match on
+	// the page before.
 	Page, After string
 }
 
-// Param is one search parameter of one resource type (registry entry).
+// Param is the registry entry of one search parameter of one resource type.
 type Param struct {
-	Type string // resource type
-	Code string // "patient"
-	Kind ParamType
-	URL  string // canonical of HL7's SearchParameter
-	// Targets are the types a reference may name; none: any.
+	ResourceType string
+	Code         string // for example "patient"
+	Type         ParamType
+	URL          string // canonical URL of HL7's SearchParameter
+	// Targets lists the types that a reference may name. If it is empty, any type
+	// is allowed.
 	Targets []string
-	// Paths are the compiled FHIRPath alternatives (see gen); none:
-	// the parameter is known and not supported.
+	// Paths holds the alternatives of the FHIRPath expression, compiled by gen. If it
+	// is empty, the parameter is not supported.
 	Paths []Path
 }
 
 // Path is one alternative of a parameter's expression.
 type Path struct {
 	Steps []string // JSON member names from the resource's root
-	// Type is the FHIR data type at the end ("Quantity", "dateTime", ...);
-	// choice elements are expanded, one path for each type. "exists" is the
-	// boolean "is there, and not false".
+	// Type is the FHIR data type of the last element ("Quantity", "dateTime").
+	// Choice elements have one path per type. "exists" stands for the boolean
+	// "present and not false".
 	Type string
-	// Want restricts a reference to a resource type: where(resolve() is
-	// Patient).
+	// Want restricts a reference to a resource type, as where(resolve() is Patient)
+	// does.
 	Want string
-	// WhereMember is a member=value condition on the element at the end
-	// (telecom.where(system='phone')).
+	// WhereMember and WhereValue are a condition on the last element, as in
+	// telecom.where(system='phone').
 	WhereMember, WhereValue string
 }
 
-// Values are the index values of one resource.
+// Values holds the index values of one resource.
 type Values struct {
-	// Patient is the id of the patient whose compartment holds the resource
-	// ("" none; the first, when there are several).
+	// Patient is the id of the patient whose compartment holds the resource. If
+	// there are several, it is the first; if there is none, it is empty.
 	Patient string
-	// Categories are the codes of Observation.category.
+	// Categories holds the codes of Observation.category.
 	Categories []string
-	// Code is the primary code by which documents of a patient are
-	// clustered: "system|code" of the first coding of Observation.code; the
-	// empty string for types without one.
+	// Code is the primary code, by which a patient's documents are clustered:
+	// "system|code" of the first coding of Observation.code. It is empty for other
+	// types.
 	Code string
-	// Start and End are the clinical time, [Start, End) in Unix
-	// milliseconds; both 0 when there is none.
+	// Start and End are the clinical time, [Start, End) in Unix milliseconds. Both
+	// are 0 if there is none.
 	Start, End int64
 	// ByParam holds the values of every registered parameter that has any.
 	ByParam map[string][]Value
 }
 
-// Position of a match in the sort order, opaque to callers.
+// Position is the position of a match in the sort order. It is opaque to callers.
 type Position = string
 
-// Now is handed in where a default depends on the time (prefix ap).
+// Now returns the current time, on which the prefix ap depends.
 type Now func() time.Time
-
-var _ = fhir.Types // the vocabulary this package speaks

@@ -7,43 +7,44 @@ import (
 
 //go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out registry_gen.go
 
-// index is the registry by type, built on first use from the generated table.
+// index returns the registry by resource type, built on first use from the
+// generated table.
 var index = sync.OnceValue(func() map[string]*typeIndex {
 	m := map[string]*typeIndex{}
 	for i := range registry {
 		p := &registry[i]
 		p.compose()
-		t := m[p.Type]
+		t := m[p.ResourceType]
 		if t == nil {
 			t = &typeIndex{byCode: map[string]*Param{}, root: &node{}}
-			m[p.Type] = t
+			m[p.ResourceType] = t
 		}
 		t.params = append(t.params, p)
 		t.byCode[p.Code] = p
 		for j := range p.Paths {
-			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, kind: p.Kind, path: &p.Paths[j]})
+			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, typ: p.Type, path: &p.Paths[j]})
 		}
 	}
 	return m
 })
 
-// typeIndex is what the registry knows of one resource type.
+// typeIndex is the registry of one resource type.
 type typeIndex struct {
 	params []*Param // sorted by code
 	byCode map[string]*Param
 	root   *node
 }
 
-// node is one JSON member on the way to indexed elements.
+// node is a JSON member on the path to indexed elements.
 type node struct {
-	kids   map[string]*node
-	leaves []leaf
+	children map[string]*node
+	leaves   []leaf
 }
 
-// leaf is the end of a path: extract values of path.Type for param slot.
+// leaf is the end of a path to an indexed element.
 type leaf struct {
-	slot int
-	kind ParamType
+	slot int // index in typeIndex.params
+	typ  ParamType
 	path *Path
 }
 
@@ -52,18 +53,19 @@ func (n *node) add(steps []string, l leaf) {
 		n.leaves = append(n.leaves, l)
 		return
 	}
-	if n.kids == nil {
-		n.kids = map[string]*node{}
+	if n.children == nil {
+		n.children = map[string]*node{}
 	}
-	k := n.kids[steps[0]]
+	k := n.children[steps[0]]
 	if k == nil {
 		k = &node{}
-		n.kids[steps[0]] = k
+		n.children[steps[0]] = k
 	}
 	k.add(steps[1:], l)
 }
 
-// prune returns a copy of n with the leaves that are kept and the ways to them.
+// prune returns a copy of n with only the leaves for which keep is true and the
+// paths to them.
 func (n *node) prune(keep func(leaf) bool) *node {
 	out := &node{}
 	for _, l := range n.leaves {
@@ -71,12 +73,12 @@ func (n *node) prune(keep func(leaf) bool) *node {
 			out.leaves = append(out.leaves, l)
 		}
 	}
-	for name, kid := range n.kids {
-		if k := kid.prune(keep); len(k.kids) > 0 || len(k.leaves) > 0 {
-			if out.kids == nil {
-				out.kids = map[string]*node{}
+	for name, child := range n.children {
+		if k := child.prune(keep); len(k.children) > 0 || len(k.leaves) > 0 {
+			if out.children == nil {
+				out.children = map[string]*node{}
 			}
-			out.kids[name] = k
+			out.children[name] = k
 		}
 	}
 	return out
@@ -92,9 +94,9 @@ func Lookup(typ, code string) (*Param, bool) {
 	return p, ok
 }
 
-// Params returns the supported parameters of a type, sorted by code: those of
-// every resource (_id, _lastUpdated, ...) and the type's own. The entries are
-// shared and must not be changed.
+// Params returns the supported parameters of a type, sorted by code, including
+// those of all resources (_id, _lastUpdated). The entries are shared and must not
+// be changed.
 func Params(typ string) []*Param {
 	t := index()[typ]
 	if t == nil {
@@ -110,13 +112,13 @@ func Params(typ string) []*Param {
 	return out
 }
 
-// Supported reports whether values of p are extracted and may be searched.
+// Supported reports whether p can be searched.
 func (p *Param) Supported() bool { return len(p.Paths) > 0 }
 
-// PatientParam is the code of the reference parameter that puts a resource of
-// type typ into a patient's compartment ("_id" for Patient itself, "" for
-// none). single says that a resource has at most one such patient, so that a
-// query for it may walk the patient's cluster alone.
+// PatientParam returns the code of the parameter that puts a resource of type typ
+// into a patient's compartment: "_id" for Patient itself, "" if there is none. If
+// single is true, a resource is in at most one compartment, so that a query needs
+// to read only the patient's cluster.
 func PatientParam(typ string) (code string, single bool) {
 	switch typ {
 	case "Observation", "Device", "Consent":

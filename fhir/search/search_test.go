@@ -73,7 +73,8 @@ func TestExtract(t *testing.T) {
 	}
 }
 
-// Each row: type, query, and whether the sample of that type matches.
+// TestMatch has rows of a type, a query, and whether the sample of the type
+// matches.
 func TestMatch(t *testing.T) {
 	for _, c := range []struct {
 		typ, query string
@@ -181,9 +182,9 @@ func TestParse(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ query, code, text string }{
-		{"code=canary\xff\xfe", "invalid", "the value of parameter code is not UTF-8"},
-		{"nonsense=canary", "invalid", "parameter 1, nonsense, is not a search parameter of Observation; known are _id, _lastUpdated"},
-		{"code:above=canary", "invalid", "known are :missing, :not, :text"},
+		{"code=canary\xff\xfe", "invalid", "the value of parameter code is not valid UTF-8"},
+		{"nonsense=canary", "invalid", "parameter 1, nonsense, is not a search parameter of Observation; use one of _id, _lastUpdated"},
+		{"code:above=canary", "invalid", "use one of :missing, :not, :text"},
 		{"patient.identifier=canary", "not-supported", "chained"},
 		{"subject:Patient.name=canary", "not-supported", "chained"},
 		{"_has:Observation:patient:code=canary", "not-supported", "_has"},
@@ -195,7 +196,7 @@ func TestRefused(t *testing.T) {
 		{"_sort=canary!", "invalid", "_sort"}, {"_summary=canary", "invalid", "_summary"},
 		{"code=a|b|c", "invalid", "value of code"}, {"patient=a b", "invalid", "value of patient"},
 		{"_include=Observation:canary", "not-supported", "_include"},
-		{"canary canary=1", "invalid", "(not the form of a name)"},
+		{"canary canary=1", "invalid", "(not a valid name)"},
 		{"method:missing=canary", "invalid", "true or false"},
 	} {
 		_, err := parse("Observation", strings.ReplaceAll(c.query, " ", "+"), search.ParseOptions{})
@@ -211,8 +212,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestDatePrefixes holds Match to R4's words, read over single moments: an
-// interval is the set of its moments on a small time line.
+// TestDatePrefixes compares Match with R4's definitions, evaluated for sets of
+// points on a short time line.
 func TestDatePrefixes(t *testing.T) {
 	p, _ := search.Lookup("Observation", "date")
 	rapid.Check(t, func(t *rapid.T) {
@@ -247,7 +248,8 @@ func TestDatePrefixes(t *testing.T) {
 	})
 }
 
-// TestDateInterval compares with the time package on what both can read.
+// TestDateInterval compares DateInterval with the time package for formats that
+// both support.
 func TestDateInterval(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		at := time.UnixMilli(rapid.Int64Range(-2e12, 4e12).Draw(t, "ms")).In(time.FixedZone("",
@@ -335,8 +337,8 @@ func FuzzExtract(f *testing.F) {
 	})
 }
 
-// TestExamples: every parameter of every example has a value that the
-// parameter itself finds again.
+// TestExamples tests that each parameter of each example matches the example when
+// it is searched for by its own value.
 func TestExamples(t *testing.T) {
 	root := fixtures.Dir(t, "r4")
 	n := 0
@@ -355,13 +357,13 @@ func TestExamples(t *testing.T) {
 			p, _ := search.Lookup(head.ResourceType, code)
 			for _, x := range have {
 				if x.Unvalued {
-					continue // marks an element for :missing; there is nothing to search for
+					continue // only :missing depends on it
 				}
 				m := search.NoModifier
-				if p.Kind == search.TypeReference && x.HasSystem {
+				if p.Type == search.TypeReference && x.HasSystem {
 					m = search.ModIdentifier
 				}
-				if p.Kind == search.TypeToken && x.Code == "" {
+				if p.Type == search.TypeToken && x.Code == "" {
 					m = search.ModText
 				}
 				if !search.MatchClause(&search.Clause{Param: p, Modifier: m, Values: []search.Value{x}}, v) {

@@ -5,10 +5,9 @@ import (
 	"strings"
 )
 
-// Key returns the value by which a resource sorts under one element of _sort:
-// the least of its values for ascending, the greatest for descending order.
-// The second result is false when it has none; such resources come last in
-// either direction.
+// Key returns the value by which a resource is sorted: its least value for
+// ascending order, its greatest for descending order. The second result is false
+// if it has no value; such resources come last in either order.
 func Key(typ string, v *Values, s SortKey) (Value, bool) {
 	p, ok := Lookup(typ, s.Param)
 	if !ok {
@@ -17,7 +16,7 @@ func Key(typ string, v *Values, s SortKey) (Value, bool) {
 	var best Value
 	found := false
 	for i := range v.ByParam[s.Param] {
-		k, ok := sortValue(p.Kind, &v.ByParam[s.Param][i])
+		k, ok := sortValue(p.Type, &v.ByParam[s.Param][i])
 		if !ok {
 			continue
 		}
@@ -28,7 +27,7 @@ func Key(typ string, v *Values, s SortKey) (Value, bool) {
 	return best, found
 }
 
-// sortValue keeps of v what counts for order.
+// sortValue returns the part of v that determines the order.
 func sortValue(k ParamType, v *Value) (Value, bool) {
 	if v.Unvalued {
 		return Value{}, false
@@ -62,8 +61,8 @@ func Compare(a, b Value) int {
 	return strings.Compare(a.System, b.System)
 }
 
-// CompareValues orders two resources of one type by _sort; 0 when it leaves
-// them equal, and the store decides (it uses the id).
+// CompareValues compares two resources of one type by _sort. If it returns 0, the
+// store orders them by id.
 func CompareValues(typ string, sort []SortKey, a, b *Values) int {
 	for _, s := range sort {
 		x, okX := Key(typ, a, s)

@@ -172,7 +172,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	scopes := scope.Parser{TokenParam: func(typ, code string) bool {
 		p, ok := search.Lookup(typ, code)
-		return ok && p.Kind == search.TypeToken
+		return ok && p.Type == search.TypeToken
 	}}
 	clients := &client.Registry{Store: w.store, Scopes: scopes, Clock: w.now}
 	ring, err := keys.Open(dir, w.now)

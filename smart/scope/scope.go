@@ -78,7 +78,7 @@ type Parser struct {
 // server's search registry. It is the usual TokenParam.
 func Registered(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
-	return ok && p.Kind == search.TypeToken
+	return ok && p.Type == search.TypeToken
 }
 
 func bad(pos int, rule string) error {

@@ -1,11 +1,11 @@
-// Command gen writes fhir/search/registry_gen.go from HL7's R4 definitions:
-// the SearchParameters of the resource types this server stores, their
+// Command gen writes fhir/search/registry_gen.go from HL7's R4 definitions: the
+// SearchParameters of the resource types that this server stores, with their
 // FHIRPath expressions compiled to paths of JSON member names.
 //
-// It understands the subset of FHIRPath that these expressions use: member
-// paths, unions, "as", where(resolve() is T), where(m='v'), and
-// x.exists() and x != false. A parameter it cannot compile stays in the table
-// without paths, so that the server knows its name and says "not supported".
+// It supports the subset of FHIRPath that these expressions use: member paths,
+// unions, "as", where(resolve() is T), where(m='v'), x.exists() and x != false. A
+// parameter that it cannot compile stays in the table without paths, so that the
+// server can report that the parameter is not supported.
 package main
 
 import (
@@ -44,7 +44,7 @@ type element struct {
 	}
 }
 
-// path is the compiled form of one alternative.
+// path is a compiled alternative of an expression.
 type path struct {
 	steps              []string
 	typ                string
@@ -92,7 +92,7 @@ func run(dir, out string) error {
 			return err
 		}
 		if strings.HasSuffix(p.URL, "/example") {
-			return nil // HL7's sample of a SearchParameter, not one of the specification
+			return nil // an example of a SearchParameter
 		}
 		for _, base := range p.Base {
 			for _, t := range fhir.Types {
@@ -127,19 +127,19 @@ func run(dir, out string) error {
 
 // row renders one registry entry.
 func (c *compiler) row(t string, p *searchParameter) string {
-	kind := map[string]string{"token": "KindToken", "date": "KindDate", "reference": "KindReference",
-		"string":   "KindString",
-		"quantity": "KindQuantity", "uri": "KindURI", "number": "KindNumber", "composite": "KindComposite",
-		"special": "KindSpecial"}[p.Type]
+	paramType := map[string]string{"token": "TypeToken", "date": "TypeDate", "reference": "TypeReference",
+		"string":   "TypeString",
+		"quantity": "TypeQuantity", "uri": "TypeURI", "number": "TypeNumber", "composite": "TypeComposite",
+		"special": "TypeSpecial"}[p.Type]
 	var paths []path
 	switch {
-	case kind == "KindComposite", kind == "KindSpecial", kind == "KindNumber", p.Code == "phonetic":
-		// known, and not supported
+	case paramType == "TypeComposite", paramType == "TypeSpecial", paramType == "TypeNumber", p.Code == "phonetic":
+		// The parameter is not supported.
 	default:
 		paths = c.compile(t, p)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "{Type: %q, Code: %q, Kind: %s, URL: %q", t, p.Code, kind, p.URL)
+	fmt.Fprintf(&b, "{ResourceType: %q, Code: %q, Type: %s, URL: %q", t, p.Code, paramType, p.URL)
 	if targets := narrow(p.Target, paths); len(targets) > 0 {
 		fmt.Fprintf(&b, ", Targets: %#v", targets)
 	}
@@ -164,9 +164,9 @@ func (c *compiler) row(t string, p *searchParameter) string {
 	return b.String()
 }
 
-// narrow keeps the targets that the elements allow: HL7 shares one parameter
-// among types (clinical-patient), so its target list is too wide. No list
-// means any type.
+// narrow returns the targets that the elements allow. HL7 defines some parameters
+// for several types (clinical-patient), so their lists of targets are too wide. An
+// empty result means any type.
 func narrow(targets []string, paths []path) []string {
 	allowed := map[string]bool{}
 	for _, p := range paths {
@@ -194,7 +194,7 @@ func narrow(targets []string, paths []path) []string {
 	return out
 }
 
-// compile turns the alternatives of p's expression that start at t into paths.
+// compile compiles the alternatives of p's expression that begin with t.
 func (c *compiler) compile(t string, p *searchParameter) []path {
 	if p.Code == "deceased" {
 		return []path{{steps: []string{"deceasedBoolean"}, typ: "exists"},
@@ -246,7 +246,7 @@ func (c *compiler) compile(t string, p *searchParameter) []path {
 	return out
 }
 
-// walk resolves steps below root, expanding choice elements to member names.
+// walk resolves steps below root and expands choice elements to member names.
 func (c *compiler) walk(root string, steps []string, as string, a path) []path {
 	if len(steps) == 0 {
 		return []path{a}
@@ -294,7 +294,7 @@ func (c *compiler) walk(root string, steps []string, as string, a path) []path {
 	return out
 }
 
-// extend goes on below a compiled path with one more member.
+// extend appends a member to a compiled path.
 func (c *compiler) extend(a path, member string) path {
 	b := c.walk(a.typ, []string{member}, "", a)
 	if len(b) != 1 {
@@ -303,7 +303,7 @@ func (c *compiler) extend(a path, member string) path {
 	return b[0]
 }
 
-// indexable says whether fhir/search extracts values of a data type for a
+// indexable reports whether fhir/search extracts values of a data type for a
 // parameter type.
 func indexable(param, typ string) bool {
 	ok := map[string][]string{
@@ -312,7 +312,7 @@ func indexable(param, typ string) bool {
 		"date":      {"date", "dateTime", "instant", "Period", "Timing"},
 		"reference": {"Reference", "canonical", "uri"},
 		"string":    {"string", "markdown", "HumanName", "Address"},
-		"quantity":  {"Quantity", "SampledData"}, // the latter for :missing
+		"quantity":  {"Quantity", "SampledData"}, // SampledData only for :missing
 		"uri":       {"uri", "url", "canonical", "oid"},
 	}
 	return slices.Contains(ok[param], typ)

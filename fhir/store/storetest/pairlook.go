@@ -400,17 +400,17 @@ func (pr *pair) question() string {
 		if vs != nil {
 			have = vs.ByParam[p.Code]
 		}
-		if p.Kind == search.TypeComposite || len(have) == 0 || pr.one(10, "missing") {
+		if p.Type == search.TypeComposite || len(have) == 0 || pr.one(10, "missing") {
 			q = append(q, p.Code+":missing="+pr.of("missing", "true", "false"))
 			continue
 		}
 		name := p.Code
-		if p.Kind == search.TypeToken && pr.one(6, "not") {
+		if p.Type == search.TypeToken && pr.one(6, "not") {
 			name += ":not"
 		}
 		var list []string
 		for len(list) == 0 || pr.one(4, "or") {
-			list = append(list, pr.value(p.Kind, &have[pr.n(len(have), "value")]))
+			list = append(list, pr.value(p.Type, &have[pr.n(len(have), "value")]))
 		}
 		q = append(q, name+"="+strings.Join(list, ","))
 	}

@@ -322,7 +322,7 @@ func testWatchTokens(t *testing.T, s store.Store) {
 	var wg sync.WaitGroup
 	some := 0
 	for _, p := range search.Params("Observation") {
-		if p.Kind != search.TypeToken && p.Kind != search.TypeReference || p.Code == "_id" {
+		if p.Type != search.TypeToken && p.Type != search.TypeReference || p.Code == "_id" {
 			continue
 		}
 		want := len(all.ByParam[p.Code])

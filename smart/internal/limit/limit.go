@@ -82,7 +82,8 @@ func (b *bucket) refill(now time.Time, rate, size float64) {
 	b.at = now
 }
 
-// buckets is a bounded table of token buckets.
+// buckets is a bounded table of token buckets. It is not a golang-lru cache,
+// because full buckets must be removed before those that limit somebody.
 type buckets struct {
 	rate, size float64
 

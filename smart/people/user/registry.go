@@ -106,7 +106,7 @@ func (r *Registry) New(login, name string, roles role.Roles, patient, practition
 	if err != nil {
 		return User{}, err
 	}
-	u := User{ID: strings.ToLower(rand.Text()), Login: folded, Name: strings.TrimSpace(name), Roles: roles,
+	u := User{ID: fhir.RandomID(), Login: folded, Name: strings.TrimSpace(name), Roles: roles,
 		Patient: patient, Practitioner: practitioner, Created: r.Clock().UTC().Truncate(time.Second)}
 	return u, u.check()
 }

@@ -239,7 +239,7 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 func (f *finder) byIndex(c *search.Clause, after []byte) error {
 	var values []string
 	for i := range c.Values {
-		if s := rows.IndexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
+		if s := rows.IndexValue(c.Param.Type, &c.Values[i]); !slices.Contains(values, s) {
 			values = append(values, s)
 		}
 	}
@@ -293,7 +293,7 @@ func earlier(m *snapshot.Match, c *search.Clause, values []string) bool {
 	}
 	have := m.Index().ByParam[c.Param.Code]
 	for i := range have {
-		if slices.Contains(values, rows.IndexValue(c.Param.Kind, &have[i])) {
+		if slices.Contains(values, rows.IndexValue(c.Param.Type, &have[i])) {
 			return true
 		}
 	}

@@ -170,7 +170,7 @@ func (f *finder) mayMatch(k *signature) bool {
 type newestFinder struct {
 	*merger
 	// shapes caches the values of SignatureParams by the shape of the JSON.
-	shapes       search.Shapes[*search.Values]
+	templates    search.TemplateCache[*search.Values]
 	signatureSel *search.Selection
 	// The values, vendor and author of the signature that was added last.
 	lastSignature struct {
@@ -332,14 +332,14 @@ func (nf *newestFinder) addSignature(m *snapshot.Match, seen map[string]*signatu
 // signatureValues returns the values of SignatureParams of a document. Documents of
 // one shape share them.
 func (nf *newestFinder) signatureValues(m *snapshot.Match) *search.Values {
-	if v, _, ok := nf.shapes.Find(m.Document.JSON); ok {
+	if v, _, ok := nf.templates.Find(m.Document.JSON); ok {
 		return v
 	}
 	v, err := search.Extractor{}.ExtractFor(nf.signatureSel, m.Document.JSON)
 	if err != nil {
 		return &search.Values{}
 	}
-	nf.shapes.Learn(m.Document.JSON, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
+	nf.templates.Learn(m.Document.JSON, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
 	return v
 }
 

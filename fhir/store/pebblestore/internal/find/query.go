@@ -67,13 +67,13 @@ func indexClause(q *search.Query) *search.Clause {
 		switch {
 		case c.Param.Code == "identifier":
 			r = 4
-		case c.Param.Kind == search.TypeReference:
+		case c.Param.Type == search.TypeReference:
 			r = 3
-		case c.Param.Kind == search.TypeURI:
+		case c.Param.Type == search.TypeURI:
 			r = 2
 		}
 		for j := range c.Values {
-			if rows.IndexValue(c.Param.Kind, &c.Values[j]) == "" {
+			if rows.IndexValue(c.Param.Type, &c.Values[j]) == "" {
 				r = 0
 			}
 		}

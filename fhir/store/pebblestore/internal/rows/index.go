@@ -11,12 +11,12 @@ import (
 
 // Indexed reports whether a search parameter has X rows.
 func Indexed(p *search.Param) bool {
-	switch p.Kind {
+	switch p.Type {
 	case search.TypeToken, search.TypeReference, search.TypeURI:
 	default:
 		return false
 	}
-	if few := indexedFew(p.Type); few != nil {
+	if few := indexedFew(p.ResourceType); few != nil {
 		return slices.Contains(few, p.Code)
 	}
 	return p.Code != "_id"
@@ -101,7 +101,7 @@ func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
 		}
 		seen = seen[:0]
 		for i := range vals {
-			x := IndexValue(p.Kind, &vals[i])
+			x := IndexValue(p.Type, &vals[i])
 			if x == "" || IndexParam(typ, code, x) != code || slices.Contains(seen, x) {
 				continue
 			}

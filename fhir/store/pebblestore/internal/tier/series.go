@@ -74,9 +74,9 @@ func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 			continue
 		}
 		for i := range va.ByParam[param] {
-			x := rows.IndexValue(p.Kind, &va.ByParam[param][i])
+			x := rows.IndexValue(p.Type, &va.ByParam[param][i])
 			constant := slices.ContainsFunc(vb.ByParam[param],
-				func(v search.Value) bool { return rows.IndexValue(p.Kind, &v) == x })
+				func(v search.Value) bool { return rows.IndexValue(p.Type, &v) == x })
 			if x != "" && constant && !slices.Contains(ser.Tags, [2]string{param, x}) {
 				ser.Tags = append(ser.Tags, [2]string{param, x})
 			}

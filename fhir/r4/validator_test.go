@@ -77,7 +77,7 @@ func TestRefused(t *testing.T) {
 	for _, c := range []struct {
 		name, typ, body string
 		kind            fhir.Kind
-		place, rule     string
+		path, rule      string
 	}{
 		{"not JSON", "Observation", `{"resourceType"`, fhir.Invalid, "", "well-formed"},
 		{"array", "Observation", `[]`, fhir.Invalid, "", "well-formed"},
@@ -87,7 +87,7 @@ func TestRefused(t *testing.T) {
 		{"not UTF-8", "Observation", edit(t, "Heart rate", "\xff"), fhir.Invalid, "", "UTF-8"},
 		{"other type", "Observation", `{"resourceType":"Patient"}`, fhir.Invalid, "Observation.resourceType",
 			"must be Observation"},
-		{"other id", "Observation", edit(t, `"o1"`, `"o2"`), fhir.Invalid, "Observation.id", "id of the address"},
+		{"other id", "Observation", edit(t, `"o1"`, `"o2"`), fhir.Invalid, "Observation.id", "id in the URL"},
 		{"duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","status":"amended",`),
 			fhir.Invalid, "Observation", "same name"},
 		{"escaped duplicate", "Observation",
@@ -162,10 +162,10 @@ func TestRefused(t *testing.T) {
 				t.Fatalf("got kind %d %v", e.Kind, e)
 			}
 			if !slices.ContainsFunc(e.Issues, func(i fhir.Issue) bool {
-				return (c.place == "" || strings.Join(i.Expression, "") == c.place) &&
+				return (c.path == "" || strings.Join(i.Expression, "") == c.path) &&
 					strings.Contains(i.Diagnostics, c.rule)
 			}) {
-				t.Errorf("got %+v, want %q %q", e.Issues, c.place, c.rule)
+				t.Errorf("got %+v, want %q %q", e.Issues, c.path, c.rule)
 			}
 			if out := string(r4.OutcomeJSON(err)); strings.Contains(strings.ToLower(out), "canary") {
 				t.Errorf("outcome quotes the input: %s", out)
@@ -174,7 +174,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// What R4 allows and google/fhir alone would refuse.
+// TestAccepted validates resources that R4 allows and google/fhir alone would
+// refuse.
 func TestAccepted(t *testing.T) {
 	for name, body := range map[string]string{
 		"leap second": `{"resourceType":"Patient","deceasedDateTime":"2016-12-31T23:59:60Z"}`,
@@ -248,9 +249,9 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-// TestEntriesOfABatch: what is wrong with one entry of a batch is that entry's
-// alone.
-func TestEntriesOfABatch(t *testing.T) {
+// TestMalformedEntryDoesNotAffectOthers tests that a malformed entry of a batch
+// fails alone.
+func TestMalformedEntryDoesNotAffectOthers(t *testing.T) {
 	good := `{"request":{"method":"GET","url":"Patient/1"}}`
 	for _, bad := range []string{`7`, `null`, `[]`, `{}`, `{"request":{"method":"POST","url":"Patient"}}`,
 		`{"request":{"method":"STEAL","url":"Patient"}}`, `{"request":{"method":"GET"}}`,
@@ -279,8 +280,8 @@ func TestEntriesOfABatch(t *testing.T) {
 	}
 }
 
-// TestAddresses: what a reference may be outside of a transaction.
-func TestAddresses(t *testing.T) {
+// TestReferences tests which references are allowed outside of a transaction.
+func TestReferences(t *testing.T) {
 	for ref, want := range map[string]bool{
 		"Organization/1": true, "Organization/1/_history/2": true, "http://x.test/Organization/1": true,
 		"https://x.test/a": true, "HTTPS://x.test/a": true,
@@ -348,9 +349,9 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// FuzzDoor holds that nothing panics, that no error quotes the input, and
-// that what is accepted is accepted again unchanged.
-func FuzzDoor(f *testing.F) {
+// FuzzValidator checks that the validator does not panic, that no error quotes
+// the input, and that accepted resources are accepted again unchanged.
+func FuzzValidator(f *testing.F) {
 	for _, s := range []string{heartRate, strings.Replace(heartRate, "final", "CANARY", 1),
 		strings.Replace(heartRate, "status", "CANARY", 1),
 		strings.Replace(heartRate, "Patient/p1", "CANARY/p1", 1), strings.Replace(heartRate, "62.00", `"CANARY"`, 1),
@@ -376,7 +377,7 @@ func FuzzDoor(f *testing.F) {
 	})
 }
 
-// stamped returns what a client reads of a stored resource.
+// stamped returns a stored resource as a client reads it.
 func stamped(r *fhir.Resource) []byte {
 	return fhir.Stamp(r.JSON, r.Type, r.ID, 1, time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
 }
@@ -393,7 +394,7 @@ func try(t *testing.T, body []byte) error {
 	return nil
 }
 
-func BenchmarkDoor(b *testing.B) {
+func BenchmarkValidator(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := door().Resource("Observation", []byte(heartRate), "o1"); err != nil {

@@ -10,19 +10,18 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// askEvery is the number of bytes of an answer that are sent between two
-// questions whether the caller may have the rest. An ordinary page of a search
-// is shorter and is written at once. Kernels hold more of a connection than
-// this anyway.
+// askEvery is the number of bytes of an answer between two checks of the grant. An
+// ordinary search page is shorter and is written in one piece. Kernels buffer more
+// than this per connection anyway.
 const askEvery = 256 << 10
 
-// asking is the body of every answer to a token. A long one is sent in parts,
-// at the pace at which its reader takes them; when the grant has ended, the
-// answer is broken off, which no reader can take for its end.
+// asking is the response writer of every authenticated request. It sends a long
+// answer in parts, as fast as the client reads. If the grant ends meanwhile, it
+// aborts the connection, which clients cannot mistake for the end of the answer.
 //
-// An answer is made before it is sent, under the consents of that time. It is
-// also broken off when a Consent of a patient whose data it holds has changed
-// since. (A download is held to the consents block by block: fhir/bulk.)
+// An answer is complete before it is sent, under the consents at that time. It is
+// also aborted if a Consent of a patient in the answer has changed since. (For
+// downloads, fhir/bulk checks the consents per block.)
 type asking struct {
 	gin.ResponseWriter
 	c         *gin.Context
@@ -35,7 +34,7 @@ type asking struct {
 	err       error
 }
 
-// Consents tells whether consents have changed. It is the consent.Engine.
+// Consents reports changes of consents. consent.Engine implements it.
 type Consents interface {
 	Epoch() uint64
 	Changed(since uint64, concerned func(patient string, commit uint64) bool) bool
@@ -43,8 +42,8 @@ type Consents interface {
 
 var errConsent = fhir.Errorf(fhir.Unavailable, "rest.asking", "a consent has changed while the answer was sent")
 
-// collecting returns the request's context with a note of whose data is
-// disclosed under it.
+// collecting returns the request's context, which records the patients whose data
+// are disclosed.
 func collecting(c *gin.Context, ctx context.Context) context.Context {
 	if w, ok := c.Writer.(*asking); ok && w.consents != nil {
 		return w.disclosed.With(ctx)
@@ -52,7 +51,7 @@ func collecting(c *gin.Context, ctx context.Context) context.Context {
 	return ctx
 }
 
-// Unwrap leads to the server's own writer, past gin's.
+// Unwrap returns the server's writer, bypassing gin's.
 func (w *asking) Unwrap() http.ResponseWriter {
 	if u, ok := w.ResponseWriter.(interface{ Unwrap() http.ResponseWriter }); ok {
 		return u.Unwrap()
@@ -63,7 +62,7 @@ func (w *asking) Unwrap() http.ResponseWriter {
 func (w *asking) Write(b []byte) (n int, err error) {
 	if w.consents != nil && !w.begun {
 		w.begun = true
-		w.askConsents() // the answer may have been long in the making
+		w.askConsents() // making the answer may have taken long
 	}
 	for {
 		if w.err != nil {
@@ -83,10 +82,10 @@ func (w *asking) Write(b []byte) (n int, err error) {
 // WriteString implements gin.ResponseWriter.
 func (w *asking) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-// ask breaks the answer off unless the grant still holds.
+// ask aborts the answer if the grant has ended.
 func (w *asking) ask() {
 	w.sent = 0
-	// The limit of time is on the work, not on the transfer.
+	// The timeout applies to the work, not to the transfer.
 	w.err = w.grant.Live(context.WithoutCancel(w.c.Request.Context()))
 	if w.err != nil {
 		w.stop()
@@ -95,7 +94,7 @@ func (w *asking) ask() {
 	w.askConsents()
 }
 
-// askConsents breaks the answer off if a Consent of somebody in it has changed.
+// askConsents aborts the answer if a Consent of a patient in it has changed.
 func (w *asking) askConsents() {
 	if w.consents != nil && w.consents.Epoch() != w.epoch && !w.disclosed.Empty() &&
 		w.consents.Changed(w.epoch, w.disclosed.Concerned) {
@@ -108,7 +107,7 @@ func (w *asking) stop() {
 	w.c.Abort()
 	if err := cut(w.c); err != nil {
 		logger(w.c).WarnContext(w.c.Request.Context(),
-			"an answer that its reader may not have any more could not be broken off", "request_id", RequestID(w.c),
+			"an answer could not be aborted after its grant had ended", "request_id", RequestID(w.c),
 			"error", err)
 	}
 }

@@ -25,11 +25,11 @@ const (
 	maxStatsPeriod = 200 * 365 * 24 // hours
 )
 
-// readStats checks the inputs of $stats. A URL may give coding as
-// system|code and period as start/end, for a URL holds no structures.
-func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
+// readStats validates the inputs of $stats. In a URL, which has no structures, a
+// coding is system|code and a period is start/end.
+func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	const op = "interaction.Stats"
-	a := &statsAsked{limit: maxSources}
+	a := &statsRequest{limit: maxSources}
 	r := &statsReader{s: s, a: a}
 	for i := range ps {
 		if err := r.parameter(&ps[i]); err != nil {
@@ -50,12 +50,12 @@ func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
 		return nil, &fhir.Error{Kind: fhir.Invalid, Op: op,
 			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs code, or coding"}}}
 	case len(a.codes) > maxStatsCodes:
-		return nil, fhir.Errorf(fhir.Invalid, op, "at most %d codes", maxStatsCodes)
+		return nil, fhir.Errorf(fhir.Invalid, op, "$stats takes at most %d codes", maxStatsCodes)
 	}
-	if r.hours > 0 { // a duration goes before a period
+	if r.hours > 0 { // a duration takes precedence over a period
 		a.to = s.Clock()
 		a.from = a.to.Add(-time.Duration(r.hours * float64(time.Hour)))
-		a.to = a.to.Add(time.Millisecond) // now itself counts
+		a.to = a.to.Add(time.Millisecond) // include the current millisecond
 	}
 	if !a.include {
 		a.limit = 0
@@ -65,12 +65,12 @@ func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
 
 type statsReader struct {
 	s      *Service
-	a      *statsAsked
+	a      *statsRequest
 	seen   []string
 	codes  []string
 	system string
 	hours  float64
-	nth    int // of statistic
+	nth    int // number of parameters named statistic
 }
 
 func (r *statsReader) parameter(p *Parameter) error {
@@ -90,7 +90,7 @@ func (r *statsReader) parameter(p *Parameter) error {
 		want = "a URI"
 		r.system, ok = p.Value, ok && p.Value != "" && len(p.Value) <= 512
 	case "coding":
-		want, single = "a Coding with a code, in a URL system|code", false
+		want, single = "a element.Coding with a code, in a URL system|code", false
 		ok = r.coding(p)
 	case "duration":
 		want = "hours, above 0"
@@ -112,13 +112,13 @@ func (r *statsReader) parameter(p *Parameter) error {
 		return nil
 	default:
 		return fhir.Errorf(fhir.Invalid, op,
-			"a parameter that $stats does not have; it has subject, code, system, coding, duration, period, statistic, include and limit")
+			"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, include and limit")
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
 	}
 	if single && slices.Contains(r.seen, p.Name) {
-		return fhir.Errorf(fhir.Invalid, op, "%s may be given once", p.Name)
+		return fhir.Errorf(fhir.Invalid, op, "%s is given more than once; give it once", p.Name)
 	}
 	r.seen = append(r.seen, p.Name)
 	return nil
@@ -138,12 +138,13 @@ func (r *statsReader) coding(p *Parameter) bool {
 		utf8.ValidString(c.System)
 }
 
-// statistic names what is not offered by its place: an input is not repeated.
+// statistic parses codes of statistics. Its error gives the position of an
+// unsupported code rather than the code, because that may be any input.
 func (r *statsReader) statistic(p *Parameter) error {
 	r.nth++
 	names := strings.Split(p.Value, ",")
 	if len(names) > 64 || r.nth > 64 {
-		return fhir.Errorf(fhir.Invalid, "interaction.Stats", "statistic: at most 64 codes")
+		return fhir.Errorf(fhir.Invalid, "interaction.Stats", "statistic must have at most 64 codes")
 	}
 	for k, name := range names {
 		if _, ok := statistics[name]; ok {
@@ -162,7 +163,7 @@ func (r *statsReader) statistic(p *Parameter) error {
 		}
 		slices.Sort(offered)
 		return &fhir.Error{Kind: fhir.Invalid, Op: "interaction.Stats", Issues: []fhir.Issue{{Code: "not-supported",
-			Diagnostics: what + " is not offered; offered are " + strings.Join(offered, ", ")}}}
+			Diagnostics: what + " is not supported; use one of " + strings.Join(offered, ", ")}}}
 	}
 	r.seen = append(r.seen, "statistic")
 	return nil
@@ -179,38 +180,38 @@ func (r *statsReader) period(p *Parameter) bool {
 	}
 	ok := x.Start != "" || x.End != ""
 	if x.Start != "" {
-		lo, _, valid := search.Instants(search.Plus(x.Start))
+		lo, _, valid := search.DateInterval(search.Plus(x.Start))
 		r.a.from, ok = time.UnixMilli(lo), ok && valid
 	}
 	if x.End != "" {
-		_, hi, valid := search.Instants(search.Plus(x.End))
+		_, hi, valid := search.DateInterval(search.Plus(x.End))
 		r.a.to, ok = time.UnixMilli(hi), ok && valid
 	}
 	return ok && (r.a.from.IsZero() || r.a.to.IsZero() || r.a.from.Before(r.a.to))
 }
 
-// sources are the Observations behind the statistics.
+// sources collects the Observations behind the statistics.
 type sources struct {
-	limit, room int
-	kept        [][]byte
+	limit, capacity int
+	kept            [][]byte
 }
 
 func (s *sources) add(json []byte) {
-	if len(s.kept) < s.limit && s.room >= len(json) {
-		s.room -= len(json)
+	if len(s.kept) < s.limit && s.capacity >= len(json) {
+		s.capacity -= len(json)
 		s.kept = append(s.kept, slices.Clone(json))
 	}
 }
 
-// summarize gives fn the numbers of the matches. A store that has them in
-// columns is not made to write Observations, unless these are asked for.
+// summarize calls fn with the numbers of the matches. A store with columns does not
+// render Observations unless src needs them.
 func summarize(ctx context.Context, st store.Store, f store.Find, codes []element.Coding,
 	fn func(*Numbers) bool, src *sources) error {
 	when, err := selection("date")
 	if err != nil {
 		return err
 	}
-	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*alike{}}
+	m := &measurements{codes: codes, fn: fn, when: when, groups: map[*series.Template]*valueGroup{}}
 	var bad error
 	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
@@ -234,24 +235,24 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []elemen
 	return err
 }
 
-// resource takes the numbers out of an Observation: of a known shape, without
-// parsing it.
-func (m *measured) resource(json []byte) (more bool, err error) {
-	x, leaves, known := m.shapes.Find(json)
+// resource extracts the numbers of an Observation. It does not parse an Observation
+// with a cached template.
+func (m *measurements) resource(json []byte) (more bool, err error) {
+	x, leaves, known := m.templates.Find(json)
 	if known && x.number >= 0 {
 		v, err := fastfloat.Parse(string(leaves[x.number]))
 		if when := x.when.Values(leaves); err == nil && !math.IsInf(v, 0) && len(when) == 1 {
-			return m.gather(x.alike, v, when[0].Lo, when[0].Hi), nil
+			return m.collect(x.valueGroup, v, when[0].Lo, when[0].Hi), nil
 		}
 	}
 	more, err = m.parsed(json)
 	if !known && more && err == nil {
-		m.shapes.Learn(json, m.shaped)
+		m.templates.Learn(json, m.learn)
 	}
 	return more, err
 }
 
-func (m *measured) parsed(json []byte) (more bool, err error) {
+func (m *measurements) parsed(json []byte) (more bool, err error) {
 	v, err := m.parser.ParseBytes(json)
 	if err != nil {
 		return false, &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
@@ -259,17 +260,18 @@ func (m *measured) parsed(json []byte) (more bool, err error) {
 	return m.observation(v, json)
 }
 
-// shapedLike is an alike of documents, and where their number and time are.
-type shapedLike struct {
-	*alike
-	number int // the leaf; -1: they must be parsed
+// templateGroup is the group of the documents with one template, with the slots of
+// their number and time.
+type templateGroup struct {
+	*valueGroup
+	number int // index of the leaf; -1 if the documents must be parsed
 	when   *search.Reader
 }
 
-// shaped is like for documents of a shape.
-func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLike, sure bool) {
+// learn returns the group of the documents with a template.
+func (m *measurements) learn(s *search.Template, leaves []search.Leaf) (x templateGroup, sure bool) {
 	x.number = -1
-	at := s.Only(search.HoleValue)
+	at := s.Only(search.SlotValue)
 	date, ok := search.Lookup("Observation", "date")
 	if at < 0 || !ok {
 		return x, true
@@ -289,66 +291,65 @@ func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLik
 	if other[at] = []byte("1"); first == 1 {
 		other[at] = []byte("2")
 	}
-	like, err := m.probe(func(i int) ([]byte, float64) {
+	group, err := m.probe(func(i int) ([]byte, float64) {
 		if i == 0 {
 			return s.Append(nil, leaves), first
 		}
-		v, _ := fastfloat.Parse(string(other[at])) // cannot fail: written above
+		v, _ := fastfloat.Parse(string(other[at])) // cannot fail, since it is "1" or "2"
 		return s.Append(nil, other), v
 	})
 	if err != nil {
 		return x, false
 	}
-	if like == nil {
+	if group == nil {
 		return x, true
 	}
-	i := slices.IndexFunc(m.documents, func(a *alike) bool {
-		return a.unit == like.unit &&
-			slices.Equal(a.code, like.code)
+	i := slices.IndexFunc(m.documents, func(a *valueGroup) bool {
+		return a.unit == group.unit &&
+			slices.Equal(a.code, group.code)
 	})
 	if i < 0 && len(m.documents) == maxStatsGroups {
 		return x, true
 	}
 	if i < 0 {
 		i = len(m.documents)
-		m.documents = append(m.documents, like)
+		m.documents = append(m.documents, group)
 	}
-	x.alike, x.number = m.documents[i], at
+	x.valueGroup, x.number = m.documents[i], at
 	return x, true
 }
 
-// gather adds a number to those that have not been given out.
-func (m *measured) gather(like *alike, v float64, from, to int64) (more bool) {
-	if len(like.floats) == 0 {
-		like.from, like.to = from, to
+// collect adds a number to the pending ones.
+func (m *measurements) collect(group *valueGroup, v float64, from, to int64) (more bool) {
+	if len(group.floats) == 0 {
+		group.from, group.to = from, to
 	}
-	like.from, like.to = min(like.from, from), max(like.to, to)
-	like.floats = append(like.floats, v)
-	return len(like.floats) < gathered || m.drain(like)
+	group.from, group.to = min(group.from, from), max(group.to, to)
+	group.floats = append(group.floats, v)
+	return len(group.floats) < maxPending || m.drain(group)
 }
 
-const gathered = 4096 // numbers
+const maxPending = 4096 // numbers
 
-// run takes the numbers of samples out of their column, or its Counts, when
-// that is what their Observations would come to: one number each, the first
-// value.
-func (m *measured) run(r *store.Run) (more bool, err error) {
-	like, known := m.likes[r.Template]
-	if known && like != nil && r.Header != nil && r.Header.Values[0].Counts != nil {
-		return m.counted(r.Header, like)
+// run extracts the numbers of samples from their column, or from its Counts, if
+// each of their Observations would have exactly one number, the first value.
+func (m *measurements) run(r *store.Run) (more bool, err error) {
+	group, known := m.groups[r.Template]
+	if known && group != nil && r.Header != nil && r.Header.Values[0].Counts != nil {
+		return m.counted(r.Header, group)
 	}
 	cols, err := r.Load()
 	if err != nil {
 		return false, err
 	}
 	if !known {
-		if like, err = m.like(r.Template, cols.At(r.From)); err != nil {
+		if group, err = m.groupOf(r.Template, cols.At(r.From)); err != nil {
 			return false, err
 		}
-		m.likes[r.Template] = like
+		m.groups[r.Template] = group
 	}
-	if like != nil {
-		return m.column(cols, r.From, r.To, like), nil
+	if group != nil {
+		return m.column(cols, r.From, r.To, group), nil
 	}
 	for i := r.From; i < r.To; i++ {
 		s := cols.At(i)
@@ -359,10 +360,10 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 	return true, nil
 }
 
-// like is what the Observations of a template come to but for the number; nil
-// when that is not one number, the sample's first value. It tries a sample,
-// and it with another value.
-func (m *measured) like(t *series.Template, first series.Sample) (*alike, error) {
+// groupOf returns the group of the samples of a template, or nil if their
+// Observations have other numbers than the first value. It tries a sample with two
+// different values.
+func (m *measurements) groupOf(t *series.Template, first series.Sample) (*valueGroup, error) {
 	if t.Values == 0 {
 		return nil, nil
 	}
@@ -379,18 +380,18 @@ func (m *measured) like(t *series.Template, first series.Sample) (*alike, error)
 	})
 }
 
-// probe is what two Observations that differ in one number come to but for
-// it; nil when that is not just this number.
-func (m *measured) probe(nth func(i int) (json []byte, number float64)) (like *alike, err error) {
+// probe returns the group of two Observations that differ in one number, or nil if
+// they have other numbers than this one.
+func (m *measurements) probe(nth func(i int) (json []byte, number float64)) (group *valueGroup, err error) {
 	got, plain := 0, 0
-	probe := measured{codes: m.codes, when: m.when}
+	probe := measurements{codes: m.codes, when: m.when}
 	for i := range 2 {
 		json, number := nth(i)
 		probe.fn = func(n *Numbers) bool {
 			got++
 			if len(n.Values) == 1 && n.Values[0] == number && n.Ignored == 0 {
 				plain++
-				like = &alike{code: slices.Clone(n.Code), unit: n.Unit}
+				group = &valueGroup{code: slices.Clone(n.Code), unit: n.Unit}
 			}
 			return true
 		}
@@ -401,11 +402,11 @@ func (m *measured) probe(nth func(i int) (json []byte, number float64)) (like *a
 	if got != 2 || plain != 2 {
 		return nil, nil
 	}
-	return like, nil
+	return group, nil
 }
 
-func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool {
-	n := Numbers{Code: like.code, Unit: like.unit, From: math.MaxInt64, To: math.MinInt64}
+func (m *measurements) column(cols *series.Columns, from, to int, group *valueGroup) bool {
+	n := Numbers{Code: group.code, Unit: group.unit, From: math.MaxInt64, To: math.MinInt64}
 	m.floats = m.floats[:0]
 	for i := from; i < to; i++ {
 		m.floats = append(m.floats, cols.Values[0][i].Float())
@@ -413,7 +414,7 @@ func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool 
 	last := cols.Start[to-1]
 	for i := from; i < to; i++ {
 		if len(cols.End) == 0 && i > from && cols.Start[i] < last-1e6 {
-			continue // instants are in order, but for what their precision covers
+			continue // instants are in order, except within their precision
 		}
 		s := cols.At(i)
 		lo, hi := s.Interval()
@@ -423,11 +424,11 @@ func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool 
 	return m.fn(&n)
 }
 
-// counted is column for all of a block, out of its header. What blocks count is
-// added up, and given out when it is too far apart, or by flush.
-func (m *measured) counted(h *series.Header, like *alike) (more bool, err error) {
-	for more = true; more; more = m.drain(like) {
-		added, err := like.tally.Add(h.Values[0].Counts, h.Count)
+// counted is like column for a whole block, whose header has the counts. It adds up
+// the counts of blocks; drain passes them on when their range gets too wide.
+func (m *measurements) counted(h *series.Header, group *valueGroup) (more bool, err error) {
+	for more = true; more; more = m.drain(group) {
+		added, err := group.tally.Add(h.Values[0].Counts, h.Count)
 		if err != nil {
 			return false, err
 		}
@@ -435,70 +436,70 @@ func (m *measured) counted(h *series.Header, like *alike) (more bool, err error)
 			continue
 		}
 		from, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
-		if like.blocks == 0 {
-			like.from, like.to = from, h.MaxEnd
+		if group.blocks == 0 {
+			group.from, group.to = from, h.MaxEnd
 		}
-		like.from, like.to = min(like.from, from), max(like.to, h.MaxEnd)
-		like.blocks++
+		group.from, group.to = min(group.from, from), max(group.to, h.MaxEnd)
+		group.blocks++
 		return true, nil
 	}
 	return false, nil
 }
 
-// drain gives out what a tally, or floats, hold.
-func (m *measured) drain(like *alike) (more bool) {
-	if like.blocks == 0 && len(like.floats) == 0 {
+// drain passes the pending numbers of a group to fn.
+func (m *measurements) drain(group *valueGroup) (more bool) {
+	if group.blocks == 0 && len(group.floats) == 0 {
 		return true
 	}
 	m.counts = m.counts[:0]
-	like.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
-	more = m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, Values: like.floats,
+	group.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
+	more = m.fn(&Numbers{Code: group.code, Unit: group.unit, From: group.from, To: group.to, Values: group.floats,
 		counts: m.counts})
-	like.blocks, like.floats = 0, like.floats[:0]
+	group.blocks, group.floats = 0, group.floats[:0]
 	return more
 }
 
-func (m *measured) flush() {
-	for _, like := range m.likes {
-		if like != nil && !m.drain(like) {
+func (m *measurements) flush() {
+	for _, group := range m.groups {
+		if group != nil && !m.drain(group) {
 			return
 		}
 	}
-	for _, like := range m.documents {
-		if !m.drain(like) {
+	for _, group := range m.documents {
+		if !m.drain(group) {
 			return
 		}
 	}
 }
 
-// alike is what the Observations of a template, or of a shape, come to but for
-// their numbers. Of these it holds what has not been given out.
-type alike struct {
+// valueGroup is the code and unit that the Observations of a template share, with
+// the numbers that have not been passed to fn.
+type valueGroup struct {
 	code     []element.Coding
 	unit     Unit
-	tally    series.Tally // of whole blocks
-	blocks   int          // in tally
-	floats   []float64    // of documents
-	from, to int64        // of these
+	tally    series.Tally // numbers of whole blocks
+	blocks   int          // blocks in tally
+	floats   []float64    // numbers of documents
+	from, to int64        // interval of the pending numbers
 }
 
-// measured takes the numbers out of Observations.
-type measured struct {
-	codes  []element.Coding
-	fn     func(*Numbers) bool
-	when   *search.Selection
-	parser fastjson.Parser
-	n      Numbers
-	one    [1]float64
-	floats []float64
-	counts []run
-	likes  map[*series.Template]*alike
-	shapes search.Shapes[shapedLike]
-	// documents are the alikes of shapes.
-	documents []*alike
+// measurements extracts the numbers of Observations.
+type measurements struct {
+	codes     []element.Coding
+	fn        func(*Numbers) bool
+	when      *search.Selection
+	parser    fastjson.Parser
+	n         Numbers
+	one       [1]float64
+	floats    []float64
+	counts    []run
+	groups    map[*series.Template]*valueGroup
+	templates search.TemplateCache[templateGroup]
+	// documents holds the groups of documents.
+	documents []*valueGroup
 }
 
-func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
+func (m *measurements) observation(v *fastjson.Value, json []byte) (bool, error) {
 	vals, err := search.Extractor{}.ExtractFor(m.when, json)
 	if err != nil {
 		return false, fhir.Wrap("interaction.Stats", err)
@@ -509,7 +510,7 @@ func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
 	}
 	doubtful := len(v.GetArray("modifierExtension")) > 0
 	components := v.GetArray("component")
-	if m.asked(v.Get("code")) {
+	if m.requested(v.Get("code")) {
 		// A panel stands for its components.
 		if v.Get("valueQuantity") != nil || len(components) == 0 {
 			return m.emit(v, doubtful), nil
@@ -522,16 +523,16 @@ func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
 		return true, nil
 	}
 	for _, c := range components {
-		if m.asked(c.Get("code")) && !m.emit(c, doubtful) {
+		if m.requested(c.Get("code")) && !m.emit(c, doubtful) {
 			return false, nil
 		}
 	}
 	return true, nil
 }
 
-func (m *measured) asked(code *fastjson.Value) bool {
+func (m *measurements) requested(code *fastjson.Value) bool {
 	for _, have := range codingsOf(code, nil) {
-		if slices.ContainsFunc(m.codes, func(want element.Coding) bool { return same(want, have) }) {
+		if slices.ContainsFunc(m.codes, func(want element.Coding) bool { return sameCode(want, have) }) {
 			return true
 		}
 	}
@@ -549,8 +550,8 @@ func codingsOf(code *fastjson.Value, into []element.Coding) []element.Coding {
 	return into
 }
 
-// emit gives out the number of an Observation or a component.
-func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
+// emit passes the number of an Observation or component to fn.
+func (m *measurements) emit(v *fastjson.Value, doubtful bool) bool {
 	n := &m.n
 	n.Code = codingsOf(v.Get("code"), n.Code[:0])
 	if len(n.Code) == 0 {

@@ -27,8 +27,7 @@ var inner = sync.OnceValue(func() *Validator {
 	return d
 })
 
-// decided returns what the two ways say of a body: plain's first yes, and the
-// answer of the scan, google/fhir, and the typed walk.
+// decided returns the results of precheck and of the full validation for a body.
 func decided(d *Validator, typ string, body []byte) (easy bool, slow error) {
 	v, err := compact(op, body, d.limits.Bytes)
 	if err != nil {
@@ -41,15 +40,15 @@ func decided(d *Validator, typ string, body []byte) (easy bool, slow error) {
 	if string(root.GetStringBytes("resourceType")) != typ {
 		return false, errors.New("is of another type")
 	}
-	easy = d.plain(typ, v, root)
-	r := &rules{typ: typ, all: d.shapes, root: root}
-	if err := d.slow(r, v); err != nil {
+	easy = d.precheck(typ, v, root)
+	r := &rules{typ: typ, all: d.structures, root: root}
+	if err := d.validateFully(r, v); err != nil {
 		return easy, err
 	}
 	return easy, r.err(v)
 }
 
-// odd are values that one reader or the other may stumble over.
+// odd lists values that parsers tend to treat differently.
 var odd = []string{ // read only
 	`"a"`, `" "`, `"a b"`, `"a  b"`, `" a"`, `""`, `"\u0000"`, `"\u0001"`, `"\t"`, `"é"`, `"\ud83d\ude00"`,
 	`"\ud800"`, `"\ud800x"`, `"\u001f"`, `"a\u007fb"`, `"\/"`, `"\\"`,
@@ -77,9 +76,9 @@ var odd = []string{ // read only
 	`{"id":"x"}`, `["a"]`, `[null]`, `{"extension":[{"url":"http://x.test","valueCode":"c"}]}`,
 }
 
-// fitting is a value that a form takes.
-func fitting(t *rapid.T, sh *shape) string {
-	switch sh.form {
+// fitting generates a valid value of a data type.
+func fitting(t *rapid.T, st *structure) string {
+	switch st.typ {
 	case boolean:
 		return rapid.SampledFrom([]string{"true", "false"}).Draw(t, "boolean")
 	case integer, positiveInt, unsignedInt:
@@ -87,7 +86,7 @@ func fitting(t *rapid.T, sh *shape) string {
 	case decimal:
 		return rapid.SampledFrom([]string{"0", "1.50", "-2.5", "120"}).Draw(t, "decimal")
 	case coded:
-		b, err := json.Marshal(rapid.SampledFrom(slices.Sorted(maps.Keys(sh.codes))).Draw(t, "code"))
+		b, err := json.Marshal(rapid.SampledFrom(slices.Sorted(maps.Keys(st.codes))).Draw(t, "code"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +115,7 @@ func fitting(t *rapid.T, sh *shape) string {
 	return rapid.SampledFrom([]string{`"a"`, `"x-1"`, `"final"`}).Draw(t, "text")
 }
 
-// fitting are references that m takes, and with flaws any.
+// fitting lists references that m allows, or arbitrary ones if flaws is set.
 func (m *member) fitting(flaws int) []string {
 	list := []string{`"#x"`, `"http://x.test/fhir/Patient/1"`}
 	for _, t := range m.targets {
@@ -128,36 +127,36 @@ func (m *member) fitting(flaws int) []string {
 	return list
 }
 
-// breaks counts the invariants that an object breaks.
+// breaks counts the broken invariants of an object.
 type breaks int
 
 func (b *breaks) broken(_, _ string) { *b++ }
 
-// resource draws what sh describes, now and then with something wrong. An
-// object that breaks an invariant is drawn again a few times, so that most
-// objects break none.
-func resource(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
+// resource generates JSON with the structure st, sometimes with a flaw. An
+// object that breaks an invariant is generated again a few times, so that most
+// objects keep their invariants.
+func resource(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 	for try := 0; ; try++ {
-		s := drawn(t, sh, typ, depth, flaws)
+		s := drawn(t, st, typ, depth, flaws)
 		v, err := fastjson.Parse(s)
-		if sh.check == nil || err != nil {
+		if st.check == nil || err != nil {
 			return s
 		}
 		var n breaks
-		if sh.check(v, &n); n == 0 {
+		if st.check(v, &n); n == 0 {
 			return s
 		}
 		if try == 2 {
 			if flaws == 0 {
-				return sample(sh, s)
+				return sample(st, s)
 			}
 			return s
 		}
 	}
 }
 
-// sample returns an object that sh takes, or else.
-func sample(sh *shape, or string) string {
+// sample returns an object that is valid for st, or else the string or.
+func sample(st *structure, or string) string {
 	for _, s := range []string{`{"value":1,"system":"http://unitsofmeasure.org","code":"a"}`,
 		`{"value":1,"system":"http://unitsofmeasure.org","code":"1"}`,
 		`{"language":"text/cql","expression":"x"}`, `{"path":"a"}`, `{"type":"named-event","name":"a"}`,
@@ -165,45 +164,45 @@ func sample(sh *shape, or string) string {
 		`{"numerator":{"value":1},"denominator":{"value":2}}`, `{"text":"a"}`,
 		`{"extension":[{"url":"http://x.test/e","valueCode":"a"}]}`} {
 		v, err := fastjson.Parse(s)
-		if w := (&walk{maxDepth: 50}); err == nil && w.object(sh, v, 2) {
+		if w := (&prechecker{maxDepth: 50}); err == nil && w.object(st, v, 2) {
 			return s
 		}
 	}
 	return or
 }
 
-func drawn(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
+func drawn(t *rapid.T, st *structure, typ string, depth, flaws int) string {
 	flaw := func(of int) bool { return flaws > 0 && rapid.IntRange(0, of/flaws).Draw(t, "flaw") == 0 }
 	var out []string
 	if typ != "" {
 		out = append(out, `"resourceType":"`+typ+`"`)
 	}
 	bySlot := map[uint8][]string{}
-	for _, name := range slices.Sorted(maps.Keys(sh.members)) {
-		bySlot[sh.members[name].slot] = append(bySlot[sh.members[name].slot], name)
+	for _, name := range slices.Sorted(maps.Keys(st.members)) {
+		bySlot[st.members[name].slot] = append(bySlot[st.members[name].slot], name)
 	}
 	for _, slot := range slices.Sorted(maps.Keys(bySlot)) {
-		odds := 60 >> min(depth-1, 8) // the deeper, the less
-		required := sh.required&(1<<slot) != 0
+		odds := 60 >> min(depth-1, 8) // fewer members at greater depth
+		required := st.required&(1<<slot) != 0
 		if required == flaw(300) && rapid.IntRange(0, 999).Draw(t, "there") >= odds*40/len(bySlot) {
 			continue
 		}
 		name := rapid.SampledFrom(bySlot[slot]).Draw(t, "name")
-		m := sh.members[name]
-		if m.shape.form == unsure && !flaw(20) {
+		m := st.members[name]
+		if m.structure.typ == delegated && !flaw(20) {
 			continue
 		}
 		one := func() string {
-			if flaw(60) || m.shape.form == unsure {
+			if flaw(60) || m.structure.typ == delegated {
 				return rapid.SampledFrom(odd).Draw(t, "value")
 			}
-			if m.shape.form == object || m.shape.form == reference {
-				if m.shape.form == reference {
+			if m.structure.typ == object || m.structure.typ == reference {
+				if m.structure.typ == reference {
 					return `{"reference":` + rapid.SampledFrom(m.fitting(flaws)).Draw(t, "reference") + `}`
 				}
-				return resource(t, m.shape, "", depth+1, flaws)
+				return resource(t, m.structure, "", depth+1, flaws)
 			}
-			return fitting(t, m.shape)
+			return fitting(t, m.structure)
 		}
 		value := one()
 		if m.repeated && !flaw(100) {
@@ -235,21 +234,21 @@ func drawn(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
 	return "{" + strings.Join(out, ",") + "}"
 }
 
-// read only
+// served lists the resource types to test. It is read only.
 var served = []string{"Observation", "Patient", "Device", "Consent", "Provenance", "Practitioner", "Organization",
 	"Group", "Subscription", "AuditEvent", "DeviceMetric", "Bundle", "Parameters"}
 
-// TestPlainIsSure: what plain takes, the scan and google/fhir take. And plain
-// is of use: it takes most of what they take.
-func TestPlainIsSure(t *testing.T) {
+// TestPrecheckAgreesWithFullValidation tests that the full validation accepts
+// whatever precheck accepts, and that precheck accepts most valid resources.
+func TestPrecheckAgreesWithFullValidation(t *testing.T) {
 	d := inner()
 	both, alone := 0, 0
 	property := func(t *rapid.T) {
 		typ := rapid.SampledFrom(served).Draw(t, "type")
-		body := resource(t, d.shapes.of(typ), typ, 1, rapid.IntRange(0, 2).Draw(t, "flaws"))
+		body := resource(t, d.structures.of(typ), typ, 1, rapid.IntRange(0, 2).Draw(t, "flaws"))
 		easy, slow := decided(d, typ, []byte(body))
 		if easy && slow != nil {
-			t.Fatalf("plain takes what is refused with %s\n%s", OutcomeJSON(slow), body)
+			t.Fatalf("precheck accepts what the full validation refuses: %s\n%s", OutcomeJSON(slow), body)
 		}
 		if easy {
 			both++
@@ -267,9 +266,9 @@ func TestPlainIsSure(t *testing.T) {
 	t.Logf("plain took %d, google/fhir alone %d", both, alone)
 }
 
-// TestPlainTakesTheUsual: a resource as EHRs and devices send them does not
-// need google/fhir.
-func TestPlainTakesTheUsual(t *testing.T) {
+// TestPrecheckAcceptsTypicalResources tests that typical resources of EHRs and
+// devices do not need google/fhir.
+func TestPrecheckAcceptsTypicalResources(t *testing.T) {
 	for _, body := range []string{
 		`{"resourceType":"Observation","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs","display":"Vital Signs"}],"text":"Vital Signs"}],"code":{"coding":[{"system":"http://loinc.org","code":"85354-9"}]},"subject":{"reference":"Patient/p1"},"effectivePeriod":{"start":"2026-03-01","end":"2026-03-01T08:00:00.5+01:00"},"component":[{"code":{"text":"a"},"valueQuantity":{"value":120,"unit":"mmHg","system":"http://unitsofmeasure.org","code":"mm[Hg]","comparator":"<"}}]}`,
 		`{"resourceType":"Patient","id":"p1","meta":{"lastUpdated":"2026-03-01T08:00:00Z","profile":["http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient|6.1.0"]},"identifier":[{"use":"usual","system":"urn:oid:1.2.36","value":"1"}],"name":[{"family":"Ström","given":["Åsa","B"]}],"telecom":[{"system":"phone","value":"+1","rank":1}],"gender":"female","birthDate":"1970","extension":[{"url":"http://hl7.org/fhir/us/core/StructureDefinition/us-core-race","extension":[{"url":"text","valueString":"x"}]}]}`,
@@ -284,9 +283,9 @@ func TestPlainTakesTheUsual(t *testing.T) {
 	}
 }
 
-// TestPlainExamples says the same of HL7's examples and of each of them with
-// one byte changed.
-func TestPlainExamples(t *testing.T) {
+// TestPrecheckAgreesOnExamples compares precheck with the full validation on
+// HL7's examples, unchanged and with one byte changed.
+func TestPrecheckAgreesOnExamples(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(fixtures.Dir(t, "r4"), "hl7-test-cases", "examples", "*.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -322,11 +321,11 @@ func TestPlainExamples(t *testing.T) {
 	t.Logf("plain took %d of %d examples", easies, all)
 }
 
-func FuzzPlain(f *testing.F) {
+func FuzzPrecheck(f *testing.F) {
 	for i := range 40 {
 		typ := served[i%len(served)]
 		f.Add(typ, []byte(rapid.Custom(func(t *rapid.T) string {
-			return resource(t, inner().shapes.of(typ), typ, 1,
+			return resource(t, inner().structures.of(typ), typ, 1,
 				i%3)
 		}).Example(i)))
 	}
@@ -336,7 +335,7 @@ func FuzzPlain(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, typ string, body []byte) {
 		if easy, slow := decided(inner(), typ, body); easy && slow != nil {
-			t.Errorf("plain takes what is refused with %s", OutcomeJSON(slow))
+			t.Errorf("precheck accepts what the full validation refuses: %s", OutcomeJSON(slow))
 		}
 	})
 }
@@ -351,7 +350,7 @@ func FuzzMembers(f *testing.F) {
 		err := members(body, func(name string, raw jsontext.Value) error { got[name] = string(raw); return nil })
 		v, cerr := compact(op, body, 1<<20)
 		if cerr != nil || string(v) != string(body) {
-			return // anything but a panic
+			return // only a panic is a failure
 		}
 		want := map[string]json.RawMessage{}
 		if json.Unmarshal(body, &want) != nil {

@@ -11,42 +11,43 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// disclosed is a stored resource whose content or existence an answer tells.
+// disclosed is a stored resource whose content or existence an answer discloses.
 type disclosed struct {
 	ref     fhir.Ref
 	version uint64
-	patient string // whose compartment holds it; "" none
+	patient string // patient of its compartment, empty if there is none
 }
 
 func disclosedOf(o *stored) disclosed {
 	return disclosed{o.res.Ref(), o.res.Version, o.facts.Patient}
 }
 
-// told collects the disclosures of an answer beyond the resources that the
+// disclosures collects what an answer discloses beyond the resources that the
 // request names: the resources that criteria found, and the criteria.
-type told struct {
-	seen  []disclosed
-	asked []found
+type disclosures struct {
+	seen    []disclosed
+	queries []found
 }
 
-// found is a query with the patients it is about: true when a resource of
-// theirs matched.
+// found is a query with the patients that it concerns. The value is true if a
+// resource of the patient matched.
 type found struct {
-	asked
+	recorded
 	patients map[string]bool
 }
 
-// events are one read per patient that names what was seen, and the criteria:
-// one search per patient with that patient's part, and one with the rest. The
-// criteria of a whole transaction share these events.
-func (t *told) events(rq *Request, extra [][2]string) []audit.Event {
-	evs := seenEvents(rq, "read", t.seen)
+// events returns one read event per patient that names the disclosed resources,
+// and one search event per patient with that patient's part of the criteria, plus
+// one with all criteria if necessary. The criteria of a transaction share these
+// events.
+func (t *disclosures) events(rq *Request, extra [][2]string) []audit.Event {
+	evs := disclosureEvents(rq, "read", t.seen)
 	for i := range evs {
 		evs[i].Extra = extra
 	}
-	lines := map[string][]string{} // by patient; "" for no compartment
-	for i := range t.asked {
-		f := &t.asked[i]
+	lines := map[string][]string{} // by patient; empty for no compartment
+	for i := range t.queries {
+		f := &t.queries[i]
 		for _, ev := range f.events(rq, f.patients) {
 			lines[ev.Patient] = append(lines[ev.Patient], ev.Query)
 		}
@@ -59,8 +60,8 @@ func (t *told) events(rq *Request, extra [][2]string) []audit.Event {
 	return evs
 }
 
-// seenEvents are one event per patient, each naming the resources.
-func seenEvents(rq *Request, interaction string, seen []disclosed) []audit.Event {
+// disclosureEvents returns one event per patient that names the resources.
+func disclosureEvents(rq *Request, interaction string, seen []disclosed) []audit.Event {
 	var evs []audit.Event
 	at := map[string]int{}
 	for _, d := range seen {
@@ -82,34 +83,34 @@ func seenEvents(rq *Request, interaction string, seen []disclosed) []audit.Event
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
-// errTold marks an error that tells of resources, or would without care:
-// hidden says that scope or consent hides them, so that the caller gets the
-// error of what is absent and the trail a denial.
-type errTold struct {
-	cause  error
-	seen   []disclosed
-	asked  []found
-	hidden bool
+// errDisclosing is an error that concerns existing resources. hidden is set if
+// scope or consent hides them: the caller then gets the error for an absent
+// resource, and the trail records a denial.
+type errDisclosing struct {
+	cause   error
+	seen    []disclosed
+	queries []found
+	hidden  bool
 }
 
-func (e *errTold) Error() string { return e.cause.Error() }
-func (e *errTold) Unwrap() error { return e.cause }
+func (e *errDisclosing) Error() string { return e.cause.Error() }
+func (e *errDisclosing) Unwrap() error { return e.cause }
 
-// tells marks err with what it tells of.
-func tells(err error, seen ...disclosed) error {
+// disclosing marks err with the resources that it discloses.
+func disclosing(err error, seen ...disclosed) error {
 	if err == nil {
 		return nil
 	}
-	return &errTold{cause: err, seen: seen}
+	return &errDisclosing{cause: err, seen: seen}
 }
 
-func conceals(err error, seen ...disclosed) error {
-	return &errTold{cause: err, seen: seen, hidden: true}
+func concealing(err error, seen ...disclosed) error {
+	return &errDisclosing{cause: err, seen: seen, hidden: true}
 }
 
-// at puts the place before an error of an entry.
+// at prefixes the error of an entry with its path.
 func at(place string, err error) error {
-	var t *errTold
+	var t *errDisclosing
 	if errors.As(err, &t) {
 		marked := *t
 		marked.cause = at(place, t.cause)

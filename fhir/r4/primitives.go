@@ -11,31 +11,31 @@ import (
 	"golang.org/x/text/language"
 )
 
-// leafRule returns the rule that the text of a primitive breaks, or an empty
-// string. It holds what google/fhir does not check; both ways through the
-// package ask it.
-func leafRule(f form, s []byte) string {
-	switch f {
+// primitiveRule returns the rule that the text of a primitive breaks, or an
+// empty string. It covers the rules that google/fhir does not check. Both the
+// precheck and the full validation call it.
+func primitiveRule(t dataType, s []byte) string {
+	switch t {
 	case uri:
 		return uriRule(s)
 	case code:
-		if !codeText(s) {
-			return "a code has no white space at its ends and only single spaces within"
+		if !validCode(s) {
+			return "a code must not begin or end with white space and may have only single spaces within"
 		}
 	case oid:
-		if !oidText(s) {
+		if !validOID(s) {
 			return "must be an OID as a URI, urn:oid:1.2.3, without leading zeros"
 		}
 	case uuid:
-		if !uuidText(s) || strings.ToLower(string(s)) != string(s) {
+		if !validUUID(s) || strings.ToLower(string(s)) != string(s) {
 			return "must be a UUID as a URI, urn:uuid: and 36 lower-case characters"
 		}
 	case languageTag:
-		if !languageText(s) {
+		if !validLanguage(s) {
 			return "must be a language tag of BCP 47"
 		}
 	case mediaType:
-		if !mediaText(s) {
+		if !validMediaType(s) {
 			return "must be a media type, type/subtype (BCP 13)"
 		}
 	case currencyCode:
@@ -47,8 +47,8 @@ func leafRule(f form, s []byte) string {
 	return ""
 }
 
-// uriRule checks that a URI has no white space, and the form of the two URN
-// namespaces that R4 has types for.
+// uriRule checks that a URI has no white space, and that URNs in the two
+// namespaces for which R4 has types (oid and uuid) are well-formed.
 func uriRule(s []byte) string {
 	for i := 0; i < len(s); {
 		if c := s[i]; c < utf8.RuneSelf {
@@ -65,9 +65,9 @@ func uriRule(s []byte) string {
 		i += n
 	}
 	switch {
-	case hasPrefix(s, "urn:oid:") && !oidText(s):
+	case hasPrefix(s, "urn:oid:") && !validOID(s):
 		return "a URI that begins with urn:oid: must be an OID, without leading zeros"
-	case hasPrefix(s, "urn:uuid:") && !uuidText(s):
+	case hasPrefix(s, "urn:uuid:") && !validUUID(s):
 		return "a URI that begins with urn:uuid: must be a UUID"
 	}
 	return ""
@@ -77,8 +77,8 @@ func hasPrefix(s []byte, prefix string) bool {
 	return len(s) >= len(prefix) && string(s[:len(prefix)]) == prefix
 }
 
-// codeText reports [^\s]+(\s[^\s]+)*.
-func codeText(s []byte) bool {
+// validCode reports whether s matches [^\s]+(\s[^\s]+)*.
+func validCode(s []byte) bool {
 	space := true
 	for _, c := range string(s) {
 		if unicode.IsSpace(c) {
@@ -93,8 +93,8 @@ func codeText(s []byte) bool {
 	return !space
 }
 
-// oidText reports urn:oid:[0-2](\.(0|[1-9][0-9]*))+.
-func oidText(s []byte) bool {
+// validOID reports whether s matches urn:oid:[0-2](\.(0|[1-9][0-9]*))+.
+func validOID(s []byte) bool {
 	rest, ok := strings.CutPrefix(string(s), "urn:oid:")
 	parts := strings.Split(rest, ".")
 	if !ok || len(parts) < 2 || len(parts[0]) != 1 || parts[0][0] < '0' || parts[0][0] > '2' {
@@ -108,8 +108,9 @@ func oidText(s []byte) bool {
 	return true
 }
 
-// uuidText reports a UUID with its URN prefix, in any case.
-func uuidText(s []byte) bool {
+// validUUID reports whether s is a UUID in upper or lower case with its URN
+// prefix.
+func validUUID(s []byte) bool {
 	rest, ok := strings.CutPrefix(string(s), "urn:uuid:")
 	if !ok || len(rest) != 36 {
 		return false
@@ -123,9 +124,9 @@ func uuidText(s []byte) bool {
 	return true
 }
 
-// languageText reports a well-formed language tag. A subtag that is not
-// registered is accepted, because the registry grows.
-func languageText(s []byte) bool {
+// validLanguage reports whether s is a well-formed language tag. Unregistered
+// subtags are accepted, because the registry grows.
+func validLanguage(s []byte) bool {
 	if strings.IndexByte(string(s), '_') >= 0 {
 		return false
 	}
@@ -134,7 +135,7 @@ func languageText(s []byte) bool {
 	return err == nil || errors.As(err, &unknown)
 }
 
-func mediaText(s []byte) bool {
+func validMediaType(s []byte) bool {
 	t, _, err := mime.ParseMediaType(string(s))
 	return err == nil && strings.IndexByte(t, '/') > 0
 }

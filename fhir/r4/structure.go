@@ -16,11 +16,11 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// form is what the JSON of a data type looks like.
-type form uint8
+// dataType classifies the JSON of an element.
+type dataType uint8
 
 const (
-	unsure form = iota // google/fhir is asked
+	delegated dataType = iota // left to google/fhir
 	object
 	reference
 	boolean
@@ -29,7 +29,7 @@ const (
 	unsignedInt
 	decimal
 	plainText // string, with R4's rules of characters and length
-	free      // markdown, xhtml
+	anyText   // markdown, xhtml
 	code
 	coded // a code of a closed list
 	id
@@ -45,46 +45,46 @@ const (
 	currencyCode
 )
 
-// primitives are the forms of R4's primitive types by name. Those that are
-// not here (base64Binary, oid, uuid) are left to google/fhir.
-var primitives = map[protoreflect.Name]form{ // read only
+// primitives maps the names of R4's primitive types. base64Binary is missing:
+// it is left to google/fhir.
+var primitives = map[protoreflect.Name]dataType{ // read only
 	"Boolean": boolean, "Integer": integer, "PositiveInt": positiveInt, "UnsignedInt": unsignedInt, "Decimal": decimal,
-	"String": plainText, "Markdown": free, "Xhtml": free, "Code": code, "Id": id, "Uri": uri, "Url": uri,
+	"String": plainText, "Markdown": anyText, "Xhtml": anyText, "Code": code, "Id": id, "Uri": uri, "Url": uri,
 	"Canonical": uri,
 	"Date":      date, "DateTime": dateTime, "Instant": instant, "Time": timeOfDay,
 	"Oid": oid, "Uuid": uuid,
 }
 
-// shape is one data type or resource type, compiled from the descriptor that
-// google/fhir itself validates with.
-type shape struct {
-	form     form
+// structure is one data type or resource type, compiled from the descriptor
+// that google/fhir itself validates with.
+type structure struct {
+	typ      dataType
 	members  map[string]member // by JSON name
-	required uint64            // slots that must be filled
-	codes    map[string]bool   // of a coded form
+	required uint64            // bit set of the slots that must be filled
+	codes    map[string]bool   // allowed codes, if typ is coded
 	// check holds the invariants of the type; nil when it has none.
 	check func(v *fastjson.Value, r reporter)
 }
 
-// member is one member of an object. Members of the same slot are the types
-// of one choice, of which one may be there.
+// member is one member of an object. Members with the same slot are the types
+// of one choice element; an object may have only one of them.
 type member struct {
-	shape    *shape
-	slot     uint8
-	repeated bool
-	targets  []string // resource types of a reference; nil: any
+	structure *structure
+	slot      uint8
+	repeated  bool
+	targets   []string // resource types that a reference may name; nil allows any
 }
 
-// shapes compiles on first use.
-type shapes struct {
+// structures compiles structures on first use. It is safe for concurrent use.
+type structures struct {
 	mu        sync.Mutex
-	byMessage map[protoreflect.FullName]*shape
-	roots     sync.Map        // resource type -> *shape
-	types     map[string]bool // that a Reference may name
+	byMessage map[protoreflect.FullName]*structure
+	roots     sync.Map        // resource type -> *structure
+	types     map[string]bool // resource types that a Reference may name
 }
 
-func newShapes() *shapes {
-	s := &shapes{byMessage: map[protoreflect.FullName]*shape{}, types: map[string]bool{}}
+func newStructures() *structures {
+	s := &structures{byMessage: map[protoreflect.FullName]*structure{}, types: map[string]bool{}}
 	fields := (*dpb.Reference)(nil).ProtoReflect().Descriptor().Oneofs().ByName("reference").Fields()
 	for i := range fields.Len() {
 		if t, _ := proto.GetExtension(fields.Get(i).Options(), apb.E_ReferencedFhirType).(string); t != "" {
@@ -94,50 +94,50 @@ func newShapes() *shapes {
 	return s
 }
 
-// of is the shape of a resource type, nil when there is none.
-func (s *shapes) of(typ string) *shape {
+// of returns the structure of a resource type, or nil if R4 has no such type.
+func (s *structures) of(typ string) *structure {
 	if v, ok := s.roots.Load(typ); ok {
-		return v.(*shape)
+		return v.(*structure)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fields := (*rpb.ContainedResource)(nil).ProtoReflect().Descriptor().Oneofs().ByName("oneof_resource").Fields()
 	for i := range fields.Len() {
 		if m := fields.Get(i).Message(); m != nil && string(m.Name()) == typ {
-			sh := s.compile(m)
-			s.roots.Store(typ, sh)
-			return sh
+			st := s.compile(m)
+			s.roots.Store(typ, st)
+			return st
 		}
 	}
 	return nil
 }
 
-// compile returns the shape of a message; a type that holds itself meets the
-// shape that is being made.
-func (s *shapes) compile(m protoreflect.MessageDescriptor) *shape {
-	if sh := s.byMessage[m.FullName()]; sh != nil {
-		return sh
+// compile returns the structure of a message. It registers the structure before
+// it compiles the members, because types may contain themselves.
+func (s *structures) compile(m protoreflect.MessageDescriptor) *structure {
+	if st := s.byMessage[m.FullName()]; st != nil {
+		return st
 	}
-	sh := &shape{}
-	s.byMessage[m.FullName()] = sh
+	st := &structure{}
+	s.byMessage[m.FullName()] = st
 	switch {
 	case isPrimitive(m):
-		sh.primitive(m)
+		st.primitive(m)
 	case m.FullName().Parent() == "google.protobuf", m.Name() == "ContainedResource":
 	case proto.HasExtension(m.Options(), apb.E_FhirReferenceType):
-		sh.form = reference
-		s.fill(sh, m)
+		st.typ = reference
+		s.fill(st, m)
 	default:
-		sh.form = object
-		s.fill(sh, m)
-		sh.check = invariants[strings.TrimPrefix(string(m.FullName()), "google.fhir.r4.core.")]
+		st.typ = object
+		s.fill(st, m)
+		st.check = invariants[strings.TrimPrefix(string(m.FullName()), "google.fhir.r4.core.")]
 	}
-	return sh
+	return st
 }
 
-// tagged47 is the shape of a code that is a language tag: Resource.language and
-// Attachment.language, whose value set is BCP 47 (R4 languages.html).
-var tagged47 = &shape{form: languageTag} // read only
+// languageCode is the structure of Resource.language and Attachment.language,
+// whose value set is BCP 47 (R4 languages.html).
+var languageCode = &structure{typ: languageTag} // read only
 
 // isLanguage reports whether a field of m is bound to BCP 47.
 func isLanguage(m protoreflect.MessageDescriptor, f protoreflect.FieldDescriptor) bool {
@@ -151,10 +151,10 @@ func isPrimitive(m protoreflect.MessageDescriptor) bool {
 		apb.E_StructureDefinitionKind) == apb.StructureDefinitionKindValue_KIND_PRIMITIVE_TYPE
 }
 
-func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
-	if m.ParentFile().Package() == "google.fhir.r4.core" && primitives[m.Name()] != unsure &&
+func (st *structure) primitive(m protoreflect.MessageDescriptor) {
+	if m.ParentFile().Package() == "google.fhir.r4.core" && primitives[m.Name()] != delegated &&
 		m.Parent() == m.ParentFile() {
-		sh.form = primitives[m.Name()]
+		st.typ = primitives[m.Name()]
 		return
 	}
 	if !proto.HasExtension(m.Options(), apb.E_FhirValuesetUrl) {
@@ -166,14 +166,14 @@ func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
 	case value.Kind() == protoreflect.StringKind:
 		switch url, _ := proto.GetExtension(m.Options(), apb.E_FhirValuesetUrl).(string); url {
 		case element.HL7 + "ValueSet/mimetypes":
-			sh.form = mediaType
+			st.typ = mediaType
 		case element.HL7 + "ValueSet/currencies":
-			sh.form = currencyCode
+			st.typ = currencyCode
 		default:
-			sh.form = code
+			st.typ = code
 		}
 	case value.Kind() == protoreflect.EnumKind:
-		sh.form, sh.codes = coded, map[string]bool{}
+		st.typ, st.codes = coded, map[string]bool{}
 		values := value.Enum().Values()
 		for i := range values.Len() {
 			v := values.Get(i)
@@ -182,40 +182,40 @@ func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
 				c = strings.ReplaceAll(strings.ToLower(string(v.Name())), "_", "-")
 			}
 			if v.Number() != 0 {
-				sh.codes[c] = true
+				st.codes[c] = true
 			}
 		}
 	}
 }
 
 // fill adds the members of an object.
-func (s *shapes) fill(sh *shape, m protoreflect.MessageDescriptor) {
-	sh.members = map[string]member{}
+func (s *structures) fill(st *structure, m protoreflect.MessageDescriptor) {
+	st.members = map[string]member{}
 	fields := m.Fields()
-	if fields.Len() > 63 && sh.form == object {
-		sh.form = unsure
+	if fields.Len() > 63 && st.typ == object {
+		st.typ = delegated
 		return
 	}
 	slot := uint8(0)
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if f.Message() == nil || sh.form == reference && f.ContainingOneof() != nil && f.Name() != "uri" {
-			continue // what google/fhir keeps for itself: the targets of a Reference by type
+		if f.Message() == nil || st.typ == reference && f.ContainingOneof() != nil && f.Name() != "uri" {
+			continue // internal to google/fhir: the targets of a Reference by type
 		}
 		if proto.GetExtension(f.Options(), apb.E_ValidationRequirement) == apb.Requirement_REQUIRED_BY_FHIR {
-			sh.required |= 1 << slot
+			st.required |= 1 << slot
 		}
 		if choice, _ := proto.GetExtension(f.Message().Options(), apb.E_IsChoiceType).(bool); choice {
 			kinds := f.Message().Fields()
 			for j := range kinds.Len() {
 				k := kinds.Get(j)
 				name := f.JSONName() + strings.ToUpper(k.JSONName()[:1]) + k.JSONName()[1:]
-				sh.members[name] = member{s.compile(k.Message()), slot, k.IsList(), targets(k)}
+				st.members[name] = member{s.compile(k.Message()), slot, k.IsList(), targets(k)}
 			}
 		} else if isLanguage(m, f) {
-			sh.members[f.JSONName()] = member{tagged47, slot, false, nil}
+			st.members[f.JSONName()] = member{languageCode, slot, false, nil}
 		} else {
-			sh.members[f.JSONName()] = member{s.compile(f.Message()), slot, f.IsList(), targets(f)}
+			st.members[f.JSONName()] = member{s.compile(f.Message()), slot, f.IsList(), targets(f)}
 		}
 		slot++
 	}

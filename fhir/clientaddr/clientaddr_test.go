@@ -12,7 +12,7 @@ import (
 var trusted = Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"),
 	netip.MustParsePrefix("203.0.113.7/32")}
 
-// seen is the address that what comes behind the handler sees.
+// seen returns the address that the next handler sees.
 func seen(header, peer string, sent http.Header) string {
 	out := ""
 	h := Handler{Trusted: trusted, Header: header,
@@ -112,8 +112,8 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
-// Whatever is sent: what is seen is the peer or an address that stands in the
-// header, and what a client puts before a proxy's word changes nothing.
+// For any header, the result must be the peer or an address in the header, and
+// elements that a client puts before a proxy's must not change it.
 func FuzzForwarded(f *testing.F) {
 	for _, s := range []string{"192.0.2.1", "for=192.0.2.1", `for="[2001:db8::1]:1";a="\"",for=x`, ",,", `"`,
 		"unknown", "10.0.0.2,192.0.2.1"} {

@@ -9,7 +9,7 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// member draws one member of an Observation, nothing among it.
+// member generates a member of an Observation, possibly none.
 func member(t *rapid.T, name string, options ...string) string {
 	s := rapid.SampledFrom(append(options, "")).Draw(t, name)
 	for _, leaf := range []struct{ mark, options string }{
@@ -24,9 +24,8 @@ func member(t *rapid.T, name string, options ...string) string {
 	return s
 }
 
-// Observations as they come, and as they should not: what is said of a shape
-// must hold for each.
-func shaped(t *rapid.T) string {
+// generatedObservation returns a valid or malformed Observation.
+func generatedObservation(t *rapid.T) string {
 	var out []string
 	for _, m := range [][]string{
 		{`"id":"<id>"`, `"id":"<id>"`, `"id":"<id>"`, `"id":["<id>","<id>"]`, `"id":"<id>","id":"<id>"`, `"id":7`},
@@ -55,7 +54,7 @@ func shaped(t *rapid.T) string {
 		rapid.SampledFrom([]string{"", "", "", " ", "x"}).Draw(t, "tail")
 }
 
-var shapeQueries = []string{
+var templateQueries = []string{
 	"code=8867-4", "code=http://loinc.org|8867-4", "code:not=8867-4", "code=|8867-4", "patient=p",
 	"subject=Patient/p", "subject:identifier=a",
 	"date=2026-03-01", "date=ge2026-03-01T08:00:00Z", "date=lt2026-03-02", "date:missing=true", "date=ne2026-03-01",
@@ -92,12 +91,12 @@ func checkMatcher(t interface {
 	return yes, no
 }
 
-// A Matcher says what Match of all values says, whatever it has seen before.
+// TestMatcher tests that a Matcher agrees with Match, whatever it has cached.
 func TestMatcher(t *testing.T) {
 	yes, no := 0, 0
 	property := func(t *rapid.T) {
-		docs := rapid.SliceOfN(rapid.Custom(shaped), 1, 3).Draw(t, "shapes")
-		for range 12 { // of the same shapes mostly, with other leaves
+		docs := rapid.SliceOfN(rapid.Custom(generatedObservation), 1, 3).Draw(t, "shapes")
+		for range 12 { // mostly with the same templates and other leaves
 			d := docs[rapid.IntRange(0, len(docs)-1).Draw(t, "like")]
 			for _, old := range []string{"2026-03-01T08:00:00Z", `"a"`, "62", "2026-03-01"} {
 				if rapid.Bool().Draw(t, "other") {
@@ -109,13 +108,13 @@ func TestMatcher(t *testing.T) {
 			}
 			docs = append(docs, d)
 		}
-		raw := strings.Join(rapid.SliceOfNDistinct(rapid.SampledFrom(shapeQueries), 1, 3, rapid.ID).Draw(t,
+		raw := strings.Join(rapid.SliceOfNDistinct(rapid.SampledFrom(templateQueries), 1, 3, rapid.ID).Draw(t,
 			"query"), "&")
 		y, n := checkMatcher(t, raw, docs)
 		yes, no = yes+y, no+n
 	}
 	rapid.Check(t, property)
-	for round := 0; yes < 100 || no < 100; round++ { // few cases, or chance, may show little
+	for round := 0; yes < 100 || no < 100; round++ { // one round may not have enough of both results
 		if round == 50 {
 			t.Fatalf("%d matches, %d others: the test shows nothing", yes, no)
 		}
@@ -123,31 +122,32 @@ func TestMatcher(t *testing.T) {
 	}
 }
 
-// Most Observations of a device are of one shape.
-func TestShapes(t *testing.T) {
+// TestTemplate tests that resources with the same text between the slots match a
+// template.
+func TestTemplate(t *testing.T) {
 	const a = `{"resourceType":"Observation","id":"a","meta":{"versionId":"1","lastUpdated":"2026-10-01T08:00:00.000Z"},"identifier":[{"value":"a"}],"status":"final","effectiveDateTime":"2026-10-01","valueQuantity":{"value":62}}`
 	s := search.TemplateOf([]byte(a))
-	if s == nil || s.Only(search.HoleValue) < 0 {
-		t.Fatal("no shape")
+	if s == nil || s.Only(search.SlotValue) < 0 {
+		t.Fatal("no template")
 	}
 	b := strings.NewReplacer(`"a"`, `"bcd"`, "62", "58.5", "08:00:00.000", "09:00:00.123", `"1"`, `"27"`,
 		`"2026-10-01"`, `"2026-10-02T08:00:00+02:00"`).Replace(a)
 	leaves, ok := s.Read([]byte(b), nil)
-	if !ok || string(leaves[s.Only(search.HoleValue)]) != "58.5" ||
-		string(leaves[s.Only(search.HoleEffective)]) != "2026-10-02T08:00:00+02:00" ||
-		string(leaves[s.Only(search.HoleID)]) != "bcd" {
+	if !ok || string(leaves[s.Only(search.SlotValue)]) != "58.5" ||
+		string(leaves[s.Only(search.SlotEffective)]) != "2026-10-02T08:00:00+02:00" ||
+		string(leaves[s.Only(search.SlotID)]) != "bcd" {
 		t.Fatalf("%v %q", ok, leaves)
 	}
 	for _, other := range []string{strings.Replace(a, "final", "amended", 1),
 		strings.Replace(a, `"a"`, `"\u0061"`, 1), strings.Replace(a, "62", `"62"`, 1), a + " ", a[:len(a)-1], ""} {
 		if _, ok := s.Read([]byte(other), nil); ok {
-			t.Errorf("%s is taken for the same shape", other)
+			t.Errorf("%s matches the template", other)
 		}
 	}
 	for _, none := range []string{"", "{", `{"a":}`, `{"a":1]`, `{"a":"x}`, strings.Repeat("[", 100), `{"a":tru}`,
 		`{"a" 1}`} {
 		if search.TemplateOf([]byte(none)) != nil {
-			t.Errorf("%s has a shape", none)
+			t.Errorf("%s has a template", none)
 		}
 	}
 }
@@ -157,11 +157,12 @@ func FuzzMatcher(f *testing.F) {
 	f.Add(`{"valueQuantity":{"value":62}}`, `{"valueQuantity":{"value":6e2}}`, 12)
 	f.Add(observation, strings.Replace(observation, "o1", "o2", 1), 0)
 	f.Fuzz(func(t *testing.T, a, b string, query int) {
-		checkMatcher(t, shapeQueries[uint(query)%uint(len(shapeQueries))], []string{a, b, a})
+		checkMatcher(t, templateQueries[uint(query)%uint(len(templateQueries))], []string{a, b, a})
 	})
 }
 
-// What is of a known shape is not parsed.
+// TestMatcherParsesOnce tests that resources with a cached template are not
+// parsed.
 func TestMatcherParsesOnce(t *testing.T) {
 	q, err := parse("Observation", "patient=p&code=http://loinc.org|8867-4&date=ge2026-01-01&value-quantity=gt1&_id:not=x", search.ParseOptions{})
 	if err != nil {

@@ -9,25 +9,25 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// plain reports whether the body v, whose tree is root, surely passes the scan
-// and google/fhir as a resource of type typ. It is a first yes and never a no:
-// what it is not sure of (extensions of primitives, contained resources,
-// base64, exponents, whatever is wrong) the scan and google/fhir decide, and
-// say why. It reads the descriptors that google/fhir reads, so that a type has
-// one definition; that its yes is always theirs is held by FuzzPlain and
-// TestPlainIsSure.
-func (d *Validator) plain(typ string, v []byte, root *fastjson.Value) bool {
-	sh := d.shapes.of(typ)
-	if sh == nil || sh.form != object || surrogate(v) {
+// precheck reports whether the body v, parsed as root, is certain to pass the
+// scan and google/fhir as a resource of type typ. False means undecided: for
+// extensions of primitives, contained resources, base64, exponents and all
+// invalid input, the scan and google/fhir decide and give the reasons. The
+// structures come from the descriptors that google/fhir reads, so every type has
+// a single definition. FuzzPrecheck and TestPrecheckAgreesWithFullValidation
+// verify that whatever precheck accepts passes the full validation.
+func (val *Validator) precheck(typ string, v []byte, root *fastjson.Value) bool {
+	st := val.structures.of(typ)
+	if st == nil || st.typ != object || hasSurrogate(v) {
 		return false
 	}
-	w := &walk{types: d.shapes.types, maxDepth: d.limits.Depth}
-	return w.object(sh, root, 1) && !w.bad
+	w := &prechecker{types: val.structures.types, maxDepth: val.limits.Depth}
+	return w.object(st, root, 1) && !w.invalid
 }
 
-// surrogate reports whether v may hold half a surrogate pair, which two
-// readers may read in two ways.
-func surrogate(v []byte) bool {
+// hasSurrogate reports whether v may contain half of a surrogate pair, which
+// JSON parsers treat differently.
+func hasSurrogate(v []byte) bool {
 	for {
 		i := bytes.IndexByte(v, '\\')
 		if i < 0 || i+2 >= len(v) {
@@ -40,17 +40,17 @@ func surrogate(v []byte) bool {
 	}
 }
 
-type walk struct {
-	types    map[string]bool
+type prechecker struct {
+	types    map[string]bool // resource types that a Reference may name
 	maxDepth int
-	bad      bool // an invariant is broken
+	invalid  bool // an invariant is broken
 }
 
-// broken implements reporter. What is broken is said on the long way.
-func (w *walk) broken(_, _ string) { w.bad = true }
+// broken implements reporter. The full validation reports the rule.
+func (w *prechecker) broken(_, _ string) { w.invalid = true }
 
-// object checks an object that is the depth-th of nested objects and arrays.
-func (w *walk) object(sh *shape, v *fastjson.Value, depth int) bool {
+// object checks an object at a nesting depth, which counts objects and arrays.
+func (w *prechecker) object(st *structure, v *fastjson.Value, depth int) bool {
 	if v.Type() != fastjson.TypeObject || depth > w.maxDepth {
 		return false
 	}
@@ -59,7 +59,7 @@ func (w *walk) object(sh *shape, v *fastjson.Value, depth int) bool {
 		if !ok {
 			return
 		}
-		m, known := sh.members[string(key)]
+		m, known := st.members[string(key)]
 		bit := uint64(1) << m.slot
 		switch {
 		case !known && depth == 1 && string(key) == "resourceType":
@@ -75,19 +75,19 @@ func (w *walk) object(sh *shape, v *fastjson.Value, depth int) bool {
 			ok = w.value(&m, e, depth)
 		}
 	})
-	if !ok || filled == 0 || filled&sh.required != sh.required {
+	if !ok || filled == 0 || filled&st.required != st.required {
 		return false
 	}
-	if sh.check != nil {
-		sh.check(v, w)
+	if st.check != nil {
+		st.check(v, w)
 	}
-	return !w.bad
+	return !w.invalid
 }
 
-// typeSlot is that of resourceType, which no descriptor has.
+// typeSlot is the slot of resourceType, which is missing in the descriptors.
 const typeSlot = 1 << 63
 
-func (w *walk) list(m *member, v *fastjson.Value, depth int) bool {
+func (w *prechecker) list(m *member, v *fastjson.Value, depth int) bool {
 	if v.Type() != fastjson.TypeArray || depth > w.maxDepth {
 		return false
 	}
@@ -100,12 +100,12 @@ func (w *walk) list(m *member, v *fastjson.Value, depth int) bool {
 	return len(list) > 0
 }
 
-func (w *walk) value(m *member, v *fastjson.Value, depth int) bool {
-	switch m.shape.form {
+func (w *prechecker) value(m *member, v *fastjson.Value, depth int) bool {
+	switch m.structure.typ {
 	case object:
-		return w.object(m.shape, v, depth+1)
+		return w.object(m.structure, v, depth+1)
 	case reference:
-		return w.object(m.shape, v, depth+1) && w.target(m.targets, v)
+		return w.object(m.structure, v, depth+1) && w.target(m.targets, v)
 	case boolean:
 		return v.Type() == fastjson.TypeTrue || v.Type() == fastjson.TypeFalse
 	case integer, positiveInt, unsignedInt, decimal:
@@ -114,40 +114,40 @@ func (w *walk) value(m *member, v *fastjson.Value, depth int) bool {
 		}
 		var buf [32]byte
 		n := v.MarshalTo(buf[:0])
-		return len(n) <= len(buf) && number(m.shape.form, n)
+		return len(n) <= len(buf) && number(m.structure.typ, n)
 	}
 	if v.Type() != fastjson.TypeString {
 		return false
 	}
 	s := v.GetStringBytes()
-	if len(s) == 0 || len(s) >= 4 && string(s[:4]) == "0000" { // which the scan refuses in places
+	if len(s) == 0 || len(s) >= 4 && string(s[:4]) == "0000" { // the scan refuses the year 0000
 		return false
 	}
-	switch m.shape.form {
+	switch m.structure.typ {
 	case plainText:
 		return printable(s)
-	case free:
+	case anyText:
 		return true
 	case code:
-		return word(s)
+		return visibleASCII(s)
 	case coded:
-		return m.shape.codes[string(s)]
+		return m.structure.codes[string(s)]
 	case id:
 		return identifier(s)
 	case uri:
-		return address(s) && leafRule(uri, s) == ""
+		return parsableURL(s) && primitiveRule(uri, s) == ""
 	case oid, uuid, languageTag, mediaType, currencyCode:
-		return leafRule(m.shape.form, s) == ""
+		return primitiveRule(m.structure.typ, s) == ""
 	case date, dateTime, instant:
-		return moment(m.shape.form, s)
+		return validDate(m.structure.typ, s)
 	case timeOfDay:
 		return len(s) >= 8 && clock(s[:8]) && fraction(s[8:])
 	}
 	return false
 }
 
-// target checks a relative reference against the types that may stand there.
-func (w *walk) target(targets []string, v *fastjson.Value) bool {
+// target checks the type in a relative reference against the allowed targets.
+func (w *prechecker) target(targets []string, v *fastjson.Value) bool {
 	if len(targets) > 0 && v.Exists("type") && !slices.Contains(targets, string(v.GetStringBytes("type"))) {
 		return false
 	}
@@ -172,7 +172,7 @@ func (w *walk) target(targets []string, v *fastjson.Value) bool {
 	return w.types[typ] && (len(targets) == 0 || slices.Contains(targets, typ))
 }
 
-func number(f form, s []byte) bool {
+func number(t dataType, s []byte) bool {
 	negative := len(s) > 0 && s[0] == '-'
 	if negative {
 		s = s[1:]
@@ -185,14 +185,14 @@ func number(f form, s []byte) bool {
 		return false
 	}
 	switch {
-	case f == decimal:
+	case t == decimal:
 		rest := s[whole:]
 		return len(rest) == 0 || len(rest) > 1 && rest[0] == '.' && digits(rest[1:])
 	case whole != len(s) || whole > 9:
 		return false
-	case f == positiveInt:
+	case t == positiveInt:
 		return !negative && s[0] != '0'
-	case f == unsignedInt:
+	case t == unsignedInt:
 		return !negative
 	}
 	return !negative || s[0] != '0'
@@ -209,8 +209,8 @@ func digits(s []byte) bool {
 	return len(s) > 0
 }
 
-// printable reports R4's rule of a string: no control characters but tab and
-// the ends of lines, at most 1 MiB.
+// printable reports whether s follows R4's rule for strings: at most 1 MiB, and
+// no control characters except tab, line feed and carriage return.
 func printable(s []byte) bool {
 	for _, c := range s {
 		if c < ' ' && c != '\t' && c != '\n' && c != '\r' {
@@ -220,8 +220,9 @@ func printable(s []byte) bool {
 	return len(s) <= 1<<20
 }
 
-// word reports whether s is visible ASCII without a space.
-func word(s []byte) bool {
+// visibleASCII reports whether s is not empty and has only visible ASCII
+// characters.
+func visibleASCII(s []byte) bool {
 	for _, c := range s {
 		if c <= ' ' || c >= 0x7f {
 			return false
@@ -239,15 +240,16 @@ func identifier(s []byte) bool {
 	return len(s) > 0 && len(s) <= 64
 }
 
-// address reports whether net/url reads s; the usual kind without asking it.
-func address(s []byte) bool {
+// parsableURL reports whether net/url can parse s. It recognizes ordinary http
+// and https URLs without calling net/url.
+func parsableURL(s []byte) bool {
 	rest, ok := strings.CutPrefix(string(s), "http://")
 	if !ok {
 		rest, ok = strings.CutPrefix(rest, "https://")
 	}
 	if ok {
 		host, path, _ := strings.Cut(rest, "/")
-		if identifier([]byte(host)) && plainPath(path) {
+		if identifier([]byte(host)) && ordinaryPath(path) {
 			return true
 		}
 	}
@@ -255,7 +257,7 @@ func address(s []byte) bool {
 	return err == nil
 }
 
-func plainPath(s string) bool {
+func ordinaryPath(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !digit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '.' && c != '/' && c != '_' &&
 			c != '|' {
@@ -265,36 +267,37 @@ func plainPath(s string) bool {
 	return true
 }
 
-// moment reports a date of any precision, or a dateTime to the second with
-// its offset; an instant is that only.
-func moment(f form, s []byte) bool {
+// validDate reports whether s is a valid date, dateTime or instant, whichever t
+// is. Dates may end after the year or the month; a time must have seconds and an
+// offset.
+func validDate(t dataType, s []byte) bool {
 	if len(s) < 4 || !digits(s[:4]) || string(s[:4]) == "0000" {
 		return false
 	}
-	year := two(s)*100 + two(s[2:])
+	year := twoDigits(s)*100 + twoDigits(s[2:])
 	switch {
 	case len(s) == 4:
-		return f != instant
+		return t != instant
 	case len(s) < 7 || s[4] != '-' || !digits(s[5:7]):
 		return false
 	}
-	month := two(s[5:])
+	month := twoDigits(s[5:])
 	if month < 1 || month > 12 {
 		return false
 	}
 	switch {
 	case len(s) == 7:
-		return f != instant
+		return t != instant
 	case len(s) < 10 || s[7] != '-' || !digits(s[8:10]):
 		return false
 	}
-	if day := two(s[8:]); day < 1 || day > daysOf(year, month) {
+	if day := twoDigits(s[8:]); day < 1 || day > daysIn(year, month) {
 		return false
 	}
 	if len(s) == 10 {
-		return f != instant
+		return t != instant
 	}
-	if f == date || len(s) < 20 || s[10] != 'T' || !clock(s[11:19]) {
+	if t == date || len(s) < 20 || s[10] != 'T' || !clock(s[11:19]) {
 		return false
 	}
 	rest := s[19:]
@@ -308,9 +311,9 @@ func moment(f form, s []byte) bool {
 	return fraction(rest[:len(rest)-6]) && offset(zone)
 }
 
-func two(s []byte) int { return int(s[0]-'0')*10 + int(s[1]-'0') }
+func twoDigits(s []byte) int { return int(s[0]-'0')*10 + int(s[1]-'0') }
 
-func daysOf(year, month int) int {
+func daysIn(year, month int) int {
 	switch month {
 	case 2:
 		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
@@ -323,21 +326,22 @@ func daysOf(year, month int) int {
 	return 31
 }
 
-// clock reports hh:mm:ss, of which s has the length.
+// clock reports whether s, which is 8 bytes long, is a valid hh:mm:ss.
 func clock(s []byte) bool {
-	return s[2] == ':' && s[5] == ':' && digits(s[:2]) && digits(s[3:5]) && digits(s[6:8]) && two(s) < 24 &&
-		two(s[3:]) < 60 && two(s[6:]) < 60
+	return s[2] == ':' && s[5] == ':' && digits(s[:2]) && digits(s[3:5]) && digits(s[6:8]) && twoDigits(s) < 24 &&
+		twoDigits(s[3:]) < 60 && twoDigits(s[6:]) < 60
 }
 
 func fraction(s []byte) bool {
 	return len(s) == 0 || s[0] == '.' && len(s) <= 10 && digits(s[1:])
 }
 
-// offset reports +hh:mm up to 14:00, of which s has the length.
+// offset reports whether s, which is 6 bytes long, is a valid +hh:mm up to
+// 14:00.
 func offset(s []byte) bool {
 	if s[0] != '+' && s[0] != '-' || s[3] != ':' || !digits(s[1:3]) || !digits(s[4:6]) {
 		return false
 	}
-	hour, minute := two(s[1:]), two(s[4:])
+	hour, minute := twoDigits(s[1:]), twoDigits(s[4:])
 	return hour < 14 && minute < 60 || hour == 14 && minute == 0
 }

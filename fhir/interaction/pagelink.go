@@ -17,11 +17,11 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Page links carry a snapshot and a position, which may hold a sort key such as
-// a measured value. They are sealed: only this server can read or make them,
-// and a link holds for the client, the authorization and the search it was
-// made for. The key is small state, so that links survive a restart and hold
-// at every process of one store.
+// Page links contain a snapshot and a position, which may contain a sort key such
+// as a measured value. They are sealed, so that only this server can read or make
+// them, and are bound to the client, the authorization and the search. The key is
+// in the store, so that links survive a restart and work in every process that
+// uses the store.
 const (
 	pageKey     = "page/key"
 	pageSecret  = 32
@@ -33,7 +33,7 @@ const (
 type pageSealer struct {
 	mu     sync.Mutex
 	aead   cipher.AEAD
-	secret []byte // of nonces
+	secret []byte // for nonces
 }
 
 // pagePoint holds the content of a page link: the snapshot, and the position
@@ -43,7 +43,7 @@ type pagePoint struct {
 	after string
 }
 
-// sealer reads the key, and makes it on first use.
+// sealer returns the sealer of page links. It creates the key on first use.
 func (s *Service) sealer(ctx context.Context) (*pageSealer, error) {
 	const op = "interaction.sealer"
 	s.pages.mu.Lock()
@@ -83,7 +83,8 @@ func (s *Service) sealer(ctx context.Context) (*pageSealer, error) {
 	return &s.pages, nil
 }
 
-// newPageKey stores a new key. When another process was quicker its key holds.
+// newPageKey stores a new key. If another process has stored one first, it returns
+// that key.
 func (s *Service) newPageKey(ctx context.Context) ([]byte, error) {
 	key := make([]byte, pageSecret)
 	s.randMu.Lock()
@@ -100,8 +101,9 @@ func (s *Service) newPageKey(ctx context.Context) ([]byte, error) {
 	return key, err
 }
 
-// seal makes the parameter of a page link. The nonce follows from what is
-// sealed, so that one page has one link and no nonce serves two texts.
+// seal returns the parameter of a page link. The nonce is derived from the
+// content, so that a page always has the same link and no nonce is used for two
+// contents.
 func (p *pageSealer) seal(bound []byte, at pagePoint) string {
 	text := append(binary.AppendUvarint(nil, uint64(at.at)), at.after...)
 	mac := hmac.New(sha256.New, p.secret)
@@ -113,10 +115,10 @@ func (p *pageSealer) seal(bound []byte, at pagePoint) string {
 	return base64.RawURLEncoding.EncodeToString(p.aead.Seal(out, nonce, text, bound))
 }
 
-// open reads what seal made for the same bound.
+// open opens a parameter that seal made for the same bound.
 func (p *pageSealer) open(op string, bound []byte, sealed string) (at pagePoint, err error) {
 	foreign := fhir.Errorf(fhir.Invalid, op,
-		"the page link was not made for this client and this search: follow links as they are given, or search anew")
+		"the page link was not issued to this client for this search; use links unchanged, or repeat the search")
 	b, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
 	if err != nil || len(b) < 1+pageNonce || b[0] != pageVersion {
 		return at, foreign
@@ -132,8 +134,8 @@ func (p *pageSealer) open(op string, bound []byte, sealed string) (at pagePoint,
 	return pagePoint{store.Seq(t), string(text[n:])}, nil
 }
 
-// caller names who asks: the client, and the person and authorization it acts
-// under. Renewed tokens of one authorization are one caller.
+// caller identifies the caller: the client, and the person and authorization for
+// which it acts. Refreshed tokens of an authorization are the same caller.
 func (rq *Request) caller() string {
 	p := rq.Principal
 	if p == nil {
@@ -142,7 +144,7 @@ func (rq *Request) caller() string {
 	return string(joined(p.ClientID, p.Operator, p.Issuer, p.Subject, p.Authorization))
 }
 
-// joined is an encoding of texts that no other texts have.
+// joined returns an unambiguous encoding of texts.
 func joined(texts ...string) (b []byte) {
 	for _, t := range texts {
 		b = append(binary.AppendUvarint(b, uint64(len(t))), t...)
@@ -150,7 +152,8 @@ func joined(texts ...string) (b []byte) {
 	return b
 }
 
-// openPage reads the page link of a request, the zero point when there is none.
+// openPage opens the page link of a request. It returns the zero point if there is
+// none.
 func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed string) (at pagePoint, err error) {
 	if sealed == "" {
 		return at, nil
@@ -163,7 +166,7 @@ func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed 
 		return at, err
 	}
 	if at.at > s.Store.LastSeq() {
-		return at, fhir.Errorf(fhir.Gone, op, "the page link is of a state that this server does not have: search anew")
+		return at, fhir.Errorf(fhir.Gone, op, "the page link refers to a state that this server does not have; repeat the search")
 	}
 	return at, nil
 }

@@ -8,10 +8,10 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// observationRules checks the invariants of Observation, and R4's profiles of
-// vital signs where an Observation declares one: the server claims them as
-// supported. An Observation in the category vital-signs that declares no
-// profile must at least have a result (vs-2, vs-3).
+// observationRules checks the invariants of Observation and, if an Observation
+// declares one, R4's profiles of vital signs, because the server claims to
+// support them. An Observation with the category vital-signs must have a result
+// even without a profile (vs-2, vs-3).
 func observationRules(v *fastjson.Value, r reporter) {
 	value := choice(v, "value")
 	if value && v.Exists("dataAbsentReason") {
@@ -23,7 +23,7 @@ func observationRules(v *fastjson.Value, r reporter) {
 			r.broken("component["+itoa(i)+"].dataAbsentReason", "is allowed only without a value (obs-6)")
 		}
 		if value && sameCoding(v.Get("code"), c.Get("code")) {
-			r.broken("value", "must not stand beside a component of the same code (obs-7)")
+			r.broken("value", "is not allowed with a component of the same code (obs-7)")
 		}
 	}
 	vital := vitalCategory(v)
@@ -51,10 +51,10 @@ func observationRules(v *fastjson.Value, r reporter) {
 	}
 }
 
-// vitalProfile is one of R4's profiles on the profile vitalsigns.
+// vitalProfile is one of R4's profiles derived from vitalsigns.
 type vitalProfile struct {
 	name, code string
-	units      []string // UCUM codes of the value; none: there is no value
+	units      []string // UCUM codes of the value; nil if the profile has no value
 }
 
 var vitalSigns = []vitalProfile{ // read only
@@ -72,8 +72,8 @@ var vitalSigns = []vitalProfile{ // read only
 
 const vitalBase = element.StructureDefinition
 
-// vitalProfiles returns which of R4's profiles of vital signs v declares; base
-// is also true for the profile vitalsigns itself.
+// vitalProfiles returns the profiles of vital signs that v declares. It sets
+// base if v declares one of them or the profile vitalsigns itself.
 func vitalProfiles(v *fastjson.Value) (base bool, found []*vitalProfile) {
 	for _, p := range v.GetArray("meta", "profile") {
 		b := p.GetStringBytes()
@@ -103,7 +103,7 @@ func vitalCategory(v *fastjson.Value) bool {
 	return false
 }
 
-// vitalRules checks the rules of the profile vitalsigns.
+// vitalRules checks the profile vitalsigns.
 func vitalRules(v *fastjson.Value, r reporter) {
 	if !v.Exists("subject") {
 		r.broken("subject", "is required (profile vitalsigns)")
@@ -138,7 +138,7 @@ func (p *vitalProfile) check(v *fastjson.Value, value bool, r reporter) {
 	}
 }
 
-// pressure checks that there is one component of a code.
+// pressure checks that v has one component with a code.
 func (p *vitalProfile) pressure(v *fastjson.Value, r reporter, code, name string) {
 	n := 0
 	for i, c := range v.GetArray("component") {
@@ -155,15 +155,15 @@ func (p *vitalProfile) pressure(v *fastjson.Value, r reporter, code, name string
 	}
 }
 
-// quantity checks that the value of v is a Quantity in one of the units.
-func (p *vitalProfile) quantity(v *fastjson.Value, place string, units []string, r reporter) {
+// quantity checks that the value of v is a Quantity with one of the units.
+func (p *vitalProfile) quantity(v *fastjson.Value, path string, units []string, r reporter) {
 	q := v.Get("valueQuantity")
 	if q == nil {
-		r.broken(place+"value", "must be a Quantity (profile "+p.name+")")
+		r.broken(path+"value", "must be a Quantity (profile "+p.name+")")
 		return
 	}
 	if !has(q, "value") || !has(q, "unit") || !is(q, "system", element.UCUM) || !oneOf(units, q.GetStringBytes("code")) {
-		r.broken(place+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+
+		r.broken(path+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+
 			strings.Join(units, " or ")+" (profile "+p.name+")")
 	}
 }

@@ -10,19 +10,18 @@ import (
 	"pulsegate/fhir"
 )
 
-// step is one level on the way to a place in a resource: a member, or an
-// element of an array.
+// step is one step of an elementPath: a member, or an element of an array.
 type step struct {
 	name  string
-	index int // -1: a member
+	index int // -1 for a member
 }
 
-// places is the way from a resource to one of its elements.
-type places []step
+// elementPath is the path from a resource to one of its elements.
+type elementPath []step
 
-// expression returns the FHIRPath of the place in a resource of type root. A
-// name that is not R4's is not repeated, because it may be input.
-func (p places) expression(root string) string {
+// expression returns p as FHIRPath, for a resource of type root. It replaces
+// names that R4 does not define, because they come from the input.
+func (p elementPath) expression(root string) string {
 	var b strings.Builder
 	b.WriteString(root)
 	for _, s := range p {
@@ -41,32 +40,33 @@ func (p places) expression(root string) string {
 	return b.String()
 }
 
-// wanted is a tree of the places of issues, by member name or "[index]".
-type wanted struct {
-	kids   map[string]*wanted
-	offset int // of the place in the body; -1 when the body does not have it
+// issueNode is a node in the tree of the elements that have issues. Children
+// are keyed by member name or "[index]".
+type issueNode struct {
+	children map[string]*issueNode
+	offset   int // of the element in the body; -1 if the body does not contain it
 }
 
-func (w *wanted) add(name string) *wanted {
-	if w.kids == nil {
-		w.kids = map[string]*wanted{}
+func (w *issueNode) add(name string) *issueNode {
+	if w.children == nil {
+		w.children = map[string]*issueNode{}
 	}
-	k := w.kids[name]
+	k := w.children[name]
 	if k == nil {
-		k = &wanted{offset: -1}
-		w.kids[name] = k
+		k = &issueNode{offset: -1}
+		w.children[name] = k
 	}
 	return k
 }
 
-// member returns the node of a member: by its name, or as a type of a choice
-// element, whose place is written without the type.
-func (w *wanted) member(name string) *wanted {
+// member returns the node of a member. FHIRPath names choice elements without
+// their type, so the node of valueQuantity may be called value.
+func (w *issueNode) member(name string) *issueNode {
 	name = strings.TrimPrefix(name, "_")
-	if k := w.kids[name]; k != nil {
+	if k := w.children[name]; k != nil {
 		return k
 	}
-	for base, k := range w.kids {
+	for base, k := range w.children {
 		if len(name) > len(base) && strings.HasPrefix(name, base) && name[len(base)] >= 'A' && name[len(base)] <= 'Z' {
 			return k
 		}
@@ -74,8 +74,8 @@ func (w *wanted) member(name string) *wanted {
 	return nil
 }
 
-// placeSteps splits an expression of this package behind its root.
-func placeSteps(expression string) []string {
+// pathSteps splits an expression of this package and drops its root.
+func pathSteps(expression string) []string {
 	_, rest, _ := strings.Cut(expression, ".")
 	var out []string
 	for _, part := range strings.Split(rest, ".") {
@@ -90,28 +90,28 @@ func placeSteps(expression string) []string {
 	return out
 }
 
-// locate gives each issue the line and column of its place in body, or of the
-// nearest element around it that body has. It reads body once.
+// locate sets the line and column of each issue to the position of its element
+// in body, or of the nearest ancestor that body contains. It reads body once.
 func locate(body []byte, issues []fhir.Issue) {
-	root := &wanted{offset: -1}
+	root := &issueNode{offset: -1}
 	for i := range issues {
 		if len(issues[i].Expression) == 0 {
 			continue
 		}
 		w := root
-		for _, s := range placeSteps(issues[i].Expression[0]) {
+		for _, s := range pathSteps(issues[i].Expression[0]) {
 			w = w.add(s)
 		}
 	}
 	l := &locator{body: body, dec: jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true))}
-	l.value(root) // an error ends it early; what it has found stands
+	l.value(root) // after an error the offsets found so far are kept
 	for i := range issues {
 		if len(issues[i].Expression) == 0 || issues[i].Line > 0 {
 			continue
 		}
 		w, at := root, root.offset
-		for _, s := range placeSteps(issues[i].Expression[0]) {
-			if w = w.kids[s]; w.offset < 0 {
+		for _, s := range pathSteps(issues[i].Expression[0]) {
+			if w = w.children[s]; w.offset < 0 {
 				break
 			}
 			at = w.offset
@@ -127,7 +127,7 @@ type locator struct {
 	dec  *jsontext.Decoder
 }
 
-// next returns where the next token begins.
+// next returns the offset of the next token.
 func (l *locator) next() int {
 	at := int(l.dec.InputOffset())
 	for at < len(l.body) && strings.IndexByte(" \t\r\n,:", l.body[at]) >= 0 {
@@ -136,8 +136,8 @@ func (l *locator) next() int {
 	return at
 }
 
-// value reads one value; w is nil when no issue is in it.
-func (l *locator) value(w *wanted) bool {
+// value reads one value. If w is nil, the value has no issues.
+func (l *locator) value(w *issueNode) bool {
 	if w == nil {
 		return l.dec.SkipValue() == nil
 	}
@@ -145,7 +145,7 @@ func (l *locator) value(w *wanted) bool {
 		w.offset = l.next()
 	}
 	kind := l.dec.PeekKind()
-	if len(w.kids) == 0 || kind != '{' && kind != '[' {
+	if len(w.children) == 0 || kind != '{' && kind != '[' {
 		return l.dec.SkipValue() == nil
 	}
 	if _, err := l.dec.ReadToken(); err != nil {
@@ -159,7 +159,7 @@ func (l *locator) value(w *wanted) bool {
 		case 0:
 			return false
 		}
-		var child *wanted
+		var child *issueNode
 		if kind == '{' {
 			at := l.next()
 			name, err := l.dec.ReadToken()
@@ -169,8 +169,8 @@ func (l *locator) value(w *wanted) bool {
 			if child = w.member(name.String()); child != nil && child.offset < 0 {
 				child.offset = at
 			}
-		} else if child = w.kids["["+itoa(i)+"]"]; child == nil && !w.indexed() {
-			child = &wanted{kids: w.kids, offset: w.offset} // a place written without its index
+		} else if child = w.children["["+itoa(i)+"]"]; child == nil && !w.indexed() {
+			child = &issueNode{children: w.children, offset: w.offset} // the expression has no index
 		}
 		if !l.value(child) {
 			return false
@@ -178,8 +178,8 @@ func (l *locator) value(w *wanted) bool {
 	}
 }
 
-func (w *wanted) indexed() bool {
-	for name := range w.kids {
+func (w *issueNode) indexed() bool {
+	for name := range w.children {
 		if name[0] == '[' {
 			return true
 		}
@@ -187,8 +187,8 @@ func (w *wanted) indexed() bool {
 	return false
 }
 
-// position returns the line and the column, in characters, of an offset; both
-// count from 1.
+// position returns the line and column of an offset. Both count from 1, columns
+// in characters.
 func position(body []byte, offset int) (line, column int) {
 	offset = min(offset, len(body))
 	start := bytes.LastIndexByte(body[:offset], '\n') + 1
