@@ -40,7 +40,7 @@ test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, r
 
 check: ## run vet, lint and every suite in its short form, in under three minutes
 	$(GO) vet ./...
-	$(GO) test -run 'Format|Length|Imports|Histograms|Clocks' ./conformance/lint
+	$(GO) test -run 'Format|Length|Imports|Histograms|Clocks|Language|Documents' ./conformance/lint
 	$(GO) test -short ./adapters/... ./cmd/... ./fhir/... ./mapping/... ./smart/...
 
 oracle: ## compare documents and samples under random operations for ORACLE (default 10m); SEED repeats a run

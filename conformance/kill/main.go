@@ -193,7 +193,10 @@ func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]w
 			if err != nil || status != 200 {
 				return // the server is killed; the update remains pending
 			}
-			h.set(touched, id, func(state *written) { *state = written{version: version(out), value: value, pending: -1} })
+			h.set(touched, id, func(state *written) {
+				*state = written{version: version(out), value: value,
+					pending: -1}
+			})
 			continue
 		}
 		status, out, err := h.client.JSON("POST", "Observation", h.body("", value))

@@ -42,34 +42,34 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 // Held is the reservation of one request. It is not safe for concurrent use; the
 // goroutines of a request must use it one after the other.
 type Held struct {
-	b *Budget
-	n int64
+	budget   *Budget
+	reserved int64
 }
 
 // Hold returns an empty reservation.
-func (b *Budget) Hold() *Held { return &Held{b: b} }
+func (b *Budget) Hold() *Held { return &Held{budget: b} }
 
 // Grow reserves n more bytes. If they are not available, it reserves none and returns
 // an error of kind Unavailable.
 func (h *Held) Grow(n int64) error {
-	if h == nil || h.b == nil || n <= 0 {
+	if h == nil || h.budget == nil || n <= 0 {
 		return nil
 	}
-	if h.b.used.Add(n) > h.b.limit {
-		h.b.used.Add(-n)
+	if h.budget.used.Add(n) > h.budget.limit {
+		h.budget.used.Add(-n)
 		return &fhir.Error{Kind: fhir.Unavailable, Op: "budget.Grow", Err: ErrFull,
 			Issues: []fhir.Issue{{Severity: "error", Code: "throttled",
 				Diagnostics: "the memory for request bodies is in use; repeat the request in a moment"}}}
 	}
-	h.n += n
+	h.reserved += n
 	return nil
 }
 
 // Release ends the reservation.
 func (h *Held) Release() {
-	if h != nil && h.b != nil {
-		h.b.used.Add(-h.n)
-		h.n = 0
+	if h != nil && h.budget != nil {
+		h.budget.used.Add(-h.reserved)
+		h.reserved = 0
 	}
 }
 

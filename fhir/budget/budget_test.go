@@ -37,7 +37,7 @@ func TestBudget(t *testing.T) {
 	none.Release()
 }
 
-// A reservation ends with its request, even after a panic or an error.
+// TestHandler: a reservation ends with its request, even after a panic or an error.
 func TestHandler(t *testing.T) {
 	b := New(100)
 	for name, c := range map[string]struct {

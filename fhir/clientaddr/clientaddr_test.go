@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// read only
+// trusted lists the proxies of the tests.
 var trusted = Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"),
 	netip.MustParsePrefix("203.0.113.7/32")}
 
@@ -112,8 +112,9 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
-// For any header, the result must be the peer or an address in the header, and
-// elements that a client puts before a proxy's must not change it.
+// FuzzForwarded checks that for any header the result is the peer or an address in
+// the header, and that elements which a client puts before a proxy's do not change
+// it.
 func FuzzForwarded(f *testing.F) {
 	for _, s := range []string{"192.0.2.1", "for=192.0.2.1", `for="[2001:db8::1]:1";a="\"",for=x`, ",,", `"`,
 		"unknown", "10.0.0.2,192.0.2.1"} {

@@ -26,11 +26,11 @@ func TestForApp(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "app.json", r.JSON)
-	door, err := r4.New(r4.Limits{})
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := door.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
+	if _, err := validator.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
 		t.Errorf("not valid: %v", err)
 	}
 	ended, err := consent.EndApp(fhir.Resource{Type: "Consent", ID: r.ID,
@@ -238,11 +238,11 @@ func TestRefusal(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "refusal.json", r.JSON)
-	door, err := r4.New(r4.Limits{})
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := door.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
+	if _, err := validator.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
 		t.Errorf("not valid: %v", err)
 	}
 	s.put("p1", r)

@@ -170,12 +170,12 @@ func TestWithdrawalIsValid(t *testing.T) {
 	if err != nil || !ok || len(w.Ended) != 1 || len(w.Narrowed) != 2 || len(w.Denials) != 1 {
 		t.Fatal(ok, err, len(w.Ended), len(w.Narrowed), len(w.Denials))
 	}
-	door, err := r4.New(r4.Limits{})
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, x := range append(append(append(w.Ended, w.Narrowed...), w.Denials...), w.Record) {
-		if _, err := door.Resource("Consent", fhir.Stamp(x.JSON, "Consent", x.ID, 1, now), x.ID); err != nil {
+		if _, err := validator.Resource("Consent", fhir.Stamp(x.JSON, "Consent", x.ID, 1, now), x.ID); err != nil {
 			t.Errorf("%s is not valid: %v\n%s", x.ID, err, x.JSON)
 		}
 	}

@@ -74,8 +74,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A name that resolves to a refused address passes Check, but connecting fails and
-// nothing reaches the listener.
+// TestDialTimeRefusal: a name that resolves to a refused address passes Check, but
+// connecting fails and nothing reaches the listener.
 func TestDialTimeRefusal(t *testing.T) {
 	hits := 0
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }))

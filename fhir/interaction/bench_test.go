@@ -155,13 +155,13 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	door, err := r4.New(r4.Limits{})
+	validator, err := r4.New(r4.Limits{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	grant := &access.Grant{Recipient: "bench", Consents: consents,
 		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
-	return &interaction.Service{Store: st, Validator: door, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+	return &interaction.Service{Store: st, Validator: validator, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 			Base: "https://pg.example/fhir"},
 		&interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "bench", Grant: grant}},
 			Line: "GET Observation"}

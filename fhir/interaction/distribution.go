@@ -8,14 +8,14 @@ import (
 // distribution counts how often each value occurs. It gives exact statistics and
 // is small if values repeat, as the values of wearables do.
 type distribution struct {
-	runs []run // by value
-	buf  []float64
-	n    uint64
+	runs  []run // by value
+	buf   []float64
+	count uint64
 }
 
 type run struct {
-	v float64
-	n uint64
+	value float64
+	count uint64
 }
 
 const (
@@ -28,7 +28,7 @@ const (
 // add counts v. It returns false if there are too many distinct values.
 func (d *distribution) add(v float64) bool {
 	d.buf = append(d.buf, v)
-	d.n++
+	d.count++
 	if len(d.buf) >= distributionBuffer {
 		d.merge()
 	}
@@ -73,10 +73,10 @@ func (d *distribution) addPrefix(vs []float64) int {
 func (d *distribution) addRuns(fresh []run) {
 	d.merge()
 	i, j := 0, 0
-	for ; i < len(d.runs) && j < len(fresh) && d.runs[i].v <= fresh[j].v; i++ {
-		if d.runs[i].v == fresh[j].v { // usually all values are present already
-			d.runs[i].n += fresh[j].n
-			d.n += fresh[j].n
+	for ; i < len(d.runs) && j < len(fresh) && d.runs[i].value <= fresh[j].value; i++ {
+		if d.runs[i].value == fresh[j].value { // usually all values are present already
+			d.runs[i].count += fresh[j].count
+			d.count += fresh[j].count
 			j++
 		}
 	}
@@ -87,20 +87,20 @@ func (d *distribution) addRuns(fresh []run) {
 	i, j = 0, 0
 	for i < len(d.runs) || j < len(fresh) {
 		switch {
-		case j == len(fresh) || i < len(d.runs) && d.runs[i].v < fresh[j].v:
+		case j == len(fresh) || i < len(d.runs) && d.runs[i].value < fresh[j].value:
 			out = append(out, d.runs[i])
 			i++
-		case i == len(d.runs) || fresh[j].v < d.runs[i].v:
+		case i == len(d.runs) || fresh[j].value < d.runs[i].value:
 			out = append(out, fresh[j])
 			j++
 		default:
-			out = append(out, run{fresh[j].v, fresh[j].n + d.runs[i].n})
+			out = append(out, run{fresh[j].value, fresh[j].count + d.runs[i].count})
 			i, j = i+1, j+1
 		}
 	}
 	d.runs = out
 	for _, r := range fresh {
-		d.n += r.n
+		d.count += r.count
 	}
 }
 
@@ -112,22 +112,22 @@ func (d *distribution) merge() {
 	slices.Sort(d.buf)
 	out := make([]run, 0, len(d.runs)+64)
 	put := func(v float64, n uint64) {
-		if k := len(out) - 1; k >= 0 && out[k].v == v {
-			out[k].n += n
+		if k := len(out) - 1; k >= 0 && out[k].value == v {
+			out[k].count += n
 			return
 		}
 		out = append(out, run{v, n})
 	}
 	i := 0
 	for _, v := range d.buf {
-		for i < len(d.runs) && d.runs[i].v <= v {
-			put(d.runs[i].v, d.runs[i].n)
+		for i < len(d.runs) && d.runs[i].value <= v {
+			put(d.runs[i].value, d.runs[i].count)
 			i++
 		}
 		put(v, 1)
 	}
 	for ; i < len(d.runs); i++ {
-		put(d.runs[i].v, d.runs[i].n)
+		put(d.runs[i].value, d.runs[i].count)
 	}
 	d.runs, d.buf = out, d.buf[:0]
 }
@@ -135,10 +135,10 @@ func (d *distribution) merge() {
 // at returns the value at index k of all values in ascending order.
 func (d *distribution) at(k uint64) float64 {
 	for _, r := range d.runs {
-		if k < r.n {
-			return r.v
+		if k < r.count {
+			return r.value
 		}
-		k -= r.n
+		k -= r.count
 	}
 	return math.NaN()
 }
@@ -146,13 +146,13 @@ func (d *distribution) at(k uint64) float64 {
 // quantile interpolates between adjacent values. 0 is the least and 1 the greatest
 // value (type 7 in R, the method of spreadsheets).
 func (d *distribution) quantile(q float64) float64 {
-	if d.n == 0 {
+	if d.count == 0 {
 		return math.NaN()
 	}
-	pos := q * float64(d.n-1)
+	pos := q * float64(d.count-1)
 	k := uint64(pos)
 	lo := d.at(k)
-	if frac := pos - float64(k); frac > 0 && k+1 < d.n {
+	if frac := pos - float64(k); frac > 0 && k+1 < d.count {
 		return lo + frac*(d.at(k+1)-lo)
 	}
 	return lo
@@ -161,7 +161,7 @@ func (d *distribution) quantile(q float64) float64 {
 func (d *distribution) sum() float64 {
 	s, carry := 0.0, 0.0 // Kahan
 	for _, r := range d.runs {
-		y := r.v*float64(r.n) - carry
+		y := r.value*float64(r.count) - carry
 		t := s + y
 		carry = (t - s) - y
 		s = t
@@ -169,34 +169,34 @@ func (d *distribution) sum() float64 {
 	return s
 }
 
-func (d *distribution) mean() float64 { return d.sum() / float64(d.n) }
+func (d *distribution) mean() float64 { return d.sum() / float64(d.count) }
 
 // moment returns the sum of (v-mean)^k.
 func (d *distribution) moment(k int) float64 {
 	m, s := d.mean(), 0.0
 	for _, r := range d.runs {
-		x := r.v - m
+		x := r.value - m
 		p := x
 		for range k - 1 {
 			p *= x
 		}
-		s += p * float64(r.n)
+		s += p * float64(r.count)
 	}
 	return s
 }
 
 // variance returns the sample variance (n-1).
 func (d *distribution) variance() float64 {
-	if d.n < 2 {
+	if d.count < 2 {
 		return math.NaN()
 	}
-	return d.moment(2) / float64(d.n-1)
+	return d.moment(2) / float64(d.count-1)
 }
 
 // skew returns the adjusted Fisher-Pearson coefficient of a sample.
 func (d *distribution) skew() float64 {
-	n, s2 := float64(d.n), d.variance()
-	if d.n < 3 || s2 == 0 {
+	n, s2 := float64(d.count), d.variance()
+	if d.count < 3 || s2 == 0 {
 		return math.NaN()
 	}
 	return n / ((n - 1) * (n - 2)) * d.moment(3) / math.Pow(s2, 1.5)
@@ -204,8 +204,8 @@ func (d *distribution) skew() float64 {
 
 // kurtosis returns the bias-corrected excess kurtosis of a sample.
 func (d *distribution) kurtosis() float64 {
-	n, s2 := float64(d.n), d.variance()
-	if d.n < 4 || s2 == 0 {
+	n, s2 := float64(d.count), d.variance()
+	if d.count < 4 || s2 == 0 {
 		return math.NaN()
 	}
 	return n*(n+1)/((n-1)*(n-2)*(n-3))*d.moment(4)/(s2*s2) - 3*(n-1)*(n-1)/((n-2)*(n-3))

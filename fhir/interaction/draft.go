@@ -143,7 +143,10 @@ func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stor
 	if filter.Allow(facts) {
 		return nil
 	}
-	i := slices.IndexFunc(d.subjects, func(p subjectRef) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
+	i := slices.IndexFunc(d.subjects, func(p subjectRef) bool {
+		return p.ref == fhir.Ref{Type: "Patient",
+			ID: d.patient}
+	})
 	if i >= 0 && filter.Covers(facts) && !(old.live() && old.facts.Patient == d.patient) {
 		d.subjects[i].denied = true
 		return nil
@@ -184,7 +187,8 @@ func visible(rq *Request, op string, may access.Interaction, old *stored) (bool,
 // mustExist checks the subject references of ds in order, and then returns the
 // first pending refusal. The caller holds the locks of the patients. inCommit has
 // the resources of the same commit: true if written, false if deleted.
-func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, inCommit map[fhir.Ref]bool) error {
+func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft,
+	inCommit map[fhir.Ref]bool) error {
 	var ask []fhir.Ref
 	for _, d := range ds {
 		for _, p := range d.subjects {
@@ -295,7 +299,8 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	if found {
-		return disclosing(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient; delete them first"),
+		return disclosing(fhir.Errorf(fhir.Conflict, op,
+			"other resources still refer to this Patient; delete them first"),
 			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patient: patient})
 	}
 	return nil

@@ -69,7 +69,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.n > 0}, seen: map[fhir.Ref]bool{}}
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.count > 0}, seen: map[fhir.Ref]bool{}}
 	for _, o := range cg.newest() {
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
@@ -180,7 +180,7 @@ func (s *codeSet) root() *codeSet {
 type codeGroups struct {
 	most      int
 	capacity  int // bytes that may yet be held
-	n         int
+	count     int
 	parser    fastjson.Parser
 	templates search.TemplateCache[templateCode]
 	when      *search.Selection
@@ -197,7 +197,7 @@ type templateCode struct {
 
 // add adds an Observation. They may come in any order.
 func (cg *codeGroups) add(f *store.Found) error {
-	cg.n++
+	cg.count++
 	if x, leaves, ok := cg.templates.Find(f.Resource.JSON); ok && x.when != nil {
 		at := int64(math.MinInt64)
 		for _, d := range x.when.Values(leaves) {
@@ -276,7 +276,7 @@ func (cg *codeGroups) set(code *fastjson.Value) *codeSet {
 	if s := cg.concepts[whole]; s != nil {
 		return s.root()
 	}
-	s := &codeSet{order: cg.n}
+	s := &codeSet{order: cg.count}
 	cg.all = append(cg.all, s)
 	for _, k := range codeKeys(code) {
 		if old := cg.sets[k]; old != nil {

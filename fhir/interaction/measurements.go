@@ -30,7 +30,7 @@ const (
 func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	const op = "interaction.Stats"
 	a := &statsRequest{limit: maxSources}
-	r := &statsReader{s: s, a: a}
+	r := &statsReader{service: s, request: a}
 	for i := range ps {
 		if err := r.parameter(&ps[i]); err != nil {
 			return nil, err
@@ -64,13 +64,13 @@ func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 }
 
 type statsReader struct {
-	s      *Service
-	a      *statsRequest
-	seen   []string
-	codes  []string
-	system string
-	hours  float64
-	nth    int // number of parameters named statistic
+	service *Service
+	request *statsRequest
+	seen    []string
+	codes   []string
+	system  string
+	hours   float64
+	nth     int // number of parameters named statistic
 }
 
 func (r *statsReader) parameter(p *Parameter) error {
@@ -81,8 +81,8 @@ func (r *statsReader) parameter(p *Parameter) error {
 	switch p.Name {
 	case "subject":
 		want = "a reference to a Patient of this server, Patient/[id]"
-		ref, valid := fhir.ParseRef(strings.TrimPrefix(p.Value, r.s.Base+"/"))
-		r.a.patient, ok = ref.ID, valid && ref.Type == "Patient"
+		ref, valid := fhir.ParseRef(strings.TrimPrefix(p.Value, r.service.Base+"/"))
+		r.request.patient, ok = ref.ID, valid && ref.Type == "Patient"
 	case "code":
 		want, single = "a code", false
 		r.codes, ok = append(r.codes, p.Value), ok && p.Value != "" && len(p.Value) <= 256
@@ -103,11 +103,11 @@ func (r *statsReader) parameter(p *Parameter) error {
 		return r.statistic(p)
 	case "include":
 		want = "true or false"
-		r.a.include, ok = p.Value == "true", p.Value == "true" || p.Value == "false"
+		r.request.include, ok = p.Value == "true", p.Value == "true" || p.Value == "false"
 	case "limit":
 		want = "a whole number above 0"
 		n, err := strconv.Atoi(p.Value)
-		r.a.limit, ok = min(n, maxSources), err == nil && n > 0
+		r.request.limit, ok = min(n, maxSources), err == nil && n > 0
 	case "_format", "_pretty":
 		return nil
 	default:
@@ -133,7 +133,7 @@ func (r *statsReader) coding(p *Parameter) bool {
 		}
 		c = &element.Coding{System: system, Code: code}
 	}
-	r.a.codes = append(r.a.codes, element.Coding{System: c.System, Code: c.Code})
+	r.request.codes = append(r.request.codes, element.Coding{System: c.System, Code: c.Code})
 	return c.Code != "" && len(c.Code) <= 256 && len(c.System) <= 512 && utf8.ValidString(c.Code) &&
 		utf8.ValidString(c.System)
 }
@@ -148,8 +148,8 @@ func (r *statsReader) statistic(p *Parameter) error {
 	}
 	for k, name := range names {
 		if _, ok := statistics[name]; ok {
-			if !slices.Contains(r.a.statistics, name) {
-				r.a.statistics = append(r.a.statistics, name)
+			if !slices.Contains(r.request.statistics, name) {
+				r.request.statistics = append(r.request.statistics, name)
 			}
 			continue
 		}
@@ -181,13 +181,13 @@ func (r *statsReader) period(p *Parameter) bool {
 	ok := x.Start != "" || x.End != ""
 	if x.Start != "" {
 		lo, _, valid := search.DateInterval(search.Plus(x.Start))
-		r.a.from, ok = time.UnixMilli(lo), ok && valid
+		r.request.from, ok = time.UnixMilli(lo), ok && valid
 	}
 	if x.End != "" {
 		_, hi, valid := search.DateInterval(search.Plus(x.End))
-		r.a.to, ok = time.UnixMilli(hi), ok && valid
+		r.request.to, ok = time.UnixMilli(hi), ok && valid
 	}
-	return ok && (r.a.from.IsZero() || r.a.to.IsZero() || r.a.from.Before(r.a.to))
+	return ok && (r.request.from.IsZero() || r.request.to.IsZero() || r.request.from.Before(r.request.to))
 }
 
 // sources collects the Observations behind the statistics.
@@ -489,7 +489,7 @@ type measurements struct {
 	fn        func(*Numbers) bool
 	when      *search.Selection
 	parser    fastjson.Parser
-	n         Numbers
+	numbers   Numbers
 	one       [1]float64
 	floats    []float64
 	counts    []run
@@ -504,9 +504,9 @@ func (m *measurements) observation(v *fastjson.Value, json []byte) (bool, error)
 	if err != nil {
 		return false, fhir.Wrap("interaction.Stats", err)
 	}
-	m.n.From, m.n.To = math.MinInt64, math.MinInt64
+	m.numbers.From, m.numbers.To = math.MinInt64, math.MinInt64
 	for _, d := range vals.ByParam["date"] {
-		m.n.From, m.n.To = d.Lo, d.Hi
+		m.numbers.From, m.numbers.To = d.Lo, d.Hi
 	}
 	doubtful := len(v.GetArray("modifierExtension")) > 0
 	components := v.GetArray("component")
@@ -552,7 +552,7 @@ func codingsOf(code *fastjson.Value, into []element.Coding) []element.Coding {
 
 // emit passes the number of an Observation or component to fn.
 func (m *measurements) emit(v *fastjson.Value, doubtful bool) bool {
-	n := &m.n
+	n := &m.numbers
 	n.Code = codingsOf(v.Get("code"), n.Code[:0])
 	if len(n.Code) == 0 {
 		return true // a component without a coded name

@@ -41,7 +41,7 @@ var statistics = map[string]struct { // read only
 	"average":    {"Average", (*distribution).mean, false},
 	"maximum":    {"Maximum", func(d *distribution) float64 { return d.quantile(1) }, false},
 	"minimum":    {"Minimum", func(d *distribution) float64 { return d.quantile(0) }, false},
-	"count":      {"Count", func(d *distribution) float64 { return float64(d.n) }, true},
+	"count":      {"Count", func(d *distribution) float64 { return float64(d.count) }, true},
 	"median":     {"Median", func(d *distribution) float64 { return d.quantile(.5) }, false},
 	"std-dev":    {"Standard Deviation", func(d *distribution) float64 { return math.Sqrt(d.variance()) }, false},
 	"sum":        {"Sum", (*distribution).sum, false},
@@ -157,7 +157,7 @@ var valueEscaper = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|
 type summaryGroup struct {
 	code     []element.Coding
 	unit     Unit
-	d        distribution
+	values   distribution
 	ignored  uint64
 	from, to int64
 }
@@ -178,19 +178,19 @@ func (s *summary) add(n *Numbers) bool {
 			"the measurements have more than %d codes and units; request fewer codes", maxStatsGroups)
 		return false
 	}
-	if g.d.n+g.ignored == 0 || n.From < g.from {
+	if g.values.count+g.ignored == 0 || n.From < g.from {
 		g.from = n.From
 	}
-	if g.d.n+g.ignored == 0 || n.To > g.to {
+	if g.values.count+g.ignored == 0 || n.To > g.to {
 		g.to = n.To
 	}
 	g.ignored += n.Ignored
-	before := len(g.d.runs)
-	g.d.addRuns(n.counts)
-	for rest := n.Values; len(rest) > 0 && s.distinct+len(g.d.runs)-before <= maxDistinct; {
-		rest = rest[g.d.addPrefix(rest):]
+	before := len(g.values.runs)
+	g.values.addRuns(n.counts)
+	for rest := n.Values; len(rest) > 0 && s.distinct+len(g.values.runs)-before <= maxDistinct; {
+		rest = rest[g.values.addPrefix(rest):]
 	}
-	if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
+	if s.distinct += len(g.values.runs) - before; s.distinct > maxDistinct {
 		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
 			"the measurements have too many different values; request a shorter period")
 		return false
@@ -210,7 +210,8 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 	}
 	for _, g := range s.groups {
 		if g.unit.Code == n.Unit.Code && slices.ContainsFunc(code, func(c element.Coding) bool {
-			return slices.ContainsFunc(g.code, func(h element.Coding) bool { return c.System == h.System && c.Code == h.Code })
+			return slices.ContainsFunc(g.code,
+				func(h element.Coding) bool { return c.System == h.System && c.Code == h.Code })
 		}) {
 			g.name(code, n.Unit.Text)
 			return g
@@ -260,7 +261,7 @@ func (s *summary) answered() []*summaryGroup {
 	})
 	for _, g := range s.groups {
 		if g.unit.Code != "" {
-			g.d.merge()
+			g.values.merge()
 			out = append(out, g)
 		}
 	}
@@ -313,9 +314,9 @@ func (a *statsRequest) observation(b []byte, g *summaryGroup) []byte {
 		b = append(b, `]},`...)
 		v := 0.0
 		if st.of == nil {
-			v = float64(g.d.n + g.ignored)
+			v = float64(g.values.count + g.ignored)
 		} else {
-			v = st.of(&g.d)
+			v = st.of(&g.values)
 		}
 		b = appendQuantity(b, name, v, g.unit, st.plain)
 		b = append(b, '}')
@@ -325,7 +326,8 @@ func (a *statsRequest) observation(b []byte, g *summaryGroup) []byte {
 
 func appendQuantity(b []byte, name string, v float64, u Unit, plain bool) []byte {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return append(b, `"dataAbsentReason":{"coding":[{"system":"`+element.DataAbsentReason+`","code":"not-a-number","display":"Not a Number (NaN)"}]}`...)
+		return append(b, `"dataAbsentReason":{"coding":[{"system":"`+element.DataAbsentReason+
+			`","code":"not-a-number","display":"Not a Number (NaN)"}]}`...)
 	}
 	b = append(b, `"valueQuantity":{"value":`...)
 	b = strconv.AppendFloat(b, rounded(v), 'f', -1, 64)
@@ -356,7 +358,7 @@ func rounded(v float64) float64 {
 // period appends the requested period. Open ends are those of the measurements.
 func (a *statsRequest) period(b []byte, g *summaryGroup) []byte {
 	from, to := a.from, a.to
-	if g.d.n+g.ignored > 0 {
+	if g.values.count+g.ignored > 0 {
 		if from.IsZero() && g.from > math.MinInt64 {
 			from = time.UnixMilli(g.from)
 		}

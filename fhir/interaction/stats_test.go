@@ -67,7 +67,7 @@ func TestDistributionIsBounded(t *testing.T) {
 		}
 	}
 	d.merge()
-	if len(d.runs) != 160 || cap(d.buf) > 2*distributionBuffer || d.n != 1_000_000 {
+	if len(d.runs) != 160 || cap(d.buf) > 2*distributionBuffer || d.count != 1_000_000 {
 		t.Fatalf("%d runs, buffer of %d", len(d.runs), cap(d.buf))
 	}
 }

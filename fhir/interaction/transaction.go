@@ -19,7 +19,7 @@ var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3
 
 // step is one write of a transaction.
 type step struct {
-	e        *entry
+	entry    *entry
 	ref      fhir.Ref
 	pre      Preconditions
 	criteria *criteria // of a conditional create
@@ -121,7 +121,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 		if order[e.Method] == order["GET"] {
 			break
 		}
-		st := step{e: e, ref: e.target.ref()}
+		st := step{entry: e, ref: e.target.ref()}
 		if err := s.step(rq, op, &st); err != nil {
 			return nil, at(e.path(), err)
 		}
@@ -145,7 +145,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 }
 
 func (s *Service) step(rq *Request, op string, st *step) (err error) {
-	e := st.e
+	e := st.entry
 	switch e.Method {
 	case "POST":
 		if err = writable(rq, op, access.Create, e.target.typ); err == nil {
@@ -185,9 +185,9 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		if !st.matched() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
-				return 0, at(st.e.path(), err)
+				return 0, at(st.entry.path(), err)
 			}
-			d.entry = st.e.path()
+			d.entry = st.entry.path()
 			drafts[i], live = d, append(live, d)
 			inCommit[st.ref] = d.write.Op == store.Put && !d.done
 			referred = append(referred, d.patients()...)
@@ -223,11 +223,11 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	for i := range steps {
 		switch d := drafts[i]; {
 		case d == nil:
-			out[steps[i].e.index] = wrote(Written{Resource: *steps[i].criteria.match, Matched: true})
+			out[steps[i].entry.index] = wrote(Written{Resource: *steps[i].criteria.match, Matched: true})
 		case d.done:
-			out[steps[i].e.index] = wrote(Written{Resource: d.write.Resource})
+			out[steps[i].entry.index] = wrote(Written{Resource: d.write.Resource})
 		default:
-			out[steps[i].e.index] = wrote(written(d, res.Outcomes[n]))
+			out[steps[i].entry.index] = wrote(written(d, res.Outcomes[n]))
 			n++
 		}
 	}
@@ -248,7 +248,7 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 		ref := st.ref
 		if c := st.criteria; c != nil {
 			if err := s.find(ctx, rq, op, c); err != nil {
-				return nil, at(st.e.path(), err)
+				return nil, at(st.entry.path(), err)
 			}
 			disc.add(c)
 			if c.match != nil {
@@ -257,21 +257,21 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 					c.match.JSON = nil
 				}
 				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them take memory
-					return nil, at(st.e.path(), s.errFull(op))
+					return nil, at(st.entry.path(), s.errFull(op))
 				}
 			}
 		}
-		if st.e.FullURL != "" && st.e.Method != "DELETE" {
-			l.ids[st.e.FullURL] = ref.String()
+		if st.entry.FullURL != "" && st.entry.Method != "DELETE" {
+			l.ids[st.entry.FullURL] = ref.String()
 		}
 	}
 	for i := range steps {
 		st := &steps[i]
-		if st.e.Method == "DELETE" || st.matched() {
+		if st.entry.Method == "DELETE" || st.matched() {
 			continue
 		}
 		var failed error
-		conditionals(st.e.path()+".resource", st.e.Resource, func(path, ref string) bool {
+		conditionals(st.entry.path()+".resource", st.entry.Resource, func(path, ref string) bool {
 			failed = s.conditional(ctx, rq, op, st, l, disc, ref)
 			if failed != nil {
 				failed = at(path, failed)
@@ -297,7 +297,7 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 	if len(l.conditional) == maxConditional {
 		return fhir.Errorf(fhir.TooCostly, op, "the transaction has more than %d different conditional references; split it", maxConditional)
 	}
-	c, err := s.criteriaOf(rq, op, "the conditional reference", st.e.line(), typ, query)
+	c, err := s.criteriaOf(rq, op, "the conditional reference", st.entry.line(), typ, query)
 	if err != nil {
 		return err
 	}
@@ -314,12 +314,12 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 
 // draftStep prepares one write.
 func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *step, l links) (*draft, error) {
-	if st.e.Method == "DELETE" {
+	if st.entry.Method == "DELETE" {
 		return s.draftDelete(ctx, rq, op, st.ref, st.pre)
 	}
-	l.root = rootOf(st.e.FullURL)
-	if st.e.Method == "POST" {
-		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
+	l.root = rootOf(st.entry.FullURL)
+	if st.entry.Method == "POST" {
+		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.entry.Resource, &l)
 		if err == nil {
 			err = s.linkDeferred(&res, l)
 		}
@@ -328,7 +328,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 		}
 		return s.draftPut(ctx, rq, op, res, nil)
 	}
-	res, err := s.admit(op, st.ref, st.e.Resource, &l)
+	res, err := s.admit(op, st.ref, st.entry.Resource, &l)
 	if err == nil {
 		err = s.linkDeferred(&res, l)
 	}

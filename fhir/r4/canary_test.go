@@ -21,7 +21,7 @@ func TestErrorsNeverQuoteInput(t *testing.T) {
 "telecom":[{"system":"phone","value":"1","rank":1}],"gender":"female","birthDate":"1980-01-01","multipleBirthInteger":2,
 "photo":[{"contentType":"image/png","data":"aGVsbG8=","size":5}],"managingOrganization":{"reference":"#c"},
 "generalPractitioner":[{"reference":"Practitioner/a","type":"Practitioner"}],"link":[{"other":{"reference":"Patient/b"},"type":"seealso"}]}`
-	if _, err := door().Resource("Patient", []byte(rich), "x1"); err != nil {
+	if _, err := validator().Resource("Patient", []byte(rich), "x1"); err != nil {
 		t.Fatalf("%s", r4.OutcomeJSON(err))
 	}
 	refused := 0
@@ -29,7 +29,7 @@ func TestErrorsNeverQuoteInput(t *testing.T) {
 		for _, mark := range []string{`"CANARY"`, `"cANARY"`, `"CANARY/x"`, `"#CANARY"`, `"2026-CANARY"`,
 			`"urn:CANARY C"`, `"<CANARY"`, `"\u0043ANARY"`, `["CANARY"]`, `{"url":"CANARY"}`, `CANARY`} {
 			body := rich[:at[0]] + mark + rich[at[1]:]
-			_, err := door().Resource("Patient", []byte(body), "x1")
+			_, err := validator().Resource("Patient", []byte(body), "x1")
 			if err == nil {
 				continue
 			}

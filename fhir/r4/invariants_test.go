@@ -278,12 +278,12 @@ func holds(t *testing.T, list []vector, kind fhir.Kind) {
 	t.Helper()
 	for _, c := range list {
 		for _, members := range c.good {
-			if _, err := door().Resource(c.typ, vectorBody(c.typ, members), "o1"); err != nil {
+			if _, err := validator().Resource(c.typ, vectorBody(c.typ, members), "o1"); err != nil {
 				t.Errorf("%s: refused %s: %s", c.rule, members, r4.OutcomeJSON(err))
 			}
 		}
 		for _, members := range c.bad {
-			_, err := door().Resource(c.typ, vectorBody(c.typ, members), "o1")
+			_, err := validator().Resource(c.typ, vectorBody(c.typ, members), "o1")
 			var e *fhir.Error
 			if !errors.As(err, &e) {
 				t.Errorf("%s: accepted %s", c.rule, members)
@@ -318,15 +318,15 @@ func TestConsentNeedsPatient(t *testing.T) {
 				system + `","code":"` + code + `"}]},"category":[{"text":"c"}],"policyRule":{"text":"p"}` + rest + `}`)
 		}
 		const scopes = "http://terminology.hl7.org/CodeSystem/consentscope"
-		if _, err := door().Resource("Consent", body(scopes, ""), "o1"); err == nil ||
+		if _, err := validator().Resource("Consent", body(scopes, ""), "o1"); err == nil ||
 			!strings.Contains(err.Error(), key) {
 			t.Errorf("%s without patient: %v", code, err)
 		}
-		if _, err := door().Resource("Consent", body(scopes, `,"patient":{"reference":"Patient/a"}`),
+		if _, err := validator().Resource("Consent", body(scopes, `,"patient":{"reference":"Patient/a"}`),
 			"o1"); err != nil {
 			t.Errorf("%s with patient: %v", code, err)
 		}
-		if _, err := door().Resource("Consent", body("http://x.test/scopes", ""), "o1"); err != nil {
+		if _, err := validator().Resource("Consent", body("http://x.test/scopes", ""), "o1"); err != nil {
 			t.Errorf("%s of another system: %v", code, err)
 		}
 	}
@@ -402,7 +402,7 @@ func TestVitalSigns(t *testing.T) {
 		{"panel", vital("vitalspanel", "85353-1", `,"hasMember":[{"reference":"Observation/a"}]`), ""},
 		{"panel without members", vital("vitalspanel", "85353-1", `,`+absent), "hasMember"},
 	} {
-		_, err := door().Resource("Observation", []byte(c.body), "o1")
+		_, err := validator().Resource("Observation", []byte(c.body), "o1")
 		if (err == nil) != (c.rule == "") || err != nil && !strings.Contains(string(r4.OutcomeJSON(err)), c.rule) {
 			t.Errorf("%s: %s", c.name, r4.OutcomeJSON(err))
 		}
@@ -423,7 +423,7 @@ func TestAllIssuesAreReportedTogether(t *testing.T) {
   "text": {"status": "generated", "div": "<div>x</div>"},
   "managingOrganization": {"reference": "#gone"}
 }`
-	_, err := door().Resource("Patient", []byte(body), "o1")
+	_, err := validator().Resource("Patient", []byte(body), "o1")
 	var e *fhir.Error
 	if !errors.As(err, &e) || e.Kind != fhir.Invalid {
 		t.Fatalf("got %v", err)
@@ -449,13 +449,13 @@ func TestAllIssuesAreReportedTogether(t *testing.T) {
 		!strings.Contains(out, `"url":"http://hl7.org/fhir/StructureDefinition/operationoutcome-issue-line","valueInteger":6}`) {
 		t.Errorf("outcome without position: %s", out)
 	}
-	_, err = door().Resource("Patient", []byte("{\n  \"resourceType\": \"Patient\",\n  oops}"), "o1")
+	_, err = validator().Resource("Patient", []byte("{\n  \"resourceType\": \"Patient\",\n  oops}"), "o1")
 	if !errors.As(err, &e) || e.Issues[0].Line != 3 || e.Issues[0].Column != 3 {
 		t.Errorf("syntax: %+v", err)
 	}
 	many := `{"resourceType":"Patient","id":"o1","telecom":[` +
 		strings.TrimSuffix(strings.Repeat(`{"value":"1"},`, 500), ",") + `]}`
-	if _, err = door().Resource("Patient", []byte(many), "o1"); !errors.As(err, &e) || len(e.Issues) != 20 {
+	if _, err = validator().Resource("Patient", []byte(many), "o1"); !errors.As(err, &e) || len(e.Issues) != 20 {
 		t.Errorf("%d issues, want 20", len(e.Issues))
 	}
 }
@@ -473,7 +473,7 @@ func TestReferencesMayNameAllR4Types(t *testing.T) {
 	for _, v := range q.Clauses[0].Values {
 		body := `{"resourceType":"Provenance","id":"o1","target":[{"reference":"` + v.RefType +
 			`/x"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]}`
-		if _, err := door().Resource("Provenance", []byte(body), "o1"); err != nil {
+		if _, err := validator().Resource("Provenance", []byte(body), "o1"); err != nil {
 			t.Errorf("%s: %s", v.RefType, r4.OutcomeJSON(err))
 		}
 	}
@@ -494,7 +494,7 @@ func TestMisalignedExtensions(t *testing.T) {
 		`"given":["a","b"],"_given":[{"extension":[{"url":"http://x.test/e","a":1}]}]`: false,
 		`"given":["a",1],"_given":[` + x + `]`:                                         false,
 	} {
-		_, err := door().Resource("Patient", []byte(`{"resourceType":"Patient","id":"o1","name":[{`+body+`}]}`), "o1")
+		_, err := validator().Resource("Patient", []byte(`{"resourceType":"Patient","id":"o1","name":[{`+body+`}]}`), "o1")
 		if (err == nil) != ok {
 			t.Errorf("%s: %s", body, r4.OutcomeJSON(err))
 		}

@@ -148,12 +148,12 @@ func TestNarrative(t *testing.T) {
 			return []byte(c.before + string(quoted) + c.after)
 		}
 		for name, div := range allowedNarrative {
-			if _, err := door().Resource(c.typ, body(div), "o1"); err != nil {
+			if _, err := validator().Resource(c.typ, body(div), "o1"); err != nil {
 				t.Errorf("%s, %s: %s", c.name, name, r4.OutcomeJSON(err))
 			}
 		}
 		for name, div := range refusedNarrative {
-			_, err := door().Resource(c.typ, body(div), "o1")
+			_, err := validator().Resource(c.typ, body(div), "o1")
 			var e *fhir.Error
 			if !errors.As(err, &e) {
 				t.Errorf("%s, %s: accepted", c.name, name)
@@ -187,10 +187,10 @@ func TestNarrativeBoundIsShared(t *testing.T) {
 		return []byte(`{"resourceType":"Patient","id":"o1","contained":[` + strings.Join(parts, ",") +
 			`],"generalPractitioner":[` + strings.Join(refs, ",") + `]}`)
 	}
-	if _, err := door().Resource("Patient", body("a", "b", "c"), "o1"); err != nil {
+	if _, err := validator().Resource("Patient", body("a", "b", "c"), "o1"); err != nil {
 		t.Errorf("900 KiB: %s", r4.OutcomeJSON(err))
 	}
-	if _, err := door().Resource("Patient", body("a", "b", "c", "d"), "o1"); fhir.KindOf(err) != fhir.Unprocessable {
+	if _, err := validator().Resource("Patient", body("a", "b", "c", "d"), "o1"); fhir.KindOf(err) != fhir.Unprocessable {
 		t.Errorf("1,200 KiB: %v", err)
 	}
 }
@@ -210,7 +210,7 @@ func FuzzNarrative(f *testing.F) {
 			t.Fatal(err) // strings can always be marshaled
 		}
 		body := carriers[0].before + string(quoted) + carriers[0].after
-		if _, err := door().Resource("Patient", []byte(body), "o1"); err != nil {
+		if _, err := validator().Resource("Patient", []byte(body), "o1"); err != nil {
 			return
 		}
 		// An accepted narrative has none of these, even for a reader without XML.

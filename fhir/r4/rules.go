@@ -141,7 +141,8 @@ func (r *rules) checkAlignment(name string, m, parent *fastjson.Value) {
 	}
 	misaligned := extension && len(parent.GetArray(other)) != len(list)
 	r.misaligned = r.misaligned || misaligned
-	if !misaligned && !slices.ContainsFunc(list, func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }) {
+	if !misaligned && !slices.ContainsFunc(list,
+		func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }) {
 		return
 	}
 	r.path = append(r.path, step{name, -1})

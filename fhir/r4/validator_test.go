@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-var door = sync.OnceValue(func() *r4.Validator {
+var validator = sync.OnceValue(func() *r4.Validator {
 	d, err := r4.New(r4.Limits{})
 	if err != nil {
 		panic(err)
@@ -38,7 +38,7 @@ const heartRate = `{
 }`
 
 func TestCanonical(t *testing.T) {
-	r, err := door().Resource("Observation", []byte(heartRate), "o1")
+	r, err := validator().Resource("Observation", []byte(heartRate), "o1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,14 +50,14 @@ func TestCanonical(t *testing.T) {
 	if string(r.JSON) != want {
 		t.Errorf("got\n%s\nwant\n%s", r.JSON, want)
 	}
-	again, err := door().Resource("Observation", r.JSON, "o1")
+	again, err := validator().Resource("Observation", r.JSON, "o1")
 	if err != nil || !bytes.Equal(again.JSON, r.JSON) {
 		t.Errorf("canonical form is not admitted unchanged: %v\n%s", err, again.JSON)
 	}
 	if fhir.Stamp(r.JSON, "Observation", "o1", 1, again.LastUpdated) == nil {
 		t.Error("Stamp refuses the canonical form")
 	}
-	if r, err = door().Create("Observation", []byte(heartRate), "new"); err != nil ||
+	if r, err = validator().Create("Observation", []byte(heartRate), "new"); err != nil ||
 		!bytes.HasPrefix(r.JSON, []byte(fhir.Prefix("Observation", "new"))) {
 		t.Errorf("Create: %v %s", err, r.JSON)
 	}
@@ -153,7 +153,7 @@ func TestRefused(t *testing.T) {
 		{"ppc-1", "Consent", `{"resourceType":"Consent","id":"o1","status":"active","scope":{"text":"x"},"category":[{"text":"x"}]}`, fhir.Unprocessable, "Consent", "ppc-1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := door().Resource(c.typ, []byte(c.body), "o1")
+			_, err := validator().Resource(c.typ, []byte(c.body), "o1")
 			var e *fhir.Error
 			if !errors.As(err, &e) {
 				t.Fatalf("got %v, want an error", err)
@@ -185,7 +185,7 @@ func TestAccepted(t *testing.T) {
 		"extension":   `{"resourceType":"Patient","_birthDate":{"extension":[{"url":"http://x.test/e","valueCode":"unknown"}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := door().Resource("Patient",
+			r, err := validator().Resource("Patient",
 				[]byte(strings.Replace(body, `"Patient",`, `"Patient","id":"p1",`, 1)), "p1")
 			if err != nil {
 				t.Fatalf("%v %s", err, r4.OutcomeJSON(err))
@@ -206,17 +206,17 @@ func TestBounded(t *testing.T) {
 			strings.Repeat(`]`, 60) + `}`,
 		"over the limit": `{"resourceType":"Patient","a":"` + strings.Repeat("x", 10<<20) + `"}`,
 	} {
-		if _, err := door().Resource("Patient", []byte(body), "p1"); err == nil {
+		if _, err := validator().Resource("Patient", []byte(body), "p1"); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
-		if _, err := door().Bundle([]byte(body)); err == nil {
+		if _, err := validator().Bundle([]byte(body)); err == nil {
 			t.Errorf("%s: accepted as a bundle", name)
 		}
 	}
 }
 
 func TestBundle(t *testing.T) {
-	b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[
+	b, err := validator().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[
 	 {"fullUrl":"urn:uuid:1","resource":{"resourceType":"Patient","active":true},"request":{"method":"POST","url":"Patient","ifNoneExist":"identifier=a|b"}},
 	 {"request":{"method":"DELETE","url":"Patient/2","ifMatch":"W/\"3\""}}]}`))
 	if err != nil {
@@ -243,7 +243,7 @@ func TestBundle(t *testing.T) {
 			strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) +
 			`{"request":{"method":"GET","url":"a"}}]}`,
 	} {
-		if _, err := door().Bundle([]byte(body)); err == nil {
+		if _, err := validator().Bundle([]byte(body)); err == nil {
 			t.Errorf("accepted %.80s", body)
 		}
 	}
@@ -263,7 +263,7 @@ func TestMalformedEntryDoesNotAffectOthers(t *testing.T) {
 		`{"resource":{"a":null},"request":{"method":"PUT","url":"x"}}`,
 		`{"resource":` + strings.Repeat(`{"a":`, 60) + `1` + strings.Repeat(`}`, 60) +
 			`,"request":{"method":"PUT","url":"x"}}`} {
-		b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"batch","entry":[` + good + `,` + bad +
+		b, err := validator().Bundle([]byte(`{"resourceType":"Bundle","type":"batch","entry":[` + good + `,` + bad +
 			`,` + good + `]}`))
 		if err != nil {
 			t.Errorf("%s: %v", bad, err)
@@ -273,7 +273,7 @@ func TestMalformedEntryDoesNotAffectOthers(t *testing.T) {
 			fhir.KindOf(b.Entries[1].Err) != fhir.Invalid || strings.Contains(b.Entries[1].Err.Error(), "zanaria") {
 			t.Errorf("%s: %+v", bad, b.Entries)
 		}
-		if _, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[` + good + `,` +
+		if _, err := validator().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[` + good + `,` +
 			bad + `]}`)); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("in a transaction, %s: %v", bad, err)
 		}
@@ -293,7 +293,7 @@ func TestReferences(t *testing.T) {
 		"Organization?identifier=urn:t|1": false, "Organization?identifier=1": false,
 		"Organization?name=x:y": false, "Organization/?x=1": false, "Organization/1?x=1": false, "Organization": false,
 	} {
-		_, err := door().Resource("Patient",
+		_, err := validator().Resource("Patient",
 			[]byte(`{"resourceType":"Patient","id":"o1","managingOrganization":{"reference":"`+ref+`"}}`), "o1")
 		if (err == nil) != want {
 			t.Errorf("%s: %v", ref, err)
@@ -334,12 +334,12 @@ func TestExamples(t *testing.T) {
 			continue
 		}
 		n++
-		r, err := door().Resource(head.ResourceType, body, head.ID)
+		r, err := validator().Resource(head.ResourceType, body, head.ID)
 		if err != nil {
 			t.Errorf("%s: %s", filepath.Base(f), r4.OutcomeJSON(err))
 			continue
 		}
-		if again, err := door().Resource(head.ResourceType, stamped(&r), head.ID); err != nil ||
+		if again, err := validator().Resource(head.ResourceType, stamped(&r), head.ID); err != nil ||
 			!bytes.Equal(again.JSON, r.JSON) {
 			t.Errorf("%s: canonical form is not stable: %v", filepath.Base(f), err)
 		}
@@ -362,7 +362,7 @@ func FuzzValidator(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, err := range []error{try(t, body), func() error { _, err := door().Bundle(body); return err }()} {
+		for _, err := range []error{try(t, body), func() error { _, err := validator().Bundle(body); return err }()} {
 			if err != nil && (strings.Contains(err.Error(), "CANARY") ||
 				bytes.Contains(r4.OutcomeJSON(err), []byte("CANARY"))) {
 				t.Errorf("error quotes the input: %v", err)
@@ -383,11 +383,11 @@ func stamped(r *fhir.Resource) []byte {
 }
 
 func try(t *testing.T, body []byte) error {
-	r, err := door().Create("Observation", body, "x1")
+	r, err := validator().Create("Observation", body, "x1")
 	if err != nil {
 		return err
 	}
-	again, err := door().Resource("Observation", stamped(&r), "x1")
+	again, err := validator().Resource("Observation", stamped(&r), "x1")
 	if err != nil || !bytes.Equal(again.JSON, r.JSON) {
 		t.Errorf("canonical form is not accepted as it is: %v\n%s", err, r.JSON)
 	}
@@ -397,7 +397,7 @@ func try(t *testing.T, body []byte) error {
 func BenchmarkValidator(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := door().Resource("Observation", []byte(heartRate), "o1"); err != nil {
+		if _, err := validator().Resource("Observation", []byte(heartRate), "o1"); err != nil {
 			b.Fatal(err)
 		}
 	}

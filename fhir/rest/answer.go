@@ -24,7 +24,7 @@ const askEvery = 256 << 10
 // downloads, fhir/bulk checks the consents per block.)
 type asking struct {
 	gin.ResponseWriter
-	c         *gin.Context
+	context   *gin.Context
 	grant     *access.Grant
 	consents  Consents // nil: not asked
 	epoch     uint64   // of the consents, before the answer was made
@@ -86,7 +86,7 @@ func (w *asking) WriteString(s string) (int, error) { return w.Write([]byte(s)) 
 func (w *asking) ask() {
 	w.sent = 0
 	// The timeout applies to the work, not to the transfer.
-	w.err = w.grant.Live(context.WithoutCancel(w.c.Request.Context()))
+	w.err = w.grant.Live(context.WithoutCancel(w.context.Request.Context()))
 	if w.err != nil {
 		w.stop()
 		return
@@ -104,10 +104,10 @@ func (w *asking) askConsents() {
 }
 
 func (w *asking) stop() {
-	w.c.Abort()
-	if err := cut(w.c); err != nil {
-		logger(w.c).WarnContext(w.c.Request.Context(),
-			"an answer could not be aborted after its grant had ended", "request_id", RequestID(w.c),
+	w.context.Abort()
+	if err := cut(w.context); err != nil {
+		logger(w.context).WarnContext(w.context.Request.Context(),
+			"an answer could not be aborted after its grant had ended", "request_id", RequestID(w.context),
 			"error", err)
 	}
 }

@@ -87,7 +87,7 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 	}
 	var r io.Reader = http.MaxBytesReader(c.Writer, c.Request.Body, limits.Body)
 	limit, zipped := limits.Body, false
-	counted := &countedReader{r: r}
+	counted := &countedReader{source: r}
 	r = counted
 	switch strings.ToLower(strings.TrimSpace(c.GetHeader("Content-Encoding"))) {
 	case "", "identity":
@@ -102,7 +102,7 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 		return nil, fhir.Errorf(fhir.Unsupported, op, "the content encoding must be gzip or none")
 	}
 	b, err := readBudgeted(io.LimitReader(r, limit+1), budget.Of(c.Request.Context()), func(n int64) error {
-		if zipped && n > freeOfRatio && n > maxRatio*counted.n {
+		if zipped && n > freeOfRatio && n > maxRatio*counted.count {
 			return fhir.Errorf(fhir.TooLarge, op, "the body is compressed more than %d to 1", maxRatio)
 		}
 		return nil
@@ -134,13 +134,13 @@ const (
 
 // countedReader counts the bytes before decompression.
 type countedReader struct {
-	r io.Reader
-	n int64
+	source io.Reader
+	count  int64
 }
 
 func (c *countedReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
+	n, err := c.source.Read(p)
+	c.count += int64(n)
 	return n, err
 }
 

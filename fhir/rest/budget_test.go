@@ -63,13 +63,13 @@ func zip(t *testing.T, s string) string {
 func TestInflationIsBounded(t *testing.T) {
 	held := budget.New(1 << 40).Hold()
 	read := func(s string) (int, error) {
-		counted := &countedReader{r: strings.NewReader(zip(t, s))}
+		counted := &countedReader{source: strings.NewReader(zip(t, s))}
 		z, err := gzip.NewReader(counted)
 		if err != nil {
 			t.Fatal(err)
 		}
 		b, err := readBudgeted(z, held, func(n int64) error {
-			if n > freeOfRatio && n > maxRatio*counted.n {
+			if n > freeOfRatio && n > maxRatio*counted.count {
 				return fhir.Errorf(fhir.TooLarge, "test", "ratio")
 			}
 			return nil

@@ -215,7 +215,7 @@ func (h Bulk) file(c *gin.Context) {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
-	w := &fileWriter{c: c, coding: contentCoding(c.GetHeader("Accept-Encoding"))}
+	w := &fileWriter{context: c, coding: contentCoding(c.GetHeader("Accept-Encoding"))}
 	err = f.WriteTo(c.Request.Context(), w)
 	if err == nil {
 		err = w.close()
@@ -256,37 +256,38 @@ func contentCoding(header string) string {
 // fileWriter sends the header with the first byte, so that earlier errors can still
 // be reported with a status.
 type fileWriter struct {
-	c      *gin.Context
-	coding string
-	begun  bool
-	w      io.Writer
-	end    io.Closer
+	context *gin.Context
+	coding  string
+	begun   bool
+	writer  io.Writer
+	end     io.Closer
 }
 
 func (w *fileWriter) begin() error {
 	w.begun = true
-	h := w.c.Writer.Header()
+	h := w.context.Writer.Header()
 	h.Set("Content-Type", "application/fhir+ndjson")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept-Encoding")
-	w.w = w.c.Writer
+	w.writer = w.context.Writer
 	switch w.coding {
 	case "zstd":
-		z, err := zstd.NewWriter(w.c.Writer, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		z, err := zstd.NewWriter(w.context.Writer, zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			return fhir.Wrap("rest.Bulk", err)
 		}
-		w.w, w.end = z, z
+		w.writer, w.end = z, z
 		h.Set("Content-Encoding", w.coding)
 	case "gzip":
-		z, err := gzip.NewWriterLevel(w.c.Writer, gzip.BestSpeed)
+		z, err := gzip.NewWriterLevel(w.context.Writer, gzip.BestSpeed)
 		if err != nil {
 			return fhir.Wrap("rest.Bulk", err)
 		}
-		w.w, w.end = z, z
+		w.writer, w.end = z, z
 		h.Set("Content-Encoding", w.coding)
 	}
-	w.c.Writer.WriteHeader(http.StatusOK)
+	w.context.Writer.WriteHeader(http.StatusOK)
 	return nil
 }
 
@@ -296,7 +297,7 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return w.w.Write(b)
+	return w.writer.Write(b)
 }
 
 func (w *fileWriter) close() error {
@@ -310,13 +311,13 @@ func (w *fileWriter) close() error {
 			return fhir.Wrap("rest.Bulk", err)
 		}
 	}
-	w.c.Writer.WriteHeaderNow()
+	w.context.Writer.WriteHeaderNow()
 	return nil
 }
 
 // abort aborts the answer.
 func (w *fileWriter) abort() {
-	if err := cut(w.c); err != nil {
-		w.c.Abort() // the compressed stream is incomplete
+	if err := cut(w.context); err != nil {
+		w.context.Abort() // the compressed stream is incomplete
 	}
 }

@@ -131,7 +131,7 @@ func (s *Server) authenticate(c *gin.Context) {
 	}
 	if err == nil {
 		c.Set(keyPrincipal, p)
-		w := &asking{ResponseWriter: c.Writer, c: c, grant: p.Grant, consents: s.Consents}
+		w := &asking{ResponseWriter: c.Writer, context: c, grant: p.Grant, consents: s.Consents}
 		if w.consents != nil {
 			w.epoch = w.consents.Epoch()
 		}

@@ -59,7 +59,7 @@ func (s *Server) observe() gin.HandlerFunc {
 	if err != nil {
 		s.Logger.Error("no request metrics", "error", err)
 	}
-	cache := &labelCache{m: map[labels]*labelled{}, active: map[labels]*labelled{}}
+	cache := &labelCache{all: map[labels]*labelled{}, active: map[labels]*labelled{}}
 	return func(c *gin.Context) {
 		start := s.Clock()
 		l := labels{method: method(c.Request), route: c.FullPath(), scheme: scheme(c.Request),
@@ -139,11 +139,11 @@ func (l labels) attributes() []attribute.KeyValue {
 // labelCache caches attribute sets, which are expensive to build per request. It is
 // safe for concurrent use.
 type labelCache struct {
-	mu        sync.RWMutex
-	m, active map[labels]*labelled // guarded by mu
+	mu          sync.RWMutex
+	all, active map[labels]*labelled // guarded by mu
 }
 
-func (k *labelCache) of(l labels) *labelled       { return k.get(k.m, l) }
+func (k *labelCache) of(l labels) *labelled       { return k.get(k.all, l) }
 func (k *labelCache) ofActive(l labels) *labelled { return k.get(k.active, l) }
 
 func (k *labelCache) get(m map[labels]*labelled, l labels) *labelled {

@@ -122,7 +122,7 @@ func quantity(v string) string {
 // statsOf reads the statistics Observations, each held to R4.
 func (w *world) statsOf(a answer) []map[string]float64 {
 	w.t.Helper()
-	d, err := door()
+	d, err := validator()
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ type safeBuffer struct {
 func (s *safeBuffer) Write(p []byte) (int, error) { s.Lock(); defer s.Unlock(); return s.b.Write(p) }
 func (s *safeBuffer) String() string              { s.Lock(); defer s.Unlock(); return s.b.String() }
 
-var door = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
+var validator = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
 
 func grant(c *consents, rules ...access.Rule) *access.Grant {
 	return &access.Grant{Recipient: "any", Consents: c, Rules: rules}
@@ -105,7 +105,7 @@ func newWorld(t *testing.T, st store.Store) *world {
 // serve starts a server over a store.
 func serve(t *testing.T, st store.Store) *world {
 	t.Helper()
-	d, err := door()
+	d, err := validator()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,10 @@ const (
 )
 
 // Composite reports whether the values of the type are pairs.
-func (k ParamType) Composite() bool { return k >= typeCodeQuantity && k <= typeCodeDate }
+func (t ParamType) Composite() bool { return t >= typeCodeQuantity && t <= typeCodeDate }
 
-// One Value holds a pair. System and Code hold the code. The second part is in
+// systemMark precedes a system in RefType. A pair is one Value: System and Code hold
+// the code, and the second part is in
 //
 //	quantity  Num, NumLo, NumHi; the unit in RefType (system), RefID (code), Text
 //	concept   RefType (system), RefID (code)

@@ -13,7 +13,7 @@ type TemplateCache[X any] struct {
 
 type cacheEntry[X any] struct {
 	template *Template
-	x        X
+	value    X
 }
 
 const (
@@ -34,7 +34,7 @@ func (m *TemplateCache[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
 			m.entries[0] = k
 		}
 		m.misses = max(0, m.misses-1)
-		return k.x, m.leaves, true
+		return k.value, m.leaves, true
 	}
 	return x, nil, false
 }
@@ -71,7 +71,7 @@ func (m *TemplateCache[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf
 // evaluation of the query per template, so that most resources are not parsed.
 // It is not safe for concurrent use.
 type Matcher struct {
-	q     *Query
+	query *Query
 	sel   *Selection
 	cache TemplateCache[*evaluation]
 }
@@ -79,14 +79,14 @@ type Matcher struct {
 // evaluation is a query partially evaluated for a template. Only the clauses that
 // depend on leaves are left.
 type evaluation struct {
-	never   bool // a clause is false for all resources with the template // some clause is false for all resources with the template
+	never   bool // a clause is false for all resources with the template
 	rest    []*Clause
 	readers []*Reader // parallel to rest
 	vals    Values
 }
 
 // NewMatcher returns a Matcher for q. The Selection must be the one of q.
-func NewMatcher(q *Query, sel *Selection) *Matcher { return &Matcher{q: q, sel: sel} }
+func NewMatcher(q *Query, sel *Selection) *Matcher { return &Matcher{query: q, sel: sel} }
 
 // Match reports whether a resource satisfies every clause. Its result equals that
 // of the function Match for the values of ExtractFor. A text that is not a JSON
@@ -100,7 +100,7 @@ func (m *Matcher) Match(json []byte) bool {
 		return false
 	}
 	m.cache.Learn(json, func(s *Template, leaves []Leaf) (*evaluation, bool) { return m.evaluate(s, leaves, v) })
-	return Match(m.q, v)
+	return Match(m.query, v)
 }
 
 func (j *evaluation) match(leaves []Leaf) bool {
@@ -121,8 +121,8 @@ func (j *evaluation) match(leaves []Leaf) bool {
 // on leaves in a way that no Reader supports.
 func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, bool) {
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
-	for i := range m.q.Clauses {
-		c := &m.q.Clauses[i]
+	for i := range m.query.Clauses {
+		c := &m.query.Clauses[i]
 		slots := s.slotsUnder(c.Param)
 		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)
@@ -141,7 +141,7 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 type Reader struct {
 	code   string
 	at, to int // indexes of the leaf and, for a period, of the leaf with its end; or -1
-	v      [1]Value
+	value  [1]Value
 }
 
 // Reader returns a Reader for p. The resource with the given leaves has the
@@ -170,7 +170,7 @@ func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	if r.at < 0 || len(have) != 1 || s.slotsUnder(p) != used {
 		return nil
 	}
-	r.v[0] = have[0]
+	r.value[0] = have[0]
 	if again := r.Values(leaves); len(again) != 1 || again[0] != have[0] {
 		return nil
 	}
@@ -181,7 +181,7 @@ func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 // nothing if the text is not valid for the type. The result is valid until the
 // next call.
 func (r *Reader) Values(leaves []Leaf) []Value {
-	v := &r.v[0]
+	v := &r.value[0]
 	ok := false
 	switch {
 	case r.code == "_id":
@@ -201,7 +201,7 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 	if !ok {
 		return nil
 	}
-	return r.v[:]
+	return r.value[:]
 }
 
 // slotsUnder returns the number of slots in the elements that a parameter reads.

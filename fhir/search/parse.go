@@ -238,7 +238,7 @@ func (ps *parser) option(name, value string) error {
 		}
 		ps.query.Page = value
 	}
-	return nil // _format is for the HTTP layer
+	return nil // the HTTP layer handles _format
 }
 
 func badValue(name, want string) error {

@@ -82,11 +82,11 @@ func slotAt(path []string) (h Slot, ok bool) {
 // TemplateOf returns the template of a resource, or nil if it has too many slots
 // or cannot be split. It does not keep json.
 func TemplateOf(json []byte) *Template {
-	s := &splitter{b: bytes.Clone(json), out: &Template{}}
-	if !s.value(0) || len(bytes.TrimLeft(s.b[s.at:], " \t\r\n")) > 0 || len(s.out.slots) > maxSlots {
+	s := &splitter{text: bytes.Clone(json), out: &Template{}}
+	if !s.value(0) || len(bytes.TrimLeft(s.text[s.at:], " \t\r\n")) > 0 || len(s.out.slots) > maxSlots {
 		return nil
 	}
-	s.out.parts = append(s.out.parts, s.b[s.from:])
+	s.out.parts = append(s.out.parts, s.text[s.from:])
 	return s.out
 }
 
@@ -165,15 +165,15 @@ func plainLen(b []byte) int {
 
 // splitter walks JSON and cuts it at the slots.
 type splitter struct {
-	b        []byte
+	text     []byte
 	at, from int // current offset, and the beginning of the current part
 	path     []string
 	out      *Template
 }
 
 func (s *splitter) space() {
-	for s.at < len(s.b) {
-		switch s.b[s.at] {
+	for s.at < len(s.text) {
+		switch s.text[s.at] {
 		case ' ', '\t', '\r', '\n':
 			s.at++
 		default:
@@ -185,7 +185,7 @@ func (s *splitter) space() {
 // take skips white space and c. It returns false if another byte follows.
 func (s *splitter) take(c byte) bool {
 	s.space()
-	if s.at == len(s.b) || s.b[s.at] != c {
+	if s.at == len(s.text) || s.text[s.at] != c {
 		return false
 	}
 	s.at++
@@ -194,10 +194,10 @@ func (s *splitter) take(c byte) bool {
 
 func (s *splitter) value(depth int) bool {
 	s.space()
-	if s.at == len(s.b) || depth > maxTemplateDepth {
+	if s.at == len(s.text) || depth > maxTemplateDepth {
 		return false
 	}
-	switch c := s.b[s.at]; c {
+	switch c := s.text[s.at]; c {
 	case '{':
 		return s.object(depth)
 	case '[':
@@ -207,18 +207,18 @@ func (s *splitter) value(depth int) bool {
 		if !s.str() {
 			return false
 		}
-		if n := plainLen(s.b[begin:]); begin+n+1 == s.at {
+		if n := plainLen(s.text[begin:]); begin+n+1 == s.at {
 			s.cut(begin, s.at-1, false)
 		}
 		return true
 	default:
-		if n := numberLen(s.b[s.at:]); n > 0 {
+		if n := numberLen(s.text[s.at:]); n > 0 {
 			s.at += n
 			s.cut(s.at-n, s.at, true)
 			return true
 		}
 		for _, word := range []string{"true", "false", "null"} {
-			if bytes.HasPrefix(s.b[s.at:], []byte(word)) {
+			if bytes.HasPrefix(s.text[s.at:], []byte(word)) {
 				s.at += len(word)
 				return true
 			}
@@ -235,10 +235,10 @@ func (s *splitter) object(depth int) bool {
 		}
 		s.space()
 		begin := s.at + 1
-		if s.at == len(s.b) || s.b[s.at] != '"' || !s.str() {
+		if s.at == len(s.text) || s.text[s.at] != '"' || !s.str() {
 			return false
 		}
-		name := string(s.b[begin : s.at-1])
+		name := string(s.text[begin : s.at-1])
 		if !s.take(':') {
 			return false
 		}
@@ -266,8 +266,8 @@ func (s *splitter) array(depth int) bool {
 
 // str skips a string.
 func (s *splitter) str() bool {
-	for s.at++; s.at < len(s.b); s.at++ {
-		switch s.b[s.at] {
+	for s.at++; s.at < len(s.text); s.at++ {
+		switch s.text[s.at] {
 		case '\\':
 			s.at++
 		case '"':
@@ -284,7 +284,7 @@ func (s *splitter) cut(begin, end int, number bool) {
 	if !ok || number != (h == SlotValue || len(s.path) == 3) {
 		return
 	}
-	s.out.parts = append(s.out.parts, s.b[s.from:begin])
+	s.out.parts = append(s.out.parts, s.text[s.from:begin])
 	s.out.slots = append(s.out.slots, slot{h, number, append([]string(nil), s.path...)})
 	s.from = end
 }

@@ -22,10 +22,10 @@ func (w *world) wantValue(code, value string) {
 	}
 }
 
-// TestLatestStatementWins checks that a value that is restated back to an
+// TestLatestValueWins checks that a value that is restated back to an
 // earlier one is the latest statement, even though its bytes were delivered
 // before, and that a payload that is repeated immediately writes nothing.
-func TestLatestStatementWins(t *testing.T) {
+func TestLatestValueWins(t *testing.T) {
 	w := newWorld(t)
 	version := uint64(0)
 	for _, rate := range []int{58, 58, 61, 58, 58, 58, 61, 61, 58} {

@@ -102,11 +102,11 @@ func TestPasskeyRefusals(t *testing.T) {
 			t.Errorf("%s was accepted", name)
 		}
 	}
-	thief := k.Clone()
+	stolen := k.Clone()
 	if out := w.browser().get("/auth/signin").passkey("/auth/passkey", k.Get); out["next"] == nil {
 		t.Fatal(out)
 	}
-	try("a copy whose counter went back", thief.Get)
+	try("a copy whose counter went back", stolen.Get)
 	unverified := k.Clone()
 	unverified.Unverified, unverified.Count = true, 100
 	try("an authenticator that did not verify the user", unverified.Get)

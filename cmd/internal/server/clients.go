@@ -56,7 +56,8 @@ func (ops operations) NewRegistrationToken(ctx context.Context, op admin.Operato
 		return admin.RegistrationToken{},
 			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "--life: must be between one second and one year")
 	}
-	tok, write, err := ops.oauth.registration.PrepareToken(register.InitialToken{Scope: scopeText(in.Scope), Uses: in.Uses,
+	tok, write, err := ops.oauth.registration.PrepareToken(register.InitialToken{Scope: scopeText(in.Scope),
+		Uses:    in.Uses,
 		By:      op.Name,
 		Expires: ops.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 // samples as documents, the second as series. No answer may differ.
 type pair struct {
 	rt     *rapid.T
-	t      *testing.T
+	test   *testing.T
 	driver [2]Driver
 	stores [2]store.Store
 	now    time.Time
@@ -52,7 +52,8 @@ func testPair(t *testing.T, d Driver) {
 			return
 		}
 		defer func() { failing = failing || rt.Failed() }()
-		w := &pair{rt: rt, t: t, driver: [2]Driver{AsDocuments(d), d}, now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
+		w := &pair{rt: rt, test: t, driver: [2]Driver{AsDocuments(d), d},
+			now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
 			rnd: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), tpls: streams()}
 		for i := range w.stores {
 			w.stores[i] = w.driver[i].Open(t, func() time.Time { return w.now })

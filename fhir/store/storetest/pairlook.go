@@ -126,9 +126,9 @@ func (pr *pair) again() {
 	for i := range pr.stores {
 		pr.stop[i]()
 		if kill {
-			pr.stores[i] = pr.driver[i].Crash(pr.t, pr.stores[i])
+			pr.stores[i] = pr.driver[i].Crash(pr.test, pr.stores[i])
 		} else {
-			pr.stores[i] = pr.driver[i].Reopen(pr.t, pr.stores[i])
+			pr.stores[i] = pr.driver[i].Reopen(pr.test, pr.stores[i])
 		}
 		pr.watch(i)
 	}
