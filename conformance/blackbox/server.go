@@ -119,8 +119,8 @@ func (s *Server) Stop() error {
 	}
 }
 
-// PID returns the process id.
-func (s *Server) PID() int { return s.cmd.Process.Pid }
+// pID returns the process id.
+func (s *Server) pID() int { return s.cmd.Process.Pid }
 
 // Log returns the last MiB that the server wrote to stderr.
 func (s *Server) Log() string { return s.log.String() }
@@ -157,7 +157,7 @@ func (s *Server) PeakRSS() (int64, error) { return s.memory("VmHWM:") }
 
 // memory returns a field of /proc/PID/status in bytes.
 func (s *Server) memory(field string) (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pID()))
 	if err != nil {
 		return 0, err
 	}
@@ -176,7 +176,7 @@ func (s *Server) memory(field string) (int64, error) {
 // CPU returns the processor time that the process has used in user and system mode,
 // with a resolution of 10 ms.
 func (s *Server) CPU() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.PID()))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pID()))
 	if err != nil {
 		return 0, err
 	}

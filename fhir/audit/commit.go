@@ -31,14 +31,14 @@ func Append(t Trail, b *store.Batch, evs ...Event) error {
 	return nil
 }
 
-// Committer is the part of a store.Store that Commit needs.
-type Committer interface {
+// committer is the part of a store.Store that Commit needs.
+type committer interface {
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 }
 
 // Commit makes b durable together with the AuditEvents of evs, so that there is
 // no change without its record and no record without its change.
-func Commit(ctx context.Context, s Committer, t Trail, b *store.Batch, evs ...Event) (store.Result, error) {
+func Commit(ctx context.Context, s committer, t Trail, b *store.Batch, evs ...Event) (store.Result, error) {
 	if err := Append(t, b, evs...); err != nil {
 		return store.Result{}, err
 	}

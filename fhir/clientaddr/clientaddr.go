@@ -34,8 +34,8 @@ const maxHops = 32
 // Proxies lists the address ranges of trusted proxies.
 type Proxies []netip.Prefix
 
-// Has reports whether a is the address of a trusted proxy.
-func (p Proxies) Has(a netip.Addr) bool {
+// has reports whether a is the address of a trusted proxy.
+func (p Proxies) has(a netip.Addr) bool {
 	a = plain(a)
 	for _, x := range p {
 		if x.Contains(a) {
@@ -48,7 +48,7 @@ func (p Proxies) Has(a netip.Addr) bool {
 // Trusts reports whether an http.Request.RemoteAddr is the address of a trusted proxy.
 func (p Proxies) Trusts(remote string) bool {
 	a, err := netip.ParseAddrPort(remote)
-	return err == nil && p.Has(a.Addr())
+	return err == nil && p.has(a.Addr())
 }
 
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
@@ -94,7 +94,7 @@ func (h Handler) client(values []string) (a netip.Addr, ok bool) {
 			if !ok {
 				return netip.Addr{}, false
 			}
-			if !h.Trusted.Has(a) {
+			if !h.Trusted.has(a) {
 				return a, true
 			}
 		}

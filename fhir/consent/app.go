@@ -9,9 +9,9 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// ScopeExtension is the URL of the extension with the granted SMART scopes in the
+// scopeExtension is the URL of the extension with the granted SMART scopes in the
 // provision of a Consent for an app.
-const ScopeExtension = fhir.Canonical + "/StructureDefinition/smart-scope"
+const scopeExtension = fhir.Canonical + "/StructureDefinition/smart-scope"
 
 // Allowance describes the consent of a patient to show data to an app under one
 // authorization.
@@ -52,7 +52,7 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 			element.Reference{Identifier: &element.Identifier{System: AuthorizationSystem, Value: a.Authorization},
 				Display: a.App + " (" + a.Client + ")"}}},
 		// For readers of the Consent. Access checks use the scopes of the token.
-		Extension: []element.Extension{{URL: ScopeExtension, ValueString: a.Scope}},
+		Extension: []element.Extension{{URL: scopeExtension, ValueString: a.Scope}},
 		Action:    []element.CodeableConcept{element.NewConcept(actionSystem, actionDisclose)}}
 	for _, t := range a.Types {
 		c.Provision.Class = append(c.Provision.Class, element.Coding{System: typeSystem, Code: t})

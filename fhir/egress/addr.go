@@ -29,8 +29,8 @@ func special() []netip.Prefix {
 // NAT64 (64:ff9b::/96), IPv4-compatible and unique local addresses.
 func globalV6() netip.Prefix { return netip.MustParsePrefix("2000::/3") }
 
-// Public reports whether a is a global unicast address.
-func Public(a netip.Addr) bool {
+// public reports whether a is a global unicast address.
+func public(a netip.Addr) bool {
 	a = a.Unmap()
 	if !a.IsValid() || a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() ||
 		a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
@@ -47,7 +47,7 @@ func Public(a netip.Addr) bool {
 	return true
 }
 
-func (p Policy) mayDial(a netip.Addr) bool { return Public(a) || p.allowedPrivate(a) }
+func (p Policy) mayDial(a netip.Addr) bool { return public(a) || p.allowedPrivate(a) }
 
 func (p Policy) allowedPrivate(a netip.Addr) bool {
 	a = a.Unmap()

@@ -181,10 +181,10 @@ func (p Policy) Check(u *url.URL) error {
 	return nil
 }
 
-// CheckHost is like Check, but also resolves a host name: at least one of its
+// checkHost is like Check, but also resolves a host name: at least one of its
 // addresses must be allowed. It reports errors early; the protection is the check
 // when connecting.
-func (p Policy) CheckHost(ctx context.Context, r *net.Resolver, u *url.URL) error {
+func (p Policy) checkHost(ctx context.Context, r *net.Resolver, u *url.URL) error {
 	if err := p.Check(u); err != nil {
 		return err
 	}

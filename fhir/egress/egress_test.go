@@ -30,7 +30,7 @@ func TestPublic(t *testing.T) {
 		{"64:ff9b::7f00:1", false}, {"2002:7f00:1::", false}, {"2001:0:1::", false}, {"2001:db8::1", false},
 		{"::127.0.0.1", false}, {"2001:4860:4860::8888", true},
 	} {
-		if got := Public(netip.MustParseAddr(c.addr)); got != c.want {
+		if got := public(netip.MustParseAddr(c.addr)); got != c.want {
 			t.Errorf("Public(%s) = %v", c.addr, got)
 		}
 	}
@@ -92,7 +92,7 @@ func TestDialTimeRefusal(t *testing.T) {
 	if !errors.Is(err, ErrRefused) {
 		t.Fatalf("got %v, want a refusal", err)
 	}
-	if err := (Policy{}).CheckHost(context.Background(), nil, u); !errors.Is(err, ErrRefused) {
+	if err := (Policy{}).checkHost(context.Background(), nil, u); !errors.Is(err, ErrRefused) {
 		t.Fatalf("CheckHost: %v", err)
 	}
 	if hits != 0 {

@@ -24,13 +24,13 @@ type Coding struct {
 func (c Coding) Append(b []byte, appendString func(b []byte, s string) []byte) []byte {
 	b = append(b, '{')
 	if c.System != "" {
-		b = appendString(AppendKey(b, "system"), c.System)
+		b = appendString(appendKey(b, "system"), c.System)
 	}
 	if c.Code != "" {
-		b = appendString(AppendKey(b, "code"), c.Code)
+		b = appendString(appendKey(b, "code"), c.Code)
 	}
 	if c.Display != "" {
-		b = appendString(AppendKey(b, "display"), c.Display)
+		b = appendString(appendKey(b, "display"), c.Display)
 	}
 	return append(b, '}')
 }

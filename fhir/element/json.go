@@ -105,10 +105,10 @@ func appendEscape(b []byte, c byte) []byte {
 	return append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
 }
 
-// AppendKey appends the name of a member, which must need no escaping, and its
+// appendKey appends the name of a member, which must need no escaping, and its
 // colon. If b does not end with the brace that opens the object, a comma comes
 // first.
-func AppendKey(b []byte, name string) []byte {
+func appendKey(b []byte, name string) []byte {
 	if n := len(b); n > 0 && b[n-1] != '{' {
 		b = append(b, ',')
 	}

@@ -41,7 +41,7 @@ func (h *AuditLog) Mount(r gin.IRouter) {
 
 // allowed records the request and reports whether it is permitted.
 func (h *AuditLog) allowed(c *gin.Context) bool {
-	p := PrincipalOf(c)
+	p := principalOf(c)
 	ev := audit.Event{Type: audit.AuditRead, Interaction: "operation", Caller: callerOf(c),
 		Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
 	ok := p != nil && p.Grant.MayAll(access.Read, "AuditEvent")
@@ -49,11 +49,11 @@ func (h *AuditLog) allowed(c *gin.Context) bool {
 		ev.Outcome, ev.Reason = audit.Serious, "scope does not cover AuditEvent"
 	}
 	if err := h.Recorder.Record(c.Request.Context(), ev); err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return false
 	}
 	if !ok {
-		Fail(c, fhir.Errorf(fhir.Forbidden, "rest.AuditLog", "the token's scopes do not cover reading AuditEvent"))
+		fail(c, fhir.Errorf(fhir.Forbidden, "rest.AuditLog", "the token's scopes do not cover reading AuditEvent"))
 	}
 	return ok
 }
@@ -63,7 +63,7 @@ func (h *AuditLog) checkpoint(c *gin.Context) {
 		return
 	}
 	if err := h.Notary.Sign(); err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	c.Header("Cache-Control", "no-store")
@@ -76,14 +76,14 @@ func (h *AuditLog) verify(c *gin.Context) {
 	}
 	older, err := io.ReadAll(io.LimitReader(c.Request.Body, maxCheckpoint+1))
 	if err != nil || len(older) > maxCheckpoint {
-		Fail(c, fhir.Errorf(fhir.TooLarge, "rest.AuditLog", "the checkpoint could not be read within %d bytes",
+		fail(c, fhir.Errorf(fhir.TooLarge, "rest.AuditLog", "the checkpoint could not be read within %d bytes",
 			maxCheckpoint))
 		return
 	}
 	// It reads the whole log, so only one may run at a time.
 	if !h.running.TryLock() {
 		c.Header("Retry-After", "10")
-		Fail(c, fhir.Errorf(fhir.TooMany, "rest.AuditLog", "a verification is running already"))
+		fail(c, fhir.Errorf(fhir.TooMany, "rest.AuditLog", "a verification is running already"))
 		return
 	}
 	defer h.running.Unlock()
@@ -93,7 +93,7 @@ func (h *AuditLog) verify(c *gin.Context) {
 	}
 	report, err := audit.Verify(c.Request.Context(), h.Store, h.Notary.Checkpoint(), opts)
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	c.JSON(http.StatusOK, report)

@@ -36,9 +36,9 @@ type Bulk struct {
 // refuse records a failed request and answers it.
 func refuse(c *gin.Context, s *interaction.Service, ref fhir.Ref, err error) {
 	if s != nil {
-		err = s.Refused(c.Request.Context(), RequestOf(c), "operation", ref, err)
+		err = s.Refused(c.Request.Context(), requestOf(c), "operation", ref, err)
 	}
-	Fail(c, err)
+	fail(c, err)
 }
 
 // maxParametersBody bounds the body of a kick-off by POST, in bytes.
@@ -111,7 +111,7 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 			return
 		}
 		if h.StepUp != nil {
-			if err := h.StepUp(PrincipalOf(c)); err != nil {
+			if err := h.StepUp(principalOf(c)); err != nil {
 				refuse(c, h.Service, fhir.Ref{}, err)
 				return
 			}

@@ -28,8 +28,8 @@ const (
 
 const mimeFHIR = "application/fhir+json"
 
-// PrincipalOf returns the authenticated caller, or nil before authentication.
-func PrincipalOf(c *gin.Context) *access.Principal {
+// principalOf returns the authenticated caller, or nil before authentication.
+func principalOf(c *gin.Context) *access.Principal {
 	v, ok := c.Get(keyPrincipal)
 	if !ok {
 		return nil
@@ -46,11 +46,11 @@ func RequestID(c *gin.Context) string { return c.GetString(keyRequestID) }
 
 // callerOf returns the caller of an authenticated request.
 func callerOf(c *gin.Context) audit.Caller {
-	return audit.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
+	return audit.Caller{Principal: principalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
 }
 
-// RequestOf returns the request for fhir/interaction.
-func RequestOf(c *gin.Context) *interaction.Request {
+// requestOf returns the request for fhir/interaction.
+func requestOf(c *gin.Context) *interaction.Request {
 	return &interaction.Request{
 		Caller:  callerOf(c),
 		Line:    c.Request.Method + " " + requestURI(c.Request),
@@ -76,10 +76,10 @@ func logger(c *gin.Context) *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// Fail renders err as an OperationOutcome and ends the request. An Internal error,
+// fail renders err as an OperationOutcome and ends the request. An Internal error,
 // or one that is not an *fhir.Error, is a bare 500; its cause is logged with the
 // request id.
-func Fail(c *gin.Context, err error) {
+func fail(c *gin.Context, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &fhir.Error{Kind: fhir.Unavailable, Op: "rest.Fail", Err: err,
 			Issues: []fhir.Issue{{Code: "timeout", Diagnostics: "the work took longer than this server allows"}}}

@@ -27,18 +27,18 @@ func (s *Server) metadata(c *gin.Context) {
 		send(c, http.StatusOK, s.Metadata())
 	case "terminology":
 		if s.Terminology == nil {
-			Fail(c, fhir.Errorf(fhir.NotFound, "rest.metadata", "this server has no TerminologyCapabilities"))
+			fail(c, fhir.Errorf(fhir.NotFound, "rest.metadata", "this server has no TerminologyCapabilities"))
 			return
 		}
 		send(c, http.StatusOK, s.Terminology())
 	default:
-		Fail(c, fhir.Errorf(fhir.Invalid, "rest.metadata", "mode must be full, normative or terminology"))
+		fail(c, fhir.Errorf(fhir.Invalid, "rest.metadata", "mode must be full, normative or terminology"))
 	}
 }
 
 // fail records and answers a request that did not reach an interaction.
 func (s *Server) fail(c *gin.Context, name string, ref fhir.Ref, err error) {
-	Fail(c, s.Service.Refused(c.Request.Context(), RequestOf(c), name, ref, err))
+	fail(c, s.Service.Refused(c.Request.Context(), requestOf(c), name, ref, err))
 }
 
 func (s *Server) bundle(c *gin.Context) {
@@ -47,20 +47,20 @@ func (s *Server) bundle(c *gin.Context) {
 		s.fail(c, "transaction", fhir.Ref{}, err)
 		return
 	}
-	p, err := s.Service.Bundle(c.Request.Context(), RequestOf(c), body, prefers(c.Request, "return") == "minimal")
+	p, err := s.Service.Bundle(c.Request.Context(), requestOf(c), body, prefers(c.Request, "return") == "minimal")
 	s.page(c, p, err)
 }
 
 func (s *Server) page(c *gin.Context, p *interaction.Page, err error) {
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	send(c, http.StatusOK, p.Parts()...)
 }
 
 func (s *Server) search(c *gin.Context) {
-	p, err := s.Service.Search(c.Request.Context(), RequestOf(c), c.Param("type"), c.Request.URL.RawQuery)
+	p, err := s.Service.Search(c.Request.Context(), requestOf(c), c.Param("type"), c.Request.URL.RawQuery)
 	s.page(c, p, err)
 }
 
@@ -82,7 +82,7 @@ func (s *Server) searchForm(c *gin.Context) {
 		}
 		raw = strings.Trim(raw+"&"+string(form), "&")
 	}
-	rq := RequestOf(c)
+	rq := requestOf(c)
 	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
 	p, err := s.Service.Search(c.Request.Context(), rq, ref.Type, raw)
 	s.page(c, p, err)
@@ -94,7 +94,7 @@ func (s *Server) history(c *gin.Context) {
 		s.fail(c, "history-instance", refOf(c), err)
 		return
 	}
-	p, err := s.Service.History(c.Request.Context(), RequestOf(c), refOf(c), h)
+	p, err := s.Service.History(c.Request.Context(), requestOf(c), refOf(c), h)
 	s.page(c, p, err)
 }
 
@@ -111,7 +111,7 @@ func (s *Server) readOne(c *gin.Context, name string, get func(*interaction.Requ
 		s.fail(c, name, refOf(c), err)
 		return
 	}
-	r, err := get(RequestOf(c))
+	r, err := get(requestOf(c))
 	if err == nil {
 		err = view.Narrow(&r)
 	}
@@ -130,7 +130,7 @@ func (s *Server) vread(c *gin.Context) {
 
 func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	s.versionHeaders(c, r)
@@ -172,7 +172,7 @@ func (s *Server) create(c *gin.Context) {
 		s.fail(c, "create", fhir.Ref{Type: typ}, err)
 		return
 	}
-	w, err := s.Service.Create(c.Request.Context(), RequestOf(c), typ, body, c.GetHeader("If-None-Exist"))
+	w, err := s.Service.Create(c.Request.Context(), requestOf(c), typ, body, c.GetHeader("If-None-Exist"))
 	s.written(c, w, err)
 }
 
@@ -201,7 +201,7 @@ func (s *Server) update(c *gin.Context) {
 		s.fail(c, "update", refOf(c), err)
 		return
 	}
-	w, err := s.Service.Update(c.Request.Context(), RequestOf(c), refOf(c), body, pre)
+	w, err := s.Service.Update(c.Request.Context(), requestOf(c), refOf(c), body, pre)
 	s.written(c, w, err)
 }
 
@@ -211,9 +211,9 @@ func (s *Server) delete(c *gin.Context) {
 		s.fail(c, "delete", refOf(c), err)
 		return
 	}
-	w, err := s.Service.Delete(c.Request.Context(), RequestOf(c), refOf(c), pre)
+	w, err := s.Service.Delete(c.Request.Context(), requestOf(c), refOf(c), pre)
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	if w.Resource.Version > 0 {
@@ -225,7 +225,7 @@ func (s *Server) delete(c *gin.Context) {
 
 func (s *Server) written(c *gin.Context, w interaction.Written, err error) {
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	s.versionHeaders(c, &w.Resource)

@@ -26,7 +26,7 @@ func (s *Server) identify(c *gin.Context) {
 		id, err = fhir.NewID(s.Rand)
 		s.randMu.Unlock()
 		if err != nil {
-			Fail(c, err)
+			fail(c, err)
 			return
 		}
 	}
@@ -58,7 +58,7 @@ func (s *Server) recover(c *gin.Context) {
 		s.Logger.ErrorContext(c.Request.Context(), "panic", "request_id", RequestID(c), "value",
 			fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 		if !c.Writer.Written() {
-			Fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
+			fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
 			return
 		}
 		c.Abort()
@@ -146,11 +146,11 @@ func (s *Server) authenticate(c *gin.Context) {
 		c.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
 	if fhir.KindOf(err) == fhir.Unauthorized && s.recordDenied() {
-		rq := RequestOf(c)
+		rq := requestOf(c)
 		rq.Line = method(c.Request) + " " + c.FullPath()
 		err = s.Service.Refused(c.Request.Context(), rq, "operation", fhir.Ref{}, err)
 	}
-	Fail(c, err)
+	fail(c, err)
 }
 
 func (s *Server) recordDenied() bool {

@@ -87,7 +87,7 @@ func (s *Server) observe() gin.HandlerFunc {
 			return
 		}
 		client := ""
-		if p := PrincipalOf(c); p != nil {
+		if p := principalOf(c); p != nil {
 			client = p.ClientID
 		}
 		route := l.route

@@ -88,7 +88,7 @@ func (s *Server) lastN(c *gin.Context, ps []interaction.Parameter) {
 func (s *Server) stats(c *gin.Context, ps []interaction.Parameter) {
 	body, err := s.Service.Stats(c.Request.Context(), operationRequest(c, ps), ps)
 	if err != nil {
-		Fail(c, err)
+		fail(c, err)
 		return
 	}
 	send(c, http.StatusOK, body)
@@ -96,7 +96,7 @@ func (s *Server) stats(c *gin.Context, ps []interaction.Parameter) {
 
 // operationRequest adds the inputs of a POST to the recorded request line.
 func operationRequest(c *gin.Context, ps []interaction.Parameter) *interaction.Request {
-	rq := RequestOf(c)
+	rq := requestOf(c)
 	if c.Request.Method == http.MethodPost {
 		rq.Line = "POST " + c.Request.URL.Path + "?" + interaction.FormatParameters(ps)
 	}

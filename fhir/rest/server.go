@@ -131,7 +131,7 @@ func (s *Server) noRoute(c *gin.Context) {
 			return
 		}
 	}
-	Fail(c, fhir.Errorf(fhir.NotFound, "rest.noRoute", "no such path"))
+	fail(c, fhir.Errorf(fhir.NotFound, "rest.noRoute", "no such path"))
 }
 
 func (s *Server) noMethod(c *gin.Context) {
@@ -140,5 +140,5 @@ func (s *Server) noMethod(c *gin.Context) {
 			return
 		}
 	}
-	Fail(c, fhir.Errorf(fhir.NotAllowed, "rest.noMethod", "this method is not offered here"))
+	fail(c, fhir.Errorf(fhir.NotAllowed, "rest.noMethod", "this method is not offered here"))
 }

@@ -155,10 +155,10 @@ func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	case "_id":
 		r.at = s.Only(SlotID)
 	case "_lastUpdated":
-		r.at = s.Only(SlotUpdated)
+		r.at = s.Only(slotUpdated)
 	case "date":
 		if r.at = s.Only(SlotEffective); r.at < 0 {
-			r.at, r.to, used = s.Only(SlotStart), s.Only(SlotEnd), 2
+			r.at, r.to, used = s.Only(slotStart), s.Only(slotEnd), 2
 			if r.to < 0 {
 				return nil
 			}

@@ -25,7 +25,7 @@ type ParseOptions struct {
 	DefaultCount int
 	// Now is called only for the prefix ap. If it is nil, ap means overlap without a
 	// tolerance.
-	Now Now
+	Now now
 }
 
 const (
@@ -213,7 +213,7 @@ func (ps *parser) option(name, value string) error {
 		if i < 0 {
 			return badValue(name, "none, estimate or accurate")
 		}
-		ps.query.Total = Total(i)
+		ps.query.Total = total(i)
 	case "_summary":
 		i := slices.Index(summaries, value)
 		if i < 0 {

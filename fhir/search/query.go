@@ -131,11 +131,11 @@ func (s Summary) String() string {
 	return summaries[s]
 }
 
-// Total is the _total mode.
-type Total uint8
+// total is the _total mode.
+type total uint8
 
 const (
-	TotalNone Total = iota
+	TotalNone total = iota
 	TotalEstimate
 	TotalAccurate
 )
@@ -152,7 +152,7 @@ type Query struct {
 	Clauses  []Clause
 	Sort     []SortKey
 	Count    int // -1 if not given
-	Total    Total
+	Total    total
 	Summary  Summary
 	Elements []string
 	Includes []Include
@@ -220,5 +220,5 @@ type Values struct {
 // Position is the position of a match in the sort order. It is opaque to callers.
 type Position = string
 
-// Now returns the current time, on which the prefix ap depends.
-type Now func() time.Time
+// now returns the current time, on which the prefix ap depends.
+type now func() time.Time

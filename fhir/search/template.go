@@ -6,12 +6,12 @@ import "bytes"
 type Slot uint8
 
 const (
-	SlotOther     Slot = iota // an element that no Reader reads
+	slotOther     Slot = iota // an element that no Reader reads
 	SlotID                    // id
-	SlotUpdated               // meta.lastUpdated
+	slotUpdated               // meta.lastUpdated
 	SlotEffective             // effectiveDateTime
-	SlotStart                 // effectivePeriod.start
-	SlotEnd                   // effectivePeriod.end
+	slotStart                 // effectivePeriod.start
+	slotEnd                   // effectivePeriod.end
 	SlotValue                 // valueQuantity.value, a number
 )
 
@@ -58,23 +58,23 @@ func slotAt(path []string) (h Slot, ok bool) {
 		case "effectiveDateTime":
 			return SlotEffective, true
 		case "issued":
-			return SlotOther, true
+			return slotOther, true
 		}
 	case 2:
 		switch path[0] + "." + path[1] {
 		case "meta.versionId", "identifier.value":
-			return SlotOther, true
+			return slotOther, true
 		case "meta.lastUpdated":
-			return SlotUpdated, true
+			return slotUpdated, true
 		case "effectivePeriod.start":
-			return SlotStart, true
+			return slotStart, true
 		case "effectivePeriod.end":
-			return SlotEnd, true
+			return slotEnd, true
 		case "valueQuantity.value":
 			return SlotValue, true
 		}
 	case 3:
-		return SlotOther, path[0] == "component" && path[1] == "valueQuantity" && path[2] == "value"
+		return slotOther, path[0] == "component" && path[1] == "valueQuantity" && path[2] == "value"
 	}
 	return 0, false
 }

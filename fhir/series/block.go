@@ -64,7 +64,7 @@ func Summarize(c *Columns) Header {
 // them has more than 49 bits there: up to that size, the sum of MaxBlock
 // mantissas fits 64 bits and the sum of their squares 128 bits.
 func sumInts(col []Decimal) (Stats, bool) {
-	if len(col) > MaxBlock {
+	if len(col) > maxBlock {
 		return Stats{}, false
 	}
 	var top uint8
@@ -158,7 +158,7 @@ func (h *Header) Decode(b []byte) error {
 	stats := h.Values[:0]
 	r := reader{rest: body[1:]}
 	values := int(r.byte())
-	*h = Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
+	*h = Header{Count: int(r.uvarint(maxBlock)), MinStart: r.varint()}
 	h.MaxStart = h.MinStart + r.varint()
 	h.MaxEnd = r.varint()
 	h.MinSeq = r.uvarint(math.MaxUint64)

@@ -8,8 +8,8 @@ import (
 	"pulsegate/fhir"
 )
 
-// MaxBlock is the maximum number of samples in a block.
-const MaxBlock = 16384
+// maxBlock is the maximum number of samples in a block.
+const maxBlock = 16384
 
 // version is the first byte of every block and header.
 const version = 1
@@ -75,7 +75,7 @@ func (c *Codec) Encode(dst []byte, cols *Columns) ([]byte, error) {
 func check(c *Columns) string {
 	n := len(c.Start)
 	switch {
-	case n > MaxBlock:
+	case n > maxBlock:
 		return "too many samples for a block"
 	case len(c.Off) != n, len(c.End) != 0 && len(c.End) != n, len(c.EndOff) != len(c.End),
 		len(c.Commits) != 0 && len(c.Commits) != n:
@@ -233,7 +233,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 	defer c.work.Put(w)
 	r := reader{rest: body[1:], work: w}
 	flags := r.byte()
-	n := int(r.uvarint(MaxBlock))
+	n := int(r.uvarint(maxBlock))
 	nv := int(flags >> valueShift)
 	if nv > MaxValues {
 		r.bad = true

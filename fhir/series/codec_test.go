@@ -140,7 +140,7 @@ func TestPlanes(t *testing.T) {
 	w := newWork().(*work)
 	rapid.Check(t, func(t *rapid.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		p := make([]byte, rapid.OneOf(rapid.IntRange(1, 60), rapid.IntRange(1, MaxBlock)).Draw(t, "n"))
+		p := make([]byte, rapid.OneOf(rapid.IntRange(1, 60), rapid.IntRange(1, maxBlock)).Draw(t, "n"))
 		alphabet := rapid.IntRange(1, 256).Draw(t, "alphabet")
 		skew := math.Exp(rapid.Float64Range(-3, 3).Draw(t, "skew"))
 		change := math.Pow(rapid.Float64Range(0, 1).Draw(t, "change"), 3)
@@ -232,7 +232,7 @@ func damage(t *testing.T, name string, b []byte, decode func([]byte) error) {
 func TestEncodeRejects(t *testing.T) {
 	codec := newCodec(t)
 	for name, spoil := range map[string]func(c *Columns){
-		"too many":    func(c *Columns) { *c = *heart(MaxBlock + 1) },
+		"too many":    func(c *Columns) { *c = *heart(maxBlock + 1) },
 		"off":         func(c *Columns) { c.Off = c.Off[1:] },
 		"end":         func(c *Columns) { c.End, c.EndOff = []int64{1}, []int16{1} },
 		"end offset":  func(c *Columns) { c.End = make([]int64, len(c.Start)) },
@@ -256,7 +256,7 @@ func TestFullBlock(t *testing.T) {
 	codec := newCodec(t)
 	r := newRand()
 	c := &Columns{}
-	for range MaxBlock {
+	for range maxBlock {
 		s := Sample{Start: MinStart + r.Int64N(1<<56), End: int64(r.Uint64()), Off: int16(r.Int()),
 			EndOff: int16(r.Int()), Commit: Commit{r.Uint64() | 1, int64(r.Uint64())}}
 		for v := range s.Values {
@@ -272,7 +272,7 @@ func TestFullBlock(t *testing.T) {
 	if err := codec.Decode(b, &back); err != nil || !equal(c, &back) {
 		t.Fatal("the decoded samples differ:", err)
 	}
-	if limit := MaxBlock * 80; len(b) > limit {
+	if limit := maxBlock * 80; len(b) > limit {
 		t.Errorf("%d bytes", len(b))
 	}
 }
@@ -380,7 +380,7 @@ func dump(c *Columns, h *Header) []byte {
 func TestHeader(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		i, u := anyInt(), rapid.Uint64()
-		h := Header{Count: rapid.IntRange(0, MaxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"),
+		h := Header{Count: rapid.IntRange(0, maxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"),
 			MaxStart: i.Draw(t, "b"), MaxEnd: i.Draw(t, "c"),
 			MinSeq: u.Draw(t, "d"), MaxSeq: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
 		for range rapid.IntRange(0, MaxValues).Draw(t, "values") {

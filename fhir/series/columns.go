@@ -196,25 +196,25 @@ type Class uint8
 const (
 	Instant Class = iota // up to 1 minute
 	Hour                 // up to 1 hour
-	Short                // up to 48 hours
+	short                // up to 48 hours
 	Long                 // unbounded
 )
 
-// Bounds holds the maximum duration of a sample by class, in milliseconds. Long
+// bounds holds the maximum duration of a sample by class, in milliseconds. Long
 // has none.
-var Bounds = [...]int64{Instant: 60_000, Hour: 3600_000, Short: 48 * 3600_000}
+var bounds = [...]int64{Instant: 60_000, Hour: 3600_000, short: 48 * 3600_000}
 
-// ClassOf returns the class of an interval in milliseconds.
-func ClassOf(lo, hi int64) Class {
+// classOf returns the class of an interval in milliseconds.
+func classOf(lo, hi int64) Class {
 	c := Instant
-	for c < Long && hi-lo > Bounds[c] {
+	for c < Long && hi-lo > bounds[c] {
 		c++
 	}
 	return c
 }
 
 // Class returns the class of s.
-func (s *Sample) Class() Class { return ClassOf(s.Interval()) }
+func (s *Sample) Class() Class { return classOf(s.Interval()) }
 
 // Sort orders the samples by their ids under t and returns the number of samples
 // left. Of several samples with one id, the last one wins.

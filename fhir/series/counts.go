@@ -53,9 +53,9 @@ func countInts(col []Decimal, top uint8, lo, hi int64) Counts {
 	return c
 }
 
-// Each calls fn for every number in ascending order with its count. It reports
+// each calls fn for every number in ascending order with its count. It reports
 // whether c is well-formed and counts n samples. For a nil c it reports true.
-func (c Counts) Each(n int, fn func(v float64, n int)) bool {
+func (c Counts) each(n int, fn func(v float64, n int)) bool {
 	if c == nil {
 		return true
 	}
@@ -98,7 +98,7 @@ func (r *countsReader) next() bool {
 		r.mant += int64(step)
 	}
 	r.begun = true
-	if r.often = r.uvarint(MaxBlock); r.often == 0 {
+	if r.often = r.uvarint(maxBlock); r.often == 0 {
 		r.bad = true
 	}
 	return !r.bad

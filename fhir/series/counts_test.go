@@ -36,7 +36,7 @@ func TestCounts(t *testing.T) {
 			return
 		}
 		last := math.Inf(-1)
-		if !got.Each(c.Len(), func(v float64, n int) {
+		if !got.each(c.Len(), func(v float64, n int) {
 			if v <= last || want[v] != n {
 				t.Fatalf("%v is counted %d times, after %v; want %d", v, n, last, want[v])
 			}
@@ -49,7 +49,7 @@ func TestCounts(t *testing.T) {
 			t.Fatalf("not counted: %v", want)
 		}
 		less := append(Counts{}, got[:len(got)-1]...)
-		if less.Each(c.Len(), func(float64, int) {}) {
+		if less.each(c.Len(), func(float64, int) {}) {
 			t.Fatal("Each accepts Counts with a wrong total")
 		}
 		if _, err := new(Tally).Add(less, c.Len()); err == nil {
@@ -122,7 +122,7 @@ func FuzzTally(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, n int) {
 		var tally Tally
 		_, err := tally.Add(Counts(b), n)
-		if each := b != nil && Counts(b).Each(n, func(float64, int) {}); each && err != nil {
+		if each := b != nil && Counts(b).each(n, func(float64, int) {}); each && err != nil {
 			t.Fatal("Each accepts the bytes, Add does not:", err)
 		}
 	})

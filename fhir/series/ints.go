@@ -413,7 +413,7 @@ func (r *reader) plane(n int) []byte {
 	case planeRaw:
 		return r.take(n)
 	}
-	z := r.take(int(r.uvarint(MaxBlock)))
+	z := r.take(int(r.uvarint(maxBlock)))
 	if r.bad {
 		return nil
 	}

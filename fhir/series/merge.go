@@ -23,11 +23,11 @@ func (c *Columns) Remove(i int) {
 	}
 }
 
-// Merge replaces the samples of dst with those of a and b. Both must be sorted by
+// merge replaces the samples of dst with those of a and b. Both must be sorted by
 // their ids under t and have no id in common; the result is sorted too. dst keeps
 // its memory and must not share memory with a or b. If only one of a and b has
 // ends or commits, the samples of the other get NoEnd or the zero Commit.
-func Merge(dst, a, b *Columns, t *Template) {
+func merge(dst, a, b *Columns, t *Template) {
 	dst.Reset()
 	m := merger{dst: dst, ends: len(a.End)+len(b.End) > 0, commits: len(a.Commits)+len(b.Commits) > 0}
 	na, nb := a.Len(), b.Len()

@@ -51,7 +51,7 @@ func TestMerge(t *testing.T) {
 		tm.KeyValue = rapid.Bool().Draw(t, "keyvalue")
 		c := crowd(t, tm)
 		a, b := split(t, c)
-		Merge(&dst, &a, &b, tm)
+		merge(&dst, &a, &b, tm)
 		same(t, c, &dst)
 	})
 }
@@ -73,7 +73,7 @@ func TestMergeUneven(t *testing.T) {
 	var a, b, dst Columns
 	a.Append(&Sample{Start: monday, End: monday + 5, Values: [MaxValues]Decimal{{1, 0}}, Commit: Commit{7, 8}}, 1)
 	b.Append(&Sample{Start: monday + 1, End: NoEnd, Values: [MaxValues]Decimal{{2, 0}}}, 1)
-	Merge(&dst, &a, &b, &Template{Values: 1})
+	merge(&dst, &a, &b, &Template{Values: 1})
 	if !slices.Equal(dst.End, []int64{monday + 5, NoEnd}) || !slices.Equal(dst.Commits, []Commit{{7, 8}, {}}) ||
 		check(&dst) != "" {
 		t.Errorf("got %+v", dst)
@@ -123,7 +123,7 @@ func BenchmarkMerge(b *testing.B) {
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
-				Merge(&dst, &x, &y, tm)
+				merge(&dst, &x, &y, tm)
 				n += dst.Len()
 			}
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Msamples/s")

@@ -125,9 +125,9 @@ func TestClass(t *testing.T) {
 	for _, c := range []struct {
 		long int64
 		want Class
-	}{{1, Instant}, {60_000, Instant}, {60_001, Hour}, {3600_000, Hour}, {3600_001, Short}, {48 * 3600_000, Short},
+	}{{1, Instant}, {60_000, Instant}, {60_001, Hour}, {3600_000, Hour}, {3600_001, short}, {48 * 3600_000, short},
 		{48*3600_000 + 1, Long}, {1 << 60, Long}} {
-		if got := ClassOf(5, 5+c.long); got != c.want {
+		if got := classOf(5, 5+c.long); got != c.want {
 			t.Errorf("%d ms: class %d, want %d", c.long, got, c.want)
 		}
 	}

@@ -43,7 +43,7 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 		`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
 	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id)
 	b = append(b, `}}`...)
-	if h.content != Empty {
+	if h.content != empty {
 		b = append(b, `,{"name":"topic","valueCanonical":`...)
 		b = element.AppendHTMLSafe(b, h.criteria)
 		b = append(b, '}')
@@ -62,7 +62,7 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 		b = append(b, `"},{"name":"timestamp","valueInstant":"`...)
 		b = it.At.UTC().AppendFormat(b, fhir.InstantLayout)
 		b = append(b, `"}`...)
-		if it.visible && h.content != Empty {
+		if it.visible && h.content != empty {
 			b = append(b, `,{"name":"focus","valueReference":{"reference":`...)
 			b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
 			b = append(b, `}}`...)
@@ -93,12 +93,12 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 	b = append(b, `},"response":{"status":"200"}}`...)
 	for i := range items {
 		it := &items[i]
-		if !it.visible || h.content == Empty {
+		if !it.visible || h.content == empty {
 			continue
 		}
 		b = append(b, `,{"fullUrl":`...)
 		b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
-		if h.content == FullResource {
+		if h.content == fullResource {
 			b = append(b, `,"resource":`...)
 			b = append(b, it.json...)
 		}

@@ -25,7 +25,7 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 	if next == nil {
 		return nil, nil
 	}
-	spec, err := Parse(next.JSON, e.opts.Base, e.opts.Policy)
+	spec, err := parse(next.JSON, e.opts.Base, e.opts.Policy)
 	if err != nil {
 		return nil, err
 	}

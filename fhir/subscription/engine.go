@@ -267,7 +267,7 @@ func (e *Engine) open(ctx context.Context, id string, h head) error {
 
 // adopt applies a version of the resource. The caller holds mu.
 func (e *Engine) adopt(s *sub, res *fhir.Resource) {
-	spec, err := Parse(res.JSON, e.opts.Base, e.opts.Policy)
+	spec, err := parse(res.JSON, e.opts.Base, e.opts.Policy)
 	if err != nil {
 		// It was accepted under another configuration. Keep it, but send nothing.
 		e.opts.Logger.Warn("a subscription is not supported by the current configuration", "subscription", s.id)
@@ -418,7 +418,7 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, index uin
 	e.mu.Lock()
 	var match []*sub
 	for _, s := range e.subs {
-		if s.spec != nil && s.status != "off" && c.Seq > s.skip && s.spec.Match(&c.Facts) {
+		if s.spec != nil && s.status != "off" && c.Seq > s.skip && s.spec.match(&c.Facts) {
 			match = append(match, s)
 		}
 	}

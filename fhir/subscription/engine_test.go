@@ -307,7 +307,7 @@ func upTo(n int) []uint64 {
 }
 
 func TestContents(t *testing.T) {
-	for _, content := range []Content{Empty, IDOnly, FullResource} {
+	for _, content := range []Content{empty, iDOnly, fullResource} {
 		t.Run(string(content), func(t *testing.T) {
 			w, r := newWorld(t), newReceiver(t)
 			w.subscribe("s1", subscriptionJSON(r.URL, content,
@@ -331,12 +331,12 @@ func TestContents(t *testing.T) {
 			}
 			focus, entries, resources := 1, 1, 0
 			switch content {
-			case Empty:
+			case empty:
 				focus, entries = 0, 0
 				if n.topic != "" {
 					t.Error("content empty has a topic")
 				}
-			case FullResource:
+			case fullResource:
 				resources = 1
 				if n.topic != Topic {
 					t.Error("content full-resource has no topic")
@@ -358,7 +358,7 @@ func TestContents(t *testing.T) {
 // TestSamplesWithoutDocuments numbers the samples of a commit without documents.
 func TestSamplesWithoutDocuments(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	tpl := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
 		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`),
@@ -383,7 +383,7 @@ func TestSamplesWithoutDocuments(t *testing.T) {
 // order, each at least once, although it fails and the engine restarts.
 func TestNumbersAcrossRestartAndFailure(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	r.mu.Lock()
 	r.fail = func(n int) bool { return n%3 != 0 }
@@ -417,7 +417,7 @@ func TestNumbersAcrossRestartAndFailure(t *testing.T) {
 // error, and delivered after an update to requested.
 func TestErrorAndResume(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	r.mu.Lock()
 	r.fail = func(int) bool { return true }
@@ -479,8 +479,8 @@ func TestSlowEndpoint(t *testing.T) {
 	}))
 	defer silent.Close()
 	defer close(release)
-	w.subscribe("silent", subscriptionJSON(silent.URL, FullResource, "", ""))
-	w.subscribe("good", subscriptionJSON(r.URL, FullResource, "", ""))
+	w.subscribe("silent", subscriptionJSON(silent.URL, fullResource, "", ""))
+	w.subscribe("good", subscriptionJSON(r.URL, fullResource, "", ""))
 	w.until("both active", func() bool { return w.status("silent") == "active" && w.status("good") == "active" })
 	for range 40 {
 		w.observe("p1", "8867-4")
@@ -492,7 +492,7 @@ func TestSlowEndpoint(t *testing.T) {
 // keeps its number and loses its content.
 func TestWithdrawnConsent(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, FullResource, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, fullResource, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	r.mu.Lock()
 	r.fail = func(int) bool { return true }
@@ -557,11 +557,11 @@ func (e *Engine) count(id string) uint64 {
 func TestHandshakeHeartbeatAndEnd(t *testing.T) {
 	w, bad, good := newWorld(t), newReceiver(t), newReceiver(t)
 	bad.fail = func(int) bool { return true }
-	w.subscribe("bad", subscriptionJSON(bad.URL, Empty, "", ""))
-	w.subscribe("beat", subscriptionJSON(good.URL, Empty, "",
+	w.subscribe("bad", subscriptionJSON(bad.URL, empty, "", ""))
+	w.subscribe("beat", subscriptionJSON(good.URL, empty, "",
 		`"extension":[{"url":"`+extBase+`backport-heartbeat-period","valueUnsignedInt":1}],`))
 	end := time.Now().Add(1500 * time.Millisecond).UTC().Format(time.RFC3339Nano)
-	w.subscribe("end", `"end":"`+end+`",`+subscriptionJSON(good.URL, Empty, "", ""))
+	w.subscribe("end", `"end":"`+end+`",`+subscriptionJSON(good.URL, empty, "", ""))
 	w.until("error after the handshake", func() bool { return w.status("bad") == "error" })
 	w.until("heartbeat", func() bool {
 		_, all := good.events()
@@ -576,7 +576,7 @@ func TestHandshakeHeartbeatAndEnd(t *testing.T) {
 // TestDelete checks that a deletion ends deliveries and removes the state.
 func TestDelete(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, Empty, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, empty, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	w.observe("p1", "8867-4")
 	w.until("event", func() bool { n, _ := r.events(); return len(n) == 1 })

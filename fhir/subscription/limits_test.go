@@ -16,7 +16,7 @@ import (
 
 func (w *world) check(client, id string) error {
 	res := &fhir.Resource{Type: "Subscription", ID: id,
-		JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}
+		JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", iDOnly, "", ""))}
 	_, err := w.engine.Check(context.Background(), w.principal(client), res, nil)
 	return err
 }
@@ -56,7 +56,7 @@ func TestLimitBeforeCommit(t *testing.T) {
 		id := fmt.Sprint("r", i)
 		b.Writes = append(b.Writes, store.Write{Author: "third", Resource: fhir.Resource{Type: "Subscription", ID: id,
 			JSON: []byte(fhir.Prefix("Subscription", id) + `},` +
-				subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}})
+				subscriptionJSON("http://127.0.0.1:1/x", iDOnly, "", ""))}})
 	}
 	w.engine.Close() // so that the follower does not process them yet
 	if _, err := w.st.Commit(context.Background(), &b); err != nil {
@@ -98,7 +98,7 @@ func (w *world) total(id string) string {
 // numbers continue correctly when it is set to requested again.
 func TestErrorNumbersAtConstantCost(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	r.mu.Lock()
 	r.fail = func(int) bool { return true }

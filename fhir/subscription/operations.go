@@ -111,7 +111,7 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	var h header
 	if s != nil && s.owner == c.Principal.ClientID {
 		h = header{id: id, status: s.status, notificationType: "query-event", total: s.events, reason: s.reason,
-			criteria: Topic, content: Empty}
+			criteria: Topic, content: empty}
 		if s.spec != nil {
 			h.criteria, h.content = s.spec.Criteria, s.spec.Content
 		}
@@ -122,7 +122,7 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	}
 	switch content {
 	case "":
-	case Empty, IDOnly, FullResource:
+	case empty, iDOnly, fullResource:
 		h.content = content
 	default:
 		return nil, fhir.Errorf(fhir.Invalid, op, "content must be empty, id-only or full-resource")

@@ -19,8 +19,8 @@ import (
 // Topic is the canonical URL of the only topic.
 const Topic = fhir.Canonical + "/SubscriptionTopic/observation-recorded"
 
-// TopicPath is the path of the topic below the FHIR base URL.
-const TopicPath = "/SubscriptionTopic/observation-recorded"
+// topicPath is the path of the topic below the FHIR base URL.
+const topicPath = "/SubscriptionTopic/observation-recorded"
 
 // extBase is the base URL of the guide's extensions and profiles.
 const extBase = element.SubscriptionsBackport + "StructureDefinition/"
@@ -30,9 +30,9 @@ type Content string
 
 // Values of backport-payload-content.
 const (
-	Empty        Content = "empty"
-	IDOnly       Content = "id-only"
-	FullResource Content = "full-resource"
+	empty        Content = "empty"
+	iDOnly       Content = "id-only"
+	fullResource Content = "full-resource"
 )
 
 // Spec is a parsed Subscription.
@@ -106,9 +106,9 @@ func refuse(path, code, format string, args ...any) error {
 		Expression: []string{path}}}}
 }
 
-// Parse parses a Subscription and checks that this server supports it. base is
+// parse parses a Subscription and checks that this server supports it. base is
 // the FHIR base URL. Errors are of kind Unprocessable and name the element.
-func Parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
+func parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 	var w wire
 	if err := json.Unmarshal(body, &w); err != nil {
 		return nil, refuse("Subscription", "structure", "an element has the wrong JSON type")
@@ -129,7 +129,7 @@ func Parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 		}
 		s.End = t
 	}
-	if w.Criteria != Topic && w.Criteria != base+TopicPath {
+	if w.Criteria != Topic && w.Criteria != base+topicPath {
 		return nil, refuse("Subscription.criteria", "not-supported",
 			"must be the canonical URL of a topic of this server: %s", Topic)
 	}
@@ -286,7 +286,7 @@ func (s *Spec) payload(payload string, exts []extension) error {
 				"exactly one backport-payload-content with a valueCode is supported here")
 		}
 		switch c := Content(*ext.ValueCode); c {
-		case Empty, IDOnly, FullResource:
+		case empty, iDOnly, fullResource:
 			s.Content = c
 		default:
 			return refuse(at, "code-invalid", "must be empty, id-only or full-resource")
@@ -331,8 +331,8 @@ func (s *Spec) channelExtensions(exts []extension) error {
 	return nil
 }
 
-// Match reports whether an Observation with these facts matches all filters.
-func (s *Spec) Match(f *access.Facts) bool {
+// match reports whether an Observation with these facts matches all filters.
+func (s *Spec) match(f *access.Facts) bool {
 	for i := range s.Filters {
 		if !s.Filters[i].match(f) {
 			return false

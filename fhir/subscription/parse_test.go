@@ -12,8 +12,8 @@ import (
 
 func TestParseRejects(t *testing.T) {
 	good := `{"resourceType":"Subscription","id":"s","meta":{},` +
-		subscriptionJSON("https://ehr.example.org/hook", FullResource, "Observation?patient=p1", "")
-	if _, err := Parse([]byte(good), base, egress.Policy{}); err != nil {
+		subscriptionJSON("https://ehr.example.org/hook", fullResource, "Observation?patient=p1", "")
+	if _, err := parse([]byte(good), base, egress.Policy{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ from, to, path string }{
@@ -46,7 +46,7 @@ func TestParseRejects(t *testing.T) {
 		if bad == good {
 			t.Fatalf("%s does not occur in the Subscription", c.from)
 		}
-		_, err := Parse([]byte(bad), base, egress.Policy{})
+		_, err := parse([]byte(bad), base, egress.Policy{})
 		e, ok := err.(*fhir.Error)
 		if !ok || e.Kind != fhir.Unprocessable || len(e.Issues) != 1 || e.Issues[0].Expression[0] != c.path {
 			t.Errorf("%s -> %s: %v", c.from, c.to, err)
@@ -60,19 +60,19 @@ func TestParseRejects(t *testing.T) {
 		"file:///etc/passwd", "//ehr.example.org/x", "", "https://", "https://0.0.0.0/", "https://[fd00::1]/",
 	} {
 		bad := strings.Replace(good, "https://ehr.example.org/hook", endpoint, 1)
-		_, err := Parse([]byte(bad), base, egress.Policy{})
+		_, err := parse([]byte(bad), base, egress.Policy{})
 		e, ok := err.(*fhir.Error)
 		if !ok || e.Kind != fhir.Unprocessable || e.Issues[0].Expression[0] != "Subscription.channel.endpoint" {
 			t.Errorf("endpoint %q: %v", endpoint, err)
 		}
 	}
 	for _, ok := range [][2]string{
-		{Topic, base + TopicPath},
+		{Topic, base + topicPath},
 		{`"application/fhir+json"`, `"application/fhir+json;charset=utf-8"`},
 		{"Observation?patient=p1", "Observation?patient=" + base +
 			"/Patient/p1,p2&category=vital-signs&code=http://loinc.org|8867-4,|x"},
 	} {
-		if _, err := Parse([]byte(strings.Replace(good, ok[0], ok[1], 1)), base, egress.Policy{}); err != nil {
+		if _, err := parse([]byte(strings.Replace(good, ok[0], ok[1], 1)), base, egress.Policy{}); err != nil {
 			t.Errorf("%s: %v", ok[1], err)
 		}
 	}
@@ -99,7 +99,7 @@ func TestMatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := (&Spec{Filters: []Filter{f}}).Match(facts); got != want {
+		if got := (&Spec{Filters: []Filter{f}}).match(facts); got != want {
 			t.Errorf("%s: %v", filter, got)
 		}
 	}
@@ -123,11 +123,11 @@ func TestSetMember(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"resourceType":"Subscription",` +
-		subscriptionJSON("https://ehr.example.org/hook", IDOnly, "Observation?code=a|b", "")))
+		subscriptionJSON("https://ehr.example.org/hook", iDOnly, "Observation?code=a|b", "")))
 	f.Add([]byte(`{"channel":null}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := Parse(b, base, egress.Policy{})
+		s, err := parse(b, base, egress.Policy{})
 		if err != nil {
 			if fhir.KindOf(err) != fhir.Unprocessable {
 				t.Fatal(err)

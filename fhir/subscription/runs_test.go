@@ -36,7 +36,7 @@ func (w *world) commit(patients ...string) (urls map[string][]string) {
 // is still one event: in order, across restarts, and in $events.
 func TestRuns(t *testing.T) {
 	w, r := newWorld(t), newReceiver(t)
-	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "Observation?patient=Patient/p1", ""))
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "Observation?patient=Patient/p1", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	r.mu.Lock()
 	r.fail = func(n int) bool { return n%5 == 0 }

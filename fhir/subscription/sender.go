@@ -229,7 +229,7 @@ func (s *sender) items(ctx context.Context, v view) ([]item, error) {
 		if err := s.engine.disclose(ctx, &it, grant); err != nil {
 			return nil, err
 		}
-		if v.spec.Content == FullResource {
+		if v.spec.Content == fullResource {
 			if size += len(it.json); size > maxBundle && len(out) > 0 {
 				break
 			}
@@ -422,7 +422,7 @@ func auditMark(version uint64, items []item) string {
 // disclosures returns one audit event per patient for the visible items. It
 // returns none for content empty.
 func disclosures(base audit.Event, content Content, items []item) []audit.Event {
-	if content == Empty {
+	if content == empty {
 		return nil
 	}
 	var evs []audit.Event
@@ -438,7 +438,7 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 			at[it.patient] = k
 			ev := base
 			ev.Patient, ev.Data, ev.Query = it.patient, nil, ""
-			if content == FullResource {
+			if content == fullResource {
 				ev.Type = audit.Disclosure
 			}
 			evs = append(evs, ev)

@@ -51,10 +51,10 @@ const deliveryMemory = 48 << 20
 // ratioFreeBytes is the number of decompressed bytes before MaxRatio applies.
 const ratioFreeBytes = 16 << 20
 
-// Body decodes a Content-Encoding ("", identity, gzip or zstd) within limits on
+// body decodes a Content-Encoding ("", identity, gzip or zstd) within limits on
 // the size and the compression ratio. Reading beyond a limit returns a TooLarge
 // error.
-func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
+func body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
 	bounds := limits.orDefault()
 	in := &countingReader{body: r}
 	limited := &limitedReader{in: in, max: bounds.MaxBytes}

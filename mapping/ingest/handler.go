@@ -77,7 +77,7 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 			"the token does not allow creating Observations of this patient")
 		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonNoScope)
 	}
-	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
+	body, err := body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
 	if err != nil {
 		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnreadable)
 	}

@@ -320,7 +320,7 @@ func TestBodyLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, l := range map[string]Limits{"ratio": {}, "size": {MaxRatio: 1 << 30, MaxBytes: 1 << 20}} {
-		r, err := Body(bytes.NewReader(z.Bytes()), "gzip", l)
+		r, err := body(bytes.NewReader(z.Bytes()), "gzip", l)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,10 +328,10 @@ func TestBodyLimits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Body(strings.NewReader("x"), "br", Limits{}); fhir.KindOf(err) != fhir.Unsupported {
+	if _, err := body(strings.NewReader("x"), "br", Limits{}); fhir.KindOf(err) != fhir.Unsupported {
 		t.Error(err)
 	}
-	if _, err := Body(strings.NewReader("no gzip"), "gzip", Limits{}); fhir.KindOf(err) != fhir.Invalid {
+	if _, err := body(strings.NewReader("no gzip"), "gzip", Limits{}); fhir.KindOf(err) != fhir.Invalid {
 		t.Error(err)
 	}
 }

@@ -32,9 +32,9 @@ import (
 const (
 	// Gap is the longest pause within a session.
 	Gap = 90 * time.Minute
-	// MaxSegment is the longest segment that counts. Longer ones are errors of
+	// maxSegment is the longest segment that counts. Longer ones are errors of
 	// their source.
-	MaxSegment = 24 * time.Hour
+	maxSegment = 24 * time.Hour
 )
 
 // Stage is a stage of sleep. Where segments overlap, the lowest Stage counts.
@@ -88,7 +88,7 @@ type Segment struct {
 // Counts reports whether seg can be part of a session.
 func (seg *Segment) Counts() bool {
 	length := seg.End.Sub(seg.Start)
-	return length > 0 && length <= MaxSegment && seg.Stage < stageCount
+	return length > 0 && length <= maxSegment && seg.Stage < stageCount
 }
 
 // compare orders all segments in one way, so that sessions do not depend on the

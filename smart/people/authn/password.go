@@ -131,8 +131,8 @@ func (p *Passwords) Match(ctx context.Context, stored, password string) (bool, e
 	return subtle.ConstantTimeCompare(got, key) == 1 && real, nil
 }
 
-// BreachedFile is a list of SHA-1 prefixes in memory.
-type BreachedFile struct {
+// breachedFile is a list of SHA-1 prefixes in memory.
+type breachedFile struct {
 	length int
 	have   map[string]bool
 }
@@ -146,9 +146,9 @@ const (
 // ReadBreached reads a list with one SHA-1, or one prefix of it, per line in
 // hex, all of the same length. Anything after a colon, such as a count, is
 // ignored.
-func ReadBreached(r io.Reader) (*BreachedFile, error) {
+func ReadBreached(r io.Reader) (*breachedFile, error) {
 	const op = "authn.ReadBreached"
-	f := &BreachedFile{have: map[string]bool{}}
+	f := &breachedFile{have: map[string]bool{}}
 	sc := bufio.NewScanner(io.LimitReader(r, maxBreached))
 	for n := 1; sc.Scan(); n++ {
 		h, _, _ := strings.Cut(strings.TrimSpace(sc.Text()), ":")
@@ -171,6 +171,6 @@ func ReadBreached(r io.Reader) (*BreachedFile, error) {
 }
 
 // Breached implements Breached.
-func (f *BreachedFile) Breached(_ context.Context, sha1 string) (bool, error) {
+func (f *breachedFile) Breached(_ context.Context, sha1 string) (bool, error) {
 	return f.length > 0 && len(sha1) >= f.length && f.have[sha1[:f.length]], nil
 }

@@ -96,12 +96,12 @@ func (r row) of(x Role) string {
 	return ""
 }
 
-// Valid reports whether r is a known role.
-func (r Role) Valid() bool { return slices.Contains(all[:], r) }
+// valid reports whether r is a known role.
+func (r Role) valid() bool { return slices.Contains(all[:], r) }
 
-// Staff reports whether r belongs to the hospital's staff, who need a second
+// staff reports whether r belongs to the hospital's staff, who need a second
 // factor and have a short idle timeout.
-func (r Role) Staff() bool { return r.Valid() && r != Patient }
+func (r Role) staff() bool { return r.valid() && r != Patient }
 
 // Roles is the set of roles of a person, sorted.
 type Roles []Role
@@ -111,7 +111,7 @@ func Parse(names []string) (Roles, error) {
 	var out Roles
 	for _, n := range names {
 		r := Role(strings.TrimSpace(n))
-		if !r.Valid() {
+		if !r.valid() {
 			return nil, fhir.Errorf(fhir.Invalid, "role.Parse",
 				"role: it must be patient, practitioner, administrator or auditor")
 		}
@@ -134,7 +134,7 @@ func Parse(names []string) (Roles, error) {
 func (rs Roles) Has(x Role) bool { return slices.Contains(rs, x) }
 
 // Staff reports whether any of the roles is a staff role.
-func (rs Roles) Staff() bool { return slices.ContainsFunc(rs, Role.Staff) }
+func (rs Roles) Staff() bool { return slices.ContainsFunc(rs, Role.staff) }
 
 // Strings returns the names.
 func (rs Roles) Strings() []string {

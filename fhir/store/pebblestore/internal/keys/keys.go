@@ -49,8 +49,8 @@ const (
 // not make their searches begin two days early.
 const (
 	BucketInstant = iota
-	BucketHour
-	BucketShort
+	bucketHour
+	bucketShort
 	BucketLong
 	BucketUndated
 )
@@ -63,9 +63,9 @@ func Slack(bucket byte) (ms int64, ok bool) {
 	switch bucket {
 	case BucketInstant:
 		return 60 * 1000, true
-	case BucketHour:
+	case bucketHour:
 		return 3600 * 1000, true
-	case BucketShort:
+	case bucketShort:
 		return 48 * 3600 * 1000, true
 	}
 	return 0, false
@@ -134,8 +134,8 @@ func Sortable(ms int64) uint64 { return uint64(ms) ^ 1<<63 }
 // Unsortable is the inverse of Sortable.
 func Unsortable(u uint64) int64 { return int64(u ^ 1<<63) }
 
-// Inverse maps seq so that the newest commit comes first.
-func Inverse(seq store.Seq) uint64 { return ^uint64(seq) }
+// inverse maps seq so that the newest commit comes first.
+func inverse(seq store.Seq) uint64 { return ^uint64(seq) }
 
 // Uninverse is the inverse of Inverse.
 func Uninverse(u uint64) store.Seq { return store.Seq(^u) }
@@ -262,7 +262,7 @@ func IDPrefix(typ, id string) []byte {
 
 // IDKey returns the key of the I row of a version.
 func IDKey(typ, id string, seq store.Seq) []byte {
-	return AppendUint64(IDPrefix(typ, id), Inverse(seq))
+	return AppendUint64(IDPrefix(typ, id), inverse(seq))
 }
 
 // IndexPrefix returns the prefix of the X rows of a value.

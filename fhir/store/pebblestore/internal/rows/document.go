@@ -15,7 +15,7 @@ const (
 	flagDeleted = 1 << iota
 	flagCreated
 	flagMoved    // I row: version 1 of a former sample
-	FlagSeries   // L row: samples of one series
+	flagSeries   // L row: samples of one series
 	flagTemplate // D row: stored as the slots of a template
 )
 
@@ -65,8 +65,8 @@ func flags(deleted, created bool) (f byte) {
 	return f
 }
 
-// DecodeDocument decodes a D value. JSON and Slots alias v.
-func DecodeDocument(v []byte) (d Document, err error) { return new(Recent).decode(v) }
+// decodeDocument decodes a D value. JSON and Slots alias v.
+func decodeDocument(v []byte) (d Document, err error) { return new(Recent).decode(v) }
 
 func (last *Recent) decode(v []byte) (d Document, err error) {
 	r := Reader{Bytes: v}
@@ -163,7 +163,7 @@ type SeriesChange struct {
 }
 
 func (e *SeriesChange) Encode() []byte {
-	b := append([]byte{FlagSeries}, e.Series[:]...)
+	b := append([]byte{flagSeries}, e.Series[:]...)
 	b = binary.AppendUvarint(b, e.Count)
 	b = binary.AppendVarint(binary.AppendVarint(b, e.First), e.Last)
 	return e.Location.Append(b)
@@ -219,4 +219,4 @@ func Visible(v []byte, from, at store.Seq) bool {
 }
 
 // IsSeriesChange reports whether v is an L value of samples.
-func IsSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&FlagSeries != 0 }
+func IsSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&flagSeries != 0 }

@@ -17,7 +17,7 @@ import (
 // stored lists the decoders of stored values. Each returns the decoded value and
 // encodes it again.
 var stored = []func(b []byte) (value any, again []byte, err error){
-	func(b []byte) (any, []byte, error) { d, err := DecodeDocument(b); return d, d.Encode(), err },
+	func(b []byte) (any, []byte, error) { d, err := decodeDocument(b); return d, d.Encode(), err },
 	func(b []byte) (any, []byte, error) {
 		p, err := DecodePointer(make([]byte, 8), b)
 		return p, p.Encode(), err

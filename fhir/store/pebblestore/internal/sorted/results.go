@@ -28,7 +28,7 @@ const (
 	ResultsPer     = 8                // results of one owner
 	memoryBytes    = 32 << 20         // of all results in memory
 	memoryEach     = 4 << 20          // larger results are written to disk
-	DefaultSpilled = 1 << 30          // default of Results.Limit
+	defaultSpilled = 1 << 30          // default of Results.Limit
 )
 
 // Results caches sorted results for the next pages. It is safe for concurrent use.
@@ -76,7 +76,7 @@ func NewResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, lim
 	rs := &Results{fs: fs, dir: dir, clock: clock, runBytes: runBytes, Limit: limit,
 		byID: map[[32]byte]*list.Element{}, order: list.New()}
 	if rs.Limit == 0 {
-		rs.Limit = DefaultSpilled
+		rs.Limit = defaultSpilled
 	}
 	// Results of an earlier process cannot be used.
 	return rs, rs.fs.RemoveAll(rs.dir)

@@ -31,15 +31,15 @@ type Compaction struct {
 	Series      *Series
 	Moves       uint64   // Tally.Moves when the series was read
 	Drop        [][]byte // H keys; their B rows are deleted, too
-	Put         []Placed
+	Put         []placed
 	Tails       int64 // change of Tally.Tails
 	TailSamples int64
 	Read        uint64 // samples that were read
 	Void        bool   // set if the series has changed meanwhile
 }
 
-// Placed is a block that a compaction writes, and the parts of its key.
-type Placed struct {
+// placed is a block that a compaction writes, and the parts of its key.
+type placed struct {
 	Level  byte
 	Major  uint64
 	Minor  uint32
@@ -99,10 +99,10 @@ func (t *Tier) Plan(r pebble.Reader, ser *Series, all bool) (*Compaction, error)
 	if err != nil {
 		return nil, err
 	}
-	err = t.split(x, cols, func(h *series.Header, i int, _ uint32) Placed {
+	err = t.split(x, cols, func(h *series.Header, i int, _ uint32) placed {
 		x.Tails++
 		x.TailSamples += int64(h.Count)
-		return Placed{Level: LevelTail, Major: 1<<63 | st.Merges, Minor: uint32(i)}
+		return placed{Level: LevelTail, Major: 1<<63 | st.Merges, Minor: uint32(i)}
 	})
 	return x, err
 }
@@ -151,7 +151,7 @@ func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Column
 
 // split divides columns into blocks of equal size.
 func (t *Tier) split(x *Compaction, cols *series.Columns,
-	where func(h *series.Header, i int, check uint32) Placed) error {
+	where func(h *series.Header, i int, check uint32) placed) error {
 	n := cols.Len()
 	blocks := (n + BlockSamples - 1) / BlockSamples
 	for i := range blocks {
@@ -241,8 +241,8 @@ func (t *Tier) rewrite(r pebble.Reader, x *Compaction, run []tail, cols *series.
 		merged.Append(&s, x.Series.Template.Values)
 	}
 	merged.Sort(x.Series.Template)
-	return t.split(x, merged, func(h *series.Header, _ int, check uint32) Placed {
-		return Placed{Level: LevelBase, Major: keys.Sortable(h.MinStart), Minor: check}
+	return t.split(x, merged, func(h *series.Header, _ int, check uint32) placed {
+		return placed{Level: LevelBase, Major: keys.Sortable(h.MinStart), Minor: check}
 	})
 }
 
