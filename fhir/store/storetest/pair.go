@@ -13,6 +13,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
@@ -24,7 +25,7 @@ type pair struct {
 	test   *testing.T
 	driver [2]Driver
 	stores [2]store.Store
-	now    time.Time
+	clock  *clocktest.Clock
 	rnd    *rand.Rand // for data too large to be drawn one by one
 	tpls   []*series.Template
 	ids    []string // of Observations, whether samples or not
@@ -53,10 +54,10 @@ func testPair(t *testing.T, d Driver) {
 		}
 		defer func() { failing = failing || rt.Failed() }()
 		w := &pair{rt: rt, test: t, driver: [2]Driver{AsDocuments(d), d},
-			now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
-			rnd: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), tpls: streams()}
+			clock: clocktest.At(time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC)),
+			rnd:   rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), tpls: streams()}
 		for i := range w.stores {
-			w.stores[i] = w.driver[i].Open(t, func() time.Time { return w.now })
+			w.stores[i] = w.driver[i].Open(t, w.clock.Now)
 			w.watch(i)
 		}
 		defer func() {
@@ -311,7 +312,7 @@ func (pr *pair) large() {
 
 // commit commits b to both stores.
 func (pr *pair) commit(b *store.Batch) {
-	pr.now = pr.now.Add(20 * time.Millisecond)
+	pr.clock.Add(20 * time.Millisecond)
 	for i := range pr.seen {
 		pr.seen[i] = nil
 	}

@@ -351,7 +351,7 @@ func (pr *pair) scan() {
 		r.At = pr.stores[0].LastSeq()
 	}
 	if pr.one(2, "since") {
-		r.Since = pr.now.Add(-time.Duration(pr.n(20, "since when")) * 10 * time.Millisecond)
+		r.Since = pr.clock.Now().Add(-time.Duration(pr.n(20, "since when")) * 10 * time.Millisecond)
 	}
 	var got [2][]string
 	for i, s := range pr.stores {
