@@ -2,11 +2,11 @@ package audit
 
 import (
 	"context"
-	"runtime"
 	"sync"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // batcher commits the events of concurrent requests in one batch. Each request
@@ -61,7 +61,7 @@ func (b *batcher) commit(ctx context.Context, p *pending) error {
 func (b *batcher) run(ctx context.Context) {
 	for {
 		// Yield once, so that requests about to enqueue events can join this batch.
-		runtime.Gosched()
+		yield.Now()
 		ps := b.next()
 		if ps == nil {
 			return

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 
@@ -34,14 +35,13 @@ type Options struct {
 // Recorder builds AuditEvents and leaves from Events. It is safe for concurrent
 // use.
 type Recorder struct {
-	opts        Options
-	observer    []byte     // JSON of source.observer
-	network     []byte     // JSON of the server agent's network
-	mu          sync.Mutex // guards Options.Rand
-	events      metric.Int64Counter
-	batcher     batcher
-	templatesMu sync.RWMutex // guards templates
-	templates   map[templateKey]*template
+	opts      Options
+	observer  []byte     // JSON of source.observer
+	network   []byte     // JSON of the server agent's network
+	mu        sync.Mutex // guards Options.Rand
+	events    metric.Int64Counter
+	batcher   batcher
+	templates *lru.Cache[templateKey, *template]
 }
 
 // NewRecorder returns a Recorder.
@@ -53,6 +53,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Recorder{opts: o, batcher: batcher{store: o.Store}}
+	r.templates, _ = lru.New[templateKey, *template](maxTemplates) // fails only for a size below one
 	r.observer = append(r.observer, `{"identifier":{"system":"`+element.URI+`","value":`...)
 	r.observer = appendString(r.observer, o.Observer)
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)

@@ -73,19 +73,11 @@ func (r *Recorder) template(ev *Event, patient, outcome string) *template {
 		return r.newTemplate(ev, patient, outcome)
 	}
 	k := keyOf(ev, patient, outcome)
-	r.templatesMu.RLock()
-	t := r.templates[k]
-	r.templatesMu.RUnlock()
-	if t != nil {
-		return t
+	t, ok := r.templates.Get(k)
+	if !ok {
+		t = r.newTemplate(ev, patient, outcome)
+		r.templates.Add(k, t)
 	}
-	t = r.newTemplate(ev, patient, outcome)
-	r.templatesMu.Lock()
-	defer r.templatesMu.Unlock()
-	if r.templates == nil || len(r.templates) >= maxTemplates {
-		r.templates = map[templateKey]*template{}
-	}
-	r.templates[k] = t
 	return t
 }
 

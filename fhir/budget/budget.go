@@ -23,8 +23,6 @@ const (
 	// Small is the size in bytes up to which a body is read without a
 	// reservation.
 	Small = 64 << 10
-	// least is the smallest limit that allows a body of 10 MiB.
-	least = Factor * (10<<20 + Small)
 )
 
 // Budget is safe for concurrent use. A nil Budget has no limit.

@@ -2,11 +2,9 @@ package bulk
 
 import (
 	"context"
-	"encoding/base32"
 	"encoding/json"
 	"io"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +14,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // Options configures an Exporter.
@@ -192,13 +191,13 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if err := e.limits(ctx, p.ClientID); err != nil {
 		return "", err
 	}
-	var raw [16]byte
-	if _, err := io.ReadFull(e.opts.Rand, raw[:]); err != nil {
+	id, err := fhir.NewID(e.opts.Rand)
+	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
 	now := e.opts.Clock().UTC()
 	j := &job{
-		ID:     strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw[:])),
+		ID:     id,
 		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
 		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(e.opts.Expires), Warnings: s.warnings,
 	}
@@ -319,7 +318,7 @@ func (e *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 		// Without yielding, a scan keeps its core for 10 ms, until the scheduler
 		// preempts it, while requests wait.
 		if n++; n%yieldEvery == 0 {
-			runtime.Gosched()
+			yield.Now()
 		}
 		if j.Level != System && typ != "Patient" && (f.Facts == nil || f.Facts.Patient == "") {
 			return true

@@ -1,7 +1,6 @@
 package consent
 
 import (
-	"container/list"
 	"context"
 	"log/slog"
 	"slices"
@@ -9,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -55,10 +56,9 @@ type Engine struct {
 	opts Options
 	stop func()
 
-	mu      sync.Mutex               // guards the following fields; epoch is read without it
-	entries map[string]*list.Element // of *entry, by patient
-	order   *list.List               // of *entry, most recently used first
-	holders map[string][]string      // by Consent id, the patients with the Consent in their rule set
+	mu      sync.Mutex                     // guards the following fields; epoch is read without it
+	entries *simplelru.LRU[string, *entry] // by patient
+	holders map[string][]string            // by Consent id, the patients with the Consent in their rule set
 	// recent is a ring buffer of the latest changes: change n is at n modulo its
 	// length. epoch is the number of the latest change.
 	recent [remembered]change
@@ -114,7 +114,8 @@ func New(o Options) (*Engine, error) {
 	if o.Limit <= 0 {
 		o.Limit = defaultLimit
 	}
-	e := &Engine{opts: o, entries: map[string]*list.Element{}, order: list.New(), holders: map[string][]string{}}
+	e := &Engine{opts: o, holders: map[string][]string{}}
+	e.entries, _ = simplelru.NewLRU(o.Patients, e.evicted) // fails only for a size below one
 	e.stop = o.Store.Watch(e.watch)
 	return e, nil
 }
@@ -145,8 +146,7 @@ func (e *Engine) watch(c store.Commit) {
 func (e *Engine) mark(seq store.Seq, patient, id string) {
 	n := e.epoch.Add(1)
 	e.recent[n%remembered] = change{patient, seq}
-	if el := e.entries[patient]; el != nil {
-		en := el.Value.(*entry)
+	if en, ok := e.entries.Peek(patient); ok {
 		if en.stale == nil {
 			en.stale = map[string]struct{}{}
 		}
@@ -199,20 +199,19 @@ func (e *Engine) release(id, patient string) {
 // entryOf returns the entry of a patient and creates it if necessary. From then
 // on, watch marks it. The caller holds mu.
 func (e *Engine) entryOf(patient string) *entry {
-	if el := e.entries[patient]; el != nil {
-		e.order.MoveToFront(el)
-		return el.Value.(*entry)
+	if en, ok := e.entries.Get(patient); ok {
+		return en
 	}
 	en := &entry{patient: strings.Clone(patient)} // the string may point into the buffer of a scan
-	e.entries[en.patient] = e.order.PushFront(en)
-	for e.order.Len() > e.opts.Patients {
-		old := e.order.Remove(e.order.Back()).(*entry)
-		delete(e.entries, old.patient)
-		for _, id := range old.held {
-			e.release(id, old.patient)
-		}
-	}
+	e.entries.Add(en.patient, en)
 	return en
+}
+
+// evicted removes an entry that left the cache from holders. The caller holds mu.
+func (e *Engine) evicted(patient string, en *entry) {
+	for _, id := range en.held {
+		e.release(id, patient)
+	}
 }
 
 // ruleSet returns the patient's consents as of the latest commit that was
@@ -220,7 +219,7 @@ func (e *Engine) entryOf(patient string) *entry {
 func (e *Engine) ruleSet(ctx context.Context, patient string) (*ruleSet, error) {
 	for {
 		e.mu.Lock()
-		if el := e.entries[patient]; el == nil && !fhir.ValidID(patient) {
+		if !e.entries.Contains(patient) && !fhir.ValidID(patient) {
 			e.mu.Unlock()
 			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "the patient id is not valid")
 		}
@@ -243,7 +242,7 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (set *ruleSet, err erro
 	en.reading.Lock()
 	defer en.reading.Unlock()
 	e.mu.Lock()
-	if el := e.entries[en.patient]; el == nil || el.Value.(*entry) != en {
+	if current, _ := e.entries.Peek(en.patient); current != en {
 		e.mu.Unlock()
 		return nil, nil, false
 	}
@@ -283,7 +282,7 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (set *ruleSet, err erro
 		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied",
 			"cause", fhir.KindOf(err).IssueCode())
 	}
-	if el := e.entries[en.patient]; el != nil && el.Value.(*entry) == en {
+	if current, _ := e.entries.Peek(en.patient); current == en {
 		e.updateHolders(en, set)
 	}
 	return set, err, true

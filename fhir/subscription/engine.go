@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // Options configures an Engine.
@@ -343,7 +343,7 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 			return false
 		}
 		if n++; n%yieldEvery == 0 {
-			runtime.Gosched() // a commit may be large, and requests are waiting
+			yield.Now() // a commit may be large, and requests are waiting
 		}
 		index++
 		if c.Seq != st.to {

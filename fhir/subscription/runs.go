@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 // leastRun is the number of events from which a run is stored as one row. Fewer
@@ -106,7 +106,7 @@ func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event,
 			got++
 		}
 		if index++; index%yieldEvery == 0 {
-			runtime.Gosched()
+			yield.Now()
 		}
 		return got < n
 	})

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -224,7 +224,7 @@ func (s *sender) items(ctx context.Context, v view) ([]item, error) {
 	var out []item
 	size := 0
 	for i := range next {
-		runtime.Gosched() // let requests go first
+		yield.Now() // let requests go first
 		it := item{event: next[i]}
 		if err := s.engine.disclose(ctx, &it, grant); err != nil {
 			return nil, err

@@ -5,12 +5,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"runtime"
 	"strings"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/stream"
@@ -295,7 +295,7 @@ const documentSteps = 16
 func (d *delivery) yield(n int) {
 	if d.sinceYield += n; d.sinceYield >= yieldEvery {
 		d.sinceYield = 0
-		runtime.Gosched()
+		yield.Now()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"golang.org/x/sync/singleflight"
 
@@ -136,7 +137,7 @@ type Keys struct {
 
 	flights singleflight.Group
 	mu      sync.Mutex
-	sets    map[string]cachedSet
+	sets    *simplelru.LRU[string, cachedSet] // by URL; guarded by mu
 }
 
 type cachedSet struct {
@@ -165,9 +166,7 @@ func (k *Keys) find(ctx context.Context, c Client, alg, kid string) (any, error)
 // matches.
 func (k *Keys) Find(ctx context.Context, url, alg, kid string) (any, error) {
 	now := k.Clock()
-	k.mu.Lock()
-	have, ok := k.sets[url]
-	k.mu.Unlock()
+	have, ok := k.lookup(url)
 	// If the clock was set back, the entry is not used.
 	fresh := ok && now.Before(have.until) && !now.Before(have.fetched)
 	if fresh {
@@ -266,19 +265,27 @@ func (k *Keys) fetch(ctx context.Context, url string) ([]key, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.sets == nil {
-		k.sets = map[string]cachedSet{}
+		k.sets, _ = simplelru.NewLRU[string, cachedSet](maxCached, nil) // fails only for a size below one
 	}
-	if len(k.sets) >= maxCached {
-		clear(k.sets) // bounds the cache; fetching again is cheap
-	}
-	k.sets[url] = cachedSet{keys: set, fetched: now, until: now.Add(life)}
+	k.sets.Add(url, cachedSet{keys: set, fetched: now, until: now.Add(life)})
 	return set, nil
+}
+
+func (k *Keys) lookup(url string) (set cachedSet, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.sets == nil {
+		return cachedSet{}, false
+	}
+	return k.sets.Get(url)
 }
 
 func (k *Keys) forget(url string) {
 	k.mu.Lock()
-	delete(k.sets, url)
-	k.mu.Unlock()
+	defer k.mu.Unlock()
+	if k.sets != nil {
+		k.sets.Remove(url)
+	}
 }
 
 // lifetime returns how long a response may be used, as in a private cache that

@@ -3,12 +3,12 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -115,7 +115,7 @@ type Registry struct {
 	AllowHTTP bool
 
 	mu    sync.Mutex
-	cache map[string]cached
+	cache *simplelru.LRU[string, cached] // by client id; guarded by mu
 }
 
 // cached is a client as of a sequence number. It is valid until the next
@@ -149,7 +149,7 @@ func (r *Registry) Add(ctx context.Context, c Client) (Client, error) {
 // with others.
 func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	if c.ID == "" {
-		c.ID = strings.ToLower(rand.Text())
+		c.ID = fhir.RandomID()
 	}
 	if !fhir.ValidID(c.ID) || c.ID == "any" {
 		return Client{}, store.StateWrite{},
@@ -213,9 +213,7 @@ func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 // must not be modified.
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 	seq := r.Store.LastSeq() // before the read, so that the result is at least this recent
-	r.mu.Lock()
-	entry, ok := r.cache[id]
-	r.mu.Unlock()
+	entry, ok := r.lookup(id)
 	if ok && entry.seq == seq {
 		return entry.client, nil
 	}
@@ -232,13 +230,22 @@ func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 	entry.seq = seq
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cache == nil || len(r.cache) >= maxCachedClients {
-		r.cache = map[string]cached{}
+	if r.cache == nil {
+		r.cache, _ = simplelru.NewLRU[string, cached](maxCachedClients, nil) // fails only for a size below one
 	}
-	if old, ok := r.cache[id]; !ok || old.seq <= seq {
-		r.cache[id] = entry
+	if old, ok := r.cache.Peek(id); !ok || old.seq <= seq {
+		r.cache.Add(id, entry)
 	}
 	return entry.client, nil
+}
+
+func (r *Registry) lookup(id string) (entry cached, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cache == nil {
+		return cached{}, false
+	}
+	return r.cache.Get(id)
 }
 
 // raw returns the stored bytes of a client.

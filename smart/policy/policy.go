@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
@@ -63,8 +65,8 @@ type Engine struct {
 	// token expires. If Latest is nil, every recheck reads the store.
 	Latest func() store.Seq
 
-	mu    sync.Mutex                  // guards cache
-	cache map[[32]byte]*verifiedToken // by SHA-256 of the token
+	mu    sync.Mutex                               // guards cache
+	cache *simplelru.LRU[[32]byte, *verifiedToken] // by SHA-256 of the token
 }
 
 // verifiedToken is a token with a verified signature and verified claims.
@@ -178,7 +180,7 @@ func (e *Engine) inspect(ctx context.Context, raw string) (*verifiedToken, *acce
 		return nil, nil, err
 	}
 	if fresh {
-		e.store(hash, tok, now)
+		e.store(hash, tok)
 	}
 	return tok, p, nil
 }
@@ -226,27 +228,21 @@ func (e *Engine) possession(r *http.Request, tok *verifiedToken, raw string, isD
 func (e *Engine) cached(hash [32]byte) *verifiedToken {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.cache[hash]
+	if e.cache == nil {
+		return nil
+	}
+	tok, _ := e.cache.Get(hash)
+	return tok
 }
 
 // store adds a token to the cache.
-func (e *Engine) store(hash [32]byte, tok *verifiedToken, now time.Time) {
+func (e *Engine) store(hash [32]byte, tok *verifiedToken) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.cache == nil {
-		e.cache = map[[32]byte]*verifiedToken{}
+		e.cache, _ = simplelru.NewLRU[[32]byte, *verifiedToken](maxCached, nil) // fails only for a size below one
 	}
-	if len(e.cache) >= maxCached {
-		for h, other := range e.cache {
-			if !now.Before(other.expires) {
-				delete(e.cache, h)
-			}
-		}
-		if len(e.cache) >= maxCached {
-			clear(e.cache) // verifying a token again is cheap
-		}
-	}
-	e.cache[hash] = tok
+	e.cache.Add(hash, tok)
 }
 
 // verify validates the signature and the claims of a token.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pulsegate/cmd/internal/recovery"
+	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store/pebblestore"
@@ -54,7 +55,7 @@ func (t auditTrail) recordRecovery(ctx context.Context, env environment, what st
 		problem = "nothing was lost"
 	}
 	err := t.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
-		Caller: audit.Caller{Principal: &access.Principal{Operator: decision.By}, RequestID: newID()},
+		Caller: audit.Caller{Principal: &access.Principal{Operator: decision.By}, RequestID: fhir.RandomID()},
 		Extra:  [][2]string{{"problem", problem}, {"decided", decision.At.Format(time.RFC3339)}}})
 	if err != nil {
 		return err

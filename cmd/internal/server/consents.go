@@ -31,7 +31,7 @@ func (ops operations) GrantConsent(ctx context.Context, op admin.Operator, in ad
 	if err := ops.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Build(consent.Terms{ID: newID(), Patient: in.Patient, Vendor: in.Vendor,
+	res, err := consent.Build(consent.Terms{ID: fhir.RandomID(), Patient: in.Patient, Vendor: in.Vendor,
 		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: ops.now()})
 	if err != nil {
 		return admin.ID{}, err
@@ -57,7 +57,7 @@ func (ops operations) WithdrawConsent(ctx context.Context, op admin.Operator,
 	rq := ops.request(op)
 	withdrawals := &appconsent.Withdrawals{Store: ops.store, Audit: ops.audit.recorder, Consents: ops.consents,
 		Clock: ops.now,
-		NewID: newID, VendorName: vendors.Name}
+		NewID: fhir.RandomID, VendorName: vendors.Name}
 	for _, a := range ops.adapters {
 		withdrawals.Vendors = append(withdrawals.Vendors, a.Vendor())
 	}

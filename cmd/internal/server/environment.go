@@ -1,12 +1,10 @@
 package server
 
 import (
-	"crypto/rand"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"pulsegate/cmd/internal/config"
@@ -75,6 +73,3 @@ func (e environment) client(timeout time.Duration, maxResponse int64) *http.Clie
 
 // keySetClient returns a client that fetches JSON Web Key Sets.
 func (e environment) keySetClient() *http.Client { return e.client(3*time.Second, 64<<10) }
-
-// newID returns a random ID for a resource or request: 26 letters and digits.
-func newID() string { return strings.ToLower(rand.Text()) }

@@ -29,7 +29,7 @@ func principal(op admin.Operator) *access.Principal {
 }
 
 func (ops operations) request(op admin.Operator) *interaction.Request {
-	return &interaction.Request{Caller: audit.Caller{Principal: principal(op), RequestID: newID()}}
+	return &interaction.Request{Caller: audit.Caller{Principal: principal(op), RequestID: fhir.RandomID()}}
 }
 
 // put stores a resource by the FHIR interactions and returns its id. If id is

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"runtime"
 	"slices"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/readcache"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -110,7 +110,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	for i := range b.Writes {
 		w := &b.Writes[i]
 		if i%yieldWrites == yieldWrites-1 {
-			runtime.Gosched()
+			yield.Now()
 		}
 		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: type or id is not valid", i)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -87,7 +88,7 @@ type DB struct {
 	// The fields below belong to the committer's goroutine.
 	head             rows.Head
 	groups           uint64
-	writtenTemplates map[[16]byte]bool // templates whose F row is known to exist
+	writtenTemplates *simplelru.LRU[[16]byte, struct{}] // templates whose F row is known to exist
 	edge             map[int][32]byte
 	lastSweep        time.Time
 	disk             spaceWatch
@@ -113,7 +114,9 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		reads: readcache.New(), writtenTemplates: map[[16]byte]bool{}, days: rows.NewDayWriter()}
+		reads: readcache.New(), days: rows.NewDayWriter()}
+	// fails only for a size below one
+	d.writtenTemplates, _ = simplelru.NewLRU[[16]byte, struct{}](rows.MaxTemplates, nil)
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -139,7 +142,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
 			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
 	}
-	d.pdb, d.templates = pdb, &rows.Templates{}
+	d.pdb, d.templates = pdb, rows.NewTemplates()
 	results, err := sorted.NewResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
 	if err == nil {
 		err = d.load()

@@ -552,7 +552,7 @@ func (s *stage) noteCluster(seq store.Seq, c *current) {
 
 // putTemplate writes the F row of a template, unless it is known to exist.
 func (s *stage) putTemplate(f *store.Template) error {
-	if s.db.writtenTemplates[f.ID] || s.templates[f.ID] {
+	if _, ok := s.db.writtenTemplates.Get(f.ID); ok || s.templates[f.ID] {
 		return nil
 	}
 	if s.templates == nil {
@@ -562,12 +562,10 @@ func (s *stage) putTemplate(f *store.Template) error {
 	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
 }
 
-// noteTemplates records the templates of a group that was applied.
+// noteTemplates records the templates of a group that was applied. Writing a row
+// again does no harm, so the oldest ones may be forgotten.
 func (d *DB) noteTemplates(ids map[[16]byte]bool) {
-	if len(d.writtenTemplates)+len(ids) > rows.MaxTemplates {
-		clear(d.writtenTemplates) // writing a row again does no harm
-	}
 	for id := range ids {
-		d.writtenTemplates[id] = true
+		d.writtenTemplates.Add(id, struct{}{})
 	}
 }

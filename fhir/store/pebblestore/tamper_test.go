@@ -83,7 +83,7 @@ func (x *tamperer) put(k, v []byte) {
 // show makes the store read its rows again, as after a restart.
 func (x *tamperer) show() {
 	x.t.Helper()
-	x.d.templates = &rows.Templates{}
+	x.d.templates = rows.NewTemplates()
 	x.d.tier, _ = tier.New()
 	if _, err := x.d.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {

@@ -208,7 +208,7 @@ func TestTemplateFaults(t *testing.T) {
 	sound(t, d)
 	k := keys.TemplateKey(w.Template.ID)
 	for _, v := range [][]byte{nil, []byte("\x01x"), {0xff}} {
-		d.templates = &rows.Templates{}
+		d.templates = rows.NewTemplates()
 		set := d.pdb.Set(k, v, pebble.Sync)
 		if v == nil {
 			set = d.pdb.Delete(k, pebble.Sync)

@@ -21,7 +21,6 @@ package breakglass
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"log/slog"
 	"slices"
@@ -139,7 +138,7 @@ func (s *Service) Open(ctx context.Context, by audit.Caller, user, patient, reas
 		return Override{}, err
 	}
 	now := s.clock().UTC().Truncate(time.Second)
-	override := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
+	override := Override{ID: fhir.RandomID(), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
 		return Override{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is required")

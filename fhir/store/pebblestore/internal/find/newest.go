@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
@@ -47,7 +48,7 @@ type Cluster struct {
 type signatureCache struct {
 	mu     sync.Mutex
 	staged store.Seq // the latest commit passed to note, or a later one
-	byID   map[Cluster]*signatures
+	byID   *simplelru.LRU[Cluster, *signatures]
 }
 
 // signatures holds the signatures of all documents that a snapshot at or after
@@ -64,7 +65,7 @@ func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, delet
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.staged = max(c.staged, seq)
-	if cl := c.byID[id]; cl != nil && !deleted {
+	if cl, ok := c.byID.Peek(id); ok && !deleted {
 		cl.add(newSignature(values, d.Vendor, d.Author, d.Categories))
 	}
 }
@@ -76,14 +77,11 @@ func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (found []*sig
 	learn func(map[string]*signature)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cl := c.byID[id]
-	if cl == nil {
-		if len(c.byID) >= maxClusters {
-			clear(c.byID)
-		}
+	cl, ok := c.byID.Get(id)
+	if !ok {
 		// note has not seen what was staged before now: a snapshot must include it.
 		cl = &signatures{byKey: map[string]*signature{}, needs: max(c.staged, latest)}
-		c.byID[id] = cl
+		c.byID.Add(id, cl)
 	}
 	switch {
 	case cl.tooMany:

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"sync/atomic"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
@@ -25,7 +27,9 @@ type Searcher struct {
 
 // New returns a Searcher that keeps its sorted results in r.
 func New(r *sorted.Results, b Bounds) *Searcher {
-	return &Searcher{bounds: b, Results: r, clusters: signatureCache{byID: map[Cluster]*signatures{}}}
+	s := &Searcher{bounds: b, Results: r}
+	s.clusters.byID, _ = simplelru.NewLRU[Cluster, *signatures](maxClusters, nil) // fails only for a size below one
+	return s
 }
 
 // Find implements store.Store at a snapshot.

@@ -1,10 +1,10 @@
 package rows
 
 import (
-	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -17,16 +17,18 @@ const MaxTemplates = 1024
 
 // Templates caches the templates of F rows. It is safe for concurrent use.
 type Templates struct {
-	mu   sync.RWMutex
-	byID map[[16]byte]*store.Template
+	byID *lru.Cache[[16]byte, *store.Template]
+}
+
+// NewTemplates returns an empty cache.
+func NewTemplates() *Templates {
+	byID, _ := lru.New[[16]byte, *store.Template](MaxTemplates) // fails only for a size below one
+	return &Templates{byID}
 }
 
 // get returns a template from the cache or from its F row.
 func (f *Templates) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
-	f.mu.RLock()
-	x := f.byID[id]
-	f.mu.RUnlock()
-	if x != nil {
+	if x, ok := f.byID.Get(id); ok {
 		return x, nil
 	}
 	b, err := Get(r, keys.TemplateKey(id))
@@ -37,12 +39,7 @@ func (f *Templates) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	if !ok || x.ID != id {
 		return nil, fault.ErrRow
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.byID == nil || len(f.byID) >= MaxTemplates {
-		f.byID = map[[16]byte]*store.Template{}
-	}
-	f.byID[id] = x
+	f.byID.Add(id, x)
 	return x, nil
 }
 

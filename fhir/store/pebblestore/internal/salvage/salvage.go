@@ -85,7 +85,7 @@ func Copy(ctx context.Context, src, dst *pebble.DB, schema string) (*Report, err
 	if err != nil {
 		return nil, err
 	}
-	s := &salvager{ctx: ctx, db: dst, templates: &rows.Templates{}, tier: t, schema: []byte(schema),
+	s := &salvager{ctx: ctx, db: dst, templates: rows.NewTemplates(), tier: t, schema: []byte(schema),
 		batch:   dst.NewBatch(),
 		written: map[writtenSamples]*rows.SeriesChange{},
 		report:  &Report{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}

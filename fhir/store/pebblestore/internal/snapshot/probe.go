@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"runtime"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -12,6 +11,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
+	"pulsegate/fhir/yield"
 )
 
 // yieldProbes is the number of samples after which a probe yields the processor. They
@@ -62,7 +62,7 @@ func compareSamples(s *tier.Walk, w *store.SeriesWrite, own bool, found []store.
 	t := w.Template
 	for i, n := 0, 1; i < len(found) && s.Valid(); n++ {
 		if n%yieldProbes == 0 {
-			runtime.Gosched()
+			yield.Now()
 		}
 		mine, theirs := w.Columns.At(i), s.Sample()
 		c := 0

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"math/bits"
-	"runtime"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,6 +12,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/yield"
 )
 
 const (
@@ -133,7 +133,7 @@ func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Column
 		if err := t.ReadBlock(r, b.key, &b.head, &one); err != nil {
 			return nil, err
 		}
-		runtime.Gosched() // the compactor runs in the background
+		yield.Now() // the compactor runs in the background
 		for j := range one.Len() {
 			s := one.At(j)
 			all.Append(&s, x.Series.Template.Values)

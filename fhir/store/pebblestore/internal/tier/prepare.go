@@ -2,13 +2,13 @@ package tier
 
 import (
 	"bytes"
-	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/yield"
 )
 
 // Prepared is a SeriesWrite whose blocks are encoded. Only the headers, which name
@@ -56,7 +56,7 @@ func (t *Tier) Prepare(w *store.SeriesWrite) (*Prepared, error) {
 		}
 		a.Blocks = append(a.Blocks, p)
 		if from+BlockSamples < n {
-			runtime.Gosched()
+			yield.Now()
 		}
 	}
 	return a, nil

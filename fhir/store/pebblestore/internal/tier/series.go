@@ -1,12 +1,12 @@
 package tier
 
 import (
-	"container/list"
 	"reflect"
 	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -89,46 +89,38 @@ func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 // read only.
 type seriesCache struct {
 	mu    sync.Mutex
-	byID  map[series.SeriesID]*list.Element
-	byPtr map[*series.Template]*Series // by the templates of writers, which keep them
-	order *list.List
+	byID  *simplelru.LRU[series.SeriesID, *Series]
+	byPtr *simplelru.LRU[*series.Template, *Series] // by the templates of writers, which keep them
 }
 
 func newSeriesCache() *seriesCache {
-	return &seriesCache{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*Series{},
-		order: list.New()}
+	c := &seriesCache{}
+	c.byID, _ = simplelru.NewLRU[series.SeriesID, *Series](cachedSeries, nil) // fails only for a size below one
+	c.byPtr, _ = simplelru.NewLRU[*series.Template, *Series](cachedSeries, nil)
+	return c
 }
 
 func (c *seriesCache) get(id series.SeriesID) *Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	el := c.byID[id]
-	if el == nil {
-		return nil
-	}
-	c.order.MoveToFront(el)
-	return el.Value.(*Series)
+	ser, _ := c.byID.Get(id)
+	return ser
 }
 
 func (c *seriesCache) put(ser *Series) *Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if el := c.byID[ser.ID]; el != nil {
-		c.order.MoveToFront(el)
-		return el.Value.(*Series)
+	if cached, ok := c.byID.Get(ser.ID); ok {
+		return cached
 	}
-	c.byID[ser.ID] = c.order.PushFront(ser)
-	for c.order.Len() > cachedSeries {
-		old := c.order.Remove(c.order.Back()).(*Series)
-		delete(c.byID, old.ID)
-	}
+	c.byID.Add(ser.ID, ser)
 	return ser
 }
 
 // ofTemplate returns the series of a writer's template.
 func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	c.mu.Lock()
-	ser := c.byPtr[t]
+	ser, _ := c.byPtr.Get(t)
 	c.mu.Unlock()
 	if ser != nil {
 		return ser, nil
@@ -146,10 +138,7 @@ func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.byPtr) >= cachedSeries {
-		clear(c.byPtr)
-	}
-	c.byPtr[t] = ser
+	c.byPtr.Add(t, ser)
 	return ser, nil
 }
 
