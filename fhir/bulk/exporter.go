@@ -313,13 +313,9 @@ func (e *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 	fn func(*store.Found) bool) error {
 	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.Seq, Filter: g.Filter(access.Read),
 		Deleted: deleted}
-	more, n := true, 0
+	more, pace := true, yield.Counter{Every: yieldEvery}
 	take := func(f *store.Found) bool {
-		// Without yielding, a scan keeps its core for 10 ms, until the scheduler
-		// preempts it, while requests wait.
-		if n++; n%yieldEvery == 0 {
-			yield.Now()
-		}
+		pace.Add(1)
 		if j.Level != System && typ != "Patient" && (f.Facts == nil || f.Facts.Patient == "") {
 			return true
 		}

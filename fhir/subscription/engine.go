@@ -335,16 +335,15 @@ const saveCursor = 5000
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	st := &stepState{engine: e, grants: map[string]*access.Grant{}, numbered: map[string]uint64{},
 		counted: map[string]uint64{}, runs: map[string]*run{}}
-	n, index := 0, uint64(0)
+	n, index, pace := 0, uint64(0), yield.Counter{Every: yieldEvery}
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// Process commits whole, because the cursor cannot point inside one.
 		if n >= stepSize && c.Seq != st.to {
 			more = true
 			return false
 		}
-		if n++; n%yieldEvery == 0 {
-			yield.Now() // a commit may be large, and requests are waiting
-		}
+		n++
+		pace.Add(1) // a commit may be large, and requests are waiting
 		index++
 		if c.Seq != st.to {
 			st.to, index = c.Seq, 0

@@ -96,7 +96,7 @@ func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]e
 
 // read appends the first n events of a run, which it reads from the change log.
 func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event, error) {
-	index, got := uint64(0), 0
+	index, got, pace := uint64(0), 0, yield.Counter{Every: yieldEvery}
 	err := e.opts.Store.Changes(ctx, r.Seq-1, func(c *store.Change) bool {
 		if c.Seq != r.Seq {
 			return false
@@ -105,9 +105,8 @@ func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event,
 			out = append(out, r.eventOf(uint64(got), c))
 			got++
 		}
-		if index++; index%yieldEvery == 0 {
-			yield.Now()
-		}
+		index++
+		pace.Add(1)
 		return got < n
 	})
 	if err == nil && got < n {

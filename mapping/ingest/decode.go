@@ -10,7 +10,6 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
-	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/stream"
@@ -61,10 +60,10 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 // Sample implements adapters.Sink.
 func (d *delivery) Sample(s *sample.Sample) error {
 	if st := d.streams.Place(s, &d.row); st != nil && (d.row.Start <= d.horizon || !d.inFuture(d.row.Start)) {
-		d.yield(1)
+		d.pace.Add(1)
 		return d.addSample(st)
 	}
-	d.yield(documentSteps)
+	d.pace.Add(documentSteps)
 	b := d.batch
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)
@@ -287,17 +286,6 @@ const yieldEvery = 256
 
 // documentSteps is the cost of mapping a document, in samples.
 const documentSteps = 16
-
-// yield counts n processed samples and yields the processor after every
-// yieldEvery. Otherwise a decoding goroutine would hold its core until the
-// scheduler preempts it after 10 ms, and requests would wait that long at each
-// of their steps.
-func (d *delivery) yield(n int) {
-	if d.sinceYield += n; d.sinceYield >= yieldEvery {
-		d.sinceYield = 0
-		yield.Now()
-	}
-}
 
 // flush hands the batch to the committing goroutine if it is full.
 func (d *delivery) flush() error {

@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 	"pulsegate/mapping/stream"
 )
@@ -32,15 +33,15 @@ type delivery struct {
 
 	// The following fields belong to the decoding goroutine.
 
-	ctx        context.Context // ends when committing fails
-	batch      *batch
-	byID       map[string]int // index in batch.observations by id
-	rawItems   map[string]int // number of quarantined items by reason, metric and component
-	streams    *stream.Mapper
-	row        series.Sample // of the last sample
-	lastUse    *streamUse    // of the last sample
-	sinceYield int           // samples since the last yield
-	horizon    int64         // cached start in Unix microseconds from which on samples are in the future
+	ctx      context.Context // ends when committing fails
+	batch    *batch
+	byID     map[string]int // index in batch.observations by id
+	rawItems map[string]int // number of quarantined items by reason, metric and component
+	streams  *stream.Mapper
+	row      series.Sample // of the last sample
+	lastUse  *streamUse    // of the last sample
+	pace     yield.Counter // in samples
+	horizon  int64         // cached start in Unix microseconds from which on samples are in the future
 
 	// The following fields belong to the committing goroutine, and to the decoding
 	// one after the last commit.

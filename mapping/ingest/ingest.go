@@ -11,6 +11,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/budget"
+	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 )
 
@@ -68,6 +69,7 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
 	d := &delivery{pipeline: p, request: req, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
+		pace:    yield.Counter{Every: yieldEvery},
 		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
 		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
 	if d.log == nil {

@@ -29,7 +29,8 @@ const (
 
 // Mapper maps the samples of one patient and vendor. It caches how the last ones
 // were mapped, so that only the times and numbers of the next ones have to be
-// read. It is not safe for concurrent use.
+// read. It is not safe for concurrent use. The cache is not a golang-lru cache,
+// because an entry is found by comparing it with a sample, not by a key.
 type Mapper struct {
 	mapper          *mapping.Mapper
 	vendor, patient string

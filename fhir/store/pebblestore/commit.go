@@ -107,11 +107,10 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	if err := tier.CheckDistinct(b.Series); err != nil {
 		return nil, err
 	}
+	pace := yield.Counter{Every: yieldWrites}
 	for i := range b.Writes {
 		w := &b.Writes[i]
-		if i%yieldWrites == yieldWrites-1 {
-			yield.Now()
-		}
+		pace.Add(1)
 		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: type or id is not valid", i)
 		}

@@ -28,6 +28,9 @@ const (
 // A shard has two generations. When the young one is full, it becomes the old one,
 // and the old one is dropped. An entry found in the old generation moves to the
 // young one.
+//
+// It is not a golang-lru cache, because it is bounded by bytes, and Put must check
+// the shard's latest change under the same lock.
 type Cache struct {
 	seed   maphash.Seed
 	off    atomic.Bool // the store is closed or has stopped

@@ -60,10 +60,10 @@ func (snap *Snapshot) Probe(w *store.SeriesWrite, found []store.Presence) error 
 // compareSamples compares the columns with a walk over the same time.
 func compareSamples(s *tier.Walk, w *store.SeriesWrite, own bool, found []store.Presence) error {
 	t := w.Template
-	for i, n := 0, 1; i < len(found) && s.Valid(); n++ {
-		if n%yieldProbes == 0 {
-			yield.Now()
-		}
+	pace := yield.Counter{Every: yieldProbes}
+	i := 0
+	for i < len(found) && s.Valid() {
+		pace.Add(1)
 		mine, theirs := w.Columns.At(i), s.Sample()
 		c := 0
 		if mine.Start < theirs.Start {

@@ -32,6 +32,9 @@ const (
 )
 
 // Results caches sorted results for the next pages. It is safe for concurrent use.
+//
+// It is not a golang-lru cache, because it is bounded by bytes in memory, by bytes
+// on disk and by results per owner, and a result in use must not be dropped.
 type Results struct {
 	fs       vfs.FS
 	dir      string

@@ -14,7 +14,8 @@ import (
 
 // decodedBlocks caches the blocks that lookups by id decoded last, because a reader
 // of one sample mostly reads its neighbors, too. An entry is compared with the
-// bytes of the block, so that a rewritten block is decoded again.
+// bytes of the block, so that a rewritten block is decoded again. It is not a
+// golang-lru cache, because a key alone does not identify an entry.
 type decodedBlocks struct {
 	mu   sync.Mutex
 	list [8]*decodedBlock
