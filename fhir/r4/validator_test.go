@@ -155,11 +155,8 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := validator().Resource(c.typ, []byte(c.body), "o1")
 			var e *fhir.Error
-			if !errors.As(err, &e) {
-				t.Fatalf("got %v, want an error", err)
-			}
-			if e.Kind != c.kind || len(e.Issues) == 0 {
-				t.Fatalf("got kind %d %v", e.Kind, e)
+			if !errors.As(err, &e) || e.Kind != c.kind || len(e.Issues) == 0 {
+				t.Fatalf("got %v, want an error of kind %d with issues", err, c.kind)
 			}
 			if !slices.ContainsFunc(e.Issues, func(i fhir.Issue) bool {
 				return (c.path == "" || strings.Join(i.Expression, "") == c.path) &&

@@ -30,6 +30,15 @@ func (w *world) ingested(typ, id, patient, body string) {
 	}
 }
 
+// conditionalEntry returns a Bundle entry, with ifMatch if match is not empty.
+func conditionalEntry(method, path, resource, match string) string {
+	e := entry("", method, strings.TrimPrefix(path, "/"), resource)
+	if match != "" {
+		e = strings.Replace(e, `"method"`, `"ifMatch":"W/\"1\"","method"`, 1)
+	}
+	return e
+}
+
 // TestHiddenIsAbsent tests that on every write path, hidden and absent resources give
 // the same status and text.
 func TestHiddenIsAbsent(t *testing.T) {
@@ -55,13 +64,6 @@ func TestHiddenIsAbsent(t *testing.T) {
 			}
 		}
 		body := func(id, patient string) string { return observation(id, patient, "vital-signs", 60) }
-		inBundle := func(method, path, resource, match string) string {
-			e := entry("", method, strings.TrimPrefix(path, "/"), resource)
-			if match != "" {
-				e = strings.Replace(e, `"method"`, `"ifMatch":"W/\"1\"","method"`, 1)
-			}
-			return e
-		}
 		for _, pair := range [][2]string{{given, other}, {long, long[1:] + "w"}, {"named", "nowhere"},
 			{"removed", "nowhere"}} {
 			for _, c := range []struct {
@@ -86,8 +88,8 @@ func TestHiddenIsAbsent(t *testing.T) {
 						h = []string{"If-Match", c.match}
 					}
 					got[i] = w.do("all", c.method, path, res, h...)
-					bundled[i] = w.do("all", "POST", "/", bundle("transaction", inBundle(c.method, path, res, c.match)))
-					b := w.do("all", "POST", "/", bundle("batch", inBundle(c.method, path, res, c.match)))
+					bundled[i] = w.do("all", "POST", "/", bundle("transaction", conditionalEntry(c.method, path, res, c.match)))
+					b := w.do("all", "POST", "/", bundle("batch", conditionalEntry(c.method, path, res, c.match)))
 					i1 := bytes.Index(b.body, []byte(`"entry"`))
 					batched[i] = answer{status: 400, header: http.Header{}, body: b.body[max(i1, 0):]}
 				}
