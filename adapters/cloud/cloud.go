@@ -69,14 +69,17 @@ type OAuth struct {
 	// Basic.
 	FormSecret bool
 	Scopes     []Scope
+	// Granted returns the names in Scopes of the granted scopes, which the vendor may
+	// spell in other ways. If it is nil, the names are equal.
+	Granted func(stated []string) []string
 	// Params are further parameters of the authorization request.
 	Params map[string]string
 	// Rotates is set if a refresh token can be used once and is replaced by each
 	// use. A use whose answer was lost then ends the grant.
 	Rotates bool
-	// RefreshLife returns the lifetime of the refresh token that an answer of the
-	// token endpoint states, or 0. It may be nil.
-	RefreshLife func(answer map[string]any) time.Duration
+	// RefreshLife returns the lifetime of the refresh token that the members of an
+	// answer of the token endpoint state, or 0. It may be nil.
+	RefreshLife func(answer func(name string) any) time.Duration
 }
 
 // Scope is one permission that the vendor's consent page lists.
