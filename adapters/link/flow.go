@@ -203,11 +203,11 @@ func granted(o cloud.OAuth, statements ...string) (have, missing []string) {
 			break
 		}
 	}
-	if o.Granted != nil && stated != nil {
+	if o.Granted != nil && len(stated) > 0 {
 		stated = o.Granted(stated)
 	}
 	for _, s := range o.Scopes {
-		if stated == nil || slices.Contains(stated, s.Name) {
+		if len(stated) == 0 || slices.Contains(stated, s.Name) {
 			have = append(have, s.Name)
 		} else {
 			missing = append(missing, s.Name)
