@@ -25,7 +25,7 @@ const (
 	EmptyPage  Fault = "emptypage"  // page without items but with a token for the next page
 	Lapse      Fault = "lapse"      // membership lapsed: answer 403
 	LostToken  Fault = "losttoken"  // issue tokens, then drop the connection before the answer
-	Expire     Fault = "expire"     // access token expires early
+	Expire     Fault = "expire"     // access token expires before the stated time
 	Duplicate  Fault = "duplicate"  // send an event twice
 	Reorder    Fault = "reorder"    // send an event after later ones
 	LostEvent  Fault = "lostevent"  // never send an event
@@ -150,18 +150,18 @@ func (in *Injector) AddOutage(w Window) {
 }
 
 // TokenLife returns the lifetime of the next access token of a subject, given the
-// vendor's: TokenLife of the configuration, or a tenth of the lifetime if Expire occurs.
-func (in *Injector) TokenLife(vendor time.Duration, subject string) time.Duration {
+// vendor's: the lifetime to state and the actual one. They differ if Expire occurs.
+func (in *Injector) TokenLife(vendor time.Duration, subject string) (stated, actual time.Duration) {
 	in.mu.Lock()
-	life := in.faults.TokenLife
+	stated = in.faults.TokenLife
 	in.mu.Unlock()
-	if life == 0 {
-		life = vendor
+	if stated == 0 {
+		stated = vendor
 	}
 	if in.Draw(Expire, subject) {
-		life /= 10
+		return stated, stated / 10
 	}
-	return life
+	return stated, stated
 }
 
 // Lapsed reports whether the membership of a wearer is lapsed at t: in some periods of 30
