@@ -20,19 +20,20 @@ const canary = "canary-7351"
 var hostileAnswers = []struct {
 	name  string
 	serve http.HandlerFunc
+	large bool // larger than cloud.MaxAnswer
 }{
-	{"an empty body", body("")},
-	{"HTML", body("<html>" + canary + "</html>")},
-	{"a string", body(`"` + canary + `"`)},
-	{"a number", body("17")},
-	{"null", body("null")},
-	{"a truncated object", body(`{"id":"` + canary)},
-	{"two values", body(`{"data":[]} {"data":["` + canary + `"]}`)},
+	{"an empty body", body(""), false},
+	{"HTML", body("<html>" + canary + "</html>"), false},
+	{"a string", body(`"` + canary + `"`), false},
+	{"a number", body("17"), false},
+	{"null", body("null"), false},
+	{"a truncated object", body(`{"id":"` + canary), false},
+	{"two values", body(`{"data":[]} {"data":["` + canary + `"]}`), false},
 	{"wrong types", body(`{"data":"` + canary + `","dataPoints":"` + canary + `","rollupDataPoints":7,` +
-		`"pairedDevices":7,"id":7,"healthUserId":7,"name":7,"next_token":7,"nextPageToken":7}`)},
+		`"pairedDevices":7,"id":7,"healthUserId":7,"name":7,"next_token":7,"nextPageToken":7}`), false},
 	{"items of wrong types", body(`{"data":["` + canary + `"],"dataPoints":["` + canary + `"],` +
-		`"rollupDataPoints":[7],"pairedDevices":[7],"id":[],"healthUserId":[],"name":[]}`)},
-	{"a deep structure", body(strings.Repeat(`{"data":[`, 200_000))},
+		`"rollupDataPoints":[7],"pairedDevices":[7],"id":[],"healthUserId":[],"name":[]}`), false},
+	{"a deep structure", body(strings.Repeat(`{"data":[`, 200_000)), false},
 	{"an endless answer", func(w http.ResponseWriter, r *http.Request) {
 		chunk := []byte(strings.Repeat(" ", 1<<20))
 		for r.Context().Err() == nil {
@@ -40,7 +41,7 @@ var hostileAnswers = []struct {
 				return
 			}
 		}
-	}},
+	}, true},
 	{"a compression bomb", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
@@ -51,19 +52,19 @@ var hostileAnswers = []struct {
 			}
 		}
 		_ = z.Close() // the client has gone
-	}},
+	}, true},
 	{"broken compression", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
 		_, _ = w.Write([]byte(canary))
-	}},
+	}, false},
 	{"a failure with a text", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, canary, http.StatusInternalServerError)
-	}},
+	}, false},
 	{"a failure that quotes", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte(`{"detail":"` + canary + ` says x","error":{"message":"` + canary + `","status":"x ` + canary +
-			`","details":[{"reason":"no code: ` + canary + `"}]}}`))
-	}},
+		_, _ = w.Write([]byte(`{"detail":"` + canary + ` says x","error":{"message":"` + canary + `","status":"x ` +
+			canary + `","details":[{"reason":"no code: ` + canary + `"}]}}`))
+	}, false},
 	{"no HTTP", func(w http.ResponseWriter, _ *http.Request) {
 		conn, buf, err := w.(http.Hijacker).Hijack()
 		if err != nil {
@@ -72,7 +73,7 @@ var hostileAnswers = []struct {
 		_, _ = buf.WriteString(canary + "\r\n\r\n")
 		_ = buf.Flush()
 		_ = conn.Close()
-	}},
+	}, false},
 }
 
 func body(s string) http.HandlerFunc {
@@ -84,7 +85,11 @@ func (s *Suite) hostile(t *testing.T) {
 	for _, h := range hostileAnswers {
 		t.Run(h.name, func(t *testing.T) {
 			v, c := s.start(t, h.serve)
-			s.refused(t, v, c, v.Streams())
+			want := ""
+			if h.large {
+				want = "answer-too-large"
+			}
+			s.refused(t, v, c, want)
 		})
 	}
 	t.Run("a redirect", s.redirect)
@@ -92,9 +97,9 @@ func (s *Suite) hostile(t *testing.T) {
 	t.Run("no answer", s.noAnswer)
 }
 
-// refused checks that reads fail with an error that quotes nothing. Of several streams
-// of one span, only one is read.
-func (s *Suite) refused(t *testing.T, v cloud.Vendor, c *cloud.Client, streams []cloud.Stream) {
+// refused checks that reads fail with an error that quotes nothing and has a reason, if
+// want is one. Of several streams of one span, only one is read.
+func (s *Suite) refused(t *testing.T, v cloud.Vendor, c *cloud.Client, want string) {
 	t.Helper()
 	check := func(where string, err error) {
 		t.Helper()
@@ -102,7 +107,7 @@ func (s *Suite) refused(t *testing.T, v cloud.Vendor, c *cloud.Client, streams [
 		if !ok {
 			t.Fatalf("%s: %T is not a *cloud.Error", where, err)
 		}
-		if p := e.Problem; p != cloud.Unavailable && p != cloud.Rejected {
+		if p := e.Problem; p != cloud.Unavailable && p != cloud.Rejected || want != "" && e.Reason != want {
 			t.Errorf("%s: %v", where, e)
 		}
 		for _, secret := range []string{canary, s.Token} {
@@ -114,7 +119,7 @@ func (s *Suite) refused(t *testing.T, v cloud.Vendor, c *cloud.Client, streams [
 	_, err := v.Account(t.Context(), c)
 	check("account", err)
 	seen := map[cloud.Span]bool{}
-	for _, st := range streams {
+	for _, st := range v.Streams() {
 		if seen[st.Span] {
 			continue
 		}
@@ -130,7 +135,7 @@ func (s *Suite) redirect(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))
 	defer elsewhere.Close()
 	v, c := s.start(t, http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
-	s.refused(t, v, c, v.Streams())
+	s.refused(t, v, c, "")
 	if n := followed.Load(); n != 0 {
 		t.Errorf("%d redirects were followed", n)
 	}
