@@ -33,6 +33,7 @@ type progress struct {
 	Due     time.Time `json:"due"`               // of the next poll
 	Through time.Time `json:"through"`           // polled up to
 	Polled  time.Time `json:"polled,omitzero"`   // time of the last successful poll
+	Swept   time.Time `json:"swept,omitzero"`    // time of the latest poll of all that may still appear
 	Back    time.Time `json:"back,omitzero"`     // the past was read down to
 	Floor   time.Time `json:"floor,omitzero"`    // the past is read down to
 	Start   time.Time `json:"start,omitzero"`    // where reading the past began
@@ -54,7 +55,7 @@ func (p *plan) complete(l *link.Link, streams []cloud.Stream, now time.Time, bac
 		s := &streams[i]
 		have := p.Streams[s.Name]
 		if have == nil {
-			have = &progress{Due: now, Through: l.Created, Start: l.Created, Back: l.Created,
+			have = &progress{Due: now, Through: l.Created, Swept: l.Created, Start: l.Created, Back: l.Created,
 				Floor: l.Created.Add(-backfill)}
 			if s.Span == cloud.Snapshot {
 				have.Start, have.Back, have.Floor = time.Time{}, time.Time{}, time.Time{}

@@ -112,7 +112,11 @@ func (p *plan) pastWork(streams []cloud.Stream) (s *cloud.Stream, next *progress
 // poll reads a stream from before the previous poll until now.
 func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progress) error {
 	now := e.Clock()
-	from := maxTime(p.Through.Add(-s.Trailing), r.task.plan.Since)
+	trailing, sweep := s.Trailing, s.Late > s.Trailing && now.Sub(p.Swept) >= dayLater
+	if sweep {
+		trailing = s.Late
+	}
+	from := maxTime(p.Through.Add(-trailing), r.task.plan.Since)
 	items := 0
 	for to := from; ; {
 		if s.Span != cloud.Snapshot && s.Chunk > 0 {
@@ -131,6 +135,9 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 		p.Through, from = maxTime(p.Through, to), to
 	}
 	p.Through, p.Polled, p.Empty = now, now, items == 0
+	if sweep {
+		p.Swept = now
+	}
 	e.record(r.task, p, items)
 	period := every(s, r.vendor.subscribed)
 	p.Due = now.Add(jitter(period, r.link.ID, s.Name, now))
