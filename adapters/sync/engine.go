@@ -36,7 +36,8 @@ type Options struct {
 	// Hooks is the URL below which the vendors' webhooks are, without a trailing
 	// slash, or "" if vendors cannot reach this server. Then everything is polled.
 	Hooks string
-	// Backfill is how far before the linking data are read. The default is 90 days.
+	// Backfill is the time before the linking for which data are read. The default is
+	// 90 days.
 	Backfill time.Duration
 	// Workers is the number of turns that run at a time. The default is 16.
 	Workers int
@@ -160,7 +161,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	return e, nil
 }
 
-// caller is who acts in the audit trail.
+// caller returns the agent of the engine's actions in the audit trail.
 func caller() audit.Caller {
 	return audit.Caller{Principal: &access.Principal{Operator: "sync", Grant: access.All()}, RequestID: fhir.RandomID()}
 }

@@ -63,7 +63,8 @@ func TestBackfillIsBounded(t *testing.T) {
 	}
 }
 
-// A restart in the middle of reading the past continues where it was.
+// TestBackfillResumes checks that a restart in the middle of reading the past
+// continues where it was.
 func TestBackfillResumes(t *testing.T) {
 	w := newWorld(t)
 	w.fill("ann")
@@ -109,7 +110,8 @@ func TestRestatementAndDeletion(t *testing.T) {
 	}
 }
 
-// A vendor that answers with nothing is not believed until it says so twice.
+// TestEmptyAnswerIsDistrusted checks that a vendor that answers with nothing is not
+// believed until it says so twice.
 func TestEmptyAnswerIsDistrusted(t *testing.T) {
 	w := newWorld(t)
 	w.fill("ann")
@@ -174,7 +176,8 @@ func TestNotification(t *testing.T) {
 	}
 }
 
-// Notifications that were acknowledged before a crash are handled after it.
+// TestInboxSurvivesRestart checks that notifications that were acknowledged before a
+// crash are handled after it.
 func TestInboxSurvivesRestart(t *testing.T) {
 	w := newWorld(t)
 	w.link("p1", "ann")
@@ -191,7 +194,8 @@ func TestInboxSurvivesRestart(t *testing.T) {
 	}
 }
 
-// A burst of notifications about one thing leads to one read.
+// TestBurstIsCoalesced checks that a burst of notifications about one object leads to
+// one read.
 func TestBurstIsCoalesced(t *testing.T) {
 	w := newWorld(t)
 	w.fill("ann")
@@ -210,7 +214,8 @@ func TestBurstIsCoalesced(t *testing.T) {
 	}
 }
 
-// An account whose vendor calls fail does not delay another.
+// TestFailingAccountDelaysNobody checks that an account whose requests fail does not
+// delay another.
 func TestFailingAccountDelaysNobody(t *testing.T) {
 	w := newWorld(t)
 	for _, a := range []string{"ann", "bob", "cat"} {
@@ -258,7 +263,7 @@ func TestThrottling(t *testing.T) {
 	}
 }
 
-// The tasks of a vendor keep to its budget in the long run.
+// TestBudget checks that an account keeps to its budget.
 func TestBudget(t *testing.T) {
 	w := newWorld(t)
 	for i := range 400 {
@@ -278,8 +283,9 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// An access token that is refused is refreshed once; a refused new one ends the
-// link's work until it is connected again, and then nothing is missing.
+// TestReconnect checks that an access token that is refused is refreshed once, that a
+// refused new one ends the link's work until it is connected again, and that nothing
+// is missing then.
 func TestReconnect(t *testing.T) {
 	w := newWorld(t)
 	w.fill("ann")
@@ -310,8 +316,8 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// While there is no consent nothing is requested, and what was measured then is
-// never read.
+// TestConsentWithdrawn checks that nothing is requested without consent, and that
+// items measured in that time are never read.
 func TestConsentWithdrawn(t *testing.T) {
 	w := newWorld(t)
 	w.fill("ann")
@@ -401,7 +407,7 @@ func TestUnlink(t *testing.T) {
 	}
 }
 
-// Workers, webhooks, changes of links and questions about them run at the same time.
+// TestRun runs workers, webhooks, and changes and queries of links concurrently.
 func TestRun(t *testing.T) {
 	w := newWorld(t)
 	accounts := []string{"ann", "bob", "cat", "dan"}
@@ -445,7 +451,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// Whatever happens in whatever order, in the end the chart has what the vendor has.
+// TestChartEqualsVendor checks that after any events in any order, the chart has the
+// items of the vendor.
 func TestChartEqualsVendor(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		w := newWorld(t)

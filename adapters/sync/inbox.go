@@ -88,8 +88,8 @@ func (e *Engine) receive(rq *http.Request, v *vendor, path string) (int, []byte)
 		return http.StatusBadRequest, nil
 	}
 	notifier := v.Vendor.(cloud.Notifier)
-	receipt, err := notifier.Receive(rq.Context(), &cloud.Notification{Method: rq.Method, Path: path, Query: rq.URL.Query(),
-		Header: rq.Header, Body: raw, Now: e.Clock(), Callback: e.Hooks + "/" + v.Code()})
+	receipt, err := notifier.Receive(rq.Context(), &cloud.Notification{Method: rq.Method, Path: path,
+		Query: rq.URL.Query(), Header: rq.Header, Body: raw, Now: e.Clock(), Callback: e.Hooks + "/" + v.Code()})
 	if err != nil {
 		e.Logger.Warn("sync: a notification was refused", "vendor", v.Code(), "error", err.Error())
 		if receipt.Status < 400 {
