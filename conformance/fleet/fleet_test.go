@@ -3,8 +3,12 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"testing"
@@ -20,12 +24,15 @@ var (
 	wearers = flag.Int("fleet.wearers", 3, "wearers of each vendor")
 	days    = flag.Int("fleet.days", 12, "days that pass")
 	seed    = flag.Uint64("fleet.seed", 1, "seed of wearers and faults")
+	events  = flag.Int("fleet.events", 2000, "events that are delivered again")
 )
+
+const ouraSecret = "a-client-secret"
 
 func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simulated, *oura.Server,
 	cloud.Vendor) {
 	t.Helper()
-	const id, secret = "pulsegate", "a-client-secret"
+	const id, secret = "pulsegate", ouraSecret
 	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-8 * 24 * time.Hour), Seed: *seed, Wearers: all,
 		Clients: []oura.Client{{ID: id, Secret: secret, Provider: oura.Moi}}})
 	srv := httptest.NewServer(sim)
@@ -95,4 +102,97 @@ func TestMonth(t *testing.T) {
 	f.settle()
 	t.Logf("%d links had to be connected again", again)
 	f.check(*wearers)
+}
+
+// TestRedelivery delivers events again, some of them byte for byte and others as new
+// notifications about objects that have not changed. Nothing may be written.
+func TestRedelivery(t *testing.T) {
+	all, err := simulate.Wearers(*seed, *wearers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := simulate.NewClock(nil, start, 1)
+	var sim *oura.Server
+	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
+		one, s, v := openOura(t, clock, all)
+		sim = s
+		return []simulated{one}, []cloud.Vendor{v}
+	})
+	f.engine.Drain(t.Context())
+	for wearer := range *wearers {
+		f.link(&f.clouds[0], wearer)
+	}
+	f.pass(3*24*time.Hour, time.Hour)
+	f.settle()
+	before := f.versions()
+	random := rand.New(rand.NewPCG(*seed, 0))
+	accounts := sim.Accounts()
+	var truth [][]oura.Record
+	for _, a := range accounts {
+		truth = append(truth, sim.Truth(a))
+	}
+	var sent [][]byte
+	turns := 0
+	for n := range *events {
+		body := repeated(sent, random)
+		if body == nil {
+			i := random.IntN(len(accounts))
+			body = event(truth[i], accounts[i], n, random)
+			sent = append(sent, body)
+		}
+		if got := f.notifyOura(body); got >= 300 {
+			t.Fatalf("status %d, want success", got)
+		}
+		if n%100 == 99 {
+			turns += f.engine.Drain(t.Context())
+		}
+	}
+	turns += f.engine.Drain(t.Context())
+	if after := f.versions(); !maps.Equal(before, after) {
+		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
+	}
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent), turns,
+		len(before))
+}
+
+// repeated returns an event that was sent before, in half of the cases.
+func repeated(sent [][]byte, random *rand.Rand) []byte {
+	if len(sent) == 0 || random.IntN(2) == 0 {
+		return nil
+	}
+	return sent[random.IntN(len(sent))]
+}
+
+// event returns a notification about one of the records that have an id.
+func event(truth []oura.Record, account string, n int, random *rand.Rand) []byte {
+	for {
+		r := truth[random.IntN(len(truth))]
+		if r.Type != "sleep" && r.Type != "daily_sleep" && r.Type != "daily_activity" && r.Type != "daily_readiness" {
+			continue
+		}
+		b, err := json.Marshal(map[string]string{"event_type": "update", "data_type": r.Type, "object_id": r.ID,
+			"event_time": start.Add(time.Duration(n) * time.Millisecond).Format(time.RFC3339Nano), "user_id": account})
+		if err != nil {
+			panic(err) // strings are always encoded
+		}
+		return b
+	}
+}
+
+// notifyOura sends a signed notification and returns the status.
+func (f *fleet) notifyOura(body []byte) int {
+	f.t.Helper()
+	var e struct {
+		Type string `json:"data_type"`
+	}
+	if err := json.Unmarshal(body, &e); err != nil {
+		f.t.Fatal(err)
+	}
+	at := fmt.Sprint(f.clock.Now().Unix())
+	rq := httptest.NewRequest(http.MethodPost, "/hooks/oura/update/"+e.Type, bytes.NewReader(body))
+	rq.Header.Set("x-oura-timestamp", at)
+	rq.Header.Set("x-oura-signature", oura.Sign(ouraSecret, at, body))
+	rec := httptest.NewRecorder()
+	f.hooks.ServeHTTP(rec, rq)
+	return rec.Code
 }

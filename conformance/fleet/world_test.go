@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -121,6 +122,21 @@ func (c *chart) content() map[string]string {
 	return out
 }
 
+// versions returns the versions of all Observations by id.
+func (c *chart) versions() map[string]uint64 {
+	c.t.Helper()
+	out := map[string]uint64{}
+	err := c.db.Scan(c.t.Context(), store.ScanRange{Types: []string{"Observation"},
+		Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		out[f.Resource.ID] = f.Resource.Version
+		return true
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
 func canonical(t testing.TB, body []byte) (string, bool) {
 	t.Helper()
 	var m map[string]any
@@ -163,6 +179,7 @@ type fleet struct {
 	clouds []simulated
 	links  *link.Links
 	engine *sync.Engine
+	hooks  *gin.Engine
 }
 
 // simulated is a simulated cloud under test.
@@ -192,6 +209,8 @@ func newFleet(t testing.TB, clock *simulate.Clock, wearers int, open func(f *fle
 	log := slog.New(slog.DiscardHandler)
 	f.links = link.New(link.Options{Store: f.db, Audit: f.audit, Vault: vault{}, Vendors: vendors,
 		HTTP: http.DefaultClient, Callback: "https://pg.example/callback", Clock: clock.Now, Logger: log,
+		// Polls are spread by the ids of links, so that equal ids make runs repeatable.
+		Rand: mathrand.NewChaCha8([32]byte{byte(*seed)}),
 		API: func(_ cloud.Vendor, token string) *cloud.Client {
 			return &cloud.Client{HTTP: http.DefaultClient, Token: token, Clock: clock.Now}
 		}})
@@ -206,6 +225,7 @@ func newFleet(t testing.TB, clock *simulate.Clock, wearers int, open func(f *fle
 		t.Fatal(err)
 	}
 	f.engine.Mount(router)
+	f.hooks = router
 	return f
 }
 
