@@ -87,7 +87,11 @@ func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
 	}
-	return err.Error()
+	text := err.Error()
+	if before, _, quotes := strings.Cut(text, "\""); quotes {
+		text = strings.TrimRight(before, " :") // net/http quotes an answer that is not HTTP
+	}
+	return text
 }
 
 // ProblemOf returns the Problem of err. Errors of other types are Unavailable.
