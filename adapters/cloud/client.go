@@ -3,10 +3,12 @@ package cloud
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -87,12 +89,22 @@ func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
 	}
-	text := err.Error()
-	if before, _, quotes := strings.Cut(text, "\""); quotes {
-		text = strings.TrimRight(before, " :") // net/http quotes an answer that is not HTTP
+	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return err.Error()
 	}
-	return text
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Error()
+	}
+	if c, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return c.Error()
+	}
+	// Texts of other errors may quote the answer ("malformed HTTP response ...").
+	return fmt.Sprintf("the exchange failed (%T)", err)
 }
+
+// Malformed returns the error for an answer that is not what the vendor documents.
+// It is worth another try later, because proxies and outages produce such answers.
+func Malformed() *Error { return &Error{Problem: Unavailable, Reason: "malformed-answer"} }
 
 // ProblemOf returns the Problem of err. Errors of other types are Unavailable.
 func ProblemOf(err error) Problem {
@@ -124,11 +136,13 @@ const MaxAnswer = 32 << 20
 // Client sends requests of one account to a vendor's API. It is used by one
 // goroutine at a time.
 type Client struct {
-	HTTP  *http.Client
-	Base  string // URL of the API, without a trailing slash
+	HTTP *http.Client
+	// Base is the URL of the API, without a trailing slash. A Vendor sets it if it is
+	// empty.
+	Base  string
 	Token string // access token
 	// Classify makes an *Error of an answer that is not 2xx. If it is nil, the
-	// status decides. body holds at most 64 KiB.
+	// status decides. body holds at most 64 KiB. A Vendor sets it if it is nil.
 	Classify func(status int, h http.Header, body []byte) *Error
 	// Spend is called before each request. It waits for the budgets, or returns an
 	// *Error of problem Throttled. It may be nil.
@@ -136,6 +150,19 @@ type Client struct {
 	// Observe is called with the header of each answer. It may be nil.
 	Observe func(h http.Header)
 	Clock   func() time.Time
+}
+
+// For returns a copy of c for a vendor: Base and Classify are those given unless c
+// has its own.
+func (c *Client) For(base string, classify func(int, http.Header, []byte) *Error) *Client {
+	out := *c
+	if out.Base == "" {
+		out.Base = base
+	}
+	if out.Classify == nil {
+		out.Classify = classify
+	}
+	return &out
 }
 
 // Get reads base + path?query.
@@ -179,12 +206,16 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 }
 
 // Do sends a request and returns the body of a 2xx answer, or an *Error. The
-// header is nil if there was no answer.
+// header is nil if there was no answer. Redirects are not followed, because the
+// request holds a token.
 func Do(client *http.Client, rq *http.Request, now time.Time,
 	classify func(int, http.Header, []byte) *Error) ([]byte, http.Header, error) {
-	r, err := client.Do(rq)
+	direct := *client
+	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	r, err := direct.Do(rq)
 	if err != nil {
-		return nil, nil, &Error{Problem: Unavailable, Err: err, Sent: true}
+		op, ok := errors.AsType[*net.OpError](err)
+		return nil, nil, &Error{Problem: Unavailable, Err: err, Sent: !ok || op.Op != "dial"}
 	}
 	defer r.Body.Close()
 	if r.StatusCode < 200 || r.StatusCode > 299 {

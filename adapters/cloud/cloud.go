@@ -120,6 +120,10 @@ type Stream struct {
 	// Trailing is the time before the latest poll that a poll reads again, because
 	// the vendor may have restated or deleted items.
 	Trailing time.Duration
+	// Late is the time after which an item can still appear, because the wearable was
+	// out of reach of its phone. It is 0 if Trailing covers it. Once a day, a poll
+	// reads this time again.
+	Late time.Duration
 	// Types are the types of the metric table that reading a window states
 	// completely: an item that the store holds and that the answer lacks was deleted.
 	// If Types is empty, an answer says nothing about items that it lacks.
@@ -164,14 +168,16 @@ type Rate struct {
 // Notifier is implemented by vendors that announce changes.
 type Notifier interface {
 	Vendor
-	// Receive authenticates a request to the webhook.
+	// Receive authenticates a request to the webhook. Status of the Receipt is the
+	// answer even if there is an error, which says why the request is refused.
 	Receive(ctx context.Context, n *Notification) (Receipt, error)
 	// Events parses a body that Receive has accepted.
 	Events(body []byte) ([]Event, error)
 	// Subscribe makes the vendor's subscriptions what they should be: it creates
 	// missing ones, renews those about to expire, and deletes those of this server
-	// that are no longer needed. It returns when to call it again. callback is the
-	// URL of the webhook.
+	// that are no longer needed. It returns when to call it again, also with an error.
+	// callback is the URL of the webhook, which must be reachable already: vendors
+	// verify it before they answer.
 	Subscribe(ctx context.Context, callback string) (next time.Time, err error)
 }
 
@@ -205,6 +211,9 @@ type Event struct {
 	Account string
 	Stream  string // name of a Stream
 	Object  string // id of the object, or "" if the window is known
+	// From and To are a window of the stream that can be read. If Deleted is set, all
+	// items whose time (see Span) is in the window are deleted; it then need not
+	// consist of whole days.
 	From    time.Time
 	To      time.Time
 	Deleted bool
