@@ -34,6 +34,9 @@ const sweepFor = 7 * 24 * time.Hour
 // by Sweep.
 func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase bool) error {
 	const op = "link.Unlink"
+	if erase && ls.Erase == nil {
+		return fhir.Errorf(fhir.Unprocessable, op, "This server cannot delete the data of a vendor.")
+	}
 	var l Link
 	err := store.Retry(attempts, op, "The connection is being changed. Please try again.", func() error {
 		var record []byte
@@ -126,8 +129,10 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
 			e.Tokens = nil
 		}
 	}
-	if e.Erase && ls.Erase != nil {
-		if err := ls.Erase(ctx, e.Patient, e.Vendor, by); err != nil {
+	if e.Erase {
+		if ls.Erase == nil {
+			failures = append(failures, fhir.Errorf(fhir.Unprocessable, op, "data cannot be deleted"))
+		} else if err := ls.Erase(ctx, e.Patient, e.Vendor, by); err != nil {
 			failures = append(failures, err)
 		} else {
 			e.Erase = false

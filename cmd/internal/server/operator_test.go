@@ -43,6 +43,9 @@ func adminCalls() map[string][]string {
 		"GET /debug/pprof/trace":          {"?seconds=1"},
 		"GET /store/stat":                 {""},
 		"POST /store/check":               {`{}`},
+		"GET /link":                       {"", "?patient=ada"},
+		"GET /link/show":                  {"?id=none"},
+		"POST /link/unlink":               {`{"id":"none"}`},
 		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
 		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
 		"POST /user/reinvite":             {`{"login":"eve"}`},
@@ -56,6 +59,8 @@ func adminCalls() map[string][]string {
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
 	"GET /patient/show?id=nobody":  true,
+	"GET /link/show?id=none":       true,
+	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
 	"POST /demo/token":             true, // the server is no demo
 } // read only
 

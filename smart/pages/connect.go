@@ -1,0 +1,4 @@
+package pages
+
+// ConnectCallback is the path to which vendors send the browser back.
+const ConnectCallback = "/auth/devices/callback"
