@@ -40,8 +40,8 @@ type Vendor interface {
 	Page(ctx context.Context, c *Client, q Query) (Page, error)
 }
 
-// Config is what an operator states about a vendor. Empty URLs mean those that
-// the vendor documents.
+// Config holds an operator's settings for a vendor. Empty URLs mean those that the
+// vendor documents.
 type Config struct {
 	ClientID, ClientSecret       string
 	AuthURL, TokenURL, RevokeURL string
@@ -102,7 +102,7 @@ const (
 	Instants Span = iota // by the start of each item
 	Ends                 // by the end of each item
 	Days                 // by the wearer's calendar day of each item
-	// Snapshot is for streams without a window: the current state of something.
+	// Snapshot marks streams without a window, such as the state of a device.
 	Snapshot
 )
 
