@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/rand"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -67,6 +68,7 @@ func (e environment) behindProxies(next http.Handler) (http.Handler, error) {
 		return nil, err
 	}
 	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: e.config.Forwarded,
+		HTTPS: strings.HasPrefix(e.base, "https://"),
 		Next: next}}, nil
 }
 
