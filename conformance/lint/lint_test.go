@@ -180,6 +180,7 @@ var directions = []struct {
 	{"pulsegate/fhir/access", nil, true},
 	{"pulsegate/fhir/element", nil, true},
 	{"pulsegate/mapping/sample", nil, true},
+	{"pulsegate/adapters/pushkey", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},
 	{"pulsegate/smart", []string{"pulsegate/smart", "pulsegate/fhir"}, false},
