@@ -53,6 +53,10 @@ func credential(h http.Header) (text string, ok bool, err error) {
 	credentials := len(authorization)
 	for _, v := range authorization {
 		scheme, value, _ := strings.Cut(strings.TrimSpace(v), " ")
+		if hasPrefix(scheme) {
+			return "", true, fhir.Errorf(fhir.Unauthorized, "pushkey.Authenticate",
+				"the value of Authorization is the word Bearer, a space and the push key")
+		}
 		if value = strings.TrimSpace(value); strings.EqualFold(scheme, "Bearer") && hasPrefix(value) {
 			text, ok = value, true
 		}

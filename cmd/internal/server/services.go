@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"pulsegate/adapters"
+	"pulsegate/adapters/pushkey"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
@@ -41,6 +42,7 @@ type services struct {
 	fhir      *interaction.Service
 	adapters  []adapters.Adapter
 	pipeline  *ingest.Pipeline
+	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
 	closers closers
@@ -142,6 +144,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	}
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)
 	if err != nil {
+		return nil, err
+	}
+	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
 		return nil, err
 	}
 	if s.pages, err = newPages(s); err != nil {
