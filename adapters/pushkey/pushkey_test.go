@@ -173,18 +173,19 @@ func TestCredentials(t *testing.T) {
 		headers []string
 		want    string
 	}{
-		"none":                    {nil, token},
-		"a token":                 {[]string{"Authorization", "Bearer eyJ"}, token},
-		"basic":                   {[]string{"Authorization", "Basic " + text}, token},
-		"DPoP":                    {[]string{"Authorization", "DPoP " + text}, token},
-		"the key alone":           {[]string{"Authorization", text}, refused},
-		"bearer":                  {[]string{"Authorization", "Bearer " + text}, key},
-		"api key":                 {[]string{"X-API-Key", text}, key},
-		"both":                    {[]string{"Authorization", "Bearer " + text, "X-API-Key", text}, refused},
-		"two keys":                {[]string{"Authorization", "Bearer " + text, "X-API-Key", other}, refused},
-		"token and key":           {[]string{"Authorization", "Bearer eyJ", "X-API-Key", text}, refused},
-		"key twice":               {[]string{"X-API-Key", text, "X-API-Key", text}, refused},
-		"key and token":           {[]string{"Authorization", "Bearer " + text, "Authorization", "Bearer eyJ"}, refused},
+		"none":          {nil, token},
+		"a token":       {[]string{"Authorization", "Bearer eyJ"}, token},
+		"basic":         {[]string{"Authorization", "Basic " + text}, token},
+		"DPoP":          {[]string{"Authorization", "DPoP " + text}, token},
+		"the key alone": {[]string{"Authorization", text}, refused},
+		"bearer":        {[]string{"Authorization", "Bearer " + text}, key},
+		"api key":       {[]string{"X-API-Key", text}, key},
+		"both":          {[]string{"Authorization", "Bearer " + text, "X-API-Key", text}, refused},
+		"two keys":      {[]string{"Authorization", "Bearer " + text, "X-API-Key", other}, refused},
+		"token and key": {[]string{"Authorization", "Bearer eyJ", "X-API-Key", text}, refused},
+		"key twice":     {[]string{"X-API-Key", text, "X-API-Key", text}, refused},
+		"key and token": {[]string{"Authorization", "Bearer " + text, "Authorization", "Bearer eyJ"},
+			refused},
 		"a gateway's key, token":  {[]string{"Authorization", "Bearer eyJ", "X-API-Key", "gateway"}, token},
 		"a gateway's key, bearer": {[]string{"Authorization", "Bearer " + text, "X-API-Key", "gateway"}, key},
 		"another kind of key":     {[]string{"X-API-Key", "sk_live_123"}, refused},
@@ -439,7 +440,8 @@ func TestClean(t *testing.T) {
 func TestCreateAndRevokeRules(t *testing.T) {
 	w := newWorld(t)
 	for name, n := range map[string]NewKey{
-		"no patient": {Vendor: "apple"}, "bad patient": {Patient: "a/b", Vendor: "apple"}, "no vendor": {Patient: "ada"},
+		"no patient": {Vendor: "apple"}, "bad patient": {Patient: "a/b", Vendor: "apple"},
+		"no vendor": {Patient: "ada"},
 		"long name": {Patient: "ada", Vendor: "apple", Name: strings.Repeat("x", maxText+1)},
 		"past":      {Patient: "ada", Vendor: "apple", Life: -time.Second},
 	} {
@@ -505,7 +507,8 @@ func TestSecretIsNotStored(t *testing.T) {
 	}
 	if err := w.db.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
-			if strings.Contains(string(f.Resource.JSON), k.ID) && strings.Contains(string(f.Resource.JSON), "Patient/ada") {
+			if strings.Contains(string(f.Resource.JSON), k.ID) &&
+				strings.Contains(string(f.Resource.JSON), "Patient/ada") {
 				events++
 			}
 			content.Write(f.Resource.JSON)
