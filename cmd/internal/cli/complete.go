@@ -89,6 +89,17 @@ func linkIDs(r *remote, c *cobra.Command) (out []string) {
 	return out
 }
 
+func pushKeyIDs(r *remote, c *cobra.Command) (out []string) {
+	var got admin.PushKeys
+	if r.call(c.Context(), "push-key", nil, nil, &got) != nil {
+		return nil
+	}
+	for _, k := range got.Keys {
+		out = append(out, k.ID)
+	}
+	return out
+}
+
 func quarantineIDs(r *remote, c *cobra.Command) (out []string) {
 	var got admin.Quarantine
 	if r.call(c.Context(), "quarantine", nil, nil, &got) != nil {

@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/adapters/link"
+	"pulsegate/adapters/pushkey"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
@@ -44,6 +45,7 @@ type services struct {
 	pipeline  *ingest.Pipeline
 	links     *link.Links
 	progress  progress
+	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
 	closers closers
@@ -145,6 +147,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	}
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)
 	if err != nil {
+		return nil, err
+	}
+	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
 		return nil, err
 	}
 	s.progress = unknownProgress{}
