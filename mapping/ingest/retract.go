@@ -106,7 +106,7 @@ func (d *delivery) retractSweep(ctx context.Context, sw *sweep, vendorID string)
 			return err
 		}
 		for chunk := range slices.Chunk(ids, sweepBatch) {
-			if err := d.retractAll(ctx, sw, chunk); err != nil {
+			if err := d.retractAll(ctx, sw, chunk, true); err != nil {
 				return err
 			}
 		}
