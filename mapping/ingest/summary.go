@@ -33,12 +33,15 @@ type Summary struct {
 	Counts
 	ByMetric map[string]Counts `json:"byMetric"`
 	Seconds  float64           `json:"seconds"`
+	// Erased counts the resources that Erase has deleted.
+	Erased int `json:"erased,omitempty"`
 }
 
 // Add adds the figures of another delivery.
 func (s *Summary) Add(other Summary) {
 	s.Counts.add(other.Counts)
 	s.Seconds += other.Seconds
+	s.Erased += other.Erased
 	for m, c := range other.ByMetric {
 		s.count(m, c)
 	}

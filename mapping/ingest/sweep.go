@@ -212,8 +212,12 @@ func (d *delivery) searchWindow(sw *sweep) (store.Find, error) {
 
 // searchFor returns a query for Observations of the patient.
 func (d *delivery) searchFor(params ...[2]string) (store.Find, error) {
-	q, err := search.Parse("Observation", append([][2]string{{"patient", d.request.Patient}}, params...),
-		search.ParseOptions{})
+	return findObservations(append([][2]string{{"patient", d.request.Patient}}, params...)...)
+}
+
+// findObservations returns a query for Observations.
+func findObservations(params ...[2]string) (store.Find, error) {
+	q, err := search.Parse("Observation", params, search.ParseOptions{})
 	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
 }
 
@@ -231,7 +235,11 @@ func (d *delivery) retractAll(ctx context.Context, sw *sweep, ids []string, whol
 	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	a := newAttempt()
 	a.sweeping = true
 	list, err := d.read(ctx, sw, ids)
