@@ -12,7 +12,7 @@ import (
 	"pulsegate/adapters/cloud/internal/answer"
 )
 
-// Google's paths take "me" for the user of the token.
+// me is the path of the resources of the token's user.
 const me = "/v4/users/me/"
 
 // status is the body of a failed answer, a google.rpc.Status.

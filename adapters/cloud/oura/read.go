@@ -48,9 +48,9 @@ func (v *vendor) classify(status int, h http.Header, body []byte) *cloud.Error {
 	detail := detailOf(body)
 	switch status {
 	case http.StatusForbidden:
-		// A 403 is a missing scope or a lapsed membership. Only streams whose scope was
-		// granted are read, so that the membership is the better guess if Oura does not
-		// say which.
+		// A 403 is a missing scope or a lapsed membership. Streams are read only with a
+		// granted scope, so that the membership is the better guess if Oura does not say
+		// which.
 		e.Problem, e.Reason = cloud.Membership, "forbidden"
 		if strings.Contains(detail.text, "scope") || strings.Contains(detail.text, "permission") {
 			e.Problem, e.Reason = cloud.Permission, "scope"

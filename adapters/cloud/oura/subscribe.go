@@ -158,7 +158,8 @@ func below(url, callback string) bool {
 func (v *vendor) apply(ctx context.Context, c change, callback string) error {
 	to := callback + "/" + c.pair()
 	body := map[string]string{
-		"callback_url": to, "verification_token": v.verification(to), "event_type": c.EventType, "data_type": c.DataType,
+		"callback_url": to, "verification_token": v.verification(to),
+		"event_type": c.EventType, "data_type": c.DataType,
 	}
 	if c.action != create && !answer.IsID(c.ID) {
 		return cloud.Malformed()
