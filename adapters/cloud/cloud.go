@@ -40,8 +40,8 @@ type Vendor interface {
 	Page(ctx context.Context, c *Client, q Query) (Page, error)
 }
 
-// Config is what an operator states about a vendor. Empty URLs mean those that
-// the vendor documents.
+// Config holds an operator's settings for a vendor. Empty URLs mean those that the
+// vendor documents.
 type Config struct {
 	ClientID, ClientSecret       string
 	AuthURL, TokenURL, RevokeURL string
@@ -69,17 +69,17 @@ type OAuth struct {
 	// Basic.
 	FormSecret bool
 	Scopes     []Scope
+	// Granted returns the names in Scopes of the granted scopes, which the vendor may
+	// spell in other ways. If it is nil, the names are equal.
+	Granted func(stated []string) []string
 	// Params are further parameters of the authorization request.
 	Params map[string]string
 	// Rotates is set if a refresh token can be used once and is replaced by each
 	// use. A use whose answer was lost then ends the grant.
 	Rotates bool
-	// Granted returns the names of Scopes that the scopes of a token answer stand
-	// for, if the vendor spells them in several ways. It may be nil.
-	Granted func(scopes []string) []string
-	// RefreshLife returns the lifetime of the refresh token that an answer of the
-	// token endpoint states, or 0. It may be nil.
-	RefreshLife func(answer map[string]any) time.Duration
+	// RefreshLife returns the lifetime of the refresh token that the members of an
+	// answer of the token endpoint state, or 0. It may be nil.
+	RefreshLife func(answer func(name string) any) time.Duration
 }
 
 // Scope is one permission that the vendor's consent page lists.
@@ -99,7 +99,7 @@ const (
 	Instants Span = iota // by the start of each item
 	Ends                 // by the end of each item
 	Days                 // by the wearer's calendar day of each item
-	// Snapshot is for streams without a window: the current state of something.
+	// Snapshot marks streams without a window, such as the state of a device.
 	Snapshot
 )
 
