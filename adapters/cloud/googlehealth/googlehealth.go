@@ -194,8 +194,8 @@ func scopeName(group string) string { return scopePrefix + group + ".readonly" }
 
 // refreshLife returns the lifetime of a refresh token. Google states it only while the
 // application's consent screen is in testing: seven days.
-func refreshLife(answer map[string]any) time.Duration {
-	n, ok := answer["refresh_token_expires_in"].(float64)
+func refreshLife(answer func(name string) any) time.Duration {
+	n, ok := answer("refresh_token_expires_in").(float64)
 	if !ok || !(n > 0) || n > 1e9 {
 		return 0
 	}

@@ -13,12 +13,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"pulsegate/adapters/adaptertest"
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/cloud/cloudtest"
 	"pulsegate/adapters/cloud/googlehealth"
@@ -367,6 +369,47 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestDiscovery checks types and scopes against Google's discovery document.
+func TestDiscovery(t *testing.T) {
+	raw, err := os.ReadFile(adaptertest.Fixtures(t, "fitbit/google-health/google-health-v4.discovery.20261030.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Auth struct {
+			OAuth2 struct{ Scopes map[string]any }
+		}
+		Schemas map[string]struct{ Properties map[string]any }
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	v := vendor(t, config("https://health.example"))
+	for _, s := range v.OAuth().Scopes {
+		if _, ok := doc.Auth.OAuth2.Scopes[s.Name]; !ok && !strings.HasSuffix(s.Name, ".nutrition.readonly") {
+			t.Errorf("scope %s is not documented", s.Name)
+		}
+	}
+	streams := v.Streams()
+	for _, s := range streams {
+		schema := "DataPoint"
+		if slices.Contains(strings.Fields(rollupTypes), s.Name) {
+			schema = "RollupDataPoint"
+		}
+		if _, ok := doc.Schemas[schema].Properties[camel(s.Name)]; !ok && s.Span != cloud.Snapshot {
+			t.Errorf("%s is not documented", s.Name)
+		}
+	}
+	// Catalogs have no time, and floors can only be rolled up.
+	other := []string{"name", "dataSource", "dataPointName", "food", "foodMeasurementUnit"}
+	for name := range doc.Schemas["DataPoint"].Properties {
+		read := slices.ContainsFunc(streams, func(s cloud.Stream) bool { return camel(s.Name) == name })
+		if read == slices.Contains(other, name) {
+			t.Errorf("%s is read: %v", name, read)
+		}
+	}
+}
+
 // TestFacts checks OAuth and the budget.
 func TestFacts(t *testing.T) {
 	v := vendor(t, cloud.Config{ClientID: "c", ClientSecret: "s"})
@@ -391,7 +434,7 @@ func TestFacts(t *testing.T) {
 		if err := json.Unmarshal([]byte(answer), &a); err != nil {
 			t.Fatal(err)
 		}
-		if got := o.RefreshLife(a); got != want {
+		if got := o.RefreshLife(func(name string) any { return a[name] }); got != want {
 			t.Errorf("%s: %v", answer, got)
 		}
 	}

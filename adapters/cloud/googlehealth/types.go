@@ -29,7 +29,7 @@ type dataType struct {
 	kind     kind
 	scope    string // name of a group
 	notified bool
-	metrics  []string      // of the metric table; the name if nil
+	metrics  []string      // of the metric table; by the name if nil
 	every    time.Duration // one hour if 0
 	chunk    time.Duration // by the kind if 0
 	page     int           // size of a page; by the kind if 0
@@ -48,16 +48,13 @@ var types = []dataType{
 	{name: "heart-rate", kind: point, scope: metrics, notified: true, every: 30 * time.Minute, chunk: day},
 	{name: "steps", kind: interval, scope: activity, notified: true, every: 30 * time.Minute},
 	{name: "daily-resting-heart-rate", kind: daily, scope: metrics, notified: true},
-	{name: "heart-rate-variability", kind: point, scope: metrics, notified: true,
-		metrics: []string{"heart-rate-variability.rmssd", "heart-rate-variability.sdnn"}},
+	{name: "heart-rate-variability", kind: point, scope: metrics, notified: true},
 	{name: "daily-heart-rate-variability", kind: daily, scope: metrics, notified: true},
 	{name: "oxygen-saturation", kind: point, scope: metrics},
 	{name: "daily-oxygen-saturation", kind: daily, scope: metrics, notified: true},
 	{name: "daily-respiratory-rate", kind: daily, scope: metrics, notified: true},
 	{name: "respiratory-rate-sleep-summary", kind: point, scope: metrics, notified: true},
-	{name: "blood-glucose", kind: point, scope: metrics, notified: true, metrics: []string{
-		"blood-glucose.interstitial", "blood-glucose.capillary", "blood-glucose.whole-blood", "blood-glucose.plasma",
-		"blood-glucose.serum", "blood-glucose.tears", "blood-glucose.unspecified"}},
+	{name: "blood-glucose", kind: point, scope: metrics, notified: true},
 	{name: "weight", kind: point, scope: metrics, notified: true},
 	{name: "body-fat", kind: point, scope: metrics, notified: true},
 	{name: "height", kind: point, scope: metrics, notified: true},
@@ -71,29 +68,26 @@ var types = []dataType{
 	{name: "irregular-rhythm-notification", kind: session, scope: "irn", page: 100},
 	{name: "distance", kind: interval, scope: activity, notified: true},
 	{name: "altitude", kind: interval, scope: activity, notified: true},
-	{name: "active-zone-minutes", kind: interval, scope: activity, notified: true, metrics: []string{
-		"active-zone-minutes.fat-burn", "active-zone-minutes.cardio", "active-zone-minutes.peak"}},
+	{name: "active-zone-minutes", kind: interval, scope: activity, notified: true},
 	{name: "active-minutes", kind: interval, scope: activity},
 	{name: "activity-level", kind: interval, scope: activity, notified: true},
 	{name: "sedentary-period", kind: interval, scope: activity, notified: true},
 	{name: "time-in-heart-rate-zone", kind: interval, scope: activity, notified: true},
 	{name: "active-energy-burned", kind: interval, scope: activity},
 	{name: "basal-energy-burned", kind: interval, scope: activity},
-	{name: "swim-lengths-data", kind: interval, scope: activity, metrics: []string{}},
+	{name: "swim-lengths-data", kind: interval, scope: activity},
 	{name: "vo2-max", kind: point, scope: activity},
 	{name: "run-vo2-max", kind: point, scope: activity, notified: true},
 	{name: "daily-vo2-max", kind: daily, scope: activity},
-	{name: "total-calories", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14,
-		metrics: []string{"total-calories/day"}},
-	{name: "floors", kind: rollup, scope: activity, notified: true, metrics: []string{"floors/day"}},
-	{name: "calories-in-heart-rate-zone", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14,
-		metrics: []string{}},
+	{name: "total-calories", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14},
+	{name: "floors", kind: rollup, scope: activity, notified: true},
+	{name: "calories-in-heart-rate-zone", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14},
 	{name: "hydration-log", kind: session, scope: "nutrition", notified: true},
-	{name: "nutrition-log", kind: session, scope: "nutrition", notified: true, metrics: []string{}},
-	{name: "symptoms", kind: point, scope: "logged_symptoms", metrics: []string{}},
-	{name: "moods", kind: point, scope: "mindfulness", metrics: []string{}},
-	{name: "menstrual-period", kind: interval, scope: "reproductive_health", metrics: []string{}},
-	{name: "ovulation-test", kind: point, scope: "reproductive_health", metrics: []string{}},
+	{name: "nutrition-log", kind: session, scope: "nutrition", notified: true},
+	{name: "symptoms", kind: point, scope: "logged_symptoms"},
+	{name: "moods", kind: point, scope: "mindfulness"},
+	{name: "menstrual-period", kind: interval, scope: "reproductive_health"},
+	{name: "ovulation-test", kind: point, scope: "reproductive_health"},
 	{name: "pairedDevices", kind: resource, scope: "settings", every: 2 * time.Hour, page: 100},
 	{name: "settings", kind: resource, scope: "settings", every: day},
 	{name: "profile", kind: resource, scope: "profile", every: day},
@@ -111,7 +105,11 @@ func (t *dataType) stream() cloud.Stream {
 		s.Span, s.Format = cloud.Snapshot, "google-health"
 		return s
 	}
-	if s.Types == nil {
+	switch {
+	case s.Types != nil:
+	case t.kind == rollup:
+		s.Types = []string{t.name + "/day"}
+	default:
 		s.Types = []string{t.name}
 	}
 	// Sleep and daily values are processed and edited for days. Trackers keep a week of

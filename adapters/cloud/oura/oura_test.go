@@ -288,6 +288,60 @@ func TestDateWindows(t *testing.T) {
 	}
 }
 
+// TestOpenAPI checks routes, parameters and types of webhooks against Oura's OpenAPI
+// description. Version 1.29 does not know meals yet.
+func TestOpenAPI(t *testing.T) {
+	raw, err := os.ReadFile(adaptertest.Fixtures(t, "oura/openapi/openapi-1.29.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type operation struct{ Parameters []struct{ Name string } }
+	var api struct {
+		Paths      map[string]map[string]operation
+		Components struct {
+			Schemas map[string]struct{ Enum []string }
+		}
+	}
+	if err := json.Unmarshal(raw, &api); err != nil {
+		t.Fatal(err)
+	}
+	var path string
+	var query url.Values
+	v := vendor(t, config(serve(t, func(w http.ResponseWriter, r *http.Request) {
+		path, query = r.URL.Path, r.URL.Query()
+		fmt.Fprint(w, `{"data":[],"id":"x"}`)
+	})))
+	c := &cloud.Client{HTTP: http.DefaultClient, Token: token, Clock: func() time.Time { return now }}
+	for _, s := range v.Streams() {
+		q := cloud.Query{Stream: &s, From: now.AddDate(0, 0, -1), To: now, Cursor: "c"}
+		if s.Name == "personal_info" {
+			q.Cursor = ""
+		}
+		if _, err := v.Page(t.Context(), c, q); err != nil {
+			t.Fatal(err)
+		}
+		get, ok := api.Paths[path]["get"]
+		for name := range query {
+			ok = ok && slices.ContainsFunc(get.Parameters, func(p struct{ Name string }) bool { return p.Name == name })
+		}
+		if !ok {
+			t.Errorf("%s?%s is not documented", path, query.Encode())
+		}
+		if _, ok := api.Paths[path+"/{document_id}"]; ok != s.Notified {
+			t.Errorf("%s: documents by id: %v", s.Name, ok)
+		}
+	}
+	for _, typ := range api.Components.Schemas["ExtApiV2DataType"].Enum {
+		events, err := v.Events(message("update", typ, now).Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if _, read := documents[strings.Replace(typ, "vo2", "vO2", 1)]; read != (len(events) == 1) {
+			t.Errorf("%s: events %+v", typ, events)
+		}
+	}
+}
+
 // TestObject reads single documents.
 func TestObject(t *testing.T) {
 	base := serve(t, api().ServeHTTP)
