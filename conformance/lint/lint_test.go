@@ -182,6 +182,7 @@ var directions = []struct {
 	{"pulsegate/mapping/sample", nil, true},
 	{"pulsegate/adapters/link", []string{"pulsegate/adapters/cloud", "pulsegate/fhir"}, false},
 	{"pulsegate/adapters/sync", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
+	{"pulsegate/adapters/pushkey", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},
 	{"pulsegate/smart", []string{"pulsegate/smart", "pulsegate/fhir"}, false},
