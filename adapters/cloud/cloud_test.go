@@ -51,7 +51,7 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-// TestSent checks that a request that reached nobody counts as not sent.
+// TestSent checks that a request to a closed port counts as not sent.
 func TestSent(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
