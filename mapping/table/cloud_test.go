@@ -5,8 +5,7 @@ import (
 	"testing"
 
 	"pulsegate/adapters/cloud"
-	"pulsegate/adapters/cloud/googlehealth"
-	"pulsegate/adapters/cloud/oura"
+	"pulsegate/adapters/cloud/clouds"
 	"pulsegate/mapping/table"
 )
 
@@ -25,7 +24,7 @@ func TestTypesOfStreams(t *testing.T) {
 			metrics[v.Vendor+" "+name] = true
 		}
 	}
-	for _, build := range []cloud.New{oura.New, googlehealth.New} {
+	for _, build := range clouds.All() {
 		v, err := build(cloud.Config{ClientID: "c", ClientSecret: "s", Options: map[string]string{}})
 		if err != nil {
 			t.Fatal(err)
