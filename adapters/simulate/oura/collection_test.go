@@ -218,7 +218,8 @@ func TestTokensOfPages(t *testing.T) {
 	tok := w.link(0, everything)
 	path := "/v2/usercollection/daily_sleep?start_date=2026-10-05&end_date=2026-10-20"
 	var p page
-	if err := json.Unmarshal([]byte(w.get(path, tok.Access).body), &p); err != nil || p.Next == nil || len(p.Data) != 3 {
+	if err := json.Unmarshal([]byte(w.get(path, tok.Access).body), &p); err != nil || p.Next == nil ||
+		len(p.Data) != 3 {
 		t.Fatalf("%v, %d documents, next %v", err, len(p.Data), p.Next)
 	}
 	for _, bad := range []string{
@@ -260,7 +261,8 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d %s", c.path, a.status, a.body, c.status, c.body)
 		}
 	}
-	if a := w.do(w.request("GET", list+"workout", "")); a.status != 400 || !strings.Contains(a.body, "Token is missing") {
+	if a := w.do(w.request("GET", list+"workout", "")); a.status != 400 ||
+		!strings.Contains(a.body, "Token is missing") {
 		t.Errorf("no token: %d %s", a.status, a.body)
 	}
 	limited := 0
@@ -294,7 +296,8 @@ func TestMembershipAndOutage(t *testing.T) {
 	a, b := w.link(0, everything), w.link(1, everything)
 	now := w.clock.Now()
 	w.cloud.LapseMembership(w.cloud.Accounts()[0], now, now.Add(time.Hour))
-	if got := w.get("/v2/usercollection/sleep", a.Access); got.status != 403 || !strings.Contains(got.body, "membership") {
+	if got := w.get("/v2/usercollection/sleep", a.Access); got.status != 403 ||
+		!strings.Contains(got.body, "membership") {
 		t.Errorf("lapsed: %d %s", got.status, got.body)
 	}
 	if got := w.get("/v2/usercollection/sleep", b.Access); got.status != 200 {
@@ -317,8 +320,8 @@ func TestMembershipAndOutage(t *testing.T) {
 	}
 }
 
-// TestDeterministic checks that two clouds of one seed hold the same, whatever is read,
-// and that another seed differs.
+// TestDeterministic checks that two clouds of one seed hold the same, with and without
+// reads, and that another seed differs.
 func TestDeterministic(t *testing.T) {
 	a, b := newWorld(t, 2, nil), newWorld(t, 2, nil)
 	b.readEverything(b.link(1, everything).Access)

@@ -26,11 +26,13 @@ func TestAuthorizationCode(t *testing.T) {
 		t.Errorf("redirected with %v", back)
 	}
 	tok, a := w.redeem(moiToken, moi, exchange(back.Get("code")))
-	if a.status != 200 || tok.Scope != "extapi:daily extapi:heartrate" || tok.Expires != 86400 || tok.Type != "bearer" ||
+	if a.status != 200 || tok.Scope != "extapi:daily extapi:heartrate" || tok.Expires != 86400 ||
+		tok.Type != "bearer" ||
 		a.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %+v", a.status, tok)
 	}
-	if got := w.get("/v2/usercollection/personal_info", tok.Access); !strings.Contains(got.body, w.cloud.Accounts()[1]) {
+	if got := w.get("/v2/usercollection/personal_info", tok.Access); !strings.Contains(got.body,
+		w.cloud.Accounts()[1]) {
 		t.Errorf("account of another: %s", got.body)
 	}
 	if got := w.get("/v2/usercollection/workout", tok.Access); got.status != 403 {
@@ -100,7 +102,8 @@ func TestRefusedAuthorizations(t *testing.T) {
 			continue
 		}
 		to, err := url.Parse(a.header.Get("Location"))
-		if err != nil || to.Query().Get("error") != c.redirected || to.Query().Get("state") == "" || to.Query().Has("code") {
+		if err != nil || to.Query().Get("error") != c.redirected || to.Query().Get("state") == "" ||
+			to.Query().Has("code") {
 			t.Errorf("%s: %d %s", name, a.status, to)
 		}
 	}
@@ -163,7 +166,8 @@ func TestProviders(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	code := w.code(legacy, "/oauth/authorize", "0", "daily spo2Daily")
-	if _, a := w.redeem(moiToken, legacy, exchange(code)); a.status != 401 || !strings.Contains(a.body, "Invalid client") {
+	if _, a := w.redeem(moiToken, legacy, exchange(code)); a.status != 401 ||
+		!strings.Contains(a.body, "Invalid client") {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	tok, a := w.redeem("/oauth/token", legacy, exchange(code))

@@ -80,7 +80,7 @@ func (d *description) validate(path, method string, status int, body string) err
 	return schema.Validate(instance)
 }
 
-// component checks a body against a schema of its own. The alternatives of list replies
+// component checks a body against a named schema. The alternatives of list replies
 // accept any object, so that documents are checked one by one.
 func (d *description) component(name, body string) error {
 	schema, err := d.compiler.Compile("openapi.json#/components/schemas/" + name)
@@ -96,13 +96,18 @@ func (d *description) component(name, body string) error {
 
 // lists maps the types to the schemas of their list replies.
 var lists = map[string]string{"sleep": "MultiDocumentResponse_PublicModifiedSleepModel_",
-	"daily_sleep": "MultiDocumentResponse_PublicDailySleep_", "daily_readiness": "MultiDocumentResponse_PublicDailyReadiness_",
-	"daily_activity": "MultiDocumentResponse_PublicDailyActivity_", "daily_stress": "MultiDocumentResponse_PublicDailyStress_",
-	"daily_spo2": "MultiDocumentResponse_PublicDailySpO2_", "daily_resilience": "MultiDocumentResponse_DailyResilienceModel_",
+	"daily_sleep":              "MultiDocumentResponse_PublicDailySleep_",
+	"daily_readiness":          "MultiDocumentResponse_PublicDailyReadiness_",
+	"daily_activity":           "MultiDocumentResponse_PublicDailyActivity_",
+	"daily_stress":             "MultiDocumentResponse_PublicDailyStress_",
+	"daily_spo2":               "MultiDocumentResponse_PublicDailySpO2_",
+	"daily_resilience":         "MultiDocumentResponse_DailyResilienceModel_",
 	"daily_cardiovascular_age": "MultiDocumentResponse_PublicDailyCardiovascularAge_",
-	"vO2_max":                  "MultiDocumentResponse_PublicVO2Max_", "sleep_time": "MultiDocumentResponse_PublicSleepTime_",
-	"workout": "MultiDocumentResponse_PublicWorkout_", "session": "MultiDocumentResponse_PublicSession_",
-	"enhanced_tag": "MultiDocumentResponse_EnhancedTagModel_", "tag": "MultiDocumentResponse_TagModel_",
+	"vO2_max":                  "MultiDocumentResponse_PublicVO2Max_",
+	"sleep_time":               "MultiDocumentResponse_PublicSleepTime_",
+	"workout":                  "MultiDocumentResponse_PublicWorkout_",
+	"session":                  "MultiDocumentResponse_PublicSession_",
+	"enhanced_tag":             "MultiDocumentResponse_EnhancedTagModel_", "tag": "MultiDocumentResponse_TagModel_",
 	"rest_mode_period":   "MultiDocumentResponse_PublicRestModePeriod_",
 	"ring_configuration": "MultiDocumentResponse_PublicRingConfiguration_",
 	"heartrate":          "TimeSeriesResponse_PublicHeartRateRow_",
@@ -149,8 +154,9 @@ func (w *world) checkCollection(d *description, path string, params []string, to
 	w.t.Helper()
 	typ, _, _ := strings.Cut(strings.TrimPrefix(path, "/v2/usercollection/"), "/")
 	want := map[string]string{"start_date": "2026-10-01", "end_date": "2026-11-09T23:59:59",
-		"start_datetime": "2026-10-20T00:00:00Z", "end_datetime": "2026-11-09T23:59:59+00:00", "fields": "", "next_token": "",
-		"latest": "false"}
+		"start_datetime": "2026-10-20T00:00:00Z", "end_datetime": "2026-11-09T23:59:59+00:00", "fields": "",
+		"next_token": "",
+		"latest":     "false"}
 	q := url.Values{}
 	for _, p := range params {
 		if value, known := want[p]; !known {
@@ -220,7 +226,8 @@ func (w *world) checkWebhooks(d *description) {
 		if a.status != status {
 			w.t.Errorf("%s %s: %d %s", method, path, a.status, a.body)
 		} else if status != 204 {
-			if err := d.validate(path, method, status, a.body); err != nil && !strings.Contains(err.Error(), "date-time") {
+			if err := d.validate(path, method, status, a.body); err != nil &&
+				!strings.Contains(err.Error(), "date-time") {
 				w.t.Errorf("%s %s: %v", method, path, err)
 			}
 		}

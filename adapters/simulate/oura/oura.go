@@ -112,8 +112,9 @@ func New(o Options) *Server {
 	o.RateLimit, o.TokenLife = orDefault(o.RateLimit, 5000), orDefault(o.TokenLife, 24*time.Hour)
 	s := &Server{opts: o, model: &model{first: simulate.DayOf(o.Start), legacy: o.OldAPI},
 		faults: simulate.NewInjector(o.Seed, vendor, o.Faults), accounts: map[string]*simulate.Wearer{},
-		codes: map[string]*code{}, grants: map[string]*grant{}, granted: map[string][]*grant{}, lapses: map[string][]simulate.Window{},
-		subs: map[string]*subscription{}, cursor: o.Clock.Now()}
+		codes: map[string]*code{}, grants: map[string]*grant{}, granted: map[string][]*grant{},
+		lapses: map[string][]simulate.Window{},
+		subs:   map[string]*subscription{}, cursor: o.Clock.Now()}
 	for i := range o.Wearers {
 		s.accounts[o.Wearers[i].Account(vendor)] = &o.Wearers[i]
 	}
@@ -184,7 +185,7 @@ type Record struct {
 }
 
 // Truth returns everything that the cloud holds for an account at the time of the clock,
-// whatever the scopes of its grants: documents by type, then the rows of time series. If
+// regardless of the scopes of its grants: documents by type, then the rows of time series. If
 // types are given, it returns only these. It returns nil for unknown accounts.
 func (s *Server) Truth(account string, types ...string) []Record {
 	w, now := s.accounts[account], s.opts.Clock.Now()
@@ -242,7 +243,7 @@ func (s *Server) Sent() Stats {
 	return out
 }
 
-// Faults returns the injector, whose rates can be changed while the server runs.
+// Faults returns the injector. Its rates can be changed while the server runs.
 func (s *Server) Faults() *simulate.Injector { return s.faults }
 
 // Accounts returns the account ids in the order of the wearers.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -40,7 +41,8 @@ func TestSignatureVectors(t *testing.T) {
 	}
 	for _, c := range file.Cases {
 		got := oura.Sign(c.Secret, c.Headers["x-oura-timestamp"], []byte(c.Body))
-		if want := strings.ToUpper(c.Headers["x-oura-signature"]); (got == want) != c.Valid || got != strings.ToUpper(got) {
+		if want := strings.ToUpper(c.Headers["x-oura-signature"]); (got == want) != c.Valid ||
+			got != strings.ToUpper(got) {
 			t.Errorf("%s: %s, want %s: %v", c.Name, got, want, c.Valid)
 		}
 	}
@@ -180,7 +182,8 @@ func TestSubscriptions(t *testing.T) {
 	w := newWorld(t, 1, nil)
 	rec := newReceiver(t, w, moi.Secret)
 	a, sub := w.subscription("POST", "", creation(rec, "create", "sleep"))
-	if a.status != 201 || sub["callback_url"] != rec.url || sub["event_type"] != "create" || sub["data_type"] != "sleep" {
+	if a.status != 201 || sub["callback_url"] != rec.url || sub["event_type"] != "create" ||
+		sub["data_type"] != "sleep" {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
 	expires := w.clock.Now().Add(90 * 24 * time.Hour).Format("2006-01-02T15:04:05.000000")
@@ -196,7 +199,8 @@ func TestSubscriptions(t *testing.T) {
 		t.Errorf("renewed: %d %s", a.status, a.body)
 	}
 	change := map[string]string{"verification_token": "my token", "event_type": "update"}
-	if a, changed := w.subscription("PUT", "/"+sub["id"], change); a.status != 200 || changed["event_type"] != "update" {
+	if a, changed := w.subscription("PUT", "/"+sub["id"], change); a.status != 200 ||
+		changed["event_type"] != "update" {
 		t.Errorf("changed: %d %s", a.status, a.body)
 	}
 	if a, _ := w.subscription("GET", "", nil); a.status != 200 || strings.Count(a.body, `"id"`) != 1 {
@@ -360,7 +364,8 @@ func TestRetries(t *testing.T) {
 		}
 	}
 	s := w.cloud.Sent()
-	if lasted := last.Sub(from); s.Sent != 11*s.Failed || s.Failed == 0 || lasted < 45*time.Minute || lasted > 75*time.Minute {
+	if lasted := last.Sub(from); s.Sent != 11*s.Failed || s.Failed == 0 || lasted < 45*time.Minute ||
+		lasted > 75*time.Minute {
 		t.Errorf("%d requests, %d given up, within %v", s.Sent, s.Failed, lasted)
 	}
 	rec.set(410)
@@ -443,5 +448,40 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-done; err == nil {
 		t.Error("Run ended without an error")
+	}
+}
+
+// noNetwork answers challenges and accepts events without a listener.
+type noNetwork struct{}
+
+func (noNetwork) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := fmt.Sprintf(`{"challenge":%q}`, r.URL.Query().Get("challenge"))
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+// TestThousandsOfWearers checks that memory does not grow with time: documents and events
+// that have been delivered are not stored.
+func TestThousandsOfWearers(t *testing.T) {
+	const wearers = 1000
+	w := newWorld(t, wearers, func(o *oura.Options) { o.HTTP = &http.Client{Transport: noNetwork{}} })
+	w.subscribe(&receiver{url: "https://pulsegate.example/events"})
+	for i := range wearers {
+		w.link(i, everything)
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for range 24 {
+		w.advance(time.Hour)
+	}
+	if after, limit := heap(), before+4<<20; after > limit {
+		t.Errorf("%d bytes of heap after a day, %d before", after, before)
+	}
+	if s := w.cloud.Sent(); s.Accepted < 10*wearers {
+		t.Errorf("%+v", s)
 	}
 }
