@@ -361,7 +361,7 @@ func (s *Server) rotate(c Client, text string) (*grant, string) {
 // issue gives a grant its next pair of tokens. The caller holds s.mu.
 func (s *Server) issue(g *grant) map[string]any {
 	now := s.opts.Wall()
-	stated, actual := s.faults.TokenLife(s.opts.TokenLife, g.account)
+	stated, actual := s.faults.StatedLife(s.opts.TokenLife), s.faults.TokenLife(s.opts.TokenLife, g.account)
 	g.refresh++
 	g.access = slices.DeleteFunc(g.access, func(t accessToken) bool { return !now.Before(t.expires) })
 	g.access = append(g.access, accessToken{g.refresh, now.Add(actual)})
