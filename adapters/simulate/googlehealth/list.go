@@ -46,6 +46,7 @@ type query struct {
 	family string // last segment of the data source family
 	merged bool
 	now    time.Time
+	until  time.Time // nothing that starts later is wanted, if set
 }
 
 // each calls yield for every selected point in the order of the answer, until yield
@@ -58,6 +59,9 @@ func (s *Server) each(q *query, yield func(*point) bool) {
 	}
 	if !to.IsZero() {
 		last = min(last, simulate.DayOf(to.In(time.UTC))+2)
+	}
+	if !q.until.IsZero() {
+		last = min(last, simulate.DayOf(q.until.In(q.w.Zone))+2)
 	}
 	tombs := s.tombsOf(q.w.account, q.t)
 	for day := last; day >= first; day-- {
@@ -271,6 +275,9 @@ func (s *Server) page(q *query, tok *pageToken, size int) object {
 		return object{"nextPageToken": s.sealToken(tok)}
 	}
 	var out []any
+	if tok.Start != 0 {
+		q.until = time.Unix(0, tok.Start)
+	}
 	s.each(q, func(p *point) bool {
 		if !tok.after(p) {
 			return true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"pulsegate/adapters/simulate"
@@ -20,16 +21,16 @@ type Record struct {
 	JSON []byte    // the point as list answers it (reconcile for floors), in canonical form
 }
 
-// Truth returns all data points of an account that the cloud holds now, by type, with the
-// latest first. Types that only roll up are left out.
-func (s *Server) Truth(account string) []Record {
+// Truth returns the data points of an account that the cloud holds now, by type, with the
+// latest first. Without types it returns all; types that only roll up are left out.
+func (s *Server) Truth(account string, types ...string) []Record {
 	w := s.accounts[account]
 	if w == nil {
 		return nil
 	}
 	var out []Record
 	for _, t := range allTypes {
-		if t.ops&opRead == 0 {
+		if t.ops&opRead == 0 || len(types) > 0 && !slices.Contains(types, t.name) {
 			continue
 		}
 		q := &query{w: w, t: t, filter: &filter{}, now: s.Now(), merged: t.ops&opList == 0}
@@ -187,7 +188,7 @@ func (s *Server) resource(c *call) (any, *apiError) {
 	if bad := checkQuery(c.r); bad != nil {
 		return nil, bad
 	}
-	if needs != "" && !c.may(readScope(needs)) {
+	if needs != "" && !c.may(readScope(needs)) || !slices.ContainsFunc(c.scopes, isHealthScope) {
 		return nil, errScope
 	}
 	return body, nil

@@ -31,6 +31,8 @@ var scopeGroups = []string{activity, metrics, sleepGroup, ecgGroup, irnGroup, nu
 // readScope returns the read scope of a group.
 func readScope(group string) string { return scopePrefix + group + ".readonly" }
 
+func isHealthScope(s string) bool { return strings.HasPrefix(s, scopePrefix) }
+
 // knownScope reports whether a consent may ask for s. The documents name
 // nutrition.readonly, which the discovery revision of 2026-10-30 lacks; the
 // simulator offers it.

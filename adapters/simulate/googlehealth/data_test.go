@@ -1,0 +1,446 @@
+package googlehealth_test
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/adapters/adaptertest"
+	"pulsegate/adapters/fitbit"
+	"pulsegate/adapters/simulate"
+	"pulsegate/adapters/simulate/googlehealth"
+)
+
+// listable reports the method by which a type is read: "" for list, ":reconcile", or
+// false if it only rolls up.
+func listable(typ string) (suffix string, ok bool) {
+	switch typ {
+	case "floors":
+		return ":reconcile", true
+	case "total-calories", "calories-in-heart-rate-zone":
+		return "", false
+	}
+	return "", true
+}
+
+// byType groups the truth by type.
+func byType(records []googlehealth.Record) map[string][]string {
+	out := map[string][]string{}
+	for _, r := range records {
+		out[r.Type] = append(out[r.Type], string(r.JSON))
+	}
+	return out
+}
+
+// TestPagesEqualTruth reads every type of some wearers to the end and compares the points
+// with the truth, in order. It also checks that the pages have the documented quirks.
+func TestPagesEqualTruth(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 7})
+	empty, bare := 0, 0
+	for _, i := range []int{3} {
+		account := c.Accounts()[i]
+		token := c.access(account)
+		truth := byType(c.Truth(account))
+		for _, typ := range googlehealth.Types() {
+			suffix, ok := listable(typ)
+			if !ok {
+				continue
+			}
+			size := "500"
+			if typ == "sleep" || typ == "exercise" {
+				size = "7"
+			}
+			got, bodies := c.pages(token, points(typ)+suffix, url.Values{"pageSize": {size}})
+			want := truth[typ]
+			if len(got) != len(want) {
+				t.Errorf("%s: %d points, want %d", typ, len(got), len(want))
+				continue
+			}
+			for n := range got {
+				if g := canonical(t, got[n]); g != want[n] {
+					t.Errorf("%s %d: %.300s\nwant %.300s", typ, n, g, want[n])
+					break
+				}
+			}
+			for n, b := range bodies {
+				if !bytes.Contains(b, []byte("dataPoints")) && n < len(bodies)-1 {
+					empty++
+				}
+				if len(bodies) > 1 && n == len(bodies)-1 && bytes.Equal(bytes.TrimSpace(b), []byte("{}")) {
+					bare++
+				}
+			}
+		}
+	}
+	if empty == 0 {
+		t.Error("no page in the middle is empty")
+	}
+	t.Logf("%d empty pages, %d last pages {}", empty, bare)
+}
+
+// TestAdapterDecodesEverything feeds every page and roll-up to the adapter, which must
+// understand all of it.
+func TestAdapterDecodesEverything(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	types := map[string]bool{}
+	for _, i := range []int{0, 2, 3} {
+		token := c.access(c.Accounts()[i])
+		decode := func(name string, raw []byte) {
+			rec := adaptertest.NewRecorder()
+			in := adapters.Input{Format: "google-health", Name: name, Body: bytes.NewReader(raw), Received: c.Now()}
+			if err := fitbit.New().Decode(context.Background(), in, rec); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			for _, r := range rec.Rejects {
+				t.Errorf("%s: %s at %s: %s", name, r.Reason, r.Where, r.Detail)
+			}
+			for _, s := range rec.Samples {
+				types[s.Metric] = true
+			}
+		}
+		week := c.Now().AddDate(0, 0, -7)
+		for _, typ := range googlehealth.Types() {
+			suffix, ok := listable(typ)
+			if ok {
+				_, bodies := c.pages(token, points(typ)+suffix, url.Values{"pageSize": {"2000"}})
+				for _, b := range bodies {
+					decode("list_"+typ+".json", b)
+				}
+			}
+			a := c.do(http.MethodPost, points(typ)+":rollUp", token, map[string]any{"windowSize": "3600s",
+				"range": map[string]any{"startTime": week.Format(time.RFC3339), "endTime": c.Now().Format(time.RFC3339)}})
+			if a.code == http.StatusOK {
+				decode("rollUp_"+typ+".json", a.raw)
+			}
+			a = c.do(http.MethodPost, points(typ)+":dailyRollUp", token, dailyRange(week, c.Now()))
+			if a.code == http.StatusOK {
+				decode("dailyRollUp_"+typ+".json", a.raw)
+			}
+		}
+		for _, name := range []string{"identity", "profile", "settings", "irnProfile", "pairedDevices"} {
+			decode(name+".json", c.do(http.MethodGet, "/v4/users/me/"+name, token, nil).raw)
+		}
+	}
+	for _, metric := range []string{"sleep", "exercise", "heart-rate", "steps", "steps/day", "steps/rollup", "electrocardiogram",
+		"irregular-rhythm-notification", "heart-rate-variability.rmssd", "daily-resting-heart-rate", "weight", "body-fat",
+		"height", "active-zone-minutes.fat-burn", "hydration-log", "blood-glucose.interstitial", "run-vo2-max",
+		"oxygen-saturation", "swim-lengths-data", "paired-device", "total-calories/day", "skin-temperature",
+		"resting-heart-rate-personal-range/day"} {
+		if !types[metric] {
+			t.Errorf("no sample of %s", metric)
+		}
+	}
+}
+
+func civilDay(t time.Time) map[string]any {
+	return map[string]any{"date": map[string]any{"year": t.Year(), "month": int(t.Month()), "day": t.Day()}}
+}
+
+func dailyRange(from, to time.Time) map[string]any {
+	return map[string]any{"range": map[string]any{"start": civilDay(from), "end": civilDay(to)}, "windowSizeDays": 1}
+}
+
+// TestEveryType checks that the cloud knows exactly the types of the discovery document.
+func TestEveryType(t *testing.T) {
+	d := mustDiscovery(t)
+	known := googlehealth.Types()
+	for _, typ := range d.types {
+		if !slices.Contains(known, typ) {
+			t.Errorf("%s is missing", typ)
+		}
+	}
+	for _, typ := range known {
+		if typ != "total-calories" && typ != "calories-in-heart-rate-zone" && !slices.Contains(d.types, typ) {
+			t.Errorf("%s is not a type", typ)
+		}
+	}
+}
+
+// TestRollUpsAgree checks that the day's steps of dailyRollUp, of hourly rollUp and of
+// reconcile are the same, and that list has more because the phone counts as well.
+func TestRollUpsAgree(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	for i := range 12 { // all zones, in the days around daylight saving time
+		account := c.Accounts()[i]
+		token := c.access(account)
+		settings := c.do(http.MethodGet, "/v4/users/me/settings", token, nil).json(t)
+		zone, err := time.LoadLocation(settings["timeZone"].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, day := range []int{7, 8, 28, 29} {
+			from := time.Date(2026, 3, day, 0, 0, 0, 0, zone)
+			to := time.Date(2026, 3, day+1, 0, 0, 0, 0, zone)
+			filter := url.Values{"pageSize": {"10000"}, "filter": {`steps.interval.civil_start_time >= "` + from.Format(time.DateOnly) +
+				`" AND steps.interval.civil_start_time < "` + to.Format(time.DateOnly) + `"`}}
+			merged, _ := c.pages(token, points("steps")+":reconcile", filter)
+			all, _ := c.pages(token, points("steps"), filter)
+			daily := sum(c.do(http.MethodPost, points("steps")+":dailyRollUp", token, dailyRange(from, to)).json(t))
+			hourly := sum(c.do(http.MethodPost, points("steps")+":rollUp", token, map[string]any{"windowSize": "3600s",
+				"range": map[string]any{"startTime": from.UTC().Format(time.RFC3339), "endTime": to.UTC().Format(time.RFC3339)}}).json(t))
+			if got := count(merged); got != daily || got != hourly || got == 0 || count(all) <= got {
+				t.Errorf("%s, March %d: reconcile %d, dailyRollUp %d, rollUp %d, list %d", zone, day, got, daily, hourly, count(all))
+			}
+		}
+	}
+}
+
+// count sums the steps of points.
+func count(points []map[string]any) (n int) {
+	for _, p := range points {
+		text, _ := p["steps"].(map[string]any)["count"].(string)
+		v, _ := strconv.Atoi(text) // an absent count is zero
+		n += v
+	}
+	return n
+}
+
+// sum sums the steps of roll-ups.
+func sum(page map[string]any) (n int) {
+	list, _ := page["rollupDataPoints"].([]any)
+	for _, p := range list {
+		v, _ := strconv.Atoi(p.(map[string]any)["steps"].(map[string]any)["countSum"].(string)) // digits
+		n += v
+	}
+	return n
+}
+
+// TestFilters checks which members a filter of each kind of type may use, and what is
+// selected.
+func TestFilters(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 3})
+	token := c.access(c.Accounts()[0]) // Europe/Berlin
+	for _, tt := range []struct {
+		typ, filter, reason string
+	}{
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND steps.interval.start_time < "2026-03-11T00:00:00Z"`, ""},
+		{"steps", `steps.interval.civil_start_time >= "2026-03-10T06:00:00"`, ""},
+		{"steps", `steps.interval.end_time >= "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"steps", `distance.interval.start_time >= "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time > "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time >= "2026-03-10"`, "INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time >= 2026`, "INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" OR steps.interval.start_time < "2026-03-09T00:00:00Z"`,
+			"INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND steps.interval.civil_start_time < "2026-03-11"`,
+			"INVALID_DATA_POINT_FILTER"},
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND`, "INVALID_DATA_POINT_FILTER"},
+		{"heart-rate", `heart_rate.sample_time.physical_time >= "2026-03-30T00:00:00+01:00"`, ""},
+		{"heart-rate", `heart_rate.sample_time.civil_time < "2026-03-02"`, ""},
+		{"heart-rate", `heart-rate.sample_time.civil_time < "2026-03-02"`, "INVALID_DATA_POINT_FILTER"},
+		{"daily-heart-rate-variability", `daily_heart_rate_variability.date >= "2026-03-05"`, ""},
+		{"daily-heart-rate-variability", `daily_heart_rate_variability.date >= "2026-03-05T00:00:00"`, "INVALID_DATA_POINT_FILTER"},
+		{"exercise", `exercise.interval.civil_start_time >= "2026-03-05"`, ""},
+		{"exercise", `exercise.interval.start_time >= "2026-03-05T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"sleep", `sleep.interval.end_time >= "2026-03-05T00:00:00Z" AND sleep.interval.end_time < "2026-03-08T00:00:00Z"`, ""},
+		{"sleep", `sleep.interval.civil_end_time < "2026-03-05" OR sleep.interval.civil_end_time >= "2026-03-20"`, ""},
+		{"sleep", `sleep.interval.civil_start_time >= "2026-03-05"`, "INVALID_DATA_POINT_FILTER"},
+		{"electrocardiogram", `electrocardiogram.interval.start_time >= "2026-03-05T00:00:00Z"`, ""},
+		{"electrocardiogram", `electrocardiogram.interval.start_time < "2026-03-05T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"food", `food.date >= "2026-03-05"`, "INVALID_DATA_POINT_FILTER"},
+	} {
+		a := c.do(http.MethodGet, points(tt.typ)+"?"+url.Values{"filter": {tt.filter}}.Encode(), token, nil)
+		switch {
+		case tt.reason == "" && a.code != http.StatusOK:
+			t.Errorf("%s: %d, %s", tt.filter, a.code, a.raw)
+		case tt.reason != "" && (a.code != http.StatusBadRequest || a.reason(t) != tt.reason):
+			t.Errorf("%s: %d, want 400 %s", tt.filter, a.code, tt.reason)
+		}
+	}
+}
+
+// TestFilterSelects compares filtered answers with a filter over the truth.
+func TestFilterSelects(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 3})
+	account := c.Accounts()[1] // America/New_York, five or four hours behind UTC
+	token := c.access(account)
+	lower, upper := time.Date(2026, 3, 8, 3, 0, 0, 0, time.UTC), time.Date(2026, 3, 12, 3, 0, 0, 0, time.UTC)
+	for typ, member := range map[string]string{"steps": "interval.start_time", "heart-rate": "sample_time.physical_time",
+		"heart-rate-variability": "sample_time.civil_time", "exercise": "interval.civil_start_time",
+		"hydration-log": "interval.civil_start_time", "distance": "interval.civil_start_time", "daily-respiratory-rate": "date"} {
+		layout, utc := time.RFC3339, true
+		switch {
+		case member == "date":
+			layout, utc = time.DateOnly, false
+		case strings.Contains(member, "civil"):
+			layout, utc = "2006-01-02T15:04:05", false
+		}
+		name := strings.ReplaceAll(typ, "-", "_") + "." + member
+		got, _ := c.pages(token, points(typ), url.Values{"filter": {name + ` >= "` + lower.Format(layout) + `" AND ` +
+			name + ` < "` + upper.Format(layout) + `"`}, "pageSize": {"1000"}})
+		want := 0
+		for _, r := range c.Truth(account, typ) {
+			at := r.Time
+			if !utc {
+				at = time.Date(at.Year(), at.Month(), at.Day(), at.Hour(), at.Minute(), at.Second(), 0, time.UTC)
+			}
+			low, high := lower, upper
+			if member == "date" {
+				low, high = lower.Truncate(24*time.Hour), upper.Truncate(24*time.Hour)
+			}
+			if r.Type == typ && !at.Before(low) && at.Before(high) {
+				want++
+			}
+		}
+		if len(got) != want || want == 0 {
+			t.Errorf("%s: %d points, want %d", name, len(got), want)
+		}
+	}
+}
+
+// TestOperations checks that each type has the documented methods only.
+func TestOperations(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	token := c.access(c.Accounts()[0])
+	week := c.Now().AddDate(0, 0, -7)
+	roll := map[string]any{"windowSize": "86400s", "range": map[string]any{"startTime": week.Format(time.RFC3339),
+		"endTime": c.Now().Format(time.RFC3339)}}
+	for typ, allowed := range map[string]string{
+		"floors":                        "reconcile rollUp dailyRollUp",
+		"total-calories":                "rollUp dailyRollUp",
+		"calories-in-heart-rate-zone":   "rollUp dailyRollUp",
+		"activity-level":                "list reconcile",
+		"electrocardiogram":             "list",
+		"irregular-rhythm-notification": "list",
+		"sleep":                         "list reconcile",
+		"steps":                         "list reconcile rollUp dailyRollUp",
+	} {
+		for name, a := range map[string]*answer{
+			"list":        c.do(http.MethodGet, points(typ), token, nil),
+			"reconcile":   c.do(http.MethodGet, points(typ)+":reconcile", token, nil),
+			"rollUp":      c.do(http.MethodPost, points(typ)+":rollUp", token, roll),
+			"dailyRollUp": c.do(http.MethodPost, points(typ)+":dailyRollUp", token, dailyRange(week, c.Now())),
+		} {
+			switch {
+			case slices.Contains(strings.Fields(allowed), name) && a.code != http.StatusOK:
+				t.Errorf("%s %s: %d, %s", name, typ, a.code, a.raw)
+			case !slices.Contains(strings.Fields(allowed), name) && (a.code != http.StatusBadRequest ||
+				a.reason(t) != "INVALID_PARENT_DATA_TYPE_COLLECTION"):
+				t.Errorf("%s %s: %d", name, typ, a.code)
+			}
+		}
+	}
+}
+
+// TestSleepIsRestated follows nights from their arrival on: unprocessed, then processed
+// under the same name with a later updateTime.
+func TestSleepIsRestated(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	token := c.access(c.Accounts()[0])
+	type state struct{ kind, updated string }
+	seen := map[string][]state{}
+	edited := 0
+	for range 20 * 24 * 4 {
+		c.clock.Add(15 * time.Minute)
+		a := c.do(http.MethodGet, points("sleep")+"?pageSize=3", token, nil)
+		if a.code == http.StatusUnauthorized {
+			token = c.access(c.Accounts()[0])
+			continue
+		}
+		for _, p := range a.json(t)["dataPoints"].([]any) {
+			name := p.(map[string]any)["name"].(string)
+			night := p.(map[string]any)["sleep"].(map[string]any)
+			s := state{night["type"].(string), night["updateTime"].(string)}
+			if h := seen[name]; len(h) == 0 || h[len(h)-1] != s {
+				seen[name] = append(h, s)
+				if m := night["metadata"].(map[string]any); m["manuallyEdited"] == true {
+					edited++
+				}
+			}
+		}
+	}
+	restated := 0
+	for name, h := range seen {
+		if len(h) > 1 && h[0].kind == "CLASSIC" && h[1].kind == "STAGES" {
+			restated++
+		}
+		for i := 1; i < len(h); i++ {
+			if h[i].updated <= h[i-1].updated {
+				t.Errorf("%s: updateTime %s after %s", name, h[i].updated, h[i-1].updated)
+			}
+		}
+	}
+	if restated < 10 || edited == 0 {
+		t.Errorf("%d nights restated, %d edited", restated, edited)
+	}
+}
+
+// TestDeterminism checks that two clouds with the same seed answer the same, whatever was
+// asked before, and that another seed differs.
+func TestDeterminism(t *testing.T) {
+	a, b := newCloud(t, googlehealth.Options{Wearers: 4}), newCloud(t, googlehealth.Options{Wearers: 9})
+	b.Truth(b.Accounts()[8], "steps")
+	for _, types := range [][]string{{"sleep", "steps", "exercise"}, {"weight", "daily-resting-heart-rate", "heart-rate"}} {
+		a.clock.Add(7 * time.Hour)
+		b.clock.Add(7 * time.Hour)
+		x, y := a.Truth(a.Accounts()[3], types...), b.Truth(b.Accounts()[3], types...)
+		if len(x) != len(y) {
+			t.Fatalf("%d and %d records", len(x), len(y))
+		}
+		for i := range x {
+			if x[i].Key != y[i].Key || !bytes.Equal(x[i].JSON, y[i].JSON) {
+				t.Fatalf("record %d: %s and %s", i, x[i].JSON, y[i].JSON)
+			}
+		}
+	}
+	other, err := googlehealth.New(googlehealth.Options{Seed: 43, Wearers: 4, Start: start, Clock: a.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other.Accounts()[3] == a.Accounts()[3] {
+		t.Error("another seed has the same accounts")
+	}
+}
+
+// TestKeysAreUnique checks that no two records of an account have the same type and key.
+func TestKeysAreUnique(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	for _, i := range []int{0, 3, 10} {
+		account := c.Accounts()[i]
+		seen := map[string]bool{}
+		for _, r := range c.Truth(account) {
+			key := r.Type + " " + r.Key
+			if seen[key] {
+				t.Errorf("%s occurs twice", key)
+			}
+			seen[key] = true
+		}
+		if len(seen) < 1000 {
+			t.Errorf("only %d records", len(seen))
+		}
+	}
+}
+
+// TestDeleteDay checks that the points of a day disappear, and only those.
+func TestDeleteDay(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	account := c.Accounts()[0]
+	day, err := simulate.ParseDay("2026-03-12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := byType(c.Truth(account, "heart-rate", "steps"))
+	if err := c.DeleteDay(account, "heart-rate", day); err != nil {
+		t.Fatal(err)
+	}
+	after := byType(c.Truth(account, "heart-rate", "steps"))
+	lost := len(before["heart-rate"]) - len(after["heart-rate"])
+	if lost < 100 || lost > 144 || len(before["steps"]) != len(after["steps"]) {
+		t.Errorf("%d heart rates were deleted", lost)
+	}
+	for _, r := range c.Truth(account, "heart-rate") {
+		if simulate.DayOf(r.Time) == day {
+			t.Errorf("%s is still there", r.Key)
+		}
+	}
+	if err := c.DeleteDay(account, "nonsense", day); err == nil {
+		t.Error("an unknown type is accepted")
+	}
+}
