@@ -308,3 +308,44 @@ func TestDiscoveryCheckRefuses(t *testing.T) {
 	}
 	slices.Sort(d.types)
 }
+
+// TestEveryMethod calls each method of the discovery document that the cloud implements,
+// which do checks against the document. The others must be answered 501.
+func TestEveryMethod(t *testing.T) {
+	d := mustDiscovery(t)
+	h := newHooked(t, 3)
+	account := h.Accounts()[0]
+	token := h.access(account)
+	h.subscribe("MANUAL", "steps")
+	name := h.Truth(account, "sleep")[0].Key
+	sub := map[string]any{"user": "users/" + account, "dataTypes": []string{"steps"}}
+	for _, path := range []string{"identity", "profile", "settings", "irnProfile", "pairedDevices", "pairedDevices/1",
+		"dataTypes/steps/dataPoints", "dataTypes/steps/dataPoints:reconcile"} {
+		h.do(http.MethodGet, "/v4/users/me/"+path, token, nil)
+	}
+	h.do(http.MethodGet, "/v4/"+name, token, nil)
+	h.do(http.MethodPost, points("steps")+":dailyRollUp", token, dailyRange(h.Now().AddDate(0, 0, -3), h.Now()))
+	h.do(http.MethodPost, points("steps")+":rollUp", token, map[string]any{"windowSize": "3600s",
+		"range": map[string]any{"startTime": "2026-03-10T00:00:00Z", "endTime": "2026-03-11T00:00:00Z"}})
+	h.admin(http.MethodGet, "", nil)
+	h.admin(http.MethodPost, "/sub-1/subscriptions?subscriptionId=first", sub)
+	h.admin(http.MethodGet, "/sub-1/subscriptions", nil)
+	h.admin(http.MethodPatch, "/sub-1/subscriptions/first?updateMask=dataTypes", sub)
+	h.admin(http.MethodPatch, "/sub-1?updateMask=subscriberConfigs", map[string]any{
+		"subscriberConfigs": []any{map[string]any{"dataTypes": []string{"sleep"}, "subscriptionCreatePolicy": "AUTOMATIC"}}})
+	h.admin(http.MethodDelete, "/sub-1/subscriptions/first", nil)
+	h.admin(http.MethodDelete, "/sub-1", nil)
+	for _, m := range d.methods {
+		target := regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString("/"+m.FlatPath, "me")
+		d.mu.Lock()
+		seen := d.seen[m.ID]
+		d.mu.Unlock()
+		if seen > 0 {
+			continue
+		}
+		target = strings.Replace(target, "dataTypes/me", "dataTypes/exercise", 1)
+		if a := h.do(m.HTTPMethod, target, token, nil); a.code != http.StatusNotImplemented {
+			t.Errorf("%s was not called with success and is answered %d", m.ID, a.code)
+		}
+	}
+}

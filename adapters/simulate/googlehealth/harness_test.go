@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -217,7 +216,7 @@ func (c *cloud) pages(token, path string, params url.Values) (points []map[strin
 	return nil, nil
 }
 
-// filterOf returns the member that filters a type, and a filter for everything.
+// points returns the path of the points of a type.
 func points(typ string) string { return "/v4/users/me/dataTypes/" + typ + "/dataPoints" }
 
 // canonical returns v as JSON with sorted members.
@@ -228,13 +227,4 @@ func canonical(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// body reads the body of a request that the cloud sends.
-func body(t *testing.T, r *http.Request) []byte {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return b
 }

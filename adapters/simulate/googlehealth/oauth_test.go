@@ -277,7 +277,7 @@ func TestFaults(t *testing.T) {
 		token := c.access(c.Accounts()[0])
 		c.Faults().SetRates(map[simulate.Fault]float64{simulate.Outage: 0.2, simulate.RateLimit: 0.2})
 		for range 60 {
-			out = append(out, c.do(http.MethodGet, points("steps"), token, nil).code)
+			out = append(out, c.do(http.MethodGet, points("weight"), token, nil).code)
 		}
 		return out
 	}

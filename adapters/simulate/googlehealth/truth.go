@@ -94,9 +94,7 @@ func (s *Server) DeleteDay(account, typ string, day simulate.Day) error {
 	var from, to time.Time
 	s.each(&query{w: w, t: t, filter: &filter{}, now: now}, func(p *point) bool {
 		if dayOf(t, p) == day {
-			if to.IsZero() || p.end.After(to) {
-				to = p.end
-			}
+			to = maxTime(to, maxTime(p.end, p.start.Add(time.Second)))
 			from = p.start
 		}
 		return dayOf(t, p) >= day-1
