@@ -12,10 +12,10 @@ const grid = 10 * time.Minute
 
 // content draws the points of a type on a day.
 type content struct {
-	w   *wearer
-	m   *model
-	typ string
-	out []*point
+	wearer *wearer
+	model  *model
+	typ    string
+	out    []*point
 }
 
 // points returns all points that a type ever has on a day, in their first states and in
@@ -24,7 +24,7 @@ func (s *Server) points(w *wearer, t *dataType, day simulate.Day) []*point {
 	if day < s.first || !w.linked {
 		return nil
 	}
-	c := &content{w: w, m: s.models.get(w, day, s.opts.Every), typ: t.name}
+	c := &content{wearer: w, model: s.models.get(w, day, s.opts.Every), typ: t.name}
 	switch {
 	case t.kind == daily:
 		c.daily(day == s.first)
@@ -41,11 +41,11 @@ func (s *Server) points(w *wearer, t *dataType, day simulate.Day) []*point {
 }
 
 // key returns the key for the values of the type on the day.
-func (c *content) key() simulate.Key { return c.m.key.Named(c.typ) }
+func (c *content) key() simulate.Key { return c.model.key.Named(c.typ) }
 
 // add adds a point that arrives with the next sync after its end.
 func (c *content) add(start, end time.Time, source, body object) *point {
-	p := &point{start: start, end: end, source: source, body: body, at: c.w.arrival(end)}
+	p := &point{start: start, end: end, source: source, body: body, at: c.wearer.arrival(end)}
 	c.out = append(c.out, p)
 	return p
 }
@@ -101,13 +101,13 @@ func (c *content) bulk() {
 		c.levels()
 		return
 	}
-	for i := range c.m.windows {
-		win := &c.m.windows[i]
-		if c.typ == "blood-glucose" && c.w.hasCGM {
+	for i := range c.model.windows {
+		win := &c.model.windows[i]
+		if c.typ == "blood-glucose" && c.wearer.hasCGM {
 			c.glucose(win, i)
 		}
 		if c.typ == "steps" && win.phoneSteps > 0 {
-			c.window(win, c.w.phone, object{"count": i64(win.phoneSteps)}).rank = 1
+			c.window(win, c.wearer.phone, object{"count": i64(win.phoneSteps)}).rank = 1
 		}
 		if win.worn {
 			c.worn(win, i)
@@ -128,31 +128,32 @@ func (c *content) worn(win *window, i int) {
 	switch c.typ {
 	case "steps":
 		if win.awake {
-			c.window(win, c.w.tracker, count("count", win.steps, i))
+			c.window(win, c.wearer.tracker, count("count", win.steps, i))
 		}
 	case "distance":
 		if win.awake {
-			c.window(win, c.w.tracker, count("millimeters", win.steps*740, i))
+			c.window(win, c.wearer.tracker, count("millimeters", win.steps*740, i))
 		}
 	case "floors":
 		if win.steps > 0 {
-			c.window(win, c.w.tracker, count("count", win.floors, i))
+			c.window(win, c.wearer.tracker, count("count", win.floors, i))
 		}
 	case "altitude":
 		if win.floors > 0 {
-			c.window(win, c.w.tracker, object{"gainMillimeters": i64(win.floors * 3048)})
+			c.window(win, c.wearer.tracker, object{"gainMillimeters": i64(win.floors * 3048)})
 		}
 	case "active-energy-burned":
 		if win.steps > 0 {
-			c.window(win, c.w.derived, object{"kcal": win.active()})
+			c.window(win, c.wearer.derived, object{"kcal": win.active()})
 		}
 	case "total-calories":
-		c.window(win, c.w.derived, object{"kcal": win.active() + 1.15*float64(win.minutes())})
+		c.window(win, c.wearer.derived, object{"kcal": win.active() + 1.15*float64(win.minutes())})
 	case "calories-in-heart-rate-zone":
-		c.window(win, c.w.derived, object{"heartRateZone": zone, "kcal": win.active() + 1.15*float64(win.minutes())})
+		c.window(win, c.wearer.derived, object{"heartRateZone": zone,
+			"kcal": win.active() + 1.15*float64(win.minutes())})
 	case "time-in-heart-rate-zone":
 		if win.awake {
-			c.window(win, c.w.derived, object{"heartRateZoneType": zone})
+			c.window(win, c.wearer.derived, object{"heartRateZoneType": zone})
 		}
 	case "active-zone-minutes":
 		name := map[string]string{"MODERATE": "FAT_BURN", "VIGOROUS": "CARDIO", "PEAK": "PEAK"}[zone]
@@ -161,13 +162,13 @@ func (c *content) worn(win *window, i int) {
 			if name != "FAT_BURN" {
 				weighted *= 2
 			}
-			c.window(win, c.w.derived, object{"heartRateZone": name, "activeZoneMinutes": i64(weighted)})
+			c.window(win, c.wearer.derived, object{"heartRateZone": name, "activeZoneMinutes": i64(weighted)})
 		}
 	case "active-minutes":
 		if level := win.level(); level != "SEDENTARY" {
 			name := map[string]string{"LIGHTLY_ACTIVE": "LIGHT", "MODERATELY_ACTIVE": "MODERATE",
 				"VERY_ACTIVE": "VIGOROUS"}[level]
-			c.window(win, c.w.derived, object{"activeMinutesByActivityLevel": []any{
+			c.window(win, c.wearer.derived, object{"activeMinutesByActivityLevel": []any{
 				object{"activityLevel": name, "activeMinutes": i64(win.minutes())}}})
 		}
 	case "heart-rate":
@@ -175,42 +176,44 @@ func (c *content) worn(win *window, i int) {
 		if win.steps > 0 {
 			motion = "ACTIVE"
 		}
-		p := c.window(win, c.w.tracker, object{"beatsPerMinute": i64(win.bpm),
+		p := c.window(win, c.wearer.tracker, object{"beatsPerMinute": i64(win.bpm),
 			"metadata": object{"motionContext": motion, "sensorLocation": "WRIST"}})
 		p.end = p.start
 	case "swim-lengths-data":
-		if win.training && c.m.workout == "SWIMMING_POOL" {
-			c.window(win, c.w.tracker, object{"strokeCount": i64(20 + win.bpm%9), "swimStrokeType": "FREESTYLE"})
+		if win.training && c.model.workout == "SWIMMING_POOL" {
+			c.window(win, c.wearer.tracker, object{"strokeCount": i64(20 + win.bpm%9), "swimStrokeType": "FREESTYLE"})
 		}
 	}
 }
 
 // levels draws runs of windows with the same level of activity.
 func (c *content) levels() {
-	for i := 0; i < len(c.m.windows); {
-		first, last := &c.m.windows[i], &c.m.windows[i]
+	for i := 0; i < len(c.model.windows); {
+		first, last := &c.model.windows[i], &c.model.windows[i]
 		// A run ends where a sync ends, so that no point grows later.
-		for i++; i < len(c.m.windows) && c.m.windows[i].worn == first.worn && c.m.windows[i].at.Equal(first.at) &&
-			c.m.windows[i].awake == first.awake && c.m.windows[i].level() == first.level(); i++ {
-			last = &c.m.windows[i]
+		for i++; i < len(c.model.windows) && c.model.windows[i].worn == first.worn &&
+			c.model.windows[i].at.Equal(first.at) &&
+			c.model.windows[i].awake == first.awake && c.model.windows[i].level() == first.level(); i++ {
+			last = &c.model.windows[i]
 		}
 		run := *first
 		run.end = last.end
 		switch {
 		case !first.worn || !first.awake:
 		case c.typ == "activity-level":
-			c.window(&run, c.w.derived, object{"activityLevelType": first.level()})
+			c.window(&run, c.wearer.derived, object{"activityLevelType": first.level()})
 		case first.level() == "SEDENTARY":
-			c.window(&run, c.w.derived, object{})
+			c.window(&run, c.wearer.derived, object{})
 		}
 	}
 }
 
 // glucose adds a measurement of a continuous glucose monitor.
 func (c *content) glucose(win *window, i int) {
-	p := c.window(win, c.w.cgm, object{
+	p := c.window(win, c.wearer.cgm, object{
 		"bloodGlucoseMilligramsPerDeciliter": around(c.key().With(i), 118, 40),
-		"specimen":                           "INTERSTITIAL_FLUID", "measurementSource": "CONTINUOUS_GLUCOSE_MONITORING"})
+		"specimen":                           "INTERSTITIAL_FLUID",
+		"measurementSource":                  "CONTINUOUS_GLUCOSE_MONITORING"})
 	p.end = p.start
 	c.identify(p, i)
 }
@@ -227,20 +230,25 @@ func (c *content) nightly() bool {
 		_, processed := c.processing()
 		rate := func(n int, mean float64) object {
 			k := c.key().With(n)
-			return object{"breathsPerMinute": around(k.With(1), mean, 1.5), "standardDeviation": around(k.With(2), 1.5, 0.5),
-				"signalToNoise": around(k.With(3), 8, 3)}
+			return object{"breathsPerMinute": around(k.With(1), mean, 1.5),
+				"standardDeviation": around(k.With(2), 1.5, 0.5),
+				"signalToNoise":     around(k.With(3), 8, 3)}
 		}
-		p := c.add(c.m.up, c.m.up, c.w.derived, object{"fullSleepStats": rate(0, 14.5), "deepSleepStats": rate(1, 13.9),
-			"lightSleepStats": rate(2, 14.8), "remSleepStats": rate(3, 15.6)})
+		p := c.add(c.model.up, c.model.up, c.wearer.derived,
+			object{"fullSleepStats": rate(0, 14.5), "deepSleepStats": rate(1, 13.9),
+				"lightSleepStats": rate(2, 14.8), "remSleepStats": rate(3, 15.6)})
 		p.at = processed
 		return true
 	default:
 		return false
 	}
 	n := 0
-	for at := c.m.bed.Add(step); at.Before(c.m.up); at = at.Add(step) {
+	for at := c.model.bed.Add(step); at.Before(c.model.up); at = at.Add(step) {
 		k := c.key().With(n)
 		body := object{"percentage": around(k, 95.5, 2.5)}
+		if k.With(1).Chance(1.0 / 40) {
+			body["percentage"] = 50 // the value of a failed measurement
+		}
 		if c.typ == "heart-rate-variability" {
 			body = object{
 				"rootMeanSquareOfSuccessiveDifferencesMilliseconds": around(k, 42, 20),
@@ -249,7 +257,7 @@ func (c *content) nightly() bool {
 					"highFrequencyPower": around(k.With(3), 700, 400)},
 			}
 		}
-		c.add(at, at, c.w.tracker, body)
+		c.add(at, at, c.wearer.tracker, body)
 		n++
 	}
 	return true
@@ -257,14 +265,14 @@ func (c *content) nightly() bool {
 
 // processing returns when the night arrives and when the service has processed it.
 func (c *content) processing() (arrived, processed time.Time) {
-	arrived = c.w.arrival(c.m.up)
-	return arrived, arrived.Add(time.Duration(c.m.key.Named("processing").Between(5*60, 25*60)) * time.Second)
+	arrived = c.wearer.arrival(c.model.up)
+	return arrived, arrived.Add(time.Duration(c.model.key.Named("processing").Between(5*60, 25*60)) * time.Second)
 }
 
 // daily draws a daily value. Some are restated with the first sync of the next day.
 func (c *content) daily(first bool) {
-	start := c.m.day.At(c.w.Zone, 0, 0)
-	end := (c.m.day + 1).At(c.w.Zone, 0, 0)
+	start := c.model.day.At(c.wearer.Zone, 0, 0)
+	end := (c.model.day + 1).At(c.wearer.Zone, 0, 0)
 	arrived, processed := c.processing()
 	source := object{"recordingMethod": "DERIVED", "platform": "FITBIT", "device": object{}}
 	body := c.dailyValues(0, first)
@@ -273,7 +281,7 @@ func (c *content) daily(first bool) {
 	}
 	p := c.add(start, end, source, body)
 	p.at = processed
-	restated := c.w.NextSync(maxTime(end, processed)).Add(7 * time.Minute)
+	restated := c.wearer.NextSync(maxTime(end, processed)).Add(7 * time.Minute)
 	switch c.typ {
 	case "daily-resting-heart-rate":
 		p.at = arrived
@@ -297,7 +305,7 @@ func maxTime(a, b time.Time) time.Time {
 // none on the day.
 func (c *content) dailyValues(revision int, first bool) object {
 	k := c.key().With(revision)
-	rest := c.w.RestingHeartRate(c.m.day)
+	rest := c.wearer.RestingHeartRate(c.model.day)
 	switch c.typ {
 	case "daily-resting-heart-rate":
 		if revision == 0 {
@@ -323,7 +331,8 @@ func (c *content) dailyValues(revision int, first bool) object {
 		return object{"heartRateZones": zones}
 	case "daily-oxygen-saturation":
 		return object{"averagePercentage": around(k, 96, 1), "lowerBoundPercentage": around(k.With(1), 93.5, 0.5),
-			"upperBoundPercentage": around(k.With(2), 98.5, 0.5), "standardDeviationPercentage": around(k.With(3), 1.2, 0.4)}
+			"upperBoundPercentage":        around(k.With(2), 98.5, 0.5),
+			"standardDeviationPercentage": around(k.With(3), 1.2, 0.4)}
 	case "daily-respiratory-rate":
 		return object{"breathsPerMinute": around(k, 14.6, 0.9)}
 	case "daily-sleep-temperature-derivations":
@@ -334,7 +343,7 @@ func (c *content) dailyValues(revision int, first bool) object {
 		}
 		return out
 	case "daily-vo2-max":
-		if int(c.m.day)%7 == c.w.Index%7 {
+		if int(c.model.day)%7 == c.wearer.Index%7 {
 			return object{"vo2Max": around(k, 43, 3), "cardioFitnessLevel": "GOOD", "estimated": true}
 		}
 	}

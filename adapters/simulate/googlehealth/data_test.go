@@ -3,6 +3,8 @@ package googlehealth_test
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -115,7 +117,8 @@ func TestAdapterDecodesEverything(t *testing.T) {
 				}
 			}
 			a := c.do(http.MethodPost, points(typ)+":rollUp", token, map[string]any{"windowSize": "3600s",
-				"range": map[string]any{"startTime": week.Format(time.RFC3339), "endTime": c.Now().Format(time.RFC3339)}})
+				"range": map[string]any{"startTime": week.Format(time.RFC3339),
+					"endTime": c.Now().Format(time.RFC3339)}})
 			if a.code == http.StatusOK {
 				decode("rollUp_"+typ+".json", a.raw)
 			}
@@ -128,8 +131,10 @@ func TestAdapterDecodesEverything(t *testing.T) {
 			decode(name+".json", c.do(http.MethodGet, "/v4/users/me/"+name, token, nil).raw)
 		}
 	}
-	for _, metric := range []string{"sleep", "exercise", "heart-rate", "steps", "steps/day", "steps/rollup", "electrocardiogram",
-		"irregular-rhythm-notification", "heart-rate-variability.rmssd", "daily-resting-heart-rate", "weight", "body-fat",
+	for _, metric := range []string{"sleep", "exercise", "heart-rate", "steps", "steps/day", "steps/rollup",
+		"electrocardiogram",
+		"irregular-rhythm-notification", "heart-rate-variability.rmssd", "daily-resting-heart-rate", "weight",
+		"body-fat",
 		"height", "active-zone-minutes.fat-burn", "hydration-log", "blood-glucose.interstitial", "run-vo2-max",
 		"oxygen-saturation", "swim-lengths-data", "paired-device", "total-calories/day", "skin-temperature",
 		"resting-heart-rate-personal-range/day"} {
@@ -178,15 +183,18 @@ func TestRollUpsAgree(t *testing.T) {
 		for _, day := range []int{7, 8, 28, 29} {
 			from := time.Date(2026, 3, day, 0, 0, 0, 0, zone)
 			to := time.Date(2026, 3, day+1, 0, 0, 0, 0, zone)
-			filter := url.Values{"pageSize": {"10000"}, "filter": {`steps.interval.civil_start_time >= "` + from.Format(time.DateOnly) +
-				`" AND steps.interval.civil_start_time < "` + to.Format(time.DateOnly) + `"`}}
+			filter := url.Values{"pageSize": {"10000"},
+				"filter": {`steps.interval.civil_start_time >= "` + from.Format(time.DateOnly) +
+					`" AND steps.interval.civil_start_time < "` + to.Format(time.DateOnly) + `"`}}
 			merged, _ := c.pages(token, points("steps")+":reconcile", filter)
 			all, _ := c.pages(token, points("steps"), filter)
 			daily := sum(c.do(http.MethodPost, points("steps")+":dailyRollUp", token, dailyRange(from, to)).json(t))
 			hourly := sum(c.do(http.MethodPost, points("steps")+":rollUp", token, map[string]any{"windowSize": "3600s",
-				"range": map[string]any{"startTime": from.UTC().Format(time.RFC3339), "endTime": to.UTC().Format(time.RFC3339)}}).json(t))
+				"range": map[string]any{"startTime": from.UTC().Format(time.RFC3339),
+					"endTime": to.UTC().Format(time.RFC3339)}}).json(t))
 			if got := count(merged); got != daily || got != hourly || got == 0 || count(all) <= got {
-				t.Errorf("%s, March %d: reconcile %d, dailyRollUp %d, rollUp %d, list %d", zone, day, got, daily, hourly, count(all))
+				t.Errorf("%s, March %d: reconcile %d, dailyRollUp %d, rollUp %d, list %d", zone, day, got, daily,
+					hourly, count(all))
 			}
 		}
 	}
@@ -220,30 +228,36 @@ func TestFilters(t *testing.T) {
 	for _, tt := range []struct {
 		typ, filter, reason string
 	}{
-		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND steps.interval.start_time < "2026-03-11T00:00:00Z"`, ""},
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND ` +
+			`steps.interval.start_time < "2026-03-11T00:00:00Z"`, ""},
 		{"steps", `steps.interval.civil_start_time >= "2026-03-10T06:00:00"`, ""},
 		{"steps", `steps.interval.end_time >= "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
 		{"steps", `distance.interval.start_time >= "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
 		{"steps", `steps.interval.start_time > "2026-03-10T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
 		{"steps", `steps.interval.start_time >= "2026-03-10"`, "INVALID_DATA_POINT_FILTER"},
 		{"steps", `steps.interval.start_time >= 2026`, "INVALID_DATA_POINT_FILTER"},
-		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" OR steps.interval.start_time < "2026-03-09T00:00:00Z"`,
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" OR ` +
+			`steps.interval.start_time < "2026-03-09T00:00:00Z"`,
 			"INVALID_DATA_POINT_FILTER"},
-		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND steps.interval.civil_start_time < "2026-03-11"`,
+		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND ` +
+			`steps.interval.civil_start_time < "2026-03-11"`,
 			"INVALID_DATA_POINT_FILTER"},
 		{"steps", `steps.interval.start_time >= "2026-03-10T00:00:00Z" AND`, "INVALID_DATA_POINT_FILTER"},
 		{"heart-rate", `heart_rate.sample_time.physical_time >= "2026-03-30T00:00:00+01:00"`, ""},
 		{"heart-rate", `heart_rate.sample_time.civil_time < "2026-03-02"`, ""},
 		{"heart-rate", `heart-rate.sample_time.civil_time < "2026-03-02"`, "INVALID_DATA_POINT_FILTER"},
 		{"daily-heart-rate-variability", `daily_heart_rate_variability.date >= "2026-03-05"`, ""},
-		{"daily-heart-rate-variability", `daily_heart_rate_variability.date >= "2026-03-05T00:00:00"`, "INVALID_DATA_POINT_FILTER"},
+		{"daily-heart-rate-variability", `daily_heart_rate_variability.date >= "2026-03-05T00:00:00"`,
+			"INVALID_DATA_POINT_FILTER"},
 		{"exercise", `exercise.interval.civil_start_time >= "2026-03-05"`, ""},
 		{"exercise", `exercise.interval.start_time >= "2026-03-05T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
-		{"sleep", `sleep.interval.end_time >= "2026-03-05T00:00:00Z" AND sleep.interval.end_time < "2026-03-08T00:00:00Z"`, ""},
+		{"sleep", `sleep.interval.end_time >= "2026-03-05T00:00:00Z" AND ` +
+			`sleep.interval.end_time < "2026-03-08T00:00:00Z"`, ""},
 		{"sleep", `sleep.interval.civil_end_time < "2026-03-05" OR sleep.interval.civil_end_time >= "2026-03-20"`, ""},
 		{"sleep", `sleep.interval.civil_start_time >= "2026-03-05"`, "INVALID_DATA_POINT_FILTER"},
 		{"electrocardiogram", `electrocardiogram.interval.start_time >= "2026-03-05T00:00:00Z"`, ""},
-		{"electrocardiogram", `electrocardiogram.interval.start_time < "2026-03-05T00:00:00Z"`, "INVALID_DATA_POINT_FILTER"},
+		{"electrocardiogram", `electrocardiogram.interval.start_time < "2026-03-05T00:00:00Z"`,
+			"INVALID_DATA_POINT_FILTER"},
 		{"food", `food.date >= "2026-03-05"`, "INVALID_DATA_POINT_FILTER"},
 	} {
 		a := c.do(http.MethodGet, points(tt.typ)+"?"+url.Values{"filter": {tt.filter}}.Encode(), token, nil)
@@ -262,9 +276,11 @@ func TestFilterSelects(t *testing.T) {
 	account := c.Accounts()[1] // America/New_York, five or four hours behind UTC
 	token := c.access(account)
 	lower, upper := time.Date(2026, 3, 8, 3, 0, 0, 0, time.UTC), time.Date(2026, 3, 12, 3, 0, 0, 0, time.UTC)
-	for typ, member := range map[string]string{"steps": "interval.start_time", "heart-rate": "sample_time.physical_time",
+	for typ, member := range map[string]string{"steps": "interval.start_time",
+		"heart-rate":             "sample_time.physical_time",
 		"heart-rate-variability": "sample_time.civil_time", "exercise": "interval.civil_start_time",
-		"hydration-log": "interval.civil_start_time", "distance": "interval.civil_start_time", "daily-respiratory-rate": "date"} {
+		"hydration-log": "interval.civil_start_time", "distance": "interval.civil_start_time",
+		"daily-respiratory-rate": "date"} {
 		layout, utc := time.RFC3339, true
 		switch {
 		case member == "date":
@@ -372,12 +388,13 @@ func TestSleepIsRestated(t *testing.T) {
 	}
 }
 
-// TestDeterminism checks that two clouds with the same seed answer the same, whatever was
-// asked before, and that another seed differs.
+// TestDeterminism checks that two clouds with the same seed answer the same after
+// different requests, and that another seed differs.
 func TestDeterminism(t *testing.T) {
 	a, b := newCloud(t, googlehealth.Options{Wearers: 4}), newCloud(t, googlehealth.Options{Wearers: 9})
 	b.Truth(b.Accounts()[8], "steps")
-	for _, types := range [][]string{{"sleep", "steps", "exercise"}, {"weight", "daily-resting-heart-rate", "heart-rate"}} {
+	for _, types := range [][]string{{"sleep", "steps", "exercise"},
+		{"weight", "daily-resting-heart-rate", "heart-rate"}} {
 		a.clock.Add(7 * time.Hour)
 		b.clock.Add(7 * time.Hour)
 		x, y := a.Truth(a.Accounts()[3], types...), b.Truth(b.Accounts()[3], types...)
@@ -528,7 +545,8 @@ func TestDailyValueIsRestated(t *testing.T) {
 			value := string(r.JSON)
 			if was, ok := first[r.Key]; !ok {
 				first[r.Key] = value
-			} else if was != value && strings.Contains(was, "ONLY_WITH_AWAKE_DATA") && strings.Contains(value, "WITH_SLEEP") {
+			} else if was != value && strings.Contains(was, "ONLY_WITH_AWAKE_DATA") &&
+				strings.Contains(value, "WITH_SLEEP") {
 				changed++
 				first[r.Key] = value
 			}
@@ -620,5 +638,56 @@ func TestRollUpRefuses(t *testing.T) {
 	}
 	if len(seen) < 100 {
 		t.Errorf("%d windows", len(seen))
+	}
+}
+
+// TestReconciledSleepIsTheSame checks that the adapter reads the same nights from
+// reconcile, which repeats the summary of some stages, and from list.
+func TestReconciledSleepIsTheSame(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	token := c.access(c.Accounts()[0])
+	read := func(suffix string) []string {
+		rec := adaptertest.NewRecorder()
+		_, bodies := c.pages(token, points("sleep")+suffix, nil)
+		in := adapters.Input{Format: "google-health", Body: bytes.NewReader(bytes.Join(bodies, nil))}
+		if err := fitbit.New().Decode(context.Background(), in, rec); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, s := range rec.Samples {
+			out = append(out, canonical(t, s))
+		}
+		if doubled := bytes.Count(bytes.Join(bodies, nil), []byte(`"type":"REM"},{"count"`)); suffix != "" &&
+			doubled == 0 {
+			t.Error("no summary is repeated")
+		}
+		return out
+	}
+	if list, merged := read(""), read(":reconcile"); !slices.Equal(list, merged) || len(list) < 20 {
+		t.Errorf("%d nights of list, %d of reconcile", len(list), len(merged))
+	}
+}
+
+func TestExportTCX(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	account := c.Accounts()[0]
+	target := "/v4/" + c.Truth(account, "exercise")[0].Key + ":exportExerciseTcx"
+	token := c.access(account)
+	if a := c.do(http.MethodGet, target, token, nil); a.code != http.StatusForbidden {
+		t.Errorf("without the location scope: %d", a.code)
+	}
+	token = c.access(account, scope("activity_and_fitness"), scope("location"))
+	a := c.do(http.MethodGet, target, token, nil)
+	tcx, _ := a.json(t)["tcxData"].(string)
+	raw := c.do(http.MethodGet, target+"?alt=media", token, nil)
+	if string(raw.raw) != tcx || !strings.Contains(tcx, "<Trackpoint>") {
+		t.Errorf("%d, %s, %s", a.code, a.raw, raw.raw)
+	}
+	for dec := xml.NewDecoder(strings.NewReader(tcx)); ; {
+		if _, err := dec.Token(); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

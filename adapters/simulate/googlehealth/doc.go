@@ -9,13 +9,14 @@
 //	POST /revoke                       oauth2.googleapis.com
 //	GET  /v4/users/me/dataTypes/{type}/dataPoints[:reconcile]
 //	POST /v4/users/me/dataTypes/{type}/dataPoints:rollUp, :dailyRollUp
-//	GET  /v4/users/me/dataTypes/{type}/dataPoints/{id}
+//	GET  /v4/users/me/dataTypes/{type}/dataPoints/{id}[:exportExerciseTcx]
 //	GET  /v4/users/me/{identity,profile,settings,irnProfile,pairedDevices}
 //	*    /v4/projects/{number}/subscribers[/{id}[/subscriptions[/{id}]]]
 //	GET  /googlehealthapi/webhooks/webhooks_public_keyset.json
 //	                                   www.gstatic.com
 //
-// Writing data points, TCX export and SMART Health Links are answered 501.
+// Requests to write data points, profile or settings and SMART Health Links are answered
+// 501.
 //
 // # Data
 //
@@ -38,7 +39,8 @@
 // # Deviations that were seen live
 //
 // The page size of heart-rate is 50 unless it is stated. A full page always has a token,
-// so that the last page may be {}; one page in twelve is empty with a token. exercise is
+// so that the last page may be {}; one page in twelve is empty with a token. reconcile
+// repeats the summary of stages in some nights. exercise is
 // filtered by civil time only. Notifications are mostly arrays, sometimes single objects.
 //
 // # Time

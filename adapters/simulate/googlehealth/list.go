@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -40,8 +41,8 @@ func (s *Server) tombsOf(account string, t *dataType) []tomb {
 
 // query selects points.
 type query struct {
-	w      *wearer
-	t      *dataType
+	wearer *wearer
+	typ    *dataType
 	filter *filter
 	family string // last segment of the data source family
 	merged bool
@@ -53,7 +54,7 @@ type query struct {
 // returns false. Only the days that the filter admits are drawn.
 func (s *Server) each(q *query, yield func(*point) bool) {
 	from, to := q.filter.bounds()
-	first, last := s.first, simulate.DayOf(q.now.In(q.w.Zone))+1
+	first, last := s.first, simulate.DayOf(q.now.In(q.wearer.Zone))+1
 	if !from.IsZero() {
 		first = max(first, simulate.DayOf(from.In(time.UTC))-2)
 	}
@@ -61,11 +62,11 @@ func (s *Server) each(q *query, yield func(*point) bool) {
 		last = min(last, simulate.DayOf(to.In(time.UTC))+2)
 	}
 	if !q.until.IsZero() {
-		last = min(last, simulate.DayOf(q.until.In(q.w.Zone))+2)
+		last = min(last, simulate.DayOf(q.until.In(q.wearer.Zone))+2)
 	}
-	tombs := s.tombsOf(q.w.account, q.t)
+	tombs := s.tombsOf(q.wearer.account, q.typ)
 	for day := last; day >= first; day-- {
-		if !s.eachOfDay(q, s.points(q.w, q.t, day), tombs, yield) {
+		if !s.eachOfDay(q, s.points(q.wearer, q.typ, day), tombs, yield) {
 			return
 		}
 	}
@@ -86,12 +87,12 @@ func (s *Server) eachOfDay(q *query, points []*point, tombs []tomb, yield func(*
 		return true
 	}
 	for _, p := range points {
-		held := s.held(q.t, p, tombs, q.now)
-		if held == nil || !q.inFamily(held) {
+		held := s.held(q.typ, p, tombs, q.now)
+		if held == nil || !held.inFamily(q.family) {
 			continue
 		}
 		at := held.start
-		if q.t.name == "sleep" {
+		if q.typ.name == "sleep" {
 			at = held.end
 		}
 		if !q.filter.holds(at, civilUTC(at)) {
@@ -106,9 +107,9 @@ func (s *Server) eachOfDay(q *query, points []*point, tombs []tomb, yield func(*
 }
 
 // inFamily reports whether a point belongs to the data source family.
-func (q *query) inFamily(p *point) bool {
+func (p *point) inFamily(family string) bool {
 	platform, _ := p.source["platform"].(string)
-	switch q.family {
+	switch family {
 	case "google-wearables":
 		device, _ := p.source["device"].(object)
 		form, _ := device["formFactor"].(string)
@@ -164,6 +165,7 @@ func render(w *wearer, t *dataType, p *point, merged bool) object {
 	}
 	out := object{t.member(): body}
 	if merged {
+		repeatStages(body, p)
 		if p.id != "" {
 			out["dataPointName"] = pointName(w, t, p)
 		}
@@ -176,6 +178,19 @@ func render(w *wearer, t *dataType, p *point, merged bool) object {
 	return out
 }
 
+// repeatStages lists every stage of a merged night twice in the summary of every fourth
+// night, which was seen live.
+func repeatStages(body object, p *point) {
+	summary, ok := body["summary"].(object)
+	if !ok || simulate.DayOf(p.end)%4 != 0 {
+		return
+	}
+	stages, _ := summary["stagesSummary"].([]any)
+	twice := maps.Clone(summary)
+	twice["stagesSummary"] = slices.Concat(stages, stages)
+	body["summary"] = twice
+}
+
 func pointName(w *wearer, t *dataType, p *point) string {
 	return fmt.Sprintf("users/%s/dataTypes/%s/dataPoints/%s", w.account, t.name, p.id)
 }
@@ -183,7 +198,7 @@ func pointName(w *wearer, t *dataType, p *point) string {
 // typeFor returns the type of the path if it has the operation and the token may read
 // it. own is true if the token may read only what the client wrote.
 func (c *call) typeFor(op operations) (t *dataType, own bool, bad *apiError) {
-	t = dataTypes[c.r.PathValue("type")]
+	t = dataTypes[c.request.PathValue("type")]
 	if t == nil {
 		return nil, false, badType("The parent data type collection is not known.")
 	}
@@ -233,7 +248,7 @@ func (c *call) family(t *dataType, name string, op operations, own bool) (string
 // read answers list and reconcile.
 func (s *Server) read(c *call) (any, *apiError) {
 	op := opList
-	switch c.r.PathValue("method") {
+	switch c.request.PathValue("method") {
 	case "dataPoints":
 	case "dataPoints:reconcile":
 		op = opReconcile
@@ -244,11 +259,11 @@ func (s *Server) read(c *call) (any, *apiError) {
 	if bad != nil {
 		return nil, bad
 	}
-	if bad := checkQuery(c.r, "dataSourceFamily", "filter", "pageSize", "pageToken"); bad != nil {
+	if bad := checkQuery(c.request, "dataSourceFamily", "filter", "pageSize", "pageToken"); bad != nil {
 		return nil, bad
 	}
-	params := c.r.URL.Query()
-	q := &query{w: c.wearer, t: t, merged: op == opReconcile, now: c.now}
+	params := c.request.URL.Query()
+	q := &query{wearer: c.wearer, typ: t, merged: op == opReconcile, now: c.now}
 	if q.family, bad = c.family(t, params.Get("dataSourceFamily"), op, own); bad != nil {
 		return nil, bad
 	}
@@ -260,7 +275,7 @@ func (s *Server) read(c *call) (any, *apiError) {
 	if bad != nil {
 		return nil, bad
 	}
-	tok, bad := s.openToken(params.Get("pageToken"), requestHash(c.r.URL.Path, params))
+	tok, bad := s.openToken(params.Get("pageToken"), requestHash(c.request.URL.Path, params))
 	if bad != nil {
 		return nil, bad
 	}
@@ -270,7 +285,7 @@ func (s *Server) read(c *call) (any, *apiError) {
 // page returns one page. A full page always has a token, so that the last page may be
 // empty; now and then a page in the middle is empty, too.
 func (s *Server) page(q *query, tok *pageToken, size int) object {
-	if !tok.Empty && tok.Pages > 0 && (s.emptyPage(tok) || s.faults.Draw(simulate.EmptyPage, q.w.account)) {
+	if !tok.Empty && tok.Pages > 0 && (s.emptyPage(tok) || s.faults.Draw(simulate.EmptyPage, q.wearer.account)) {
 		tok.Empty = true
 		return object{"nextPageToken": s.sealToken(tok)}
 	}
@@ -285,7 +300,7 @@ func (s *Server) page(q *query, tok *pageToken, size int) object {
 		if len(out) == size {
 			return false
 		}
-		out = append(out, render(q.w, q.t, p, q.merged))
+		out = append(out, render(q.wearer, q.typ, p, q.merged))
 		tok.advance(p)
 		return true
 	})
@@ -379,27 +394,22 @@ func (s *Server) openToken(text string, hash uint32) (*pageToken, *apiError) {
 
 // getPoint answers one identifiable data point.
 func (s *Server) getPoint(c *call) (any, *apiError) {
-	if strings.HasSuffix(c.r.PathValue("id"), ":exportExerciseTcx") {
-		return nil, errUnimplemented
+	if id, ok := strings.CutSuffix(c.request.PathValue("id"), ":exportExerciseTcx"); ok {
+		return s.exportTCX(c, id)
 	}
 	t, own, bad := c.typeFor(opGet)
 	if bad != nil {
 		return nil, bad
 	}
-	if bad := checkQuery(c.r); bad != nil {
+	if bad := checkQuery(c.request); bad != nil {
 		return nil, bad
 	}
-	var out object
+	var found *point
 	if !own {
-		s.each(&query{w: c.wearer, t: t, filter: &filter{}, now: c.now}, func(p *point) bool {
-			if p.id == c.r.PathValue("id") {
-				out = render(c.wearer, t, p, false)
-			}
-			return out == nil
-		})
+		found = s.findPoint(c, t, c.request.PathValue("id"))
 	}
-	if out == nil {
+	if found == nil {
 		return nil, errNotFound
 	}
-	return out, nil
+	return render(c.wearer, t, found, false), nil
 }

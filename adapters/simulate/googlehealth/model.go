@@ -37,7 +37,7 @@ func newWearer(w simulate.Wearer, linked bool) *wearer {
 		manual:  object{"recordingMethod": "MANUAL", "platform": "FITBIT", "device": object{}},
 		scale: object{"recordingMethod": "ACTIVELY_MEASURED", "platform": "FITBIT",
 			"device": object{"displayName": "Aria Air", "formFactor": "SCALE", "manufacturer": "Fitbit"}},
-		cgm: object{"recordingMethod": "UNKNOWN", "platform": "HEALTH_CONNECT",
+		cgm: object{"recordingMethod": "UNKNOWN", "platform": "HEALTH_CONNECT", "device": object{},
 			"application": object{"packageName": "com.example.cgm"}},
 		phone: object{"recordingMethod": "PASSIVELY_MEASURED", "platform": "FITBIT",
 			"device": object{"displayName": "Pixel 9", "formFactor": "PHONE", "manufacturer": "Google"}},

@@ -134,7 +134,7 @@ func (s *Server) collect(account string, now time.Time) {
 	f.mark = now
 	due := f.upcoming[:n]
 	f.upcoming = f.upcoming[n:]
-	for len(due) > 0 { // one notification for everything that happens at once
+	for len(due) > 0 { // one notification for changes of the same instant
 		k := 1
 		for k < len(due) && k < maxEntries && due[k].at.Equal(due[0].at) {
 			k++

@@ -21,7 +21,7 @@ const (
 	assertionLife = time.Hour
 )
 
-// consent is what a person has granted to a client.
+// consent lists the scopes that a person has granted to a client.
 type consent struct {
 	account, client string
 	since           time.Time       // simulated time of the first consent
@@ -192,8 +192,8 @@ func (s *Server) grant(req *request, account string, scopes []string) string {
 
 // oauthError is an error of the token endpoint (RFC 6749, section 5.2).
 type oauthError struct {
-	code               int
-	name, explaination string
+	code              int
+	name, description string
 }
 
 func grantError(description string) *oauthError {
@@ -218,7 +218,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Pragma", "no-cache")
 	if bad != nil {
-		send(w, bad.code, object{"error": bad.name, "error_description": bad.explaination})
+		send(w, bad.code, object{"error": bad.name, "error_description": bad.description})
 		return
 	}
 	if account := s.subjectOf(body); s.faults.Draw("losttoken", account) {

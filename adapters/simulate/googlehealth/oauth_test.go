@@ -45,7 +45,8 @@ func TestConsentPage(t *testing.T) {
 	}
 	for name, change := range map[string][2]string{
 		"client": {"client_id", "other"}, "redirect": {"redirect_uri", "https://evil.example/"},
-		"response type": {"response_type", "token"}, "scope": {"scope", "https://www.googleapis.com/auth/googlehealth.sleep"},
+		"response type":    {"response_type", "token"},
+		"scope":            {"scope", "https://www.googleapis.com/auth/googlehealth.sleep"},
 		"challenge method": {"code_challenge_method", "S512"}, "access type": {"access_type", "always"},
 	} {
 		v := request(scope("sleep"))
@@ -224,7 +225,8 @@ func TestErrors(t *testing.T) {
 		{"no token", "GET", points("steps"), "", "UNAUTHENTICATED", 401},
 		{"bad token", "GET", points("steps"), "ya29.guess", "UNAUTHENTICATED", 401},
 		{"not linked", "GET", points("steps"), c.access(c.Accounts()[2]), "ACCOUNT_NOT_LINKED", 400},
-		{"another user", "GET", strings.Replace(points("steps"), "me", c.Accounts()[1], 1), token, "PERMISSION_DENIED", 403},
+		{"another user", "GET", strings.Replace(points("steps"), "me", c.Accounts()[1], 1), token,
+			"PERMISSION_DENIED", 403},
 		{"own id", "GET", strings.Replace(points("steps"), "me", c.Accounts()[0], 1), token, "", 200},
 		{"unknown type", "GET", points("blood-pressure"), token, "INVALID_PARENT_DATA_TYPE_COLLECTION", 400},
 		{"no such point", "GET", points("sleep") + "/17", token, "NOT_FOUND", 404},
@@ -232,13 +234,16 @@ func TestErrors(t *testing.T) {
 		{"bad page token", "GET", points("steps") + "?pageToken=x", token, "INVALID_ARGUMENT", 400},
 		{"bad page size", "GET", points("steps") + "?pageSize=-1", token, "INVALID_ARGUMENT", 400},
 		{"unknown parameter", "GET", points("steps") + "?limit=5", token, "INVALID_ARGUMENT", 400},
-		{"family of sleep", "GET", points("sleep") + "?dataSourceFamily=users/me/dataSourceFamilies/google-wearables", token,
+		{"family of sleep", "GET", points("sleep") +
+			"?dataSourceFamily=users/me/dataSourceFamilies/google-wearables", token,
 			"INVALID_DATA_POINT_DATA_SOURCE_FAMILY", 400},
-		{"family", "GET", points("steps") + "?dataSourceFamily=users/me/dataSourceFamilies/google-wearables", token, "", 200},
+		{"family", "GET", points("steps") + "?dataSourceFamily=users/me/dataSourceFamilies/google-wearables", token,
+			"", 200},
 		{"unknown family", "GET", points("steps") + "?dataSourceFamily=users/me/dataSourceFamilies/all", token,
 			"INVALID_DATA_POINT_DATA_SOURCE_FAMILY", 400},
 		{"write", "POST", points("steps"), token, "UNIMPLEMENTED", 501},
-		{"subscribers", "GET", "/v4/projects/" + project + "/subscribers", token, "ACCESS_TOKEN_SCOPE_INSUFFICIENT", 403},
+		{"subscribers", "GET", "/v4/projects/" + project + "/subscribers", token, "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+			403},
 	} {
 		a := c.do(tt.method, tt.target, tt.token, nil)
 		if a.code != tt.code || tt.reason != "" && a.reason(t) != tt.reason {
@@ -326,7 +331,8 @@ func serviceAccount(t *testing.T) (googlehealth.ServiceAccount, func(claims map[
 		}
 		return signed + "." + base64.RawURLEncoding.EncodeToString(sig)
 	}
-	return googlehealth.ServiceAccount{Email: "hooks@project.iam.gserviceaccount.com", KeyID: "k1", Key: &key.PublicKey}, sign
+	return googlehealth.ServiceAccount{Email: "hooks@project.iam.gserviceaccount.com", KeyID: "k1",
+		Key: &key.PublicKey}, sign
 }
 
 func (c *cloud) claims(account googlehealth.ServiceAccount) map[string]any {

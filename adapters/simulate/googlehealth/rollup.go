@@ -63,7 +63,7 @@ type rollUpRequest struct {
 // rollUp answers rollUp and dailyRollUp.
 func (s *Server) rollUp(c *call) (any, *apiError) {
 	op := opRollUp
-	switch c.r.PathValue("method") {
+	switch c.request.PathValue("method") {
 	case "dataPoints:rollUp":
 	case "dataPoints:dailyRollUp":
 		op = opDailyRollUp
@@ -76,7 +76,7 @@ func (s *Server) rollUp(c *call) (any, *apiError) {
 	if bad != nil {
 		return nil, bad
 	}
-	if bad := checkQuery(c.r); bad != nil {
+	if bad := checkQuery(c.request); bad != nil {
 		return nil, bad
 	}
 	req, bad := s.rollUpRequest(c, t, op, own)
@@ -102,7 +102,7 @@ func (s *Server) rollUpRequest(c *call, t *dataType, op operations, own bool) (*
 			PageSize         int    `json:"pageSize"`
 			PageToken        string `json:"pageToken"`
 		}
-		if bad := readJSON(c.r.Body, &body); bad != nil {
+		if bad := readJSON(c.request.Body, &body); bad != nil {
 			return nil, bad
 		}
 		if body.Range.Start == nil || body.Range.End == nil {
@@ -131,14 +131,15 @@ func (s *Server) rollUpRequest(c *call, t *dataType, op operations, own bool) (*
 			PageSize         int    `json:"pageSize"`
 			PageToken        string `json:"pageToken"`
 		}
-		if bad := readJSON(c.r.Body, &body); bad != nil {
+		if bad := readJSON(c.request.Body, &body); bad != nil {
 			return nil, bad
 		}
 		seconds, err := strconv.ParseFloat(strings.TrimSuffix(body.WindowSize, "s"), 64)
 		if err != nil || !strings.HasSuffix(body.WindowSize, "s") || seconds < 1 || seconds > 90*86400 {
 			return nil, invalid("windowSize", "The window size must be a duration of at least one second.")
 		}
-		req.from, req.to, req.size = body.Range.StartTime, body.Range.EndTime, time.Duration(seconds*float64(time.Second))
+		req.from, req.to, req.size = body.Range.StartTime, body.Range.EndTime,
+			time.Duration(seconds*float64(time.Second))
 		req.pageSize = min(orElse(body.PageSize, 1440), 10_000)
 		family, token, size = body.DataSourceFamily, body.PageToken, body.PageSize
 	}
@@ -155,7 +156,7 @@ func (s *Server) rollUpRequest(c *call, t *dataType, op operations, own bool) (*
 	if req.family, bad = c.family(t, family, op, own); bad != nil {
 		return nil, bad
 	}
-	hash := requestHash(c.r.URL.Path+stamp(req.from)+stamp(req.to)+req.size.String()+req.family, nil)
+	hash := requestHash(c.request.URL.Path+stamp(req.from)+stamp(req.to)+req.size.String()+req.family, nil)
 	req.token, bad = s.openToken(token, hash)
 	return req, bad
 }
@@ -170,7 +171,7 @@ func orElse(n, preset int) int {
 // rollUpPage returns one page of windows that have data, the latest first.
 func (s *Server) rollUpPage(c *call, t *dataType, civil bool, req *rollUpRequest) object {
 	windows := map[int64][]*point{}
-	q := &query{w: c.wearer, t: t, family: req.family, merged: true, now: c.now,
+	q := &query{wearer: c.wearer, typ: t, family: req.family, merged: true, now: c.now,
 		filter: &filter{civil: civil, groups: [][]condition{{{bound: req.from}}, {{upper: true, bound: req.to}}}}}
 	s.each(q, func(p *point) bool {
 		at := p.start
@@ -314,7 +315,8 @@ func rolled(t *dataType, points []*point) object {
 		return object{"rateAvg": v.mean, "rateMin": v.low, "rateMax": v.high}
 	case "hydration-log":
 		return object{"amountConsumed": object{
-			"millilitersSum": spreadOf(points, "amountConsumed", "milliliters").sum, "userProvidedUnitLast": "MILLILITER"}}
+			"millilitersSum":       spreadOf(points, "amountConsumed", "milliliters").sum,
+			"userProvidedUnitLast": "MILLILITER"}}
 	case "daily-resting-heart-rate":
 		v := spreadOf(points, "beatsPerMinute")
 		return object{"beatsPerMinuteMin": v.low - 3, "beatsPerMinuteMax": v.high + 3}

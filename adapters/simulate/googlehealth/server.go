@@ -3,7 +3,9 @@ package googlehealth
 import (
 	"cmp"
 	"crypto/rsa"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -34,15 +36,14 @@ type Options struct {
 	Unlinked int       // number of additional Google accounts without Google Health data
 	Start    time.Time // first day with data; 0 means 30 days before the clock's time
 
-	// Clock shows the time of the data and of the webhooks. If it is nil, it runs as fast
-	// as the machine's clock.
+	// Clock shows the time of the data and of the webhooks. It is required.
 	Clock *simulate.Clock
 	// AuthNow returns the time for the lifetimes of codes, tokens and assertions. If it is
 	// nil, Clock is used. A client that runs on the machine's clock beside a faster Clock
 	// needs time.Now here.
 	AuthNow func() time.Time
-	// Every is the length of the windows of steps, heart rates and the like, in whole
-	// minutes; 0 means 10 minutes. It must divide an hour.
+	// Every is the length of the windows of steps, heart rates and other bulk types. It must
+	// be a whole number of minutes that divides an hour. 0 means 10 minutes.
 	Every time.Duration
 
 	Project         string // project number; "" means 123456789012
@@ -103,7 +104,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("googlehealth: the window of %v does not divide an hour into whole minutes", o.Every)
 	}
 	if o.Clock == nil {
-		o.Clock = simulate.NewClock(time.Now, time.Now(), 1)
+		return nil, errors.New("googlehealth: a clock is required")
 	}
 	if o.Start.IsZero() {
 		o.Start = o.Clock.Now().AddDate(0, 0, -30)
@@ -260,11 +261,10 @@ func (v *vendorErrors) Write(b []byte) (int, error) {
 
 // call is an authorized request for the data of a user.
 type call struct {
-	w      http.ResponseWriter
-	r      *http.Request
-	wearer *wearer
-	scopes []string
-	now    time.Time
+	request *http.Request
+	wearer  *wearer
+	scopes  []string
+	now     time.Time
 }
 
 // may reports whether the access token has the scope.
@@ -279,7 +279,7 @@ func (s *Server) user(method string, next func(*call) (any, *apiError)) http.Han
 			fail(w, errUnauthenticated)
 			return
 		}
-		c := &call{w: w, r: r, wearer: s.accounts[t.consent.account], scopes: t.scopes, now: s.Now()}
+		c := &call{request: r, wearer: s.accounts[t.consent.account], scopes: t.scopes, now: s.Now()}
 		if !s.spend(c.wearer.account, c.now) || s.faults.Draw(simulate.RateLimit, c.wearer.account) {
 			fail(w, errQuota)
 			return
@@ -298,6 +298,11 @@ func (s *Server) user(method string, next func(*call) (any, *apiError)) http.Han
 			return
 		}
 		s.count(method)
+		if m, ok := body.(media); ok {
+			w.Header().Set("Content-Type", m.contentType)
+			_, _ = io.WriteString(w, m.text) // the client may be gone
+			return
+		}
 		send(w, http.StatusOK, body)
 	}
 }
@@ -306,8 +311,8 @@ func unimplemented(*call) (any, *apiError) { return nil, errUnimplemented }
 
 // rate counts the requests of a user in a minute.
 type rate struct {
-	minute int64
-	n      int
+	minute   int64
+	requests int
 }
 
 // spend counts a request of a user. It reports false if the minute's quota is used up.
@@ -321,9 +326,9 @@ func (s *Server) spend(account string, now time.Time) bool {
 	if minute := now.Unix() / 60; r.minute != minute {
 		r = rate{minute: minute}
 	}
-	r.n++
+	r.requests++
 	s.rates[account] = r
-	return r.n <= s.opts.PerMinute
+	return r.requests <= s.opts.PerMinute
 }
 
 // bearer returns the access token of a request.

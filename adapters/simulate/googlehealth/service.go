@@ -45,13 +45,15 @@ func (s *Server) assertion(r *http.Request) (object, *oauthError) {
 	const skew = 5 * time.Minute
 	issued, expires := time.Unix(claims.Issued, 0), time.Unix(claims.Expires, 0)
 	if issued.After(now.Add(skew)) || expires.Before(now.Add(-skew)) || expires.Sub(issued) > assertionLife {
-		return nil, grantError("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.")
+		return nil, grantError("Invalid JWT: Token must be a short-lived token (60 minutes) and in a " +
+			"reasonable timeframe.")
 	}
 	if claims.Audience != "https://oauth2.googleapis.com/token" && claims.Audience != s.tokenURL(r) {
 		return nil, grantError("Invalid JWT: Failed audience check.")
 	}
 	if !slices.Contains(strings.Fields(claims.Scope), cloudPlatform) {
-		return nil, &oauthError{http.StatusBadRequest, "invalid_scope", "Invalid OAuth scope or ID token audience provided."}
+		return nil, &oauthError{http.StatusBadRequest, "invalid_scope",
+			"Invalid OAuth scope or ID token audience provided."}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,16 +16,16 @@ type segment struct {
 // stages draws the stages of the night. They follow each other without gaps.
 func (c *content) stages() (out []segment) {
 	rnd := c.key().Named("stages").Rand()
-	at := c.m.bed
+	at := c.model.bed
 	add := func(kind string, minutes int) {
-		end := minTime(at.Add(time.Duration(minutes)*time.Minute), c.m.up)
+		end := minTime(at.Add(time.Duration(minutes)*time.Minute), c.model.up)
 		if end.After(at) {
 			out = append(out, segment{kind, at, end})
 			at = end
 		}
 	}
 	add("AWAKE", 4+rnd.IntN(15))
-	for cycle := 0; at.Before(c.m.up); cycle++ {
+	for cycle := 0; at.Before(c.model.up); cycle++ {
 		add("LIGHT", 25+rnd.IntN(20))
 		add("DEEP", max(5, 30-6*cycle+rnd.IntN(8)))
 		add("LIGHT", 10+rnd.IntN(15))
@@ -92,9 +92,13 @@ func (c *content) sleep() {
 	k := c.key()
 	arrived, processed := c.processing()
 	created := micro(arrived, k.Named("created"))
-	whole := []segment{{"ASLEEP", c.m.bed, c.m.up}}
-	p := c.identify(c.add(c.m.bed, c.m.up, c.w.derived,
-		sleepBody("CLASSIC", whole, object{"processed": false, "mainSleep": true}, created, created, false)), 0)
+	whole := []segment{{"ASLEEP", c.model.bed, c.model.up}}
+	unprocessed := object{"mainSleep": true} // proto3 omits false; live answers state it
+	if c.model.day%2 == 0 {
+		unprocessed["processed"] = false
+	}
+	p := c.identify(c.add(c.model.bed, c.model.up, c.wearer.derived,
+		sleepBody("CLASSIC", whole, unprocessed, created, created, false)), 0)
 	segments, kind, status := c.stages(), "STAGES", "SUCCEEDED"
 	if k.Named("rejected").Chance(0.08) {
 		segments, kind, status = whole, "CLASSIC", "REJECTED_COVERAGE"
@@ -123,27 +127,27 @@ func (c *content) sleep() {
 		last.gone = last.at.Add(time.Duration(k.Named("delete at").Between(60, 600)) * time.Minute)
 	}
 	if k.Named("nap").Chance(0.1) {
-		start := c.m.day.At(c.w.Zone, 14, k.Named("nap start").Between(0, 40))
+		start := c.model.day.At(c.wearer.Zone, 14, k.Named("nap start").Between(0, 40))
 		end := start.Add(time.Duration(k.Named("nap length").Between(20, 60)) * time.Minute)
-		at := micro(c.w.arrival(end), k.Named("nap"))
-		c.identify(c.add(start, end, c.w.derived, sleepBody("CLASSIC", []segment{{"ASLEEP", start, end}},
+		at := micro(c.wearer.arrival(end), k.Named("nap"))
+		c.identify(c.add(start, end, c.wearer.derived, sleepBody("CLASSIC", []segment{{"ASLEEP", start, end}},
 			object{"processed": true, "nap": true, "stagesStatus": "REJECTED_NAP"}, at, at, true)), 1)
 	}
 }
 
 // exercise draws the workout of the day, which the wearer sometimes corrects or deletes.
 func (c *content) exercise() {
-	if !c.m.training {
+	if !c.model.training {
 		return
 	}
 	k := c.key()
-	start, end := c.m.workStart, c.m.workEnd
-	created := micro(c.w.arrival(end), k.Named("created"))
-	source := object{"recordingMethod": "ACTIVELY_MEASURED", "platform": "FITBIT", "device": c.w.tracker["device"]}
-	p := c.identify(c.add(start, end, source, c.exerciseBody(c.m.workout, created, created)), 0)
-	if c.m.workoutFinal != c.m.workout {
+	start, end := c.model.workStart, c.model.workEnd
+	created := micro(c.wearer.arrival(end), k.Named("created"))
+	source := object{"recordingMethod": "ACTIVELY_MEASURED", "platform": "FITBIT", "device": c.wearer.tracker["device"]}
+	p := c.identify(c.add(start, end, source, c.exerciseBody(c.model.workout, created, created)), 0)
+	if c.model.workoutFinal != c.model.workout {
 		at := p.at.Add(time.Duration(k.Named("correct at").Between(60, 900)) * time.Minute)
-		p = p.restate(at, c.exerciseBody(c.m.workoutFinal, created, micro(at, k.Named("corrected"))))
+		p = p.restate(at, c.exerciseBody(c.model.workoutFinal, created, micro(at, k.Named("corrected"))))
 	}
 	if k.Named("delete").Chance(0.06) {
 		p.gone = p.at.Add(time.Duration(k.Named("delete at").Between(60, 600)) * time.Minute)
@@ -151,17 +155,21 @@ func (c *content) exercise() {
 }
 
 func (c *content) exerciseBody(kind string, created, updated time.Time) object {
-	start, end := c.m.workStart, c.m.workEnd
+	start, end := c.model.workStart, c.model.workEnd
 	minutes := int(end.Sub(start) / time.Minute)
 	steps, beats, n := 0, 0, 0
-	for i := range c.m.windows {
-		if win := &c.m.windows[i]; win.training {
+	for i := range c.model.windows {
+		if win := &c.model.windows[i]; win.training {
 			steps, beats, n = steps+win.steps, beats+win.bpm, n+1
 		}
 	}
 	meters := minutes * 150
 	event := func(at time.Time, kind string) object {
 		return object{"eventTime": stamp(at), "eventUtcOffset": offsetOf(at), "exerciseEventType": kind}
+	}
+	metadata := object{} // proto3 omits false
+	if kind == "RUNNING" || kind == "BIKING" {
+		metadata["hasGps"] = true
 	}
 	return object{
 		"exerciseType": kind, "displayName": map[string]string{"RUNNING": "Run", "BIKING": "Bike", "WALKING": "Walk",
@@ -171,9 +179,10 @@ func (c *content) exerciseBody(kind string, created, updated time.Time) object {
 			"caloriesKcal": minutes * 9, "distanceMillimeters": meters * 1000, "steps": i64(steps),
 			"averageHeartRateBeatsPerMinute": i64(beats / max(n, 1)), "activeZoneMinutes": i64(minutes),
 			"averagePaceSecondsPerMeter": math.Round(float64(minutes*60)/float64(meters)*1e7) / 1e7,
-			"heartRateZoneDurations":     object{"lightTime": "300s", "moderateTime": seconds(end.Sub(start) - 5*time.Minute)},
+			"heartRateZoneDurations": object{"lightTime": "300s",
+				"moderateTime": seconds(end.Sub(start) - 5*time.Minute)},
 		},
-		"exerciseMetadata": object{"hasGps": kind == "RUNNING" || kind == "BIKING"},
+		"exerciseMetadata": metadata,
 		"exerciseEvents":   []any{event(start, "START"), event(end, "STOP")},
 		"createTime":       stamp(created), "updateTime": stamp(updated),
 	}
@@ -183,18 +192,23 @@ func (c *content) exerciseBody(kind string, created, updated time.Time) object {
 // types.
 func (c *content) spot(first bool) bool {
 	k := c.key()
-	morning := c.m.up.Add(20 * time.Minute)
+	morning := c.model.up.Add(20 * time.Minute)
 	switch c.typ {
 	case "weight", "body-fat":
-		if !c.m.key.Named("scale").Chance(0.4) || c.typ == "body-fat" && !c.w.hasScale {
+		if !c.model.key.Named("scale").Chance(0.4) || c.typ == "body-fat" && !c.wearer.hasScale {
 			break
 		}
-		source, body := c.w.manual, object{"weightGrams": c.w.Key.Named("weight").Between(54000, 95000) + k.Between(-600, 600)}
+		usual := c.wearer.Key.Named("weight").Between(54000, 95000)
+		source, body := c.wearer.manual, object{"weightGrams": usual + k.Between(-600, 600)}
+		if c.wearer.Index%3 == 1 {
+			source = object{"recordingMethod": "UNKNOWN", "platform": "HEALTH_CONNECT", "device": object{},
+				"application": object{"packageName": "com.example.scale"}}
+		}
 		if c.typ == "body-fat" {
 			body = object{"percentage": around(k, 24, 2)}
 		}
-		if c.w.hasScale {
-			source = c.w.scale
+		if c.wearer.hasScale {
+			source = c.wearer.scale
 		}
 		p := c.identify(c.add(morning, morning, source, body), 0)
 		if k.Named("delete").Chance(0.08) {
@@ -202,37 +216,37 @@ func (c *content) spot(first bool) bool {
 		}
 	case "height":
 		if first {
-			c.identify(c.add(morning, morning, c.w.manual,
-				object{"heightMillimeters": i64(c.w.Key.Named("height").Between(1520, 1940))}), 0)
+			c.identify(c.add(morning, morning, c.wearer.manual,
+				object{"heightMillimeters": i64(c.wearer.Key.Named("height").Between(1520, 1940))}), 0)
 		}
 	case "core-body-temperature":
-		if c.w.Index%4 == 2 && k.Named("measured").Chance(0.2) {
+		if c.wearer.Index%4 == 2 && k.Named("measured").Chance(0.2) {
 			place := []string{"EAR", "MOUTH", "WRIST"}[k.Named("place").Between(0, 2)]
-			c.identify(c.add(morning, morning, c.w.manual,
+			c.identify(c.add(morning, morning, c.wearer.manual,
 				object{"temperatureCelsius": around(k, 36.7, 0.5), "measurementLocation": place}), 0)
 		}
 	case "vo2-max", "run-vo2-max":
-		if !c.m.training || c.m.workout != "RUNNING" {
+		if !c.model.training || c.model.workout != "RUNNING" {
 			break
 		}
 		body := object{"runVo2Max": around(k, 43, 2)}
 		if c.typ == "vo2-max" {
 			body = object{"vo2Max": around(k, 43, 2), "measurementMethod": "FITBIT_RUN"}
 		}
-		c.add(c.m.workEnd, c.m.workEnd, c.w.derived, body)
+		c.add(c.model.workEnd, c.model.workEnd, c.wearer.derived, body)
 	case "hydration-log":
 		for n := range k.Between(0, 3) {
-			at := c.m.day.At(c.w.Zone, 9+3*n, k.With(n).Between(0, 59))
-			p := c.identify(c.add(at, at.Add(time.Minute), c.w.manual, object{"amountConsumed": object{
+			at := c.model.day.At(c.wearer.Zone, 9+3*n, k.With(n).Between(0, 59))
+			p := c.identify(c.add(at, at.Add(time.Minute), c.wearer.manual, object{"amountConsumed": object{
 				"milliliters": 100 * k.With(n, 1).Between(1, 5), "userProvidedUnit": "MILLILITER"}}), n)
 			p.at = p.end // the app is connected when the wearer uses it
 		}
 	case "electrocardiogram":
-		if c.w.hasECG && k.Named("taken").Chance(0.15) {
+		if c.wearer.hasECG && k.Named("taken").Chance(0.15) {
 			c.ecg()
 		}
 	case "irregular-rhythm-notification":
-		if c.w.hasECG && k.Named("alert").Chance(0.05) {
+		if c.wearer.hasECG && k.Named("alert").Chance(0.05) {
 			c.irregularRhythm()
 		}
 	default:
@@ -243,7 +257,7 @@ func (c *content) spot(first bool) bool {
 
 // medicalDevice returns the medicalDeviceInfo of the wearer's tracker.
 func (c *content) medicalDevice(more object) object {
-	more["deviceModel"] = c.w.device
+	more["deviceModel"] = c.wearer.device
 	return more
 }
 
@@ -251,10 +265,10 @@ func (c *content) medicalDevice(more object) object {
 // end, and old ones lack the offsets.
 func (c *content) ecg() {
 	k := c.key()
-	at := c.m.day.At(c.w.Zone, 10, k.Named("at").Between(0, 59))
+	at := c.model.day.At(c.wearer.Zone, 10, k.Named("at").Between(0, 59))
 	rate := k.Named("rate").Between(56, 88)
-	class := []string{"NORMAL_SINUS_RHYTHM", "NORMAL_SINUS_RHYTHM", "INCONCLUSIVE",
-		"ATRIAL_FIBRILLATION"}[k.Named("class").Between(0, 3)]
+	class := []string{"NORMAL_SINUS_RHYTHM", "NORMAL_SINUS_RHYTHM", "NORMAL_SINUS_RHYTHM", "INCONCLUSIVE",
+		"ATRIAL_FIBRILLATION", "UNREADABLE"}[k.Named("class").Between(0, 5)]
 	wave := make([]int, 7500)
 	beat := 250 * 60 / rate
 	for i := range wave {
@@ -275,7 +289,7 @@ func (c *content) ecg() {
 // irregularRhythm adds a notification with the windows that led to it.
 func (c *content) irregularRhythm() {
 	k := c.key()
-	start := c.m.day.At(c.w.Zone, 2, k.Named("at").Between(0, 59))
+	start := c.model.day.At(c.wearer.Zone, 2, k.Named("at").Between(0, 59))
 	var windows []any
 	for n := range 5 {
 		from := start.Add(time.Duration(n*12) * time.Minute)

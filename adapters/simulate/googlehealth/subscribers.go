@@ -135,7 +135,8 @@ func (s *Server) verify(ctx context.Context, uri, secret string) *apiError {
 		return precondition("Endpoint verification failed: the request with authorization was not answered 201.")
 	}
 	if code := s.post(ctx, uri, "", "", body); code != http.StatusUnauthorized && code != http.StatusForbidden {
-		return precondition("Endpoint verification failed: the request without authorization was not answered 401 or 403.")
+		return precondition("Endpoint verification failed: the request without authorization was not answered " +
+			"401 or 403.")
 	}
 	return nil
 }
@@ -166,11 +167,12 @@ func (s *Server) post(ctx context.Context, uri, secret, signature string, body [
 	return resp.StatusCode
 }
 
-// json returns a subscriber as the API answers it.
+// subscriberJSON returns a subscriber as the API answers it.
 func (s *Server) subscriberJSON(sub *subscriber) object {
 	var configs []any
 	for _, c := range sub.configs {
-		configs = append(configs, object{"dataTypes": c.DataTypes, "subscriptionCreatePolicy": c.SubscriptionCreatePolicy})
+		configs = append(configs, object{"dataTypes": c.DataTypes,
+			"subscriptionCreatePolicy": c.SubscriptionCreatePolicy})
 	}
 	out := object{"name": s.subscriberName(sub), "endpointUri": sub.uri, "state": "ACTIVE",
 		"endpointAuthorization": object{"secretSet": true}, "createTime": stamp(sub.created),

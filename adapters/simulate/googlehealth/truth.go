@@ -33,7 +33,7 @@ func (s *Server) Truth(account string, types ...string) []Record {
 		if t.ops&opRead == 0 || len(types) > 0 && !slices.Contains(types, t.name) {
 			continue
 		}
-		q := &query{w: w, t: t, filter: &filter{}, now: s.Now(), merged: t.ops&opList == 0}
+		q := &query{wearer: w, typ: t, filter: &filter{}, now: s.Now(), merged: t.ops&opList == 0}
 		s.each(q, func(p *point) bool {
 			out = append(out, Record{Type: t.name, Key: recordKey(w, t, p), Time: p.start,
 				JSON: canonical(render(w, t, p, q.merged))})
@@ -92,7 +92,7 @@ func (s *Server) DeleteDay(account, typ string, day simulate.Day) error {
 	}
 	now := s.Now()
 	var from, to time.Time
-	s.each(&query{w: w, t: t, filter: &filter{}, now: now}, func(p *point) bool {
+	s.each(&query{wearer: w, typ: t, filter: &filter{}, now: now}, func(p *point) bool {
 		if dayOf(t, p) == day {
 			to = maxTime(to, maxTime(p.end, p.start.Add(time.Second)))
 			from = p.start
@@ -146,11 +146,11 @@ func (s *Server) count(method string) {
 
 // resource answers identity, profile, settings, irnProfile and the list of devices.
 func (s *Server) resource(c *call) (any, *apiError) {
-	w, name := c.wearer, "users/"+c.wearer.account+"/"+c.r.PathValue("resource")
+	w, name := c.wearer, "users/"+c.wearer.account+"/"+c.request.PathValue("resource")
 	_, utcOffset := c.now.In(w.Zone).Zone()
 	needs := ""
 	var body object
-	switch c.r.PathValue("resource") {
+	switch c.request.PathValue("resource") {
 	case "identity":
 		body = object{"name": "users/me/identity", "healthUserId": w.account}
 		if w.Index%2 == 0 {
@@ -183,7 +183,7 @@ func (s *Server) resource(c *call) (any, *apiError) {
 	default:
 		return nil, errNotFound
 	}
-	if bad := checkQuery(c.r); bad != nil {
+	if bad := checkQuery(c.request); bad != nil {
 		return nil, bad
 	}
 	if needs != "" && !c.may(readScope(needs)) || !slices.ContainsFunc(c.scopes, isHealthScope) {
@@ -220,15 +220,15 @@ func (s *Server) pairedDevices(c *call) (any, *apiError) {
 	if !c.may(readScope(settings)) {
 		return nil, errScope
 	}
-	if bad := checkQuery(c.r, "pageSize", "pageToken"); bad != nil {
+	if bad := checkQuery(c.request, "pageSize", "pageToken"); bad != nil {
 		return nil, bad
 	}
-	params := c.r.URL.Query()
+	params := c.request.URL.Query()
 	size, bad := pageSize(params.Get("pageSize"), 5, 100)
 	if bad != nil {
 		return nil, bad
 	}
-	tok, bad := s.openToken(params.Get("pageToken"), requestHash(c.r.URL.Path, params))
+	tok, bad := s.openToken(params.Get("pageToken"), requestHash(c.request.URL.Path, params))
 	if bad != nil {
 		return nil, bad
 	}
@@ -252,7 +252,7 @@ func (s *Server) pairedDevice(c *call) (any, *apiError) {
 		return nil, errScope
 	}
 	for _, d := range s.devices(c.wearer, c.now) {
-		if d["name"] == "users/"+c.wearer.account+"/pairedDevices/"+c.r.PathValue("id") {
+		if d["name"] == "users/"+c.wearer.account+"/pairedDevices/"+c.request.PathValue("id") {
 			return d, nil
 		}
 	}

@@ -65,7 +65,8 @@ type entry struct {
 }
 
 func newEndpoint(t *testing.T, c *cloud) *endpoint {
-	e := &endpoint{t: t, secret: secret, status: http.StatusNoContent, verified: http.StatusCreated, forms: map[byte]int{},
+	e := &endpoint{t: t, secret: secret, status: http.StatusNoContent, verified: http.StatusCreated,
+		forms: map[byte]int{},
 		keyset: func() []byte {
 			return c.do(http.MethodGet, "/googlehealthapi/webhooks/webhooks_public_keyset.json", "", nil).raw
 		}}
@@ -82,7 +83,8 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !strings.HasPrefix(r.UserAgent(), "Google-Health-API-Webhooks") || r.Header.Get("Content-Type") != "application/json" {
+	if !strings.HasPrefix(r.UserAgent(), "Google-Health-API-Webhooks") ||
+		r.Header.Get("Content-Type") != "application/json" {
 		e.t.Errorf("headers %v", r.Header)
 	}
 	if r.Header.Get("Authorization") != e.secret {
@@ -250,8 +252,9 @@ var hookTypes = []string{"active-zone-minutes", "activity-level", "altitude", "b
 	"total-calories", "weight"}
 
 func (h *hooked) payload(policy string, types ...string) map[string]any {
-	return map[string]any{"endpointUri": h.endpoint.URL + "/hook", "endpointAuthorization": map[string]any{"secret": secret},
-		"subscriberConfigs": []any{map[string]any{"dataTypes": types, "subscriptionCreatePolicy": policy}}}
+	return map[string]any{"endpointUri": h.endpoint.URL + "/hook",
+		"endpointAuthorization": map[string]any{"secret": secret},
+		"subscriberConfigs":     []any{map[string]any{"dataTypes": types, "subscriptionCreatePolicy": policy}}}
 }
 
 // subscribe creates the subscriber "sub-1".
@@ -277,15 +280,19 @@ func TestVerificationHandshake(t *testing.T) {
 		status int
 		code   int
 	}{
-		"204":            {func(map[string]any) {}, http.StatusNoContent, 400},
-		"404":            {func(map[string]any) {}, http.StatusNotFound, 400},
-		"201":            {func(map[string]any) {}, http.StatusCreated, 200},
-		"200":            {func(map[string]any) {}, http.StatusOK, 200},
-		"http":           {func(m map[string]any) { m["endpointUri"] = "http://pulsegate.example/hook" }, 201, 400},
-		"no scheme":      {func(m map[string]any) { m["endpointAuthorization"] = map[string]any{"secret": "x"} }, 201, 400},
-		"another secret": {func(m map[string]any) { m["endpointAuthorization"] = map[string]any{"secret": "Bearer x"} }, 201, 400},
+		"204":  {func(map[string]any) {}, http.StatusNoContent, 400},
+		"404":  {func(map[string]any) {}, http.StatusNotFound, 400},
+		"201":  {func(map[string]any) {}, http.StatusCreated, 200},
+		"200":  {func(map[string]any) {}, http.StatusOK, 200},
+		"http": {func(m map[string]any) { m["endpointUri"] = "http://pulsegate.example/hook" }, 201, 400},
+		"no scheme": {func(m map[string]any) { m["endpointAuthorization"] = map[string]any{"secret": "x"} },
+			201, 400},
+		"another secret": {func(m map[string]any) {
+			m["endpointAuthorization"] = map[string]any{"secret": "Bearer x"}
+		}, 201, 400},
 		"no webhook": {func(m map[string]any) {
-			m["subscriberConfigs"] = []any{map[string]any{"dataTypes": []string{"electrocardiogram"}, "subscriptionCreatePolicy": "AUTOMATIC"}}
+			m["subscriberConfigs"] = []any{map[string]any{"dataTypes": []string{"electrocardiogram"},
+				"subscriptionCreatePolicy": "AUTOMATIC"}}
 		}, 201, 400},
 	} {
 		h.endpoint.verified = tt.status
@@ -315,7 +322,8 @@ func TestVerificationHandshake(t *testing.T) {
 func TestSubscriberLifecycle(t *testing.T) {
 	h := newHooked(t, 2)
 	h.subscribe("MANUAL", "steps", "sleep")
-	if a := h.admin(http.MethodPost, "?subscriberId=sub-1", h.payload("MANUAL", "steps")); a.code != http.StatusConflict {
+	if a := h.admin(http.MethodPost, "?subscriberId=sub-1",
+		h.payload("MANUAL", "steps")); a.code != http.StatusConflict {
 		t.Errorf("created twice: %d", a.code)
 	}
 	account := h.Accounts()[0]
@@ -333,9 +341,11 @@ func TestSubscriberLifecycle(t *testing.T) {
 	if a := h.admin(http.MethodPatch, "/sub-1/subscriptions/first", user); a.code != http.StatusBadRequest {
 		t.Errorf("a type that the subscriber lacks: %d", a.code)
 	}
-	for filter, want := range map[string]int{"": 1, `user = "users/` + account + `" AND (data_type = "sleep" OR data_type = "steps")`: 1,
+	for filter, want := range map[string]int{"": 1,
+		`user = "users/` + account + `" AND (data_type = "sleep" OR data_type = "steps")`: 1,
 		`user = "users/7"`: 0} {
-		list := h.admin(http.MethodGet, "/sub-1/subscriptions?filter="+strings.ReplaceAll(strings.ReplaceAll(filter, " ", "%20"), `"`, "%22"), nil).json(t)
+		list := h.admin(http.MethodGet, "/sub-1/subscriptions?filter="+
+			strings.ReplaceAll(strings.ReplaceAll(filter, " ", "%20"), `"`, "%22"), nil).json(t)
 		if got, _ := list["subscriptions"].([]any); len(got) != want {
 			t.Errorf("filter %q: %v", filter, list)
 		}
@@ -349,7 +359,8 @@ func TestSubscriberLifecycle(t *testing.T) {
 	}
 	next := "Bearer rotated"
 	patch := map[string]any{"endpointAuthorization": map[string]any{"secret": next}}
-	if a := h.admin(http.MethodPatch, "/sub-1?updateMask=endpointAuthorization", patch); a.code != http.StatusBadRequest {
+	if a := h.admin(http.MethodPatch, "/sub-1?updateMask=endpointAuthorization",
+		patch); a.code != http.StatusBadRequest {
 		t.Errorf("a secret that the endpoint refuses: %d", a.code)
 	}
 	h.endpoint.mu.Lock()
@@ -384,7 +395,8 @@ func TestNotificationsCoverEveryChange(t *testing.T) {
 	account := h.Accounts()[3] // Australia/Sydney or the like: far from UTC
 	h.link(account)
 	h.subscribe("AUTOMATIC", hookTypes...)
-	types := []string{"sleep", "exercise", "weight", "daily-resting-heart-rate", "daily-respiratory-rate", "hydration-log",
+	types := []string{"sleep", "exercise", "weight", "daily-resting-heart-rate", "daily-respiratory-rate",
+		"hydration-log",
 		"heart-rate-variability", "active-zone-minutes", "respiratory-rate-sleep-summary", "sedentary-period"}
 	hold := func() map[string]googlehealth.Record {
 		out := map[string]googlehealth.Record{}
@@ -486,12 +498,14 @@ func TestRevocationIsNotified(t *testing.T) {
 	h.RevokeGrant(first)
 	h.deliver()
 	got := h.endpoint.take()
-	if len(got) != 1 || got[0].Data.Operation != "DELETE" || got[0].Data.DataType != "sleep" || got[0].Data.User != first {
+	if len(got) != 1 || got[0].Data.Operation != "DELETE" || got[0].Data.DataType != "sleep" ||
+		got[0].Data.User != first {
 		t.Errorf("%+v", got)
 	}
 	h.clock.Add(48 * time.Hour)
 	h.deliver()
-	if rest := h.endpoint.take(); len(rest) == 0 || slices.ContainsFunc(rest, func(e entry) bool { return e.Data.User != second }) {
+	if rest := h.endpoint.take(); len(rest) == 0 ||
+		slices.ContainsFunc(rest, func(e entry) bool { return e.Data.User != second }) {
 		t.Errorf("%d notifications", len(rest))
 	}
 }
@@ -512,7 +526,8 @@ func TestWebhookFaults(t *testing.T) {
 		h.deliver()
 		counts[f] += 10 * len(h.endpoint.take())
 	}
-	if counts[""] != 1 || counts[simulate.Duplicate] != 11 || counts[simulate.LostEvent] != 0 || counts[simulate.Reorder] != 10 {
+	if counts[""] != 1 || counts[simulate.Duplicate] != 11 || counts[simulate.LostEvent] != 0 ||
+		counts[simulate.Reorder] != 10 {
 		t.Errorf("%v", counts)
 	}
 }
