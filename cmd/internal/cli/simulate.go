@@ -18,6 +18,7 @@ import (
 // simulateFlags holds the flags of `pulsegate simulate`.
 type simulateFlags struct {
 	listen, dir, start, faults string
+	server                     string
 	seed                       uint64
 	wearers, history           int
 	speed                      float64
@@ -35,6 +36,8 @@ func simulateCommand() *cobra.Command {
 			"expire, duplicate, reorder, lostevent, unexpected."}
 	var f simulateFlags
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8095", "address to listen on; port 0 selects a free port")
+	c.Flags().StringVar(&f.server, "server", "http://localhost:8080",
+		"base URL of the server that connects to the clouds; its callback is registered there")
 	c.Flags().StringVar(&f.dir, "dir", "simulated-clouds", "directory for the settings and secrets")
 	c.Flags().Uint64Var(&f.seed, "seed", 1, "seed of all data and faults")
 	c.Flags().IntVar(&f.wearers, "wearers", 10, "number of wearers")
@@ -72,7 +75,7 @@ func simulateCommand() *cobra.Command {
 
 // options returns the options of the simulation. now returns the time of the clock.
 func (f *simulateFlags) options(now func() time.Time) (simulation.Options, error) {
-	o := simulation.Options{Dir: f.dir, Seed: f.seed, Wearers: f.wearers, Wall: now, Push: f.push}
+	o := simulation.Options{Dir: f.dir, Seed: f.seed, Wearers: f.wearers, Wall: now, Server: f.server, Push: f.push}
 	if f.speed < 1 || f.speed > 1e6 {
 		return o, admin.Advise(fmt.Errorf("--speed %g is not between 1 and 1000000", f.speed), "use --speed 60")
 	}

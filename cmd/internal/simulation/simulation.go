@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"pulsegate/adapters/simulate"
@@ -30,6 +31,9 @@ type Options struct {
 	Wall   func() time.Time
 	Start  time.Time // first day with data
 	Faults simulate.Faults
+	// Server is the base URL of the server that connects to the clouds. Its callback is
+	// registered at the vendors.
+	Server string
 	// Push is the address that a phone of the first wearer pushes to, or "". PushKey
 	// authenticates it.
 	Push, PushKey string
@@ -66,12 +70,13 @@ func New(o Options) (*Simulation, error) {
 		return nil, err
 	}
 	s := &Simulation{opts: o}
+	callbacks := []string{strings.TrimSuffix(o.Server, "/") + "/auth/devices/callback"}
 	s.oura = oura.New(oura.Options{Clock: o.Clock, Wall: o.Wall, Start: o.Start, Seed: o.Seed, Wearers: wearers,
 		Faults: o.Faults, Senders: 4,
-		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi}}})
+		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi, RedirectURIs: callbacks}}})
 	s.google, err = googlehealth.New(googlehealth.Options{Seed: o.Seed, Wearers: o.Wearers, Start: o.Start,
 		Clock: o.Clock, AuthNow: o.Wall, Project: project, Faults: o.Faults, AllowHTTP: true,
-		Clients: []googlehealth.Client{{ID: clientID, Secret: secrets.googleClient}},
+		Clients: []googlehealth.Client{{ID: clientID, Secret: secrets.googleClient, RedirectURIs: callbacks}},
 		ServiceAccounts: []googlehealth.ServiceAccount{{Email: account, KeyID: keyID,
 			Key: &secrets.serviceKey.PublicKey}}})
 	if err != nil {
