@@ -44,7 +44,7 @@ func byType(records []googlehealth.Record) map[string][]string {
 // TestPagesEqualTruth reads every type of some wearers to the end and compares the points
 // with the truth, in order. It also checks that the pages have the documented quirks.
 func TestPagesEqualTruth(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 7})
+	c := newCloud(t, googlehealth.Options{Wearers: 7, Every: 20 * time.Minute})
 	empty, bare := 0, 0
 	for _, i := range []int{3} {
 		account := c.Accounts()[i]
@@ -90,7 +90,7 @@ func TestPagesEqualTruth(t *testing.T) {
 // TestAdapterDecodesEverything feeds every page and roll-up to the adapter, which must
 // understand all of it.
 func TestAdapterDecodesEverything(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 30 * time.Minute})
 	types := map[string]bool{}
 	for _, i := range []int{0, 2, 3} {
 		token := c.access(c.Accounts()[i])
@@ -418,7 +418,7 @@ func TestDeterminism(t *testing.T) {
 
 // TestKeysAreUnique checks that no two records of an account have the same type and key.
 func TestKeysAreUnique(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 20 * time.Minute})
 	for _, i := range []int{0, 3, 10} {
 		account := c.Accounts()[i]
 		seen := map[string]bool{}

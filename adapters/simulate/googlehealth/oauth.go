@@ -1,6 +1,7 @@
 package googlehealth
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -304,11 +305,13 @@ func (s *Server) exchange(r *http.Request) (object, *oauthError) {
 // issue makes an access token. The caller holds mu.
 func (s *Server) issue(c *consent, scopes []string) object {
 	text := "ya29.a0" + s.draw("access", 60)
+	// A token with the fault Expire dies before the time that the answer states.
+	stated := cmp.Or(s.opts.Faults.TokenLife, accessLife)
 	life := s.faults.TokenLife(accessLife, c.account)
 	s.tokens[text] = &token{consent: c, scopes: scopes, expires: s.authNow().Add(life)}
 	s.stats.Tokens++
 	s.dropExpired()
-	return object{"access_token": text, "expires_in": int(life / time.Second), "token_type": "Bearer",
+	return object{"access_token": text, "expires_in": int(stated / time.Second), "token_type": "Bearer",
 		"scope": strings.Join(scopes, " ")}
 }
 

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -165,10 +164,12 @@ func verify(keyset []byte, header string, body []byte) error {
 		if len(v) != 78 || v[8] != 0x1a || v[43] != 0x22 {
 			return errors.New("the public key has an unknown form")
 		}
-		public := ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(v[10:43]),
-			Y: new(big.Int).SetBytes(v[45:78])}
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, v[11:43], v[46:78]))
+		if err != nil || v[10] != 0 || v[45] != 0 {
+			return errors.New("the public key has no point of the curve")
+		}
 		sum := sha256.Sum256(body)
-		if !ecdsa.VerifyASN1(&public, sum[:], sig[5:]) {
+		if !ecdsa.VerifyASN1(public, sum[:], sig[5:]) {
 			return errors.New("the signature is wrong")
 		}
 		return nil
@@ -225,7 +226,7 @@ func newHooked(t *testing.T, wearers int) *hooked {
 	tls := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		return h.endpoint.Client().Transport.RoundTrip(r)
 	})}
-	h.cloud = newCloud(t, googlehealth.Options{Wearers: wearers, HTTP: tls,
+	h.cloud = newCloud(t, googlehealth.Options{Wearers: wearers, HTTP: tls, Every: 20 * time.Minute,
 		ServiceAccounts: []googlehealth.ServiceAccount{account}})
 	h.endpoint = newEndpoint(t, h.cloud)
 	return h
