@@ -25,7 +25,7 @@ const (
 	EmptyPage  Fault = "emptypage"  // page without items but with a token for the next page
 	Lapse      Fault = "lapse"      // membership lapsed: answer 403
 	LostToken  Fault = "losttoken"  // issue tokens, then drop the connection before the answer
-	Expire     Fault = "expire"     // access token expires early
+	Expire     Fault = "expire"     // access token expires before the stated time
 	Duplicate  Fault = "duplicate"  // send an event twice
 	Reorder    Fault = "reorder"    // send an event after later ones
 	LostEvent  Fault = "lostevent"  // never send an event
@@ -149,15 +149,21 @@ func (in *Injector) AddOutage(w Window) {
 	in.faults.Outages = append(slices.Clone(in.faults.Outages), w)
 }
 
-// TokenLife returns the lifetime of the next access token of a subject, given the
-// vendor's: TokenLife of the configuration, or a tenth of the lifetime if Expire occurs.
-func (in *Injector) TokenLife(vendor time.Duration, subject string) time.Duration {
+// StatedLife returns the lifetime of access tokens to state: TokenLife of the
+// configuration, or the vendor's.
+func (in *Injector) StatedLife(vendor time.Duration) time.Duration {
 	in.mu.Lock()
-	life := in.faults.TokenLife
-	in.mu.Unlock()
-	if life == 0 {
-		life = vendor
+	defer in.mu.Unlock()
+	if in.faults.TokenLife != 0 {
+		return in.faults.TokenLife
 	}
+	return vendor
+}
+
+// TokenLife returns how long the next access token of a subject is valid: the stated
+// lifetime, or a tenth of it if Expire occurs.
+func (in *Injector) TokenLife(vendor time.Duration, subject string) time.Duration {
+	life := in.StatedLife(vendor)
 	if in.Draw(Expire, subject) {
 		life /= 10
 	}

@@ -16,7 +16,7 @@ var consentTemplate = template.Must(template.New("consent").Parse(`<!DOCTYPE htm
 label{display:block;margin:.4rem 0}button{font:inherit;padding:.4rem 1.2rem;margin:1rem .5rem 0 0}</style></head>
 <body><h1>Google Health simulator</h1>
 <p><strong>{{.Client}}</strong> wants access to your account. All persons and data here are invented.</p>
-<form method="post" action="/o/oauth2/v2/auth">
+<form method="post" action="auth">
 {{range $name, $values := .Values}}{{range $values}}<input type="hidden" name="{{$name}}" value="{{.}}">
 {{end}}{{end}}<input type="hidden" name="granular" value="1">
 <label>Account <select name="account">{{range .Accounts}}

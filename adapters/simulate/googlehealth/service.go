@@ -64,13 +64,15 @@ func (s *Server) assertion(r *http.Request) (object, *oauthError) {
 	return object{"access_token": text, "expires_in": int(accessLife / time.Second), "token_type": "Bearer"}, nil
 }
 
-// tokenURL returns the address of the token endpoint as the client sees it.
+// tokenURL returns the address of the token endpoint as the client sees it, including a
+// prefix that http.StripPrefix has removed.
 func (s *Server) tokenURL(r *http.Request) string {
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	return scheme + "://" + r.Host + "/token"
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	return scheme + "://" + r.Host + path
 }
 
 // cutLast cuts s around the last sep.

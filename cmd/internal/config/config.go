@@ -67,7 +67,9 @@ type Config struct {
 	OIDCPhishingResistant []string `yaml:"oidc-phishing-resistant" default:"" comment:"acr or amr values (comma separated) with which the provider reports phishing-resistant authentication."`
 	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes of stolen passwords, or of prefixes of at least 10 hex digits, one per line. These passwords are refused, in addition to the built-in list."`
 
-	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints and JWKS URLs may be. Other private addresses are refused, and plain http is allowed only if this is set."`
+	Vendors string `yaml:"vendors" default:"" comment:"YAML file with the vendors to which patients can connect accounts. For each vendor code, the file states client-id, client-secret-file and options, and may state authorize-url, token-url, revoke-url and api-url. Files with secrets must not be readable by all users. Register the callback BASE/auth/devices/callback at the vendor. If empty, patients can connect no account."`
+
+	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints, JWKS URLs and the clouds of vendors may be. Other private addresses are refused, and plain http is allowed only if this is set."`
 }
 
 // Load returns the settings from the defaults, the YAML file unless path is empty,

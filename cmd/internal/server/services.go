@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"pulsegate/adapters"
+	"pulsegate/adapters/link"
+	"pulsegate/adapters/pushkey"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
@@ -41,6 +43,9 @@ type services struct {
 	fhir      *interaction.Service
 	adapters  []adapters.Adapter
 	pipeline  *ingest.Pipeline
+	links     *link.Links
+	progress  progress
+	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
 	closers closers
@@ -144,12 +149,20 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
+	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
+		return nil, err
+	}
+	s.progress = unknownProgress{}
+	if s.links, err = newLinks(s); err != nil {
+		return nil, err
+	}
 	if s.pages, err = newPages(s); err != nil {
 		return nil, err
 	}
 	if err := s.addOrganizations(ctx); err != nil {
 		return nil, err
 	}
+	s.startLinks(ctx)
 	return s, nil
 }
 
