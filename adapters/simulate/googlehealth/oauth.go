@@ -1,7 +1,6 @@
 package googlehealth
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -11,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"pulsegate/adapters/simulate"
 )
 
 // Lifetimes of the authorization server.
@@ -222,7 +223,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		send(w, bad.code, object{"error": bad.name, "error_description": bad.description})
 		return
 	}
-	if account := s.subjectOf(body); s.faults.Draw("losttoken", account) {
+	if account := s.subjectOf(body); s.faults.Draw(simulate.LostToken, account) {
 		panic(http.ErrAbortHandler)
 	}
 	send(w, http.StatusOK, body)
@@ -306,7 +307,7 @@ func (s *Server) exchange(r *http.Request) (object, *oauthError) {
 func (s *Server) issue(c *consent, scopes []string) object {
 	text := "ya29.a0" + s.draw("access", 60)
 	// A token with the fault Expire dies before the time that the answer states.
-	stated := cmp.Or(s.opts.Faults.TokenLife, accessLife)
+	stated := s.faults.StatedLife(accessLife)
 	life := s.faults.TokenLife(accessLife, c.account)
 	s.tokens[text] = &token{consent: c, scopes: scopes, expires: s.authNow().Add(life)}
 	s.stats.Tokens++
