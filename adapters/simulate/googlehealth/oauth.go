@@ -172,15 +172,15 @@ func (s *Server) grant(req *request, account string, scopes []string) string {
 	key := account + " " + req.client.ID
 	c := s.consents[key]
 	known := c != nil
+	if !s.consented(account) { // what happened before the consent is not notified
+		s.follows[account] = &follow{mark: now}
+	}
 	if c == nil {
 		c = &consent{account: account, client: req.client.ID, since: now, scopes: map[string]bool{}}
 		s.consents[key] = c
 	}
 	for _, scope := range scopes {
 		c.scopes[scope] = true
-	}
-	if s.follows[account] == nil {
-		s.follows[account] = &follow{mark: now}
 	}
 	v := req.values
 	text := "4/0A" + s.draw("code", 60)

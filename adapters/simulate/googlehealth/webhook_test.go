@@ -554,3 +554,44 @@ func TestRun(t *testing.T) {
 		t.Error("nothing was delivered")
 	}
 }
+
+// TestKeyRotation checks that the key is rotated every 30 days, and that the keyset keeps
+// the key before for notifications under way.
+func TestKeyRotation(t *testing.T) {
+	h := newHooked(t, 1)
+	ids := func() (primary float64, all int) {
+		set := h.do(http.MethodGet, "/googlehealthapi/webhooks/webhooks_public_keyset.json", "", nil).json(t)
+		return set["primaryKeyId"].(float64), len(set["key"].([]any))
+	}
+	first, _ := ids()
+	h.clock.Add(29 * 24 * time.Hour)
+	h.deliver()
+	if same, n := ids(); same != first || n != 1 {
+		t.Errorf("after 29 days: %v, %d keys", same, n)
+	}
+	for range 2 {
+		h.clock.Add(30 * 24 * time.Hour)
+		h.deliver()
+		if next, n := ids(); next == first || n != 2 {
+			t.Errorf("after 30 days more: %v, %d keys", next, n)
+		}
+	}
+}
+
+// TestConsentIsNotBackfilled checks that nothing from before a repeated consent is
+// notified.
+func TestConsentIsNotBackfilled(t *testing.T) {
+	h := newHooked(t, 1)
+	account := h.Accounts()[0]
+	h.link(account)
+	h.subscribe("AUTOMATIC", "steps")
+	h.RevokeGrant(account)
+	h.deliver()
+	h.endpoint.take()
+	h.clock.Add(72 * time.Hour)
+	h.link(account)
+	h.deliver()
+	if got := h.endpoint.take(); len(got) > 0 {
+		t.Errorf("%d notifications from before the consent", len(got))
+	}
+}
