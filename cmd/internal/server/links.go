@@ -20,13 +20,6 @@ type progress interface {
 	LastData(ctx context.Context, l link.Link) (last time.Time, late bool, err error)
 }
 
-// unknownProgress is the progress of links that nothing reads.
-type unknownProgress struct{}
-
-func (unknownProgress) LastData(context.Context, link.Link) (time.Time, bool, error) {
-	return time.Time{}, false, nil
-}
-
 // vendorClient returns a client for the cloud of a vendor. maxResponse bounds each
 // answer in bytes. A demo may use simulated vendors on its own machine.
 func (e environment) vendorClient(maxResponse int64) *http.Client {
@@ -51,43 +44,6 @@ func newLinks(s *services) (*link.Links, error) {
 			return &cloud.Client{HTTP: api, Token: token, Clock: s.now}
 		},
 		Callback: s.base + pages.ConnectCallback, Clock: s.now, Logger: s.log}), nil
-}
-
-// sweepEvery is the time between two attempts to finish unlinking.
-const sweepEvery = time.Hour
-
-// startLinks starts the work on links. It ends before the store is closed.
-func (s *services) startLinks(ctx context.Context) {
-	ctx, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	s.closers.add(func() error {
-		stop()
-		<-done
-		s.links.Wait() // a refresh stores the tokens that it has received
-		return nil
-	})
-	go func() {
-		defer close(done)
-		s.sweepLinks(ctx)
-	}()
-}
-
-// sweepLinks finishes unlinking that was interrupted, now and then hourly until ctx
-// ends.
-func (s *services) sweepLinks(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		by := operations{s}.request(admin.Operator{Name: "server"}).Caller
-		if _, err := s.links.Sweep(ctx, by); err != nil && ctx.Err() == nil {
-			s.log.Error("unlinked accounts could not be read", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }
 
 // linkInfo describes a link for the operator. It names no account.
@@ -134,6 +90,7 @@ func (ops operations) ShowLink(ctx context.Context, op admin.Operator, id string
 	if err != nil {
 		return out, err
 	}
+	out.Flow = ops.flow(id)
 	return out, ops.record(ctx, ops.request(op), "link show", l.Patient)
 }
 
