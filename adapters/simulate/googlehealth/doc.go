@@ -33,8 +33,7 @@
 //   - Tracker and phone count the same steps. list has both, reconcile and the roll-ups
 //     prefer the tracker.
 //
-// The types food, food-measurement-unit, nutrition-log, symptoms, moods, menstrual-period,
-// ovulation-test and basal-energy-burned exist and are empty.
+// The types food, food-measurement-unit and basal-energy-burned exist and are empty.
 //
 // # Deviations that were seen live
 //
