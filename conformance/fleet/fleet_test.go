@@ -27,8 +27,8 @@ import (
 )
 
 var (
-	wearers = flag.Int("fleet.wearers", 3, "wearers of each vendor")
-	days    = flag.Int("fleet.days", 12, "days that pass")
+	wearers = flag.Int("fleet.wearers", 2, "wearers of each vendor")
+	days    = flag.Int("fleet.days", 8, "days that pass")
 	seed    = flag.Uint64("fleet.seed", 1, "seed of wearers and faults")
 	events  = flag.Int("fleet.events", 2000, "events that are delivered again")
 )
