@@ -21,7 +21,7 @@ func TestEveryVersionHasASync(t *testing.T) {
 	m := &model{first: simulate.DayOf(start)}
 	for i := range ws {
 		w := &ws[i]
-		from, to := m.first.At(w.Zone, 0, 0).Add(-time.Hour), (m.first + days).At(w.Zone, 0, 0)
+		from, to := m.first.At(w.Zone, 0, 0).Add(-time.Hour), (m.first+days).At(w.Zone, 0, 0)
 		var delivered, all []string
 		for s := w.NextSync(from); s.Before(to); s = w.NextSync(s) {
 			m.versionsAt(w, s, func(it item, v version) { delivered = append(delivered, describe(it, v)) })

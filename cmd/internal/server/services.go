@@ -47,6 +47,7 @@ type services struct {
 	links     *link.Links
 	progress  progress
 	sync      *sync.Engine
+	demo      *demoVendors // nil unless this is a demo with simulated clouds
 	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
