@@ -181,6 +181,8 @@ var directions = []struct {
 	{"pulsegate/fhir/element", nil, true},
 	{"pulsegate/mapping/sample", nil, true},
 	{"pulsegate/adapters/pushkey", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
+	{"pulsegate/adapters/link", []string{"pulsegate/adapters/cloud", "pulsegate/fhir"}, false},
+	{"pulsegate/adapters/sync", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},
 	{"pulsegate/smart", []string{"pulsegate/smart", "pulsegate/fhir"}, false},

@@ -16,15 +16,16 @@ import (
 
 // delivery is one payload on its way into the store.
 type delivery struct {
-	pipeline *Pipeline
-	request  Request
-	adapter  adapters.Adapter
-	limits   Limits
-	zone     *time.Location // of the patient, or nil
-	format   string
-	digest   string // SHA-256 of the first 64 KiB of the payload, in hex
-	log      *slog.Logger
-	meters   meters
+	pipeline   *Pipeline
+	request    Request
+	adapter    adapters.Adapter
+	limits     Limits
+	zone       *time.Location // of the patient, or nil
+	format     string
+	digest     string // SHA-256 of the first 64 KiB of the payload, in hex
+	retracting bool   // the delivery is a Retraction
+	log        *slog.Logger
+	meters     meters
 
 	// full passes the full batches to the committing goroutine, and spares
 	// returns their memory.
@@ -46,6 +47,7 @@ type delivery struct {
 	// The following fields belong to the committing goroutine, and to the decoding
 	// one after the last commit.
 
+	complete       *sweep // of Request.Complete, or nil
 	summary        Summary
 	consentRef     fhir.Ref
 	categories     map[categoryPair]bool // cache of covered

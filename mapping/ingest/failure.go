@@ -15,16 +15,17 @@ const auditTimeout = 10 * time.Second
 
 // Reasons of failures in the audit trail.
 const (
-	reasonNoConsent   = "no active consent for this vendor"
-	reasonWithdrawn   = "the consent was withdrawn during the import"
-	reasonNoScope     = "the token does not allow creating Observations"
-	reasonUnreadable  = "the payload cannot be read"
-	reasonTooLarge    = "the payload is over a limit"
-	reasonUnknown     = "no such patient or vendor"
-	reasonInterrupted = "the import was interrupted"
-	reasonFailed      = "the import failed"
-	reasonNoAccess    = "the credential is missing, unknown or not valid here"
-	reasonEnded       = "the credential ended during the import"
+	reasonNoConsent     = "no active consent for this vendor"
+	reasonWithdrawn     = "the consent was withdrawn during the import"
+	reasonNoScope       = "the token does not allow creating Observations"
+	reasonUnreadable    = "the payload cannot be read"
+	reasonTooLarge      = "the payload is over a limit"
+	reasonUnknown       = "no such patient or vendor"
+	reasonInterrupted   = "the import was interrupted"
+	reasonFailed        = "the import failed"
+	reasonBadRetraction = "the retraction cannot be read"
+	reasonNoAccess      = "the credential is missing, unknown or not valid here"
+	reasonEnded         = "the credential ended during the import"
 )
 
 // recordRefusal records a delivery that was refused before it began, and

@@ -31,6 +31,10 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 	if d, err = p.begin(ctx, req); err != nil {
 		return Summary{}, err
 	}
+	if w := req.Complete; w != nil {
+		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(req.Vendor, w.Types, w.Days), at: p.Store.LastSeq(),
+			stated: &statements{}}
+	}
 	if err = d.payload(ctx); err != nil {
 		err = d.recordFailure(ctx, err, "")
 	}
@@ -60,6 +64,14 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	}
 	if !fhir.ValidID(req.Patient) {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is not a valid id")
+	}
+	if err := req.Origin.check("ingest.Run"); err != nil {
+		return nil, err
+	}
+	if w := req.Complete; w != nil {
+		if err := w.check("ingest.Run"); err != nil {
+			return nil, err
+		}
 	}
 	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
@@ -106,6 +118,7 @@ func endSpan(span trace.Span, d *delivery, err error) {
 			attribute.Int("pulsegate.ingest.created", d.summary.Created),
 			attribute.Int("pulsegate.ingest.updated", d.summary.Updated),
 			attribute.Int("pulsegate.ingest.quarantined", d.summary.Quarantined),
+			attribute.Int("pulsegate.ingest.retracted", d.summary.Retracted),
 			attribute.Int("pulsegate.ingest.batches", d.commits))
 	}
 	if err != nil {

@@ -1,0 +1,84 @@
+package oura
+
+import (
+	"time"
+
+	"pulsegate/adapters/cloud"
+)
+
+const day = 24 * time.Hour
+
+// streams lists the types of usercollection under their names in paths.
+func streams(provider string) []cloud.Stream {
+	out := []cloud.Stream{
+		dated("sleep", "daily", "sleep", "sleep.average_hrv", "sleep.average_heart_rate", "sleep.lowest_heart_rate",
+			"sleep.average_breath", "sleep.heart_rate", "sleep.hrv"),
+		// The ring keeps up to a week of data while its phone is away, and this stream has
+		// no notifications.
+		{Name: "heartrate", Scope: "heartrate", Span: cloud.Instants, Chunk: 30 * day, Every: 30 * time.Minute,
+			Trailing: 6 * time.Hour, Late: 7 * day, Types: []string{"heartrate"}},
+		dated("daily_activity", "daily", "daily_activity.steps", "daily_activity.total_calories",
+			"daily_activity.active_calories", "daily_activity.equivalent_walking_distance", "daily_activity.time",
+			"daily_activity.met", "daily_activity.class_5_min", "daily_activity.score"),
+		dated("daily_readiness", "daily", "daily_readiness.score", "daily_readiness.temperature_deviation",
+			"daily_readiness.temperature_trend_deviation"),
+		dated("daily_sleep", "daily", "daily_sleep.score"),
+		dated("daily_spo2", "spo2", "daily_spo2.spo2_percentage", "daily_spo2.breathing_disturbance_index"),
+		dated("daily_stress", "daily", "daily_stress"),
+		dated("workout", "workout", "workout"),
+		dated("session", "session", "session", "session.heart_rate", "session.heart_rate_variability"),
+		dated("daily_resilience", "stress", "daily_resilience"),
+		dated("daily_cardiovascular_age", "heart_health", "daily_cardiovascular_age"),
+		dated("vO2_max", "heart_health", "vO2_max"),
+		// These two have no day, and Oura does not document which of their times a window
+		// compares. An answer that lacks a document proves nothing.
+		dated("enhanced_tag", "tag"),
+		dated("rest_mode_period", "daily"),
+		dated("tag", "tag", "tag"),
+		dated("sleep_time", "daily", "sleep_time"),
+		{Name: "ring_configuration", Scope: "ring_configuration", Span: cloud.Snapshot, Every: 6 * time.Hour,
+			Notified: true},
+		{Name: "ring_battery_level", Scope: "ring_configuration", Span: cloud.Instants, Chunk: 30 * day,
+			Every: 2 * time.Hour, Trailing: 6 * time.Hour, Late: 7 * day},
+		{Name: "personal_info", Scope: "personal", Span: cloud.Snapshot, Every: day},
+	}
+	for i := range out {
+		out[i].Format = "v2:" + out[i].Name
+		out[i].Scope = scopeFor(provider, out[i].Scope)
+	}
+	return out
+}
+
+// dated returns a stream with date windows, documents with ids, and notifications.
+func dated(name, scope string, types ...string) cloud.Stream {
+	return cloud.Stream{Name: name, Scope: scope, Span: cloud.Days, Chunk: 90 * day, Every: time.Hour,
+		Trailing: 7 * day, Types: types, Notified: true}
+}
+
+// single reports whether a document of the stream can be read by its id.
+func single(s *cloud.Stream) bool { return s.Notified }
+
+// dataTypes lists the types of webhooks in Oura's spelling, with the stream of each.
+// Oura documents no route for meals.
+var dataTypes = []struct{ name, stream string }{
+	{"tag", "tag"}, {"enhanced_tag", "enhanced_tag"}, {"workout", "workout"}, {"session", "session"},
+	{"sleep", "sleep"}, {"daily_sleep", "daily_sleep"}, {"daily_readiness", "daily_readiness"},
+	{"daily_activity", "daily_activity"}, {"daily_spo2", "daily_spo2"}, {"sleep_time", "sleep_time"},
+	{"rest_mode_period", "rest_mode_period"}, {"ring_configuration", "ring_configuration"},
+	{"daily_stress", "daily_stress"}, {"daily_cardiovascular_age", "daily_cardiovascular_age"},
+	{"daily_resilience", "daily_resilience"}, {"vo2_max", "vO2_max"}, {"meal", ""},
+}
+
+// streamOf returns the stream of a type of webhooks, or "" if it has none. ok is false
+// if there is no such type.
+func streamOf(dataType string) (stream string, ok bool) {
+	for _, d := range dataTypes {
+		if d.name == dataType {
+			return d.stream, true
+		}
+	}
+	return "", false
+}
+
+// operations lists the event types of webhooks.
+var operations = []string{"create", "update", "delete"}
