@@ -29,7 +29,8 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), pushKeyCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(),
+		clientCommand(), pushKeyCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(),
+		userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")

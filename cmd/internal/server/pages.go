@@ -27,8 +27,9 @@ func newPages(s *services) (*pages.Pages, error) {
 		Flow: s.oauth.authorize, Apps: s.oauth.tokens,
 		Refusals: &appconsent.Refusals{Store: s.store, Audit: s.audit.recorder, Consents: s.consents, Clock: s.now},
 		Clients:  s.clients, Launcher: launcher{s.oauth.launches, s.base}, Glass: s.people.glass,
-		UserLife: token.UserLife(s.config.UserTokenLife), Patients: patients{s.fhir, s.people}, PushKeys: pagePushKeys{s},
-		Scopes: s.clients.Scopes, Audit: s.audit.recorder, Clock: s.now, Logger: s.log})
+		UserLife: token.UserLife(s.config.UserTokenLife), Patients: patients{s.fhir, s.people},
+		PushKeys: pagePushKeys{s},
+		Scopes:   s.clients.Scopes, Audit: s.audit.recorder, Clock: s.now, Logger: s.log})
 }
 
 // launcher launches apps from the pages.
