@@ -61,6 +61,9 @@ type OAuth struct {
 	AuthURL, TokenURL string
 	// RevokeURL is empty if the vendor has no revocation endpoint.
 	RevokeURL string
+	// RevokesAll is set if the revocation of one token ends every grant of the account
+	// to this client.
+	RevokesAll bool
 	// Revoke returns the request that revokes a grant. If it is nil, the request is
 	// that of RFC 7009.
 	Revoke                 func(ctx context.Context, access, refresh string) (*http.Request, error)

@@ -19,23 +19,25 @@
 //
 // Tokens are sealed in the store. One refresh of a link runs at a time. Before the
 // request is sent, the stored tokens are marked, and the new pair replaces them
-// before it is used. If the answer is lost, or the process dies before it is
-// stored, nobody knows which refresh token is valid. If the vendor's refresh tokens
-// are single-use, the patient must then connect again; the request is never
-// repeated, because many vendors take a second use for theft and end the grant. An
-// answer that refuses the request without using it (429, 500, 503, or a failure to
-// connect) removes the mark, and the refresh is tried again later.
+// before it is used. If the answer is lost or unreadable, or the process dies before
+// it is stored, it is unknown which refresh token is valid. If the vendor's refresh
+// tokens are single-use, the patient must then connect again; the request is never
+// repeated, because many vendors take a second use for theft and end the grant. A
+// request that did not use the token (an answer 429, 500 or 503, or no connection)
+// removes the mark, and the refresh is tried again later.
 //
 // # Unlinking
 //
-// Unlink removes the link from the store and revokes the grant at the vendor. A
-// revocation or an erasure that could not be finished is repeated by Sweep for a
-// week.
+// Unlink removes the link from the store, revokes the grant at the vendor, and erases
+// the data if asked to. Sweep repeats a revocation that failed for a week, and an
+// erasure until it succeeds. Grants that were obtained and not used, because the
+// linking flow failed or a refresh lost to another change, are revoked in the same
+// way.
 //
 //	link/record/ID                 the link as JSON, without tokens
 //	link/token/ID                  sealed tokens
 //	link/account/VENDOR/ACCOUNT    id of the link
 //	link/patient/PATIENT/ID        empty
 //	link/pending/HASH              a flow that has begun; the verifier is sealed
-//	link/ended/ID                  an unlinked grant that is to be revoked or erased
+//	link/ended/ID                  an unused grant that is to be revoked or erased
 package link

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -101,7 +102,7 @@ func pendingKey(state string) string {
 	return pendingPrefix + hex.EncodeToString(h[:])
 }
 
-// Answer is what the vendor's authorization endpoint sent back with the browser.
+// Answer holds the parameters that the browser brought back from the vendor.
 type Answer struct {
 	State, Code string
 	Error       string // OAuth error code
@@ -122,44 +123,58 @@ func (ls *Links) Complete(ctx context.Context, by audit.Caller, session string, 
 	}
 	switch {
 	case a.Error == "access_denied":
-		return Link{}, fhir.Errorf(fhir.Forbidden, op, "The connection was not made, because it was not allowed on the vendor’s page.")
+		return Link{}, fhir.Errorf(fhir.Forbidden, op,
+			"The connection was not made, because it was not allowed on the vendor’s page.")
 	case a.Error != "" || a.Code == "":
-		return Link{}, fhir.Errorf(fhir.Unprocessable, op, "The vendor could not make the connection. Please try again.")
+		return Link{}, fhir.Errorf(fhir.Unprocessable, op,
+			"The vendor could not make the connection. Please try again.")
 	}
 	verifier, err := ls.Vault.Open("link/pending", p.Verifier)
 	if err != nil {
 		return Link{}, fhir.Wrap(op, err)
 	}
+	// If the person closes the page, the grant is still stored or revoked.
+	ctx = context.WithoutCancel(ctx)
 	o := v.OAuth()
 	t, err := ls.exchange(ctx, o, func(ctx context.Context, c *oauth2.Config) (*oauth2.Token, error) {
 		return c.Exchange(ctx, a.Code, oauth2.VerifierOption(string(verifier)))
 	})
 	if err != nil {
 		ls.Logger.Warn("link: the code could not be redeemed", "vendor", p.Vendor, "error", err.Error())
-		return Link{}, fhir.Errorf(fhir.Unavailable, op, "The vendor did not complete the connection. Please try again.")
+		return Link{}, fhir.Errorf(fhir.Unavailable, op,
+			"The vendor did not complete the connection. Please try again.")
 	}
 	l := Link{Patient: p.Patient, Vendor: p.Vendor, Issuer: o.TokenURL, Status: Working}
 	l.Scopes, l.Missing = granted(o, t.scope, a.Scope)
-	if missing := required(o, l.Scopes); missing != "" {
-		ls.revokeQuietly(v, t)
+	l.Accounts, err = v.Account(ctx, ls.API(v, t.Access))
+	if err == nil && len(l.Accounts) == 0 {
+		err = &cloud.Error{Problem: cloud.Unavailable, Reason: "no-account"}
+	}
+	missing := required(o, l.Scopes)
+	if err != nil || missing != "" {
+		ls.abandon(ctx, v, l.Patient, l.Accounts, t)
+	}
+	switch {
+	case missing != "":
 		return Link{}, fhir.Errorf(fhir.Forbidden, op, "Without the permission for %s, nothing can be read. "+
 			"Please connect again and leave it ticked.", missing)
-	}
-	l.Accounts, err = v.Account(ctx, ls.API(v, t.Access))
-	if err != nil {
-		ls.revokeQuietly(v, t)
-		if cloud.ProblemOf(err) == cloud.Unlinked {
-			return Link{}, fhir.Errorf(fhir.Unprocessable, op,
-				"This account has no data from a device. Please choose the account that your device uses.")
-		}
+	case err != nil && cloud.ProblemOf(err) == cloud.Unlinked:
+		return Link{}, fhir.Errorf(fhir.Unprocessable, op,
+			"This account has no data from a device. Please choose the account that your device uses.")
+	case err != nil:
 		ls.Logger.Warn("link: the account could not be read", "vendor", p.Vendor, "error", err.Error())
 		return Link{}, fhir.Errorf(fhir.Unavailable, op, "The vendor did not answer. Please try again.")
 	}
+	var merged []Link
 	err = store.Retry(attempts, op, "The connection is being changed. Please try again.",
-		func() error { return ls.save(ctx, by, &l, t) })
+		func() (err error) { merged, err = ls.save(ctx, by, &l, t); return err })
 	if err != nil {
-		ls.revokeQuietly(v, t)
+		ls.abandon(ctx, v, l.Patient, l.Accounts, t)
 		return Link{}, fhir.Wrap(op, err)
+	}
+	for _, m := range merged {
+		m.Status, m.Reason, m.Since = Ended, "", l.Since
+		ls.changed(m)
 	}
 	ls.changed(l)
 	return l, nil
@@ -186,7 +201,8 @@ func (ls *Links) take(ctx context.Context, session, state string) (pending, erro
 	if subtle.ConstantTimeCompare(sid[:], p.Session) != 1 || !ls.Clock().Before(p.Expires) {
 		return p, expired
 	}
-	_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key, Expect: store.StateEquals, Old: b}}})
+	_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{
+		{Key: key, Expect: store.StateEquals, Old: b}}})
 	if store.Lost(err) {
 		return p, expired
 	}
@@ -203,11 +219,12 @@ func granted(o cloud.OAuth, statements ...string) (have, missing []string) {
 			break
 		}
 	}
-	if o.Granted != nil && len(stated) > 0 {
+	silent := len(stated) == 0
+	if o.Granted != nil && !silent {
 		stated = o.Granted(stated)
 	}
 	for _, s := range o.Scopes {
-		if len(stated) == 0 || slices.Contains(stated, s.Name) {
+		if silent || slices.Contains(stated, s.Name) {
 			have = append(have, s.Name)
 		} else {
 			missing = append(missing, s.Name)
@@ -229,62 +246,87 @@ func required(o cloud.OAuth, have []string) string {
 	return ""
 }
 
-// save commits a new link, or the link that the account already has.
-func (ls *Links) save(ctx context.Context, by audit.Caller, l *Link, t tokens) error {
-	const op = "link.Complete"
+// save commits a new link, or changes the link that the account already has. It
+// returns further links that have turned out to be of the same account and were
+// removed.
+func (ls *Links) save(ctx context.Context, by audit.Caller, l *Link, t tokens) (merged []Link, err error) {
 	now := ls.Clock()
-	var b store.Batch
-	id, err := fhir.NewID(ls.rand())
-	if err != nil {
-		return err
+	l.Created, l.Connected, l.Since = now, now, now
+	if l.ID, err = fhir.NewID(ls.rand()); err != nil {
+		return nil, err
 	}
-	l.ID, l.Created, l.Connected, l.Since = id, now, now, now
-	write := func(key string, value, old []byte) {
-		w := store.StateWrite{Key: key, Value: value, Expect: store.StateAbsent}
+	have, records, err := ls.ofAccount(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	writes := map[string][]byte{}
+	for i, h := range have {
+		if i == 0 {
+			l.ID, l.Created = h.ID, h.Created
+		} else {
+			merged = append(merged, h)
+			writes[tokenPrefix+h.ID], writes[patientPrefix+h.Patient+"/"+h.ID] = nil, nil
+		}
+		writes[recordPrefix+h.ID] = nil
+		for _, account := range h.Accounts {
+			writes[accountKey(h.Vendor, account)] = nil
+		}
+	}
+	for _, account := range l.Accounts {
+		writes[accountKey(l.Vendor, account)] = []byte(l.ID)
+	}
+	if writes[recordPrefix+l.ID], err = json.Marshal(l); err != nil {
+		return nil, err
+	}
+	writes[tokenPrefix+l.ID] = ls.seal(l.ID, t)
+	writes[patientPrefix+l.Patient+"/"+l.ID] = []byte("1")
+	var b store.Batch
+	for _, key := range slices.Sorted(maps.Keys(writes)) {
+		w := store.StateWrite{Key: key, Value: writes[key], Expect: store.StateAbsent}
+		old, known := records[key]
+		if !known {
+			if old, err = ls.Store.Get(ctx, key); err != nil {
+				return nil, err
+			}
+		}
 		if old != nil {
 			w.Expect, w.Old = store.StateEquals, old
 		}
 		b.State = append(b.State, w)
 	}
-	record := []byte(nil)
-	for _, account := range l.Accounts {
-		id, err := ls.Store.Get(ctx, accountKey(l.Vendor, account))
-		if err != nil {
-			return err
-		}
-		if id == nil {
-			continue
-		}
-		have, old, err := ls.read(ctx, string(id))
-		if err != nil {
-			return err
-		}
-		if have.Patient != l.Patient {
-			return fhir.Errorf(fhir.Unprocessable, op, "This account is already connected to another person’s record.")
-		}
-		l.ID, l.Created, record = have.ID, have.Created, old
-	}
-	old, err := ls.Store.Get(ctx, tokenPrefix+l.ID)
-	if err != nil {
-		return err
-	}
+	_, err = audit.Commit(ctx, ls.Store, ls.Audit, &b, ls.event(by, "link-account", l))
+	return merged, err
+}
+
+// ofAccount returns the links that have an account of l, and the values that it read,
+// by key. It fails if one belongs to another patient.
+func (ls *Links) ofAccount(ctx context.Context, l *Link) (have []Link, records map[string][]byte, err error) {
+	records = map[string][]byte{}
 	for _, account := range l.Accounts {
 		key := accountKey(l.Vendor, account)
-		have, err := ls.Store.Get(ctx, key)
+		owner, err := ls.Store.Get(ctx, key)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		write(key, []byte(l.ID), have)
+		records[key] = owner
+		id := string(owner)
+		if id == "" || records[recordPrefix+id] != nil {
+			continue
+		}
+		h, old, err := ls.read(ctx, id)
+		if fhir.KindOf(err) == fhir.NotFound {
+			continue // it was removed between the two reads
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if h.Patient != l.Patient {
+			return nil, nil, fhir.Errorf(fhir.Unprocessable, "link.Complete",
+				"This account is already connected to another person’s record.")
+		}
+		have, records[recordPrefix+id] = append(have, h), old
 	}
-	body, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	write(recordPrefix+l.ID, body, record)
-	write(tokenPrefix+l.ID, ls.seal(l.ID, t), old)
-	b.State = append(b.State, store.StateWrite{Key: patientPrefix + l.Patient + "/" + l.ID, Value: []byte("1")})
-	_, err = audit.Commit(ctx, ls.Store, ls.Audit, &b, ls.event(by, "link-account", l))
-	return err
+	return have, records, nil
 }
 
 // event returns the AuditEvent of a change of a link. It names no account.

@@ -1,8 +1,10 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -213,6 +215,15 @@ const attempts = 16
 // SetStatus sets the status of a link. It reports whether that changed anything.
 // A link that must be connected again stays so until it is.
 func (ls *Links) SetStatus(ctx context.Context, id string, status Status, reason string) (changed bool, err error) {
+	return ls.setStatus(ctx, id, status, reason, nil)
+}
+
+// errReplaced says that the tokens of a link are not those that a change expects.
+var errReplaced = errors.New("the link was connected again")
+
+// setStatus sets the status if the values that same expects are unchanged.
+func (ls *Links) setStatus(ctx context.Context, id string, status Status, reason string,
+	same []store.StateWrite) (changed bool, err error) {
 	const op = "link.SetStatus"
 	err = store.Retry(attempts, op, "The connection is being changed. Try again.", func() error {
 		changed = false
@@ -223,13 +234,20 @@ func (ls *Links) SetStatus(ctx context.Context, id string, status Status, reason
 		if l.Status == status && l.Reason == reason || l.Status == Reconnect {
 			return nil
 		}
+		for _, w := range same {
+			if have, err := ls.Store.Get(ctx, w.Key); err != nil {
+				return err
+			} else if !bytes.Equal(have, w.Old) {
+				return errReplaced
+			}
+		}
 		l.Status, l.Reason, l.Since = status, reason, ls.Clock()
 		b, err := json.Marshal(l)
 		if err != nil {
 			return err
 		}
-		_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: recordPrefix + id, Value: b,
-			Expect: store.StateEquals, Old: old}}})
+		_, err = ls.Store.Commit(ctx, &store.Batch{State: append([]store.StateWrite{{Key: recordPrefix + id, Value: b,
+			Expect: store.StateEquals, Old: old}}, same...)})
 		if err == nil {
 			changed = true
 			ls.changed(l)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -87,25 +87,30 @@ type refresh struct {
 // refreshOnce refreshes the tokens of a link, or waits for a refresh in progress.
 // The refresh does not end with ctx, so that its answer is not lost.
 func (ls *Links) refreshOnce(ctx context.Context, id, refused string) (string, error) {
-	ls.mu.Lock()
-	r := ls.refreshes[id]
-	if r == nil {
-		r = &refresh{done: make(chan struct{})}
-		ls.refreshes[id] = r
-		go func() {
-			r.access, r.err = ls.refresh(context.WithoutCancel(ctx), id, refused)
-			ls.mu.Lock()
-			delete(ls.refreshes, id)
-			ls.mu.Unlock()
-			close(r.done)
-		}()
-	}
-	ls.mu.Unlock()
-	select {
-	case <-r.done:
-		return r.access, r.err
-	case <-ctx.Done():
-		return "", &cloud.Error{Problem: cloud.Unavailable, Err: ctx.Err()}
+	for {
+		ls.mu.Lock()
+		r := ls.refreshes[id]
+		if r == nil {
+			r = &refresh{done: make(chan struct{})}
+			ls.refreshes[id] = r
+			go func() {
+				r.access, r.err = ls.refresh(context.WithoutCancel(ctx), id, refused)
+				ls.mu.Lock()
+				delete(ls.refreshes, id)
+				ls.mu.Unlock()
+				close(r.done)
+			}()
+		}
+		ls.mu.Unlock()
+		select {
+		case <-r.done:
+			if r.err == nil && r.access == refused {
+				continue // the refresh was that of a caller with an older token
+			}
+			return r.access, r.err
+		case <-ctx.Done():
+			return "", &cloud.Error{Problem: cloud.Unavailable, Err: ctx.Err()}
+		}
 	}
 }
 
@@ -145,11 +150,11 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 	case t.Access != refused && !t.Refreshing && ls.Clock().Add(margin).Before(t.Expires):
 		return t.Access, nil // another call was faster
 	case t.Refreshing && o.Rotates:
-		return "", ls.end(ctx, id, "refresh-interrupted")
+		return "", ls.end(ctx, id, sealed, "refresh-interrupted")
 	case t.Refresh == "" || !t.RefreshEnds.IsZero() && !ls.Clock().Before(t.RefreshEnds):
-		return "", ls.end(ctx, id, "grant-expired")
+		return "", ls.end(ctx, id, sealed, "grant-expired")
 	case l.Issuer != o.TokenURL:
-		return "", ls.end(ctx, id, "issuer-changed")
+		return "", ls.end(ctx, id, sealed, "issuer-changed")
 	}
 	t.Refreshing = true
 	marked, err := ls.replace(ctx, id, sealed, t)
@@ -160,13 +165,16 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 		return c.TokenSource(ctx, &oauth2.Token{RefreshToken: t.Refresh}).Token()
 	})
 	if err == nil {
-		if next.Refresh == "" {
-			next.Refresh, next.RefreshEnds = t.Refresh, t.RefreshEnds
+		// Package oauth2 returns the old refresh token if the answer has none.
+		if next.Refresh == t.Refresh && next.RefreshEnds.IsZero() {
+			next.RefreshEnds = t.RefreshEnds
 		}
-		if _, err := ls.replace(ctx, id, marked, next); err != nil {
-			// The link was removed or connected again in the meantime. The new tokens
-			// belong to a grant that nobody needs.
-			ls.revokeQuietly(v, next)
+		_, err := ls.replace(ctx, id, marked, next)
+		if store.Lost(err) {
+			// The link was removed or connected again in the meantime.
+			ls.abandon(ctx, v, l.Patient, l.Accounts, next)
+		}
+		if err != nil {
 			return "", unavailable(err)
 		}
 		return next.Access, nil
@@ -175,9 +183,9 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 	e, _ := errors.AsType[*cloud.Error](err)
 	switch {
 	case e.Problem == cloud.Unauthorized:
-		return "", ls.end(ctx, id, e.Reason)
+		return "", ls.end(ctx, id, marked, e.Reason)
 	case o.Rotates && e.Sent:
-		return "", ls.end(ctx, id, "answer-lost")
+		return "", ls.end(ctx, id, marked, "answer-lost")
 	}
 	t.Refreshing = false
 	if _, err := ls.replace(ctx, id, marked, t); err != nil {
@@ -198,12 +206,22 @@ func (ls *Links) replace(ctx context.Context, id string, old []byte, t tokens) (
 // Refused marks a link whose access token the vendor refuses although it was just
 // refreshed.
 func (ls *Links) Refused(ctx context.Context, id string) error {
-	return ls.end(ctx, id, "token-refused")
+	return ls.end(ctx, id, nil, "token-refused")
 }
 
-// end marks a link whose grant has ended.
-func (ls *Links) end(ctx context.Context, id, reason string) error {
-	if _, err := ls.SetStatus(ctx, id, Reconnect, reason); err != nil && fhir.KindOf(err) != fhir.NotFound {
+// end marks a link whose grant has ended. If sealed is not nil, the grant is that of
+// the tokens with these bytes, and a link that was connected again in the meantime
+// stays as it is.
+func (ls *Links) end(ctx context.Context, id string, sealed []byte, reason string) error {
+	var same []store.StateWrite
+	if sealed != nil {
+		same = []store.StateWrite{{Key: tokenPrefix + id, Value: sealed, Expect: store.StateEquals, Old: sealed}}
+	}
+	_, err := ls.setStatus(ctx, id, Reconnect, reason, same)
+	if errors.Is(err, errReplaced) {
+		return &cloud.Error{Problem: cloud.Unavailable, Reason: "connected-again"}
+	}
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return &cloud.Error{Problem: cloud.Unavailable, Err: err}
 	}
 	return &cloud.Error{Problem: cloud.Unauthorized, Reason: reason}
@@ -214,14 +232,16 @@ func (ls *Links) end(ctx context.Context, id, reason string) error {
 // Throttled, with Sent set if the vendor may have used the code or token.
 func (ls *Links) exchange(ctx context.Context, o cloud.OAuth,
 	send func(context.Context, *oauth2.Config) (*oauth2.Token, error)) (tokens, error) {
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, ls.HTTP)
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, ls.tokenClient())
+	sent := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
 	began := ls.Clock()
 	t, err := send(ctx, ls.config(o))
 	if err != nil {
-		return tokens{}, refusal(err, began)
+		return tokens{}, refusal(err, began, sent)
 	}
 	life := time.Duration(min(t.ExpiresIn, int64(maxTokenLife/time.Second))) * time.Second
-	if life <= 0 || !header(t.AccessToken) {
+	if life <= 0 || !header(t.AccessToken) || len(t.RefreshToken) > maxToken || t.Type() != "Bearer" {
 		return tokens{}, &cloud.Error{Problem: cloud.Unavailable, Reason: "malformed-answer", Sent: true}
 	}
 	out := tokens{Access: t.AccessToken, Refresh: t.RefreshToken, Expires: began.Add(life)}
@@ -234,20 +254,45 @@ func (ls *Links) exchange(ctx context.Context, o cloud.OAuth,
 	return out, nil
 }
 
+// tokenClient returns the client for requests that carry a code or refresh token. It
+// does not reuse connections: a request on a connection that the vendor is closing
+// has no answer, and it would be unknown whether the token was used. It follows no
+// redirects, because they would repeat the request.
+func (ls *Links) tokenClient() *http.Client {
+	c := *ls.HTTP
+	c.Transport = closing{c.Transport}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &c
+}
+
+// closing sends requests whose connections are closed after the answer.
+type closing struct{ base http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (c closing) RoundTrip(rq *http.Request) (*http.Response, error) {
+	rq = rq.Clone(rq.Context())
+	rq.Close = true
+	if c.base == nil {
+		return http.DefaultTransport.RoundTrip(rq)
+	}
+	return c.base.RoundTrip(rq)
+}
+
+// maxToken bounds the length of a token in bytes.
+const maxToken = 16 << 10
+
 // header reports whether a token can be sent in a header (RFC 6750 2.1, VSCHAR).
 func header(token string) bool {
-	return token != "" && len(token) <= 16<<10 &&
+	return token != "" && len(token) <= maxToken &&
 		!strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // refusal classifies the failure of a token request. It drops the text of the error,
-// which may quote the answer.
-func refusal(err error, now time.Time) *cloud.Error {
+// which may quote the answer. sent reports whether there was a connection.
+func refusal(err error, now time.Time, sent bool) *cloud.Error {
 	answer, ok := errors.AsType[*oauth2.RetrieveError](err)
 	if !ok {
-		dial, isOp := errors.AsType[*net.OpError](err)
-		unsent := isOp && dial.Op == "dial"
-		e := &cloud.Error{Problem: cloud.Unavailable, Reason: "malformed-answer", Sent: !unsent}
+		e := &cloud.Error{Problem: cloud.Unavailable, Reason: "malformed-answer", Sent: sent}
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			e.Reason, e.Err = "", u
 		}
@@ -267,9 +312,9 @@ func refusal(err error, now time.Time) *cloud.Error {
 		e.Problem = cloud.Unauthorized
 	case e.Status == http.StatusInternalServerError || e.Status == http.StatusServiceUnavailable:
 	case e.Status >= 500 || e.Status < 400:
-		e.Sent = true // a gateway answers, and the server behind it may have acted
+		e.Sent = true // a gateway answers, and the server may have acted
 	default:
-		// invalid_client and the like: our configuration is wrong. The grant remains.
+		// for example invalid_client: our configuration is wrong. The grant remains.
 		e.Problem = cloud.Rejected
 	}
 	return e

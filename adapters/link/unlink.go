@@ -1,8 +1,10 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -32,6 +34,9 @@ const sweepFor = 7 * 24 * time.Hour
 // by Sweep.
 func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase bool) error {
 	const op = "link.Unlink"
+	if erase && ls.Erase == nil {
+		return fhir.Errorf(fhir.Unprocessable, op, "This server cannot delete the data of a vendor.")
+	}
 	var l Link
 	err := store.Retry(attempts, op, "The connection is being changed. Please try again.", func() error {
 		var record []byte
@@ -109,33 +114,41 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
 	if err := json.Unmarshal(old, &e); err != nil {
 		return fhir.Wrap(op, err)
 	}
+	// The vendor may be out of order for days. The patient's data do not wait for it.
+	var failures []error
 	if e.Tokens != nil {
-		if err := ls.revokeSealed(ctx, id, &e); err != nil && ls.Clock().Before(e.Until) {
-			return fhir.Wrap(op, err)
-		} else if err != nil {
+		err := ls.revokeSealed(ctx, id, &e)
+		switch {
+		case err == nil:
+			e.Tokens = nil
+		case ls.Clock().Before(e.Until):
+			failures = append(failures, err)
+		default:
 			ls.Logger.Error("the vendor did not revoke a grant within a week", "link", id, "vendor", e.Vendor,
 				"error", err.Error())
-		}
-		e.Tokens = nil
-		body, err := json.Marshal(e)
-		if err != nil {
-			return fhir.Wrap(op, err)
-		}
-		_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: endedPrefix + id, Value: body,
-			Expect: store.StateEquals, Old: old}}})
-		if err != nil {
-			return fhir.Wrap(op, err)
-		}
-		old = body
-	}
-	if e.Erase && ls.Erase != nil {
-		if err := ls.Erase(ctx, e.Patient, e.Vendor, by); err != nil {
-			return fhir.Wrap(op, err)
+			e.Tokens = nil
 		}
 	}
-	_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: endedPrefix + id,
-		Expect: store.StateEquals, Old: old}}})
-	return fhir.Wrap(op, err)
+	if e.Erase {
+		if ls.Erase == nil {
+			failures = append(failures, fhir.Errorf(fhir.Unprocessable, op, "data cannot be deleted"))
+		} else if err := ls.Erase(ctx, e.Patient, e.Vendor, by); err != nil {
+			failures = append(failures, err)
+		} else {
+			e.Erase = false
+		}
+	}
+	w := store.StateWrite{Key: endedPrefix + id, Expect: store.StateEquals, Old: old}
+	if len(failures) > 0 {
+		if w.Value, err = json.Marshal(e); err != nil {
+			return fhir.Wrap(op, err)
+		}
+	}
+	if !bytes.Equal(w.Value, old) {
+		_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+		failures = append(failures, err)
+	}
+	return fhir.Wrap(op, errors.Join(failures...))
 }
 
 // revokeSealed revokes the grant of an unlinked account.
@@ -171,7 +184,9 @@ func (ls *Links) revoke(ctx context.Context, v cloud.Vendor, t tokens) error {
 			form := url.Values{"token": {token}, "token_type_hint": {hint}}
 			if o.FormSecret || o.ClientSecret == "" {
 				form.Set("client_id", o.ClientID)
-				form.Set("client_secret", o.ClientSecret)
+				if o.ClientSecret != "" {
+					form.Set("client_secret", o.ClientSecret)
+				}
 			}
 			rq, err := http.NewRequestWithContext(ctx, http.MethodPost, o.RevokeURL, strings.NewReader(form.Encode()))
 			if err != nil {
@@ -186,21 +201,55 @@ func (ls *Links) revoke(ctx context.Context, v cloud.Vendor, t tokens) error {
 	}
 	rq, err := request(ctx, t.Access, t.Refresh)
 	if err != nil {
-		return err
+		return &cloud.Error{Problem: cloud.Rejected, Err: err} // its text drops the URL, which may hold the token
 	}
-	_, _, err = cloud.Do(ls.HTTP, rq, ls.Clock(), nil)
-	if p := cloud.ProblemOf(err); err != nil && p != cloud.Unauthorized && p != cloud.NotFound && p != cloud.Rejected {
-		return err
+	_, _, err = cloud.Do(ls.tokenClient(), rq, ls.Clock(), nil)
+	if err == nil {
+		return nil
 	}
-	return nil
+	switch cloud.ProblemOf(err) {
+	case cloud.NotFound, cloud.Rejected, cloud.Gone:
+		return nil
+	case cloud.Unauthorized:
+		if o.Revoke != nil {
+			return nil
+		}
+		// RFC 7009 2.2.1: the client is refused, not the token.
+	}
+	return err
 }
 
-// revokeQuietly revokes a grant that is not used. The error is only logged, because
-// the grant is not stored.
-func (ls *Links) revokeQuietly(v cloud.Vendor, t tokens) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := ls.revoke(ctx, v, t); err != nil {
+// abandon revokes a grant that no link uses. Sweep repeats it if it fails. accounts
+// are the ids of the account, or nil if they are not known.
+func (ls *Links) abandon(ctx context.Context, v cloud.Vendor, patient string, accounts []string, t tokens) {
+	ctx = context.WithoutCancel(ctx)
+	err := func() error {
+		if v.OAuth().RevokesAll {
+			if accounts == nil {
+				return nil
+			}
+			for _, account := range accounts {
+				if id, err := ls.ByAccount(ctx, v.Code(), account); err != nil || id != "" {
+					return err
+				}
+			}
+		}
+		id, err := fhir.NewID(ls.rand())
+		if err != nil {
+			return err
+		}
+		e, err := json.Marshal(ended{Patient: patient, Vendor: v.Code(), Tokens: ls.seal(id, t),
+			Until: ls.Clock().Add(sweepFor)})
+		if err != nil {
+			return err
+		}
+		if _, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: endedPrefix + id, Value: e,
+			Expect: store.StateAbsent}}}); err != nil {
+			return err
+		}
+		return ls.finish(ctx, id, audit.Caller{})
+	}()
+	if err != nil {
 		ls.Logger.Warn("link: an unused grant was not revoked", "vendor", v.Code(), "error", err.Error())
 	}
 }

@@ -23,9 +23,9 @@ const (
 	reasonUnknown       = "no such patient or vendor"
 	reasonInterrupted   = "the import was interrupted"
 	reasonFailed        = "the import failed"
-	reasonBadRetraction = "the retraction cannot be read"
 	reasonNoAccess      = "the credential is missing, unknown or not valid here"
 	reasonEnded         = "the credential ended during the import"
+	reasonBadRetraction = "the retraction cannot be read"
 )
 
 // recordRefusal records a delivery that was refused before it began, and

@@ -80,6 +80,9 @@ var pushKeyFields = []field{{"name", "key-name", "name"}, {"vendor", "vendor", "
 	{"life", "life", "end"}}
 
 type devicesData struct {
+	Connections []connectionRow
+	// New lists the vendors without a connection.
+	New     []DeviceVendor
 	Keys    []PushKey
 	Vendors []PushVendor
 	Lives   []choice
@@ -97,11 +100,7 @@ func (req *request) patientOnly() error {
 
 // devicesPage shows what sends data of the person.
 func devicesPage(req *request) error {
-	v := view{}
-	if req.value("done") != "" {
-		v.Good = "The key no longer works. Remove it from the app as well."
-	}
-	return req.renderDevices(http.StatusOK, v, devicesData{})
+	return req.renderDevices(http.StatusOK, view{Good: devicesDone(req.value("done"))}, devicesData{})
 }
 
 func (req *request) renderDevices(status int, v view, data devicesData) error {
@@ -110,6 +109,12 @@ func (req *request) renderDevices(status int, v view, data devicesData) error {
 	}
 	ctx := req.http.Context()
 	var err error
+	if data.Connections, err = req.connectionRows(); err != nil {
+		return err
+	}
+	if data.New, err = req.newVendors(data.Connections); err != nil {
+		return err
+	}
 	if data.Keys, err = req.pages.PushKeys.List(ctx, req.user.Patient); err != nil {
 		return err
 	}
