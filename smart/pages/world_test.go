@@ -249,7 +249,8 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
 		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now},
 		Clients:  clients, Launcher: launcher{launches},
-		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w}, Scopes: scopes, Audit: rec,
+		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w}, Scopes: scopes,
+		Audit: rec,
 		Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(engine)
