@@ -21,7 +21,9 @@ func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, fitbit.New(), "testdata",
 		// A payload may have several bodies, so a cut between two looks complete.
 		adaptertest.Unterminated("google-health"), adaptertest.Singles("google-health"),
-		adaptertest.Large("google-health", 24<<20, 0, writeLarge))
+		adaptertest.Unterminated("fitbit-web-api"), adaptertest.Unterminated("takeout"),
+		adaptertest.Large("google-health", 24<<20, 0, writeLarge),
+		adaptertest.Large("fitbit-web-api", 8<<20, 0, writeLargeWeb))
 }
 
 func writeLarge(w io.Writer, size int64) error {
@@ -36,6 +38,28 @@ func writeLarge(w io.Writer, size int64) error {
 		}
 		k, err := fmt.Fprintf(w, `%s{"dataSource":{"platform":"FITBIT","device":{"displayName":"Charge 6"}},"heartRate":{"sampleTime":{"physicalTime":"2026-03-%02dT%02d:%02d:%02dZ","utcOffset":"3600s"},"beatsPerMinute":"%d"}}`,
 			sep, 1+i/86400%28, i/3600%24, i/60%60, i%60, 50+i%60)
+		if err != nil {
+			return err
+		}
+		n += int64(k)
+	}
+	_, err := io.WriteString(w, `]}`)
+	return err
+}
+
+// writeLargeWeb writes nights of the Fitbit Web API.
+func writeLargeWeb(w io.Writer, size int64) error {
+	if _, err := io.WriteString(w, `{"sleep":[`); err != nil {
+		return err
+	}
+	var n int64
+	for i := 0; n < size; i++ {
+		sep := ","
+		if i == 0 {
+			sep = ""
+		}
+		k, err := fmt.Fprintf(w, `%s{"logId":%d,"startTime":"2026-03-%02dT01:%02d:00.000","endTime":"2026-03-%02dT07:00:00.000","minutesAsleep":300}`,
+			sep, i+1, 1+i%28, i%60, 1+i%28)
 		if err != nil {
 			return err
 		}
