@@ -1,7 +1,9 @@
 package fitbit_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -273,12 +275,12 @@ func TestMalformedPayloads(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{}`))
-	f.Add([]byte(`{"dataPoints":[{"name":"users/7/dataTypes/sleep/dataPoints/99",` + fmt.Sprintf(night, "") + `}]}`))
-	f.Add([]byte(`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{"countSum":"12"}}]}`))
-	f.Add([]byte(`{"error":{"code":400,"status":"FAILED_PRECONDITION"}}`))
-	f.Add([]byte(`{"pairedDevices":[{"name":"users/7/pairedDevices/1","batteryLevel":80}]}`))
-	files, err := filepath.Glob("testdata/google-health/*.json")
+	f.Add("steps.json", []byte(`{}`))
+	f.Add("steps.json", []byte(`{"dataPoints":[{"name":"users/7/dataTypes/sleep/dataPoints/99",`+fmt.Sprintf(night, "")+`}]}`))
+	f.Add("steps.json", []byte(`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{"countSum":"12"}}]}`))
+	f.Add("steps.json", []byte(`{"error":{"code":400,"status":"FAILED_PRECONDITION"}}`))
+	f.Add("steps.json", []byte(`{"pairedDevices":[{"name":"users/7/pairedDevices/1","batteryLevel":80}]}`))
+	files, err := filepath.Glob("testdata/*/*.*")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -287,12 +289,14 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b[:min(len(b), 4096)])
+		if filepath.Ext(p) != ".golden" {
+			f.Add(filepath.Base(p), b[:min(len(b), 16384)])
+		}
 	}
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Fuzz(func(t *testing.T, name string, body []byte) {
 		r := adaptertest.NewRecorder()
 		err := fitbit.New().Decode(context.Background(),
-			adapters.Input{Name: "steps.json", Body: strings.NewReader(string(body)),
+			adapters.Input{Name: name, Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)),
 				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
@@ -301,6 +305,11 @@ func FuzzDecode(f *testing.F) {
 		for _, s := range r.Samples {
 			if err := adaptertest.Check(s); err != nil {
 				t.Fatalf("%s: %v", s.Metric, err)
+			}
+		}
+		for _, x := range r.Rejects {
+			if len(x.Raw) > 0 && !json.Valid(x.Raw) {
+				t.Fatalf("raw bytes of %s are not JSON", x.Metric)
 			}
 		}
 	})
