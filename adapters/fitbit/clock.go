@@ -12,7 +12,7 @@ import (
 type basis uint8
 
 const (
-	inUTC   basis = iota // the time is UTC, whatever the zone of the wearer
+	inUTC   basis = iota // the time is UTC
 	inLocal              // the time is the wearer's clock, without an offset
 )
 
@@ -46,7 +46,7 @@ func (c *clock) setAccount(name string) {
 	}
 }
 
-// resolve returns t, whose clock reading is written as UTC, as a time of a sample.
+// resolve returns the time of a sample for the clock reading of t, which is in UTC.
 // ok is false if the account's zone skips the clock time.
 func (c *clock) resolve(t time.Time, b basis) (out time.Time, zone sample.Zone, ok bool) {
 	if b == inUTC {

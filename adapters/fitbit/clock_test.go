@@ -1,12 +1,18 @@
 package fitbit
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"pulsegate/adapters"
+	"pulsegate/adapters/adaptertest"
+	"pulsegate/adapters/internal/archive"
 	"pulsegate/mapping/sample"
 )
 
@@ -137,7 +143,8 @@ func TestFileNames(t *testing.T) {
 		"Daily Heart Rate Variability Summary - 2026-03-(10).csv": {"daily heart rate variability summary.csv", ""},
 		"daily_resting_heart_rate.csv":                            {"daily_resting_heart_rate.csv", ""},
 		"UserSleeps_2026-03-10.csv":                               {"usersleeps.csv", "2026-03-10"},
-		"":                                                        {"", ""}, "2026-03-10.json": {"2026.json", "2026-03-10"}, ".json": {".json", ""},
+		"":                                                        {"", ""},
+		"2026-03-10.json":                                         {"2026.json", "2026-03-10"}, ".json": {".json", ""},
 	} {
 		if stem, date := split(name); stem != want[0] || date != want[1] {
 			t.Errorf("%s: %q %q, want %q", name, stem, date, want)
@@ -153,6 +160,23 @@ func TestCSVCells(t *testing.T) {
 		var r row
 		if r.split(line); fmt.Sprintf("%q", r.cells) != want {
 			t.Errorf("%s: %q, want %s", line, r.cells, want)
+		}
+	}
+}
+
+// TestArchiveLimits checks that the limits of an archive hold for its files.
+func TestArchiveLimits(t *testing.T) {
+	body, err := os.ReadFile("testdata/takeout/takeout.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rule, l := range map[string]archive.Limits{"too many entries": {Entries: 3},
+		"inflates to more": {Bytes: 1 << 10}} {
+		in := adapters.Input{Format: formatTakeout, Body: bytes.NewReader(body), At: bytes.NewReader(body),
+			Size: int64(len(body)), Received: adaptertest.Received()}
+		err := (&adapter{limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
+		if err == nil || !strings.Contains(err.Error(), rule) {
+			t.Errorf("%v, want %q", err, rule)
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (r *row) split(line string) {
 type lines struct {
 	*bufio.Scanner
 	row  row
-	n    int
+	line int
 	read int64
 }
 
@@ -95,7 +95,7 @@ func newLines(body io.Reader) *lines {
 // next splits the next line that is not empty.
 func (l *lines) next() bool {
 	for l.Scan() {
-		l.n++
+		l.line++
 		l.read += int64(len(l.Bytes())) + 1
 		if text := strings.TrimSpace(strings.TrimPrefix(l.Text(), "\ufeff")); text != "" {
 			l.row.split(text)
@@ -122,7 +122,7 @@ func (l *lines) failure() error {
 	if err == nil {
 		return nil
 	}
-	pe := &adapters.PayloadError{Format: formatTakeout, Where: "line " + strconv.Itoa(l.n+1),
+	pe := &adapters.PayloadError{Format: formatTakeout, Where: "line " + strconv.Itoa(l.line+1),
 		Rule: "the body cannot be read", Err: err}
 	if err == bufio.ErrTooLong {
 		pe.Rule, pe.Err = "a line is longer than 64 KiB", nil
@@ -131,7 +131,7 @@ func (l *lines) failure() error {
 }
 
 // readCSV reads the rows of a file.
-func (d *decoder) readCSV(body io.Reader, before int64, read func(*decoder, *row) error) error {
+func (d *decoder) readCSV(body io.Reader, before int64, spec fileSpec) error {
 	if err := d.ctx.Err(); err != nil {
 		return err
 	}
@@ -145,22 +145,28 @@ func (d *decoder) readCSV(body io.Reader, before int64, read func(*decoder, *row
 	if !slices.Contains(l.row.columns, "timestamp") {
 		return &adapters.PayloadError{Format: formatTakeout, Where: "line 1", Rule: "the header has no column timestamp"}
 	}
+	if spec.header != nil {
+		if rule := spec.header(l.row.columns); rule != "" {
+			return d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadUnit, Metric: spec.metric,
+				Where: d.pos.entry + ", line 1", Detail: rule})
+		}
+	}
 	defer func() { d.pos.line = 0 }()
 	for l.next() {
-		if l.n&1023 == 0 {
+		if l.line&1023 == 0 {
 			if err := d.ctx.Err(); err != nil {
 				return err
 			}
 			d.sink.Progress(before + l.read)
 		}
-		if d.pos.line = l.n; len(l.row.cells) < 2 {
-			if err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonMissing, Where: d.pos.String(),
-				Detail: "the line has fewer than two columns"}); err != nil {
+		if d.pos.line = l.line; len(l.row.cells) < 2 {
+			if err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonMissing, Metric: spec.metric,
+				Where: d.pos.String(), Detail: "the line has fewer than two columns"}); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := read(d, &l.row); err != nil {
+		if err := spec.csv(d, &l.row); err != nil {
 			return err
 		}
 	}
@@ -189,20 +195,41 @@ func peek(body io.Reader) ([]byte, io.Reader, error) {
 
 // googleType describes how the CSV files of a type in the Google tree are read.
 type googleType struct {
-	// plain is set if a single column of values is the type's value, whatever its
-	// name, because the value can have one unit only.
+	// plain is set if a single column of values is the type's value under any name,
+	// because the value can have one unit only.
 	plain bool
 	// named is set if the API gives the points of the type ids, which the files lack.
 	named bool
 }
 
-// googleColumns lists the types whose CSV files are read. It is never modified.
+// googleColumns lists the types with CSV files that are read. It is never modified.
 var googleColumns = map[string]googleType{
 	"heart-rate": {plain: true}, "heart-rate-variability": {}, "oxygen-saturation": {plain: true},
 	"steps": {plain: true}, "floors": {plain: true}, "distance": {}, "active-energy-burned": {},
 	"weight": {named: true}, "height": {named: true}, "body-fat": {plain: true, named: true},
 	"daily-resting-heart-rate": {plain: true}, "daily-heart-rate-variability": {},
 	"daily-oxygen-saturation": {}, "daily-respiratory-rate": {plain: true},
+}
+
+// googleHeader returns the check of the columns of a type: one of them must be the
+// type's value with its unit.
+func googleHeader(metric string) func([]string) string {
+	spec := types[metric]
+	return func(columns []string) string {
+		values := 0
+		for _, c := range columns {
+			if c != "timestamp" && c != "data source" {
+				values++
+			}
+			if camel(c) == spec.value {
+				return ""
+			}
+		}
+		if spec.value == "" || values == 1 && googleColumns[metric].plain {
+			return ""
+		}
+		return "no column states the value with its unit"
+	}
 }
 
 // googleRow returns the reader of the rows of a type. Columns are named after the
@@ -223,9 +250,6 @@ func googleRow(metric string) func(*decoder, *row) error {
 		}
 		if !found && values == 1 && googleColumns[metric].plain {
 			body.Members[0].Name = spec.value
-		} else if !found && spec.value != "" && values > 0 {
-			return d.googlePoint(metric, r, nil).refuse(sample.ReasonBadUnit,
-				"no column states the value with its unit")
 		}
 		return d.googleSample(metric, r, body)
 	}

@@ -23,7 +23,8 @@ func (d *decoder) exportResting(n *jsonitem.Node) error {
 func (d *decoder) exportZones(n *jsonitem.Node) error {
 	z := func(name string) *jsonitem.Node { return n.Get("value", "valuesInZones", name) }
 	return d.zones(n.Get("dateTime").String(), n,
-		panel{"outOfRangeMinutes", "min", z("BELOW_DEFAULT_ZONE_1")}, panel{"fatBurnMinutes", "min", z("IN_DEFAULT_ZONE_1")},
+		panel{"outOfRangeMinutes", "min", z("BELOW_DEFAULT_ZONE_1")},
+		panel{"fatBurnMinutes", "min", z("IN_DEFAULT_ZONE_1")},
 		panel{"cardioMinutes", "min", z("IN_DEFAULT_ZONE_2")}, panel{"peakMinutes", "min", z("IN_DEFAULT_ZONE_3")})
 }
 
@@ -39,7 +40,8 @@ func (d *decoder) exportVO2(n *jsonitem.Node) error {
 // that stands for the local date.
 func (d *decoder) exportDailySpO2(r *row) error {
 	return d.dailyPanel("daily-oxygen-saturation", "%", r.text("timestamp"), r.node("average_value"), r.item(),
-		panel{"lowerBoundPercentage", "%", r.node("lower_bound")}, panel{"upperBoundPercentage", "%", r.node("upper_bound")})
+		panel{"lowerBoundPercentage", "%", r.node("lower_bound")},
+		panel{"upperBoundPercentage", "%", r.node("upper_bound")})
 }
 
 func (d *decoder) exportSpO2(r *row) error {
@@ -57,7 +59,8 @@ func (d *decoder) exportHRV(r *row) error {
 }
 
 func (d *decoder) exportBreathing(r *row) error {
-	return d.daily("daily-respiratory-rate", "breaths/min", r.text("timestamp"), r.node("daily_respiratory_rate"), r.item())
+	return d.daily("daily-respiratory-rate", "breaths/min", r.text("timestamp"), r.node("daily_respiratory_rate"),
+		r.item())
 }
 
 // exportScore reads a sleep score. It belongs to the night of the sleep log with

@@ -3,7 +3,6 @@ package fitbit_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -152,7 +151,8 @@ func checkFixture(t *testing.T, name, format string, body []byte, zone *time.Loc
 		t.Errorf("%s: %v", name, err)
 	}
 	if got, want := left(r), countItems(t, name, body); got != want {
-		t.Errorf("%s: %d samples, %d rejects, drops %v; the file has %d", name, len(r.Samples), len(r.Rejects), r.Drops, want)
+		t.Errorf("%s: %d samples, %d rejects, drops %v; the file has %d", name, len(r.Samples), len(r.Rejects),
+			r.Drops, want)
 	}
 	for _, x := range r.Rejects {
 		t.Errorf("%s: rejected: %s %s %s", name, x.Reason, x.Metric, x.Detail)
@@ -185,9 +185,10 @@ func TestFixtureArchive(t *testing.T) {
 		t.Errorf("%v: %d samples, rejects %v, drops %v; the archive has %d", err, len(r.Samples), r.Rejects, r.Drops, want)
 	}
 	// The heart rate file begins at 23:00:05 UTC for the tenth, so the offset is an hour.
+	const night = "2026-03-09T23:20:00+01:00 2026-03-10T05:50:00+01:00"
 	for _, s := range r.Samples {
-		if s.Metric == "sleep" && fmt.Sprint(s.Start, s.End) != "2026-03-09 23:20:00 +0100 +0100 2026-03-10 05:50:00 +0100 +0100" {
-			t.Errorf("night from %v to %v", s.Start, s.End)
+		if got := s.Start.Format(time.RFC3339) + " " + s.End.Format(time.RFC3339); s.Metric == "sleep" && got != night {
+			t.Errorf("night: %s", got)
 		}
 	}
 }

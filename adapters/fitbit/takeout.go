@@ -35,6 +35,8 @@ type fileSpec struct {
 	// json reads an item of a JSON file, csv a row of a CSV file.
 	json func(*decoder, *jsonitem.Node) error
 	csv  func(*decoder, *row) error
+	// header returns the rule that the columns of a CSV file break, or "".
+	header func(columns []string) string
 	// rule is set if the files cannot be read; it tells why. reason is then the
 	// reason of the Reject.
 	rule, reason string
@@ -51,9 +53,11 @@ var exportFiles = map[string]fileSpec{
 	"calories.json": {metric: "total-calories", json: func(d *decoder, n *jsonitem.Node) error {
 		return d.over("total-calories", "kcal", n.Get("dateTime").String(), inUTC, time.Minute, n.Get("value"), n)
 	}},
-	"distance.json":                  {metric: "distance", reason: sample.ReasonBadUnit, rule: "the unit of this file is not documented"},
-	"altitude.json":                  {metric: "altitude", reason: sample.ReasonBadUnit, rule: "the unit of this file is not documented"},
-	"exercise.json":                  {metric: "exercise", json: func(d *decoder, n *jsonitem.Node) error { return d.workout(n, inUTC) }},
+	"exercise.json": {metric: "exercise", json: func(d *decoder, n *jsonitem.Node) error {
+		return d.workout(n, inUTC)
+	}},
+	"distance.json":                  unitless("distance"),
+	"altitude.json":                  unitless("altitude"),
 	"sleep.json":                     {metric: "sleep", json: (*decoder).night},
 	"weight.json":                    {metric: "weight", json: (*decoder).body},
 	"resting_heart_rate.json":        {metric: "daily-resting-heart-rate", json: (*decoder).exportResting},
@@ -66,19 +70,22 @@ var exportFiles = map[string]fileSpec{
 
 	"daily spo2.csv":  {metric: "daily-oxygen-saturation", csv: (*decoder).exportDailySpO2},
 	"minute spo2.csv": {metric: "oxygen-saturation", csv: (*decoder).exportSpO2},
-	"daily heart rate variability summary.csv": {metric: "daily-heart-rate-variability", csv: (*decoder).exportDailyHRV},
-	"heart rate variability details.csv":       {metric: "heart-rate-variability", csv: (*decoder).exportHRV},
-	"daily respiratory rate summary.csv":       {metric: "daily-respiratory-rate", csv: (*decoder).exportBreathing},
-	"sleep_score.csv":                          {metric: "sleep-score", csv: (*decoder).exportScore},
-	"computed temperature.csv":                 undocumented("daily-sleep-temperature-derivations"),
-	"device temperature.csv":                   undocumented("skin-temperature"),
-	"wrist temperature.csv":                    undocumented("skin-temperature"),
-	"usersleeps.csv":                           undocumentedGoogle("sleep"),
-	"usersleepstages.csv":                      undocumentedGoogle("sleep"),
-	"userexercises.csv":                        undocumentedGoogle("exercise"),
+	"sleep_score.csv": {metric: "sleep-score", csv: (*decoder).exportScore},
+
+	"daily heart rate variability summary.csv": {metric: "daily-heart-rate-variability",
+		csv: (*decoder).exportDailyHRV},
+	"heart rate variability details.csv": {metric: "heart-rate-variability", csv: (*decoder).exportHRV},
+	"daily respiratory rate summary.csv": {metric: "daily-respiratory-rate", csv: (*decoder).exportBreathing},
+
+	"computed temperature.csv": undocumented("daily-sleep-temperature-derivations"),
+	"device temperature.csv":   undocumented("skin-temperature"),
+	"wrist temperature.csv":    undocumented("skin-temperature"),
+	"usersleeps.csv":           undocumentedGoogle("sleep"),
+	"usersleepstages.csv":      undocumentedGoogle("sleep"),
+	"userexercises.csv":        undocumentedGoogle("exercise"),
 }
 
-// undocumented describes files whose columns the vendor does not document.
+// undocumented describes files with columns that the vendor does not document.
 func undocumented(metric string) fileSpec {
 	return fileSpec{metric: metric, reason: sample.ReasonUnmapped, rule: "the columns of this file are not documented"}
 }
@@ -87,6 +94,11 @@ func undocumentedGoogle(metric string) fileSpec {
 	s := undocumented(metric)
 	s.tree = googleTree
 	return s
+}
+
+// unitless describes files of numbers with a unit that the vendor does not document.
+func unitless(metric string) fileSpec {
+	return fileSpec{metric: metric, reason: sample.ReasonBadUnit, rule: "the unit of this file is not documented"}
 }
 
 // exportMinutes describes a file of minutes by day.
@@ -150,7 +162,7 @@ func specOf(stem string) (fileSpec, bool) {
 	name, ok := strings.CutSuffix(stem, ".csv")
 	metric := strings.ReplaceAll(name, "_", "-")
 	if _, isType := googleColumns[metric]; ok && isType {
-		return fileSpec{metric: metric, tree: googleTree, csv: googleRow(metric)}, true
+		return fileSpec{metric: metric, tree: googleTree, csv: googleRow(metric), header: googleHeader(metric)}, true
 	}
 	return fileSpec{}, false
 }
@@ -267,11 +279,11 @@ func (d *decoder) choose(entries []*archive.Entry) (files []archiveFile, profile
 		if !e.IsData() {
 			continue
 		}
+		if stem == "profile.csv" {
+			profile = e
+			continue
+		}
 		if isPrivate(e.Name) {
-			if stem == "profile.csv" {
-				profile = e
-				continue
-			}
 			d.sink.Drop(sample.DropIgnored, "private-file", 1)
 			continue
 		}
@@ -281,9 +293,11 @@ func (d *decoder) choose(entries []*archive.Entry) (files []archiveFile, profile
 		case isLocation(stem):
 			d.sink.Drop(sample.DropIgnored, "location", 1)
 		case ok:
-			last := latest[spec.metric]
-			last[spec.tree] = max(last[spec.tree], cmp.Or(date, "9999-12-31"))
-			latest[spec.metric] = last
+			if spec.rule == "" {
+				last := latest[spec.metric]
+				last[spec.tree] = max(last[spec.tree], cmp.Or(date, "9999-12-31"))
+				latest[spec.metric] = last
+			}
 			files = append(files, archiveFile{e, spec, date})
 		case ext != ".json" && ext != ".csv", slices.Contains(notMeasured, strings.TrimSuffix(stem, ext)):
 			d.sink.Drop(sample.DropIgnored, "file", 1)
@@ -294,24 +308,30 @@ func (d *decoder) choose(entries []*archive.Entry) (files []archiveFile, profile
 			}
 		}
 	}
+	return d.chooseTrees(files, latest), profile, nil
+}
+
+// chooseTrees returns the files of one tree for each metric: the tree that reaches
+// further, or the legacy one if both reach as far. latest holds the last dates of the
+// readable files by metric and tree.
+func (d *decoder) chooseTrees(files []archiveFile, latest map[string][2]string) []archiveFile {
+	d.fromGoogle = map[string]bool{}
 	kept := files[:0]
 	for _, f := range files {
-		last := latest[f.spec.metric]
+		last, readable := latest[f.spec.metric]
 		chosen := legacyTree
 		if last[googleTree] > last[legacyTree] {
 			chosen = googleTree
 		}
-		if d.fromGoogle == nil {
-			d.fromGoogle = map[string]bool{}
-		}
 		d.fromGoogle[f.spec.metric] = chosen == googleTree
-		if f.spec.tree != chosen && f.spec.metric != "weight" { // the log of weights has more metrics
+		copied := f.spec.tree != chosen && f.spec.metric != "weight" // the log of weights has more metrics
+		if readable && (copied || f.spec.rule != "") {
 			d.sink.Drop(sample.DropDuplicate, "file", 1)
 			continue
 		}
 		kept = append(kept, f)
 	}
-	return kept, profile, nil
+	return kept
 }
 
 // findZone finds the zone of clock times: the patient's, that of the profile, or
@@ -375,7 +395,7 @@ func (d *decoder) readFile(spec fileSpec, body io.Reader, before int64) error {
 		return d.sink.Reject(&sample.Reject{Reason: spec.reason, Metric: spec.metric,
 			Where: d.pos.entry, Detail: spec.rule})
 	case spec.csv != nil:
-		return d.readCSV(body, before, spec.csv)
+		return d.readCSV(body, before, spec)
 	}
 	d.rd = jsonitem.NewReader(d.ctx, body, func(n int64) { d.sink.Progress(before + n) })
 	more, err := d.rd.Next()

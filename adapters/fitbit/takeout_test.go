@@ -87,7 +87,7 @@ func archiveFiles(t testing.TB) []zipFile {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The archive is of another month than the files beside it.
+			// The archive covers another month than the files in its directory.
 			move := strings.NewReplacer("2026-05-0", "2026-06-0", "2026-08-0", "2026-06-0", "05/0", "06/0",
 				"4000000", "4200000", "77000", "77200", "17778", "17808", "17779", "17809", "17780", "17810")
 			out = append(out, zipFile{root + folder + move.Replace(filepath.Base(f)), move.Replace(string(b))})
@@ -96,8 +96,8 @@ func archiveFiles(t testing.TB) []zipFile {
 	return out
 }
 
-// TestArchiveIsCurrent checks that the archive in testdata holds the files beside
-// it. It writes the archive with -update.
+// TestArchiveIsCurrent checks that the archive in testdata holds the files of its
+// directory. It writes the archive with -update.
 func TestArchiveIsCurrent(t *testing.T) {
 	const path = "testdata/takeout/takeout.zip"
 	want := zipped(t, archiveFiles(t)...)
@@ -171,8 +171,12 @@ func TestOneTreePerMetric(t *testing.T) {
 		files []zipFile
 		want  string // metric and device of the samples, then drops
 	}{
-		"as far":        {[]zipFile{legacy("2026-06-01"), google("2026-06-01")}, "heart-rate/ duplicate file"},
-		"google ahead":  {[]zipFile{legacy("2026-06-01"), google("2026-06-02")}, "heart-rate/Sense duplicate file"},
+		"as far":       {[]zipFile{legacy("2026-06-01"), google("2026-06-01")}, "heart-rate/ duplicate file"},
+		"google ahead": {[]zipFile{legacy("2026-06-01"), google("2026-06-02")}, "heart-rate/Sense duplicate file"},
+		"unreadable copies": {[]zipFile{{"Fitbit/distance-2026-06-01.json", "[]"},
+			{"Fitbit/distance_2026-05-01.csv", "timestamp,millimeters,data source\n2026-06-01T07:00:00Z,5000,Sense\n"},
+			{"Fitbit/UserSleeps_2026-07-01.csv", "a,b\n"}, {"Fitbit/sleep-2026-06-01.json", "[]"}},
+			"distance/Sense duplicate file"},
 		"only google":   {[]zipFile{google("2026-06-02")}, "heart-rate/Sense"},
 		"weights alone": {[]zipFile{weights}, "weight/ bmi/ body-fat/"},
 		"two weights": {[]zipFile{weights, {"weight.csv", "timestamp,weight grams,data source\n2026-06-01T07:00:00Z,80000,Aria\n"}},
@@ -246,7 +250,8 @@ func TestLargeExports(t *testing.T) {
 	beats.WriteString("]")
 	files := []zipFile{{"Fitbit/heart_rate-2026-06-01.json", beats.String()}, {"Fitbit/Minute SpO2 - 2026-06-01.csv", spo2.String()}}
 	for i := range 500 {
-		files = append(files, zipFile{fmt.Sprintf("Fitbit/steps-%s.json", time.Date(2026, 6, i, 0, 0, 0, 0, time.UTC).Format(time.DateOnly)), "[]"})
+		day := time.Date(2026, 6, i, 0, 0, 0, 0, time.UTC).Format(time.DateOnly)
+		files = append(files, zipFile{"Fitbit/steps-" + day + ".json", "[]"})
 	}
 	body := zipped(t, files...)
 	beats.Reset()

@@ -122,7 +122,7 @@ func (d *decoder) webItems(name string, days *[]string) func(*jsonitem.Node) err
 	}
 }
 
-// webDataset reads an intraday dataset, whose items have a clock time only.
+// webDataset reads an intraday dataset. Its items have a clock time only.
 func (d *decoder) webDataset(resource string, days []string) error {
 	spec, known := webIntraday[resource]
 	rule, reason := "", sample.ReasonUnmapped
@@ -132,7 +132,7 @@ func (d *decoder) webDataset(resource string, days []string) error {
 	case spec.unit == "":
 		rule, reason = noUnit, sample.ReasonBadUnit
 	case len(days) != 1:
-		rule, reason = "one day must precede the dataset, whose times have no date", sample.ReasonMissing
+		rule, reason = "one day must precede the dataset, because its times have no date", sample.ReasonMissing
 	}
 	if rule != "" {
 		if err := d.reject(reason, cmp.Or(spec.metric, kebab(resource)), rule, nil); err != nil {

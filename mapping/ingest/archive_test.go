@@ -33,7 +33,7 @@ func TestArchiveAndAPIAreOne(t *testing.T) {
 		{"page.json", sleepPoint("400", "2026-05-11T06:00:00Z")},
 		{"page.json", `{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":11}},"steps":{"countSum":"9000"}}]}`},
 	}
-	const legacyNight = `{"logId":40000000001,"startTime":"2026-05-10T23:00:00.000","endTime":"2026-05-11T07:00:00.000","type":"stages","minutesAsleep":400,"minutesAwake":3}`
+	const legacyNight = `{"logId":40000000001,"startTime":"2026-05-10T23:00:00.000","endTime":"2026-05-11T07:00:00.000","type":"stages","minutesAsleep":391,"minutesAwake":3}`
 	archive := []delivered{
 		{"heart_rate-2026-05-11.json", `[{"dateTime":"05/11/26 03:01:05","value":{"bpm":61,"confidence":3}}]`},
 		{"steps-2026-05-11.json", `[{"dateTime":"05/11/26 10:00:00","value":"30"}]`},
