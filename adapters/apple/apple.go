@@ -44,7 +44,8 @@ func (a *adapter) Formats() []adapters.Format {
 		{Name: formatXML, Summary: "Apple Health export.xml", Extensions: []string{".xml"}},
 		{Name: formatECG, Summary: "one electrocardiogram of an Apple Health export", Extensions: []string{".csv"}},
 		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"},
-			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}},
+			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}, Session: headerSession,
+			App: appHAE, Choices: haeChoices()},
 	}
 }
 
