@@ -297,3 +297,24 @@ func (s *heapSink) Reject(r *sample.Reject) error {
 }
 func (s *heapSink) Drop(string, string, int) {}
 func (s *heapSink) Progress(int64)           {}
+
+// TestDetectLeavesOtherVendors checks that the payloads of the other adapters are not
+// taken for legacy payloads or exports.
+func TestDetectLeavesOtherVendors(t *testing.T) {
+	files, err := filepath.Glob("../*/testdata/*/*.*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no payloads: %v", err)
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f, "../fitbit/") || filepath.Ext(f) == ".golden" {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if format, ok := fitbit.New().Detect(filepath.Base(f), b[:min(len(b), 64<<10)]); ok && format != "google-health" {
+			t.Errorf("%s is taken for %s", f, format)
+		}
+	}
+}

@@ -18,15 +18,16 @@ const formatWeb = "fitbit-web-api"
 // webMarkers are member names that occur near the beginning of legacy payloads,
 // and of no other.
 var webMarkers = []string{
-	`"activities-`, `"dateOfSleep"`, `"ecgReadings"`, `"tempSkin"`, `"tempCore"`, `"cardioScore"`, `"hrv"`, `"br"`,
+	`"activities-`, `"dateOfSleep"`, `"ecgReadings"`, `"tempSkin"`, `"tempCore"`, `"cardioScore"`,
 	`"dailyRmssd"`, `"breathingRate"`, `"retryDuration"`, `"bpmData"`, `"encodedId"`, `"errorType"`, `"minute"`,
-	`"collectionType"`, `"logId"`, `"mac"`, `"nightlyRelative"`, `"refresh_token"`,
+	`"collectionType"`, `"logId"`, `"mac"`, `"nightlyRelative"`,
 }
 
 // looksLikeWeb reports whether head belongs to a payload of the Fitbit Web API.
 func looksLikeWeb(head []byte) bool {
 	has := func(m string) bool { return bytes.Contains(head, []byte(m)) }
-	return slices.ContainsFunc(webMarkers, has) || has(`"dateTime"`) && has(`"avg"`)
+	return slices.ContainsFunc(webMarkers, has) || has(`"dateTime"`) && has(`"avg"`) ||
+		has(`"rmssd"`) && has(`"coverage"`) || has(`"refresh_token"`) && has(`"user_id"`)
 }
 
 // webLists maps the list members of a payload to the readers of their items.

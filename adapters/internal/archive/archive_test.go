@@ -59,7 +59,8 @@ func readAll(body []byte, l archive.Limits) (texts []string, err error) {
 
 func TestRead(t *testing.T) {
 	body := zipped(t, [2]string{"a/x.json", "one"},
-		[2]string{"__MACOSX/a/._x.json", "junk"}, [2]string{"a/.DS_Store", "junk"}, [2]string{"a/", ""}, [2]string{"../../etc/y.csv", "two"})
+		[2]string{"__MACOSX/a/._x.json", "junk"}, [2]string{"a/.DS_Store", "junk"},
+		[2]string{"a/", ""}, [2]string{"../../etc/y.csv", "two"})
 	texts, err := readAll(body, archive.Limits{})
 	if got := strings.Join(texts, " "); err != nil || got != "one two" {
 		t.Errorf("%v: %q", err, got)
@@ -87,7 +88,7 @@ func TestLimits(t *testing.T) {
 		"no directory": {three[:20], archive.Limits{}, "no readable zip directory"},
 		"entries":      {three, archive.Limits{Entries: 2}, "too many entries"},
 		"bytes":        {three, archive.Limits{Bytes: 8}, "zip entry 3: the archive inflates to more than the limit"},
-		"ratio":        {zipped(t, [2]string{"secret", large}), archive.Limits{Ratio: 10}, "zip entry 1: an entry inflates"},
+		"ratio":        {zipped(t, [2]string{"secret", large}), archive.Limits{Ratio: 10}, "entry 1: an entry inflates"},
 		"damaged":      {damaged, archive.Limits{}, "zip entry 1: the entry cannot be inflated"},
 		"overlap":      {overlapping, archive.Limits{}, "entries overlap"},
 	} {
