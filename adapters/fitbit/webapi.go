@@ -145,14 +145,47 @@ func (d *decoder) webDataset(resource string, days []string) error {
 		if name != "dataset" {
 			return d.rd.Skip()
 		}
-		return d.items(func(n *jsonitem.Node) error {
-			at := days[0] + " " + n.Get("time").String()
-			if resource == "heart" {
-				return d.beat(at, inLocal, n.Get("value"), nil, n)
-			}
-			return d.over(spec.metric, spec.unit, at, inLocal, time.Minute, n.Get("value"), n)
-		})
+		if resource == "heart" {
+			return d.items(func(n *jsonitem.Node) error {
+				return d.beat(days[0]+" "+n.Get("time").String(), inLocal, n.Get("value"), nil, n)
+			})
+		}
+		return d.webCounts(spec.metric, spec.unit, days[0])
 	})
+}
+
+// webCounts reads the counts of a dataset. The member datasetInterval follows the
+// dataset, so the first two times tell whether the counts are of 1, 5 or 15 minutes.
+func (d *decoder) webCounts(metric, unit, day string) error {
+	var first *jsonitem.Node
+	length := time.Minute
+	emit := func(n *jsonitem.Node) error {
+		return d.over(metric, unit, day+" "+n.Get("time").String(), inLocal, length, n.Get("value"), n)
+	}
+	at := func(n *jsonitem.Node) time.Time {
+		t, _, _, _ := reading(day + " " + n.Get("time").String())
+		return t
+	}
+	seen := 0
+	err := d.items(func(n *jsonitem.Node) error {
+		switch seen++; seen {
+		case 1:
+			first = n
+			return nil
+		case 2:
+			if step := at(n).Sub(at(first)); step == 5*time.Minute || step == 15*time.Minute {
+				length = step
+			}
+			if err := emit(first); err != nil {
+				return err
+			}
+		}
+		return emit(n)
+	})
+	if err == nil && seen == 1 {
+		err = emit(first)
+	}
+	return err
 }
 
 // webSingle reads a body that is one item, a profile, an error or no data at all.
