@@ -73,7 +73,8 @@ func New(o Options) (*Simulation, error) {
 	callbacks := []string{strings.TrimSuffix(o.Server, "/") + "/auth/devices/callback"}
 	s.oura = oura.New(oura.Options{Clock: o.Clock, Wall: o.Wall, Start: o.Start, Seed: o.Seed, Wearers: wearers,
 		Faults: o.Faults, Senders: 4,
-		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi, RedirectURIs: callbacks}}})
+		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi,
+			RedirectURIs: callbacks}}})
 	s.google, err = googlehealth.New(googlehealth.Options{Seed: o.Seed, Wearers: o.Wearers, Start: o.Start,
 		Clock: o.Clock, AuthNow: o.Wall, Project: project, Faults: o.Faults, AllowHTTP: true,
 		Clients: []googlehealth.Client{{ID: clientID, Secret: secrets.googleClient, RedirectURIs: callbacks}},
