@@ -1,6 +1,7 @@
 package fitbit_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -138,7 +139,7 @@ func checkFixture(t *testing.T, name, format string, body []byte, zone *time.Loc
 		t.Errorf("%s: detected as %q, want %q", name, f, format)
 	}
 	r := adaptertest.NewRecorder()
-	err := fitbit.New().Decode(t.Context(), adapters.Input{Name: name, Body: strings.NewReader(string(body)), Zone: zone,
+	err := fitbit.New().Decode(t.Context(), adapters.Input{Name: name, Body: bytes.NewReader(body), Zone: zone,
 		Received: adaptertest.Received()}, r)
 	if rule := withoutData[name]; rule != "" {
 		var pe *adapters.PayloadError
