@@ -53,8 +53,10 @@ func (e *Engine) Mount(r gin.IRouter) {
 			continue
 		}
 		h := func(c *gin.Context) { e.serve(c, v) }
-		r.Any("/hooks/"+v.Code(), h)
-		r.Any("/hooks/"+v.Code()+"/*path", h)
+		for _, path := range []string{"/hooks/" + v.Code(), "/hooks/" + v.Code() + "/*path"} {
+			r.GET(path, h)
+			r.POST(path, h)
+		}
 	}
 }
 
@@ -71,9 +73,6 @@ func (e *Engine) serve(c *gin.Context, v *vendor) {
 }
 
 func (e *Engine) receive(rq *http.Request, v *vendor, path string) (int, []byte) {
-	if rq.Method != http.MethodPost && rq.Method != http.MethodGet {
-		return http.StatusMethodNotAllowed, nil
-	}
 	e.mu.Lock()
 	full := e.backlog >= maxBacklog
 	e.mu.Unlock()

@@ -78,7 +78,7 @@ func (e *Engine) Status(id string) (Status, error) {
 		Events: len(t.events), Streams: t.shown.streams}, nil
 }
 
-// Pull polls all streams of a link now.
+// Pull polls all streams of a link now, as far back as items may still appear.
 func (e *Engine) Pull(id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -31,7 +31,7 @@ func (e *Engine) take(ctx context.Context, t *task) time.Time {
 	t.plan.complete(&l, v.streams, e.Clock(), e.Backfill)
 	if pull {
 		for _, p := range t.plan.Streams {
-			p.Due = minTime(p.Due, e.Clock())
+			p.Due, p.Swept = minTime(p.Due, e.Clock()), time.Time{}
 		}
 	}
 	r := &reader{engine: e, vendor: v, task: t, link: l}
