@@ -27,7 +27,11 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 		return err
 	}
 	b.deduplicate()
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	for try := 1; ; try++ {
 		a := newAttempt()
 		err := d.tryCommit(ctx, b, a)

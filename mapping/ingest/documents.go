@@ -24,7 +24,7 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 	fine := fineStatements{batch: b, observations: list}
 	for i := range list {
 		obs := &list[i]
-		if err := d.collectID(obs.Metric, obs.ID, obs.coarse); err != nil {
+		if err := d.collectDocument(obs); err != nil {
 			return err
 		}
 		ok, err := d.covered(ctx, obs.Categories)

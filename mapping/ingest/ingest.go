@@ -32,7 +32,8 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 		return Summary{}, err
 	}
 	if w := req.Complete; w != nil {
-		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(req.Vendor, w.Types, w.Days), at: p.Store.LastSeq(),
+		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(d.request.Vendor, w.Types, w.Days),
+			at:     p.Store.LastSeq(),
 			stated: &statements{}}
 	}
 	if err = d.payload(ctx); err != nil {
@@ -73,6 +74,11 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 			return nil, err
 		}
 	}
+	req.Vendor = a.Vendor()
+	fence := p.fences.get(req.Patient, req.Vendor)
+	if fence.erasing > 0 {
+		return nil, errErasing("ingest.Run")
+	}
 	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.Run", err)
@@ -80,7 +86,8 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	d := &delivery{pipeline: p, request: req, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
+	d := &delivery{pipeline: p, request: req, adapter: a, generation: fence.generation,
+		limits: p.Limits.orDefault(), byID: map[string]int{},
 		pace:    yield.Counter{Every: yieldEvery},
 		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
 		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
@@ -42,7 +40,8 @@ type Pipeline struct {
 	// locks are chosen by patient and vendor and held while a commit is prepared
 	// and written, so that the state that the commit was derived from does not
 	// change.
-	locks [64]sync.Mutex
+	locks  [64]sync.Mutex
+	fences fences
 }
 
 // Request describes one delivery.
@@ -111,12 +110,4 @@ func (p *Pipeline) vendors() string {
 		names = append(names, a.Vendor())
 	}
 	return strings.Join(names, ", ")
-}
-
-// lock excludes other commits for the same patient and vendor until unlock is
-// called.
-func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
-	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
-	m.Lock()
-	return m.Unlock
 }

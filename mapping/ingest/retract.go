@@ -46,6 +46,9 @@ func (p *Pipeline) Retract(ctx context.Context, r Retraction) (_ Summary, err er
 	var d *delivery
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, d, err) }()
+	if a := p.adapter(r.Vendor); a != nil {
+		r.Vendor = a.Vendor()
+	}
 	req := Request{Patient: r.Patient, Vendor: r.Vendor, Origin: r.Origin, Caller: r.Caller}
 	sw, err := p.newSweep(&r)
 	if err != nil {
@@ -106,7 +109,7 @@ func (d *delivery) retractSweep(ctx context.Context, sw *sweep, vendorID string)
 			return err
 		}
 		for chunk := range slices.Chunk(ids, sweepBatch) {
-			if err := d.retractAll(ctx, sw, chunk); err != nil {
+			if err := d.retractAll(ctx, sw, chunk, true); err != nil {
 				return err
 			}
 		}
@@ -149,7 +152,11 @@ func (d *delivery) objectIDs(ctx context.Context, sw *sweep, vendorID string) ([
 // releaseObject removes the items of an object from quarantine, so that a retry
 // does not make it valid again.
 func (d *delivery) releaseObject(ctx context.Context, sw *sweep, vendorID string) error {
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := d.loadOpenItems(ctx); err != nil || len(d.openItems) == 0 {
 		return err
 	}

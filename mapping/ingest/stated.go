@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,9 +14,11 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// maxStated limits the number of Observations that the payload of one complete
-// window may state: about twelve days of a sample per second.
-const maxStated = 1 << 20
+// Limits of the payload of one complete window.
+const (
+	maxStated    = 1 << 20 // Observations: about twelve days of a sample per second
+	maxDocuments = 1 << 15 // documents with several Observations
+)
 
 // statements collects what the payload of a complete window states: hashes of the
 // ids of Observations, and of the vendor's ids and the times of items in
@@ -23,8 +26,9 @@ const maxStated = 1 << 20
 // accidental equality of two hashes does no harm. It belongs to the committing
 // goroutine.
 type statements struct {
-	hashes []uint64
-	sorted bool
+	hashes    []uint64
+	sorted    bool
+	documents map[document]bool // that may have several Observations
 	// coarse is set if a sample of the types came from a coarse channel.
 	coarse bool
 	// unknown holds the types of which an item in quarantine has neither a vendor's
@@ -44,12 +48,24 @@ func (s *statements) add(hashes ...uint64) error {
 	if len(s.hashes)+len(hashes) > 2*maxStated {
 		s.sort()
 		if len(s.hashes) > maxStated {
-			return fhir.Errorf(fhir.TooLarge, "ingest.Run", "the payload of a complete window states more than %d "+
-				"measurements; deliver smaller windows", maxStated)
+			return tooManyStated()
 		}
 	}
 	s.hashes, s.sorted = append(s.hashes, hashes...), false
 	return nil
+}
+
+// document names a document of a vendor.
+type document struct{ typ, vendorID string }
+
+func (doc document) compare(other document) int {
+	return cmp.Or(cmp.Compare(doc.typ, other.typ), cmp.Compare(doc.vendorID, other.vendorID))
+}
+
+func tooManyStated() error {
+	return fhir.Errorf(fhir.TooLarge, "ingest.Run",
+		"the payload of a complete window states more than %d measurements "+
+			"or %d documents; deliver smaller windows", maxStated, maxDocuments)
 }
 
 func (s *statements) sort() {
@@ -168,6 +184,27 @@ func (d *delivery) collect(b *batch) error {
 		}
 	}
 	return s.add(b.unread.hashes...)
+}
+
+// collectDocument records that the payload states a document.
+func (d *delivery) collectDocument(obs *observation) error {
+	if err := d.collectID(obs.Metric, obs.ID, obs.coarse); err != nil || d.complete == nil || obs.vendorID == "" {
+		return err
+	}
+	typ := d.complete.metrics[obs.Metric]
+	if d.complete.familyOf(typ) < 2 || obs.retracted {
+		return nil
+	}
+	s := d.complete.stated
+	if s.documents == nil {
+		s.documents = map[document]bool{}
+	}
+	doc := document{typ, strings.Clone(obs.vendorID)}
+	if len(s.documents) == maxDocuments && !s.documents[doc] {
+		return tooManyStated()
+	}
+	s.documents[doc] = true
+	return nil
 }
 
 // collectID records that the payload states an Observation. coarse is set if it

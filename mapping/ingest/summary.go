@@ -36,12 +36,15 @@ type Summary struct {
 	// Repeated is set if the part was delivered before. Nothing was written then, and
 	// the counts are those of the first delivery.
 	Repeated bool `json:"repeated,omitempty"`
+	// Erased counts the resources that Erase has deleted.
+	Erased int `json:"erased,omitempty"`
 }
 
 // Add adds the figures of another delivery.
 func (s *Summary) Add(other Summary) {
 	s.Counts.add(other.Counts)
 	s.Seconds += other.Seconds
+	s.Erased += other.Erased
 	for m, c := range other.ByMetric {
 		s.count(m, c)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -87,14 +88,55 @@ func (d *delivery) sweep(ctx context.Context, sw *sweep) error {
 		}
 		before := d.summary.Retracted
 		for chunk := range slices.Chunk(ids, sweepBatch) {
-			if err := d.retractAll(ctx, sw, chunk); err != nil {
+			if err := d.retractAll(ctx, sw, chunk, false); err != nil {
 				return err
 			}
 		}
 		if len(ids) < maxMissing || d.summary.Retracted == before {
-			return nil
+			break
 		}
 	}
+	return d.sweepDocuments(ctx, sw)
+}
+
+// sweepDocuments retracts the Observations that the stated documents no longer
+// have. They may be outside the window, if the document has moved.
+func (d *delivery) sweepDocuments(ctx context.Context, sw *sweep) error {
+	if sw.stated == nil {
+		return nil
+	}
+	var missing []string
+	for _, doc := range slices.SortedFunc(maps.Keys(sw.stated.documents), document.compare) {
+		ids, err := d.idsOf(ctx, doc.vendorID)
+		if err != nil {
+			return err
+		}
+		list, err := d.read(ctx, sw, slices.DeleteFunc(ids, sw.states))
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			if sw.metrics[list[i].metric] == doc.typ {
+				missing = append(missing, list[i].id)
+			}
+		}
+	}
+	for chunk := range slices.Chunk(missing, sweepBatch) {
+		if err := d.retractAll(ctx, sw, chunk, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// familyOf returns the number of metrics of a type.
+func (sw *sweep) familyOf(typ string) (n int) {
+	for _, t := range sw.metrics {
+		if t == typ {
+			n++
+		}
+	}
+	return n
 }
 
 // missing returns the ids of up to maxMissing Observations in the window of sw
@@ -106,7 +148,7 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 		return nil, err
 	}
 	var failure error
-	document := func(found *store.Found) bool {
+	doc := func(found *store.Found) bool {
 		if found.Facts.Vendor != d.request.Vendor || sw.states(found.Resource.ID) {
 			return true
 		}
@@ -114,18 +156,18 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 		if obs, failure = d.statement(found.Resource.JSON); failure != nil {
 			return false
 		}
-		if obs.Status != statusRetracted && sw.window.mayContain(&obs) {
+		if obs.Status != statusRetracted && sw.window.contains(&obs.storedElements) {
 			ids = append(ids, strings.Clone(found.Resource.ID))
 		}
 		return len(ids) < maxMissing
 	}
 	columnar, ok := d.pipeline.Store.(store.Columnar)
 	if !ok {
-		err = d.pipeline.Store.Find(ctx, f, document)
+		err = d.pipeline.Store.Find(ctx, f, doc)
 		return ids, fhir.Wrap("ingest.sweep", cmp.Or(err, failure))
 	}
 	var raw []byte
-	err = columnar.FindRuns(ctx, f, document, func(run *store.Run) bool {
+	err = columnar.FindRuns(ctx, f, doc, func(run *store.Run) bool {
 		if run.Template.Vendor != d.request.Vendor {
 			return true
 		}
@@ -170,8 +212,12 @@ func (d *delivery) searchWindow(sw *sweep) (store.Find, error) {
 
 // searchFor returns a query for Observations of the patient.
 func (d *delivery) searchFor(params ...[2]string) (store.Find, error) {
-	q, err := search.Parse("Observation", append([][2]string{{"patient", d.request.Patient}}, params...),
-		search.ParseOptions{})
+	return findObservations(append([][2]string{{"patient", d.request.Patient}}, params...)...)
+}
+
+// findObservations returns a query for Observations.
+func findObservations(params ...[2]string) (store.Find, error) {
+	q, err := search.Parse("Observation", params, search.ParseOptions{})
 	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
 }
 
@@ -181,14 +227,19 @@ func token(system, code string) string { return system + "|" + escapeToken.Repla
 // escapeToken escapes the separators of search values (FHIR R4, 3.1.1.4.9).
 var escapeToken = strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`)
 
-// retractAll retracts those of the given Observations that still belong to sw,
-// with the documents that they are parts of, in one commit.
-func (d *delivery) retractAll(ctx context.Context, sw *sweep, ids []string) error {
+// retractAll retracts those of the given Observations that still belong to sw, in
+// one commit: with the documents that they are parts of if the window still
+// contains these, or, if whole is set, alone and wherever they are.
+func (d *delivery) retractAll(ctx context.Context, sw *sweep, ids []string, whole bool) error {
 	began := d.pipeline.Clock()
 	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	a := newAttempt()
 	a.sweeping = true
 	list, err := d.read(ctx, sw, ids)
@@ -197,12 +248,14 @@ func (d *delivery) retractAll(ctx context.Context, sw *sweep, ids []string) erro
 	}
 	for i := range list {
 		obs := &list[i]
-		if sw.window != nil && !sw.window.mayContain(obs) {
-			continue // restated since
-		}
-		parts, err := d.parts(ctx, sw, obs)
-		if err != nil {
-			return err
+		parts := []storedStatement{*obs}
+		if !whole {
+			if !sw.window.contains(&obs.storedElements) {
+				continue // restated since
+			}
+			if parts, err = d.parts(ctx, sw, obs); err != nil {
+				return err
+			}
 		}
 		for j := range parts {
 			if err := d.addMissing(ctx, sw, &parts[j], a); err != nil {
@@ -262,16 +315,7 @@ func (d *delivery) read(ctx context.Context, sw *sweep, ids []string) (list []st
 // window if its daily values are, or else if all its parts are.
 func (d *delivery) parts(ctx context.Context, sw *sweep, obs *storedStatement) ([]storedStatement, error) {
 	typ := sw.metrics[obs.metric]
-	family := 0
-	for _, t := range sw.metrics {
-		if t == typ {
-			family++
-		}
-	}
-	if sw.window == nil || obs.vendorID == "" || family < 2 {
-		if sw.window != nil && !sw.window.contains(&obs.storedElements) {
-			return nil, nil
-		}
+	if obs.vendorID == "" || sw.familyOf(typ) < 2 {
 		return []storedStatement{*obs}, nil
 	}
 	ids, err := d.idsOf(ctx, obs.vendorID)

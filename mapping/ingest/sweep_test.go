@@ -235,10 +235,21 @@ func TestCompleteWindowOfDocuments(t *testing.T) {
 		w.expect("gone", "oura", Counts{Retracted: 2}, ends)
 		all[0], all[2] = "-"+all[0], "-"+all[2]
 		w.wantLabels("gone", all...)
+		// n1 moves, and a part of it stays behind; a workout has the same id.
+		workout := sleepDocument("n1", oct(9, 23), 1, 0)[0].(sample.Sample)
+		workout.Metric, workout.Value = "workout", sample.Value{Kind: sample.Code, Text: "rowing"}
+		w.expect("a workout", "oura", Counts{Read: 4, Created: 1, Updated: 3}, nil,
+			append(slices.Clone(one), workout)...)
+		moved := &Window{Types: []string{"sleep", "workout"}, From: oct(7, 0), To: oct(8, 0)}
+		w.expect("moved", "oura", Counts{Read: 2, Updated: 2, Retracted: 1}, moved,
+			sleepDocument("n1", oct(7, 23), 400, 0)...)
+		w.wantLabels("moved", append(slices.Clone(all[3:]), "sleep n1 400", "-sleep.average_hrv n1 41",
+			"sleep.heart_rate n1",
+			"workout n1")...)
 		// A window that ends with the minute of the night before its series begins.
 		w.expect("whole", "oura", Counts{Retracted: 3},
 			&Window{Types: []string{"sleep"}, From: oct(2, 23), To: oct(2, 23).Add(time.Minute)})
-		w.expect("again", "oura", Counts{Read: 6, Updated: 6}, nil, append(one, two...)...)
+		w.expect("again", "oura", Counts{Read: 6, Updated: 6}, nil, append(slices.Clone(one), two...)...)
 	})
 }
 

@@ -65,12 +65,6 @@ func (w *Window) contains(s *storedElements) bool {
 	return ok && w.containsTime(from, to)
 }
 
-// mayContain reports whether an Observation lies in the window, or may be part of
-// a document with daily values that do.
-func (w *Window) mayContain(obs *storedStatement) bool {
-	return w.contains(&obs.storedElements) || w.Days && obs.vendorID != "" && !obs.isDay()
-}
-
 // containsTime reports whether an Observation with a time lies in the window. An
 // instant ends when it starts.
 func (w *Window) containsTime(from, to time.Time) bool {
