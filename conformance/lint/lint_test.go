@@ -197,7 +197,7 @@ var owners = map[string]string{
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",
 	"github.com/spf13/cobra":              "pulsegate/cmd",
-	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd",
+	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd,pulsegate/adapters/cloud/googlehealth",
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
 }
 

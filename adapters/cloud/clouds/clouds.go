@@ -7,12 +7,13 @@ import (
 	"slices"
 
 	"pulsegate/adapters/cloud"
+	"pulsegate/adapters/cloud/googlehealth"
 	"pulsegate/adapters/cloud/oura"
 )
 
 // All returns the constructors by vendor code. Add a new vendor here.
 func All() map[string]cloud.New {
-	return map[string]cloud.New{"oura": oura.New}
+	return map[string]cloud.New{"fitbit": googlehealth.New, "oura": oura.New}
 }
 
 // Codes lists the vendor codes in order.

@@ -211,8 +211,8 @@ func (s *Suite) failures(t *testing.T) {
 					t.Fatalf("%s: %T is not a *cloud.Error", where, err)
 				}
 				if e.Problem != a.Want || e.Status != a.Status || e.Reason != a.Reason || e.RetryAfter != a.Wait {
-					t.Errorf("%s: %v, reason %q, wait %v; want %v, reason %q, wait %v", where, e, e.Reason, e.RetryAfter,
-						a.Want, a.Reason, a.Wait)
+					t.Errorf("%s: %v, reason %q, wait %v; want %v, reason %q, wait %v", where,
+						e, e.Reason, e.RetryAfter, a.Want, a.Reason, a.Wait)
 				}
 				if strings.Contains(err.Error(), s.Token) {
 					t.Errorf("%s: the token is in the error", where)

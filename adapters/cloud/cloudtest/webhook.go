@@ -35,7 +35,8 @@ var malformed = []string{
 	"", " ", "{", "[", "null", "17", `"x"`, "{}{}", "[[]]", "[null]", "[{}]", `{"data":7}`, `[{"data":[]}]`, "\x00\xff",
 	`{"event_type":7}`, `{"event_type":"update","data_type":"sleep"}`,
 	`{"event_type":"update","data_type":"sleep","object_id":"../x","user_id":"u"}`,
-	`{"data":{"healthUserId":7}}`, `{"data":{"healthUserId":"1","operation":"UPSERT","dataType":"steps","intervals":7}}`,
+	`{"data":{"healthUserId":7}}`,
+	`{"data":{"healthUserId":"1","operation":"UPSERT","dataType":"steps","intervals":7}}`,
 	`{"data":{"healthUserId":"1","operation":"UPSERT","dataType":"steps",` +
 		`"intervals":[{"physicalTimeInterval":{"startTime":"yesterday","endTime":"today"}}]}}`,
 	strings.Repeat("[", 20_000),
@@ -68,14 +69,13 @@ func (s *Suite) webhook(t *testing.T) {
 		}
 	})
 	t.Run("signature", func(t *testing.T) {
-		for i := range len(genuine().Header.Get(w.Signature)) {
-			m := genuine()
-			sig := []byte(m.Header.Get(w.Signature))
-			sig[i] ^= 0x01
-			if !bytes.EqualFold(sig, []byte(m.Header.Get(w.Signature))) {
-				m.Header.Set(w.Signature, string(sig))
-				refused(t, m)
-			}
+		m := genuine()
+		good := m.Header.Get(w.Signature)
+		for i := range len(good) {
+			bad := []byte(good)
+			bad[i] ^= 0x01
+			m.Header.Set(w.Signature, string(bad))
+			refused(t, m)
 		}
 		for _, bad := range []string{" ", "AA", "AQAAAAA=", strings.Repeat("A", 1<<16), "=", "\xff"} {
 			m := genuine()

@@ -5,8 +5,8 @@
 //
 //	identity-provider   "moi" (default): apps registered at developer.ouraring.com;
 //	                    "legacy": older apps. Each provider rejects the apps of the other.
-//	previous-callback   an earlier URL of the webhook, whose subscriptions Subscribe
-//	                    moves to the present one
+//	previous-callback   an earlier URL of the webhook; Subscribe moves the subscriptions
+//	                    below it to the present one
 //	allow-http          see cloud.Config.Address
 //
 // # Windows

@@ -32,7 +32,7 @@ const (
 
 var now = time.Date(2026, 7, 13, 8, 0, 0, 0, time.UTC)
 
-// config returns a configuration whose URLs are all below base.
+// config returns a configuration with all URLs below base.
 func config(base string) cloud.Config {
 	return cloud.Config{
 		ClientID: "client", ClientSecret: secret, APIURL: base, AuthURL: base + "/authorize", TokenURL: base + "/token",
@@ -49,6 +49,8 @@ func vendor(t testing.TB, c cloud.Config) cloud.Notifier {
 	return v.(cloud.Notifier)
 }
 
+const hour = `"start_datetime":"2026-07-12T10:00:00+02:00","end_datetime":"2026-07-12T11:00:00+02:00"`
+
 // documents has one invented document of each type.
 var documents = map[string]string{
 	"sleep": `"bedtime_start":"2026-07-12T23:00:00+02:00","bedtime_end":"2026-07-13T06:30:00+02:00",` +
@@ -60,11 +62,11 @@ var documents = map[string]string{
 	"daily_spo2":         `"spo2_percentage":{"average":97.1}`,
 	"daily_stress":       `"stress_high":600,"recovery_high":0,"day_summary":"normal"`,
 	"daily_resilience":   `"level":"solid","contributors":{"sleep_recovery":50.5}`,
-	"workout":            `"activity":"rowing","start_datetime":"2026-07-12T10:00:00+02:00","end_datetime":"2026-07-12T11:00:00+02:00"`,
-	"session":            `"type":"rest","start_datetime":"2026-07-12T10:00:00+02:00","end_datetime":"2026-07-12T11:00:00+02:00"`,
+	"workout":            `"activity":"rowing",` + hour,
+	"session":            `"type":"rest",` + hour,
 	"vO2_max":            `"vo2_max":41`,
 	"tag":                `"text":"","timestamp":"2026-07-12T10:00:00+02:00","tags":["tag_generic_coffee"]`,
-	"enhanced_tag":       `"tag_type_code":"tag_generic_coffee","start_time":"2026-07-12T10:00:00+02:00","start_day":"2026-07-12"`,
+	"enhanced_tag":       `"tag_type_code":"t","start_time":"2026-07-12T10:00:00+02:00","start_day":"2026-07-12"`,
 	"rest_mode_period":   `"start_day":"2026-07-12","episodes":[]`,
 	"sleep_time":         `"optimal_bedtime":{"day_tz":7200,"start_offset":-3600,"end_offset":0}`,
 	"ring_configuration": `"hardware_type":"gen4","set_up_at":"1970-01-01T00:00:00+00:00"`,
@@ -201,7 +203,8 @@ func TestProviders(t *testing.T) {
 		"legacy": {"https://cloud.ouraring.com/oauth/authorize", "https://api.ouraring.com/oauth/token",
 			"https://api.ouraring.com/oauth/revoke"},
 	} {
-		v := vendor(t, cloud.Config{ClientID: "c", ClientSecret: "s", Options: map[string]string{"identity-provider": name}})
+		v := vendor(t, cloud.Config{ClientID: "c", ClientSecret: "s",
+			Options: map[string]string{"identity-provider": name}})
 		o := v.OAuth()
 		if got := [3]string{o.AuthURL, o.TokenURL, o.RevokeURL}; got != want {
 			t.Errorf("%q: %q", name, got)
@@ -253,8 +256,8 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// TestWindows checks the parameters of reads.
-func TestWindows(t *testing.T) {
+// TestDateWindows checks the parameters of reads.
+func TestDateWindows(t *testing.T) {
 	var got url.Values
 	var path string
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -281,6 +284,60 @@ func TestWindows(t *testing.T) {
 		want, _ := url.ParseQuery(w.query)
 		if got.Encode() != want.Encode() || path != "/v2/usercollection/"+w.path {
 			t.Errorf("%s: %s?%s", w.stream, path, got.Encode())
+		}
+	}
+}
+
+// TestOpenAPI checks routes, parameters and types of webhooks against Oura's OpenAPI
+// description. Version 1.29 does not know meals yet.
+func TestOpenAPI(t *testing.T) {
+	raw, err := os.ReadFile(adaptertest.Fixtures(t, "oura/openapi/openapi-1.29.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type operation struct{ Parameters []struct{ Name string } }
+	var api struct {
+		Paths      map[string]map[string]operation
+		Components struct {
+			Schemas map[string]struct{ Enum []string }
+		}
+	}
+	if err := json.Unmarshal(raw, &api); err != nil {
+		t.Fatal(err)
+	}
+	var path string
+	var query url.Values
+	v := vendor(t, config(serve(t, func(w http.ResponseWriter, r *http.Request) {
+		path, query = r.URL.Path, r.URL.Query()
+		fmt.Fprint(w, `{"data":[],"id":"x"}`)
+	})))
+	c := &cloud.Client{HTTP: http.DefaultClient, Token: token, Clock: func() time.Time { return now }}
+	for _, s := range v.Streams() {
+		q := cloud.Query{Stream: &s, From: now.AddDate(0, 0, -1), To: now, Cursor: "c"}
+		if s.Name == "personal_info" {
+			q.Cursor = ""
+		}
+		if _, err := v.Page(t.Context(), c, q); err != nil {
+			t.Fatal(err)
+		}
+		get, ok := api.Paths[path]["get"]
+		for name := range query {
+			ok = ok && slices.ContainsFunc(get.Parameters, func(p struct{ Name string }) bool { return p.Name == name })
+		}
+		if !ok {
+			t.Errorf("%s?%s is not documented", path, query.Encode())
+		}
+		if _, ok := api.Paths[path+"/{document_id}"]; ok != s.Notified {
+			t.Errorf("%s: documents by id: %v", s.Name, ok)
+		}
+	}
+	for _, typ := range api.Components.Schemas["ExtApiV2DataType"].Enum {
+		events, err := v.Events(message("update", typ, now).Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if _, read := documents[strings.Replace(typ, "vo2", "vO2", 1)]; read != (len(events) == 1) {
+			t.Errorf("%s: events %+v", typ, events)
 		}
 	}
 }

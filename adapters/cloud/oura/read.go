@@ -1,10 +1,8 @@
 package oura
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"pulsegate/adapters/cloud"
+	"pulsegate/adapters/cloud/internal/answer"
 )
 
 const routes = "/v2/usercollection/"
@@ -49,9 +48,9 @@ func (v *vendor) classify(status int, h http.Header, body []byte) *cloud.Error {
 	detail := detailOf(body)
 	switch status {
 	case http.StatusForbidden:
-		// A 403 is a missing scope or a lapsed membership. Only streams whose scope was
-		// granted are read, so that the membership is the better guess if Oura does not
-		// say which.
+		// A 403 is a missing scope or a lapsed membership. Streams are read only with a
+		// granted scope, so that the membership is the better guess if Oura does not say
+		// which.
 		e.Problem, e.Reason = cloud.Membership, "forbidden"
 		if strings.Contains(detail.text, "scope") || strings.Contains(detail.text, "permission") {
 			e.Problem, e.Reason = cloud.Permission, "scope"
@@ -70,8 +69,8 @@ func (v *vendor) classify(status int, h http.Header, body []byte) *cloud.Error {
 	return e
 }
 
-// detail is what an error body says: a sentence in lower case, or the code of the first
-// broken parameter.
+// detail holds the content of an error body: a sentence in lower case, or the code of
+// the first broken parameter.
 type detail struct{ text, reason string }
 
 func detailOf(body []byte) detail {
@@ -98,15 +97,10 @@ func (v *vendor) Account(ctx context.Context, c *cloud.Client) ([]string, error)
 		return nil, err
 	}
 	var info struct{ ID string }
-	if json.Unmarshal(body, &info) != nil || !isID(info.ID) {
+	if json.Unmarshal(body, &info) != nil || !answer.IsID(info.ID) {
 		return nil, cloud.Malformed()
 	}
 	return []string{info.ID}, nil
-}
-
-// isID reports whether s can be an id of Oura's.
-func isID(s string) bool {
-	return s != "" && strings.Trim(s, ".") != "" && cloud.Reason(s) == s
 }
 
 // Page implements cloud.Vendor.
@@ -114,7 +108,7 @@ func (v *vendor) Page(ctx context.Context, c *cloud.Client, q cloud.Query) (clou
 	c = c.For(v.api, v.classify)
 	path := routes + q.Stream.Name
 	if q.Object != "" {
-		if !single(q.Stream) || !isID(q.Object) {
+		if !single(q.Stream) || !answer.IsID(q.Object) {
 			return cloud.Page{}, &cloud.Error{Problem: cloud.Rejected, Reason: "no-such-object"}
 		}
 		body, err := c.Get(ctx, path+"/"+q.Object, nil)
@@ -160,8 +154,8 @@ func window(q cloud.Query) url.Values {
 
 // document returns the page of a single document.
 func document(body []byte) (cloud.Page, error) {
-	var doc object
-	if json.Unmarshal(body, &doc) != nil || !doc {
+	var doc *answer.Object
+	if json.Unmarshal(body, &doc) != nil || doc == nil {
 		return cloud.Page{}, cloud.Malformed()
 	}
 	return cloud.Page{Body: body, Items: 1}, nil
@@ -170,8 +164,8 @@ func document(body []byte) (cloud.Page, error) {
 // list returns the page of a list reply.
 func list(body []byte, cursor string) (cloud.Page, error) {
 	var reply struct {
-		Data []object `json:"data"`
-		Next *string  `json:"next_token"`
+		Data []answer.Object `json:"data"`
+		Next *string         `json:"next_token"`
 	}
 	if json.Unmarshal(body, &reply) != nil || reply.Data == nil {
 		return cloud.Page{}, cloud.Malformed()
@@ -184,18 +178,4 @@ func list(body []byte, cursor string) (cloud.Page, error) {
 		return cloud.Page{}, cloud.Malformed()
 	}
 	return p, nil
-}
-
-// object checks that a value is a JSON object and keeps only that fact.
-type object bool
-
-var errNoObject = errors.New("not an object")
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (o *object) UnmarshalJSON(b []byte) error {
-	if !bytes.HasPrefix(b, []byte("{")) {
-		return errNoObject
-	}
-	*o = true
-	return nil
 }

@@ -11,22 +11,18 @@ const day = 24 * time.Hour
 // streams lists the types of usercollection under their names in paths.
 func streams(provider string) []cloud.Stream {
 	out := []cloud.Stream{
-		dated("sleep", "daily", "sleep", "sleep.average_hrv", "sleep.average_heart_rate", "sleep.lowest_heart_rate",
-			"sleep.average_breath", "sleep.heart_rate", "sleep.hrv"),
+		dated("sleep", "daily", "sleep"),
 		// The ring keeps up to a week of data while its phone is away, and this stream has
 		// no notifications.
 		{Name: "heartrate", Scope: "heartrate", Span: cloud.Instants, Chunk: 30 * day, Every: 30 * time.Minute,
 			Trailing: 6 * time.Hour, Late: 7 * day, Types: []string{"heartrate"}},
-		dated("daily_activity", "daily", "daily_activity.steps", "daily_activity.total_calories",
-			"daily_activity.active_calories", "daily_activity.equivalent_walking_distance", "daily_activity.time",
-			"daily_activity.met", "daily_activity.class_5_min", "daily_activity.score"),
-		dated("daily_readiness", "daily", "daily_readiness.score", "daily_readiness.temperature_deviation",
-			"daily_readiness.temperature_trend_deviation"),
-		dated("daily_sleep", "daily", "daily_sleep.score"),
-		dated("daily_spo2", "spo2", "daily_spo2.spo2_percentage", "daily_spo2.breathing_disturbance_index"),
+		dated("daily_activity", "daily", "daily_activity"),
+		dated("daily_readiness", "daily", "daily_readiness"),
+		dated("daily_sleep", "daily", "daily_sleep"),
+		dated("daily_spo2", "spo2", "daily_spo2"),
 		dated("daily_stress", "daily", "daily_stress"),
 		dated("workout", "workout", "workout"),
-		dated("session", "session", "session", "session.heart_rate", "session.heart_rate_variability"),
+		dated("session", "session", "session"),
 		dated("daily_resilience", "stress", "daily_resilience"),
 		dated("daily_cardiovascular_age", "heart_health", "daily_cardiovascular_age"),
 		dated("vO2_max", "heart_health", "vO2_max"),
@@ -49,7 +45,8 @@ func streams(provider string) []cloud.Stream {
 	return out
 }
 
-// dated returns a stream with date windows, documents with ids, and notifications.
+// dated returns a stream with date windows, documents with ids, and notifications. A
+// type covers the metrics of its documents: "sleep" covers "sleep.average_hrv".
 func dated(name, scope string, types ...string) cloud.Stream {
 	return cloud.Stream{Name: name, Scope: scope, Span: cloud.Days, Chunk: 90 * day, Every: time.Hour,
 		Trailing: 7 * day, Types: types, Notified: true}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pulsegate/adapters/cloud"
+	"pulsegate/adapters/cloud/internal/answer"
 )
 
 const (
@@ -157,9 +158,10 @@ func below(url, callback string) bool {
 func (v *vendor) apply(ctx context.Context, c change, callback string) error {
 	to := callback + "/" + c.pair()
 	body := map[string]string{
-		"callback_url": to, "verification_token": v.verification(to), "event_type": c.EventType, "data_type": c.DataType,
+		"callback_url": to, "verification_token": v.verification(to),
+		"event_type": c.EventType, "data_type": c.DataType,
 	}
-	if c.action != create && !isID(c.ID) {
+	if c.action != create && !answer.IsID(c.ID) {
 		return cloud.Malformed()
 	}
 	var err error

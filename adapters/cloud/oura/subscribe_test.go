@@ -167,7 +167,7 @@ func TestSubscribe(t *testing.T) {
 }
 
 // TestReconcile repairs what can go wrong with subscriptions, one at a time and then
-// all at once.
+// in one call.
 func TestReconcile(t *testing.T) {
 	faults := []struct {
 		name    string
@@ -257,14 +257,15 @@ func TestSubscribeFailures(t *testing.T) {
 	}
 	for _, body := range []string{"", "{}", "null7", `[{"id":7}]`} {
 		c := config(serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }))
-		if _, err := vendor(t, c).Subscribe(t.Context(), hook); cloud.ProblemOf(err) != cloud.Unavailable || err == nil {
+		_, err := vendor(t, c).Subscribe(t.Context(), hook)
+		if err == nil || cloud.ProblemOf(err) != cloud.Unavailable {
 			t.Errorf("%q: %v", body, err)
 		}
 	}
 	c := config(serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
-			fmt.Fprintf(w, `[{"id":"../../x","callback_url":"%s/update/unknown","event_type":"update","data_type":"unknown"}]`,
-				hook)
+			fmt.Fprintf(w, `[{"id":"../../x","callback_url":"%s/update/unknown","event_type":"update",`+
+				`"data_type":"unknown"}]`, hook)
 			return
 		}
 		if strings.Contains(r.URL.Path, "x") && r.Method == http.MethodDelete {

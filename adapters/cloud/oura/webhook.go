@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pulsegate/adapters/cloud"
+	"pulsegate/adapters/cloud/internal/answer"
 )
 
 const (
@@ -118,7 +119,7 @@ func parse(body []byte) (message, error) {
 	if len(body) > maxNotification || json.Unmarshal(body, &m) != nil {
 		return message{}, cloud.Malformed()
 	}
-	if !slices.Contains(operations, m.EventType) || !isID(m.ObjectID) || !isID(m.UserID) {
+	if !slices.Contains(operations, m.EventType) || !answer.IsID(m.ObjectID) || !answer.IsID(m.UserID) {
 		return message{}, cloud.Malformed()
 	}
 	return m, nil
