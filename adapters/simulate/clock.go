@@ -13,6 +13,7 @@ type Clock struct {
 	base  time.Time // reading of wall at the start
 	start time.Time // simulated time at base, with everything added by Add
 	speed float64   // simulated seconds per second of wall
+	limit bool      // the clock never passes wall
 }
 
 // NewClock returns a clock that shows start now and then runs speed times as fast as
@@ -22,6 +23,15 @@ func NewClock(wall func() time.Time, start time.Time, speed float64) *Clock {
 	if wall != nil {
 		c.base = wall()
 	}
+	return c
+}
+
+// CatchUp returns a clock that shows start now, runs speed times as fast as wall until it
+// has caught up with it, and then shows the same time. Clients on wall never see data from
+// their future.
+func CatchUp(wall func() time.Time, start time.Time, speed float64) *Clock {
+	c := NewClock(wall, start, speed)
+	c.limit = true
 	return c
 }
 
@@ -36,7 +46,12 @@ func (c *Clock) now() time.Time {
 	if c.wall == nil {
 		return c.start
 	}
-	return c.start.Add(time.Duration(float64(c.wall().Sub(c.base)) * c.speed))
+	wall := c.wall()
+	now := c.start.Add(time.Duration(float64(wall.Sub(c.base)) * c.speed))
+	if c.limit && now.After(wall) {
+		return wall
+	}
+	return now
 }
 
 // Add moves the clock forward by d and returns the new time.

@@ -149,19 +149,25 @@ func (in *Injector) AddOutage(w Window) {
 	in.faults.Outages = append(slices.Clone(in.faults.Outages), w)
 }
 
-// TokenLife returns the lifetime of the next access token of a subject, given the
-// vendor's: the lifetime to state and the actual one. They differ if Expire occurs.
-func (in *Injector) TokenLife(vendor time.Duration, subject string) (stated, actual time.Duration) {
+// StatedLife returns the lifetime of access tokens to state: TokenLife of the
+// configuration, or the vendor's.
+func (in *Injector) StatedLife(vendor time.Duration) time.Duration {
 	in.mu.Lock()
-	stated = in.faults.TokenLife
-	in.mu.Unlock()
-	if stated == 0 {
-		stated = vendor
+	defer in.mu.Unlock()
+	if in.faults.TokenLife != 0 {
+		return in.faults.TokenLife
 	}
+	return vendor
+}
+
+// TokenLife returns how long the next access token of a subject is valid: the stated
+// lifetime, or a tenth of it if Expire occurs.
+func (in *Injector) TokenLife(vendor time.Duration, subject string) time.Duration {
+	life := in.StatedLife(vendor)
 	if in.Draw(Expire, subject) {
-		return stated, stated / 10
+		life /= 10
 	}
-	return stated, stated
+	return life
 }
 
 // Lapsed reports whether the membership of a wearer is lapsed at t: in some periods of 30

@@ -33,6 +33,22 @@ func TestClockRunsAtSpeed(t *testing.T) {
 	}
 }
 
+func TestClockCatchesUp(t *testing.T) {
+	now := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
+	wall := simulate.NewClock(nil, now, 0)
+	c := simulate.CatchUp(wall.Now, now.Add(-time.Hour), 61)
+	wall.Add(30 * time.Second)
+	if got := c.Now(); !got.Equal(now.Add(-time.Hour + 61*30*time.Second)) {
+		t.Errorf("after 30 s: %v", got)
+	}
+	for range 3 {
+		wall.Add(time.Minute)
+		if got := c.Now(); !got.Equal(wall.Now()) {
+			t.Errorf("%v, wall %v", got, wall.Now())
+		}
+	}
+}
+
 func TestWearers(t *testing.T) {
 	a, err := simulate.Wearers(1, 40)
 	if err != nil {

@@ -74,14 +74,14 @@ func (s *Server) data(handle func(*reader)) http.HandlerFunc {
 
 // limit counts a request and returns how long its client has to wait, or 0. The caller
 // holds Server.mu.
-func (g *grant) limit(now time.Time, most int) time.Duration {
-	if now.Sub(g.windowStart) >= rateWindow || now.Before(g.windowStart) {
-		g.windowStart, g.requests = now, 0
+func (given *grant) limit(now time.Time, most int) time.Duration {
+	if now.Sub(given.windowStart) >= rateWindow || now.Before(given.windowStart) {
+		given.windowStart, given.requests = now, 0
 	}
-	if g.requests >= most {
-		return g.windowStart.Add(rateWindow).Sub(now)
+	if given.requests >= most {
+		return given.windowStart.Add(rateWindow).Sub(now)
 	}
-	g.requests++
+	given.requests++
 	return 0
 }
 
@@ -226,8 +226,9 @@ func (s *Server) documents(r *reader, k *kind) {
 		}
 		start, end = floating(start), floating(end)
 		if start.After(end) {
-			detail(r, http.StatusBadRequest, fmt.Sprintf("Start date is greater than end date: [start_date: %s; end_date: %s]",
-				start.Format(time.DateOnly), end.Format(time.DateOnly)))
+			detail(r, http.StatusBadRequest,
+				fmt.Sprintf("Start date is greater than end date: [start_date: %s; end_date: %s]",
+					start.Format(time.DateOnly), end.Format(time.DateOnly)))
 			return
 		}
 	}

@@ -56,8 +56,8 @@ type accessToken struct {
 }
 
 // has reports whether the grant has a scope, given without prefix.
-func (g *grant) has(scope string) bool {
-	return slices.Contains(g.scope, scope) || slices.Contains(g.scope, scopePrefix+scope)
+func (given *grant) has(scope string) bool {
+	return slices.Contains(given.scope, scope) || slices.Contains(given.scope, scopePrefix+scope)
 }
 
 // tokenText returns the text of a token of a grant.
@@ -113,7 +113,8 @@ func (s *Server) authorization(p Provider, q url.Values) (a authorization, probl
 	}
 	redirect, err := url.Parse(q.Get("redirect_uri"))
 	switch {
-	case err != nil, redirect.Host == "", redirect.Scheme != "http" && redirect.Scheme != "https", redirect.Fragment != "":
+	case err != nil, redirect.Host == "", redirect.Scheme != "http" && redirect.Scheme != "https",
+		redirect.Fragment != "":
 		return a, "Invalid redirect URI"
 	case len(a.client.RedirectURIs) > 0 && !slices.Contains(a.client.RedirectURIs, q.Get("redirect_uri")):
 		return a, "Redirect URI mismatch"
@@ -138,7 +139,7 @@ func (s *Server) authorization(p Provider, q url.Values) (a authorization, probl
 	return a, ""
 }
 
-// invalid returns the OAuth error of a request whose redirect address is known.
+// invalid returns the OAuth error of a request with a known redirect address.
 func (a *authorization) invalid() (errorCode, text string) {
 	switch {
 	case a.Query.Get("response_type") != "code":
@@ -360,7 +361,7 @@ func (s *Server) rotate(c Client, text string) (*grant, string) {
 // issue gives a grant its next pair of tokens. The caller holds s.mu.
 func (s *Server) issue(g *grant) map[string]any {
 	now := s.opts.Wall()
-	stated, actual := s.faults.TokenLife(s.opts.TokenLife, g.account)
+	stated, actual := s.faults.StatedLife(s.opts.TokenLife), s.faults.TokenLife(s.opts.TokenLife, g.account)
 	g.refresh++
 	g.access = slices.DeleteFunc(g.access, func(t accessToken) bool { return !now.Before(t.expires) })
 	g.access = append(g.access, accessToken{g.refresh, now.Add(actual)})

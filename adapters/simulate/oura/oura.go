@@ -3,6 +3,7 @@ package oura
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,8 +112,9 @@ func New(o Options) *Server {
 	o.RateLimit, o.TokenLife = orDefault(o.RateLimit, 5000), orDefault(o.TokenLife, 24*time.Hour)
 	s := &Server{opts: o, model: &model{first: simulate.DayOf(o.Start), legacy: o.OldAPI},
 		faults: simulate.NewInjector(o.Seed, vendor, o.Faults), accounts: map[string]*simulate.Wearer{},
-		codes: map[string]*code{}, grants: map[string]*grant{}, granted: map[string][]*grant{}, lapses: map[string][]simulate.Window{},
-		subs: map[string]*subscription{}, cursor: o.Clock.Now()}
+		codes: map[string]*code{}, grants: map[string]*grant{}, granted: map[string][]*grant{},
+		lapses: map[string][]simulate.Window{},
+		subs:   map[string]*subscription{}, cursor: o.Clock.Now()}
 	for i := range o.Wearers {
 		s.accounts[o.Wearers[i].Account(vendor)] = &o.Wearers[i]
 	}
@@ -183,19 +185,23 @@ type Record struct {
 }
 
 // Truth returns everything that the cloud holds for an account at the time of the clock,
-// whatever the scopes of its grants: documents by type, then the rows of time series. It
-// returns nil for unknown accounts.
-func (s *Server) Truth(account string) []Record {
+// regardless of the scopes of its grants: documents by type, then the rows of time series. If
+// types are given, it returns only these. It returns nil for unknown accounts.
+func (s *Server) Truth(account string, types ...string) []Record {
 	w, now := s.accounts[account], s.opts.Clock.Now()
 	if w == nil {
 		return nil
 	}
+	wanted := func(typ string) bool { return len(types) == 0 || slices.Contains(types, typ) }
 	var out []Record
 	add := func(r Record, doc object) {
 		r.JSON = canonical(doc)
 		out = append(out, r)
 	}
 	for _, k := range kinds {
+		if !wanted(k.name) {
+			continue
+		}
 		s.model.items(w, k, s.model.first, simulate.DayOf(now.In(w.Zone)), func(it item) bool {
 			if v, ok := s.model.state(it, now); ok {
 				add(Record{Type: k.name, ID: it.id(), Day: it.day}, s.model.document(it, v))
@@ -204,12 +210,18 @@ func (s *Server) Truth(account string) []Record {
 		})
 	}
 	for _, typ := range []string{"heartrate", "ring_battery_level"} {
+		if !wanted(typ) {
+			continue
+		}
 		s.model.rowsOf(w, typ, simulate.Window{To: now}, now, func(r row) bool {
 			add(Record{Type: typ, At: r.at}, r.doc)
 			return true
 		})
 	}
-	add(Record{Type: "personal_info", ID: account}, s.model.personalInfo(w, now, func(string) bool { return true }))
+	if wanted("personal_info") {
+		all := func(string) bool { return true }
+		add(Record{Type: "personal_info", ID: account}, s.model.personalInfo(w, now, all))
+	}
 	return out
 }
 
@@ -231,7 +243,7 @@ func (s *Server) Sent() Stats {
 	return out
 }
 
-// Faults returns the injector, whose rates can be changed while the server runs.
+// Faults returns the injector. Its rates can be changed while the server runs.
 func (s *Server) Faults() *simulate.Injector { return s.faults }
 
 // Accounts returns the account ids in the order of the wearers.

@@ -58,7 +58,7 @@ func newWorld(t *testing.T, wearers int, change func(*oura.Options)) *world {
 	return w
 }
 
-// answer is an answer whose body has been read.
+// answer is an answer with its body.
 type answer struct {
 	status int
 	header http.Header
@@ -165,8 +165,8 @@ func refresh(token string) url.Values {
 	return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}}
 }
 
-const everything = "extapi:email extapi:personal extapi:daily extapi:heartrate extapi:workout extapi:tag extapi:session " +
-	"extapi:spo2 extapi:heart_health extapi:stress extapi:ring_configuration"
+const everything = "extapi:email extapi:personal extapi:daily extapi:heartrate extapi:workout extapi:tag " +
+	"extapi:session extapi:spo2 extapi:heart_health extapi:stress extapi:ring_configuration"
 
 // link links a wearer with a client of the new provider.
 func (w *world) link(wearer int, scope string) tokens {
@@ -209,7 +209,8 @@ func (w *world) readAll(path, token string, q url.Values) (out []json.RawMessage
 
 // documentTypes lists the types of documents in the order of Truth.
 var documentTypes = []string{"sleep", "daily_sleep", "daily_readiness", "daily_activity", "daily_stress", "daily_spo2",
-	"daily_resilience", "daily_cardiovascular_age", "vO2_max", "sleep_time", "workout", "session", "enhanced_tag", "tag",
+	"daily_resilience", "daily_cardiovascular_age", "vO2_max", "sleep_time", "workout", "session", "enhanced_tag",
+	"tag",
 	"rest_mode_period", "ring_configuration"}
 
 // readEverything reads all types over a window that is wider than the data, in the order

@@ -262,7 +262,8 @@ func (m *model) ringID(w *simulate.Wearer) string {
 
 func (m *model) ringConfiguration(it item, v version) object {
 	k := it.wearer.Key.Named("ring facts")
-	doc := object{"color": []string{"silver", "stealth_black", "titanium"}[k.With(1).Between(0, 2)], "design": "horizon",
+	doc := object{"color": []string{"silver", "stealth_black", "titanium"}[k.With(1).Between(0, 2)],
+		"design":           "horizon",
 		"firmware_version": fmt.Sprintf("3.%d.0", v.rev+1), "size": k.With(2).Between(6, 13),
 		"hardware_type": []string{"gen3", "gen4", "or5"}[k.With(3).Between(0, 2)],
 		"set_up_at":     utcStamp(m.first.At(it.wearer.Zone, 9, 0))}

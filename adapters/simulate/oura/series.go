@@ -95,7 +95,8 @@ func (m *model) heartRates(w *simulate.Wearer, begin, end time.Time, yield func(
 			return
 		}
 		// The live service also has two rows of the same second.
-		if w.Key.Named("live").With(int(t.Unix())).Chance(0.002) && !yield(row{t, ouragen.HeartRate(t, bpm+1, "live")}) {
+		if w.Key.Named("live").With(int(t.Unix())).Chance(0.002) &&
+			!yield(row{t, ouragen.HeartRate(t, bpm+1, "live")}) {
 			return
 		}
 	}
