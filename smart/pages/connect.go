@@ -73,12 +73,12 @@ type Connection struct {
 // stateWords describe the states of a connection. NAME stands for the vendor.
 var stateWords = map[ConnectionState]struct{ tag, class, text string }{
 	Working: {"working", "good", ""},
-	Late: {"late", "warn", "No new data have arrived for some time. Open the app of NAME on your phone, so that your " +
+	Late: {"late", "warn", "No new data has arrived for some time. Open the app of NAME on your phone, so that your " +
 		"device can pass on its data."},
 	Reconnect: {"connect again", "bad", "NAME no longer lets this server read your data. Connect again to continue. " +
-		"Data that were collected before are kept."},
+		"The data that was collected before is kept."},
 	Membership: {"membership lapsed", "warn", "NAME passes on no data, because your membership there has lapsed. When it " +
-		"is active again, your data arrive here without further steps."},
+		"is active again, your data arrives here without further steps."},
 	Permission: {"permission missing", "warn", "NAME refuses a part of your data. Connect again, and leave everything " +
 		"ticked that you want to share."},
 	Gone: {"ended by the vendor", "bad", "NAME has ended this service. Nothing more can be collected from it."},
@@ -251,11 +251,11 @@ func devicesDone(done string) string {
 	case "":
 		return ""
 	case "connected":
-		return "The account is connected. The first data arrive within a few minutes."
+		return "The account is connected. The first data arrives within a few minutes."
 	case "keep":
-		return "The account is disconnected. The data that were collected are kept."
+		return "The account is disconnected. The data that was collected is kept."
 	case "delete":
-		return "The account is disconnected, and the data are being deleted."
+		return "The account is disconnected, and the data is being deleted."
 	}
 	return "The key no longer works. Remove it from the app as well."
 }

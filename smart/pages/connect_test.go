@@ -208,8 +208,8 @@ func TestDisconnectAnAccount(t *testing.T) {
 	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	ada.get("/auth/devices").has(`href="/auth/devices/disconnect?id=l1"`)
 	const page = "/auth/devices/disconnect"
-	ada.get(page+"?id=l1").status(200).has("Disconnect Oura?", "Keep them", "Delete them",
-		"All measurements and devices of Oura", "cannot be undone", "already received are not deleted")
+	ada.get(page+"?id=l1").status(200).has("Disconnect Oura?", "Keep it", "Delete it",
+		"All measurements and devices of Oura are deleted", "cannot be undone", "already received are not deleted")
 	if strings.Contains(ada.body, "checked") {
 		t.Error("a choice is made for the person")
 	}
@@ -223,9 +223,9 @@ func TestDisconnectAnAccount(t *testing.T) {
 	}
 	w.calls()
 	ada.get(page+"?id=l1").post(page, url.Values{"id": {"l1"}, "data": {"keep"}}).status(200).at("/auth/devices").
-		has("are kept")
+		has("is kept")
 	w.calls("disconnect ada l1 keep")
-	ada.get(page+"?id=l1").post(page, url.Values{"id": {"l1"}, "data": {"delete"}}).status(200).has("are being deleted")
+	ada.get(page+"?id=l1").post(page, url.Values{"id": {"l1"}, "data": {"delete"}}).status(200).has("is being deleted")
 	w.calls("disconnect ada l1 erase")
 }
 
@@ -297,5 +297,5 @@ func TestConnectInBrowser(t *testing.T) {
 	}
 	c.list["ada"][0].Missing = []string{"your heart rate", "your temperature"}
 	p.Open("/auth/devices").Wait("membership lapsed").Check("devices")
-	p.Open("/auth/devices/disconnect?id=working").Wait("Keep them").Check("disconnect")
+	p.Open("/auth/devices/disconnect?id=working").Wait("Keep it").Check("disconnect")
 }

@@ -153,7 +153,7 @@ func (c connections) Disconnect(ctx context.Context, by audit.Caller, patient, i
 			return err
 		}
 	}
-	return c.links.Unlink(ctx, by, id, erase)
+	return c.unlink(ctx, by, id, erase)
 }
 
 // withdrawals returns the service that withdraws consents.

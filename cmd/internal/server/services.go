@@ -45,6 +45,7 @@ type services struct {
 	pipeline  *ingest.Pipeline
 	links     *link.Links
 	progress  progress
+	sweep     chan struct{} // starts sweepLinks
 	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 

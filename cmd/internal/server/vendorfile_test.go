@@ -68,7 +68,7 @@ func TestVendorFileRefuses(t *testing.T) {
 	entry := func(lines ...string) string { return "oura:\n  " + strings.Join(lines, "\n  ") + "\n" }
 	id, secret := "client-id: c", "client-secret-file: "+good
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown vendor":   {"pebble:\n  client-id: c\n", "use oura"},
+		"unknown vendor":   {"pebble:\n  client-id: c\n", "use "},
 		"unknown key":      {entry(id, secret, "client-secret: hunter2"), "client-secret"},
 		"no id":            {entry(secret), "client-id is required"},
 		"no entry":         {"oura:\n", "client-id is required"},
