@@ -26,6 +26,30 @@ type Link struct {
 	Scopes    []string  `json:"scopes"`    // granted
 	Missing   []string  `json:"missing,omitempty"`
 	Issuer    string    `json:"issuer"`
+	// Flow is set in the answer of `link show`.
+	Flow *Flow `json:"flow,omitempty"`
+}
+
+// Flow is the state of reading a link.
+type Flow struct {
+	Paused  bool      `json:"paused"`        // there is no consent
+	Next    time.Time `json:"next,omitzero"` // of the next turn
+	Events  int       `json:"events"`        // announced and not yet read
+	Past    float64   `json:"past"`          // part of the past that was read, 0 to 1
+	Streams []Stream  `json:"streams"`
+}
+
+// Stream is the state of one stream of a link.
+type Stream struct {
+	Name    string    `json:"name"`
+	Polled  time.Time `json:"polled,omitzero"`  // time of the latest poll
+	Due     time.Time `json:"due,omitzero"`     // of the next poll
+	Through time.Time `json:"through,omitzero"` // polled up to
+	Back    time.Time `json:"back,omitzero"`    // the past was read down to
+	Items   uint64    `json:"items"`
+	// Problem is the code of what prevents reading, "not-granted" if the patient
+	// left out the scope, or "".
+	Problem string `json:"problem,omitempty"`
 }
 
 // Links is the answer of `link list`.
@@ -44,6 +68,7 @@ type LinkOperations interface {
 	ListLinks(ctx context.Context, op Operator, patient string) (Links, error)
 	ShowLink(ctx context.Context, op Operator, id string) (Link, error)
 	Unlink(ctx context.Context, op Operator, in Unlink) (ID, error)
+	PullLink(ctx context.Context, op Operator, in ID) (ID, error)
 }
 
 func links(m *mux, s *Server, o LinkOperations) {
@@ -54,4 +79,5 @@ func links(m *mux, s *Server, o LinkOperations) {
 		return o.ShowLink(ctx, op, r.FormValue("id"))
 	})
 	post(m, s, "link/unlink", o.Unlink)
+	post(m, s, "link/pull", o.PullLink)
 }

@@ -59,7 +59,19 @@ func linksCommand() *cobra.Command {
 		}
 		return ur.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
 	}
-	return group("link", "Connections to accounts at vendors", list, show, unlink)
+
+	pull := &cobra.Command{Use: "pull ID", Args: cobra.ExactArgs(1),
+		Short: "Read all data of a connection again that may have changed"}
+	pr := operator(pull)
+	completeArg(pull, pr, linkIDs)
+	pull.RunE = func(c *cobra.Command, args []string) error {
+		var out admin.ID
+		if err := pr.call(c.Context(), "link/pull", nil, admin.ID{ID: args[0]}, &out); err != nil {
+			return err
+		}
+		return pr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
+	}
+	return group("link", "Connections to accounts at vendors", list, show, pull, unlink)
 }
 
 // yes returns "yes" or nothing, for cells of tables.
@@ -83,4 +95,14 @@ func printLink(w io.Writer, l *admin.Link) {
 		{"missing scopes", cell(l.Missing)}, {"issuer", l.Issuer}} {
 		fmt.Fprintf(w, "%-16s %s\n", row[0], row[1])
 	}
+	if l.Flow == nil {
+		return
+	}
+	fmt.Fprintf(w, "%-16s %d\n%-16s %.0f %%\n%-16s %s\n\n", "events waiting", l.Flow.Events, "past read",
+		100*l.Flow.Past, "next turn", at(l.Flow.Next))
+	t := newTable(w, "STREAM", "ITEMS", "POLLED", "NEXT POLL", "PAST READ TO", "PROBLEM")
+	for _, s := range l.Flow.Streams {
+		t.row(s.Name, s.Items, s.Polled, s.Due, s.Back, s.Problem)
+	}
+	_ = t.done() // the terminal has gone
 }

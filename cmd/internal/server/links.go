@@ -22,13 +22,6 @@ type progress interface {
 	LastData(ctx context.Context, l link.Link) (last time.Time, late bool, err error)
 }
 
-// unknownProgress is the progress of links that nothing reads.
-type unknownProgress struct{}
-
-func (unknownProgress) LastData(context.Context, link.Link) (time.Time, bool, error) {
-	return time.Time{}, false, nil
-}
-
 // vendorClient returns a client for the cloud of a vendor. maxResponse bounds each
 // answer in bytes. A demo may use simulated vendors on its own machine.
 func (e environment) vendorClient(maxResponse int64) *http.Client {
@@ -59,18 +52,14 @@ func newLinks(s *services) (*link.Links, error) {
 		}}), nil
 }
 
-// sweepEvery is the time between two attempts to finish unlinking.
-const sweepEvery = time.Hour
-
-// startLinks starts the work on links. It ends before the store is closed.
-func (s *services) startLinks(ctx context.Context) {
+// startSweep starts sweepLinks. It ends before the store is closed.
+func (s *services) startSweep(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	s.sweep = make(chan struct{}, 1)
 	done := make(chan struct{})
 	s.closers.add(func() error {
 		stop()
 		<-done
-		s.links.Wait() // a refresh stores the tokens that it has received
 		return nil
 	})
 	go func() {
@@ -92,21 +81,18 @@ func (s *services) unlink(ctx context.Context, by audit.Caller, id string, erase
 	return nil
 }
 
-// sweepLinks finishes unlinking that was interrupted: now, after each call of unlink,
-// and hourly, until ctx ends.
+// sweepLinks finishes unlinking after each call of unlink, until ctx ends. Package sync
+// tries again later what fails here.
 func (s *services) sweepLinks(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
 	for {
-		by := operations{s}.request(admin.Operator{Name: "server"}).Caller
-		if _, err := s.links.Sweep(ctx, by); err != nil && ctx.Err() == nil {
-			s.log.Error("unlinked accounts could not be read", "error", err)
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.sweep:
-		case <-tick.C:
+		}
+		by := operations{s}.request(admin.Operator{Name: "server"}).Caller
+		if _, err := s.links.Sweep(ctx, by); err != nil && ctx.Err() == nil {
+			s.log.Error("unlinked accounts could not be read", "error", err)
 		}
 	}
 }
@@ -155,6 +141,7 @@ func (ops operations) ShowLink(ctx context.Context, op admin.Operator, id string
 	if err != nil {
 		return out, err
 	}
+	out.Flow = ops.flow(id)
 	return out, ops.record(ctx, ops.request(op), "link show", l.Patient)
 }
 

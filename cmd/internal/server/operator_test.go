@@ -46,6 +46,7 @@ func adminCalls() map[string][]string {
 		"GET /link":                       {"", "?patient=ada"},
 		"GET /link/show":                  {"?id=none"},
 		"POST /link/unlink":               {`{"id":"none"}`},
+		"POST /link/pull":                 {`{"id":"none"}`},
 		"POST /push-key/create":           {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
 		"GET /push-key":                   {"", "?patient=ada", "?patient=ada&vendor=oura"},
 		"POST /push-key/revoke":           {`{"patient":"ada","vendor":"apple"}`},
@@ -63,6 +64,7 @@ var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
 	"GET /patient/show?id=nobody":  true,
 	"GET /link/show?id=none":       true,
+	"POST /link/pull":              true,
 	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
 	"POST /demo/token":             true, // the server is no demo
 } // read only

@@ -11,6 +11,7 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/adapters/link"
 	"pulsegate/adapters/pushkey"
+	"pulsegate/adapters/sync"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
@@ -46,6 +47,7 @@ type services struct {
 	links     *link.Links
 	progress  progress
 	sweep     chan struct{} // starts sweepLinks
+	sync      *sync.Engine
 	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
@@ -153,17 +155,21 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
 		return nil, err
 	}
-	s.progress = unknownProgress{}
 	if s.links, err = newLinks(s); err != nil {
 		return nil, err
 	}
+	if s.sync, err = newSync(ctx, s); err != nil {
+		return nil, err
+	}
+	s.progress = linkProgress{s.sync}
 	if s.pages, err = newPages(s); err != nil {
 		return nil, err
 	}
 	if err := s.addOrganizations(ctx); err != nil {
 		return nil, err
 	}
-	s.startLinks(ctx)
+	s.startSync(ctx)
+	s.startSweep(ctx)
 	return s, nil
 }
 
