@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -23,17 +24,16 @@ func simulatedOura(t *testing.T) string {
 	}
 	srv := httptest.NewServer(oura.New(oura.Options{Clock: simulate.NewClock(time.Now, time.Now(), 1),
 		Start: time.Now().AddDate(0, 0, -30), Seed: 1, Wearers: wearers,
-		Clients: []oura.Client{{ID: "pulsegate", Secret: "hunter2"}}}))
+		Clients: []oura.Client{{ID: "pulsegate", Secret: "hunter2", Provider: oura.Moi}}}))
 	t.Cleanup(srv.Close)
 	return vendorFile(t, `
 oura:
   client-id: pulsegate
   client-secret-file: `+secretFile(t, "hunter2", 0o600)+`
-  authorize-url: `+srv.URL+`/oauth/authorize
-  token-url: `+srv.URL+`/oauth/token
-  revoke-url: `+srv.URL+`/oauth/revoke
+  authorize-url: `+srv.URL+`/oauth/v2/ext/oauth-authorize
+  token-url: `+srv.URL+`/oauth/v2/ext/oauth-token
+  revoke-url: `+srv.URL+`/oauth/v2/ext/oauth-revoke
   api-url: `+srv.URL+`
-  options: {identity-provider: legacy}
 `)
 }
 
@@ -66,6 +66,22 @@ func TestDevicesInBrowser(t *testing.T) {
 			t.Fatalf("links %+v", got)
 		}
 	}
+	// devices waits until the record of ada has a ring, or none.
+	devices := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			var got admin.PatientDetails
+			if err := socket.Call(t.Context(), "patient/show", url.Values{"id": {"ada"}}, nil, &got); err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Devices) > 0 == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("devices %+v", got.Devices)
+			}
+		}
+	}
 
 	p := chrome.New(t, chrome.Options{Base: base, Every: true}).Person()
 	p.Open(invitation.Link).Click("form button.primary", "Choose how you sign in").Click(`button[data-passkey=create]`,
@@ -75,7 +91,7 @@ func TestDevicesInBrowser(t *testing.T) {
 		p.Open("/auth/devices").Click(`a[href$="vendor=oura"]`, "What is collected")
 		chrome.Eval[int](p, `(document.querySelector("input[name=sees][value=apps]") ?? {click() {}}).click(), 0`)
 		p.Click("main form button.primary", "Simulated Oura")
-		chrome.Eval[int](p, `document.querySelector("input[value=workout]").click(), 0`)
+		chrome.Eval[int](p, `document.querySelector("input[value$=workout]").click(), 0`)
 		p.Click(button, then)
 	}
 	connect("button[value=deny]", "it was not allowed on the vendor’s page")
@@ -88,13 +104,20 @@ func TestDevicesInBrowser(t *testing.T) {
 	}
 	links("working", 1)
 	p.Wait("permission missing").Wait("your workouts")
+	devices(true)
+	p.Open("/auth/devices").Wait("Last data").Check("connected-data")
+	if strings.Contains(chrome.Eval[string](p, `document.querySelector("main dl").innerText`), "None yet") {
+		t.Error("the page shows no data")
+	}
 	p.Click(`main a.danger`, "What happens to it?")
 	chrome.Eval[int](p, `document.querySelector("input[value=keep]").click(), 0`)
 	p.Click("main form button.danger", "The account is disconnected").Check("disconnected")
 	links("", 0)
+	devices(true)
 	connect("button[value=approve]", "The account is connected")
 	p.Click(`main a.danger`, "What happens to it?")
 	chrome.Eval[int](p, `document.querySelector("input[value=delete]").click(), 0`)
 	p.Click("main form button.danger", "is being deleted")
 	links("", 0)
+	devices(false)
 }
