@@ -1,10 +1,12 @@
 package simulate_test
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pulsegate/adapters/simulate"
@@ -207,4 +209,24 @@ func TestLapsesAreRare(t *testing.T) {
 	if lapsed < 24 || lapsed > 5*24 {
 		t.Errorf("lapsed for %d hours of a period", lapsed)
 	}
+}
+
+// TestSlowAnswers checks that a slow answer takes SlowBy, and no longer than its request.
+func TestSlowAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := simulate.NewInjector(1, "c", simulate.Faults{SlowBy: 5 * time.Second,
+			Rates: map[simulate.Fault]float64{simulate.Slow: 1}})
+		for _, c := range []struct{ limit, want time.Duration }{{time.Minute, 5 * time.Second},
+			{time.Second, time.Second}} {
+			ctx, cancel := context.WithTimeout(t.Context(), c.limit)
+			from := time.Now()
+			if in.Before(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil), "a", from) {
+				t.Error("a slow answer is replaced")
+			}
+			if got := time.Since(from); got != c.want {
+				t.Errorf("delayed by %v, want %v", got, c.want)
+			}
+			cancel()
+		}
+	})
 }

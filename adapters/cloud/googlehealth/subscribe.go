@@ -368,6 +368,7 @@ func (s *subscriber) assertion(now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	t.Options().Enable(jwt.FlattenAudience) // Google documents a string
 	h := jws.NewHeaders()
 	if s.keyID != "" {
 		if err := h.Set(jws.KeyIDKey, s.keyID); err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -128,6 +129,11 @@ func (p *project) grant(w http.ResponseWriter, r *http.Request) {
 		jwt.WithValidate(true), jwt.WithClock(jwt.ClockFunc(p.clk.now)), jwt.WithIssuer("robot@project.example"),
 		jwt.WithAudience("http://"+r.Host+"/sa-token"),
 		jwt.WithClaimValue("scope", "https://www.googleapis.com/auth/cloud-platform"))
+	parts := strings.Split(r.FormValue("assertion"), ".")
+	claims, decodeErr := base64.RawURLEncoding.DecodeString(parts[min(1, len(parts)-1)])
+	if decodeErr != nil || !strings.Contains(string(claims), `"aud":"http`) {
+		p.t.Errorf("the audience is not a string: %s", claims)
+	}
 	if err != nil || a.Expiration().Sub(a.IssuedAt()) > time.Hour {
 		p.t.Errorf("assertion: %v", err)
 	}

@@ -8,13 +8,17 @@ import (
 
 const day = 24 * time.Hour
 
+// series is the longest window of a time series. Oura refuses more than 30 days; window
+// adds some minutes.
+const series = 29 * day
+
 // streams lists the types of usercollection under their names in paths.
 func streams(provider string) []cloud.Stream {
 	out := []cloud.Stream{
 		dated("sleep", "daily", "sleep"),
 		// The ring keeps up to a week of data while its phone is away, and this stream has
 		// no notifications.
-		{Name: "heartrate", Scope: "heartrate", Span: cloud.Instants, Chunk: 30 * day, Every: 30 * time.Minute,
+		{Name: "heartrate", Scope: "heartrate", Span: cloud.Instants, Chunk: series, Every: 30 * time.Minute,
 			Trailing: 6 * time.Hour, Late: 7 * day, Types: []string{"heartrate"}},
 		dated("daily_activity", "daily", "daily_activity"),
 		dated("daily_readiness", "daily", "daily_readiness"),
@@ -34,7 +38,7 @@ func streams(provider string) []cloud.Stream {
 		dated("sleep_time", "daily", "sleep_time"),
 		{Name: "ring_configuration", Scope: "ring_configuration", Span: cloud.Snapshot, Every: 6 * time.Hour,
 			Notified: true},
-		{Name: "ring_battery_level", Scope: "ring_configuration", Span: cloud.Instants, Chunk: 30 * day,
+		{Name: "ring_battery_level", Scope: "ring_configuration", Span: cloud.Instants, Chunk: series,
 			Every: 2 * time.Hour, Trailing: 6 * time.Hour, Late: 7 * day},
 		{Name: "personal_info", Scope: "personal", Span: cloud.Snapshot, Every: day},
 	}

@@ -32,7 +32,7 @@ func (s *Server) points(w *wearer, t *dataType, day simulate.Day) []*point {
 		c.sleep()
 	case t.name == "exercise":
 		c.exercise()
-	case c.nightly(), c.spot(day == s.first):
+	case c.nightly(), c.spot(day == s.first), c.logged():
 	default:
 		c.bulk()
 	}

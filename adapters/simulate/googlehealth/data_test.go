@@ -44,7 +44,7 @@ func byType(records []googlehealth.Record) map[string][]string {
 // TestPagesEqualTruth reads every type of some wearers to the end and compares the points
 // with the truth, in order. It also checks that the pages have the documented quirks.
 func TestPagesEqualTruth(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 7})
+	c := newCloud(t, googlehealth.Options{Wearers: 7, Every: 30 * time.Minute})
 	empty, bare := 0, 0
 	for _, i := range []int{3} {
 		account := c.Accounts()[i]
@@ -55,7 +55,7 @@ func TestPagesEqualTruth(t *testing.T) {
 			if !ok {
 				continue
 			}
-			size := "500"
+			size := "300"
 			if typ == "sleep" || typ == "exercise" {
 				size = "7"
 			}
@@ -90,7 +90,7 @@ func TestPagesEqualTruth(t *testing.T) {
 // TestAdapterDecodesEverything feeds every page and roll-up to the adapter, which must
 // understand all of it.
 func TestAdapterDecodesEverything(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 12})
+	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 30 * time.Minute})
 	types := map[string]bool{}
 	for _, i := range []int{0, 2, 3} {
 		token := c.access(c.Accounts()[i])
@@ -137,7 +137,8 @@ func TestAdapterDecodesEverything(t *testing.T) {
 		"body-fat",
 		"height", "active-zone-minutes.fat-burn", "hydration-log", "blood-glucose.interstitial", "run-vo2-max",
 		"oxygen-saturation", "swim-lengths-data", "paired-device", "total-calories/day", "skin-temperature",
-		"resting-heart-rate-personal-range/day"} {
+		"resting-heart-rate-personal-range/day", "nutrition-log", "nutrition-log/day", "symptoms", "moods",
+		"menstrual-period", "ovulation-test"} {
 		if !types[metric] {
 			t.Errorf("no sample of %s", metric)
 		}
@@ -418,8 +419,8 @@ func TestDeterminism(t *testing.T) {
 
 // TestKeysAreUnique checks that no two records of an account have the same type and key.
 func TestKeysAreUnique(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 12})
-	for _, i := range []int{0, 3, 10} {
+	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 30 * time.Minute})
+	for _, i := range []int{3, 10} {
 		account := c.Accounts()[i]
 		seen := map[string]bool{}
 		for _, r := range c.Truth(account) {
@@ -689,5 +690,49 @@ func TestExportTCX(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestDayTotals compares DayTotals with dailyRollUp, page by page.
+func TestDayTotals(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	account := c.Accounts()[0]
+	token := c.access(account)
+	for _, typ := range []string{"floors", "total-calories", "calories-in-heart-rate-zone"} {
+		var got []string
+		for end := c.Now().AddDate(0, 0, 1); end.After(start); end = end.AddDate(0, 0, -14) {
+			page := c.do(http.MethodPost, points(typ)+":dailyRollUp", token,
+				dailyRange(end.AddDate(0, 0, -14), end)).json(t)
+			list, _ := page["rollupDataPoints"].([]any)
+			for _, item := range list {
+				got = append(got, canonical(t, item))
+			}
+		}
+		want := c.DayTotals(account, typ)
+		if len(got) != len(want) || len(got) < 28 {
+			t.Fatalf("%s: %d days, want %d", typ, len(got), len(want))
+		}
+		for i, r := range want {
+			if got[i] != string(r.JSON) || !strings.HasPrefix(r.Key, "2026-03-") {
+				t.Errorf("%s: %s, want %s", r.Key, got[i], r.JSON)
+			}
+		}
+	}
+}
+
+// TestDaysAreDrawnWhenRead checks that thousands of wearers cost nothing until they are
+// read, and that a page draws only the days that it shows.
+func TestDaysAreDrawnWhenRead(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 5000})
+	if n := c.Stats().Days; n != 0 {
+		t.Errorf("%d days were drawn before a request", n)
+	}
+	token := c.access(c.Accounts()[4999])
+	c.do(http.MethodGet, points("heart-rate")+"?pageSize=200", token, nil)
+	c.do(http.MethodGet, points("sleep")+"?"+
+		url.Values{"filter": {`sleep.interval.end_time >= "2026-03-05T00:00:00Z" ` +
+			`AND sleep.interval.end_time < "2026-03-07T00:00:00Z"`}}.Encode(), token, nil)
+	if n := c.Stats().Days; n == 0 || n > 12 {
+		t.Errorf("%d days were drawn for two pages", n)
 	}
 }

@@ -21,7 +21,8 @@
 // # Data
 //
 // Every value is a function of the seed, the number of the wearer, the day and the
-// revision, and is drawn when it is asked for. A point appears with the sync that delivers
+// revision. A day is drawn when a request needs it, so that wearers cost nothing until
+// they are read. A point appears with the sync that delivers
 // it. Later the service and the wearer change it:
 //
 //   - A night arrives unprocessed (CLASSIC, one stage), and is processed 5 to 25 minutes
@@ -33,8 +34,7 @@
 //   - Tracker and phone count the same steps. list has both, reconcile and the roll-ups
 //     prefer the tracker.
 //
-// The types food, food-measurement-unit, nutrition-log, symptoms, moods, menstrual-period,
-// ovulation-test and basal-energy-burned exist and are empty.
+// The types food, food-measurement-unit and basal-energy-burned exist and are empty.
 //
 // # Deviations that were seen live
 //
@@ -46,5 +46,7 @@
 // # Time
 //
 // Data and webhooks follow Options.Clock. Deliver sends what is due, Run does so until it
-// is stopped.
+// is stopped. The interval of a notification contains the start of everything that has
+// changed; a night that ends with the interval is found by its end only if the client
+// includes the end of the interval.
 package googlehealth

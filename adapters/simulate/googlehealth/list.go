@@ -285,7 +285,7 @@ func (s *Server) read(c *call) (any, *apiError) {
 // page returns one page. A full page always has a token, so that the last page may be
 // empty; now and then a page in the middle is empty, too.
 func (s *Server) page(q *query, tok *pageToken, size int) object {
-	if !tok.Empty && tok.Pages > 0 && (s.emptyPage(tok) || s.faults.Draw(simulate.EmptyPage, q.wearer.account)) {
+	if !tok.Empty && (tok.Pages > 0 && s.emptyPage(tok) || s.faults.Draw(simulate.EmptyPage, q.wearer.account)) {
 		tok.Empty = true
 		return object{"nextPageToken": s.sealToken(tok)}
 	}

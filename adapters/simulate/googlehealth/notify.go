@@ -151,8 +151,30 @@ func (s *Server) look(account string, f *follow, now time.Time) {
 	}
 	if !now.Before(f.horizon) {
 		to := now.Add(lookAhead)
-		f.upcoming = append(f.upcoming, s.changes(s.accounts[account], f.horizon, to)...)
+		for _, c := range s.changes(s.accounts[account], f.horizon, to) {
+			if s.wanted(c.typ) {
+				f.upcoming = append(f.upcoming, c)
+			}
+		}
 		f.horizon = to
+	}
+}
+
+// wanted reports whether a subscriber follows a type. The caller holds mu.
+func (s *Server) wanted(t *dataType) bool {
+	for _, sub := range s.subscribers {
+		if sub.policy(t) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// forget makes look start again, because the types of subscribers have changed. The
+// caller holds mu.
+func (s *Server) forget() {
+	for _, f := range s.follows {
+		f.horizon, f.upcoming = time.Time{}, nil
 	}
 }
 
@@ -274,6 +296,7 @@ func (s *Server) Deliver(ctx context.Context) (int, error) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	now := s.Now()
+	s.keys.age(now)
 	s.mu.Lock()
 	s.collectAll(now)
 	var due []*delivery

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"pulsegate/adapters/simulate"
 )
 
 // Lifetimes of the authorization server.
@@ -170,15 +172,15 @@ func (s *Server) grant(req *request, account string, scopes []string) string {
 	key := account + " " + req.client.ID
 	c := s.consents[key]
 	known := c != nil
+	if !s.consented(account) { // what happened before the consent is not notified
+		s.follows[account] = &follow{mark: now}
+	}
 	if c == nil {
 		c = &consent{account: account, client: req.client.ID, since: now, scopes: map[string]bool{}}
 		s.consents[key] = c
 	}
 	for _, scope := range scopes {
 		c.scopes[scope] = true
-	}
-	if s.follows[account] == nil {
-		s.follows[account] = &follow{mark: now}
 	}
 	v := req.values
 	text := "4/0A" + s.draw("code", 60)
@@ -221,7 +223,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		send(w, bad.code, object{"error": bad.name, "error_description": bad.description})
 		return
 	}
-	if account := s.subjectOf(body); s.faults.Draw("losttoken", account) {
+	if account := s.subjectOf(body); s.faults.Draw(simulate.LostToken, account) {
 		panic(http.ErrAbortHandler)
 	}
 	send(w, http.StatusOK, body)
@@ -304,11 +306,13 @@ func (s *Server) exchange(r *http.Request) (object, *oauthError) {
 // issue makes an access token. The caller holds mu.
 func (s *Server) issue(c *consent, scopes []string) object {
 	text := "ya29.a0" + s.draw("access", 60)
+	// A token with the fault Expire dies before the time that the answer states.
+	stated := s.faults.StatedLife(accessLife)
 	life := s.faults.TokenLife(accessLife, c.account)
 	s.tokens[text] = &token{consent: c, scopes: scopes, expires: s.authNow().Add(life)}
 	s.stats.Tokens++
 	s.dropExpired()
-	return object{"access_token": text, "expires_in": int(life / time.Second), "token_type": "Bearer",
+	return object{"access_token": text, "expires_in": int(stated / time.Second), "token_type": "Bearer",
 		"scope": strings.Join(scopes, " ")}
 }
 

@@ -397,3 +397,40 @@ func TestOverHTTP(t *testing.T) {
 		t.Errorf("stats: %+v", stats)
 	}
 }
+
+// TestWriteScopes checks that a token that may only write reads nothing but its own data,
+// of which there is none.
+func TestWriteScopes(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	write := func(group string) string { return strings.Replace(scope(group), ".readonly", ".writeonly", 1) }
+	token := c.access(c.Accounts()[0], write("nutrition"), write("sleep"), write("activity_and_fitness"))
+	family := "?dataSourceFamily=users/me/dataSourceFamilies/"
+	for target, want := range map[string]int{
+		points("hydration-log"):                           http.StatusOK,
+		points("hydration-log") + family + "all-sources":  http.StatusForbidden,
+		points("hydration-log") + family + "self-sources": http.StatusOK,
+		points("sleep"):                http.StatusForbidden,
+		points("sleep") + ":reconcile": http.StatusOK,
+		points("weight"):               http.StatusForbidden,
+	} {
+		a := c.do(http.MethodGet, target, token, nil)
+		if a.code != want || want == http.StatusOK && strings.TrimSpace(string(a.raw)) != "{}" {
+			t.Errorf("%s: %d, %s", target, a.code, a.raw)
+		}
+	}
+	if a := c.form("/o/oauth2/v2/auth", request(write("ecg"))); a.code != http.StatusBadRequest {
+		t.Errorf("a scope that does not exist: %d", a.code)
+	}
+}
+
+// TestTokenDiesEarly checks the fault Expire: the token dies before the stated time.
+func TestTokenDiesEarly(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 1})
+	c.Faults().SetRates(map[simulate.Fault]float64{simulate.Expire: 1})
+	body := c.link(c.Accounts()[0])
+	c.clock.Add(6 * time.Minute)
+	if a := c.do(http.MethodGet, points("weight"), body["access_token"].(string), nil); body["expires_in"] != 3599.0 ||
+		a.code != http.StatusUnauthorized {
+		t.Errorf("%v, %d", body["expires_in"], a.code)
+	}
+}

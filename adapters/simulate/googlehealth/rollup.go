@@ -111,7 +111,7 @@ func (s *Server) rollUpRequest(c *call, t *dataType, op operations, own bool) (*
 		var ok1, ok2 bool
 		req.from, ok1 = body.Range.Start.utc()
 		req.to, ok2 = body.Range.End.utc()
-		if !ok1 || !ok2 || body.WindowSizeDays < 0 {
+		if !ok1 || !ok2 || body.WindowSizeDays < 0 || body.WindowSizeDays > 90 {
 			return nil, invalid("range", "The range must consist of calendar days.")
 		}
 		if !req.from.Equal(req.from.Truncate(24 * time.Hour)) {
@@ -317,6 +317,10 @@ func rolled(t *dataType, points []*point) object {
 		return object{"amountConsumed": object{
 			"millilitersSum":       spreadOf(points, "amountConsumed", "milliliters").sum,
 			"userProvidedUnitLast": "MILLILITER"}}
+	case "nutrition-log":
+		return object{"energy": object{"kcalSum": spreadOf(points, "energy", "kcal").sum},
+			"totalCarbohydrate": object{"gramsSum": spreadOf(points, "totalCarbohydrate", "grams").sum},
+			"totalFat":          object{"gramsSum": spreadOf(points, "totalFat", "grams").sum}}
 	case "daily-resting-heart-rate":
 		v := spreadOf(points, "beatsPerMinute")
 		return object{"beatsPerMinuteMin": v.low - 3, "beatsPerMinuteMax": v.high + 3}

@@ -38,8 +38,8 @@ type Options struct {
 
 	// Clock shows the time of the data and of the webhooks. It is required.
 	Clock *simulate.Clock
-	// AuthNow returns the time for the lifetimes of codes, tokens and assertions. If it is
-	// nil, Clock is used. A client that runs on the machine's clock beside a faster Clock
+	// AuthNow returns the time for the quota and the lifetimes of codes, tokens and
+	// assertions. If it is nil, Clock is used. A client that runs on the machine's clock beside a faster Clock
 	// needs time.Now here.
 	AuthNow func() time.Time
 	// Every is the length of the windows of steps, heart rates and other bulk types. It must
@@ -51,13 +51,16 @@ type Options struct {
 	ServiceAccounts []ServiceAccount
 	// Testing sets the consent screen to "Testing": refresh tokens last for seven days.
 	Testing bool
-	// PerMinute limits the requests per user and minute of simulated time. 0 means 300, a
+	// PerMinute limits the requests per user and minute. 0 means 300, a
 	// negative number no limit.
 	PerMinute int
 	Faults    simulate.Faults
 
 	// HTTP sends webhooks. If it is nil, a client with a timeout of 10 s is used.
 	HTTP *http.Client
+	// SignatureHeader is the name of the header with the signature. "" means the documented
+	// GOOGLE-HEALTH-API-SIGNATURE; X-HEALTHAPI-SIGNATURE was seen, too.
+	SignatureHeader string
 	// AllowHTTP accepts webhook endpoints without TLS, for demonstrations on one machine.
 	AllowHTTP bool
 }
@@ -97,6 +100,7 @@ func New(o Options) (*Server, error) {
 	o.Every = cmp.Or(o.Every, grid)
 	o.Project = cmp.Or(o.Project, "123456789012")
 	o.PerMinute = cmp.Or(o.PerMinute, 300)
+	o.SignatureHeader = cmp.Or(o.SignatureHeader, "GOOGLE-HEALTH-API-SIGNATURE")
 	if o.Wearers < 0 || o.Unlinked < 0 || o.Wearers+o.Unlinked > 100_000 {
 		return nil, fmt.Errorf("googlehealth: %d wearers are not between 1 and 100000", o.Wearers+o.Unlinked)
 	}
@@ -132,7 +136,7 @@ func New(o Options) (*Server, error) {
 		s.wearers = append(s.wearers, g)
 		s.accounts[g.account] = g
 	}
-	s.keys.init(s.key)
+	s.keys.init(s.key, s.Now())
 	s.routes()
 	return s, nil
 }
@@ -280,7 +284,7 @@ func (s *Server) user(method string, next func(*call) (any, *apiError)) http.Han
 			return
 		}
 		c := &call{request: r, wearer: s.accounts[t.consent.account], scopes: t.scopes, now: s.Now()}
-		if !s.spend(c.wearer.account, c.now) || s.faults.Draw(simulate.RateLimit, c.wearer.account) {
+		if !s.spend(c.wearer.account, s.authNow()) || s.faults.Draw(simulate.RateLimit, c.wearer.account) {
 			fail(w, errQuota)
 			return
 		}

@@ -234,13 +234,6 @@ func (c *content) spot(first bool) bool {
 			body = object{"vo2Max": around(k, 43, 2), "measurementMethod": "FITBIT_RUN"}
 		}
 		c.add(c.model.workEnd, c.model.workEnd, c.wearer.derived, body)
-	case "hydration-log":
-		for n := range k.Between(0, 3) {
-			at := c.model.day.At(c.wearer.Zone, 9+3*n, k.With(n).Between(0, 59))
-			p := c.identify(c.add(at, at.Add(time.Minute), c.wearer.manual, object{"amountConsumed": object{
-				"milliliters": 100 * k.With(n, 1).Between(1, 5), "userProvidedUnit": "MILLILITER"}}), n)
-			p.at = p.end // the app is connected when the wearer uses it
-		}
 	case "electrocardiogram":
 		if c.wearer.hasECG && k.Named("taken").Chance(0.15) {
 			c.ecg()

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net/http"
 	"sync"
+	"time"
 
 	"pulsegate/adapters/simulate"
 )
@@ -29,19 +30,34 @@ type keyring struct {
 	mu   sync.Mutex
 	seed simulate.Key
 	keys []signingKey // the last one signs; guarded by mu
+	born time.Time    // simulated time at which the last one was made; guarded by mu
 }
 
+// keyLife is the time after which the service rotates its key.
+const keyLife = 30 * 24 * time.Hour
+
 // init makes the first key.
-func (k *keyring) init(seed simulate.Key) {
+func (k *keyring) init(seed simulate.Key, now time.Time) {
 	k.seed = seed.Named("signing key")
-	k.rotate()
+	k.rotate(now)
+}
+
+// age rotates the key if it is old.
+func (k *keyring) age(now time.Time) {
+	k.mu.Lock()
+	old := now.Sub(k.born) >= keyLife
+	k.mu.Unlock()
+	if old {
+		k.rotate(now)
+	}
 }
 
 // rotate makes a new key the signing key. The one before stays valid; older ones are
 // removed.
-func (k *keyring) rotate() {
+func (k *keyring) rotate(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.born = now
 	n := 0
 	if len(k.keys) > 0 {
 		n = int(k.keys[len(k.keys)-1].id & 0xff)
@@ -77,8 +93,8 @@ func (k *keyring) sign(body []byte) string {
 	return base64.StdEncoding.EncodeToString(append(out, der...))
 }
 
-// RotateKey changes the key that signs webhooks. The service does so about every 30 days.
-func (s *Server) RotateKey() { s.keys.rotate() }
+// RotateKey changes the key that signs webhooks. Deliver does so every 30 days.
+func (s *Server) RotateKey() { s.keys.rotate(s.Now()) }
 
 // keyset serves the public keys as a Tink keyset.
 func (s *Server) keyset(w http.ResponseWriter, _ *http.Request) {

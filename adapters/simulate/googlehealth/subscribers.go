@@ -154,7 +154,7 @@ func (s *Server) post(ctx context.Context, uri, secret, signature string, body [
 		req.Header.Set("Authorization", secret)
 	}
 	if signature != "" {
-		req.Header.Set("GOOGLE-HEALTH-API-SIGNATURE", signature)
+		req.Header.Set(s.opts.SignatureHeader, signature)
 	}
 	client := *s.opts.HTTP
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -237,6 +237,7 @@ func (s *Server) createSubscriber(r *http.Request) (any, *apiError) {
 	sub := &subscriber{id: id, uri: body.EndpointURI, secret: secret, configs: body.SubscriberConfigs, created: now,
 		updated: now, subscriptions: map[string]*subscription{}}
 	s.subscribers[id] = sub
+	s.forget()
 	return s.operation("Subscriber", s.subscriberJSON(sub)), nil
 }
 
@@ -377,6 +378,7 @@ func (s *Server) patchSubscriber(r *http.Request) (any, *apiError) {
 	}
 	s.collectAll(now)
 	sub.uri, sub.secret, sub.configs, sub.updated = next.uri, next.secret, next.configs, now
+	s.forget()
 	return s.operation("Subscriber", s.subscriberJSON(sub)), nil
 }
 

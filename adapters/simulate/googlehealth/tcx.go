@@ -70,7 +70,8 @@ func renderTCX(p *point) string {
 		if metadata["hasGps"] == true {
 			angle := float64(n) / 10
 			fmt.Fprintf(&b, "<Position><LatitudeDegrees>%.6f</LatitudeDegrees>"+
-				"<LongitudeDegrees>%.6f</LongitudeDegrees></Position>", 30+0.01*math.Sin(angle), -40+0.01*math.Cos(angle))
+				"<LongitudeDegrees>%.6f</LongitudeDegrees></Position>",
+				30+0.01*math.Sin(angle), -40+0.01*math.Cos(angle))
 		}
 		fmt.Fprintf(&b, "<DistanceMeters>%d</DistanceMeters></Trackpoint>\n", 150*n)
 	}

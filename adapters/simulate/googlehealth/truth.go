@@ -22,7 +22,8 @@ type Record struct {
 }
 
 // Truth returns the data points of an account that the cloud holds now, by type, with the
-// latest first. Without types it returns all; types that only roll up are left out.
+// latest first. Without types it returns all. Types that only roll up are left out; see
+// DayTotals.
 func (s *Server) Truth(account string, types ...string) []Record {
 	w := s.accounts[account]
 	if w == nil {
@@ -39,6 +40,31 @@ func (s *Server) Truth(account string, types ...string) []Record {
 				JSON: canonical(render(w, t, p, q.merged))})
 			return true
 		})
+	}
+	return out
+}
+
+// DayTotals returns what dailyRollUp answers for a type now, for all days with data, with
+// the latest first. The key of a record is the date.
+func (s *Server) DayTotals(account, typ string) []Record {
+	w, t := s.accounts[account], dataTypes[typ]
+	if w == nil || t == nil || t.ops&opDailyRollUp == 0 {
+		return nil
+	}
+	from := s.first.At(time.UTC, 0, 0)
+	req := &rollUpRequest{from: from, to: from.AddDate(100, 0, 0), size: 24 * time.Hour, pageSize: 100 * 366,
+		token: &pageToken{}}
+	items, _ := s.rollUpPage(&call{wearer: w, now: s.Now()}, t, true, req)["rollupDataPoints"].([]any)
+	out := make([]Record, len(items))
+	for i, item := range items {
+		o, _ := item.(object)
+		civil, _ := o["civilStartTime"].(object)
+		date, _ := civil["date"].(object)
+		year, _ := date["year"].(int)
+		month, _ := date["month"].(int)
+		day, _ := date["day"].(int)
+		at := time.Date(year, time.Month(month), day, 0, 0, 0, 0, w.Zone)
+		out[i] = Record{Type: typ, Key: at.Format(time.DateOnly), Time: at, JSON: canonical(item)}
 	}
 	return out
 }
@@ -117,6 +143,7 @@ type Stats struct {
 	Consents  int
 	Tokens    int // access tokens issued
 	Refreshes int
+	Days      int // days of wearers that were drawn
 	Queued    int // notifications that await delivery
 	Sent      int // deliveries attempted
 	Accepted  int // notifications answered 204
@@ -125,12 +152,15 @@ type Stats struct {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
+	s.models.mu.Lock()
+	days := s.models.drawn
+	s.models.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := s.stats
 	out.Answers = maps.Clone(out.Answers)
 	out.Methods = maps.Clone(out.Methods)
-	out.Queued = len(s.queue)
+	out.Days, out.Queued = days, len(s.queue)
 	return out
 }
 

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -165,10 +164,12 @@ func verify(keyset []byte, header string, body []byte) error {
 		if len(v) != 78 || v[8] != 0x1a || v[43] != 0x22 {
 			return errors.New("the public key has an unknown form")
 		}
-		public := ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(v[10:43]),
-			Y: new(big.Int).SetBytes(v[45:78])}
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, v[11:43], v[46:78]))
+		if err != nil || v[10] != 0 || v[45] != 0 {
+			return errors.New("the public key has no point of the curve")
+		}
 		sum := sha256.Sum256(body)
-		if !ecdsa.VerifyASN1(&public, sum[:], sig[5:]) {
+		if !ecdsa.VerifyASN1(public, sum[:], sig[5:]) {
 			return errors.New("the signature is wrong")
 		}
 		return nil
@@ -225,7 +226,7 @@ func newHooked(t *testing.T, wearers int) *hooked {
 	tls := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		return h.endpoint.Client().Transport.RoundTrip(r)
 	})}
-	h.cloud = newCloud(t, googlehealth.Options{Wearers: wearers, HTTP: tls,
+	h.cloud = newCloud(t, googlehealth.Options{Wearers: wearers, HTTP: tls, Every: 20 * time.Minute,
 		ServiceAccounts: []googlehealth.ServiceAccount{account}})
 	h.endpoint = newEndpoint(t, h.cloud)
 	return h
@@ -406,7 +407,7 @@ func TestNotificationsCoverEveryChange(t *testing.T) {
 		return out
 	}
 	before, changes := hold(), 0
-	for step := range 30 {
+	for step := range 22 {
 		h.clock.Add(5 * time.Hour)
 		if step%7 == 6 {
 			h.RotateKey()
@@ -440,7 +441,7 @@ func TestNotificationsCoverEveryChange(t *testing.T) {
 		}
 		before = after
 	}
-	if changes < 500 || h.endpoint.forms['['] == 0 || h.endpoint.forms['{'] == 0 {
+	if changes < 300 || h.endpoint.forms['['] == 0 || h.endpoint.forms['{'] == 0 {
 		t.Errorf("%d changes, bodies %v", changes, h.endpoint.forms)
 	}
 }
@@ -551,5 +552,46 @@ func TestRun(t *testing.T) {
 	}
 	if len(h.endpoint.take()) == 0 {
 		t.Error("nothing was delivered")
+	}
+}
+
+// TestKeyRotation checks that the key is rotated every 30 days, and that the keyset keeps
+// the key before for notifications under way.
+func TestKeyRotation(t *testing.T) {
+	h := newHooked(t, 1)
+	ids := func() (primary float64, all int) {
+		set := h.do(http.MethodGet, "/googlehealthapi/webhooks/webhooks_public_keyset.json", "", nil).json(t)
+		return set["primaryKeyId"].(float64), len(set["key"].([]any))
+	}
+	first, _ := ids()
+	h.clock.Add(29 * 24 * time.Hour)
+	h.deliver()
+	if same, n := ids(); same != first || n != 1 {
+		t.Errorf("after 29 days: %v, %d keys", same, n)
+	}
+	for range 2 {
+		h.clock.Add(30 * 24 * time.Hour)
+		h.deliver()
+		if next, n := ids(); next == first || n != 2 {
+			t.Errorf("after 30 days more: %v, %d keys", next, n)
+		}
+	}
+}
+
+// TestConsentIsNotBackfilled checks that nothing from before a repeated consent is
+// notified.
+func TestConsentIsNotBackfilled(t *testing.T) {
+	h := newHooked(t, 1)
+	account := h.Accounts()[0]
+	h.link(account)
+	h.subscribe("AUTOMATIC", "steps")
+	h.RevokeGrant(account)
+	h.deliver()
+	h.endpoint.take()
+	h.clock.Add(72 * time.Hour)
+	h.link(account)
+	h.deliver()
+	if got := h.endpoint.take(); len(got) > 0 {
+		t.Errorf("%d notifications from before the consent", len(got))
 	}
 }

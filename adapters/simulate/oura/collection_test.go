@@ -364,3 +364,43 @@ func TestNightOfDaylightSaving(t *testing.T) {
 	}
 	t.Error("no night")
 }
+
+// TestFaultsAreDeterministic sends the same requests to two clouds of one seed and to one
+// of another. Faults of an account do not depend on the requests of others.
+func TestFaultsAreDeterministic(t *testing.T) {
+	rates := map[simulate.Fault]float64{simulate.Outage: 0.1, simulate.Drop: 0.1, simulate.RateLimit: 0.1,
+		simulate.EmptyPage: 0.1, simulate.Unexpected: 0.1, simulate.Lapse: 1, simulate.Slow: 0.1}
+	run := func(seed uint64, disturbed bool) (got []string, s oura.Stats) {
+		w := newWorld(t, 2, func(o *oura.Options) { o.Seed, o.Faults.SlowBy = seed, time.Millisecond })
+		a, b := w.link(0, everything), w.link(1, everything)
+		w.cloud.Faults().SetRates(rates)
+		for i := range 240 {
+			w.clock.Add(3 * time.Hour)
+			if disturbed && i%3 == 0 {
+				w.get("/v2/usercollection/workout", b.Access) // also when it has expired
+			}
+			if i%7 == 6 { // tokens last for a day
+				w.cloud.Faults().SetRates(nil)
+				a, _ = w.redeem(moiToken, moi, refresh(a.Refresh))
+				w.cloud.Faults().SetRates(rates)
+			}
+			ans := w.get("/v2/usercollection/workout?start_date=2026-10-01&end_date=2026-11-01", a.Access)
+			got = append(got, fmt.Sprint(ans.status, ans.header.Get("Retry-After"), len(ans.body)))
+		}
+		return got, w.cloud.Sent()
+	}
+	first, s := run(1, false)
+	second, _ := run(1, true)
+	same(t, "answers of one seed", second, first)
+	if other, _ := run(2, false); slices.Equal(first, other) {
+		t.Error("two seeds have the same faults")
+	}
+	for fault := range rates {
+		if s.Injected[fault] == 0 {
+			t.Errorf("no %s", fault)
+		}
+	}
+	if s.Limited == 0 {
+		t.Error("no answer 429")
+	}
+}

@@ -46,8 +46,11 @@ pulsegate quarantine list --items --patient 4hx7kq2m`,
 	"quarantine retry": `pulsegate quarantine retry`,
 	"audit verify": `pulsegate audit verify
 pulsegate audit verify --checkpoint checkpoint-of-last-month`,
-	"demo token":     `export TOKEN=$(pulsegate demo token)`,
-	"health":         `pulsegate health --config /etc/pulsegate/pulsegate.yaml`,
+	"demo token": `export TOKEN=$(pulsegate demo token)`,
+	"health":     `pulsegate health --config /etc/pulsegate/pulsegate.yaml`,
+	"simulate": `pulsegate simulate
+pulsegate simulate --wearers 1000 --speed 120 --faults all=0.01
+pulsegate simulate --push http://127.0.0.1:8080/ingest/apple/health-auto-export --push-key-file key`,
 	"store stat":     `pulsegate store stat`,
 	"store check":    `pulsegate store check`,
 	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,
