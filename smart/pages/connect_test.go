@@ -90,7 +90,8 @@ func (c *connections) Disconnect(_ context.Context, by audit.Caller, patient, id
 // devices sets up vendors and a connection of ada.
 func (w *world) devices() *connections {
 	c := w.connections
-	c.vendors = []pages.DeviceVendor{{Code: "oura", Name: "Oura", Reads: []string{"your sleep", "your steps & activity"},
+	c.vendors = []pages.DeviceVendor{{Code: "oura", Name: "Oura",
+		Reads:    []string{"your sleep", "your steps & activity"},
 		Optional: []string{"your heart rate"}, Past: 90 * 24 * time.Hour},
 		{Code: "fitbit", Name: "Fitbit", Reads: []string{"your steps"}, Consented: true}}
 	c.to = "https://cloud.vendor.example/authorize?state=s-1&scope=a%20b"
@@ -126,7 +127,8 @@ func TestConnectAnAccount(t *testing.T) {
 	w.calls()
 	for _, sees := range []string{"apps", "all"} {
 		ada.get(connect).post("/auth/devices/connect", url.Values{"vendor": {"oura"}, "sees": {sees}}).status(200).
-			has("Continue to Oura", "<b>cloud.vendor.example</b>", `href="https://cloud.vendor.example/authorize?state=s-1&amp;scope=a%20b"`)
+			has("Continue to Oura", "<b>cloud.vendor.example</b>",
+				`href="https://cloud.vendor.example/authorize?state=s-1&amp;scope=a%20b"`)
 		if got, want := ada.resp.Header.Get("Refresh"), "0; url="+c.to; got != want {
 			t.Errorf("Refresh: %q, want %q", got, want)
 		}

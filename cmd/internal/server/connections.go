@@ -28,7 +28,8 @@ func (c connections) Vendors(ctx context.Context, patient string) ([]pages.Devic
 		if err != nil {
 			return nil, err
 		}
-		one := pages.DeviceVendor{Code: v.Code(), Name: vendors.Name(v.Code()), Past: c.config.VendorBackfill, Consented: consented}
+		one := pages.DeviceVendor{Code: v.Code(), Name: vendors.Name(v.Code()), Past: c.config.VendorBackfill,
+			Consented: consented}
 		for _, s := range v.OAuth().Scopes {
 			switch {
 			case s.Words == "":

@@ -25,7 +25,8 @@ func adaConnected(t *testing.T) (*services, connections, link.Link) {
 	t.Helper()
 	s := mustOpen(t, t.TempDir())
 	for _, id := range []string{"ada", "ben"} {
-		if code := call(t, s, "POST", "/patient", `{"id":"`+id+`","given":"A","family":"B"}`, &admin.ID{}); code != 200 {
+		if code := call(t, s, "POST", "/patient", `{"id":"`+id+`","given":"A","family":"B"}`,
+			&admin.ID{}); code != 200 {
 			t.Fatal(code)
 		}
 	}
@@ -57,7 +58,8 @@ func TestAgree(t *testing.T) {
 	}
 	all, err := c.Vendors(t.Context(), "ada")
 	if err != nil || len(all) != 1 || !all[0].Consented || all[0].Name != "Oura" ||
-		!slices.Equal(all[0].Reads, []string{"your days"}) || !slices.Equal(all[0].Optional, []string{"your heart rate"}) {
+		!slices.Equal(all[0].Reads, []string{"your days"}) ||
+		!slices.Equal(all[0].Optional, []string{"your heart rate"}) {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
@@ -67,7 +69,8 @@ func TestConnectionStates(t *testing.T) {
 	state := func() pages.ConnectionState {
 		t.Helper()
 		all, err := c.List(t.Context(), "ada")
-		if err != nil || len(all) != 1 || all[0].ID != l.ID || !slices.Equal(all[0].Missing, []string{"your heart rate"}) {
+		if err != nil || len(all) != 1 || all[0].ID != l.ID ||
+			!slices.Equal(all[0].Missing, []string{"your heart rate"}) {
 			t.Fatalf("%+v, %v", all, err)
 		}
 		return all[0].State
@@ -107,8 +110,10 @@ func TestDisconnect(t *testing.T) {
 	if err := c.Agree(t.Context(), ada, "ada", "oura", true); err != nil {
 		t.Fatal(err)
 	}
-	const sleep = `{"data":[{"id":"d1","day":"2026-03-01","score":80,"timestamp":"2026-03-01T00:00:00+00:00","contributors":{}}]}`
-	if code := call(t, s, "POST", "/ingest?patient=ada&vendor=oura&name=daily_sleep.json", sleep, &struct{}{}); code != 200 {
+	const sleep = `{"data":[{"id":"d1","day":"2026-03-01","score":80,"timestamp":"2026-03-01T00:00:00+00:00",` +
+		`"contributors":{}}]}`
+	if code := call(t, s, "POST", "/ingest?patient=ada&vendor=oura&name=daily_sleep.json", sleep,
+		&struct{}{}); code != 200 {
 		t.Fatal(code)
 	}
 	observations := func() int { return countResources(t, s, "Observation") }

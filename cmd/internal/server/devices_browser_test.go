@@ -53,7 +53,8 @@ func TestDevicesInBrowser(t *testing.T) {
 	do("patient", admin.NewPatient{ID: "ada", Given: "Ada", Family: "Beispiel"}, &admin.ID{})
 	var invitation admin.UserLink
 	do("user/bootstrap", admin.NewUser{Login: "root", Name: "Rita Root"}, &invitation)
-	do("user", admin.NewUser{Login: "ada", Name: "Ada Beispiel", Roles: []string{"patient"}, Patient: "ada"}, &invitation)
+	do("user", admin.NewUser{Login: "ada", Name: "Ada Beispiel", Roles: []string{"patient"}, Patient: "ada"},
+		&invitation)
 	links := func(status string, missing int) {
 		t.Helper()
 		var got admin.Links
