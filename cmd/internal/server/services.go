@@ -46,6 +46,7 @@ type services struct {
 	pipeline  *ingest.Pipeline
 	links     *link.Links
 	progress  progress
+	sweep     chan struct{} // starts sweepLinks
 	sync      *sync.Engine
 	demo      *demoVendors // nil unless this is a demo with simulated clouds
 	pushKeys  *pushkey.Keys
@@ -169,6 +170,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.startSync(ctx)
+	s.startSweep(ctx)
 	return s, nil
 }
 
