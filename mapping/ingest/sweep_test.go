@@ -212,7 +212,7 @@ func TestCompleteWindowOfSamples(t *testing.T) {
 }
 
 // TestCompleteWindowOfDocuments checks that a document is in the window or not
-// as a whole, whatever the times of its parts, and that the bound may be its end.
+// as a whole, regardless of the times of its parts, and that the bound may be its end.
 func TestCompleteWindowOfDocuments(t *testing.T) {
 	inEveryTier(t, func(t *testing.T, w *world) {
 		one, two := sleepDocument("n1", oct(1, 23), 400, 41), sleepDocument("n2", oct(2, 23), 410, 42)
