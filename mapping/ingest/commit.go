@@ -16,10 +16,13 @@ import (
 // streams between Probe and Commit.
 const maxTries = 16
 
-// commit commits one batch. It asks for the consent again, which may have been
-// withdrawn during the delivery.
+// commit commits one batch. It checks the caller and the consent again, which may
+// have ended during the delivery.
 func (d *delivery) commit(ctx context.Context, b *batch) error {
 	began := d.pipeline.Clock()
+	if err := d.checkCaller(ctx); err != nil {
+		return err
+	}
 	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}

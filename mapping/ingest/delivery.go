@@ -76,6 +76,18 @@ func (d *delivery) checkConsent(ctx context.Context) error {
 	return nil
 }
 
+// checkCaller returns an error if the delivery's push key has been revoked or has
+// expired. Tokens are checked once, because they live for minutes and a delivery may
+// take longer.
+func (d *delivery) checkCaller(ctx context.Context) error {
+	if p := d.request.Principal; p != nil {
+		if _, _, ok := p.Grant.Delivers(); ok {
+			return p.Grant.Live(ctx)
+		}
+	}
+	return nil
+}
+
 // covered reports whether the consent covers data of the given categories.
 // Answers are cached until the next checkConsent.
 func (d *delivery) covered(ctx context.Context, categories []string) (bool, error) {

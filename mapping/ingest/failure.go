@@ -23,6 +23,8 @@ const (
 	reasonUnknown       = "no such patient or vendor"
 	reasonInterrupted   = "the import was interrupted"
 	reasonFailed        = "the import failed"
+	reasonNoAccess      = "the credential is missing, unknown or not valid here"
+	reasonEnded         = "the credential ended during the import"
 	reasonBadRetraction = "the retraction cannot be read"
 )
 
@@ -49,6 +51,8 @@ func (d *delivery) recordFailure(ctx context.Context, err error, reason string) 
 	switch fhir.KindOf(err) {
 	case fhir.Forbidden:
 		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
+	case fhir.Unauthorized:
+		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonEnded
 	case fhir.TooLarge:
 		derived = reasonTooLarge
 	case fhir.Unavailable:

@@ -33,6 +33,9 @@ type Summary struct {
 	Counts
 	ByMetric map[string]Counts `json:"byMetric"`
 	Seconds  float64           `json:"seconds"`
+	// Repeated is set if the part was delivered before. Nothing was written then, and
+	// the counts are those of the first delivery.
+	Repeated bool `json:"repeated,omitempty"`
 	// Erased counts the resources that Erase has deleted.
 	Erased int `json:"erased,omitempty"`
 }

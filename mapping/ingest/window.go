@@ -19,8 +19,8 @@ type Window struct {
 	// From and To bound the start of an Observation: From <= start < To. An
 	// Observation with the value of a day is not in the window.
 	From, To time.Time
-	// Days selects the values of days instead: From and To stand for their calendar
-	// dates.
+	// Days selects the values of days as well: for them, From and To stand for their
+	// calendar dates.
 	Days bool
 	// ByEnd bounds the end of a period instead of its start.
 	ByEnd bool
@@ -72,7 +72,7 @@ func (w *Window) containsTime(from, to time.Time) bool {
 	if w.ByEnd {
 		at = to
 	}
-	return !w.Days && !at.Before(w.From) && at.Before(w.To)
+	return !at.Before(w.From) && at.Before(w.To)
 }
 
 // isDay reports whether the effective time is a day without a time.
