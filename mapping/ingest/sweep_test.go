@@ -277,6 +277,12 @@ func TestCompleteDays(t *testing.T) {
 		w.expect("stated again", "oura", Counts{Read: 2, Updated: 2}, days, two...)
 		w.expect("gone again", "oura", Counts{Retracted: 2}, days)
 		w.wantLabels("gone again", all...)
+		// The vendor may file the night under any day from 1 to 3 October.
+		types = []string{"sleep"}
+		w.expect("a day late", "oura", Counts{}, &Window{Types: types, From: oct(2, 0), To: oct(6, 0), Days: true})
+		w.expect("a day early", "oura", Counts{}, &Window{Types: types, From: oct(-5, 0), To: oct(3, 0), Days: true})
+		w.expect("all days", "oura", Counts{Retracted: 2},
+			&Window{Types: types, From: oct(1, 0), To: oct(4, 0), Days: true})
 	})
 }
 
