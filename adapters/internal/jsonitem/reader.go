@@ -60,6 +60,7 @@ type Reader struct {
 	texts   [1024]string // recent short texts, by hash
 	members []Member     // members of the objects being built, the innermost object last
 	slab    []Member     // memory for the members of the next objects
+	slabs   int          // number of slabs so far
 }
 
 // source counts the bytes read, ends with the context and limits the bytes that
@@ -85,10 +86,17 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxBuffer is the size in bytes of the buffer between body and decoder.
+const maxBuffer = 64 << 10
+
 // NewReader returns a Reader of body. It calls progress with the number of
 // bytes read so far.
 func NewReader(ctx context.Context, body io.Reader, progress func(int64)) *Reader {
-	br := bufio.NewReaderSize(body, 64<<10)
+	size := maxBuffer
+	if known, ok := body.(interface{ Len() int }); ok { // a short body is wholly in memory
+		size = min(size, max(known.Len(), 16))
+	}
+	br := bufio.NewReaderSize(body, size)
 	s := &source{ctx: ctx, src: &bomSkipper{src: br}, progress: progress}
 	// Allow duplicate names: checking them would keep every name of an endless
 	// object in memory.
@@ -390,7 +398,8 @@ func (r *Reader) newMembers(n int) []Member {
 		return make([]Member, 0, n)
 	}
 	if len(r.slab) < n {
-		r.slab = make([]Member, 256)
+		r.slab = make([]Member, 64<<min(r.slabs, 2))
+		r.slabs++
 	}
 	out := r.slab[:0:n]
 	r.slab = r.slab[n:]
