@@ -82,7 +82,8 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *g
 	}
 	sim, err := googlehealth.New(googlehealth.Options{Seed: *seed, Wearers: wearers, Start: start.Add(-history),
 		Clock: clock, Project: project, AllowHTTP: true,
-		Clients:         []googlehealth.Client{{ID: id, Secret: secret, RedirectURIs: []string{"https://pg.example/callback"}}},
+		Clients: []googlehealth.Client{{ID: id, Secret: secret,
+			RedirectURIs: []string{"https://pg.example/callback"}}},
 		ServiceAccounts: []googlehealth.ServiceAccount{{Email: mail, KeyID: "k1", Key: &key.PublicKey}}})
 	if err != nil {
 		t.Fatal(err)
@@ -93,9 +94,10 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *g
 	if err != nil {
 		t.Fatal(err)
 	}
-	account, err := json.Marshal(map[string]string{"type": "service_account", "client_email": mail, "private_key_id": "k1",
-		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-		"token_uri":   srv.URL + "/token"})
+	account, err := json.Marshal(map[string]string{"type": "service_account", "client_email": mail,
+		"private_key_id": "k1",
+		"private_key":    string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+		"token_uri":      srv.URL + "/token"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +146,8 @@ func TestMonth(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock := simulate.NewClock(nil, start, 1)
-	faults := map[simulate.Fault]float64{simulate.Outage: 0.02, simulate.Drop: 0.01, simulate.RateLimit: 0.01, simulate.EmptyPage: 0.02, simulate.Lapse: 0.1, simulate.LostToken: 0.05,
+	faults := map[simulate.Fault]float64{simulate.Outage: 0.02, simulate.Drop: 0.01, simulate.RateLimit: 0.01,
+		simulate.EmptyPage: 0.02, simulate.Lapse: 0.1, simulate.LostToken: 0.05,
 		simulate.Expire: 0.05, simulate.Duplicate: 0.1, simulate.Reorder: 0.1, simulate.LostEvent: 0.1,
 		simulate.Unexpected: 0.01}
 	var injectors []*simulate.Injector
@@ -226,7 +229,8 @@ func TestRedelivery(t *testing.T) {
 	if after := f.versions(); !maps.Equal(before, after) {
 		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
 	}
-	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent), turns,
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent),
+		turns,
 		len(before))
 }
 

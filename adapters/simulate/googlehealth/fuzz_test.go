@@ -47,7 +47,8 @@ func FuzzRequests(f *testing.F) {
 			rec := httptest.NewRecorder()
 			s.ServeHTTP(rec, r)
 			switch rec.Code {
-			case http.StatusOK, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
+			case http.StatusOK, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
+				http.StatusNotFound,
 				http.StatusMovedPermanently, http.StatusTemporaryRedirect:
 			default:
 				t.Errorf("%s %s: %d", r.Method, r.URL, rec.Code)

@@ -92,7 +92,8 @@ func hasSystem(c *search.Clause, have []search.Value) bool {
 		return true
 	}
 	return slices.ContainsFunc(c.Values, func(want search.Value) bool {
-		return !want.HasSystem || slices.ContainsFunc(have, func(v search.Value) bool { return v.System == want.System })
+		return !want.HasSystem || slices.ContainsFunc(have,
+			func(v search.Value) bool { return v.System == want.System })
 	})
 }
 
