@@ -177,3 +177,27 @@ func BenchmarkOneDocument(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCompleteDay ingests a day of heart rates every second, all of which the
+// store has, with and without a complete window.
+func BenchmarkCompleteDay(b *testing.B) {
+	day := make([]any, 0, 86_400)
+	for i := range 86_400 {
+		day = append(day, pulse(oct(1, 0).Add(time.Duration(i)*time.Second), 60+i%40))
+	}
+	for name, window := range map[string]*Window{"incomplete": nil,
+		"complete": {Types: []string{"heartrate"}, From: oct(1, 0), To: oct(2, 0)}} {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(b)
+			if sum, err := w.deliver("oura", nil, day...); err != nil || sum.Created != len(day) {
+				b.Fatalf("%+v %v", sum.Counts, err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if sum, err := w.deliver("oura", window, day...); err != nil || sum.Unchanged != len(day) {
+					b.Fatalf("%+v %v", sum.Counts, err)
+				}
+			}
+		})
+	}
+}
