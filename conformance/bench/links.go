@@ -36,8 +36,9 @@ func (b *bench) links() error {
 	if err != nil {
 		return err
 	}
-	sim := oura.New(oura.Options{Clock: simulate.NewClock(time.Now, now, 1), Wall: time.Now, Start: now.AddDate(0, 0, -3),
-		Seed: 1, Wearers: wearers, RateLimit: 1 << 30,
+	sim := oura.New(oura.Options{Clock: simulate.NewClock(time.Now, now, 1), Wall: time.Now,
+		Start: now.AddDate(0, 0, -3),
+		Seed:  1, Wearers: wearers, RateLimit: 1 << 30,
 		Clients: []oura.Client{{ID: "pulsegate", Secret: linkSecret, Provider: oura.Moi}}})
 	vendor := httptest.NewServer(documents{sim})
 	defer vendor.Close()
@@ -214,7 +215,8 @@ func (b *bench) openLinked(vendor string) (patients []string, err error) {
 			return nil, err
 		}
 		var invite struct{ Link string }
-		if err := b.srv.Run(&invite, "user", "invite", "--login", fmt.Sprintf("bo%d", i), "--name", "Bo", "--role", "patient",
+		if err := b.srv.Run(&invite, "user", "invite", "--login", fmt.Sprintf("bo%d", i), "--name", "Bo", "--role",
+			"patient",
 			"--patient", p.ID); err != nil {
 			return nil, err
 		}
