@@ -71,7 +71,9 @@ func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) stri
 	if s.KeyValue {
 		k = valueKey(k, &s.Value)
 		for i := range s.Components {
-			k = valueKey(k.str(s.Components[i].Name), &s.Components[i].Value)
+			if c := &s.Components[i]; !c.Derived {
+				k = valueKey(k.str(c.Name), &c.Value)
+			}
 		}
 	}
 	return m.id(k)

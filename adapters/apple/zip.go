@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/flate"
 
@@ -48,7 +50,8 @@ func (a *adapter) decodeZip(ctx context.Context, in adapters.Input, sink adapter
 	if len(z.File) > cmp.Or(a.limits.entries, defaultEntries) {
 		return fail("directory", "too many entries", nil)
 	}
-	arc := &archive{limits: a.limits, in: in, sink: sink, left: cmp.Or(a.limits.bytes, defaultBytes)}
+	arc := &archive{limits: a.limits, in: in, sink: sink, routes: map[string]*entry{}}
+	arc.left.Store(cmp.Or(a.limits.bytes, defaultBytes))
 	main, ecgs, err := arc.choose(z.File)
 	if err != nil {
 		return err
@@ -56,7 +59,8 @@ func (a *adapter) decodeZip(ctx context.Context, in adapters.Input, sink adapter
 	if main == nil {
 		return fail("directory", "no HealthData document in the archive", nil)
 	}
-	if err := arc.checkOverlap(append([]*entry{main}, ecgs...)); err != nil {
+	entries := append([]*entry{main}, ecgs...)
+	if err := arc.checkOverlap(slices.AppendSeq(entries, maps.Values(arc.routes))); err != nil {
 		return err
 	}
 	if err := arc.xml(ctx, main); err != nil {
@@ -84,8 +88,11 @@ type archive struct {
 	limits limits
 	in     adapters.Input
 	sink   adapters.Sink
-	left   int64 // inflated bytes left under limits.bytes
-	read   int64 // inflated bytes read so far
+	left   atomic.Int64 // inflated bytes left under limits.bytes
+	read   int64        // inflated bytes read so far
+	// routes holds the GPX files by their names. A workout refers to them, and only
+	// their summaries are kept.
+	routes map[string]*entry
 }
 
 // choose finds the XML document and the ECG files and counts the files that it
@@ -103,6 +110,7 @@ func (a *archive) choose(files []*zip.File) (main *entry, ecgs []*entry, err err
 			ecgs = append(ecgs, e)
 		case ext == ".gpx":
 			a.sink.Drop(sample.DropIgnored, "workout-route", 1)
+			a.routes[base] = e
 		case path.Base(dir) == "clinical-records":
 			a.sink.Drop(sample.DropIgnored, "clinical-record", 1)
 		case ext != ".xml":
@@ -195,11 +203,11 @@ type limitedReader struct {
 func (r *limitedReader) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
 	r.read += int64(n)
-	r.archive.left -= int64(n)
+	left := r.archive.left.Add(-int64(n))
 	switch {
 	case r.read > r.limit:
 		err = errBomb
-	case r.archive.left < 0:
+	case left < 0:
 		err = errSize
 	}
 	r.err = err
@@ -209,11 +217,28 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 // xml decodes the HealthData document e.
 func (a *archive) xml(ctx context.Context, e *entry) error {
 	return a.open(e, func(r *limitedReader) error {
-		n, readErr, err := decodeXML(ctx, a.in, formatZip, r, a.sink, a.read)
+		n, readErr, err := decodeXML(ctx, a.in, formatZip, r, a.sink, a.read, a.route)
 		r.err = readErr // the read-ahead may have met an error that the decoder never saw
 		a.read += n
 		return err
 	})
+}
+
+// route summarizes the GPX file that a workout refers to. A file that is missing
+// or that cannot be read has no summary.
+func (a *archive) route(name string, c *clock) (out route) {
+	e := a.routes[path.Base(name)]
+	if e == nil {
+		return route{}
+	}
+	err := a.open(e, func(r *limitedReader) (err error) {
+		out, err = gpxRoute(r, c)
+		return err
+	})
+	if err != nil {
+		return route{}
+	}
+	return out
 }
 
 // ecg reads one recording. A recording that cannot be read is rejected as one
