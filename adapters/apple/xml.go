@@ -1,7 +1,6 @@
 package apple
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
