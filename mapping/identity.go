@@ -50,7 +50,7 @@ func (m *Mapper) id(k key) string {
 }
 
 // observationID returns the id of an Observation that is not a sample of a
-// stream.
+// stream. e may be nil for a sample with an id of the vendor's.
 func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) string {
 	k := make(key, 0, 256)
 	k = k.str("Observation").str(r.vendor).str(r.patient).str(r.rule.row.Metric)

@@ -1,6 +1,7 @@
 package apple
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 
@@ -51,6 +52,9 @@ var ignored = map[string]string{
 	"HKVisionPrescriptionTypeIdentifier":                "a prescription, not a measurement",
 	"HKWorkoutRouteTypeIdentifier":                      "locations are not kept; a workout has the summary of its routes",
 }
+
+// LeftOut returns the types of HealthKit that no format reads, with the reasons.
+func LeftOut() map[string]string { return maps.Clone(ignored) }
 
 // reasonClinical is the reason for leaving out records of care providers.
 const reasonClinical = "a record of a care provider, which has it first-hand"
