@@ -132,7 +132,7 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 		}
 		obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
 		obs.Stream = mapping.StreamID(id)
-		obs.rename(refs[j].ID, "", "")
+		d.adopt(&obs, refs[j].ID, other.identifier(d.sourceSystem()), a)
 		found[at[j]], claimed[refs[j].ID] = adopted, true
 		out = append(out, obs)
 	}

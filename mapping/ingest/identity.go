@@ -162,7 +162,9 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		return fhir.Wrap("ingest.identity", err)
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
-	if obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID; obs.joined {
+	obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID ||
+		obs.shared && !a.channels.isShared(vendorID)
+	if obs.joined {
 		a.batch.State = append(a.batch.State,
 			store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
 	}

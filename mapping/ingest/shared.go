@@ -36,6 +36,12 @@ func sameOrigin(x, y *measurement) bool {
 	return x.Device.Reference == y.Device.Reference || x.Device.Reference == "" || y.Device.Reference == ""
 }
 
+// knowsMore reports whether m states the device and other, of a coarse channel, does
+// not.
+func (c *channels) knowsMore(m, other *measurement) bool {
+	return !c.isCoarse(m.Device.Reference) && c.isCoarse(other.Device.Reference)
+}
+
 // findShared finds the samples of group that a channel with SharedIDs delivered
 // before, or deleted. It returns those that complete a stored Observation without a
 // device.
@@ -69,10 +75,12 @@ func (d *delivery) findShared(ctx context.Context, group *seriesGroup, found []s
 				if failure = cmp.Or(json.Unmarshal(obs.JSON, &own), json.Unmarshal(f.Resource.JSON, &other)); failure != nil {
 					return false
 				}
-				if !sameOrigin(&own, &other) || !own.equals(&other) {
+				device := other.Device.Reference
+				isFrom := sameOrigin(&own, &other) || a.channels.isCoarse(device) && d.mayStandFor(device, group.source)
+				if !isFrom || !own.equals(&other) {
 					continue
 				}
-				if other.Device.Reference == "" && other.Status != statusRetracted {
+				if a.channels.knowsMore(&own, &other) && other.Status != statusRetracted {
 					found[i] = adopted
 					d.adopt(&obs, strings.Clone(f.Resource.ID), other.identifier(d.sourceSystem()), a)
 					out = append(out, obs)
@@ -93,7 +101,7 @@ func (d *delivery) findShared(ctx context.Context, group *seriesGroup, found []s
 func (d *delivery) adopt(obs *observation, id, vendorID string, a *commitAttempt) {
 	if at := bytes.Index(obs.JSON, statusKey); obs.vendorID == "" && at >= 0 && a.channels.isShared(vendorID) {
 		head := append(bytes.Clone(obs.JSON[:at]), `,{"system":"`+d.sourceSystem()+`","value":"`+vendorID+`"}`...)
-		obs.JSON, obs.vendorID = append(head, obs.JSON[at:]...), vendorID
+		obs.JSON = append(head, obs.JSON[at:]...)
 		obs.Hash = store.ContentHash(obs.JSON)
 	}
 	obs.adoptIdentity(id, vendorID)
@@ -108,14 +116,15 @@ func (d *delivery) keepsShared(obs *observation, earlier *earlierVersion, a *com
 		return false
 	}
 	id := stored.identifier(d.sourceSystem())
-	if !a.channels.isShared(id) || !own.equals(&stored) || obs.coarse && !obs.shared && obs.vendorID == id {
+	switch {
+	case !a.channels.isShared(id) || !own.equals(&stored):
+		return false
+	case stored.Status == statusRetracted:
+		return !obs.shared || obs.revision == 0 // the deletion is final
+	case obs.coarse && !obs.shared && obs.vendorID == id, a.channels.knowsMore(&own, &stored):
 		return false
 	}
-	if stored.Status == statusRetracted {
-		return !obs.shared || obs.revision == 0 // the deletion is final
-	}
-	adds := len(own.Component) > len(stored.Component) || own.Device.Reference != "" && stored.Device.Reference == ""
-	return !adds && (!obs.shared || reflect.DeepEqual(own.Code, stored.Code))
+	return !obs.shared || len(own.Component) <= len(stored.Component) && reflect.DeepEqual(own.Code, stored.Code)
 }
 
 // isDeleted reports whether the vendor deleted obs before it was delivered.
