@@ -127,7 +127,7 @@ func (s *phoneSample) bodies(uuid string) map[string]string {
 func (w *world) deliver(channel, body string) Summary {
 	w.t.Helper()
 	format := map[string]string{"export": "export.xml", "companion": "companion", "fhir": "healthkit-fhir",
-		"hae": "health-auto-export"}[channel]
+		"hae": "health-auto-export", "open-wearables": "open-wearables"}[channel]
 	s, err := w.pipeline.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: format, Name: "body",
 		Body: strings.NewReader(body)})
 	if err != nil {
