@@ -25,7 +25,8 @@ func TestAdapter(t *testing.T) {
 		}),
 		adaptertest.Large(formatHAE, 0, 24<<20, func(w io.Writer, _ int64) error {
 			return applegen.GenerateHAE(w, applegen.Options{Seed: 3, Days: 400, Start: start})
-		}))
+		}), adaptertest.Large(formatCompanion, 24<<20, 24<<20, writeCompanion),
+		adaptertest.Large(formatFHIR, 24<<20, 24<<20, writeFHIR))
 }
 
 func decode(t *testing.T, format, body string) *adaptertest.Recorder {
@@ -134,31 +135,6 @@ func TestZipLimits(t *testing.T) {
 	}
 }
 
-// TestFixtures decodes captured payloads that are not part of the repository.
-func TestFixtures(t *testing.T) {
-	dir := adaptertest.Fixtures(t, "apple")
-	files, err := filepath.Glob(filepath.Join(dir, "*", "*.*"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no payloads: %v", err)
-	}
-	more, err := filepath.Glob(filepath.Join(dir, "export-xml", "*", "*.*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range append(files, more...) {
-		if d := filepath.Base(filepath.Dir(f)); d == "mappings" || d == "open-wearables" {
-			continue
-		}
-		body, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := decodeBytes(t.Context(), filepath.Base(f), "", body, adaptertest.NewRecorder()); err != nil {
-			t.Errorf("%s: %v", f, err)
-		}
-	}
-}
-
 func input(body []byte) adapters.Input {
 	return adapters.Input{Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)),
 		Received: adaptertest.Received()}
@@ -203,3 +179,7 @@ func FuzzXML(f *testing.F) { fuzz(f, formatXML) }
 func FuzzZip(f *testing.F) { fuzz(f, formatZip) }
 func FuzzECG(f *testing.F) { fuzz(f, formatECG) }
 func FuzzHAE(f *testing.F) { fuzz(f, formatHAE) }
+
+func FuzzCompanion(f *testing.F)     { fuzz(f, formatCompanion) }
+func FuzzFHIR(f *testing.F)          { fuzz(f, formatFHIR) }
+func FuzzOpenWearables(f *testing.F) { fuzz(f, formatOpenWearables) }
