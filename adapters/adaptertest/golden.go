@@ -67,7 +67,8 @@ func viewValue(v sample.Value) value {
 // view renders a sample for a golden file.
 func view(s *sample.Sample) line {
 	l := line{
-		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, SharedID: s.SharedID, KeyValue: s.KeyValue,
+		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, SharedID: s.SharedID,
+		KeyValue: s.KeyValue,
 		Revision: s.Revision, Coarse: s.Coarse,
 		User: s.UserEntered, Method: s.Method, Note: s.Note,
 		Status: []string{"", "preliminary", "retracted"}[s.Status],

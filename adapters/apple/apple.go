@@ -59,7 +59,8 @@ func (a *adapter) Formats() []adapters.Format {
 			Extensions: []string{".json"}},
 		{Name: formatFHIR, Summary: "FHIR Observations made on the phone by HealthKitOnFHIR or Grove",
 			Extensions: []string{".json", ".ndjson"}},
-		{Name: formatOpenWearables, Summary: "sync request of the Open Wearables iOS SDK", Extensions: []string{".json"}},
+		{Name: formatOpenWearables, Summary: "sync request of the Open Wearables iOS SDK",
+			Extensions: []string{".json"}},
 	}
 }
 

@@ -98,12 +98,13 @@ func TestMalformedPayloads(t *testing.T) {
 		"deep datum":    {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
 		"huge datum": {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`,
 			"16 MiB"},
-		"duplicate name":      {formatHAE, `{"data":{},"data":{}}`, "twice"},
-		"array":               {formatHAE, `[]`, "no object"},
-		"second value":        {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
-		"no random access":    {formatZip, "PK\x03\x04", "random access"},
-		"ECG without header":  {formatECG, "Name,x\n", "header"},
-		"ECG voltage is text": {formatECG, "a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
+		"duplicate name":     {formatHAE, `{"data":{},"data":{}}`, "twice"},
+		"array":              {formatHAE, `[]`, "no object"},
+		"second value":       {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
+		"no random access":   {formatZip, "PK\x03\x04", "random access"},
+		"ECG without header": {formatECG, "Name,x\n", "header"},
+		"ECG voltage is text": {formatECG,
+			"a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
 	} {
 		in := adapters.Input{Format: c.format, Body: strings.NewReader(c.body), Received: adaptertest.Received()}
 		err := New().Decode(t.Context(), in, adaptertest.NewRecorder())
@@ -128,7 +129,8 @@ func TestZipLimits(t *testing.T) {
 	if err := run(limits{}); err != nil {
 		t.Fatal(err)
 	}
-	for rule, l := range map[string]limits{"too many entries": {entries: 2}, "inflates to more than": {bytes: 100 << 10}} {
+	for rule, l := range map[string]limits{"too many entries": {entries: 2},
+		"inflates to more than": {bytes: 100 << 10}} {
 		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%v, want %q", err, rule)
 		}

@@ -31,7 +31,8 @@ var CompanionSchema []byte
 
 // looksLikeCompanion reports whether head has the mark of a companion batch.
 func looksLikeCompanion(head []byte) bool {
-	return bytes.Contains(head, []byte(`"`+companionMark+`"`)) && bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("{"))
+	return bytes.Contains(head, []byte(`"`+companionMark+`"`)) &&
+		bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("{"))
 }
 
 // companion decodes one batch of the companion app.
@@ -276,8 +277,10 @@ func (c *companion) workout(r *record, n *jsonitem.Node) error {
 		for i := range list.Items {
 			s := &list.Items[i]
 			total.add(route{
-				distance: floatOf(s.Get("distance")), ascent: floatOf(s.Get("ascent")), descent: floatOf(s.Get("descent")),
-				duration: floatOf(s.Get("duration")), points: 2, climbs: s.Get("ascent") != nil || s.Get("descent") != nil,
+				distance: floatOf(s.Get("distance")), ascent: floatOf(s.Get("ascent")),
+				descent:  floatOf(s.Get("descent")),
+				duration: floatOf(s.Get("duration")), points: 2, climbs: s.Get("ascent") != nil ||
+					s.Get("descent") != nil,
 			})
 		}
 	}

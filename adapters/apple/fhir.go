@@ -147,8 +147,8 @@ func (d fhirDecoder) resource(n *jsonitem.Node) error {
 	return d.sink.Sample(&r.sample)
 }
 
-// observedType returns the type of HealthKit in the code of an Observation. The
-// LOINC codes beside it are not used: mapping adds its own. A blood pressure and a
+// observedType returns the type of HealthKit in the code of an Observation. Its
+// LOINC codes are not used: mapping adds its own. A blood pressure and a
 // workout have a LOINC code alone.
 func observedType(n *jsonitem.Node) (string, error) {
 	coding := n.Get("code", "coding")
@@ -164,7 +164,8 @@ func observedType(n *jsonitem.Node) (string, error) {
 			return metricECG, nil
 		case code == "HKStateOfMind":
 			return typeStateOfMind, nil
-		case strings.Contains(system, healthKitSystem) && isType(code), isType(code) && strings.Contains(code, "TypeIdentifier"):
+		case strings.Contains(system, healthKitSystem) && isType(code),
+			isType(code) && strings.Contains(code, "TypeIdentifier"):
 			return code, nil
 		case code == "85354-9":
 			loinc = typeBloodPressure
@@ -360,7 +361,7 @@ func (d fhirDecoder) bloodPressure(r *record, n *jsonitem.Node) error {
 	return err
 }
 
-// ecg reads an electrocardiogram, whose voltages are in several components of ten
+// ecg reads an electrocardiogram. Its voltages are in several components of ten
 // seconds each.
 func (d fhirDecoder) ecg(r *record, n *jsonitem.Node) error {
 	var data []string
@@ -477,7 +478,8 @@ func (d fhirDecoder) stateOfMind(r *record, n *jsonitem.Node) error {
 		case "Kind":
 			codePart(r, "kind", mindKind(word))
 		case "Valence":
-			num, err := d.number(cmp.Or(c.Get("valueQuantity", "value"), c.Get("valueString"), c.Get("valueDecimal")), "valence")
+			num, err := d.number(cmp.Or(c.Get("valueQuantity", "value"), c.Get("valueString"),
+				c.Get("valueDecimal")), "valence")
 			if err == nil && num != "" {
 				r.sample.Value = number(num, "")
 			}
@@ -518,8 +520,9 @@ func (d fhirDecoder) extensions(r *record, n *jsonitem.Node) {
 		case "sourceDevice":
 			r.sample.Device = sample.Device{
 				Name: leaves["name"], Manufacturer: leaves["manufacturer"], Model: leaves["model"],
-				Hardware: leaves["hardwareVersion"], Firmware: leaves["firmwareVersion"], Software: leaves["softwareVersion"],
-				Kind: deviceType(leaves["model"] + " " + leaves["name"]),
+				Hardware: leaves["hardwareVersion"], Firmware: leaves["firmwareVersion"],
+				Software: leaves["softwareVersion"],
+				Kind:     deviceType(leaves["model"] + " " + leaves["name"]),
 			}
 		case "sourceRevision":
 			r.sample.Source = sample.Source{Name: leaves["name"], Version: leaves["version"]}

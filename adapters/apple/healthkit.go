@@ -69,21 +69,24 @@ var enums = map[string]struct {
 	first  int
 	values []string
 }{
-	"AppetiteChanges":                 {0, []string{"Unspecified", "NoChange", "Decreased", "Increased"}},
-	"AppleStandHour":                  {0, []string{"Stood", "Idle"}},
-	"AppleWalkingSteadinessEvent":     {1, []string{"InitialLow", "InitialVeryLow", "RepeatLow", "RepeatVeryLow"}},
-	"CervicalMucusQuality":            {1, []string{"Dry", "Sticky", "Creamy", "Watery", "EggWhite"}},
-	"Contraceptive":                   {1, []string{"Unspecified", "Implant", "Injection", "IntrauterineDevice", "IntravaginalRing", "Oral", "Patch"}},
+	"AppetiteChanges":             {0, []string{"Unspecified", "NoChange", "Decreased", "Increased"}},
+	"AppleStandHour":              {0, []string{"Stood", "Idle"}},
+	"AppleWalkingSteadinessEvent": {1, []string{"InitialLow", "InitialVeryLow", "RepeatLow", "RepeatVeryLow"}},
+	"CervicalMucusQuality":        {1, []string{"Dry", "Sticky", "Creamy", "Watery", "EggWhite"}},
+	"Contraceptive": {1,
+		[]string{"Unspecified", "Implant", "Injection", "IntrauterineDevice", "IntravaginalRing", "Oral", "Patch"}},
 	"EnvironmentalAudioExposureEvent": {1, []string{"MomentaryLimit"}},
 	"HeadphoneAudioExposureEvent":     {1, []string{"SevenDayLimit"}},
 	"LowCardioFitnessEvent":           {1, []string{"LowFitness"}},
-	"OvulationTestResult":             {1, []string{"Negative", "LuteinizingHormoneSurge", "Indeterminate", "EstrogenSurge"}},
-	"PregnancyTestResult":             {1, []string{"Negative", "Positive", "Indeterminate"}},
-	"Presence":                        {0, []string{"Present", "NotPresent"}},
-	"ProgesteroneTestResult":          {1, []string{"Negative", "Positive", "Indeterminate"}},
-	"Severity":                        {0, []string{"Unspecified", "NotPresent", "Mild", "Moderate", "Severe"}},
-	"SleepAnalysis":                   {0, []string{"InBed", "AsleepUnspecified", "Awake", "AsleepCore", "AsleepDeep", "AsleepREM"}},
-	"VaginalBleeding":                 {1, []string{"Unspecified", "Light", "Medium", "Heavy", "None"}},
+	"OvulationTestResult": {1,
+		[]string{"Negative", "LuteinizingHormoneSurge", "Indeterminate", "EstrogenSurge"}},
+	"PregnancyTestResult":    {1, []string{"Negative", "Positive", "Indeterminate"}},
+	"Presence":               {0, []string{"Present", "NotPresent"}},
+	"ProgesteroneTestResult": {1, []string{"Negative", "Positive", "Indeterminate"}},
+	"Severity":               {0, []string{"Unspecified", "NotPresent", "Mild", "Moderate", "Severe"}},
+	"SleepAnalysis": {0,
+		[]string{"InBed", "AsleepUnspecified", "Awake", "AsleepCore", "AsleepDeep", "AsleepREM"}},
+	"VaginalBleeding": {1, []string{"Unspecified", "Light", "Medium", "Heavy", "None"}},
 }
 
 // enumOf maps the categories, without their prefix, to their enumerations. An empty

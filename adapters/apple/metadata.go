@@ -47,8 +47,9 @@ var (
 		"HeartRateRecoveryMaxObservedRecoveryHeartRate": "maximumHeartRate",
 	}
 	metaFlags = map[string]string{
-		"IndoorWorkout": "indoor", "MenstrualCycleStart": "cycleStart", "SexualActivityProtectionUsed": "protectionUsed",
-		"QuantityClampedToLowerBound": "clampedToLowerBound", "QuantityClampedToUpperBound": "clampedToUpperBound",
+		"IndoorWorkout": "indoor", "MenstrualCycleStart": "cycleStart",
+		"SexualActivityProtectionUsed": "protectionUsed",
+		"QuantityClampedToLowerBound":  "clampedToLowerBound", "QuantityClampedToUpperBound": "clampedToUpperBound",
 	}
 )
 

@@ -121,11 +121,12 @@ func TestMalformedPhonePayloads(t *testing.T) {
 	huge := `"` + strings.Repeat("x", 17<<20) + `"`
 	const sync = `{"provider":"apple","sdkVersion":"1","syncTimestamp":"2026-01-06T08:00:00Z"`
 	for name, c := range map[string]struct{ format, body, rule string }{
-		"empty batch":         {formatCompanion, "", "empty"},
-		"not an object":       {formatCompanion, "[]", "expected"},
-		"other format":        {formatCompanion, `{"format":"Wilhelmine"}`, "format is not"},
-		"other version":       {formatCompanion, `{"format":"pulsegate-companion","version":2}`, "version"},
-		"no version":          {formatCompanion, `{"format":"pulsegate-companion","created":"2026-01-06T08:00:00Z","samples":[]}`, "lacks"},
+		"empty batch":   {formatCompanion, "", "empty"},
+		"not an object": {formatCompanion, "[]", "expected"},
+		"other format":  {formatCompanion, `{"format":"Wilhelmine"}`, "format is not"},
+		"other version": {formatCompanion, `{"format":"pulsegate-companion","version":2}`, "version"},
+		"no version": {formatCompanion,
+			`{"format":"pulsegate-companion","created":"2026-01-06T08:00:00Z","samples":[]}`, "lacks"},
 		"future":              {formatCompanion, `{"created":"2036-01-06T08:00:00Z"}`, "future"},
 		"floating":            {formatCompanion, `{"created":"2026-01-06T08:00:00"}`, "instant"},
 		"two batches":         {formatCompanion, companionHead + `}` + companionHead + `}`, "more than one"},
@@ -159,13 +160,15 @@ func TestHostileItems(t *testing.T) {
 	head := `"uuid":"AAAAAAAA-0000-4000-8000-000000000001","start":"2026-01-05T08:00:00Z"`
 	good := `{` + head + `,"type":"HKQuantityTypeIdentifierHeartRate","value":61,"unit":"count/min"}`
 	for name, c := range map[string]struct{ item, reason string }{
-		"large": {`{"uuid":"` + strings.Repeat("x", 15<<20) + `","b":"` + strings.Repeat("x", 2<<20) + `"}`, "too-large"},
-		"deep":  {strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100), "too-large"},
+		"large": {`{"uuid":"` + strings.Repeat("x", 15<<20) + `","b":"` + strings.Repeat("x", 2<<20) + `"}`,
+			"too-large"},
+		"deep": {strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100), "too-large"},
 		"many voltages": {`{` + head + `,"type":"HKDataTypeIdentifierElectrocardiogram","electrocardiogram":{"samplingFrequency":512,"unit":"mV","voltages":[1` +
 			strings.Repeat(",1", 270_000) + `]}}`, "too-large"},
 		"many frequencies": {`{` + head + `,"type":"HKDataTypeIdentifierAudiogram","sensitivityPoints":[{}` +
 			strings.Repeat(",{}", 100) + `]}`, "missing"},
-		"infinite value":   {`{` + head + `,"type":"HKQuantityTypeIdentifierHeartRate","value":1e999,"unit":"count/min"}`, "bad-value"},
+		"infinite value": {`{` + head +
+			`,"type":"HKQuantityTypeIdentifierHeartRate","value":1e999,"unit":"count/min"}`, "bad-value"},
 		"unknown activity": {`{` + head + `,"type":"HKWorkoutTypeIdentifier","workout":{"activity":81}}`, "bad-value"},
 	} {
 		r := decode(t, formatCompanion, companionHead+`,"samples":[`+c.item+`,`+good+`],"deleted":[]}`)
@@ -251,7 +254,8 @@ func TestFixtures(t *testing.T) {
 		if got := accounted(r); ok && got != want {
 			t.Errorf("%s: %d items are accounted for, the payload has %d", f, got, want)
 		}
-		t.Logf("%s: %d items, %d samples, %d rejects, drops %v", filepath.Base(f), want, len(r.Samples), len(r.Rejects), r.Drops)
+		t.Logf("%s: %d items, %d samples, %d rejects, drops %v", filepath.Base(f), want, len(r.Samples),
+			len(r.Rejects), r.Drops)
 	}
 }
 

@@ -18,12 +18,14 @@ import (
 func TestRoutes(t *testing.T) {
 	const workout = `<Workout workoutActivityType="HKWorkoutActivityTypeHiking" sourceName="W" startDate="2026-01-05 18:00:00 +0200" endDate="2026-01-05 18:30:00 +0200"><WorkoutRoute>%s</WorkoutRoute></Workout>`
 	locations := ""
-	points, gpx := []string{`null`, `{"latitude":"x"}`}, `<?xml version="1.0"?><gpx><trk><name>Wilhelmine</name><trkseg>`
+	points, gpx := []string{`null`, `{"latitude":"x"}`},
+		`<?xml version="1.0"?><gpx><trk><name>Wilhelmine</name><trkseg>`
 	for i := range 11 {
 		lat, alt, at := fmt.Sprintf("60.%04d", 1234+10*i), 100+2*i, fmt.Sprintf("2026-01-05T16:%02d:00Z", 2*i)
 		locations += fmt.Sprintf(`<Location date=%q latitude="%s" longitude="24.9876" altitude="%d"/>`,
 			strings.NewReplacer("T", " ", "Z", " +0000").Replace(at), lat, alt)
-		points = append(points, fmt.Sprintf(`{"latitude":%s,"longitude":24.9876,"altitude":%d,"timestamp":%q}`, lat, alt,
+		points = append(points, fmt.Sprintf(`{"latitude":%s,"longitude":24.9876,"altitude":%d,"timestamp":%q}`, lat,
+			alt,
 			strings.NewReplacer("T", " ", "Z", " +0000").Replace(at)))
 		gpx += fmt.Sprintf(`<trkpt lon="24.9876" lat="%s"><ele>%d.0</ele><time>%s</time><extensions><speed>1.5</speed></extensions></trkpt>`,
 			lat, alt, at)
@@ -31,7 +33,8 @@ func TestRoutes(t *testing.T) {
 	var archive bytes.Buffer
 	z := zip.NewWriter(&archive)
 	for name, body := range map[string]string{
-		"apple_health_export/export.xml":                 health(fmt.Sprintf(workout, `<FileReference path="/workout-routes/route_1.gpx"/>`)),
+		"apple_health_export/export.xml": health(fmt.Sprintf(workout,
+			`<FileReference path="/workout-routes/route_1.gpx"/>`)),
 		"apple_health_export/workout-routes/route_1.gpx": gpx + `</trkseg></trk></gpx>`} {
 		f, err := z.Create(name)
 		if err == nil {

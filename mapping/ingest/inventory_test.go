@@ -169,11 +169,13 @@ func (inv *inventory) bodies(t *testing.T, tab *table.Table, metric string, isLe
 	t.Helper()
 	out := map[string]string{}
 	companion := func(members string) {
-		out["companion"] = companionBody("2026-10-05T08:00:00Z", `{"uuid":"`+sampleUUID(1)+`",`+sampleDevice+`,"type":"`+
-			metric+`",`+companionSpan+`,`+members+`}`, "")
+		out["companion"] = companionBody("2026-10-05T08:00:00Z",
+			`{"uuid":"`+sampleUUID(1)+`",`+sampleDevice+`,"type":"`+
+				metric+`",`+companionSpan+`,`+members+`}`, "")
 	}
 	fhir := func(value string) {
-		out["fhir"] = `{"resourceType":"Observation","id":"` + sampleUUID(1) + `","status":"final","code":{"coding":[` + healthKit +
+		out["fhir"] = `{"resourceType":"Observation","id":"` + sampleUUID(1) +
+			`","status":"final","code":{"coding":[` + healthKit +
 			metric + `"}]},` + fhirPeriod + `,` + value + `}`
 	}
 	switch {
@@ -213,6 +215,7 @@ func (inv *inventory) bodies(t *testing.T, tab *table.Table, metric string, isLe
 // openWearablesBody returns a sync request with one record.
 func openWearablesBody(metric, num, unit string) string {
 	return `{"provider":"apple","sdkVersion":"1","syncTimestamp":"2026-10-05T08:00:00Z","data":{"records":[{"id":"` +
-		sampleUUID(1) + `","type":"` + metric + `","startDate":"2026-05-11T06:00:03Z","endDate":"2026-05-11T06:10:03Z","value":` +
+		sampleUUID(1) + `","type":"` + metric +
+		`","startDate":"2026-05-11T06:00:03Z","endDate":"2026-05-11T06:10:03Z","value":` +
 		num + `,"unit":"` + unit + `","source":{"name":"Watch"}}]}}`
 }

@@ -72,7 +72,8 @@ func (d *delivery) findShared(ctx context.Context, group *seriesGroup, found []s
 				}
 				obs := group.document(i)
 				var own, other measurement
-				if failure = cmp.Or(json.Unmarshal(obs.JSON, &own), json.Unmarshal(f.Resource.JSON, &other)); failure != nil {
+				if failure = cmp.Or(json.Unmarshal(obs.JSON, &own),
+					json.Unmarshal(f.Resource.JSON, &other)); failure != nil {
 					return false
 				}
 				device := other.Device.Reference
@@ -109,7 +110,7 @@ func (d *delivery) adopt(obs *observation, id, vendorID string, a *commitAttempt
 
 // keepsShared reports whether the stored version of obs is kept because obs, from
 // another channel, states the same measurement without adding to it. It decides
-// only if one of the two has a SharedID, whose samples are immutable.
+// only if one of the two has a SharedID, because such samples are immutable.
 func (d *delivery) keepsShared(obs *observation, earlier *earlierVersion, a *commitAttempt) bool {
 	var own, stored measurement
 	if obs.retracted || json.Unmarshal(earlier.body, &own) != nil || json.Unmarshal(earlier.current, &stored) != nil {

@@ -58,7 +58,7 @@ type Sample struct {
 	// depend: "export.xml", "hae", "v4", "v2".
 	Channel string
 
-	// Either Start or Day is set, except in a deletion (see IsDeletion). Day is the day of a daily value. End is the end
+	// Either Start or Day is set, except in a deletion; see IsDeletion. Day is the day of a daily value. End is the end
 	// of an interval and zero for an instant.
 	Start, End time.Time
 	Zone       Zone

@@ -393,7 +393,7 @@ func (r *Reader) name() (string, error) {
 	return t.String(), nil
 }
 
-// slabSize is the number of members for which newMembers allocates memory at once.
+// slabSize is the number of members in one allocation of newMembers.
 const slabSize = 256
 
 // newMembers returns an empty slice with capacity for n members.
