@@ -301,7 +301,7 @@ func TestScalesOfChannels(t *testing.T) {
 		{"fhir", fhir(asymmetry, `"value":0.0083,"unit":"%","code":"%"`, ""), asymmetry, "0.83 %"},
 		{"fhir", fhir(asymmetry, `"value":0.83,"unit":"%","code":"%"`, grove), asymmetry, "0.83 %"},
 		{"fhir", fhir(oxygen, `"value":97,"unit":"%","code":"%"`, grove), oxygen, "97 %"},
-		{"fhir", fhir(bodyMass, `"value":157.63,"unit":"lbs","code":"[lb_av]"`, ""), bodyMass, "71.499764993 kg"},
+		{"fhir", fhir(bodyMass, `"value":157.63,"unit":"lbs","code":"[lb_av]"`, ""), bodyMass, "71.4997652831 kg"},
 		{"fhir", fhir("HKQuantityTypeIdentifierHeight", `"value":64,"unit":"in","code":"[in_i]"`, ""),
 			"HKQuantityTypeIdentifierHeight", "162.56 cm"},
 		{"fhir", fhir("HKQuantityTypeIdentifierWaistCircumference", `"value":30,"unit":"in","code":"in"`, ""),
@@ -325,7 +325,7 @@ func TestScalesOfChannels(t *testing.T) {
 		num, unit, _ := strings.Cut(c.want, " ")
 		if len(got) != 1 || got[0].Quantity.Value.String() != num ||
 			!strings.Contains(string(got[0].raw.JSON), `"unit":"`+unit+`"`) {
-			t.Errorf("%s: %v, want %s", c.channel, got, c.want)
+			t.Errorf("%s: %+v, want %s", c.channel, got, c.want)
 		}
 		done()
 	}
