@@ -34,6 +34,13 @@ type Format struct {
 	// lower case after the sender's HTTP headers ("automation-aggregation").
 	// No other part of a request reaches an adapter.
 	Delivery []string
+	// Session is the fact of a delivery that, together with the body, identifies
+	// it: the app repeats both when it sends a part again whose answer was lost.
+	Session string
+	// App names the app that sends the format by itself, and Choices its settings
+	// with what to choose for each of them. They are for people.
+	App     string
+	Choices [][2]string
 }
 
 // Facts returns the delivery facts that the formats of a list, or nil if there
@@ -52,6 +59,20 @@ func Facts(a Adapter, get func(string) string) map[string]string {
 		}
 	}
 	return out
+}
+
+// Session returns the fact of a delivery that one of the adapter's formats names as
+// its Session, or "" if there is none. get is that of Facts.
+func Session(a Adapter, get func(string) string) string {
+	for _, f := range a.Formats() {
+		if f.Session == "" {
+			continue
+		}
+		if v := get(f.Session); v != "" && len(v) <= maxFact {
+			return v
+		}
+	}
+	return ""
 }
 
 // maxFact is the limit for one delivery fact in bytes.

@@ -26,6 +26,11 @@ func (m *Mapper) deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
 // Device returns the Device resource of a sample: its identity and names, and the
 // versions and facts that the sample states.
 func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
+	return device(vendor, patient, k, s, "")
+}
+
+// device is Device with the time at which the device was last seen, or "".
+func device(vendor, patient string, k DeviceKey, s *sample.Sample, seen string) []byte {
 	d := &s.Device
 	b := append([]byte(fhir.Prefix("Device", k.ID)), `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
 	b = append(b, vendor...)
@@ -50,7 +55,7 @@ func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
 		b = append(b, '}')
 	}
 	b = appendVersions(b, d)
-	b = appendProperties(b, d)
+	b = appendProperties(b, d, seen)
 	b = append(b, `,"patient":{"reference":"Patient/`...)
 	b = append(b, patient...)
 	return append(b, `"}}`...)
@@ -81,8 +86,13 @@ func appendVersions(b []byte, d *sample.Device) []byte {
 	return b
 }
 
-// appendProperties appends the battery level and the other facts.
-func appendProperties(b []byte, d *sample.Device) []byte {
+// LastSeen is the code of the Device.property with the hour in which the newest
+// sample or report of the device was made, in CodeSystem/device-property.
+const LastSeen = "last-seen"
+
+// appendProperties appends the battery level, the time last seen and the other
+// facts.
+func appendProperties(b []byte, d *sample.Device, seen string) []byte {
 	n := 0
 	open := func() {
 		if n++; n == 1 {
@@ -98,6 +108,14 @@ func appendProperties(b []byte, d *sample.Device) []byte {
 		b = append(b, `]},"valueQuantity":[{"value":`...)
 		b = v.Append(b)
 		b = append(b, `,"unit":"%",`+ucumSystem+`,"code":"%"}]}`...)
+	}
+	if seen != "" {
+		open()
+		b = append(b, `{"type":{"coding":[`...)
+		b = appendCoding(b, fhir.Canonical+"/CodeSystem/device-property", LastSeen, "Last seen")
+		b = append(b, `]},"valueCode":[{"text":`...)
+		b = appendString(b, seen)
+		b = append(b, `}]}`...)
 	}
 	for _, fact := range d.Facts {
 		if fact.Name == "" || fact.Value == "" {

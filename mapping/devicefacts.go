@@ -32,17 +32,20 @@ func (f *fact) learn(value string, at time.Time) bool {
 // order of the samples does not matter, and a sample without a fact does not
 // change it.
 type DeviceFacts struct {
-	Name         fact            `json:"name,omitzero"`
-	Manufacturer fact            `json:"manufacturer,omitzero"`
-	Model        fact            `json:"model,omitzero"`
-	Hardware     fact            `json:"hardware,omitzero"`
-	Kind         fact            `json:"kind,omitzero"`
-	Serial       fact            `json:"serial,omitzero"`
-	Software     fact            `json:"software,omitzero"`
-	Firmware     fact            `json:"firmware,omitzero"`
-	Battery      fact            `json:"battery,omitzero"`
-	Source       fact            `json:"source,omitzero"`
-	More         map[string]fact `json:"more,omitempty"`
+	Name         fact `json:"name,omitzero"`
+	Manufacturer fact `json:"manufacturer,omitzero"`
+	Model        fact `json:"model,omitzero"`
+	Hardware     fact `json:"hardware,omitzero"`
+	Kind         fact `json:"kind,omitzero"`
+	Serial       fact `json:"serial,omitzero"`
+	Software     fact `json:"software,omitzero"`
+	Firmware     fact `json:"firmware,omitzero"`
+	Battery      fact `json:"battery,omitzero"`
+	Source       fact `json:"source,omitzero"`
+	// Seen is the hour of the newest sample or report, so that a Device gets at most
+	// one version per hour for it, and the order of delivery does not matter.
+	Seen fact            `json:"seen,omitzero"`
+	More map[string]fact `json:"more,omitempty"`
 }
 
 // maxFacts limits the number of facts in DeviceFacts.More.
@@ -61,6 +64,9 @@ func (f *DeviceFacts) Learn(s *sample.Sample, at time.Time) {
 	f.Firmware.learn(d.Firmware, at)
 	f.Battery.learn(d.Battery, at)
 	f.Source.learn(s.Source.Name, at)
+	if hour := at.UTC().Truncate(time.Hour); hour.After(f.Seen.At) {
+		f.Seen = fact{hour.Format(time.RFC3339), hour}
+	}
 	for i := range d.Facts {
 		f.more(d.Facts[i].Name, fact{d.Facts[i].Value, at})
 	}
@@ -85,7 +91,8 @@ func (f *DeviceFacts) Merge(other *DeviceFacts) bool {
 		{&f.Model, &other.Model},
 		{&f.Hardware, &other.Hardware}, {&f.Kind, &other.Kind}, {&f.Serial, &other.Serial},
 		{&f.Software, &other.Software},
-		{&f.Firmware, &other.Firmware}, {&f.Battery, &other.Battery}, {&f.Source, &other.Source}} {
+		{&f.Firmware, &other.Firmware}, {&f.Battery, &other.Battery}, {&f.Source, &other.Source},
+		{&f.Seen, &other.Seen}} {
 		changed = p[0].learn(p[1].Value, p[1].At) || changed
 	}
 	for name, x := range other.More {
@@ -103,5 +110,5 @@ func (f *DeviceFacts) Device(vendor, patient string, k DeviceKey) []byte {
 		s.Device.Facts = append(s.Device.Facts, sample.Fact{Name: name, Value: x.Value})
 	}
 	sort.Slice(s.Device.Facts, func(i, j int) bool { return s.Device.Facts[i].Name < s.Device.Facts[j].Name })
-	return Device(vendor, patient, k, &s)
+	return device(vendor, patient, k, &s, f.Seen.Value)
 }

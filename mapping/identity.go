@@ -52,12 +52,11 @@ func (m *Mapper) id(k key) string {
 // observationID returns the id of an Observation that is not a sample of a
 // stream. e may be nil for a sample with an id of the vendor's.
 func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) string {
-	k := make(key, 0, 256)
-	k = k.str("Observation").str(r.vendor).str(r.patient).str(r.rule.row.Metric)
 	if s.VendorID != "" {
-		return m.id(k.str("id").str(s.VendorID))
+		return m.id(objectKey(r.vendor, r.patient, r.rule.row.Metric, s.VendorID))
 	}
-	k = k.str("key")
+	k := make(key, 0, 256)
+	k = k.str("Observation").str(r.vendor).str(r.patient).str(r.rule.row.Metric).str("key")
 	if e.Day {
 		k = k.str(e.Start.Format(time.DateOnly))
 	} else {

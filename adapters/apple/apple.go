@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"pulsegate/adapters"
+	"pulsegate/adapters/internal/archive"
 )
 
 // Names of the formats.
@@ -26,15 +27,8 @@ const (
 // headSize is the number of bytes that Detect needs.
 const headSize = 64 << 10
 
-// limits bounds what an archive may hold. The zero value of a field means its default.
-type limits struct {
-	entries int   // files in an archive (default 200,000)
-	bytes   int64 // inflated bytes of all files read (default 64 GiB)
-	ratio   int64 // inflated to deflated bytes of a file over 64 MiB (default 300)
-}
-
 // adapter implements adapters.Adapter for Apple's formats.
-type adapter struct{ limits limits }
+type adapter struct{ limits archive.Limits }
 
 var _ adapters.Adapter = (*adapter)(nil)
 
@@ -54,7 +48,8 @@ func (a *adapter) Formats() []adapters.Format {
 		{Name: formatXML, Summary: "Apple Health export.xml", Extensions: []string{".xml"}},
 		{Name: formatECG, Summary: "one electrocardiogram of an Apple Health export", Extensions: []string{".csv"}},
 		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"},
-			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}},
+			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}, Session: headerSession,
+			App: appHAE, Choices: haeChoices()},
 		{Name: formatCompanion, Summary: "batch of the companion app, see companion.schema.json",
 			Extensions: []string{".json"}},
 		{Name: formatFHIR, Summary: "FHIR Observations made on the phone by HealthKitOnFHIR or Grove",

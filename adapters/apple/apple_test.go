@@ -14,6 +14,7 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/adapters/adaptertest"
 	"pulsegate/adapters/apple/applegen"
+	"pulsegate/adapters/internal/archive"
 	"pulsegate/mapping/sample"
 )
 
@@ -121,16 +122,16 @@ func TestZipLimits(t *testing.T) {
 		applegen.Options{Seed: 1, Days: 2, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
-	run := func(l limits) error {
+	run := func(l archive.Limits) error {
 		in := adapters.Input{Format: formatZip, Body: bytes.NewReader(buf.Bytes()),
 			At: bytes.NewReader(buf.Bytes()), Size: int64(buf.Len()), Received: adaptertest.Received()}
 		return (&adapter{limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
 	}
-	if err := run(limits{}); err != nil {
+	if err := run(archive.Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	for rule, l := range map[string]limits{"too many entries": {entries: 2},
-		"inflates to more than": {bytes: 100 << 10}} {
+	for rule, l := range map[string]archive.Limits{"too many entries": {Entries: 2},
+		"inflates to more than": {Bytes: 100 << 10}} {
 		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%v, want %q", err, rule)
 		}

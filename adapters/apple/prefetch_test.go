@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/adapters/adaptertest"
 	"pulsegate/adapters/apple/applegen"
+	"pulsegate/adapters/internal/archive"
 	"pulsegate/mapping/sample"
 )
 
@@ -66,7 +67,7 @@ func TestZipReturnsSinkErrorBeforeReadError(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := errors.New("the store is full")
-	err := (&adapter{limits: limits{bytes: 300 << 10}}).Decode(t.Context(), input(buf.Bytes()), &failingSink{err: want})
+	err := (&adapter{limits: archive.Limits{Bytes: 300 << 10}}).Decode(t.Context(), input(buf.Bytes()), &failingSink{err: want})
 	if !errors.Is(err, want) {
 		t.Fatalf("got %v, want the error of the sink", err)
 	}

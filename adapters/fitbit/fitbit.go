@@ -252,7 +252,8 @@ func (d *decoder) single(n *jsonitem.Node) error {
 func (d *decoder) isPoint(n *jsonitem.Node) bool {
 	for i := range n.Members {
 		if m := &n.Members[i]; m.Value.Kind == '{' {
-			if _, ok := types[kebab(m.Name)]; ok {
+			metric := kebab(m.Name)
+			if _, ok := types[metric]; ok || ignored[metric] != "" {
 				return true
 			}
 		}

@@ -75,11 +75,23 @@ func (d *decoder) splitType(n *jsonitem.Node, envelope ...string) (metric string
 const noType = "the body does not state its type; name it with --format google-health:steps " +
 	"or in the file name (list_heart-rate.json, dailyRollUp_steps.json)"
 
+// Revisions of the types that have no updateTime. A statement of the API is later
+// than that of an archive or of a stored legacy payload, because Google derives
+// the values again with newer algorithms.
+const (
+	revisionArchive = 1
+	revisionAPI     = 2
+)
+
 // point reads an item of list or reconcile.
 func (d *decoder) point(n *jsonitem.Node) error {
 	metric, body := d.splitType(n, "name", "dataPointName", "dataSource")
 	if metric == "" && body == n {
 		return d.rd.Fail(noType)
+	}
+	if _, ok := ignored[metric]; ok {
+		d.sink.Drop(sample.DropIgnored, metric, 1)
+		return nil
 	}
 	spec, ok := types[metric]
 	if !ok {
@@ -95,6 +107,8 @@ func (d *decoder) point(n *jsonitem.Node) error {
 	p.origin()
 	if t, _, ok := body.Get("updateTime").Time(); ok {
 		p.sample.Revision = t.UnixMicro()
+	} else if p.sample.VendorID != "" && !spec.merged {
+		p.sample.Revision = revisionAPI
 	}
 	read := spec.read
 	if read == nil {

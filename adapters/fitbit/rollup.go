@@ -15,6 +15,7 @@ type rollupSpec struct {
 	zero       bool
 	signed     bool
 	duration   bool
+	nutrition  bool // the value is read by rolledNutrition
 	components []componentSpec
 	list       [3]string // names of a list and of its enum and amount: one component per entry
 	span       [2]string // names of the bounds of the component "range"
@@ -40,6 +41,7 @@ var rollups = map[string]rollupSpec{
 		numeric("rateMin", "mL/kg/min"), numeric("rateMax", "mL/kg/min")}},
 	"sedentary-period": {value: "durationSum", unit: "s", duration: true},
 	"hydration-log":    {value: "amountConsumed", unit: "mL"},
+	"nutrition-log":    {nutrition: true},
 	"active-zone-minutes": {zero: true, components: []componentSpec{numeric("sumInFatBurnHeartZone", "min"),
 		numeric("sumInCardioHeartZone", "min"), numeric("sumInPeakHeartZone", "min")}},
 	"active-minutes": {unit: "min",
@@ -78,7 +80,7 @@ func (d *decoder) rollup(n *jsonitem.Node) error {
 // window sets the civil day of a daily roll-up, or the period of another.
 func (p *point) window() *rejection {
 	if p.item.Get("civilStartTime") != nil {
-		p.sample.Metric = p.metric + "/day"
+		p.sample.Metric, p.sample.Revision = p.metric+"/day", revisionAPI
 		start, ok := civil(p.item.Get("civilStartTime", "date"))
 		if !ok {
 			return &rejection{sample.ReasonBadTime, "civilStartTime is not a calendar day"}
@@ -109,6 +111,8 @@ func (p *point) window() *rejection {
 // rolled sets value and components by the spec.
 func (p *point) rolled(spec rollupSpec) *rejection {
 	switch {
+	case spec.nutrition:
+		return p.rolledNutrition()
 	case spec.list[0] != "":
 		p.levels(spec.list[0], spec.list[1], spec.list[2], spec.unit)
 	case spec.span[0] != "":

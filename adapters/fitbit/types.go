@@ -103,6 +103,12 @@ var types = map[string]typeSpec{
 	"hydration-log":                 {timing: overPeriod, read: hydration},
 	"exercise":                      {timing: overPeriod, merged: true, openEnd: true, read: exercise},
 	"sleep":                         {timing: overPeriod, merged: true, openEnd: true, read: sleep},
+	"symptoms":                      {read: symptoms},
+	"moods":                         {read: moods},
+	"menstrual-period":              {timing: overPeriod, openEnd: true, read: menstrualPeriod},
+	"ovulation-test":                {value: "result", read: ovulationTest},
+	"nutrition-log":                 {timing: overPeriod, read: nutrition},
+	"skin-temperature-sensors":      {read: skinSensors},
 	"electrocardiogram":             {timing: overPeriod, openEnd: true, read: electrocardiogram},
 	"irregular-rhythm-notification": {timing: overPeriod, read: irregularRhythm},
 }
@@ -110,6 +116,9 @@ var types = map[string]typeSpec{
 // isType reports whether t is a supported type of any page.
 func isType(t string) bool {
 	if _, ok := types[t]; ok {
+		return true
+	}
+	if _, ok := ignored[t]; ok {
 		return true
 	}
 	_, ok := rollups[t]

@@ -30,8 +30,14 @@ func main() {
 	kills := flag.Int("kills", 50, "number of kills")
 	writers := flag.Int("writers", 8, "number of concurrent writers")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the random moments")
+	accounts := flag.Int("accounts", 4, "linked accounts of the second part")
+	linkKills := flag.Int("link-kills", 8, "number of kills of the second part; 0 leaves it out")
 	flag.Parse()
-	if err := run(*bin, *kills, *writers, *seed); err != nil {
+	err := run(*bin, *kills, *writers, *seed)
+	if err == nil && *linkKills > 0 {
+		err = runLinks(*bin, *linkKills, *accounts, *seed)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "kill: FAIL (seed %d): %v\n", *seed, err)
 		os.Exit(1)
 	}
@@ -100,10 +106,7 @@ func run(bin string, kills, writers int, seed uint64) error {
 }
 
 func (h *harness) setUp(bin string) error {
-	key, err := blackbox.NewKey()
-	if err != nil {
-		return err
-	}
+	var err error
 	if h.srv, err = blackbox.Start(bin, filepath.Join(h.dir, "data")); err != nil {
 		return err
 	}
@@ -115,24 +118,35 @@ func (h *harness) setUp(bin string) error {
 	if err := h.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", "oura"); err != nil {
 		return err
 	}
+	if h.client, err = h.newClient(h.srv); err != nil {
+		return err
+	}
+	_, err = h.client.Token()
+	return err
+}
+
+// newClient registers a client that may do everything.
+func (h *harness) newClient(srv *blackbox.Server) (*blackbox.Client, error) {
+	key, err := blackbox.NewKey()
+	if err != nil {
+		return nil, err
+	}
 	jwks, err := key.JWKS()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := filepath.Join(h.dir, "jwks.json")
 	if err := os.WriteFile(file, jwks, 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := h.srv.Run(&c, "client", "add", "--name", "kill", "--jwks", file, "--scope", scope); err != nil {
-		return err
+	if err := srv.Run(&c, "client", "add", "--name", "kill", "--jwks", file, "--scope", scope); err != nil {
+		return nil, err
 	}
-	h.client = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key,
-		HTTP: &http.Client{Timeout: 20 * time.Second}}
-	_, err = h.client.Token()
-	return err
+	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: scope, Key: key,
+		HTTP: &http.Client{Timeout: 20 * time.Second}}, nil
 }
 
 // round runs the writers for some time, kills and restarts the server, and verifies the

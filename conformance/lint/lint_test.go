@@ -180,6 +180,9 @@ var directions = []struct {
 	{"pulsegate/fhir/access", nil, true},
 	{"pulsegate/fhir/element", nil, true},
 	{"pulsegate/mapping/sample", nil, true},
+	{"pulsegate/adapters/link", []string{"pulsegate/adapters/cloud", "pulsegate/fhir"}, false},
+	{"pulsegate/adapters/sync", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
+	{"pulsegate/adapters/pushkey", []string{"pulsegate/adapters", "pulsegate/fhir", "pulsegate/mapping"}, false},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},
 	{"pulsegate/smart", []string{"pulsegate/smart", "pulsegate/fhir"}, false},
@@ -194,7 +197,7 @@ var owners = map[string]string{
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",
 	"github.com/spf13/cobra":              "pulsegate/cmd",
-	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd",
+	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd,pulsegate/adapters/cloud/googlehealth",
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
 }
 

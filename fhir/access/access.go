@@ -58,6 +58,14 @@ type Rule struct {
 	Patient string
 	// ID, if not empty, limits the rule to one resource of Type.
 	ID string
+	// Vendor, if not empty, limits the rule to ingested data of one vendor. No
+	// scope has this limit, so a rule with it comes from a push key.
+	Vendor string
+}
+
+// limited reports whether the rule covers only a part of the resources of a type.
+func (r *Rule) limited() bool {
+	return len(r.Params) > 0 || r.Patient != "" || r.ID != "" || r.Vendor != ""
 }
 
 // Param is one restriction of a granular scope. The resource must have one of the
@@ -157,12 +165,30 @@ func (g *Grant) MayAll(i Interaction, t string) bool {
 		return false
 	}
 	i = g.allowed(i, t)
-	for _, r := range g.Rules {
-		if (r.Type == "*" || r.Type == t) && r.May&i != 0 && len(r.Params) == 0 && r.Patient == "" && r.ID == "" {
+	for k := range g.Rules {
+		if r := &g.Rules[k]; (r.Type == "*" || r.Type == t) && r.May&i != 0 && !r.limited() {
 			return true
 		}
 	}
 	return false
+}
+
+// Delivers returns the patient and the vendor for which a grant may deliver data if
+// that is all that it permits. Otherwise ok is false.
+func (g *Grant) Delivers() (patient, vendor string, ok bool) {
+	if g == nil || len(g.Rules) != 1 || g.AllPatients {
+		return "", "", false
+	}
+	r := g.Rules[0]
+	ok = r.Type == "Observation" && r.May == Create && len(r.Params) == 0 && r.ID == "" && r.Patient != "" &&
+		r.Vendor != ""
+	return r.Patient, r.Vendor, ok
+}
+
+// DeliveryRule returns the rule that permits delivering the data of one vendor for one
+// patient, and nothing else.
+func DeliveryRule(patient, vendor string) Rule {
+	return Rule{Type: "Observation", May: Create, Patient: patient, Vendor: vendor}
 }
 
 // MayUnattended is like May, for export jobs and subscriptions, which continue after
@@ -246,7 +272,8 @@ func (f Filter) scoped(facts *Facts) bool {
 }
 
 func (r *Rule) matches(f *Facts) bool {
-	if r.Patient != "" && r.Patient != f.Patient || r.ID != "" && r.ID != f.ID {
+	if r.Patient != "" && r.Patient != f.Patient || r.ID != "" && r.ID != f.ID ||
+		r.Vendor != "" && r.Vendor != f.Vendor {
 		return false
 	}
 	for _, p := range r.Params {

@@ -29,3 +29,51 @@ func TestSubscriptionVisibleToOwner(t *testing.T) {
 		}
 	}
 }
+
+// TestDeliveryRule checks that a grant with a DeliveryRule permits creating ingested
+// Observations of one patient and vendor, and nothing else.
+func TestDeliveryRule(t *testing.T) {
+	g := &access.Grant{Recipient: "push-key:k", Rules: []access.Rule{access.DeliveryRule("ada", "apple")},
+		Consents: permitsAll{}}
+	if patient, vendor, ok := g.Delivers(); !ok || patient != "ada" || vendor != "apple" {
+		t.Errorf("Delivers returned %q, %q, %v", patient, vendor, ok)
+	}
+	allowed := 0
+	for _, typ := range []string{"Observation", "Device", "Patient", "Consent", "Provenance", "AuditEvent"} {
+		for _, i := range []access.Interaction{access.Create, access.Read, access.Update, access.Delete, access.Search} {
+			if g.MayAll(i, typ) {
+				t.Errorf("%s, %v: permitted for all resources", typ, i)
+			}
+			for _, patient := range []string{"ada", "ben", ""} {
+				for _, vendor := range []string{"apple", "oura", ""} {
+					f := &access.Facts{Type: typ, Patient: patient, Vendor: vendor}
+					want := typ == "Observation" && i == access.Create && patient == "ada" && vendor == "apple"
+					if got := g.Filter(i).Allow(f); got != want {
+						t.Errorf("%s of %q from %q, %v: %v", typ, patient, vendor, i, got)
+					}
+					if want {
+						allowed++
+					}
+				}
+			}
+		}
+	}
+	if allowed != 1 {
+		t.Errorf("%d combinations allowed, want 1", allowed)
+	}
+	for name, g := range map[string]*access.Grant{
+		"none":      nil,
+		"operator":  access.All(),
+		"a scope":   {Rules: []access.Rule{{Type: "Observation", May: access.Create, Patient: "ada"}}},
+		"more":      {Rules: []access.Rule{access.DeliveryRule("ada", "apple"), access.DeliveryRule("ben", "apple")}},
+		"no vendor": {Rules: []access.Rule{access.DeliveryRule("ada", "")}},
+	} {
+		if _, _, ok := g.Delivers(); ok {
+			t.Errorf("%s: Delivers", name)
+		}
+	}
+}
+
+type permitsAll struct{}
+
+func (permitsAll) Permits(string, *access.Facts) bool { return true }

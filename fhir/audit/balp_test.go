@@ -295,6 +295,7 @@ func drawEvent(t *rapid.T) Event {
 			Issuer:   "https://pulse.example.org",
 			TokenID:  rapid.SampledFrom([]string{"", "jti-1", "a b\n"}).Draw(t, "jti"),
 			Operator: rapid.SampledFrom([]string{"", "uid:0"}).Draw(t, "operator"),
+			Patient:  rapid.SampledFrom([]string{"", "p3", "not an id"}).Draw(t, "principal's patient"),
 		}
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "data") {
@@ -433,6 +434,32 @@ func TestTokenIssueNamesPerson(t *testing.T) {
 		t.Fatalf("%v %s", err, w.Resource.JSON)
 	}
 	if a := e.Agent[who[0]]; a.Who.Identifier.Value != "u1" || !*a.Requestor {
+		t.Errorf("%s", w.Resource.JSON)
+	}
+}
+
+// TestPatientAgent checks that the event of a delivery with a push key names the key
+// and the patient.
+func TestPatientAgent(t *testing.T) {
+	w, _, err := testRecorder(t, 6).Prepare(Event{Type: Ingest, Patient: "p1",
+		Data: []DataRef{{Ref: fhir.Ref{Type: "Consent", ID: "c1"}}},
+		Caller: Caller{Principal: &access.Principal{ClientID: "push-key:k1", ClientName: "Push key", Patient: "p1"},
+			RemoteIP: "192.0.2.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(w.Resource.JSON); err != nil {
+		t.Fatal(err)
+	}
+	var e tEvent
+	if err := json.Unmarshal(w.Resource.JSON, &e); err != nil {
+		t.Fatal(err)
+	}
+	source := e.agents(element.DICOM, "110153")
+	who := e.agents(element.ParticipationType, "AUT")
+	if len(source) != 1 || e.Agent[source[0]].Who.Identifier.Value != "push-key:k1" || *e.Agent[source[0]].Requestor ||
+		len(who) != 1 || e.Agent[who[0]].Who.Reference != "Patient/p1" || !*e.Agent[who[0]].Requestor ||
+		len(e.Meta.Profile) != 1 {
 		t.Errorf("%s", w.Resource.JSON)
 	}
 }

@@ -302,16 +302,28 @@ func namesPerson(ev *Event) bool {
 		strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
+// patientAgent returns the patient whose push key made the request, who is an agent
+// in addition to the client. For other requests it returns "".
+func patientAgent(ev *Event) string {
+	p := ev.Principal
+	if p == nil || ev.Type == TokenIssue || p.TokenID != "" || p.Subject != "" || p.ClientID == "" ||
+		!fhir.ValidID(p.Patient) {
+		return ""
+	}
+	return p.Patient
+}
+
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *pattern) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
 	person := namesPerson(ev)
+	patient := patientAgent(ev)
 
 	b = append(b, `{"type":{"coding":[`...)
 	b = appendCoding(b, s.client)
 	b = append(b, `]},"who":`...)
 	b = appendWho(b, p)
-	if token || person {
+	if token || person || patient != "" {
 		b = append(b, `,"requestor":false`...)
 	} else {
 		b = append(b, `,"requestor":true`...)
@@ -341,6 +353,13 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *pattern) []byte {
 	if person {
 		b = append(appendAgent(b, coding(element.ParticipationType, "IRCP", "information recipient"), p.Issuer,
 			p.Subject), '}')
+	}
+	if patient != "" {
+		b = append(b, `,{"type":{"coding":[`...)
+		b = appendCoding(b, coding(element.ParticipationType, "AUT", "author (originator)"))
+		b = append(b, `]},"who":{"reference":"Patient/`...)
+		b = append(b, patient...)
+		b = append(b, `"},"requestor":true}`...)
 	}
 	return b
 }

@@ -47,6 +47,7 @@ type templateKey struct {
 	typ                                                      EventType
 	interaction, outcome, reason, address                    string
 	clientID, clientName, subject, issuer, tokenID, operator string
+	patientAgent                                             string
 	principal, person, query, request, extra                 bool
 	data                                                     uint8 // 0, 1, or 2 for more
 }
@@ -59,6 +60,7 @@ func keyOf(ev *Event, patient, outcome string) templateKey {
 		typ: ev.Type, interaction: ev.Interaction, outcome: outcome, reason: ev.Reason, address: clientAddress(ev),
 		principal: ev.Principal != nil, person: patient != "", query: ev.Query != "",
 		request: strings.TrimSpace(ev.RequestID) != "", extra: len(ev.Extra) > 0, data: uint8(min(len(ev.Data), 2)),
+		patientAgent: patientAgent(ev),
 	}
 	if p := ev.Principal; p != nil {
 		k.clientID, k.clientName, k.subject, k.issuer, k.tokenID, k.operator = p.ClientID, p.ClientName, p.Subject,

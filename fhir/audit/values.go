@@ -124,6 +124,9 @@ func (r *Recorder) agentValues(ix *indexer, ev *Event) {
 			}
 			ix.identifier(system, p.Subject)
 		}
+		if id := patientAgent(ev); id != "" {
+			ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: id})
+		}
 	})
 	if p != nil && p.TokenID != "" {
 		ix.put("policy", func() { ix.code(clean(jtiPrefix + uriSafe(p.TokenID))) })
@@ -157,6 +160,9 @@ func entityRefs(ix *indexer, ev *Event, s *pattern, patient string) {
 		}
 	})
 	ix.put("patient", func() {
+		if id := patientAgent(ev); id != "" {
+			ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: id})
+		}
 		if person {
 			ix.all = append(ix.all, search.Value{RefType: "Patient", RefID: patient})
 		}

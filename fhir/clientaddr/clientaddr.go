@@ -1,9 +1,10 @@
 // Package clientaddr determines the client address of requests that come through
-// proxies.
+// proxies, and whether the client's connection was encrypted.
 //
-// It owns the list of trusted proxies and the parsing of X-Forwarded-For and
-// Forwarded (RFC 7239), in which a proxy names its peer. It does not own the uses of
-// the address, which are rate limits and AuditEvent.agent.network.
+// It owns the list of trusted proxies and the parsing of X-Forwarded-For,
+// X-Forwarded-Proto and Forwarded (RFC 7239), in which a proxy names its peer. It
+// does not own the uses of the address, which are rate limits and
+// AuditEvent.agent.network.
 //
 // Each proxy appends to the list that it received, so only the right end of the list
 // can be trusted. It is read from there, past the addresses of trusted proxies, to
@@ -14,9 +15,14 @@
 //
 // Only one of the two headers is read, because a proxy that appends to one of them
 // passes on the other as the client sent it.
+//
+// A trusted proxy names the scheme of the client's request in X-Forwarded-Proto, or
+// in the parameter proto of the element of Forwarded that names the client. Encrypted
+// is no protection against a client that lies about its own connection.
 package clientaddr
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,6 +33,9 @@ import (
 const (
 	XForwardedFor = "X-Forwarded-For"
 	Forwarded     = "Forwarded" // RFC 7239
+	// XForwardedProto names the scheme of a request if XForwardedFor names its
+	// client.
+	XForwardedProto = "X-Forwarded-Proto"
 )
 
 const maxHops = 32
@@ -59,47 +68,81 @@ func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 type Handler struct {
 	Trusted Proxies
 	Header  string // XForwardedFor or Forwarded, whichever the proxies append to
-	Next    http.Handler
+	// HTTPS is set if the server's public URL has the scheme https. Requests from a
+	// trusted proxy that names no scheme then count as encrypted.
+	HTTPS bool
+	Next  http.Handler
+}
+
+// proxiedKey is the context key of whether a trusted proxy's client was encrypted.
+type proxiedKey struct{}
+
+// Encrypted reports whether the client sent r over TLS, to this server or to a
+// trusted proxy.
+func Encrypted(r *http.Request) bool {
+	if encrypted, ok := r.Context().Value(proxiedKey{}).(bool); ok {
+		return encrypted
+	}
+	return r.TLS != nil
 }
 
 func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.Trusted.Trusts(r.RemoteAddr) {
-		if a, ok := h.client(r.Header.Values(h.Header)); ok {
-			q := *r
-			q.RemoteAddr = net.JoinHostPort(a.String(), "0")
-			r = &q
+		a, proto, ok := h.client(r.Header.Values(h.Header))
+		if h.Header == XForwardedFor {
+			proto = strings.Join(r.Header.Values(XForwardedProto), ",")
+		}
+		r = r.WithContext(context.WithValue(r.Context(), proxiedKey{}, h.encrypted(proto)))
+		if ok {
+			r.RemoteAddr = net.JoinHostPort(a.String(), "0")
 		}
 	}
 	h.Next.ServeHTTP(w, r)
 }
 
-// client returns the client address in the header's values. If they have none, ok is
-// false. The limit applies only to the elements read from the right, so that a client
-// cannot hide its address by sending a long list.
-func (h Handler) client(values []string) (a netip.Addr, ok bool) {
+// encrypted reports whether proto, a scheme or a list of the schemes of several hops,
+// names nothing but https.
+func (h Handler) encrypted(proto string) bool {
+	if proto == "" {
+		return h.HTTPS
+	}
+	for scheme := range strings.SplitSeq(proto, ",") {
+		if !strings.EqualFold(strings.Trim(scheme, " \t"), "https") {
+			return false
+		}
+	}
+	return true
+}
+
+// client returns the client address in the header's values, and the scheme that the
+// same element of Forwarded names. If the values have no address, ok is false. The
+// limit applies only to the elements read from the right, so that a client cannot hide
+// its address by sending a long list.
+func (h Handler) client(values []string) (a netip.Addr, proto string, ok bool) {
 	hops := 0
 	for i := len(values) - 1; i >= 0; i-- {
 		for list := values[i]; list != ""; {
 			if hops++; hops > maxHops {
-				return netip.Addr{}, false
+				return netip.Addr{}, "", false
 			}
 			var hop string
 			list, hop, ok = last(list, h.Header == Forwarded)
 			if ok && h.Header == Forwarded {
-				hop, ok = node(hop)
+				proto, _ = parameter(hop, "proto")
+				hop, ok = parameter(hop, "for")
 			}
 			if ok {
 				a, ok = address(strings.Trim(hop, " \t"))
 			}
 			if !ok {
-				return netip.Addr{}, false
+				return netip.Addr{}, proto, false
 			}
 			if !h.Trusted.has(a) {
-				return a, true
+				return a, proto, true
 			}
 		}
 	}
-	return a, hops > 0
+	return a, proto, hops > 0
 }
 
 // last splits the last element off a list. If a quoted string does not end, ok is
@@ -135,20 +178,20 @@ func split(s string, sep byte) (out []string, ok bool) {
 	return append(out, s[from:]), !quoted
 }
 
-// node returns the value of the parameter for in a forwarded-element.
-func node(element string) (string, bool) {
+// parameter returns the value of a parameter in a forwarded-element.
+func parameter(element, want string) (string, bool) {
 	pairs, ok := split(element, ';')
 	found := ""
 	for _, p := range pairs {
 		name, value, both := strings.Cut(strings.Trim(p, " \t"), "=")
-		if !both || !strings.EqualFold(name, "for") {
+		if !both || !strings.EqualFold(name, want) {
 			continue
 		}
 		if found != "" || value == "" {
 			return "", false // at most once (RFC 7239 section 4)
 		}
 		if inner, quoted := strings.CutPrefix(value, `"`); quoted {
-			// Addresses have no characters that need escaping.
+			// Addresses and schemes have no characters that need escaping.
 			if value, quoted = strings.CutSuffix(inner, `"`); !quoted || strings.ContainsAny(value, `"\`) {
 				return "", false
 			}

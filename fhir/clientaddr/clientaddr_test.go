@@ -1,6 +1,7 @@
 package clientaddr
 
 import (
+	"crypto/tls"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -138,4 +139,56 @@ func FuzzForwarded(f *testing.F) {
 			t.Errorf("%q before a proxy's word: %q", s, got)
 		}
 	})
+}
+
+// TestEncrypted checks how the scheme of a client's request is determined.
+func TestEncrypted(t *testing.T) {
+	const proxy, client = "10.0.0.1:4000", "198.51.100.9:5000"
+	proto := func(values ...string) http.Header { return http.Header{XForwardedProto: values} }
+	forwarded := func(values ...string) http.Header { return http.Header{Forwarded: values} }
+	noScheme := http.Header{XForwardedFor: {"192.0.2.1"}}
+	for name, x := range map[string]struct {
+		peer   string
+		header string
+		sent   http.Header
+		tls    bool
+		https  bool
+		want   bool
+	}{
+		"plain":                          {peer: client, header: XForwardedFor},
+		"plain, public URL https":        {peer: client, header: XForwardedFor, https: true},
+		"TLS":                            {peer: client, header: XForwardedFor, tls: true, want: true},
+		"claimed without a proxy":        {peer: client, header: XForwardedFor, sent: proto("https")},
+		"proxy, https":                   {peer: proxy, header: XForwardedFor, sent: proto("https"), want: true},
+		"proxy, HTTPS":                   {peer: proxy, header: XForwardedFor, sent: proto(" HTTPS"), want: true},
+		"proxy, http":                    {peer: proxy, header: XForwardedFor, sent: proto("http"), https: true},
+		"TLS from the proxy, http to it": {peer: proxy, header: XForwardedFor, sent: proto("http"), tls: true},
+		"proxy, a plain hop":             {peer: proxy, header: XForwardedFor, sent: proto("https", "http")},
+		"proxy, list of https":           {peer: proxy, header: XForwardedFor, sent: proto("https, https"), want: true},
+		"proxy, junk":                    {peer: proxy, header: XForwardedFor, sent: proto("wss"), https: true},
+		"proxy that names no scheme":     {peer: proxy, header: XForwardedFor, sent: noScheme, https: true, want: true},
+		"the same without https":         {peer: proxy, header: XForwardedFor, sent: noScheme},
+		"Forwarded": {peer: proxy, header: Forwarded,
+			sent: forwarded("for=192.0.2.1;proto=https"), want: true},
+		"Forwarded, http": {peer: proxy, header: Forwarded,
+			sent: forwarded(`for=192.0.2.1;proto="http"`), https: true},
+		"Forwarded, inner hop plain": {peer: proxy, header: Forwarded,
+			sent: forwarded("for=192.0.2.1;proto=https, for=10.0.0.2;proto=http"), want: true},
+		"Forwarded, claim to the left": {peer: proxy, header: Forwarded,
+			sent: forwarded("for=1.1.1.1;proto=https, for=192.0.2.1;proto=http")},
+		"Forwarded, other header": {peer: proxy, header: Forwarded, sent: proto("https")},
+	} {
+		got := false
+		h := Handler{Trusted: trusted, Header: x.header, HTTPS: x.https,
+			Next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = Encrypted(r) })}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr, r.Header = x.peer, x.sent
+		if x.tls {
+			r.TLS = &tls.ConnectionState{}
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		if got != x.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }

@@ -22,6 +22,9 @@ type Terms struct {
 	VendorName string   // name for the narrative; if empty, Vendor is used
 	Categories []string // codes; empty for all categories
 	Recipient  string   // client id, or AnyRecipient, which is the default
+	// CollectOnly limits the consent to the collection of data. It then shows no data
+	// to anyone.
+	CollectOnly bool
 	// From and Until bound the consent. A zero time leaves that end open.
 	From, Until time.Time
 	Now         time.Time
@@ -90,6 +93,9 @@ func Build(t Terms) (fhir.Resource, error) {
 	}
 	c.Provision = provisionJSON{Type: "permit",
 		Actor: []actor{{element.NewConcept(element.ParticipationType, recipientRole), to}}}
+	if t.CollectOnly {
+		c.Provision.Action = []element.CodeableConcept{element.NewConcept(actionSystem, actionCollect)}
+	}
 	c.Provision.Period = between(t.From, t.Until)
 	if t.Vendor != "" {
 		c.Provision.Code = append(c.Provision.Code, element.NewConcept(VendorSystem, t.Vendor))
@@ -185,8 +191,12 @@ func termsText(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t) +
-		". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t) + "."
+	if t.CollectOnly {
+		s += " This does not allow any app or clinic to see it. You decide that separately for each of them."
+	} else {
+		s += " You agree that it may be seen by " + who + "."
+	}
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}

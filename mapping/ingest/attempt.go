@@ -25,6 +25,8 @@ type commitAttempt struct {
 	// retractions holds the stored Observations that others in batch replace.
 	retractions []retraction
 	channels    channels
+	// sweeping is set if all Observations in batch are retractions of a sweep.
+	sweeping bool
 }
 
 func newAttempt() *commitAttempt {

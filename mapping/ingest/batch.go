@@ -31,6 +31,7 @@ type batch struct {
 	// overrun counts the items beyond Limits.KeepPerMetric, by reason, metric and
 	// component.
 	overrun map[string]Item
+	unread  unread
 }
 
 func newBatch() *batch {

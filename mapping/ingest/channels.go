@@ -85,15 +85,9 @@ func (c *channels) confirmed(body, current []byte) bool {
 
 // learnChannels records the channels of b.
 func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt) error {
-	key := prefixChannels + d.request.Patient + "/" + d.request.Vendor
-	raw, err := d.pipeline.Store.Get(ctx, key)
+	key, err := d.loadChannels(ctx, &a.channels)
 	if err != nil {
-		return fhir.Wrap("ingest.channels", err)
-	}
-	if raw != nil {
-		if err := json.Unmarshal(raw, &a.channels); err != nil {
-			return fhir.Wrap("ingest.channels", err)
-		}
+		return err
 	}
 	changed := false
 	learn := func(coarse, shared bool, device, source, stream string) {
@@ -115,11 +109,22 @@ func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt
 	if !changed {
 		return nil
 	}
-	if raw, err = json.Marshal(&a.channels); err != nil {
+	raw, err := json.Marshal(&a.channels)
+	if err != nil {
 		return fhir.Wrap("ingest.channels", err)
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: raw})
 	return nil
+}
+
+// loadChannels reads the stored channels into c and returns their key.
+func (d *delivery) loadChannels(ctx context.Context, c *channels) (key string, err error) {
+	key = prefixChannels + d.request.Patient + "/" + d.request.Vendor
+	raw, err := d.pipeline.Store.Get(ctx, key)
+	if err == nil && raw != nil {
+		err = json.Unmarshal(raw, c)
+	}
+	return key, fhir.Wrap("ingest.channels", err)
 }
 
 // learnSources records the sources of the streams and Devices in b, because a

@@ -16,15 +16,22 @@ import (
 // streams between Probe and Commit.
 const maxTries = 16
 
-// commit commits one batch. It asks for the consent again, which may have been
-// withdrawn during the delivery.
+// commit commits one batch. It checks the caller and the consent again, which may
+// have ended during the delivery.
 func (d *delivery) commit(ctx context.Context, b *batch) error {
 	began := d.pipeline.Clock()
+	if err := d.checkCaller(ctx); err != nil {
+		return err
+	}
 	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}
 	b.deduplicate()
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	for try := 1; ; try++ {
 		a := newAttempt()
 		err := d.tryCommit(ctx, b, a)
@@ -44,6 +51,9 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 // tryCommit compares b with the current state of the store and commits the
 // differences.
 func (d *delivery) tryCommit(ctx context.Context, b *batch, a *commitAttempt) error {
+	if err := d.collect(b); err != nil {
+		return err
+	}
 	if err := d.learnChannels(ctx, b, a); err != nil {
 		return err
 	}
@@ -92,9 +102,7 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 		if len(batch.Writes) > 0 {
 			event.Data = append(event.Data, audit.DataRef{Ref: batch.Writes[len(batch.Writes)-1].Resource.Ref()})
 		}
-		event.Extra = [][2]string{{"vendor", d.request.Vendor}, {"format", d.format},
-			{"written", strconv.Itoa(resources)},
-			{"payload-sha256-64k", d.digest}}
+		event.Extra = d.auditDetails(resources)
 		if err := audit.Append(d.pipeline.Audit, batch, event); err != nil {
 			return fhir.Wrap("ingest.commit", err)
 		}
@@ -112,12 +120,24 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 			a.count(metric, Counts{Unchanged: 1})
 		case outcome.Created:
 			a.count(metric, Counts{Created: 1})
+		case a.sweeping:
+			a.count(metric, Counts{Retracted: 1})
 		default:
 			a.count(metric, Counts{Updated: 1})
 		}
 	}
 	d.wroteResources = d.wroteResources || resources > 0
 	return nil
+}
+
+// auditDetails returns the details of a commit's AuditEvent.
+func (d *delivery) auditDetails(written int) [][2]string {
+	format := d.format
+	if d.retracting {
+		format = "retraction"
+	}
+	return [][2]string{{"vendor", d.request.Vendor}, {"format", format}, {"written", strconv.Itoa(written)},
+		{d.digestName(), d.digest}}
 }
 
 // account adds the outcome of b to the summary and the metrics.

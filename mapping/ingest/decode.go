@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -43,7 +44,11 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 	if err := <-done; err != nil {
 		return err
 	}
-	if err := d.updateNights(ctx); err != nil && decodeErr == nil {
+	var sweepErr error
+	if d.complete != nil && decodeErr == nil {
+		sweepErr = d.sweep(ctx, d.complete)
+	}
+	if err := cmp.Or(sweepErr, d.updateNights(ctx)); err != nil && decodeErr == nil {
 		return err
 	}
 	if decodeErr != nil {
@@ -81,7 +86,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 			d.Drop(re.Reason, s.Metric, 1)
 			return nil
 		}
-		return d.quarantine(itemOfSample(d, s, re))
+		return d.quarantine(itemOfSample(d, s, re), timeOfItem(s, re))
 	}
 	if len(res.Left) > 0 {
 		if err := d.quarantineLeftOut(s, &res); err != nil {
@@ -201,7 +206,7 @@ func (d *delivery) Reject(reject *sample.Reject) error {
 		d.batch.count(strings.Clone(reject.Metric), Counts{LeftOut: 1})
 		return nil
 	}
-	return d.quarantine(itemOfReject(d, reject))
+	return d.quarantine(itemOfReject(d, reject), "")
 }
 
 // quarantineLeftOut accounts for the components of s that mapping left out. A
@@ -233,18 +238,19 @@ func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) erro
 			item.Detail += "; too large to keep"
 		}
 		item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, item.Component, res.ID, string(raw))
-		if err := d.quarantine(item); err != nil {
+		if err := d.quarantine(item, ""); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// quarantine adds an item to the batch. Beyond Limits.KeepPerMetric, items are
-// only counted.
-func (d *delivery) quarantine(item Item) error {
+// quarantine adds an item to the batch. at is the time of its sample as in
+// timeOfItem. Beyond Limits.KeepPerMetric, items are only counted.
+func (d *delivery) quarantine(item Item, at string) error {
 	b := d.batch
 	item.Metric = strings.Clone(item.Metric) // the adapter may reuse its buffer
+	d.protect(&item, at)
 	if item.Component == "" {
 		b.count(item.Metric, Counts{Read: 1, Quarantined: 1})
 	} else {
@@ -260,7 +266,7 @@ func (d *delivery) quarantine(item Item) error {
 		item.Count = d.rawItems[metricKey] - d.limits.KeepPerMetric
 		item.ID = itemID(d.request.Vendor, d.format, metricKey, d.digest)
 		b.overrun[metricKey] = item
-		return nil
+		return d.flush()
 	}
 	item.Where, item.Detail = strings.Clone(item.Where), strings.Clone(item.Detail)
 	b.items = append(b.items, item)
@@ -293,7 +299,8 @@ const documentSteps = 16
 func (d *delivery) flush() error {
 	b := d.batch
 	if b.samples < d.limits.Samples && len(b.observations) < d.limits.Batch && b.bytes < batchBytes &&
-		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && !d.streams.Full() {
+		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && len(b.unread.hashes) < maxUnread &&
+		!d.streams.Full() {
 		return nil
 	}
 	b.seal()

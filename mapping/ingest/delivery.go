@@ -16,15 +16,17 @@ import (
 
 // delivery is one payload on its way into the store.
 type delivery struct {
-	pipeline *Pipeline
-	request  Request
-	adapter  adapters.Adapter
-	limits   Limits
-	zone     *time.Location // of the patient, or nil
-	format   string
-	digest   string // SHA-256 of the first 64 KiB of the payload, in hex
-	log      *slog.Logger
-	meters   meters
+	pipeline   *Pipeline
+	request    Request
+	adapter    adapters.Adapter
+	limits     Limits
+	zone       *time.Location // of the patient, or nil
+	format     string
+	digest     string // SHA-256 of the first 64 KiB of the payload, in hex
+	retracting bool   // the delivery is a Retraction
+	generation int    // of the fence when the delivery began
+	log        *slog.Logger
+	meters     meters
 
 	// full passes the full batches to the committing goroutine, and spares
 	// returns their memory.
@@ -46,6 +48,7 @@ type delivery struct {
 	// The following fields belong to the committing goroutine, and to the decoding
 	// one after the last commit.
 
+	complete       *sweep // of Request.Complete, or nil
 	summary        Summary
 	consentRef     fhir.Ref
 	categories     map[categoryPair]bool // cache of covered
@@ -69,6 +72,18 @@ func (d *delivery) checkConsent(ctx context.Context) error {
 	}
 	d.consentRef = ref
 	clear(d.categories)
+	return nil
+}
+
+// checkCaller returns an error if the delivery's push key has been revoked or has
+// expired. Tokens are checked once, because they live for minutes and a delivery may
+// take longer.
+func (d *delivery) checkCaller(ctx context.Context) error {
+	if p := d.request.Principal; p != nil {
+		if _, _, ok := p.Grant.Delivers(); ok {
+			return p.Grant.Live(ctx)
+		}
+	}
 	return nil
 }
 

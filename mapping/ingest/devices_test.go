@@ -3,8 +3,14 @@ package ingest
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/mapping/sample"
 )
 
 func ringNight(id, day, kind string) string {
@@ -144,5 +150,88 @@ func TestRetractionOfUnknownObservation(t *testing.T) {
 	}
 	if s = w.must("oura", "sleep.json", ringNight("n2", "05", "deleted")); s.Updated+s.Created != 0 {
 		t.Errorf("again: %+v", s.Counts)
+	}
+}
+
+// versionsOf returns the versions of the only Device, oldest first.
+func (w *world) versionsOf() []string {
+	w.t.Helper()
+	devices := w.all("Device")
+	if len(devices) != 1 {
+		w.t.Fatalf("%d Devices", len(devices))
+	}
+	var out []string
+	for _, r := range devices {
+		err := w.pipeline.Store.History(w.t.Context(), r.Ref(), 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
+			out = append(out, string(v.JSON))
+			return true
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// TestLastSeen checks that a Device has the hour of its newest sample, with at
+// most one version per hour for that alone, and that late samples do not change
+// it.
+func TestLastSeen(t *testing.T) {
+	inEveryTier(t, func(t *testing.T, w *world) {
+		seen := func(hour string) string {
+			return `{"type":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/device-property","code":"last-seen",` +
+				`"display":"Last seen"}]},"valueCode":[{"text":"2026-10-01T` + hour + `:00:00Z"}]}`
+		}
+		for i, c := range []struct {
+			hour, minute int
+			versions     int
+			want         string
+		}{{8, 5, 1, "06"}, {8, 50, 1, "06"}, {7, 0, 1, "06"}, {9, 0, 2, "07"}, {9, 59, 2, "07"}, {12, 1, 3, "10"}} {
+			at := oct(1, c.hour).Add(time.Duration(c.minute) * time.Minute)
+			w.expect(fmt.Sprint(i), "oura", Counts{Read: 1, Created: 1}, nil, pulse(at, 60))
+			versions := w.versionsOf()
+			if len(versions) != c.versions || !strings.Contains(versions[len(versions)-1], seen(c.want)) {
+				t.Errorf("%d: %d versions, %s", i, len(versions), versions[len(versions)-1])
+			}
+		}
+	})
+}
+
+// TestBatteryReport checks that a report of the battery alone updates the Device
+// and counts as seen.
+func TestBatteryReport(t *testing.T) {
+	w := newWorld(t)
+	report := func(hour int, level string) sample.Sample {
+		s := pulse(oct(1, hour), 0)
+		s.Metric, s.Value.Num, s.Value.Unit, s.Device.Battery = "ring_battery_level", level, "%", level
+		return s
+	}
+	w.expect("first", "oura", Counts{Read: 1, Created: 1}, nil, report(8, "80"))
+	w.expect("second", "oura", Counts{Read: 1, Updated: 1}, nil, report(10, "70"))
+	versions := w.versionsOf()
+	if len(versions) != 2 || !strings.Contains(versions[1], `"value":70,"unit":"%"`) ||
+		!strings.Contains(versions[1], "2026-10-01T08:00:00Z") {
+		t.Errorf("%q", versions)
+	}
+}
+
+// TestFirmwareHistory checks that the history of a Device has each firmware
+// version that was in use.
+func TestFirmwareHistory(t *testing.T) {
+	w := newWorld(t)
+	for i, version := range []string{"1.0", "1.1", "2.0"} {
+		s := pulse(oct(1, 8+i), 60)
+		s.Device.Firmware = version
+		w.expect(version, "oura", Counts{Read: 1, Created: 1}, nil, s)
+	}
+	versions := w.versionsOf()
+	if len(versions) != 3 {
+		t.Fatalf("%d versions", len(versions))
+	}
+	for i, want := range []string{"1.0", "1.1", "2.0"} {
+		if !strings.Contains(versions[i], `"code":"531976","display":"MDC_ID_PROD_SPEC_FW"}]},"value":"`+want+`"`) {
+			t.Errorf("version %d: %s", i+1, versions[i])
+		}
 	}
 }

@@ -1,7 +1,7 @@
 // Package ingest ingests vendor payloads: it checks the consent, decodes, maps,
 // commits, and writes Provenance, AuditEvents and the quarantine.
 //
-// It owns Pipeline.Run and Pipeline.Retry, the quarantine, POST
+// It owns Pipeline.Run, Retry, Retract and Erase, the quarantine, POST
 // /ingest/{vendor}/{format}, and the state with the key prefixes quarantine/ and
 // ingest/. It does not own the vendor formats (package adapters) and the metric
 // table (package mapping).
@@ -40,7 +40,10 @@
 // Observation, new version and Device. They do not depend on whether samples are
 // stored as series or as documents. Its agents are those of US Core: the vendor's
 // Organization as author, this server's as transmitter, and the software as
-// assembler on behalf of the server.
+// assembler on behalf of the server. Its entities are the payload, by the hash of its
+// first 64 KiB, and the Origin of the delivery: the id of the patient's link as
+// identifier and the channel as display. The Provenance of a retraction has the
+// activity deprecate.
 //
 // # Samples
 //
@@ -68,6 +71,45 @@
 //
 // Equal content is not written again, so a payload that is delivered twice in a
 // row leaves only an AuditEvent.
+//
+// # Complete windows
+//
+// Vendors delete and restate without saying so. If Request.Complete is set, the
+// payload states everything that the vendor holds of some types in a time. When the
+// payload has been read and committed to its end, each stored Observation of these
+// types in this time that it did not state becomes entered-in-error. If the payload
+// breaks off or a commit fails, nothing is retracted.
+//
+// An Observation is stated if the payload has it under the id under which it is
+// stored; a sample of one channel that is a duplicate of another one's states that
+// one. The Observations of one document of the vendor, such as a night and its heart
+// rate, share the vendor's id and are in the window or not as a whole, wherever the
+// times of its parts lie. If a stated document no longer has a part, the part is
+// retracted.
+//
+// These are kept:
+//
+//   - Observations of a row that a roll-up shares, unless Window.Types names it too.
+//   - Observations that another channel of the vendor has delivered, or may have: a
+//     fine channel does not know those of a coarse one, and the other way around.
+//   - Observations that an item of the payload in quarantine may state: those with
+//     its vendor's id, or else those that start in the same second. If an item has
+//     neither, its whole type is kept.
+//   - Observations that another delivery has written since this one began.
+//   - Nights that are derived from segments. They follow the segments.
+//   - Data that the consent does not cover.
+//
+// The ids of a payload are kept as hashes, at most 2^20. A payload that states more
+// is stored and fails without retracting anything.
+//
+// # Retraction and erasure
+//
+// Pipeline.Retract takes a deletion that the vendor reports, of an object or of a
+// time. It applies to all channels of the vendor. A retracted Observation that is
+// stated again becomes amended.
+//
+// Pipeline.Erase deletes everything that ingest has stored for a patient and a
+// vendor. Provenances and the versions in the history remain.
 //
 // # Nights
 //
@@ -139,7 +181,9 @@
 // A Device has the latest statement of each fact (versions, battery, model). A
 // sample without a fact does not change it. The state ingest/device/ID holds the
 // facts with their times, so that an old export does not revert them. A Device is
-// written when a stored Observation names it.
+// written when a stored Observation names it. Its history has each firmware version.
+// Its property last-seen is the hour of the newest sample, so that it alone causes at
+// most one version per hour of samples.
 //
 // A sample that names neither a device nor a source, such as one from a vendor's
 // merged stream, keeps those of the stored Observation.

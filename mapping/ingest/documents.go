@@ -24,6 +24,9 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 	fine := fineStatements{batch: b, observations: list}
 	for i := range list {
 		obs := &list[i]
+		if err := d.collectDocument(obs); err != nil {
+			return err
+		}
 		ok, err := d.covered(ctx, obs.Categories)
 		if err != nil {
 			return err

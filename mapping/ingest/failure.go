@@ -15,14 +15,17 @@ const auditTimeout = 10 * time.Second
 
 // Reasons of failures in the audit trail.
 const (
-	reasonNoConsent   = "no active consent for this vendor"
-	reasonWithdrawn   = "the consent was withdrawn during the import"
-	reasonNoScope     = "the token does not allow creating Observations"
-	reasonUnreadable  = "the payload cannot be read"
-	reasonTooLarge    = "the payload is over a limit"
-	reasonUnknown     = "no such patient or vendor"
-	reasonInterrupted = "the import was interrupted"
-	reasonFailed      = "the import failed"
+	reasonNoConsent     = "no active consent for this vendor"
+	reasonWithdrawn     = "the consent was withdrawn during the import"
+	reasonNoScope       = "the token does not allow creating Observations"
+	reasonUnreadable    = "the payload cannot be read"
+	reasonTooLarge      = "the payload is over a limit"
+	reasonUnknown       = "no such patient or vendor"
+	reasonInterrupted   = "the import was interrupted"
+	reasonFailed        = "the import failed"
+	reasonNoAccess      = "the credential is missing, unknown or not valid here"
+	reasonEnded         = "the credential ended during the import"
+	reasonBadRetraction = "the retraction cannot be read"
 )
 
 // recordRefusal records a delivery that was refused before it began, and
@@ -48,6 +51,8 @@ func (d *delivery) recordFailure(ctx context.Context, err error, reason string) 
 	switch fhir.KindOf(err) {
 	case fhir.Forbidden:
 		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
+	case fhir.Unauthorized:
+		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonEnded
 	case fhir.TooLarge:
 		derived = reasonTooLarge
 	case fhir.Unavailable:

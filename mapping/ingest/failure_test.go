@@ -140,6 +140,7 @@ func TestRefusedRequestsAreAudited(t *testing.T) {
 		url      string
 		encoding string
 	}{
+		"8 " + reasonNoAccess:   {nil, "/ingest/apple/auto?patient=p1", ""},
 		"8 " + reasonNoScope:    {may(access.Read), "/ingest/apple/auto?patient=p1", ""},
 		"4 " + reasonUnknown:    {may(access.Create), "/ingest/apple/auto", ""},
 		"4 " + reasonUnreadable: {may(access.Create), "/ingest/apple/auto?patient=p1", "br"},

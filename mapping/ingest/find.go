@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -25,9 +23,8 @@ func (d *delivery) isNight(metric string) bool {
 // search returns a query for the patient's Observations of one of the vendor's
 // codes that overlap a time.
 func (d *delivery) search(system, code string, from, to time.Time) (store.Find, error) {
-	q, err := search.Parse("Observation", [][2]string{{"patient", d.request.Patient}, {"code", system + "|" + code},
-		{"date", "ge" + from.Format(time.RFC3339)}, {"date", "le" + to.Format(time.RFC3339)}}, search.ParseOptions{})
-	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
+	return d.searchFor([2]string{"code", system + "|" + code}, [2]string{"date", "ge" + from.Format(time.RFC3339)},
+		[2]string{"date", "le" + to.Format(time.RFC3339)})
 }
 
 // find calls fn for each Observation that matches search and whose JSON

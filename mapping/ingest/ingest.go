@@ -31,6 +31,11 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 	if d, err = p.begin(ctx, req); err != nil {
 		return Summary{}, err
 	}
+	if w := req.Complete; w != nil {
+		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(d.request.Vendor, w.Types, w.Days),
+			at:     p.Store.LastSeq(),
+			stated: &statements{}}
+	}
 	if err = d.payload(ctx); err != nil {
 		err = d.recordFailure(ctx, err, "")
 	}
@@ -61,6 +66,19 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	if !fhir.ValidID(req.Patient) {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is not a valid id")
 	}
+	if err := req.Origin.check("ingest.Run"); err != nil {
+		return nil, err
+	}
+	if w := req.Complete; w != nil {
+		if err := w.check("ingest.Run"); err != nil {
+			return nil, err
+		}
+	}
+	req.Vendor = a.Vendor()
+	fence := p.fences.get(req.Patient, req.Vendor)
+	if fence.erasing > 0 {
+		return nil, errErasing("ingest.Run")
+	}
 	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.Run", err)
@@ -68,7 +86,8 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	d := &delivery{pipeline: p, request: req, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
+	d := &delivery{pipeline: p, request: req, adapter: a, generation: fence.generation,
+		limits: p.Limits.orDefault(), byID: map[string]int{},
 		pace:    yield.Counter{Every: yieldEvery},
 		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
 		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
@@ -106,6 +125,7 @@ func endSpan(span trace.Span, d *delivery, err error) {
 			attribute.Int("pulsegate.ingest.created", d.summary.Created),
 			attribute.Int("pulsegate.ingest.updated", d.summary.Updated),
 			attribute.Int("pulsegate.ingest.quarantined", d.summary.Quarantined),
+			attribute.Int("pulsegate.ingest.retracted", d.summary.Retracted),
 			attribute.Int("pulsegate.ingest.batches", d.commits))
 	}
 	if err != nil {

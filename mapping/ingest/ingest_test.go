@@ -387,7 +387,7 @@ func TestHandler(t *testing.T) {
 		}
 		if c.want == 200 {
 			var got map[string]any
-			if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || got["created"] != 1.0 || len(got) != 9 {
+			if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || got["created"] != 1.0 || len(got) != 10 {
 				t.Errorf("summary %s", rec.Body)
 			}
 		}

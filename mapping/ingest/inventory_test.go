@@ -137,7 +137,7 @@ func TestEveryTypeOfHealthKit(t *testing.T) {
 		}
 		for channel, body := range bodies {
 			w, done := newWorldOf(t)
-			sum := w.deliver(channel, body)
+			sum := w.send(channel, body)
 			n := len(w.chart(metric))
 			switch {
 			case isLeft || half && channel != "export":
@@ -158,7 +158,7 @@ func TestEveryTypeOfHealthKit(t *testing.T) {
 	}
 	t.Logf("%d types, %d payloads mapped, %d types left out", counted, mapped, len(apple.LeftOut()))
 	w := newWorld(t)
-	if sum := w.deliver("companion", companionBody("2026-10-05T08:00:00Z", `{"uuid":"`+sampleUUID(1)+`",`+companionTime+
+	if sum := w.send("companion", companionBody("2026-10-05T08:00:00Z", `{"uuid":"`+sampleUUID(1)+`",`+companionTime+
 		`,"type":"HKQuantityTypeIdentifierOfTomorrow","value":1,"unit":"count"}`, "")); sum.Quarantined != 1 {
 		t.Errorf("an unknown type: %+v", sum.Counts)
 	}

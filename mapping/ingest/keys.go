@@ -35,6 +35,8 @@ const (
 	// prefixConfirmed/TARGET/STREAM marks that a Provenance has recorded that
 	// STREAM confirms the stream or Observation TARGET.
 	prefixConfirmed = "ingest/heard/"
+	// prefixPart/HASH holds the partMark of a delivered part as JSON.
+	prefixPart = "ingest/part/"
 )
 
 // sourceHash returns a hash of the name of a source for keys and ids.

@@ -42,7 +42,11 @@ func (d *delivery) updateNights(ctx context.Context) error {
 // updatePeriod derives the nights of the first due period of one source. The
 // nights and the state that the period is done are in one commit.
 func (d *delivery) updatePeriod(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
-	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
+	unlock, err := d.lock()
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw == nil {
 		return false, fhir.Wrap("ingest.nights", err)

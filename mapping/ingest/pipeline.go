@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
@@ -42,7 +40,8 @@ type Pipeline struct {
 	// locks are chosen by patient and vendor and held while a commit is prepared
 	// and written, so that the state that the commit was derived from does not
 	// change.
-	locks [64]sync.Mutex
+	locks  [64]sync.Mutex
+	fences fences
 }
 
 // Request describes one delivery.
@@ -61,8 +60,39 @@ type Request struct {
 	// list. Delivery may be nil.
 	Delivery func(name string) string
 
+	// Complete, if not nil, says that the payload states everything that the vendor
+	// holds in a window. What is stored and not stated is then retracted. See
+	// "Complete windows" in the package comment.
+	Complete *Window
+
+	// Origin tells how the payload arrived.
+	Origin Origin
+
 	audit.Caller
 	Progress func(bytes int64)
+}
+
+// Origin tells how a payload or a retraction arrived. It is recorded in the
+// Provenance. It must hold no facts about the patient and no id of an account.
+type Origin struct {
+	// Channel names the way of delivery, such as "webhook", "poll", "backfill",
+	// "push" or "file": up to 32 lower-case letters, digits and hyphens, or "".
+	Channel string
+	// Link is the id of the patient's link to the vendor, or "".
+	Link string
+}
+
+// check reports why origin cannot be recorded.
+func (origin *Origin) check(op string) error {
+	invalid := func(c rune) bool { return c != '-' && (c < 'a' || c > 'z') && (c < '0' || c > '9') }
+	if len(origin.Channel) > 32 || strings.ContainsFunc(origin.Channel, invalid) {
+		return fhir.Errorf(fhir.Invalid, op, "the channel of an origin has up to 32 lower-case letters, digits and "+
+			"hyphens")
+	}
+	if origin.Link != "" && !fhir.ValidID(origin.Link) {
+		return fhir.Errorf(fhir.Invalid, op, "the link of an origin is not a valid id")
+	}
+	return nil
 }
 
 func (p *Pipeline) adapter(vendor string) adapters.Adapter {
@@ -80,12 +110,4 @@ func (p *Pipeline) vendors() string {
 		names = append(names, a.Vendor())
 	}
 	return strings.Join(names, ", ")
-}
-
-// lock excludes other commits for the same patient and vendor until unlock is
-// called.
-func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
-	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
-	m.Lock()
-	return m.Unlock
 }

@@ -65,7 +65,12 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	}
 	b = append(b, `],"recorded":"`...)
 	b = d.pipeline.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","activity":{"coding":[{"system":"`+element.ISO21089Lifecycle+`","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
+	b = append(b, `","activity":{"coding":[{"system":"`+element.ISO21089Lifecycle...)
+	if a.sweeping {
+		b = append(b, `","code":"deprecate"}],"text":"retracted, because the vendor no longer holds it"}`...)
+	} else {
+		b = append(b, `","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
+	}
 	// US Core Provenance: the vendor is the author, this server is the
 	// transmitter, and its software assembled the data on behalf of the server.
 	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
@@ -75,9 +80,46 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	b = append(b, d.request.Vendor...)
 	b = append(b, `"},"display":"`...)
 	b = append(b, d.request.Vendor...)
-	b = append(b, `"}},{"type":{"coding":[{"system":"`+element.HL7+`us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
+	b = append(b, `"}},{"type":{"coding":[{"system":"`+element.HL7+
+		`us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
 	b = append(b, `,{"type":{"coding":[{"system":"`+element.ProvenanceParticipantType+
-		`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
+		`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/`...)
+	b = append(b, d.digestName()...)
+	b = append(b, `","value":"`...)
 	b = append(b, d.digest...)
-	return append(b, `"}}}]}`...)
+	b = append(b, `"}}}`...)
+	b = d.request.Origin.appendEntity(b)
+	return append(b, `]}`...)
+}
+
+// digestName returns the name of the digest that identifies the payload or the
+// retraction.
+func (d *delivery) digestName() string {
+	if d.retracting {
+		return "retraction-sha256"
+	}
+	return "payload-sha256-64k"
+}
+
+// appendEntity appends the entity of a Provenance that says how the payload
+// arrived: the link as identifier and the channel as display.
+func (origin *Origin) appendEntity(b []byte) []byte {
+	if *origin == (Origin{}) {
+		return b
+	}
+	b = append(b, `,{"role":"source","what":{`...)
+	if origin.Link != "" {
+		b = append(b, `"identifier":{"system":"`+fhir.Canonical+`/identifier/link","value":"`...)
+		b = append(b, origin.Link...)
+		b = append(b, `"}`...)
+	}
+	if origin.Link != "" && origin.Channel != "" {
+		b = append(b, ',')
+	}
+	if origin.Channel != "" {
+		b = append(b, `"display":"`...)
+		b = append(b, origin.Channel...)
+		b = append(b, '"')
+	}
+	return append(b, `}}`...)
 }

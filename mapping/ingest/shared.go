@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,11 +15,6 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
-
-// sourceSystem returns the system of the identifiers that hold the vendor's ids.
-func (d *delivery) sourceSystem() string {
-	return fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
-}
 
 // mixed reports whether some channels have SharedIDs and others do not.
 func (c *channels) mixed() bool { return c.Shared && (c.Unshared || c.hasCoarse()) }
@@ -165,33 +159,9 @@ func (d *delivery) delete(ctx context.Context, ref fhir.Ref, obs *observation, e
 	if obs.SegmentsOf == "" {
 		return nil
 	}
-	return d.addDeletedSegment(ctx, v.JSON, a)
-}
-
-// addDeletedSegment records that the nights of a stored segment must be derived
-// again.
-func (d *delivery) addDeletedSegment(ctx context.Context, body []byte, a *commitAttempt) error {
-	var s storedElements
-	if err := json.Unmarshal(body, &s); err != nil {
-		return fhir.Wrap("ingest.shared", err)
+	stored, err := d.statement(v.JSON)
+	if err != nil {
+		return err
 	}
-	from, to, ok := s.effective()
-	if !ok {
-		return nil
-	}
-	var failure error
-	err := d.pipeline.Store.List(ctx, d.nightPrefix(), func(_ string, raw []byte) bool {
-		var nights sourceNights
-		if failure = json.Unmarshal(raw, &nights); failure != nil {
-			return false
-		}
-		for _, name := range []string{s.identifier(mapping.StreamSystem), s.Device.Reference} {
-			if name != "" && slices.Contains(nights.Streams, name) {
-				segments := a.segmentsOf(nights.Source, name)
-				segments.due = append(segments.due, period{from.Unix(), to.Unix()})
-			}
-		}
-		return true
-	})
-	return fhir.Wrap("ingest.shared", cmp.Or(err, failure))
+	return d.addRetractedSegment(ctx, &stored, a)
 }

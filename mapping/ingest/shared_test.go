@@ -136,8 +136,8 @@ func (s *phoneSample) bodies(uuid string) map[string]string {
 	return out
 }
 
-// deliver delivers the payload of a channel.
-func (w *world) deliver(channel, body string) Summary {
+// send delivers the payload of a channel.
+func (w *world) send(channel, body string) Summary {
 	w.t.Helper()
 	format := map[string]string{"export": "export.xml", "companion": "companion", "fhir": "healthkit-fhir",
 		"hae": "health-auto-export", "open-wearables": "open-wearables"}[channel]
@@ -171,7 +171,7 @@ func TestOneSampleInFourChannels(t *testing.T) {
 			where := s.name + ": " + strings.Join(order, ", ")
 			for again := range 2 {
 				for _, name := range order {
-					sum := w.deliver(name, bodies[name])
+					sum := w.send(name, bodies[name])
 					if sum.Quarantined != 0 || again > 0 && sum.Created+sum.Updated != 0 {
 						t.Errorf("%s: %s: %+v", where, name, sum.Counts)
 					}
@@ -193,7 +193,7 @@ func TestOneSampleInFourChannels(t *testing.T) {
 				t.Errorf("%s: deletion: %+v", where, sum.Counts)
 			}
 			for _, name := range order {
-				w.deliver(name, bodies[name])
+				w.send(name, bodies[name])
 			}
 			for _, o := range w.chart(s.code) {
 				t.Errorf("%s: after the deletion: %s", where, o.raw.JSON)
@@ -320,7 +320,7 @@ func TestScalesOfChannels(t *testing.T) {
 		{"export", exportXML(recordXML(asymmetry, "%", "0.0083", sampleTime, "11.0")), asymmetry, "0.83 %"},
 	} {
 		w, done := newWorldOf(t)
-		w.deliver(c.channel, c.body)
+		w.send(c.channel, c.body)
 		got := w.chart(c.metric)
 		num, unit, _ := strings.Cut(c.want, " ")
 		if len(got) != 1 || got[0].Quantity.Value.String() != num ||

@@ -24,7 +24,7 @@ type meters struct {
 func newMeters() (m meters, err error) {
 	meter := otel.Meter(scopeName)
 	if m.samples, err = meter.Int64Counter("pulsegate.ingest.samples", metric.WithUnit("{sample}"),
-		metric.WithDescription("Samples by vendor and outcome: read, created, updated, unchanged, quarantined, dropped")); err != nil {
+		metric.WithDescription("Samples by vendor and outcome: read, created, updated, unchanged, quarantined, dropped, retracted")); err != nil {
 		return m, fhir.Wrap("ingest.meters", err)
 	}
 	if m.leftOut, err = meter.Int64Counter("pulsegate.ingest.components.left_out", metric.WithUnit("{component}"),
@@ -50,7 +50,8 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 		outcome string
 		n       int
 	}{{"read", c.Read}, {"created", c.Created}, {"updated", c.Updated}, {"unchanged", c.Unchanged},
-		{"quarantined", c.Quarantined}, {"dropped", c.Dropped}} {
+		{"quarantined", c.Quarantined}, {"dropped", c.Dropped},
+		{"retracted", c.Retracted}} {
 		if o.n > 0 {
 			m.samples.Add(ctx, int64(o.n),
 				metric.WithAttributes(attribute.String("pulsegate.vendor", vendor),

@@ -16,6 +16,10 @@
 //	GET POST  /auth/consent                decide on an app's request; /auth/patient chooses the patient before
 //	GET POST  /auth/apps                   apps with access, and revoking it; apps that others opened about the
 //	                                       patient, and stopping them at /auth/apps/refusals
+//	GET POST  /auth/devices/connect        consent to collect data, and the way to a vendor, which comes back to
+//	                                       /auth/devices/callback; /auth/devices/disconnect ends a connection
+//	GET       /auth/devices                what sends data of the patient; POST /auth/devices/keys makes a push
+//	                                       key, POST /auth/devices/keys/revoke ends it
 //	GET POST  /auth/users, /auth/clients   administration
 //	GET POST  /auth/launches               launch an app with a patient in context
 //	GET POST  /auth/emergency              open and close emergency access (break-glass)

@@ -214,6 +214,7 @@ func (req *request) nav() []link {
 	}{
 		{"/auth/", "Account", true},
 		{"/auth/apps", "Apps", true},
+		{"/auth/devices", "Devices", req.user.Patient != ""},
 		{"/auth/notices", "Notices", req.user.Patient != ""},
 		{"/auth/launches", "Launch an app", req.pages.Launcher != nil && req.user.Roles.May(role.Launch)},
 		{"/auth/emergency", "Emergency access", req.user.Roles.May(role.BreakGlass)},

@@ -110,13 +110,15 @@ type Options struct {
 	Glass    *breakglass.Service
 	// UserLife is the lifetime of an access token for a person; see
 	// token.UserLife.
-	UserLife time.Duration
-	Patients Patients
-	Scopes   scope.Parser
-	Audit    audit.Trail
-	Clock    func() time.Time
-	Rand     io.Reader
-	Logger   *slog.Logger
+	UserLife    time.Duration
+	Patients    Patients
+	PushKeys    PushKeys
+	Connections Connections
+	Scopes      scope.Parser
+	Audit       audit.Trail
+	Clock       func() time.Time
+	Rand        io.Reader
+	Logger      *slog.Logger
 }
 
 // Pages serves the pages. It is safe for concurrent use.
@@ -145,7 +147,7 @@ func New(options Options) (*Pages, error) {
 	if options.SignIn == nil || options.Sessions == nil || options.Users == nil || options.Flow == nil ||
 		options.Apps == nil ||
 		options.Refusals == nil || options.Clients == nil || options.Glass == nil || options.Patients == nil ||
-		options.Audit == nil ||
+		options.PushKeys == nil || options.Connections == nil || options.Audit == nil ||
 		options.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
@@ -302,7 +304,12 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/stepup": stepupPage, "POST /auth/stepup/options": stepupOptions, "POST /auth/stepup": passkeyFinish,
 		"GET /auth/consent": consentPage, "POST /auth/consent": consentDecide, "GET /auth/patient": patientPage,
 		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke, "POST /auth/apps/refusals": appsRefuse,
-		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
+		"GET /auth/devices/connect": connectPage, "POST /auth/devices/connect": connectGo,
+		"GET " + ConnectCallback:       connectFinish,
+		"GET /auth/devices/disconnect": disconnectPage, "POST /auth/devices/disconnect": disconnectGo,
+		"GET /auth/devices": devicesPage, "POST /auth/devices/keys": pushKeysCreate,
+		"POST /auth/devices/keys/revoke": pushKeysRevoke,
+		"GET /auth/users":                usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
 		"GET /auth/users/{id}": userPage, "POST /auth/users/{id}": userChange,
 		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd,
 		"POST /auth/clients/{id}": clientsChange,

@@ -23,6 +23,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/adapters/pushkey"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -63,6 +64,7 @@ type world struct {
 	consents *consent.Engine
 	apps     *token.Endpoint
 	pages    *pages.Pages
+	push     *pushkey.Keys
 	app      client.Client
 
 	mu    sync.Mutex
@@ -239,12 +241,15 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	engine.Any("/fhir/*path", gin.WrapH(api.Engine()))
 	w.glass, err = breakglass.New(w.store, rec, w.now, log)
 	must(t, err)
+	w.push, err = pushkey.New(pushkey.Options{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader,
+		Secure: func(*http.Request) bool { return true }})
+	must(t, err)
 	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions,
 		Users:   w.users,
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
 		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now},
 		Clients:  clients, Launcher: launcher{launches},
-		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec,
+		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w}, Scopes: scopes, Audit: rec,
 		Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(engine)

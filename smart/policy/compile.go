@@ -83,7 +83,7 @@ func Compile(facts Facts) []access.Rule {
 // intersect returns the rule that allows what both rules allow. If they have
 // nothing in common, ok is false.
 func intersect(a, b access.Rule) (c access.Rule, ok bool) {
-	c = access.Rule{Type: a.Type, May: a.May & b.May, Patient: a.Patient, ID: a.ID}
+	c = access.Rule{Type: a.Type, May: a.May & b.May, Patient: a.Patient, ID: a.ID, Vendor: a.Vendor}
 	switch {
 	case a.Type == "*":
 		c.Type = b.Type
@@ -102,12 +102,18 @@ func intersect(a, b access.Rule) (c access.Rule, ok bool) {
 		}
 		c.ID = b.ID
 	}
+	if b.Vendor != "" {
+		if c.Vendor != "" && c.Vendor != b.Vendor {
+			return c, false
+		}
+		c.Vendor = b.Vendor
+	}
 	c.Params = append(slices.Clip(slices.Clone(a.Params)), b.Params...)
 	return c, c.May != 0
 }
 
 func equal(a, b access.Rule) bool {
-	return a.Type == b.Type && a.May == b.May && a.Patient == b.Patient && a.ID == b.ID &&
+	return a.Type == b.Type && a.May == b.May && a.Patient == b.Patient && a.ID == b.ID && a.Vendor == b.Vendor &&
 		slices.EqualFunc(a.Params, b.Params,
 			func(x, y access.Param) bool { return x.Name == y.Name && slices.Equal(x.Any, y.Any) })
 }

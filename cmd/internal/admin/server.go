@@ -30,6 +30,8 @@ import (
 type Operations interface {
 	People
 	Clocks
+	LinkOperations
+	PushKeyOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
 	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
@@ -195,6 +197,8 @@ func (s *Server) routes() *mux {
 	o := s.Ops
 	people(m, s, o)
 	clocks(m, s, o)
+	links(m, s, o)
+	pushKeys(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
 		return o.ListPatients(ctx, op)

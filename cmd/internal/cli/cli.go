@@ -29,8 +29,10 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(),
-		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
+		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), auditCommand(),
+		storeCommand(), userCommand(),
+		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(),
+		versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")
 	})

@@ -78,6 +78,28 @@ func clientIDs(r *remote, c *cobra.Command) (out []string) {
 	return out
 }
 
+func linkIDs(r *remote, c *cobra.Command) (out []string) {
+	var got admin.Links
+	if r.call(c.Context(), "link", nil, nil, &got) != nil {
+		return nil
+	}
+	for _, l := range got.Links {
+		out = append(out, l.ID)
+	}
+	return out
+}
+
+func pushKeyIDs(r *remote, c *cobra.Command) (out []string) {
+	var got admin.PushKeys
+	if r.call(c.Context(), "push-key", nil, nil, &got) != nil {
+		return nil
+	}
+	for _, k := range got.Keys {
+		out = append(out, k.ID)
+	}
+	return out
+}
+
 func quarantineIDs(r *remote, c *cobra.Command) (out []string) {
 	var got admin.Quarantine
 	if r.call(c.Context(), "quarantine", nil, nil, &got) != nil {

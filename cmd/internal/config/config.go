@@ -67,8 +67,19 @@ type Config struct {
 	OIDCPhishingResistant []string `yaml:"oidc-phishing-resistant" default:"" comment:"acr or amr values (comma separated) with which the provider reports phishing-resistant authentication."`
 	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes of stolen passwords, or of prefixes of at least 10 hex digits, one per line. These passwords are refused, in addition to the built-in list."`
 
-	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints and JWKS URLs may be. Other private addresses are refused, and plain http is allowed only if this is set."`
+	Vendors string `yaml:"vendors" default:"" comment:"YAML file with the vendors to which patients can connect accounts. For each vendor code, the file states client-id, client-secret-file and options, and may state authorize-url, token-url, revoke-url and api-url. Files with secrets must not be readable by all users. Register the callback BASE/auth/devices/callback at the vendor. If empty, patients can connect no account."`
+
+	VendorHooks    string        `yaml:"vendor-webhooks" default:"auto" comment:"URL below which vendors reach the webhooks of this server, without a trailing slash. auto is BASE/hooks if base-url is set. off means that vendors cannot reach this server, which then polls them."`
+	VendorBackfill time.Duration `yaml:"vendor-backfill" default:"2160h" comment:"Time before the connection of an account for which its data are read. The default is 90 days."`
+
+	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints, JWKS URLs and the clouds of vendors may be. Other private addresses are refused, and plain http is allowed only if this is set."`
 }
+
+// Values of VendorHooks other than a URL.
+const (
+	HooksAuto = "auto"
+	HooksOff  = "off"
+)
 
 // Load returns the settings from the defaults, the YAML file unless path is empty,
 // the environment, and the overrides (flags), which are keyed by setting.
@@ -150,6 +161,13 @@ func (c *Config) check() error {
 			strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
 			return errors.New("base-url: must be an absolute http or https URL without a trailing slash or query")
 		}
+	}
+	if h := c.VendorHooks; h != HooksAuto && h != HooksOff &&
+		(!strings.HasPrefix(h, "https://") || strings.HasSuffix(h, "/")) {
+		return errors.New("vendor-webhooks: must be auto, off, or an https URL without a trailing slash")
+	}
+	if c.VendorBackfill <= 0 {
+		return errors.New("vendor-backfill: must be greater than 0")
 	}
 	if (c.OIDCIssuer == "") != (c.OIDCClientID == "") {
 		return errors.New("oidc-issuer and oidc-client-id must be set together")

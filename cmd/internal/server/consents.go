@@ -11,7 +11,6 @@ import (
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/appconsent"
 )
 
 // GrantConsent stores a Consent.
@@ -55,13 +54,7 @@ func (ops operations) WithdrawConsent(ctx context.Context, op admin.Operator,
 		}
 	}
 	rq := ops.request(op)
-	withdrawals := &appconsent.Withdrawals{Store: ops.store, Audit: ops.audit.recorder, Consents: ops.consents,
-		Clock: ops.now,
-		NewID: fhir.RandomID, VendorName: vendors.Name}
-	for _, a := range ops.adapters {
-		withdrawals.Vendors = append(withdrawals.Vendors, a.Vendor())
-	}
-	w, err := withdrawals.Withdraw(ctx, rq.Caller, in.Patient, in.Vendor)
+	w, err := ops.withdrawals().Withdraw(ctx, rq.Caller, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}

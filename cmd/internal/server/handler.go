@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/rand"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -19,6 +20,15 @@ import (
 
 // handler returns the handler of the public listener.
 func (s *services) handler(h *health) (http.Handler, error) {
+	e, err := s.engine(h)
+	if err != nil {
+		return nil, err
+	}
+	return s.behindProxies(secured(s.base, s.policy.Nonces.Offer(e)))
+}
+
+// engine returns the routes of the public listener.
+func (s *services) engine(h *health) (*gin.Engine, error) {
 	settings := s.capabilities()
 	statement, err := capability.Statement(settings)
 	if err != nil {
@@ -47,11 +57,11 @@ func (s *services) handler(h *health) (http.Handler, error) {
 	h.mount(e)
 	for _, part := range []rest.Mounter{s.pages, s.keys, s.oauth.tokens, s.oauth.authorize, s.oauth.launches,
 		s.oauth.registration, s.oauth.introspection, s.discovery(), brands.Handler{Bundle: s.brand.bundle},
-		&ingest.Handler{Pipeline: s.pipeline, Auth: s.policy, RequestID: rest.RequestID, Limits: s.pipeline.Limits,
-			Logger: s.log}} {
+		&ingest.Handler{Pipeline: s.pipeline, Auth: s.pushKeys.Or(s.policy), RequestID: rest.RequestID,
+			Limits: s.pipeline.Limits, Logger: s.log}, s.sync} {
 		part.Mount(e)
 	}
-	return s.behindProxies(secured(s.base, s.policy.Nonces.Offer(e)))
+	return e, nil
 }
 
 // behindProxies applies the headers by which trusted proxies report a client's
@@ -67,7 +77,8 @@ func (e environment) behindProxies(next http.Handler) (http.Handler, error) {
 		return nil, err
 	}
 	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: e.config.Forwarded,
-		Next: next}}, nil
+		HTTPS: strings.HasPrefix(e.base, "https://"),
+		Next:  next}}, nil
 }
 
 // capabilities returns the input of the CapabilityStatement.

@@ -43,6 +43,13 @@ func adminCalls() map[string][]string {
 		"GET /debug/pprof/trace":          {"?seconds=1"},
 		"GET /store/stat":                 {""},
 		"POST /store/check":               {`{}`},
+		"GET /link":                       {"", "?patient=ada"},
+		"GET /link/show":                  {"?id=none"},
+		"POST /link/unlink":               {`{"id":"none"}`},
+		"POST /link/pull":                 {`{"id":"none"}`},
+		"POST /push-key/create":           {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
+		"GET /push-key":                   {"", "?patient=ada", "?patient=ada&vendor=oura"},
+		"POST /push-key/revoke":           {`{"patient":"ada","vendor":"apple"}`},
 		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
 		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
 		"POST /user/reinvite":             {`{"login":"eve"}`},
@@ -56,6 +63,9 @@ func adminCalls() map[string][]string {
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
 	"GET /patient/show?id=nobody":  true,
+	"GET /link/show?id=none":       true,
+	"POST /link/pull":              true,
+	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
 	"POST /demo/token":             true, // the server is no demo
 } // read only
 
@@ -68,7 +78,7 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 	h := srv.Handler(admin.Operator{Name: "uid:0"})
 	commits := watchCommits(t, s)
 	calls := adminCalls()
-	order := []string{"POST /patient", "POST /consent/grant", "POST /client", "POST /user/bootstrap", "POST /user"}
+	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client", "POST /user/bootstrap", "POST /user"}
 	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: adminCalls has no request for this route", p)

@@ -29,6 +29,7 @@ type people struct {
 	signs    *signin.Service
 	glass    *breakglass.Service
 	consents *consent.Engine
+	vault    *authn.Vault
 }
 
 // newPeople opens the accounts. fresh says that the store was empty, so that a
@@ -66,7 +67,7 @@ func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail a
 	if err != nil {
 		return people{}, err
 	}
-	p := people{users: &user.Registry{Store: db, Clock: env.now}, consents: consents,
+	p := people{users: &user.Registry{Store: db, Clock: env.now}, consents: consents, vault: vault,
 		cookies: session.Cookies{Origin: env.origin(), Vault: vault, Clock: env.now}}
 	p.sessions = &session.Sessions{Store: db, Users: p.users, Clock: env.now}
 	if p.glass, err = breakglass.New(db, trail.recorder, env.now, env.log); err != nil {

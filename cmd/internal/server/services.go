@@ -9,6 +9,9 @@ import (
 	"slices"
 
 	"pulsegate/adapters"
+	"pulsegate/adapters/link"
+	"pulsegate/adapters/pushkey"
+	"pulsegate/adapters/sync"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
@@ -41,6 +44,10 @@ type services struct {
 	fhir      *interaction.Service
 	adapters  []adapters.Adapter
 	pipeline  *ingest.Pipeline
+	links     *link.Links
+	progress  progress
+	sync      *sync.Engine
+	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
 	closers closers
@@ -144,12 +151,23 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
+	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
+		return nil, err
+	}
+	if s.links, err = newLinks(s); err != nil {
+		return nil, err
+	}
+	if s.sync, err = newSync(ctx, s); err != nil {
+		return nil, err
+	}
+	s.progress = linkProgress{s.sync}
 	if s.pages, err = newPages(s); err != nil {
 		return nil, err
 	}
 	if err := s.addOrganizations(ctx); err != nil {
 		return nil, err
 	}
+	s.startSync(ctx)
 	return s, nil
 }
 

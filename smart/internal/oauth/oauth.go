@@ -16,7 +16,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
-	"pulsegate/smart/internal/limit"
+	"pulsegate/fhir/limit"
 )
 
 const maxBody = 16 << 10

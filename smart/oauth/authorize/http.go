@@ -15,9 +15,9 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
-	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/oauth"
 	"pulsegate/smart/scope"
 )

@@ -32,9 +32,9 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
-	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/oauth"
 	"pulsegate/smart/scope"
 )

@@ -15,10 +15,10 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
-	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/smarttest"
 	"pulsegate/smart/oauth/register"
 )

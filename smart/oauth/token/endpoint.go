@@ -16,10 +16,10 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/oauth"
 	"pulsegate/smart/proof/dpop"
 	"pulsegate/smart/proof/keys"

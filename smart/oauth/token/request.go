@@ -10,10 +10,10 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
 	"pulsegate/smart/internal/compact"
-	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/oauth"
 	"pulsegate/smart/proof/dpop"
 )

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/internal/limit"
 )
 
 const (

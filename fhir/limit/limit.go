@@ -1,7 +1,7 @@
-// Package limit implements the rate limits of the authorization server's
-// endpoints: token buckets per address and per claimed client, in bounded
-// memory. The limits only protect against overload: no security property
-// depends on them, and they do not survive a restart.
+// Package limit implements the rate limits of endpoints: token buckets per
+// address and per claimed client or key, in bounded memory. The limits only
+// protect against overload: no security property depends on them, and they do
+// not survive a restart.
 package limit
 
 import (
@@ -82,9 +82,10 @@ func (b *bucket) refill(now time.Time, rate, size float64) {
 	b.at = now
 }
 
-// buckets is a bounded table of token buckets. It is not a golang-lru cache,
-// because full buckets must be removed before those that limit somebody.
-type buckets struct {
+// Buckets is a bounded table of token buckets. It is safe for concurrent use. It
+// is not a golang-lru cache, because full buckets must be removed before those
+// that limit somebody.
+type Buckets struct {
 	rate, size float64
 
 	mu    sync.Mutex
@@ -92,13 +93,19 @@ type buckets struct {
 	swept time.Time
 }
 
-func newBuckets(rate, size int) *buckets {
-	return &buckets{rate: float64(rate), size: float64(size), byKey: map[Key]*bucket{}}
+// NewBuckets returns a table of buckets that each earn rate tokens per second and
+// hold size tokens.
+func NewBuckets(rate, size int) *Buckets {
+	return &Buckets{rate: float64(rate), size: float64(size), byKey: map[Key]*bucket{}}
 }
 
-// take removes n tokens from a bucket. If it has less than one, take removes
+// Named returns the key of a bucket for something that has a name of its own,
+// such as an API key.
+func Named(name string) Key { return Key{client: name} }
+
+// Take removes n tokens from a bucket. If it has less than one, Take removes
 // nothing and returns the time until it has one.
-func (t *buckets) take(k Key, now time.Time, n float64) (wait time.Duration, ok bool) {
+func (t *Buckets) Take(k Key, now time.Time, n float64) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.byKey[k]
@@ -120,7 +127,7 @@ func (t *buckets) take(k Key, now time.Time, n float64) (wait time.Duration, ok 
 
 // evict makes space for one more entry. At most once a second it removes full
 // buckets, which carry no information. Then it removes arbitrary ones.
-func (t *buckets) evict(now time.Time) {
+func (t *Buckets) evict(now time.Time) {
 	if len(t.byKey) < maxBuckets {
 		return
 	}
@@ -142,33 +149,33 @@ func (t *buckets) evict(now time.Time) {
 
 // Limiter holds all limits of an endpoint. It is safe for concurrent use.
 type Limiter struct {
-	global, remote, failures, denied *buckets
+	global, remote, failures, denied *Buckets
 }
 
 // New returns a limiter.
 func New(l Limits) *Limiter {
 	l = l.withDefaults()
 	return &Limiter{
-		global:   newBuckets(l.Global, burst*l.Global),
-		remote:   newBuckets(l.Remote, burst*l.Remote),
-		failures: newBuckets(l.Failures, max(l.Failures, burstFailures)),
-		denied:   newBuckets(l.Denied, l.Denied),
+		global:   NewBuckets(l.Global, burst*l.Global),
+		remote:   NewBuckets(l.Remote, burst*l.Remote),
+		failures: NewBuckets(l.Failures, max(l.Failures, burstFailures)),
+		denied:   NewBuckets(l.Denied, l.Denied),
 	}
 }
 
 // Failed counts a failure. Requests beyond the limit are refused from the next
 // one on.
-func (l *Limiter) Failed(k Key, now time.Time) { l.failures.take(k, now, 1) }
+func (l *Limiter) Failed(k Key, now time.Time) { l.failures.Take(k, now, 1) }
 
 // MayFail reports whether another failure is within the limit.
 func (l *Limiter) MayFail(k Key, now time.Time) (wait time.Duration, ok bool) {
-	return l.failures.take(k, now, 0)
+	return l.failures.Take(k, now, 0)
 }
 
 // Record counts a refusal and reports whether it may be recorded in the audit
 // trail.
 func (l *Limiter) Record(now time.Time) bool {
-	_, ok := l.denied.take(Key{}, now, 1)
+	_, ok := l.denied.Take(Key{}, now, 1)
 	return ok
 }
 
@@ -176,10 +183,10 @@ func (l *Limiter) Record(now time.Time) bool {
 // before any part of the request is read. The limit of the address is checked
 // first, so that a single address cannot exhaust the total limit.
 func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
-	if wait, ok := l.remote.take(Key{remote: Network(remote)}, now, 1); !ok {
+	if wait, ok := l.remote.Take(Key{remote: Network(remote)}, now, 1); !ok {
 		return wait, false
 	}
-	return l.global.take(Key{}, now, 1)
+	return l.global.Take(Key{}, now, 1)
 }
 
 // RetryAfter converts a wait to whole seconds, at least one.

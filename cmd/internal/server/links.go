@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"pulsegate/adapters/cloud"
+	"pulsegate/adapters/link"
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/smart/pages"
+)
+
+// progress tells how current the data of links are.
+type progress interface {
+	// LastData returns the time of the latest data that a link has delivered, or the
+	// zero time, and whether data are late.
+	LastData(ctx context.Context, l link.Link) (last time.Time, late bool, err error)
+}
+
+// vendorClient returns a client for the cloud of a vendor. maxResponse bounds each
+// answer in bytes. A demo may use simulated vendors on its own machine.
+func (e environment) vendorClient(maxResponse int64) *http.Client {
+	if e.config.Demo {
+		e.egress.AllowPrivate = append(slices.Clone(e.egress.AllowPrivate), netip.MustParsePrefix("127.0.0.0/8"),
+			netip.MustParsePrefix("::1/128"))
+		e.egress.AllowHTTP = true
+	}
+	return e.client(30*time.Second, maxResponse)
+}
+
+// newLinks returns the links of the store and their vendors.
+func newLinks(s *services) (*link.Links, error) {
+	all, err := newVendors(s.environment)
+	if err != nil {
+		return nil, err
+	}
+	api := s.vendorClient(cloud.MaxAnswer)
+	return link.New(link.Options{Store: s.store, Audit: s.audit.recorder, Vault: s.people.vault, Vendors: all,
+		HTTP: s.vendorClient(1 << 20),
+		API: func(_ cloud.Vendor, token string) *cloud.Client {
+			return &cloud.Client{HTTP: api, Token: token, Clock: s.now}
+		},
+		Callback: s.base + pages.ConnectCallback, Clock: s.now, Logger: s.log}), nil
+}
+
+// linkInfo describes a link for the operator. It names no account.
+func (ops operations) linkInfo(ctx context.Context, l *link.Link) (admin.Link, error) {
+	out := admin.Link{ID: l.ID, Patient: l.Patient, Vendor: l.Vendor, Status: string(l.Status), Reason: l.Reason,
+		Since: l.Since, Created: l.Created, Connected: l.Connected, Scopes: l.Scopes, Missing: l.Missing,
+		Issuer: l.Issuer}
+	var err error
+	if out.LastData, out.Late, err = ops.progress.LastData(ctx, *l); err != nil {
+		return out, err
+	}
+	_, out.Consented, err = ops.consents.Collects(ctx, l.Patient, l.Vendor)
+	return out, err
+}
+
+// ListLinks lists the links of a patient, or of all patients.
+func (ops operations) ListLinks(ctx context.Context, op admin.Operator, patient string) (admin.Links, error) {
+	out := admin.Links{Links: []admin.Link{}}
+	all, err := ops.links.List(ctx, patient)
+	if err != nil {
+		return out, err
+	}
+	disclosed := []string{}
+	if patient != "" {
+		disclosed = append(disclosed, patient)
+	}
+	for i := range all {
+		info, err := ops.linkInfo(ctx, &all[i])
+		if err != nil {
+			return out, err
+		}
+		out.Links, disclosed = append(out.Links, info), append(disclosed, info.Patient)
+	}
+	return out, ops.recordAll(ctx, ops.request(op), "link list", disclosed)
+}
+
+// ShowLink shows one link.
+func (ops operations) ShowLink(ctx context.Context, op admin.Operator, id string) (admin.Link, error) {
+	l, err := ops.links.Get(ctx, id)
+	if err != nil {
+		return admin.Link{}, err
+	}
+	out, err := ops.linkInfo(ctx, &l)
+	if err != nil {
+		return out, err
+	}
+	out.Flow = ops.flow(id)
+	return out, ops.record(ctx, ops.request(op), "link show", l.Patient)
+}
+
+// Unlink removes a link. The AuditEvent is part of the same commit.
+func (ops operations) Unlink(ctx context.Context, op admin.Operator, in admin.Unlink) (admin.ID, error) {
+	err := ops.links.Unlink(ctx, ops.request(op).Caller, in.ID, in.Erase)
+	return admin.ID{ID: in.ID}, err
+}
