@@ -1,61 +1,72 @@
 package mapping
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
-// TypesOf returns the metrics of the vendor's rows that belong to one of types,
-// each with that type. A metric belongs to a type if it is the type or begins
-// with the type and a dot: "sleep.average_hrv" belongs to "sleep", "steps/day"
-// does not belong to "steps".
+// Membership tells how the Observations of a metric belong to a type.
+type Membership struct {
+	Type string
+	// Days and Times are set if the values of days, and those with a time, belong to
+	// the type. If several names share a row, the Observation does not tell which of
+	// them it was delivered as, and all that are possible must belong to types.
+	Days, Times bool
+}
+
+// TypesOf returns the metrics of the vendor's rows that belong to one of types. A
+// metric belongs to a type if it is the type or begins with the type and a dot:
+// "sleep.average_hrv" belongs to "sleep". The name of a roll-up, which has a slash,
+// is another type: "steps/day" does not belong to "steps".
 //
-// The name of a roll-up is a type and a slash with a suffix. Several names may
-// share a row, and the Observation does not tell which of them it was delivered
-// as. A row that stands for a roll-up too therefore belongs to types only if its
-// roll-ups do: that of a day ("/day") for values of days, the others for values
-// with a time.
-func (m *Mapper) TypesOf(vendor string, types []string, days bool) map[string]string {
-	return m.typesOf(vendor, types, func(name string) bool {
-		rollup := strings.Contains(name, "/")
-		return rollup && strings.HasSuffix(name, "/day") == days
+// If a row has roll-ups among its names, its values of days are those of the roll-up
+// that ends in "/day", and its values with a time may be those of another roll-up.
+func (m *Mapper) TypesOf(vendor string, types []string) map[string]Membership {
+	out := map[string]Membership{}
+	m.eachRow(vendor, func(metric string, names []string) {
+		member := Membership{Days: true, Times: true}
+		for _, name := range names {
+			typ, belongs := typeOf(name, types)
+			if belongs && member.Type == "" {
+				member.Type = typ
+			}
+			switch {
+			case strings.HasSuffix(name, "/day"):
+				member.Days = member.Days && belongs
+			case strings.Contains(name, "/"):
+				member.Times = member.Times && belongs
+			}
+		}
+		if member.Type != "" {
+			out[metric] = member
+		}
 	})
+	return out
 }
 
-// ObjectTypesOf is TypesOf for an object that has an id of the vendor's. If types
-// is empty, all metrics of the vendor are returned.
-func (m *Mapper) ObjectTypesOf(vendor string, types []string) map[string]string {
-	return m.typesOf(vendor, types, func(string) bool { return false })
+// ObjectTypesOf is TypesOf for an object that has an id of the vendor's, so that
+// the names that share a row do not matter. If types is empty, it returns all
+// metrics of the vendor.
+func (m *Mapper) ObjectTypesOf(vendor string, types []string) map[string]Membership {
+	out := map[string]Membership{}
+	m.eachRow(vendor, func(metric string, names []string) {
+		for _, name := range names {
+			if typ, belongs := typeOf(name, types); belongs {
+				out[metric] = Membership{Type: typ, Days: true, Times: true}
+				return
+			}
+		}
+	})
+	return out
 }
 
-// typesOf returns the metrics of rows of which one name belongs to types, and all
-// required names do.
-func (m *Mapper) typesOf(vendor string, types []string, required func(name string) bool) map[string]string {
-	out := map[string]string{}
+// eachRow calls fn for each row of a vendor with its metric and all its names.
+func (m *Mapper) eachRow(vendor string, fn func(metric string, names []string)) {
 	for i := range m.table.Vendors {
 		v := &m.table.Vendors[i]
-		if v.Vendor != vendor {
-			continue
-		}
 		for j := range v.Rows {
-			row := &v.Rows[j]
-			names := append([]string{row.Metric}, row.Also...)
-			typ, ok := "", false
-			for _, name := range names {
-				if t, belongs := typeOf(name, types); belongs && !ok {
-					typ, ok = t, true
-				}
-			}
-			missing := slices.ContainsFunc(names, func(name string) bool {
-				_, belongs := typeOf(name, types)
-				return required(name) && !belongs
-			})
-			if ok && !missing {
-				out[row.Metric] = typ
+			if v.Vendor == vendor {
+				fn(v.Rows[j].Metric, append([]string{v.Rows[j].Metric}, v.Rows[j].Also...))
 			}
 		}
 	}
-	return out
 }
 
 // typeOf returns the type that a metric belongs to. If types is empty, it is the

@@ -99,7 +99,8 @@ func status(s sample.Status) string {
 }
 
 // absent is the dataAbsentReason of a value that was not measured.
-var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"` + element.DataAbsentReason + `","code":"unknown","display":"Unknown"}]}`)
+var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"` + element.DataAbsentReason +
+	`","code":"unknown","display":"Unknown"}]}`)
 
 // appendMainValue appends the main value in the shape of the row.
 func (r *rule) appendMainValue(b []byte, s *sample.Sample, slots *slots) ([]byte, error) {

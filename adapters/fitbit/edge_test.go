@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/adapters"
+	"pulsegate/adapters/adaptertest"
 	"pulsegate/adapters/fitbit"
 	"pulsegate/mapping/sample"
 )
@@ -93,6 +95,23 @@ func TestUnfinishedDay(t *testing.T) {
 			onePoint(fmt.Sprintf(`{"dailyRestingHeartRate":{"date":{"year":2026,"month":11,"day":%d},"beatsPerMinute":"55"}}`, day)))
 		if err != nil || len(r.Samples) != 1 || r.Samples[0].Status != want {
 			t.Errorf("%d: %v %+v", day, err, r.Samples)
+		}
+	}
+}
+
+// TestRejectedDay checks that a daily value that cannot be read has the VendorID of
+// its day, like the sample that it would be, and none if the day cannot be read.
+func TestRejectedDay(t *testing.T) {
+	for date, want := range map[string]string{`{"year":2026,"month":3,"day":1}`: "2026-03-01", `{"year":2026}`: ""} {
+		r := adaptertest.NewRecorder()
+		in := adapters.Input{Name: "page.json", Received: adaptertest.Received(), Body: strings.NewReader(
+			`{"dataPoints":[{"name":"users/1/dataTypes/daily-resting-heart-rate/dataPoints/x1",` +
+				`"dailyRestingHeartRate":{"date":` + date + `,"beatsPerMinute":"many"}}]}`)}
+		if err := fitbit.New().Decode(t.Context(), in, r); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Rejects) != 1 || r.Rejects[0].VendorID != want {
+			t.Errorf("%s: %+v", date, r.Rejects)
 		}
 	}
 }

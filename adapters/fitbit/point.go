@@ -12,7 +12,16 @@ import (
 )
 
 func (p position) String() string {
-	if p.member == "" {
+	where := p.entry
+	if where != "" {
+		where += ", "
+	}
+	switch {
+	case p.line > 0:
+		return where + "line " + strconv.Itoa(p.line)
+	case p.member == "" && p.entry != "":
+		return where + "item " + strconv.Itoa(p.index)
+	case p.member == "":
 		return fmt.Sprintf("page %d", p.page)
 	}
 	return fmt.Sprintf("page %d, %s[%d]", p.page, p.member, p.index)
@@ -25,6 +34,12 @@ func (d *decoder) reject(reason, metric, detail string, raw *jsonitem.Node) erro
 		r.Raw, r.VendorID = raw.JSON(), lastSegment(nameOf(raw))
 	}
 	return d.sink.Reject(&r)
+}
+
+// rejectAs reports an item with the VendorID that its Sample would have.
+func (d *decoder) rejectAs(bad *rejection, metric, vendorID string, raw *jsonitem.Node) error {
+	return d.sink.Reject(&sample.Reject{Reason: bad.reason, Metric: metric, Where: d.pos.String(), Detail: bad.rule,
+		Raw: raw.JSON(), VendorID: vendorID})
 }
 
 // rejection is the reason for rejecting one item.
@@ -102,7 +117,10 @@ func (d *decoder) point(n *jsonitem.Node) error {
 	p.sample.Components = parts
 	p.sample.Metric, p.sample.Channel = metric, "v4"
 	if bad := p.times(); bad != nil {
-		return d.reject(bad.reason, metric, bad.rule, n)
+		if spec.timing == onDay { // identified by the day, which could not be read
+			return d.rejectAs(bad, metric, "", n)
+		}
+		return d.rejectAs(bad, metric, lastSegment(nameOf(n)), n)
 	}
 	p.origin()
 	if t, _, ok := body.Get("updateTime").Time(); ok {
@@ -119,7 +137,7 @@ func (d *decoder) point(n *jsonitem.Node) error {
 		return err
 	}
 	if bad != nil {
-		return d.reject(bad.reason, metric, bad.rule, n)
+		return d.rejectAs(bad, metric, p.sample.VendorID, n)
 	}
 	return nil
 }

@@ -22,8 +22,9 @@ func TestLinkingFlow(t *testing.T) {
 			w := newWorld(t, rotates)
 			l := w.connect("p1")
 			if l.Patient != "p1" || l.Vendor != "ring" || l.Status != link.Working ||
-				!slices.Equal(l.Accounts, []string{"account-1"}) || !slices.Equal(l.Scopes, []string{"daily", "heart"}) ||
-				len(l.Missing) > 0 || l.Issuer != w.srv.URL+"/token" || !l.Created.Equal(w.clock.Now()) || !l.Connected.Equal(w.clock.Now()) {
+				!slices.Equal(l.Accounts, []string{"account-1"}) || l.Issuer != w.srv.URL+"/token" ||
+				!slices.Equal(l.Scopes, []string{"daily", "heart"}) || len(l.Missing) > 0 ||
+				!l.Created.Equal(w.clock.Now()) || !l.Connected.Equal(w.clock.Now()) {
 				t.Errorf("link %+v", l)
 			}
 			for _, patient := range []string{"", "p1"} {
@@ -287,8 +288,9 @@ func hostile(t *testing.T) map[string]string {
 		"fraction":             body(`"at-hostile"`, `"rt"`, "0.5"),
 		"other token type":     `{"access_token":"at-hostile","token_type":"mac","refresh_token":"rt","expires_in":3600}`,
 		"error with 200":       `{"error":"plain-error \" text","access_token":"at-hostile","expires_in":3600}`,
-		"larger than a MiB":    `{"access_token":"at-hostile","expires_in":3600,"x":"` + strings.Repeat("a", 1<<20) + `"}`,
-		"deeply nested":        strings.Repeat("[", 1<<19),
+		"larger than a MiB": `{"access_token":"at-hostile","expires_in":3600,"x":"` +
+			strings.Repeat("a", 1<<20) + `"}`,
+		"deeply nested": strings.Repeat("[", 1<<19),
 	}
 	if os.Getenv("PULSEGATE_FIXTURES") == "" {
 		return bodies

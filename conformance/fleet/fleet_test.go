@@ -26,9 +26,13 @@ import (
 	"pulsegate/adapters/simulate/oura"
 )
 
+// history is the time with data before the accounts are linked. It is longer than any
+// window of the vendors' roll-ups.
+const history = 17 * 24 * time.Hour
+
 var (
-	wearers = flag.Int("fleet.wearers", 3, "wearers of each vendor")
-	days    = flag.Int("fleet.days", 12, "days that pass")
+	wearers = flag.Int("fleet.wearers", 2, "wearers of each vendor")
+	days    = flag.Int("fleet.days", 8, "days that pass")
 	seed    = flag.Uint64("fleet.seed", 1, "seed of wearers and faults")
 	events  = flag.Int("fleet.events", 2000, "events that are delivered again")
 )
@@ -39,7 +43,7 @@ func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simul
 	cloud.Vendor) {
 	t.Helper()
 	const id, secret = "pulsegate", ouraSecret
-	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-8 * 24 * time.Hour), Seed: *seed, Wearers: all,
+	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-history), Seed: *seed, Wearers: all,
 		Clients: []oura.Client{{ID: id, Secret: secret, Provider: oura.Moi}}})
 	srv := httptest.NewServer(sim)
 	t.Cleanup(srv.Close)
@@ -76,7 +80,7 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *g
 	if err != nil {
 		t.Fatal(err)
 	}
-	sim, err := googlehealth.New(googlehealth.Options{Seed: *seed, Wearers: wearers, Start: start.Add(-8 * 24 * time.Hour),
+	sim, err := googlehealth.New(googlehealth.Options{Seed: *seed, Wearers: wearers, Start: start.Add(-history),
 		Clock: clock, Project: project, AllowHTTP: true,
 		Clients:         []googlehealth.Client{{ID: id, Secret: secret, RedirectURIs: []string{"https://pg.example/callback"}}},
 		ServiceAccounts: []googlehealth.ServiceAccount{{Email: mail, KeyID: "k1", Key: &key.PublicKey}}})

@@ -220,7 +220,7 @@ func newFleet(t testing.TB, clock *simulate.Clock, wearers int, open func(f *fle
 	t.Cleanup(hooks.Close)
 	var err error
 	f.engine, err = sync.New(t.Context(), sync.Options{Store: f.db, Links: f.links, Ingest: f.pipeline, Consents: f.chart,
-		Clock: clock.Now, Hooks: hooks.URL + "/hooks", Backfill: 10 * 24 * time.Hour, Logger: log})
+		Clock: clock.Now, Hooks: hooks.URL + "/hooks", Backfill: 20 * 24 * time.Hour, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/adapters"
+	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/sample"
@@ -130,6 +131,49 @@ func BenchmarkSamples(b *testing.B) {
 				b.StartTimer()
 			}
 			b.ReportMetric(n*float64(b.N)/took.Seconds(), "samples/s")
+		})
+	}
+}
+
+// BenchmarkOneDocument ingests payloads of one document each, as webhooks deliver
+// them, for different patients, into a store in memory: new ones, and ones that
+// the store has.
+func BenchmarkOneDocument(b *testing.B) {
+	const patients = 1000
+	for _, c := range []struct {
+		name string
+		body func(i int) string
+	}{
+		{"new", func(i int) string { return strings.ReplaceAll(night(27000), `"n1"`, fmt.Sprintf(`"n%d"`, i)) }},
+		{"restated", func(i int) string { return night(27000 + i/patients%2*60) }},
+		{"again", func(int) string { return night(27000) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			w := newWorld(b)
+			var writes []store.Write
+			for i := range patients {
+				id := fmt.Sprint("q", i)
+				writes = append(writes, store.Write{Resource: fhir.Resource{Type: "Patient", ID: id,
+					JSON: []byte(fhir.Prefix("Patient", id) + `}}`)}})
+			}
+			if _, err := w.pipeline.Store.Commit(b.Context(), &store.Batch{Writes: writes}); err != nil {
+				b.Fatal(err)
+			}
+			i := 0
+			deliver := func() {
+				if _, err := w.pipeline.Run(b.Context(), Request{Patient: fmt.Sprint("q", i%patients), Vendor: "oura",
+					Name: "sleep.json", Body: strings.NewReader(c.body(i)), Caller: operator()}); err != nil {
+					b.Fatal(err)
+				}
+				i++
+			}
+			for range patients {
+				deliver()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				deliver()
+			}
 		})
 	}
 }

@@ -71,7 +71,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 	d.pace.Add(documentSteps)
 	b := d.batch
 	if b.arena == nil {
-		b.arena = make([]byte, 0, arenaSize)
+		b.arena = d.newArena()
 	}
 	res, err := d.pipeline.Mapper.Observation(b.arena, d.streams.Resolve(s), s, d.zone)
 	if err == nil && d.inFuture(res.Start.UnixMicro()) {
@@ -145,7 +145,7 @@ func (d *delivery) useFor(st *stream.Stream) *streamUse {
 func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 	b := d.batch
 	if b.arena == nil { // flush has replaced the batch since s was mapped
-		b.arena = make([]byte, 0, arenaSize)
+		b.arena = d.newArena()
 	}
 	if res.Device.ID != "" {
 		device := b.device(res.Device)
@@ -159,7 +159,7 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 		if n := len(b.arena) + len(res.JSON); n <= cap(b.arena) {
 			b.arena = b.arena[:n]
 		} else { // the JSON did not fit and has its own buffer
-			b.arena = make([]byte, 0, arenaSize)
+			b.arena = d.newArena()
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
@@ -182,14 +182,22 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 }
 
 const (
-	// arenaSize is the size in bytes of the buffers for the JSON of documents.
-	arenaSize = 256 << 10
+	// firstArena and maxArena are the sizes in bytes of the first and of the largest
+	// buffers for the JSON of documents.
+	firstArena = 8 << 10
+	maxArena   = 256 << 10
 	// batchBytes is the size in bytes of the documents after which a batch is
 	// full. These are about 100 documents, which are committed in 5 ms while
 	// other writers wait. The memory that a commit needs is several times as
 	// large.
 	batchBytes = 256 << 10
 )
+
+// newArena returns a buffer for the JSON of documents, larger than the one before.
+func (d *delivery) newArena() []byte {
+	d.arena = min(max(4*d.arena, firstArena), maxArena)
+	return make([]byte, 0, d.arena)
+}
 
 // inFuture reports whether a start, in Unix microseconds, is more than 48 hours
 // ahead.

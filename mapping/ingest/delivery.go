@@ -43,6 +43,7 @@ type delivery struct {
 	row      series.Sample // of the last sample
 	lastUse  *streamUse    // of the last sample
 	pace     yield.Counter // in samples
+	arena    int           // size in bytes of the latest buffer for documents
 	horizon  int64         // cached start in Unix microseconds from which on samples are in the future
 
 	// The following fields belong to the committing goroutine, and to the decoding

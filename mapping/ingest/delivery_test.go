@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/gin-gonic/gin"
 
@@ -92,4 +93,27 @@ func TestFormatThatSeeks(t *testing.T) {
 	w := newWorld(t)
 	w.pipeline.Adapters = []adapters.Adapter{seekAdapter{}}
 	w.must("apple", "payload", strings.Repeat("x", 100_000)+"end")
+}
+
+// TestReadHead checks that the head of a body has the right length for reads of any
+// size, and that the rest follows.
+func TestReadHead(t *testing.T) {
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 16 << 10, headSize - 1, headSize, headSize + 1, 3 * headSize} {
+		text := strings.Repeat("0123456789", n/10+1)[:n]
+		for name, body := range map[string]io.Reader{"at once": strings.NewReader(text),
+			"in pieces": iotest.HalfReader(strings.NewReader(text))} {
+			head, whole, err := readHead(body)
+			if err != nil || string(head) != text[:min(n, headSize)] || whole != (n < headSize) {
+				t.Errorf("%d bytes %s: %d, %v, %v", n, name, len(head), whole, err)
+			}
+			rest, err := io.ReadAll(body)
+			if err != nil || string(head)+string(rest) != text {
+				t.Errorf("%d bytes %s: the rest has %d", n, name, len(rest))
+			}
+		}
+	}
+	broken := io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(io.ErrClosedPipe))
+	if _, _, err := readHead(broken); !errors.Is(err, io.ErrClosedPipe) {
+		t.Error(err)
+	}
 }

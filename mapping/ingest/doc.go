@@ -144,7 +144,8 @@
 // that a coarse and a fine channel both deliver is one Observation. The
 // deliveries are duplicates if they have one type, start in the same second or
 // cover the same time, and have values that differ by at most a thousandth after
-// conversion:
+// conversion. Nights are duplicates if they cover the same time, because the channels
+// may have determined the sleep by different versions of an algorithm:
 //
 //   - If the store has the Observation of the fine channel, it is kept. The
 //     coarse delivery leaves a Provenance, once, whose target is the stream or

@@ -141,6 +141,22 @@ func (m *measurement) equals(other *measurement) bool {
 	return shared > 0
 }
 
+// isSameNight reports whether both state one sleep session: the same start and end.
+// Channels may determine the stages, and so the sleep, by different versions of an
+// algorithm.
+func (m *measurement) isSameNight(other *measurement) bool {
+	isSleep := func(c element.Coding) bool { return c.Code == sleepDuration }
+	if !slices.ContainsFunc(m.Code.Coding, isSleep) || !slices.ContainsFunc(other.Code.Coding, isSleep) {
+		return false
+	}
+	from, to, ok := m.effective()
+	otherFrom, otherTo, otherOK := other.effective()
+	return ok && otherOK && to.After(from) && from.Unix() == otherFrom.Unix() && to.Unix() == otherTo.Unix()
+}
+
+// sleepDuration is the LOINC code of the sleep of a night or nap.
+const sleepDuration = "93832-4"
+
 const statusPreliminary = "preliminary"
 
 const statusRetracted = "entered-in-error"

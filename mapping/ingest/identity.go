@@ -115,7 +115,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 			return obs.vendorID != "" && other.identifier(source) != "" &&
 				other.Device.Reference == own.Device.Reference && own.equals(other)
 		}
-		return obs.coarse != coarse && own.equals(other)
+		return obs.coarse != coarse && (own.equals(other) || own.isSameNight(other))
 	}
 	id, vendorID := "", ""
 	for i := range earlier {

@@ -32,7 +32,7 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 		return Summary{}, err
 	}
 	if w := req.Complete; w != nil {
-		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(d.request.Vendor, w.Types, w.Days),
+		d.complete = &sweep{window: w, metrics: p.Mapper.TypesOf(d.request.Vendor, w.Types),
 			at:     p.Store.LastSeq(),
 			stated: &statements{}}
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"pulsegate/adapters"
@@ -24,13 +25,11 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 	if d.request.Format != "auto" {
 		in.Format, in.Hint, _ = strings.Cut(d.request.Format, ":")
 	}
-	head := make([]byte, headSize)
-	n, err := io.ReadFull(d.request.Body, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	head, whole, err := readHead(d.request.Body)
+	if err != nil {
 		return bodyError(err)
 	}
-	head = head[:n]
-	if n == 0 {
+	if len(head) == 0 {
 		return fhir.Errorf(fhir.Invalid, "ingest.Run", "the payload is empty")
 	}
 	sum := sha256.Sum256(head)
@@ -49,7 +48,9 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format must be one of %s", formatNames(d.adapter))
 	}
 	d.format = in.Format
-	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), d.request.Body)}
+	if in.Body = (&wholeBody{contextReader{ctx, bytes.NewReader(head)}, head}); !whole {
+		in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), d.request.Body)}
+	}
 	if in.At == nil && needsSeek(d.adapter, in.Format) {
 		f, size, err := spool(d.pipeline.SpoolDir, in.Body, d.limits.MaxSpool)
 		if err != nil {
@@ -65,6 +66,24 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 	return d.decodeAndCommit(ctx, func(ctx context.Context) error { return d.adapter.Decode(ctx, in, d) })
 }
 
+// readHead returns the first headSize bytes of a body, and whether they are all of
+// it.
+func readHead(body io.Reader) (head []byte, whole bool, err error) {
+	for size := 4 << 10; ; size = min(4*size, headSize) {
+		n := len(head)
+		head = slices.Grow(head, size-n)[:size]
+		read, err := io.ReadFull(body, head[n:])
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return head[:n+read], true, nil
+		case err != nil:
+			return nil, false, err
+		case size == headSize:
+			return head, false, nil
+		}
+	}
+}
+
 // contextReader is a reader that fails after its context has ended.
 type contextReader struct {
 	ctx  context.Context
@@ -77,6 +96,16 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	}
 	return c.body.Read(p)
 }
+
+// wholeBody is a contextReader of a body that is in memory. Len lets decoders use
+// small buffers for small bodies.
+type wholeBody struct {
+	contextReader
+	head []byte
+}
+
+// Len returns the length of the body.
+func (b *wholeBody) Len() int { return len(b.head) }
 
 // baseName returns the last element of a path, cut to 255 bytes.
 func baseName(s string) string {

@@ -81,7 +81,7 @@ func (p *Pipeline) newSweep(r *Retraction) (*sweep, error) {
 		return sw, nil
 	}
 	sw.window = &Window{Types: r.Types, From: r.From, To: r.To, ByEnd: r.ByEnd, Days: r.Days}
-	sw.metrics = p.Mapper.TypesOf(r.Vendor, r.Types, r.Days)
+	sw.metrics = p.Mapper.TypesOf(r.Vendor, r.Types)
 	return sw, sw.window.check(op)
 }
 
@@ -162,9 +162,9 @@ func (d *delivery) releaseObject(ctx context.Context, sw *sweep, vendorID string
 	}
 	a := newAttempt()
 	subjects := map[string]bool{}
-	for metric, typ := range sw.metrics {
+	for metric, member := range sw.metrics {
 		subjects[subjectID(d.request.Vendor, metric, vendorID)] = true
-		subjects[subjectID(d.request.Vendor, typ, vendorID)] = true
+		subjects[subjectID(d.request.Vendor, member.Type, vendorID)] = true
 	}
 	for subject := range subjects {
 		for _, id := range d.openItems[subject] {

@@ -157,7 +157,7 @@ func (d *delivery) collect(b *batch) error {
 	}
 	s := d.complete.stated
 	for _, group := range b.groups {
-		if d.complete.metrics[group.metric] == "" {
+		if d.complete.metrics[group.metric].Type == "" {
 			continue
 		}
 		s.coarse = s.coarse || group.coarse
@@ -177,7 +177,8 @@ func (d *delivery) collect(b *batch) error {
 	for _, metric := range b.unread.metrics {
 		for _, typ := range d.complete.window.Types {
 			row := d.pipeline.Mapper.RowMetric(d.request.Vendor, metric)
-			if (metric == typ || strings.HasPrefix(metric, typ+".") || row != "" && d.complete.metrics[row] == typ) &&
+			if (metric == typ || strings.HasPrefix(metric, typ+".") || row != "" &&
+				d.complete.metrics[row].Type == typ) &&
 				!slices.Contains(s.unknown, typ) {
 				s.unknown = append(s.unknown, typ)
 			}
@@ -191,7 +192,7 @@ func (d *delivery) collectDocument(obs *observation) error {
 	if err := d.collectID(obs.Metric, obs.ID, obs.coarse); err != nil || d.complete == nil || obs.vendorID == "" {
 		return err
 	}
-	typ := d.complete.metrics[obs.Metric]
+	typ := d.complete.metrics[obs.Metric].Type
 	if d.complete.familyOf(typ) < 2 || obs.retracted {
 		return nil
 	}
@@ -210,7 +211,7 @@ func (d *delivery) collectDocument(obs *observation) error {
 // collectID records that the payload states an Observation. coarse is set if it
 // comes from a coarse channel.
 func (d *delivery) collectID(metric, id string, coarse bool) error {
-	if d.complete == nil || d.complete.metrics[metric] == "" {
+	if d.complete == nil || d.complete.metrics[metric].Type == "" {
 		return nil
 	}
 	d.complete.stated.coarse = d.complete.stated.coarse || coarse

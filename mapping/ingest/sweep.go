@@ -22,8 +22,8 @@ import (
 
 // sweep selects the stored Observations that the vendor no longer holds.
 type sweep struct {
-	window  *Window           // nil for an object with an id of the vendor's
-	metrics map[string]string // of the Observations, with their types
+	window  *Window                       // nil for an object with an id of the vendor's
+	metrics map[string]mapping.Membership // of the Observations
 	// at is the latest commit when the vendor's statement arrived. Observations that
 	// another delivery has written since are kept.
 	at store.Seq
@@ -116,7 +116,7 @@ func (d *delivery) sweepDocuments(ctx context.Context, sw *sweep) error {
 			return err
 		}
 		for i := range list {
-			if sw.metrics[list[i].metric] == doc.typ {
+			if sw.metrics[list[i].metric].Type == doc.typ {
 				missing = append(missing, list[i].id)
 			}
 		}
@@ -131,8 +131,8 @@ func (d *delivery) sweepDocuments(ctx context.Context, sw *sweep) error {
 
 // familyOf returns the number of metrics of a type.
 func (sw *sweep) familyOf(typ string) (n int) {
-	for _, t := range sw.metrics {
-		if t == typ {
+	for _, member := range sw.metrics {
+		if member.Type == typ {
 			n++
 		}
 	}
@@ -144,7 +144,7 @@ func (sw *sweep) familyOf(typ string) (n int) {
 // Observations.
 func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err error) {
 	f, err := d.searchWindow(sw)
-	if err != nil {
+	if err != nil || f.Query == nil {
 		return nil, err
 	}
 	var failure error
@@ -156,7 +156,7 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 		if obs, failure = d.statement(found.Resource.JSON); failure != nil {
 			return false
 		}
-		if obs.Status != statusRetracted && sw.window.contains(&obs.storedElements) {
+		if obs.Status != statusRetracted && sw.covers(&obs) && sw.window.contains(&obs.storedElements) {
 			ids = append(ids, strings.Clone(found.Resource.ID))
 		}
 		return len(ids) < maxMissing
@@ -177,11 +177,12 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 		}
 		for i := run.From; i < run.To && len(ids) < maxMissing; i++ {
 			s := columns.At(i)
-			end := s.End
-			if end == series.NoEnd {
-				end = s.Start
+			from := wallClock(s.Start, s.Off)
+			to := from
+			if s.End != series.NoEnd {
+				to = wallClock(s.End, s.EndOff)
 			}
-			if !sw.window.containsTime(time.UnixMicro(s.Start), time.UnixMicro(end)) {
+			if !sw.window.containsTime(from, to) {
 				continue
 			}
 			k := run.Template.Key(&s)
@@ -197,12 +198,18 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 // states reports whether the payload states the Observation with an id.
 func (sw *sweep) states(id string) bool { return sw.stated != nil && sw.stated.stated(id) }
 
-// searchWindow returns a query for the Observations of a sweep with a window.
+// searchWindow returns a query for the Observations of a sweep with a window, or
+// none if there can be no such Observations.
 func (d *delivery) searchWindow(sw *sweep) (store.Find, error) {
 	system := d.pipeline.Mapper.System(d.request.Vendor)
 	var codes []string
-	for metric := range sw.metrics {
-		codes = append(codes, token(system, metric))
+	for metric, member := range sw.metrics {
+		if member.Times || member.Days && sw.window.Days {
+			codes = append(codes, token(system, metric))
+		}
+	}
+	if len(codes) == 0 {
+		return store.Find{}, nil
 	}
 	slices.Sort(codes)
 	from, to := sw.window.bounds()
@@ -314,7 +321,7 @@ func (d *delivery) read(ctx context.Context, sw *sweep, ids []string) (list []st
 // the Observation with the type as its metric. A document without one is in the
 // window if its daily values are, or else if all its parts are.
 func (d *delivery) parts(ctx context.Context, sw *sweep, obs *storedStatement) ([]storedStatement, error) {
-	typ := sw.metrics[obs.metric]
+	typ := sw.metrics[obs.metric].Type
 	if obs.vendorID == "" || sw.familyOf(typ) < 2 {
 		return []storedStatement{*obs}, nil
 	}
@@ -326,7 +333,7 @@ func (d *delivery) parts(ctx context.Context, sw *sweep, obs *storedStatement) (
 	if err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(list, func(other storedStatement) bool { return sw.metrics[other.metric] != typ })
+	list = slices.DeleteFunc(list, func(other storedStatement) bool { return sw.metrics[other.metric].Type != typ })
 	within := true
 	hasDay := slices.ContainsFunc(list, func(other storedStatement) bool { return other.isDay() })
 	for i := range list {
@@ -359,9 +366,9 @@ func (d *delivery) idsOf(ctx context.Context, vendorID string) (ids []string, er
 
 // addMissing adds the retraction of obs to a unless it is still true.
 func (d *delivery) addMissing(ctx context.Context, sw *sweep, obs *storedStatement, a *commitAttempt) error {
-	typ := sw.metrics[obs.metric]
+	typ := sw.metrics[obs.metric].Type
 	switch {
-	case typ == "" || obs.newer || obs.Status == statusRetracted || sw.states(obs.id):
+	case !sw.covers(obs) || obs.newer || obs.Status == statusRetracted || sw.states(obs.id):
 		return nil
 	case d.isNight(obs.metric) && !strings.Contains(obs.vendorID, statedMark):
 		return nil // derived from segments
@@ -375,6 +382,15 @@ func (d *delivery) addMissing(ctx context.Context, sw *sweep, obs *storedStateme
 	a.retractions = append(a.retractions, retraction{ref: fhir.Ref{Type: "Observation", ID: obs.id}, metric: obs.metric,
 		json: unstamped(&obs.version)})
 	return d.addRetractedSegment(ctx, obs, a)
+}
+
+// covers reports whether an Observation belongs to the types of sw.
+func (sw *sweep) covers(obs *storedStatement) bool {
+	member := sw.metrics[obs.metric]
+	if obs.isDay() {
+		return member.Days
+	}
+	return member.Times
 }
 
 // mayState reports whether the channel of the payload states what a stored

@@ -212,7 +212,7 @@ func TestCompleteWindowOfSamples(t *testing.T) {
 }
 
 // TestCompleteWindowOfDocuments checks that a document is in the window or not
-// as a whole, whatever the times of its parts, and that the bound may be its end.
+// as a whole, regardless of the times of its parts, and that the bound may be its end.
 func TestCompleteWindowOfDocuments(t *testing.T) {
 	inEveryTier(t, func(t *testing.T, w *world) {
 		one, two := sleepDocument("n1", oct(1, 23), 400, 41), sleepDocument("n2", oct(2, 23), 410, 42)
@@ -277,6 +277,12 @@ func TestCompleteDays(t *testing.T) {
 		w.expect("stated again", "oura", Counts{Read: 2, Updated: 2}, days, two...)
 		w.expect("gone again", "oura", Counts{Retracted: 2}, days)
 		w.wantLabels("gone again", all...)
+		// The vendor may file the night under any day from 1 to 3 October.
+		types = []string{"sleep"}
+		w.expect("a day late", "oura", Counts{}, &Window{Types: types, From: oct(2, 0), To: oct(6, 0), Days: true})
+		w.expect("a day early", "oura", Counts{}, &Window{Types: types, From: oct(-5, 0), To: oct(3, 0), Days: true})
+		w.expect("all days", "oura", Counts{Retracted: 2},
+			&Window{Types: types, From: oct(1, 0), To: oct(4, 0), Days: true})
 	})
 }
 

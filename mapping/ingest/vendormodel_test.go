@@ -92,11 +92,23 @@ func (m *vendorModel) within(c *charted, w *Window) bool {
 		at := time.Date(main.Day.Year, main.Day.Month, main.Day.Day, 0, 0, 0, 0, october.Location())
 		return w.Days && !at.Before(w.From) && at.Before(w.To)
 	}
+	if w.Days { // with a margin
+		return !main.Start.AddDate(0, 0, -1).Before(w.From) && main.End.AddDate(0, 0, 1).Before(w.To)
+	}
 	at := main.Start
 	if w.ByEnd && !main.End.IsZero() {
 		at = main.End
 	}
-	return !w.Days && !at.Before(w.From) && at.Before(w.To)
+	return !at.Before(w.From) && at.Before(w.To)
+}
+
+// files reports whether a vendor answers with an object if it is asked for a
+// window. It files nights under the day of waking.
+func (m *vendorModel) files(first sample.Sample, w *Window) bool {
+	if w.Days && first.Metric == "sleep" {
+		return !first.End.Before(w.From) && first.End.Before(w.To)
+	}
+	return m.within(&charted{sample: first}, w)
 }
 
 func belongs(metric string, types []string) bool {
@@ -186,7 +198,7 @@ func (m *vendorModel) window() *Window {
 	w := &Window{From: oct(from, 0), To: oct(from+rapid.IntRange(1, 6).Draw(m.t, "length"), 0)}
 	switch rapid.IntRange(0, 3).Draw(m.t, "window") {
 	case 0:
-		w.Types, w.Days = []string{"daily_activity", "workout"}, true
+		w.Types, w.Days = []string{"daily_activity", "sleep"}, true
 	case 1:
 		w.Types, w.ByEnd = []string{"sleep"}, true
 	case 2:
@@ -201,7 +213,7 @@ func (m *vendorModel) window() *Window {
 func (m *vendorModel) heldIn(w *Window) (names []string, items []any) {
 	for _, name := range slices.Sorted(maps.Keys(m.held)) {
 		first := m.held[name][0].(sample.Sample)
-		if belongs(first.Metric, w.Types) && m.within(&charted{sample: first}, w) {
+		if belongs(first.Metric, w.Types) && m.files(first, w) {
 			names, items = append(names, name), append(items, m.held[name]...)
 		}
 	}

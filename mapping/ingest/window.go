@@ -65,14 +65,35 @@ func (w *Window) contains(s *storedElements) bool {
 	return ok && w.containsTime(from, to)
 }
 
+// filingMargin is the time around a period within which the day lies that a vendor
+// files the period under: it may be the day of going to bed or of waking, days may
+// begin at 4 or at 18 o'clock, and the written offset may not be the wearer's.
+const filingMargin = 24 * time.Hour
+
 // containsTime reports whether an Observation with a time lies in the window. An
-// instant ends when it starts.
+// instant ends when it starts. A window of days contains it if it contains every day
+// that the vendor may file it under.
 func (w *Window) containsTime(from, to time.Time) bool {
+	if w.Days {
+		first, last := wall(from).Add(-filingMargin), wall(to).Add(filingMargin)
+		return w.day(first) >= w.day(w.From) && w.day(last) < w.day(w.To)
+	}
 	at := from
 	if w.ByEnd {
 		at = to
 	}
 	return !at.Before(w.From) && at.Before(w.To)
+}
+
+// wall returns the local time of t, as written, in UTC.
+func wall(t time.Time) time.Time {
+	_, offset := t.Zone()
+	return t.UTC().Add(time.Duration(offset) * time.Second)
+}
+
+// wallClock returns a time of a series with its written offset in minutes.
+func wallClock(us int64, offset int16) time.Time {
+	return time.UnixMicro(us).In(time.FixedZone("", int(offset)*60))
 }
 
 // isDay reports whether the effective time is a day without a time.

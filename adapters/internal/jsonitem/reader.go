@@ -60,6 +60,7 @@ type Reader struct {
 	texts   [1024]string // recent short texts, by hash
 	members []Member     // members of the objects being built, the innermost object last
 	slab    []Member     // memory for the members of the next objects
+	slabs   int          // number of slabs so far
 	// taken counts the members of the current item, and of the last one between items.
 	taken int
 }
@@ -87,10 +88,17 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxBuffer is the size in bytes of the buffer between body and decoder.
+const maxBuffer = 64 << 10
+
 // NewReader returns a Reader of body. It calls progress with the number of
 // bytes read so far.
 func NewReader(ctx context.Context, body io.Reader, progress func(int64)) *Reader {
-	br := bufio.NewReaderSize(body, 64<<10)
+	size := maxBuffer
+	if known, ok := body.(interface{ Len() int }); ok { // a short body is wholly in memory
+		size = min(size, max(known.Len(), 16))
+	}
+	br := bufio.NewReaderSize(body, size)
 	s := &source{ctx: ctx, src: &bomSkipper{src: br}, progress: progress}
 	// Allow duplicate names: checking them would keep every name of an endless
 	// object in memory.
@@ -251,7 +259,7 @@ func (r *Reader) Item() (*Node, error) {
 	// An object in a new slab may hold objects in the old one, and the slabs of all
 	// items would form a chain that is never freed. Therefore an item starts a new
 	// slab if it may not fit into the old one.
-	if len(r.slab) < min(r.taken, slabSize) {
+	if len(r.slab) < min(r.taken, maxSlab) {
 		r.slab = nil
 	}
 	r.taken = 0
@@ -393,8 +401,9 @@ func (r *Reader) name() (string, error) {
 	return t.String(), nil
 }
 
-// slabSize is the number of members in one allocation of newMembers.
-const slabSize = 256
+// maxSlab is the number of members in an allocation of newMembers, after two smaller
+// ones.
+const maxSlab = 256
 
 // newMembers returns an empty slice with capacity for n members.
 func (r *Reader) newMembers(n int) []Member {
@@ -403,7 +412,8 @@ func (r *Reader) newMembers(n int) []Member {
 		return make([]Member, 0, n)
 	}
 	if len(r.slab) < n {
-		r.slab = make([]Member, slabSize)
+		r.slab = make([]Member, maxSlab>>(2-min(r.slabs, 2)))
+		r.slabs++
 	}
 	out := r.slab[:0:n]
 	r.slab = r.slab[n:]
