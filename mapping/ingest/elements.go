@@ -69,6 +69,7 @@ func (s *storedElements) zoneUnknown() bool {
 type measurement struct {
 	storedElements
 	Concept   element.CodeableConcept `json:"valueCodeableConcept"`
+	Text      *string                 `json:"valueString"`
 	Quantity  *quantity               `json:"valueQuantity"`
 	Component []measurement           `json:"component"`
 	Code      element.CodeableConcept `json:"code"`
@@ -115,6 +116,12 @@ func (m *measurement) equals(other *measurement) bool {
 		a, labelA := label(&m.Concept)
 		b, labelB := label(&other.Concept)
 		return a == b || (!labelA || !labelB) && to.After(from)
+	}
+	if m.Text != nil || other.Text != nil {
+		return m.Text != nil && other.Text != nil && *m.Text == *other.Text
+	}
+	if len(m.Component) == 0 || len(other.Component) == 0 {
+		return true // an event without a value
 	}
 	shared := 0
 	for i := range m.Component {
