@@ -202,7 +202,14 @@ func TestReconnectKeepsTheLink(t *testing.T) {
 	w := newWorld(t, true)
 	w.srv.account = "a b"
 	first := w.connect("p1")
-	if err := w.links.Refused(t.Context(), first.ID); cloud.ProblemOf(err) != cloud.Unauthorized {
+	access, err := w.links.Token(t.Context(), first.ID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.links.Refused(t.Context(), first.ID, "another"); cloud.ProblemOf(err) != cloud.Unavailable {
+		t.Errorf("the link has other tokens than the refused one: %v", err)
+	}
+	if err := w.links.Refused(t.Context(), first.ID, access); cloud.ProblemOf(err) != cloud.Unauthorized {
 		t.Fatal(err)
 	}
 	if l := w.link(first.ID); l.Status != link.Reconnect {
