@@ -40,10 +40,14 @@
 //
 // # Consent
 //
-// Without the patient's consent to collection nothing is requested. What was
-// measured while there was no consent is not read when the consent returns: reading
-// begins anew at the time of the first turn with the new consent.
+// Without the patient's consent to collection nothing is requested, not even the next
+// page of an answer. What was measured while there was no consent is not stored when the
+// consent returns: reading begins anew at the time of the new consent, also for an
+// account that is linked again. Vendors answer for whole days and documents, so ingest
+// drops what lies wholly before this time and keeps what was stored of it. The first
+// consent covers the past, unless the account was linked without any.
 //
+//	sync/consent/PATIENT/VENDOR       whether there is consent, and since when
 //	sync/plan/LINK                    the plan as JSON
 //	sync/inbox/VENDOR/TIME-RANDOM     time of receipt and body of a notification
 //	sync/seen/VENDOR/KEY              empty; until the notification can no longer be repeated

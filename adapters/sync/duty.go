@@ -17,13 +17,15 @@ type duty struct {
 	do func(ctx context.Context) (time.Time, error)
 }
 
-// addDuties adds the subscriptions at vendors and the end of unlinked grants.
+// addDuties adds the subscriptions at vendors, the end of unlinked grants, and the look
+// at consents.
 func (e *Engine) addDuties() {
 	now := e.Clock()
 	e.duties = append(e.duties, &duty{name: "unlink", due: now, do: func(ctx context.Context) (time.Time, error) {
 		_, err := e.Links.Sweep(ctx, caller())
 		return e.Clock().Add(time.Hour), err
 	}})
+	e.duties = append(e.duties, &duty{name: "consent", due: now, do: e.followAll})
 	if e.Hooks == "" {
 		return
 	}

@@ -61,6 +61,8 @@ type Engine struct {
 	order    []*vendor // those of vendors; the one whose turn was longest ago is first
 	backlog  int       // events in memory
 	duties   []*duty
+	changed  map[string]struct{} // patients whose Consents have changed
+	consent  chan struct{}       // has an element if changed may have one
 }
 
 // task is the work for one link. id and vendor do not change. The plan belongs to
@@ -133,7 +135,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{Options: o, wake: make(chan struct{}), tasks: map[string]*task{}, accounts: map[string]string{},
-		vendors: map[string]*vendor{}}
+		vendors: map[string]*vendor{}, changed: map[string]struct{}{}, consent: make(chan struct{}, 1)}
 	for _, v := range o.Links.Vendors {
 		one := newVendor(v)
 		e.vendors[v.Code()], e.order = one, append(e.order, one)
@@ -332,6 +334,7 @@ func (e *Engine) Run(ctx context.Context) {
 		wg.Go(func() { e.work(ctx) })
 	}
 	wg.Go(func() { e.performDuties(ctx) })
+	wg.Go(func() { e.followConsents(ctx) })
 	wg.Wait()
 	e.Links.Wait()
 }
@@ -368,6 +371,7 @@ func wait(ctx context.Context, d time.Duration, changed <-chan struct{}) bool {
 func (e *Engine) Drain(ctx context.Context) int {
 	turns := 0
 	for ctx.Err() == nil {
+		e.followChanges(ctx)
 		e.performDue(ctx)
 		t, _, _ := e.next()
 		if t == nil {

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/link"
+	"pulsegate/fhir"
 	"pulsegate/mapping/ingest"
 )
 
@@ -25,6 +26,13 @@ type reader struct {
 // current one.
 func (r *reader) page(ctx context.Context, q cloud.Query) (cloud.Page, error) {
 	e := r.engine
+	// The consent may have been withdrawn since the previous page.
+	switch _, ok, err := e.Consents.Collects(ctx, r.link.Patient, r.link.Vendor); {
+	case err != nil:
+		return cloud.Page{}, err
+	case !ok:
+		return cloud.Page{}, fhir.Errorf(fhir.Forbidden, "sync.page", "the consent was withdrawn")
+	}
 	if r.client == nil {
 		if err := r.connect(ctx, ""); err != nil {
 			return cloud.Page{}, err
@@ -99,7 +107,7 @@ func (r *reader) object(ctx context.Context, s *cloud.Stream, id string) (int, e
 func (r *reader) deliver(ctx context.Context, s *cloud.Stream, pages *pages, w *ingest.Window, origin string) error {
 	l := &r.link
 	sum, err := r.engine.Ingest.Run(ctx, ingest.Request{Patient: l.Patient, Vendor: l.Vendor, Format: s.Format,
-		Name: s.Name + ".json", Body: pages, Complete: w, Origin: ingest.Origin{Channel: origin, Link: l.ID},
+		Name: s.Name + ".json", Body: pages, Complete: w, Since: r.task.plan.Since, Origin: ingest.Origin{Channel: origin, Link: l.ID},
 		Caller: caller()})
 	if pages.err != nil {
 		return pages.err

@@ -90,14 +90,3 @@ func (e *Engine) Pull(id string) error {
 	e.schedule(t, e.Clock())
 	return nil
 }
-
-// ConsentChanged makes the links of a patient look at the consent again.
-func (e *Engine) ConsentChanged(patient string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, t := range e.tasks {
-		if t.link.Patient == patient {
-			e.schedule(t, e.Clock())
-		}
-	}
-}

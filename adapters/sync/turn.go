@@ -61,31 +61,6 @@ func (e *Engine) take(ctx context.Context, t *task) time.Time {
 // if nothing announces a new consent before.
 const consentRecheck = 15 * time.Minute
 
-// permitted reports whether the patient's consent permits collection, and follows
-// its changes in the plan.
-func (e *Engine) permitted(ctx context.Context, t *task, l *link.Link) (bool, error) {
-	_, ok, err := e.Consents.Collects(ctx, l.Patient, l.Vendor)
-	if err != nil {
-		return false, err
-	}
-	switch now := e.Clock(); {
-	case !ok && !t.plan.Paused:
-		t.plan.Paused = true
-		err = e.savePlan(ctx, t)
-	case ok && t.plan.Paused:
-		t.plan.Paused, t.plan.Since = false, now
-		for _, p := range t.plan.Streams {
-			p.Through, p.Due = now, now
-			p.Back = p.Floor // nothing before is read
-		}
-		err = e.savePlan(ctx, t)
-	}
-	if !ok {
-		e.forget(ctx, t)
-	}
-	return ok, err
-}
-
 // duePoll returns the stream whose poll has been due for longest, or nil.
 func (p *plan) duePoll(streams []cloud.Stream, now time.Time) (s *cloud.Stream, due *progress) {
 	for i := range streams {

@@ -64,6 +64,10 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 
 // Sample implements adapters.Sink.
 func (d *delivery) Sample(s *sample.Sample) error {
+	if d.tooOld(s) {
+		d.Drop("", s.Metric, 1)
+		return nil
+	}
 	if st := d.streams.Place(s, &d.row); st != nil && (d.row.Start <= d.horizon || !d.inFuture(d.row.Start)) {
 		d.pace.Add(1)
 		return d.addSample(st)

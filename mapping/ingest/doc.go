@@ -97,7 +97,8 @@
 //     neither, its whole type is kept.
 //   - Observations that another delivery has written since this one began.
 //   - Nights that are derived from segments. They follow the segments.
-//   - Data that the consent does not cover.
+//   - Data that the consent does not cover, or that were measured before
+//     Request.Since.
 //
 // The ids of a payload are kept as hashes, at most 2^20. A payload that states more
 // is stored and fails without retracting anything.

@@ -65,6 +65,13 @@ type Request struct {
 	// "Complete windows" in the package comment.
 	Complete *Window
 
+	// Since, if not zero, is the time from which on data may be stored. Samples that
+	// lie wholly before it are dropped, and stored ones of that time stay as they are,
+	// even if Complete contains them. A day counts as before Since if it may be over in
+	// the patient's zone, which may be unknown. A deletion
+	// is followed whenever its sample was measured.
+	Since time.Time
+
 	// Origin tells how the payload arrived.
 	Origin Origin
 

@@ -156,7 +156,8 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 		if obs, failure = d.statement(found.Resource.JSON); failure != nil {
 			return false
 		}
-		if obs.Status != statusRetracted && sw.covers(&obs) && sw.window.contains(&obs.storedElements) {
+		if obs.Status != statusRetracted && sw.covers(&obs) && sw.window.contains(&obs.storedElements) &&
+			!d.keepsOld(&obs.storedElements) {
 			ids = append(ids, strings.Clone(found.Resource.ID))
 		}
 		return len(ids) < maxMissing
@@ -182,7 +183,7 @@ func (d *delivery) missing(ctx context.Context, sw *sweep) (ids []string, err er
 			if s.End != series.NoEnd {
 				to = wallClock(s.End, s.EndOff)
 			}
-			if !sw.window.containsTime(from, to) {
+			if !sw.window.containsTime(from, to) || over(to, s.End == series.NoEnd, d.request.Since) {
 				continue
 			}
 			k := run.Template.Key(&s)
@@ -369,6 +370,8 @@ func (d *delivery) addMissing(ctx context.Context, sw *sweep, obs *storedStateme
 	typ := sw.metrics[obs.metric].Type
 	switch {
 	case !sw.covers(obs) || obs.newer || obs.Status == statusRetracted || sw.states(obs.id):
+		return nil
+	case d.keepsOld(&obs.storedElements):
 		return nil
 	case d.isNight(obs.metric) && !strings.Contains(obs.vendorID, statedMark):
 		return nil // derived from segments
