@@ -39,13 +39,20 @@ var (
 
 const ouraSecret = "a-client-secret"
 
-func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simulated, *oura.Server,
+// filter wraps the handler of a simulated cloud.
+type filter func(http.Handler) http.Handler
+
+// plain changes nothing.
+func plain(h http.Handler) http.Handler { return h }
+
+// openOura opens a simulated Oura cloud.
+func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer, wrap filter) (simulated, *oura.Server,
 	cloud.Vendor) {
 	t.Helper()
 	const id, secret = "pulsegate", ouraSecret
 	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-history), Seed: *seed, Wearers: all,
 		Clients: []oura.Client{{ID: id, Secret: secret, Provider: oura.Moi}}})
-	srv := httptest.NewServer(sim)
+	srv := httptest.NewServer(wrap(sim))
 	t.Cleanup(srv.Close)
 	v, err := ouracloud.New(cloud.Config{ClientID: id, ClientSecret: secret, Clock: clock.Now,
 		AuthURL:   srv.URL + "/oauth/v2/ext/oauth-authorize",
@@ -73,7 +80,8 @@ func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simul
 }
 
 // openGoogle opens a simulated Google Health API.
-func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *googlehealth.Server, cloud.Vendor) {
+func openGoogle(t testing.TB, clock *simulate.Clock, wearers int, wrap filter) (simulated, *googlehealth.Server,
+	cloud.Vendor) {
 	t.Helper()
 	const id, secret, project, mail = "pulsegate", "google-client-secret", "123456789012", "hooks@example.org"
 	key, err := rsa.GenerateKey(crand.Reader, 2048)
@@ -88,7 +96,7 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *g
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(sim)
+	srv := httptest.NewServer(wrap(sim))
 	t.Cleanup(srv.Close)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -152,8 +160,8 @@ func TestMonth(t *testing.T) {
 		simulate.Unexpected: 0.01}
 	var injectors []*simulate.Injector
 	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
-		ring, ouraSim, ouraVendor := openOura(t, clock, all)
-		band, googleSim, googleVendor := openGoogle(t, clock, *wearers)
+		ring, ouraSim, ouraVendor := openOura(t, clock, all, plain)
+		band, googleSim, googleVendor := openGoogle(t, clock, *wearers, plain)
 		injectors = []*simulate.Injector{ouraSim.Faults(), googleSim.Faults()}
 		return []simulated{ring, band}, []cloud.Vendor{ouraVendor, googleVendor}
 	})
@@ -192,7 +200,7 @@ func TestRedelivery(t *testing.T) {
 	clock := simulate.NewClock(nil, start, 1)
 	var sim *oura.Server
 	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
-		one, s, v := openOura(t, clock, all)
+		one, s, v := openOura(t, clock, all, plain)
 		sim = s
 		return []simulated{one}, []cloud.Vendor{v}
 	})

@@ -257,9 +257,14 @@ func (f *fleet) link(c *simulated, wearer int) {
 	}
 }
 
-// tryLink goes through the consent page as a browser does.
 func (f *fleet) tryLink(c *simulated, wearer int) error {
-	to, err := f.links.Begin(f.t.Context(), patient(c.code, wearer), c.code, "session")
+	return f.linkTo(c, patient(c.code, wearer), wearer)
+}
+
+// linkTo links the account of a wearer to a patient. It goes through the consent page as
+// a browser does.
+func (f *fleet) linkTo(c *simulated, patient string, wearer int) error {
+	to, err := f.links.Begin(f.t.Context(), patient, c.code, "session")
 	if err != nil {
 		return err
 	}
