@@ -330,7 +330,7 @@ func (ls *Links) ofAccount(ctx context.Context, l *Link) (have []Link, records m
 }
 
 // event returns the AuditEvent of a change of a link. It names no account.
-func (ls *Links) event(by audit.Caller, interaction string, l *Link) audit.Event {
-	return audit.Event{Type: audit.Security, Interaction: interaction, Caller: by, Patient: l.Patient,
-		Extra: [][2]string{{"link", l.ID}, {"vendor", l.Vendor}}}
+func (ls *Links) event(by audit.Caller, change string, l *Link) audit.Event {
+	return audit.Event{Type: audit.Security, Interaction: "configuration", Caller: by, Patient: l.Patient,
+		Extra: [][2]string{{"change", change}, {"link", l.ID}, {"vendor", l.Vendor}}}
 }

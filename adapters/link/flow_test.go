@@ -52,8 +52,8 @@ func TestLinkingFlow(t *testing.T) {
 			if n := w.srv.count("/token", "refresh_token"); n != 2 {
 				t.Errorf("%d refreshes, want 2", n)
 			}
-			if n := w.audited(`"link-account"`) + w.audited(l.ID); n == 0 {
-				t.Error("no AuditEvent names the link")
+			if w.audited(`"link-account"`) != 1 || w.audited(l.ID) != 1 {
+				t.Error("no AuditEvent names the change and the link")
 			}
 			if n := w.audited("account-1"); n > 0 {
 				t.Error("an AuditEvent names the account")
