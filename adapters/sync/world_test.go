@@ -193,6 +193,9 @@ func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error
 		} else if err != nil {
 			return ingest.Summary{}, err
 		}
+		if it.At.Before(rq.Since) {
+			continue
+		}
 		stated[it.ID] = true
 		if c.held[key][it.ID] != it {
 			c.held[key][it.ID] = it
@@ -204,7 +207,7 @@ func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error
 	}
 	if w := rq.Complete; w != nil {
 		for id, it := range c.held[key] {
-			if !stated[id] && !it.At.Before(w.From) && it.At.Before(w.To) {
+			if !stated[id] && !it.At.Before(rq.Since) && !it.At.Before(w.From) && it.At.Before(w.To) {
 				delete(c.held[key], id)
 			}
 		}

@@ -44,7 +44,7 @@ type step struct {
 var steps = rapid.Custom(func(t *rapid.T) step {
 	return step{
 		Kind: rapid.SampledFrom([]string{"pass", "pass", "pass", "withdraw", "withdraw", "grant", "grant", "link", "link",
-			"unlink", "interrupt", "notify", "restart"}).Draw(t, "kind"),
+			"unlink", "unlink", "interrupt", "interrupt", "notify", "restart"}).Draw(t, "kind"),
 		Patient: min(rapid.IntRange(0, 3).Draw(t, "patient")/3, 1), // mostly ann
 		Vendor:  rapid.IntRange(-1, 1).Draw(t, "vendor"),
 		Time:    15 * time.Minute * time.Duration(rapid.IntRange(1, 32).Draw(t, "quarters")),
@@ -144,7 +144,7 @@ func runPlan(t *testing.T, plan []step) {
 	}
 	m.give("ann", -1)
 	m.engine.Drain(t.Context())
-	m.pass(30*time.Hour, 3*time.Hour)
+	m.pass(44*time.Hour, 11*time.Hour)
 	m.verify("the end")
 	for v := range m.clouds {
 		m.complete(m.flows[m.key("ann", v)])
@@ -243,6 +243,7 @@ func (m *model) do(s *step) {
 			before[f] = f.given
 		}
 		m.pass(s.Time, s.Time)
+		m.settle()
 		m.mu.Lock()
 		m.atNumber = 0
 		m.mu.Unlock()
@@ -557,7 +558,8 @@ func (m *model) checkAudit() {
 	}{
 		{"links", m.audited(`"link-account"`), m.linked},
 		{"unlinked accounts", m.audited(`"unlink-account"`), m.unlinked},
-		{"refused deliveries", m.audited(`"110107"`, `"receive"`, `"outcome":"8"`), m.refused},
+		{"refused deliveries", m.audited(`"110107"`, `"outcome":"8"`), m.refused},
+		{"withdrawals", m.audited(`"code":"create"`, `"Consent/`), m.withdrawn},
 	} {
 		if c.got != c.want {
 			m.t.Errorf("AuditEvents of %s: %d, want %d", c.name, c.got, c.want)

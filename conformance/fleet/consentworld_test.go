@@ -232,7 +232,7 @@ func (h *home) endByStatus(patient string) {
 func (h *home) audited(texts ...string) (n int) {
 	h.t.Helper()
 	err := h.db.Scan(h.t.Context(), store.ScanRange{Types: []string{"AuditEvent"},
-		Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		for _, text := range texts {
 			if !bytes.Contains(f.Resource.JSON, []byte(text)) {
 				return true
