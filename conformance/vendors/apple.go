@@ -93,7 +93,8 @@ func (t *tally) element(open []string, e *xml.StartElement, bp halves) {
 }
 
 // cleaned replaces what an export of Apple's may have and XML forbids: control
-// characters become spaces, and the document type declaration is left out.
+// characters and bytes that need not be UTF-8 become spaces, and the document type
+// declaration is left out.
 type cleaned struct {
 	r       *bufio.Reader
 	started bool
@@ -109,7 +110,7 @@ func (c *cleaned) Read(p []byte) (int, error) {
 	}
 	n, err := c.r.Read(p)
 	for i, b := range p[:n] {
-		if b < ' ' && b != '\t' && b != '\n' && b != '\r' {
+		if b < ' ' && b != '\t' && b != '\n' && b != '\r' || b >= 0x80 {
 			p[i] = ' '
 		}
 	}
@@ -166,11 +167,11 @@ func countAppleArchive(body *io.SectionReader) (t tally, err error) {
 	return t, nil
 }
 
-// isData reports whether an entry is a file with data of the wearer's: no folder, and
-// nothing that macOS adds.
+// isData reports whether an entry is a file, and not a folder or one that macOS adds.
 func isData(f *zip.File) bool {
 	base := path.Base(f.Name)
-	return !strings.HasSuffix(f.Name, "/") && !strings.HasPrefix(f.Name, "__MACOSX/") && !strings.HasPrefix(base, ".")
+	return f.Mode().IsRegular() && !strings.HasPrefix(f.Name, "__MACOSX/") && !strings.HasPrefix(base, "._") &&
+		base != ".DS_Store"
 }
 
 // inEntry calls fn with the content of an entry.

@@ -2,8 +2,8 @@ package main
 
 import (
 	"io/fs"
+	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -23,12 +23,14 @@ var notPayloads = []struct{ pattern, reason string }{
 	{"oura/derived/", "mapping tables and signature vectors"},
 	{"oura/oura-toolkit/", "replies of a token endpoint"},
 	{"google-health/synthetic/*_request.json", "body of a request"},
+	{"google-health/synthetic/token_response.json", "reply of a token endpoint"},
+	{"google-health/synthetic/errors/token_*.json", "reply of a token endpoint"},
 	{"fitbit/webhook/", "bodies, keys and signatures of webhooks"},
 	{"cloud/oura/testdata/", "signature vectors of webhooks"},
 	{"cloud/googlehealth/testdata/", "keys and signature vectors of webhooks"},
-	{"testdata/canaries.txt", "texts that must not leave a payload"},
+	{"canaries.txt", "texts that must not leave a payload"},
 	{"*.golden", "expected result of a test"},
-	{"testdata/fuzz/", "seeds of fuzz tests"},
+	{"fuzz/", "seeds of fuzz tests"},
 	{"*.go", "source code"},
 	{"*.schema.json", "description of a format"},
 }
@@ -59,14 +61,11 @@ func matches(pattern, name string) bool {
 
 // list returns the paths of all files below dir, sorted, with slashes and relative to
 // it. A directory that cannot be read is an error.
-func list(dir string) ([]string, error) {
-	var out []string
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
+func list(dir string) (out []string, err error) {
+	err = fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			out = append(out, name)
 		}
-		rel, err := filepath.Rel(dir, p)
-		out = append(out, filepath.ToSlash(rel))
 		return err
 	})
 	slices.Sort(out)

@@ -159,18 +159,25 @@ func statesUnits(name string, header []string) bool {
 	return slices.ContainsFunc(header, units.MatchString)
 }
 
-var dates = regexp.MustCompile(`[-_ ]*\(?\d{4}-\d{2}-\(?\d{2}\)?`)
+// dates matches the dates in the names of files. Those with parentheses have a number
+// and no day.
+var dates = regexp.MustCompile(`[-_ ]*\d{4}-\d{2}-(\d{2}|\(\d+\))`)
 
-// stemOf returns a base name in lower case without dates, and the last date in it.
+// numbered matches the number that distinguishes the parts of a file.
+var numbered = regexp.MustCompile(`[-_ ]+\d*$`)
+
+// stemOf returns a base name in lower case without dates and
+// numbers, and the last date in it.
 func stemOf(base string) (stem, date string) {
 	base = strings.ToLower(base)
-	if all := dates.FindAllString(base, -1); len(all) > 0 {
-		date = strings.NewReplacer("(", "", ")", "", "_", "", " ", "").Replace(all[len(all)-1])
-		date = strings.TrimLeft(date, "-")
+	for _, d := range dates.FindAllString(base, -1) {
+		if date = strings.TrimLeft(d, "-_ "); strings.Contains(date, "(") {
+			date = ""
+		}
 	}
 	stem = dates.ReplaceAllString(base, "")
 	ext := path.Ext(stem)
-	return strings.TrimRight(strings.TrimSuffix(stem, ext), "-_ 0123456789") + ext, date
+	return numbered.ReplaceAllString(strings.TrimSuffix(stem, ext), "") + ext, date
 }
 
 // copies pairs the stems of the legacy tree with those of Google's for the same metric.

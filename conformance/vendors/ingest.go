@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -47,7 +49,7 @@ func newWorld(zone *time.Location, clock func() time.Time) (w *world, err error)
 		}
 	}()
 	if w.spool, err = os.MkdirTemp("", "pulsegate-vendors-"); err != nil {
-		return nil, err
+		return w, err
 	}
 	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock}); err != nil {
 		return w, err
@@ -102,11 +104,36 @@ func (a tapped) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	return a.Adapter.Decode(ctx, in, a.world.tap)
 }
 
-// tap counts the drops of a decoder, whose reasons a Summary does not have.
+// tap counts what a Summary does not have: the reasons for which a decoder drops, and
+// the nights that a payload states.
 type tap struct {
 	adapters.Sink
-	dropped map[string]int // by reason
-	parts   int            // drops that are partsOfItems
+	dropped Reasons
+	parts   int // drops that are partsOfItems
+	nights  int // that the payload states
+}
+
+// byIngest is the reason for what ingest drops and the decoder does not.
+const byIngest = "by-ingest"
+
+// night is the metric of nights that a payload states and of those that ingest derives
+// from segments.
+const night = "night"
+
+// Sample implements adapters.Sink.
+func (t *tap) Sample(s *sample.Sample) error {
+	if s.Metric == night {
+		t.nights++
+	}
+	return t.Sink.Sample(s)
+}
+
+// Reject implements adapters.Sink.
+func (t *tap) Reject(r *sample.Reject) error {
+	if r.Metric == night && r.Component == "" {
+		t.nights++
+	}
+	return t.Sink.Reject(r)
 }
 
 // Drop implements adapters.Sink.
@@ -115,6 +142,9 @@ func (t *tap) Drop(reason, metric string, n int) {
 		t.parts += n
 	} else {
 		t.dropped[reason] += n
+	}
+	if metric == night {
+		t.nights += n
 	}
 	t.Sink.Drop(reason, metric, n)
 }
@@ -140,7 +170,7 @@ var partsOfItems = map[string]string{
 
 // load is a file that is delivered.
 type load struct {
-	name string // relative path with slashes
+	path string // absolute, with slashes
 	body *io.SectionReader
 }
 
@@ -154,36 +184,45 @@ func open(dir, name string) (load, io.Closer, error) {
 	if err != nil {
 		return load{}, nil, errors.Join(err, f.Close())
 	}
-	return load{name, io.NewSectionReader(f, 0, info.Size())}, f, nil
+	abs, err := filepath.Abs(f.Name())
+	if err != nil {
+		return load{}, nil, errors.Join(err, f.Close())
+	}
+	return load{filepath.ToSlash(abs), io.NewSectionReader(f, 0, info.Size())}, f, nil
 }
 
+// aliases lists the words that name a vendor in a path besides its code.
+var aliases = map[string]string{"hae": "apple", "google": "fitbit"}
+
 // detect returns the vendor and the format of a file. If several vendors claim it, the
-// one that the path names is chosen.
+// one that the path names last is chosen.
 func detect(l load) (vendor, format string, err error) {
 	head := make([]byte, min(l.body.Size(), 64<<10))
 	if _, err := l.body.ReadAt(head, 0); err != nil && err != io.EOF {
 		return "", "", err
 	}
-	claims, named := map[string]string{}, ""
+	claims := map[string]string{}
 	for _, a := range vendors.All() {
-		f, ok := a.Detect(path.Base(l.name), head)
-		if !ok {
-			continue
-		}
-		claims[a.Vendor()] = f
-		if vendor = a.Vendor(); slices.Contains(strings.Split(l.name, "/"), vendor) {
-			named = vendor
+		if f, ok := a.Detect(path.Base(l.path), head); ok {
+			claims[a.Vendor()] = f
 		}
 	}
-	switch {
-	case len(claims) == 0:
+	codes := slices.Sorted(maps.Keys(claims))
+	switch len(codes) {
+	case 0:
 		return "", "", errors.New("no vendor has a format like this, and the file is not listed as no payload")
-	case len(claims) > 1 && named == "":
-		return "", "", fmt.Errorf("%d vendors have a format like this, and the path names none of them", len(claims))
-	case named != "":
-		vendor = named
+	case 1:
+		return codes[0], claims[codes[0]], nil
 	}
-	return vendor, claims[vendor], nil
+	words := strings.FieldsFunc(l.path, func(c rune) bool { return c < 'a' || c > 'z' })
+	for _, word := range slices.Backward(words) {
+		vendor = cmp.Or(aliases[word], word)
+		if format = claims[vendor]; format != "" {
+			return vendor, format, nil
+		}
+	}
+	return "", "", fmt.Errorf("%s have a format like this, and the path names none of them",
+		strings.Join(codes, " and "))
 }
 
 // deliver ingests one file for a new patient and sets the outcome in r.
@@ -195,20 +234,21 @@ func (w *world) deliver(ctx context.Context, l load, r *Row) error {
 	if _, err := w.db.Commit(ctx, &b); err != nil {
 		return err
 	}
-	w.tap = &tap{dropped: map[string]int{}}
+	w.tap = &tap{dropped: Reasons{}}
 	begin := w.clock()
 	sum, refusal := w.pipeline.Run(ctx, ingest.Request{Patient: patient, Vendor: r.Vendor, Format: r.Format,
-		Name: path.Base(l.name), Body: io.NewSectionReader(l.body, 0, l.body.Size()), At: l.body, Size: l.body.Size(),
+		Name: path.Base(l.path), Body: io.NewSectionReader(l.body, 0, l.body.Size()), At: l.body, Size: l.body.Size(),
 		Caller: audit.Caller{Principal: &access.Principal{Operator: "vendors", Grant: access.All()}}})
 	r.Seconds = w.clock().Sub(begin).Seconds()
 	if refusal != nil && fhir.KindOf(refusal) != fhir.Invalid {
 		return refusal
 	}
-	r.Read, r.Parts = sum.Read-w.tap.parts, w.tap.parts
+	r.Parts, r.Derived = w.tap.parts, sum.ByMetric[night].Read-w.tap.nights
+	r.Read = sum.Read - r.Parts - r.Derived
 	r.Created, r.Updated, r.Unchanged, r.LeftOut = sum.Created, sum.Updated, sum.Unchanged, sum.LeftOut
 	dropped := sum.Dropped - w.tap.parts
 	r.Dropped = w.tap.dropped
-	r.Dropped.rest("repeated-or-"+sample.DropPlaceholder, dropped)
+	r.Dropped.rest(byIngest, dropped)
 	r.Quarantined = Reasons{}
 	err := w.pipeline.List(ctx, patient, func(item *ingest.Item) bool {
 		if item.Component == "" {

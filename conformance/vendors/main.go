@@ -12,9 +12,10 @@
 //
 // The column "items" counts the items of the payload with the standard library alone.
 // The column "expected" adds what an item becomes by the rules in the column "notes",
-// such as the parts of a night. The column "read" is what the pipeline has counted,
-// without the parts of items that decoders count as dropped (partsOfItems).
-// If the two differ, the file has failed.
+// such as the parts of a night. The column "read" is what the pipeline has counted.
+// It leaves out two things that have columns of their own: parts of items that decoders
+// count as dropped (partsOfItems), and nights that ingest derives from segments.
+// If "read" and "expected" differ, the file has failed.
 //
 // The exit status is 1 if a file has failed, and 2 if the program could not run. Nothing
 // of a payload but its type is printed.

@@ -1,5 +1,10 @@
 package main
 
+import (
+	"maps"
+	"slices"
+)
+
 // Rules of the counts of Oura's documents.
 const (
 	ruleFields  = "fields of a document that are Observations of their own"
@@ -28,21 +33,24 @@ var activityTimes = []string{"high_activity_time", "medium_activity_time", "low_
 	"resting_time", "non_wear_time", "inactivity_alerts", "average_met_minutes", "high_activity_met_minutes",
 	"medium_activity_met_minutes", "low_activity_met_minutes", "sedentary_met_minutes"}
 
-// ouraBody counts a document, a list reply, or an object of list replies by type.
+// ouraBody counts a document, a list reply, or an object of list replies and
+// documents by type.
 func (t *tally) ouraBody(o object) {
 	if _, reply := o["data"]; reply {
 		t.ouraReply(o, "")
 		return
 	}
-	replies := false
-	for _, typ := range sortedKeys(o) {
-		if reply, ok := o[typ].(object); ok && reply["data"] != nil {
-			replies = true
-			t.ouraReply(reply, typ)
-		}
-	}
-	if !replies {
+	if !slices.ContainsFunc(slices.Collect(maps.Values(o)), func(v any) bool { return inner(v, "data") != nil }) {
 		t.ouraDocument(o, "")
+		return
+	}
+	for typ, v := range o {
+		switch reply, ok := v.(object); {
+		case ok && reply["data"] != nil:
+			t.ouraReply(reply, typ)
+		case ok:
+			t.ouraDocument(reply, typ)
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func (r Reasons) rest(reason string, total int) {
 	}
 }
 
-// String lists the counts by reason: "12: 10 unmapped, 2 bad-unit".
+// String lists the counts by reason: "2 bad-unit, 10 unmapped".
 func (r Reasons) String() string {
 	if len(r) == 0 {
 		return "0"
@@ -56,23 +56,25 @@ func (r Reasons) String() string {
 type Figures struct {
 	Items       int     `json:"items"`           // by the independent count
 	Notes       Reasons `json:"notes,omitempty"` // what the items become beyond one each
-	Read        int     `json:"read"`            // without Parts
+	Expected    int     `json:"expected"`        // Items with Notes
+	Read        int     `json:"read"`            // without Parts and Derived
 	Parts       int     `json:"parts"`           // partsOfItems
+	Derived     int     `json:"derived"`         // nights that ingest has derived from segments
 	Created     int     `json:"created"`
 	Updated     int     `json:"updated"`
 	Unchanged   int     `json:"unchanged"`
-	Quarantined Reasons `json:"quarantined"`
-	Dropped     Reasons `json:"dropped"`
+	Quarantined Reasons `json:"quarantined,omitempty"`
+	Dropped     Reasons `json:"dropped,omitempty"`
 	LeftOut     int     `json:"leftOut"`
 	Seconds     float64 `json:"seconds"`
 }
 
-func (f *Figures) expected() int { return f.Items + f.Notes.sum() }
-
 func (f *Figures) add(other *Figures) {
 	f.Items += other.Items
+	f.Expected += other.Expected
 	f.Read += other.Read
 	f.Parts += other.Parts
+	f.Derived += other.Derived
 	f.Created += other.Created
 	f.Updated += other.Updated
 	f.Unchanged += other.Unchanged
@@ -127,6 +129,9 @@ func survey(ctx context.Context, dir string, zone *time.Location, clock func() t
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
 	r = &Report{}
+	if len(names) == 0 {
+		return nil, errors.New("the directory has no files")
+	}
 	for _, name := range names {
 		row := w.file(ctx, dir, name, countItems)
 		if err := ctx.Err(); err != nil {
@@ -135,9 +140,6 @@ func survey(ctx context.Context, dir string, zone *time.Location, clock func() t
 		r.add(&row)
 	}
 	slices.SortFunc(r.Totals, func(a, b Total) int { return cmp.Compare(a.Vendor, b.Vendor) })
-	if len(names) == 0 {
-		return nil, errors.New("the directory has no files")
-	}
 	return r, nil
 }
 
@@ -192,8 +194,8 @@ func (w *world) file(ctx context.Context, dir, name string, count counter) (r Ro
 	if err := w.deliver(ctx, l, &r); err != nil {
 		return fail("the delivery failed: %v", err)
 	}
-	n, err := count(r.Format, path.Base(l.name), l.body)
-	r.Items, r.Notes = n.items, n.notes
+	n, err := count(r.Format, path.Base(l.path), l.body)
+	r.Items, r.Notes, r.Expected = n.items, n.notes, n.items+n.notes.sum()
 	switch {
 	case err != nil && r.State == refused:
 		return fail("refused (%s), and the independent count fails: %v", r.Reason, err)
@@ -201,10 +203,10 @@ func (w *world) file(ctx context.Context, dir, name string, count counter) (r Ro
 		return fail("the independent count fails: %v", err)
 	case r.State == refused && r.Reason == "":
 		return fail("refused without a reason")
-	case r.State == refused && (r.expected() > 0 || r.Read > 0):
-		return fail("refused (%s) after %d of %d", r.Reason, r.Read, r.expected())
-	case r.Read != r.expected():
-		return fail("read %d, expected %d", r.Read, r.expected())
+	case r.State == refused && (r.Expected > 0 || r.Read > 0):
+		return fail("refused (%s) after %d of %d", r.Reason, r.Read, r.Expected)
+	case r.Read != r.Expected:
+		return fail("read %d, expected %d", r.Read, r.Expected)
 	}
 	return r
 }
@@ -219,7 +221,7 @@ func (r *Report) writeJSON(w io.Writer) error {
 // writeTable prints the report as tables for people.
 func (r *Report) writeTable(w io.Writer) error {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	columns := "items\texpected\tread\tcreated\tupdated\tunchanged\tquarantined\tdropped\tleft out\tseconds\t"
+	columns := "items\texpected\tread\tparts\tnights\tcreated\tupdated\tunchanged\tquarantined\tdropped\tleft out\tseconds\t"
 	p := func(format string, args ...any) {
 		fmt.Fprintf(tab, format, args...) // an error of a tabwriter is that of Flush
 	}
@@ -248,13 +250,15 @@ func (r *Report) writeTable(w io.Writer) error {
 			p("%s\t%s\n", row.File, row.Reason)
 		}
 	}
+	p("\nby-ingest: repeated in the payload, a placeholder by the metric table, or a retraction of data never stored\n")
+	p("parts: dropped parts of items that are no items; nights: derived from segments; neither is in read\n")
 	p("\n%d files: %d no payloads, %d failed\n", len(r.Rows), others, r.Failed)
 	return tab.Flush()
 }
 
 func (f *Figures) columns() string {
-	return fmt.Sprintf("%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%d\t%.2f", f.Items, f.expected(), f.Read, f.Created, f.Updated,
-		f.Unchanged, f.Quarantined, f.Dropped, f.LeftOut, f.Seconds)
+	return fmt.Sprintf("%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%d\t%.2f", f.Items, f.Expected, f.Read, f.Parts,
+		f.Derived, f.Created, f.Updated, f.Unchanged, f.Quarantined, f.Dropped, f.LeftOut, f.Seconds)
 }
 
 // notes lists the rules by which a file has more or less to read than items.
