@@ -42,7 +42,7 @@ func (h halves) pairs() (n int) {
 
 // countExport counts the items of an export.xml.
 func countExport(body io.Reader) (t tally, err error) {
-	dec := xml.NewDecoder(&cleaned{r: bufio.NewReader(body)})
+	dec := xml.NewDecoder(&cleaned{body: bufio.NewReader(body)})
 	dec.Strict = false
 	dec.Entity = xml.HTMLEntity
 	var open []string
@@ -96,7 +96,7 @@ func (t *tally) element(open []string, e *xml.StartElement, bp halves) {
 // characters and bytes that need not be UTF-8 become spaces, and the document type
 // declaration is left out.
 type cleaned struct {
-	r       *bufio.Reader
+	body    *bufio.Reader
 	started bool
 }
 
@@ -108,7 +108,7 @@ func (c *cleaned) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := c.r.Read(p)
+	n, err := c.body.Read(p)
 	for i, b := range p[:n] {
 		if b < ' ' && b != '\t' && b != '\n' && b != '\r' || b >= 0x80 {
 			p[i] = ' '
@@ -121,14 +121,14 @@ func (c *cleaned) Read(p []byte) (int, error) {
 func (c *cleaned) skipDoctype() error {
 	const root = "<HealthData"
 	for {
-		head, err := c.r.Peek(len(root))
+		head, err := c.body.Peek(len(root))
 		if string(head) == root {
 			return nil
 		}
 		if err != nil {
 			return errors.New("no element HealthData")
 		}
-		if _, err := c.r.Discard(1); err != nil {
+		if _, err := c.body.Discard(1); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ import (
 const (
 	ruleMeasures = "values of an item that are Observations of their own"
 	ruleMinutes  = "minutes of an item that are Observations of their own"
-	ruleUnread   = "file whose columns, units or syntax are not documented"
+	ruleUnread   = "file with unknown columns, units or syntax"
 	ruleCopy     = "file of the tree that reaches less far"
 )
 
@@ -123,9 +123,10 @@ func countTakeout(name string, body *io.SectionReader) (t tally, err error) {
 	return countFile(name, io.NewSectionReader(body, 0, body.Size()))
 }
 
-// unreadable matches the files whose content cannot be read for want of a unit or of a
-// description. Each of them is read as one.
-var unreadable = regexp.MustCompile(`(?i)^(distance|altitude)[-_0-9]*\.json$|temperature|^user(sleeps|sleepstages|exercises)`)
+// unreadable matches the files that state no unit or have no documentation. Each of
+// them is read as one.
+var unreadable = regexp.MustCompile(
+	`(?i)^(distance|altitude)[-_0-9]*\.json$|temperature|^user(sleeps|sleepstages|exercises)`)
 
 // countFile counts the items of one file of an archive.
 func countFile(name string, body io.Reader) (t tally, err error) {
@@ -218,7 +219,10 @@ func countArchive(body *io.SectionReader) (t tally, err error) {
 			t.note(ruleFile, 1)
 		default:
 			var one tally
-			err := inEntry(f, func(r io.Reader) (err error) { one, err = countFile(path.Base(f.Name), r); return err })
+			err := inEntry(f, func(r io.Reader) (err error) {
+				one, err = countFile(path.Base(f.Name), r)
+				return err
+			})
 			if err != nil {
 				one = tally{notes: Reasons{ruleUnread: 1}}
 			}

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/adapters"
 	"pulsegate/adapters/vendors"
 	"pulsegate/fhir"
@@ -30,11 +28,11 @@ import (
 	"pulsegate/mapping/table"
 )
 
-// world is a store in memory with a pipeline.
+// world is a store in a temporary directory with a pipeline.
 type world struct {
 	db       *pebblestore.DB
 	pipeline *ingest.Pipeline
-	spool    string
+	dir      string // of the store and of archives that are delivered
 	clock    func() time.Time
 	tap      *tap // of the current delivery
 	patients int
@@ -48,10 +46,10 @@ func newWorld(zone *time.Location, clock func() time.Time) (w *world, err error)
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.spool, err = os.MkdirTemp("", "pulsegate-vendors-"); err != nil {
+	if w.dir, err = os.MkdirTemp("", "pulsegate-vendors-"); err != nil {
 		return w, err
 	}
-	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock}); err != nil {
+	if w.db, err = pebblestore.Open(w.dir, pebblestore.Options{Clock: clock, NoSync: true}); err != nil {
 		return w, err
 	}
 	trail, err := audit.NewRecorder(audit.Options{Store: w.db, Clock: clock, Rand: rand.Reader,
@@ -65,7 +63,7 @@ func newWorld(zone *time.Location, clock func() time.Time) (w *world, err error)
 		return w, err
 	}
 	w.pipeline = &ingest.Pipeline{Store: w.db, Audit: trail, Consents: everything{}, Mapper: mapper, Clock: clock,
-		SpoolDir: w.spool, Zone: func(context.Context, string) (*time.Location, error) { return zone, nil }}
+		SpoolDir: w.dir, Zone: func(context.Context, string) (*time.Location, error) { return zone, nil }}
 	for _, a := range vendors.All() {
 		w.pipeline.Adapters = append(w.pipeline.Adapters, tapped{a, w})
 	}
@@ -76,7 +74,7 @@ func (w *world) close() (err error) {
 	if w.db != nil {
 		err = w.db.Close()
 	}
-	return errors.Join(err, os.RemoveAll(w.spool))
+	return errors.Join(err, os.RemoveAll(w.dir))
 }
 
 // everything is a consent that permits everything.
@@ -92,7 +90,7 @@ func (everything) CollectsCategory(context.Context, string, string, ...string) (
 	return true, nil
 }
 
-// tapped is an adapter whose results w.tap counts.
+// tapped is an adapter with a tap on its results.
 type tapped struct {
 	adapters.Adapter
 	world *world

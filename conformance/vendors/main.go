@@ -1,9 +1,9 @@
 // Command vendors ingests every payload below a directory and compares what became of
 // it with an independent count.
 //
-// Each file is delivered to a store in memory, for a patient of its own whose consent
-// permits everything, by the pipeline that a server has. A row of the report is a file,
-// and ends in one of these states:
+// It delivers each file to a temporary store, by the pipeline that a server has, for a new
+// patient with a consent that permits everything. A row of the report is a file, and
+// ends in one of these states:
 //
 //	decoded     the payload was read to its end
 //	refused     the decoder says why it reads nothing, and the counter finds no items
@@ -13,8 +13,8 @@
 // The column "items" counts the items of the payload with the standard library alone.
 // The column "expected" adds what an item becomes by the rules in the column "notes",
 // such as the parts of a night. The column "read" is what the pipeline has counted.
-// It leaves out two things that have columns of their own: parts of items that decoders
-// count as dropped (partsOfItems), and nights that ingest derives from segments.
+// Two things have other columns: "parts" counts parts of items that decoders count as
+// dropped (partsOfItems), and "nights" the nights that ingest derives from segments.
 // If "read" and "expected" differ, the file has failed.
 //
 // The exit status is 1 if a file has failed, and 2 if the program could not run. Nothing
@@ -28,12 +28,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 	_ "time/tzdata" // the report must not depend on the machine's zones
 )
 
 func main() {
-	ok, err := run(context.Background(), os.Args[1:], os.Stdout)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ok, err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case err != nil:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -220,10 +221,12 @@ func (r *Report) writeJSON(w io.Writer) error {
 
 // writeTable prints the report as tables for people.
 func (r *Report) writeTable(w io.Writer) error {
-	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	columns := "items\texpected\tread\tparts\tnights\tcreated\tupdated\tunchanged\tquarantined\tdropped\tleft out\tseconds\t"
+	var text bytes.Buffer
+	tab := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	const columns = "items\texpected\tread\tparts\tnights\tcreated\tupdated\tunchanged\tquarantined\tdropped\t" +
+		"left out\tseconds\t"
 	p := func(format string, args ...any) {
-		fmt.Fprintf(tab, format, args...) // an error of a tabwriter is that of Flush
+		fmt.Fprintf(tab, format, args...) // writing to a bytes.Buffer does not fail
 	}
 	p("file\tvendor\tformat\t%snotes\n", columns)
 	others := 0
@@ -250,10 +253,14 @@ func (r *Report) writeTable(w io.Writer) error {
 			p("%s\t%s\n", row.File, row.Reason)
 		}
 	}
-	p("\nby-ingest: repeated in the payload, a placeholder by the metric table, or a retraction of data never stored\n")
+	p("\nby-ingest: repeated in the payload, a placeholder by the metric table, or a retraction of absent data\n")
 	p("parts: dropped parts of items that are no items; nights: derived from segments; neither is in read\n")
 	p("\n%d files: %d no payloads, %d failed\n", len(r.Rows), others, r.Failed)
-	return tab.Flush()
+	if err := tab.Flush(); err != nil {
+		return err
+	}
+	_, err := text.WriteTo(w)
+	return err
 }
 
 func (f *Figures) columns() string {
