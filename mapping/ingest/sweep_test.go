@@ -468,6 +468,9 @@ func TestCompleteWindowKeepsOtherChannels(t *testing.T) {
 		w.wantLabels("merged stream", all...)
 		w.expect("a shared row", "fitbit", Counts{}, window(false, "sedentary-period"))
 		w.wantLabels("a shared row", all...)
+		w.expect("days of a shared row", "fitbit", Counts{}, &Window{
+			Types: []string{"sedentary-period/day", "sedentary-period"}, From: oct(-5, 0), To: oct(9, 0), Days: true})
+		w.wantLabels("days of a shared row", all...)
 		w.expect("list", "fitbit", Counts{Retracted: 1}, window(false, "steps"))
 		all[0] = "-" + all[0]
 		w.wantLabels("list", all...)
@@ -544,6 +547,7 @@ func TestRetractedSegments(t *testing.T) {
 		if after := night(); after == before || !strings.Contains(after, " 60") && !strings.Contains(after, " 1") {
 			t.Errorf("night %q became %q", before, after)
 		}
+		w.expect("derived nights", "apple", Counts{}, &Window{Types: []string{"night"}, From: oct(1, 0), To: oct(3, 0)})
 		r := Retraction{Patient: "p1", Vendor: "apple", Types: window.Types, From: oct(1, 0), To: oct(3, 0),
 			Caller: operator()}
 		if sum, err := w.pipeline.Retract(t.Context(), r); err != nil || sum.Retracted != 1 || sum.Updated != 1 {
