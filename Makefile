@@ -58,7 +58,7 @@ SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrder
 
 race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh
-	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
+	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./adapters/link ./adapters/sync ./adapters/pushkey ./mapping/ingest/...
 
 smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)

@@ -40,8 +40,9 @@
 // patient, metric, source name and device identity. All Observations of a stream
 // share a second identifier (StreamSystem, StreamID). Samples with an id of the
 // vendor's and daily values are not samples of a stream. Among dense rows these are
-// samples to which a source app gave an external or sync id in HealthKit, and named
-// data points of the Google Health API. Times are truncated to microseconds.
+// samples to which a source app gave an external or sync id in HealthKit, samples that
+// an app on the phone delivers with the UUID of HealthKit, and named data points of the
+// Google Health API. Times are truncated to microseconds.
 //
 // Without the secret, no id can be derived from facts about a person. An id
 // therefore discloses nothing, and neither does the answer to a request for an id.

@@ -50,7 +50,7 @@ func (m *Mapper) id(k key) string {
 }
 
 // observationID returns the id of an Observation that is not a sample of a
-// stream.
+// stream. e may be nil for a sample with an id of the vendor's.
 func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) string {
 	if s.VendorID != "" {
 		return m.id(objectKey(r.vendor, r.patient, r.rule.row.Metric, s.VendorID))
@@ -70,7 +70,9 @@ func (m *Mapper) observationID(r *Resolved, s *sample.Sample, e *Effective) stri
 	if s.KeyValue {
 		k = valueKey(k, &s.Value)
 		for i := range s.Components {
-			k = valueKey(k.str(s.Components[i].Name), &s.Components[i].Value)
+			if c := &s.Components[i]; !c.Derived {
+				k = valueKey(k.str(c.Name), &c.Value)
+			}
 		}
 	}
 	return m.id(k)

@@ -93,7 +93,7 @@ func (m *Mapper) System(vendor string) string {
 // Result is the outcome of mapping one Sample.
 type Result struct {
 	// ID and JSON are those of the Observation. JSON is nil for a row of device
-	// facts.
+	// facts and for a deletion.
 	ID   string
 	JSON []byte
 	// Hash identifies the content of JSON.
@@ -159,6 +159,10 @@ func (m *Mapper) strict(buf []byte, r *Resolved, s *sample.Sample, zone *time.Lo
 	row := r.rule.row
 	res := Result{Metric: row.Metric, Categories: r.rule.categories, SegmentsOf: row.SegmentsOf,
 		Device: r.Device, Vague: r.Vague}
+	if s.IsDeletion() {
+		res.ID = m.observationID(r, s, nil)
+		return res, nil
+	}
 	effective, err := ResolveEffective(s, zone)
 	if err != nil {
 		return Result{}, err

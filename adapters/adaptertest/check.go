@@ -13,7 +13,7 @@ func Check(s *sample.Sample) error {
 	if s.Metric == "" {
 		return errors.New("no metric")
 	}
-	if s.Start.IsZero() == s.Day.IsZero() {
+	if s.Start.IsZero() == s.Day.IsZero() && !s.IsDeletion() {
 		return errors.New("exactly one of Start and Day must be set")
 	}
 	if !s.End.IsZero() && (s.Start.IsZero() || s.End.Before(s.Start)) {

@@ -28,6 +28,7 @@ type line struct {
 	Device     *sample.Device   `json:"device,omitempty"`
 	Source     *sample.Source   `json:"source,omitempty"`
 	VendorID   string           `json:"vendorId,omitempty"`
+	SharedID   bool             `json:"sharedId,omitempty"`
 	KeyValue   bool             `json:"keyValue,omitempty"`
 	Revision   int64            `json:"revision,omitempty"`
 	Coarse     bool             `json:"coarse,omitempty"`
@@ -66,7 +67,8 @@ func viewValue(v sample.Value) value {
 // view renders a sample for a golden file.
 func view(s *sample.Sample) line {
 	l := line{
-		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue,
+		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, SharedID: s.SharedID,
+		KeyValue: s.KeyValue,
 		Revision: s.Revision, Coarse: s.Coarse,
 		User: s.UserEntered, Method: s.Method, Note: s.Note,
 		Status: []string{"", "preliminary", "retracted"}[s.Status],

@@ -38,7 +38,8 @@ func (r *Recorder) Sample(s *sample.Sample) error {
 	c.Value = cloneValue(s.Value)
 	c.Components = nil
 	for _, part := range s.Components {
-		c.Components = append(c.Components, sample.Component{Name: part.Name, Value: cloneValue(part.Value)})
+		part.Value = cloneValue(part.Value)
+		c.Components = append(c.Components, part)
 	}
 	c.Device.Facts = slices.Clone(s.Device.Facts)
 	r.Samples = append(r.Samples, &c)

@@ -18,6 +18,10 @@ const (
 	formatXML = "export.xml"
 	formatECG = "ecg.csv"
 	formatHAE = "health-auto-export"
+
+	formatCompanion     = "companion"
+	formatFHIR          = "healthkit-fhir"
+	formatOpenWearables = "open-wearables"
 )
 
 // headSize is the number of bytes that Detect needs.
@@ -46,6 +50,12 @@ func (a *adapter) Formats() []adapters.Format {
 		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"},
 			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}, Session: headerSession,
 			App: appHAE, Choices: haeChoices()},
+		{Name: formatCompanion, Summary: "batch of the companion app, see companion.schema.json",
+			Extensions: []string{".json"}},
+		{Name: formatFHIR, Summary: "FHIR Observations made on the phone by HealthKitOnFHIR or Grove",
+			Extensions: []string{".json", ".ndjson"}},
+		{Name: formatOpenWearables, Summary: "sync request of the Open Wearables iOS SDK",
+			Extensions: []string{".json"}},
 	}
 }
 
@@ -64,6 +74,12 @@ func (a *adapter) Detect(name string, head []byte) (string, bool) {
 		return formatXML, true
 	case looksLikeECG(head):
 		return formatECG, true
+	case looksLikeFHIR(head):
+		return formatFHIR, true
+	case looksLikeCompanion(head):
+		return formatCompanion, true
+	case looksLikeOpenWearables(head):
+		return formatOpenWearables, true
 	case looksLikeHAE(head):
 		return formatHAE, true
 	}
@@ -96,12 +112,18 @@ func (a *adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.S
 	case formatZip:
 		return a.decodeZip(ctx, in, sink)
 	case formatXML:
-		_, _, err := decodeXML(ctx, in, format, in.Body, sink, 0)
+		_, _, err := decodeXML(ctx, in, format, in.Body, sink, 0, nil)
 		return err
 	case formatECG:
 		return decodeECG(ctx, in, format, sink)
 	case formatHAE:
 		return decodeHAE(ctx, in, sink)
+	case formatCompanion:
+		return decodeCompanion(ctx, in, sink)
+	case formatFHIR:
+		return decodeFHIR(ctx, in, sink)
+	case formatOpenWearables:
+		return decodeOpenWearables(ctx, in, sink)
 	}
 	return adapters.ErrUnknownFormat
 }

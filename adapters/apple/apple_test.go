@@ -26,7 +26,8 @@ func TestAdapter(t *testing.T) {
 		}),
 		adaptertest.Large(formatHAE, 0, 24<<20, func(w io.Writer, _ int64) error {
 			return applegen.GenerateHAE(w, applegen.Options{Seed: 3, Days: 400, Start: start})
-		}))
+		}), adaptertest.Large(formatCompanion, 24<<20, 24<<20, writeCompanion),
+		adaptertest.Large(formatFHIR, 24<<20, 24<<20, writeFHIR))
 }
 
 func decode(t *testing.T, format, body string) *adaptertest.Recorder {
@@ -98,12 +99,13 @@ func TestMalformedPayloads(t *testing.T) {
 		"deep datum":    {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
 		"huge datum": {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`,
 			"16 MiB"},
-		"duplicate name":      {formatHAE, `{"data":{},"data":{}}`, "twice"},
-		"array":               {formatHAE, `[]`, "no object"},
-		"second value":        {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
-		"no random access":    {formatZip, "PK\x03\x04", "random access"},
-		"ECG without header":  {formatECG, "Name,x\n", "header"},
-		"ECG voltage is text": {formatECG, "a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
+		"duplicate name":     {formatHAE, `{"data":{},"data":{}}`, "twice"},
+		"array":              {formatHAE, `[]`, "no object"},
+		"second value":       {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
+		"no random access":   {formatZip, "PK\x03\x04", "random access"},
+		"ECG without header": {formatECG, "Name,x\n", "header"},
+		"ECG voltage is text": {formatECG,
+			"a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
 	} {
 		in := adapters.Input{Format: c.format, Body: strings.NewReader(c.body), Received: adaptertest.Received()}
 		err := New().Decode(t.Context(), in, adaptertest.NewRecorder())
@@ -132,31 +134,6 @@ func TestZipLimits(t *testing.T) {
 		"inflates to more than": {Bytes: 100 << 10}} {
 		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%v, want %q", err, rule)
-		}
-	}
-}
-
-// TestFixtures decodes captured payloads that are not part of the repository.
-func TestFixtures(t *testing.T) {
-	dir := adaptertest.Fixtures(t, "apple")
-	files, err := filepath.Glob(filepath.Join(dir, "*", "*.*"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no payloads: %v", err)
-	}
-	more, err := filepath.Glob(filepath.Join(dir, "export-xml", "*", "*.*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range append(files, more...) {
-		if d := filepath.Base(filepath.Dir(f)); d == "mappings" || d == "open-wearables" {
-			continue
-		}
-		body, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := decodeBytes(t.Context(), filepath.Base(f), "", body, adaptertest.NewRecorder()); err != nil {
-			t.Errorf("%s: %v", f, err)
 		}
 	}
 }
@@ -205,3 +182,7 @@ func FuzzXML(f *testing.F) { fuzz(f, formatXML) }
 func FuzzZip(f *testing.F) { fuzz(f, formatZip) }
 func FuzzECG(f *testing.F) { fuzz(f, formatECG) }
 func FuzzHAE(f *testing.F) { fuzz(f, formatHAE) }
+
+func FuzzCompanion(f *testing.F)     { fuzz(f, formatCompanion) }
+func FuzzFHIR(f *testing.F)          { fuzz(f, formatFHIR) }
+func FuzzOpenWearables(f *testing.F) { fuzz(f, formatOpenWearables) }

@@ -1,7 +1,9 @@
 // Package apple decodes the data that leaves an iPhone: the export of the Health
-// app (export.zip, export.xml, ECG CSV) and the JSON of Health Auto Export (HAE). It
-// streams in constant memory and emits Samples. It does not depend on FHIR, opens no
-// file or connection, and never copies a name from an archive.
+// app (export.zip, export.xml, ECG CSV), the JSON of Health Auto Export (HAE) and of
+// the Open Wearables SDK, Observations that HealthKitOnFHIR or Grove made on the
+// phone, and the batches of our companion app. It streams in constant memory and emits
+// Samples. It does not depend on package fhir, opens no file or connection, and never
+// copies a name from an archive.
 //
 // # Formats
 //
@@ -9,6 +11,9 @@
 //	export.xml          its main document, one <HealthData> element
 //	ecg.csv             one electrocardiogram of an export
 //	health-auto-export  JSON of Health Auto Export, version 1 or 2
+//	companion           one batch of the companion app, see "Companion format"
+//	healthkit-fhir      FHIR Observations: single resources, arrays, NDJSON, Bundles
+//	open-wearables      one sync request of the Open Wearables iOS SDK
 //
 // # Example
 //
@@ -44,6 +49,9 @@
 //	HKCorrelationTypeIdentifierBloodPressure  None             mmHg        systolic, diastolic (Number)
 //	HKWorkoutTypeIdentifier                   Code activity    -           see "Workouts"; the activity is
 //	                                                                       HKWorkoutActivityType<Name>
+//	HKDataTypeIdentifierAudiogram             None             dBHL        left<F>Hz, right<F>Hz (Number),
+//	                                                                       ...Masked (Boolean, if true); F is
+//	                                                                       the frequency
 //	ActivitySummary (Day)                     None             -           activeEnergyBurned,
 //	                                                                       activeEnergyBurnedGoal (kcal, kJ, Cal),
 //	                                                                       appleMoveTime, appleMoveTimeGoal,
@@ -53,7 +61,8 @@
 //	                                                                       appleStandHoursGoal (count)
 //
 // HKQuantityTypeIdentifierBloodPressureSystolic and ...Diastolic are separate Metrics
-// only if the other half is missing.
+// only if the other half is missing. The value HKCategoryValueNotApplicable, which some
+// exports write and others omit, counts as no value.
 //
 // Channel "ecg.csv":
 //
@@ -86,16 +95,40 @@
 //	stateOfMind                               Number valence   -           kind (Code), labels, associations
 //	                                                                       (Text, joined by commas),
 //	                                                                       valenceClassification (Number)
-//	symptom                                   Code name        -           severity (Code)
+//	HKCategoryTypeIdentifier<Name>            Code enum name   -           - (symptoms and entries of the cycle
+//	                                                                       with a name that HealthKit has)
+//	symptom (any other)                       Code name        -           severity (Code)
 //	medication                                Text name        -           status, form (Code), dosage (Text)
-//	cycleTracking                             Code name        -           value (Code)
+//	cycleTracking (any other)                 Code name        -           value (Code)
+//
+// Channels "companion", "healthkit-fhir", "grove" and "open-wearables". Metric is
+// Apple's type string, and categories have the names that an export writes, whether the
+// channel has their integers, names or displays. Components as in an export.
+//
+//	HKQuantityTypeIdentifier<Name>            Number           see below   see "Metadata"
+//	HKCategoryTypeIdentifier<Name>            Code enum name   -           see "Metadata"
+//	HKCorrelationTypeIdentifierBloodPressure  None             as sent     systolic, diastolic (Number)
+//	HKWorkoutTypeIdentifier                   Code activity    -           see "Workouts"
+//	HKDataTypeIdentifierElectrocardiogram     Series           uV (mV)     as in channel "hae", symptoms (Text)
+//	HKDataTypeIdentifierAudiogram             None             dBHL        as in an export
+//	HKDataTypeStateOfMind                     Number valence   -           as stateOfMind in channel "hae"
+//	HKScoredAssessmentTypeIdentifier<Name>    Number           score       - (PHQ9, GAD7)
+//	HKMedicationDoseEventTypeIdentifier...    Text name        -           status, form, rxnorm (Code), dose
+//	                                                                       (Number)
+//
+// Percentages are fractions in "healthkit-fhir" and percent in "grove". In
+// "open-wearables" they are fractions except for the oxygen saturation. In "companion"
+// the unit says which: fraction or percent.
 //
 // # Metadata
 //
 // MetadataEntry elements, with or without Apple's prefix, become components:
 // motionContext (Code 0 not set, 1 sedentary, 2 active), mealTime (Code 1 before, 2
 // after), threshold (Number with unit), insulinReason (Code 1 basal, 2 bolus),
-// sensorLocation (Code), barometricPressure (Number, kPa). HKVO2MaxTestType becomes
+// sensorLocation, testType, estimationType, placementSide, userMotionContext,
+// waterSalinity (Code), barometricPressure (Number, kPa), exposureDuration, vo2Max,
+// activityDuration, maximumHeartRate (Number with unit), cycleStart, protectionUsed,
+// clampedToLowerBound, clampedToUpperBound (Boolean). HKVO2MaxTestType becomes
 // Method: maxExercise, predictionSubMaxExercise, predictionNonExercise or
 // predictionStepTest.
 //
@@ -107,6 +140,12 @@
 // elevationAscended, elevationDescended, weatherTemperature, weatherHumidity (0 to
 // 100), indoor. A workout without an end lasts as long as its duration, an
 // electrocardiogram as long as its voltages.
+//
+// Routes are summarized as routeDistance, routeAscent, routeDescent (m) and
+// routeDuration (s), and no location is kept: it would show where a person lives. The
+// distance is the sum of great circles, and changes of altitude count from 2 m on. The
+// locations are those of a GPX file of the archive, of an export before iOS 13, or of
+// HAE. The summaries are Derived, because an export.xml without its archive lacks them.
 //
 // # Nights
 //
@@ -152,7 +191,10 @@
 //
 // In an export all printed offsets are those of the exporting phone, while the instants
 // are right. Zone is therefore ZoneInstant, or ZoneStated with the offset of HKTimeZone
-// where an element has one. HAE prints the local offsets: ZoneStated.
+// where an element has one. The same holds for FHIR Observations: their offsets may be
+// those of the phone when it made them. HAE prints the local offsets: ZoneStated. Open
+// Wearables prints UTC: ZoneInstant without a zoneOffset. The companion format prints
+// the wearer's offset, or UTC if it does not know it.
 //
 // # Identity and revision
 //
@@ -169,6 +211,79 @@
 // ExportDate, which also orders the ActivitySummary of a day in several exports. The
 // ActivitySummary of the day of the export is Preliminary.
 //
+// Samples of "companion", "healthkit-fhir", "grove" and "open-wearables" have the UUID
+// of HealthKit, in upper case, as VendorID with SharedID, so that these channels
+// coincide and ingest joins them with exports and HAE, which lack it. Their Revision is
+// the time when the phone made the statement: created, issued or syncTimestamp. The
+// blood pressures of Open Wearables have the natural key, because the SDK takes them
+// apart and states only the UUIDs of the halves.
+//
+// # Companion format
+//
+// The companion app, or any app of a third party, posts what it reads from HealthKit to
+// /ingest/apple/companion, as JSON with Content-Encoding zstd, gzip or identity.
+// companion.schema.json (CompanionSchema) describes one batch:
+//
+//	{"format": "pulsegate-companion", "version": 1, "created": "2026-01-06T08:00:00+01:00",
+//	 "installation": "CCCCCCCC-...", "sequence": 12, "anchor": "YW5jaG9y",
+//	 "samples": [
+//	  {"uuid": "AAAAAAAA-...", "type": "HKQuantityTypeIdentifierHeartRate",
+//	   "start": "2026-01-05T08:00:01.250+01:00", "end": "2026-01-05T08:00:01.250+01:00",
+//	   "timeZone": "Europe/Stockholm", "value": 64, "unit": "count/min",
+//	   "source": {"name": "Siv's Apple Watch", "bundle": "com.apple.health.A1", "version": "11.1"},
+//	   "device": {"name": "Apple Watch", "manufacturer": "Apple Inc.", "model": "Watch",
+//	    "hardware": "Watch7,2", "software": "11.1"},
+//	   "metadata": {"HKMetadataKeyHeartRateMotionContext": 1}}],
+//	 "deleted": [{"uuid": "BBBBBBBB-...", "type": "HKQuantityTypeIdentifierHeartRate"}]}
+//
+// A batch is the result of one HKAnchoredObjectQuery for any types: the samples with
+// their uuid and sampleType.identifier, and the HKDeletedObjects with the type of the
+// query. Rules for the app:
+//
+//   - Store the batch, send it, and discard it after an answer with a status of 2xx.
+//     Keep the anchor of the query with it, so that the next query continues there. The
+//     server ignores anchor, installation and sequence; they are for the app and for
+//     people who look for a gap.
+//   - After any other answer, or none, send the same batch again, at any later time and
+//     in any order. A repeated batch changes nothing. A deletion that arrives before its
+//     sample, or a batch that arrives after a later one, is put in order by created.
+//   - If the anchor is lost, query from the beginning. Samples that the server has
+//     change nothing.
+//   - created is the time of the query on the phone. A batch that is more than 48 hours
+//     ahead is refused, and the app should correct its clock.
+//   - start and end have the wearer's offset at that time, or "Z" if it is unknown, with
+//     the fraction of a second that HealthKit has. timeZone is HKTimeZone, or the zone of
+//     the phone if it recorded the sample itself.
+//   - The unit is HKUnit.unitString, as in "count/min". A percentage has the unit
+//     "fraction" (0.97, the result of doubleValue(for: .percent())) or "percent" (97); "%"
+//     is refused.
+//   - value is the integer of a category, such as 3 for AsleepCore, and the score of a
+//     PHQ-9 or GAD-7.
+//   - Send blood pressures as HKCorrelationTypeIdentifierBloodPressure with systolic and
+//     diastolic. Halves and food correlations are left out.
+//   - Send a workout with the activity as integer, its statistics, and its routes as
+//     summaries. Locations must not be sent.
+//   - Metadata values are strings, numbers (enumerations as integers), booleans, or
+//     objects with value and unit for quantities.
+//   - The members before samples and deleted should be format, version and created. If
+//     they follow, samples and deleted are limited to 16 MiB each. One sample is limited to
+//     16 MiB.
+//
+// A sample that cannot be read goes to quarantine, and the rest of its batch is stored.
+//
+// # FHIR Observations made on the phone
+//
+// Only the sample that an Observation stands for is read: its type from the coding of
+// HealthKit, or from LOINC for blood pressures and workouts, which have no other, its
+// times, value and the extensions with device, source and metadata. Mapping makes a new
+// Observation of it with its own codes, category and units. That repairs fractions as
+// percent, [lb_av], [in_i], km/h and units that are not UCUM, LP203183-1, 59408-5
+// without 2708-6, and missing categories and systems. Repaired here are the period of
+// an electrocardiogram in seconds, its parts of ten seconds, its classification as a
+// string, and a start after the end. Subject and performer are not read: the request
+// names the patient. An Observation without the extensions is Coarse. One with the
+// status entered-in-error is a deletion.
+//
 // # Speed and memory
 //
 // A Record that equals an earlier one except for its dates and its value is read with a
@@ -179,8 +294,9 @@
 //
 // # Left out
 //
-// Counted as Drop(ignored): Me, ExportDate, workout routes and events, the beats of
-// heart rate variability (an irregular series), clinical records, vision prescriptions,
-// export_cda.xml. Audiograms are Reject(unmapped). The name and the birth date in an
-// ECG file and in Me are never copied.
+// Counted as Drop(ignored): Me, ExportDate, the locations of workouts, their events,
+// the beats of heart rate variability (an irregular series), clinical records, vision
+// prescriptions, export_cda.xml. LeftOut lists the types of HealthKit that no format
+// reads, with the reasons. The name and the birth date in an ECG file and in Me are
+// never copied.
 package apple

@@ -135,7 +135,7 @@ func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) 
 	if points == 0 {
 		return nil, "data", "no voltages"
 	}
-	period := time.Duration(math.Round(float64(time.Second) / rate))
+	period := periodOf(rate)
 	sum := sha256.Sum256(data)
 	s = &sample.Sample{
 		Metric: metricECG, Channel: "ecg.csv", Start: start, End: start.Add(time.Duration(points) * period),
@@ -165,6 +165,11 @@ func ecgModel(hardware string) string {
 		return "Watch"
 	}
 	return ""
+}
+
+// periodOf returns the time between two points at a rate in hertz.
+func periodOf(rate float64) time.Duration {
+	return time.Duration(math.Round(float64(time.Second) / rate))
 }
 
 // sampleRate reads a rate such as "511,422 Hertz", with any space before the unit.

@@ -2,7 +2,6 @@ package apple
 
 import (
 	"bytes"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -291,7 +290,7 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 		return &itemError{sample.ReasonMissing, "no voltages"}
 	}
 	s.Value = sample.Value{Kind: sample.Series, Series: &sample.SeriesData{
-		Period: time.Duration(math.Round(float64(time.Second) / rate)), Unit: unit, Data: string(data),
+		Period: periodOf(rate), Unit: unit, Data: string(data),
 	}}
 	addText(s, "classification", str(v, "classification"))
 	addText(s, "severity", str(v, "severity"))
@@ -369,7 +368,7 @@ func (h *haeDecoder) stateOfMind(v *fastjson.Value) error {
 	if valence != "" {
 		s.Value = number(valence, "")
 	}
-	addCode(s, "kind", str(v, "kind"))
+	addCode(s, "kind", mindKind(str(v, "kind")))
 	for _, key := range []string{"labels", "associations"} {
 		var words []string
 		for _, x := range v.GetArray(key) {
@@ -387,12 +386,26 @@ func (h *haeDecoder) stateOfMind(v *fastjson.Value) error {
 	return h.sink.Sample(s)
 }
 
-func (h *haeDecoder) symptom(v *fastjson.Value) error {
-	return h.namedItem(v, "symptom", "name", func(s *sample.Sample) { addCode(s, "severity", str(v, "severity")) })
-}
+func (h *haeDecoder) symptom(v *fastjson.Value) error { return h.experience(v, "symptom", "severity") }
 
-func (h *haeDecoder) cycle(v *fastjson.Value) error {
-	return h.namedItem(v, "cycleTracking", "name", func(s *sample.Sample) { addCode(s, "value", str(v, "value")) })
+func (h *haeDecoder) cycle(v *fastjson.Value) error { return h.experience(v, "cycleTracking", "value") }
+
+// experience reads a symptom or an event of the cycle. If its name and value are
+// those of a category of HealthKit, it is a sample of that category, as in the other
+// channels; else the name is a value of the metric other.
+func (h *haeDecoder) experience(v *fastjson.Value, other, member string) error {
+	word := str(v, member)
+	metric := categoryNamed(str(v, "name"))
+	value, ok := categoryValueNamed(metric, word)
+	if metric == "" || !ok && (word != "" || enumOf[metric[len(prefixCategory):]] != "") {
+		return h.namedItem(v, other, "name", func(s *sample.Sample) { addCode(s, member, word) })
+	}
+	return h.namedItem(v, metric, "name", func(s *sample.Sample) {
+		s.KeyValue = false
+		if s.Value = code(value); value == "" {
+			s.Value = sample.Value{}
+		}
+	})
 }
 
 func (h *haeDecoder) medication(v *fastjson.Value) error {

@@ -2,6 +2,7 @@ package apple
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"time"
 
@@ -25,9 +26,9 @@ var haeWorkoutNumbers = map[string]string{
 // be long.
 func (h *haeDecoder) workout() error {
 	if h.dec.PeekKind() != '{' {
-		return h.item("HKWorkoutTypeIdentifier", func(*fastjson.Value) error { return nil })
+		return h.item(typeWorkout, func(*fastjson.Value) error { return nil })
 	}
-	w := &haeWorkout{decoder: h, sample: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE},
+	w := &haeWorkout{decoder: h, sample: &sample.Sample{Metric: typeWorkout, Channel: channelHAE},
 		members: []byte{'{'}}
 	if err := h.object(w.member); err != nil {
 		return err
@@ -43,6 +44,7 @@ type haeWorkout struct {
 	members   []byte // the scalar members, as one JSON object
 	low, high extreme
 	unit      string
+	route     route
 }
 
 // member reads one member of the workout.
@@ -51,6 +53,9 @@ func (w *haeWorkout) member(name string) error {
 	switch {
 	case name == "heartRateData" && h.dec.PeekKind() == '[':
 		return h.array(func() error { return h.item(w.sample.Metric, w.heartRate) })
+	case name == "route" && h.dec.PeekKind() == '[':
+		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
+		return h.array(w.location)
 	case h.dec.PeekKind() == '[':
 		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
 		return h.skip()
@@ -71,6 +76,30 @@ func (w *haeWorkout) member(name string) error {
 	}
 	w.members = append(append(append(w.members, '"'), name...), '"', ':')
 	w.members = append(w.members, v...)
+	return nil
+}
+
+// location adds a location to the summary of the route. A location never goes to
+// quarantine.
+func (w *haeWorkout) location() error {
+	raw, err := w.decoder.value()
+	if err != nil {
+		return err
+	}
+	v, err := w.decoder.parser.ParseBytes(raw)
+	if err != nil || v.Type() != fastjson.TypeObject {
+		return nil
+	}
+	get := func(names ...string) float64 {
+		for _, name := range names {
+			if x := v.Get(name); x != nil && x.Type() == fastjson.TypeNumber {
+				return x.GetFloat64()
+			}
+		}
+		return math.NaN()
+	}
+	w.route.location(get("latitude", "lat"), get("longitude", "lon"), get("altitude"),
+		w.decoder.clock.routeTime(v.GetStringBytes("timestamp")))
 	return nil
 }
 
@@ -127,6 +156,9 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 		s.Components = append(s.Components,
 			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
 	}
+	r := record{sample: *s}
+	w.route.parts(&r)
+	s.Components = r.sample.Components
 	return w.decoder.sink.Sample(s)
 }
 

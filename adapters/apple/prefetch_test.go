@@ -67,7 +67,8 @@ func TestZipReturnsSinkErrorBeforeReadError(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := errors.New("the store is full")
-	err := (&adapter{limits: archive.Limits{Bytes: 300 << 10}}).Decode(t.Context(), input(buf.Bytes()), &failingSink{err: want})
+	limited := &adapter{limits: archive.Limits{Bytes: 300 << 10}}
+	err := limited.Decode(t.Context(), input(buf.Bytes()), &failingSink{err: want})
 	if !errors.Is(err, want) {
 		t.Fatalf("got %v, want the error of the sink", err)
 	}

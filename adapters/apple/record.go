@@ -143,7 +143,7 @@ func (d *xmlDecoder) recordValue(r *record, a *attr) {
 		}
 		r.sample.Value = number(d.values.get(num), r.unit)
 	default:
-		if v := bytes.TrimSpace(d.sc.value(a)); len(v) > 0 {
+		if v := bytes.TrimSpace(d.sc.value(a)); len(v) > 0 && string(v) != notApplicable {
 			r.sample.Value = code(d.names.get(v))
 		}
 	}
@@ -178,119 +178,13 @@ func (d *xmlDecoder) recordChildren(r *record) error {
 	}
 }
 
-// metaKey returns a metadata key without Apple's prefix, which not all exports
-// have.
-func metaKey(b []byte) []byte {
-	if rest, ok := bytes.CutPrefix(b, []byte("HKMetadataKey")); ok {
-		return rest
-	}
-	rest, _ := bytes.CutPrefix(b, []byte("HK"))
-	return rest
-}
-
 // metadata reads one MetadataEntry of r. Keys of other apps are ignored.
 func (d *xmlDecoder) metadata(r *record) {
 	k, v := d.attr("key"), d.attr("value")
 	if k == nil || v == nil {
 		return
 	}
-	d.entry(r, d.sc.value(k), d.sc.value(v))
-}
-
-// entry reads one pair of key and value of r's metadata.
-func (d *xmlDecoder) entry(r *record, key, val []byte) {
-	switch string(metaKey(key)) {
-	case "TimeZone":
-		if loc := d.clock.iana(d.names.get(val)); loc != nil {
-			r.sample.IANA = d.names.get(val)
-			r.sample.Zone = sample.ZoneStated
-			r.sample.Start = inOffset(d.clock, r.sample.Start, loc)
-			if !r.sample.End.IsZero() {
-				r.sample.End = inOffset(d.clock, r.sample.End, loc)
-			}
-		}
-	case "WasUserEntered":
-		r.sample.UserEntered = string(val) == "1"
-	case "SyncIdentifier":
-		r.syncID = string(val)
-	case "SyncVersion":
-		if n, err := strconv.ParseInt(string(val), 10, 64); err == nil && n > 0 {
-			r.version = n
-		}
-	case "ExternalUUID":
-		r.external = string(val)
-	case "VO2MaxTestType":
-		r.sample.Method = vo2Method(val)
-	case "HeartRateMotionContext":
-		d.component(r, "motionContext", code(d.names.get(val)))
-	case "BloodGlucoseMealTime":
-		d.component(r, "mealTime", code(d.names.get(val)))
-	case "InsulinDeliveryReason":
-		d.component(r, "insulinReason", code(d.names.get(val)))
-	case "HeartRateSensorLocation", "BodyTemperatureSensorLocation":
-		d.component(r, "sensorLocation", code(d.names.get(val)))
-	case "BarometricPressure":
-		d.quantityComponent(r, "barometricPressure", val)
-	case "HeartRateEventThreshold", "LowCardioFitnessEventThreshold", "AudioExposureLevel":
-		d.quantityComponent(r, "threshold", val)
-	case "AverageMETs":
-		d.quantityComponent(r, "averageMETs", val)
-	case "ElevationAscended":
-		d.quantityComponent(r, "elevationAscended", val)
-	case "ElevationDescended":
-		d.quantityComponent(r, "elevationDescended", val)
-	case "WeatherTemperature":
-		d.quantityComponent(r, "weatherTemperature", val)
-	case "WeatherHumidity":
-		d.quantityComponent(r, "weatherHumidity", val)
-	case "IndoorWorkout":
-		d.component(r, "indoor", sample.Value{Kind: sample.Boolean, Bool: string(val) == "1"})
-	}
-}
-
-// vo2Method returns the method for a value of HKVO2MaxTestType.
-func vo2Method(v []byte) string {
-	switch string(v) {
-	case "1":
-		return "maxExercise"
-	case "2":
-		return "predictionSubMaxExercise"
-	case "3":
-		return "predictionNonExercise"
-	case "4":
-		return "predictionStepTest"
-	}
-	return ""
-}
-
-// component adds a component. The first of several with the same name counts.
-func (d *xmlDecoder) component(r *record, name string, v sample.Value) {
-	if v.Kind == sample.Code && v.Text == "" {
-		return
-	}
-	for i := range r.sample.Components {
-		if r.sample.Components[i].Name == name {
-			return
-		}
-	}
-	r.sample.Components = append(r.sample.Components, sample.Component{Name: name, Value: v})
-}
-
-// quantityComponent adds a component with a value such as "101.3 kPa".
-func (d *xmlDecoder) quantityComponent(r *record, name string, b []byte) {
-	num, unit, ok := quantity(b)
-	if !ok {
-		d.rejectComponent(r.sample.Metric, name, "the value is not a decimal with a unit")
-		return
-	}
-	n := d.values.get(num)
-	if name == "weatherHumidity" {
-		// Since 2018 the system writes percent times 100: "9400 %" is 94 %.
-		if f, err := strconv.ParseFloat(n, 64); err == nil && f > 100 {
-			n = strconv.FormatFloat(f/100, 'f', -1, 64)
-		}
-	}
-	d.component(r, name, number(n, d.names.get(unit)))
+	d.entries.add(r, d.sc.value(k), d.sc.value(v))
 }
 
 // vendorID qualifies the id of a record by its source, because two apps may use

@@ -291,7 +291,7 @@ func (d *xmlDecoder) plainChild(r *record) (ok bool, err error) {
 		}
 		s.start = s.pos
 		s.pos += n
-		d.entry(r, key, val)
+		d.entries.add(r, key, val)
 	case bytes.HasPrefix(b, []byte(list)):
 		if s.push(listName) != nil {
 			return false, nil

@@ -429,3 +429,16 @@ func deviceType(s string) string {
 	}
 	return ""
 }
+
+// plainNotation returns a decimal without an exponent, which SampledData does not
+// allow.
+func plainNotation(num string) (string, bool) {
+	if !strings.ContainsAny(num, "eE") {
+		return num, num != ""
+	}
+	f, err := strconv.ParseFloat(num, 64)
+	if err != nil || math.Abs(f) >= 1e15 {
+		return "", false
+	}
+	return strconv.FormatFloat(f, 'f', -1, 64), true
+}

@@ -21,12 +21,20 @@ var workoutStatistic = map[string][][2]string{
 	},
 }
 
+// statisticsOf returns the components that the statistics of a type provide.
+func statisticsOf(typ string) [][2]string {
+	if strings.HasPrefix(typ, "HKQuantityTypeIdentifierDistance") {
+		return [][2]string{{"distance", "sum"}}
+	}
+	return workoutStatistic[typ]
+}
+
 // workout reads a Workout. WorkoutStatistics take precedence over the attributes
 // that older exports have.
 func (d *xmlDecoder) workout() error {
 	r := &record{}
 	d.begin(r)
-	r.sample.Metric = "HKWorkoutTypeIdentifier"
+	r.sample.Metric = typeWorkout
 	legacy := map[string]string{} // copies, because the buffer moves on
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
@@ -47,7 +55,8 @@ func (d *xmlDecoder) workout() error {
 	d.keepRaw(r)
 	d.legacyTotal(r, "duration", legacy["duration"], legacy["durationUnit"], "min")
 	d.legacyEnd(r, legacy["duration"], legacy["durationUnit"])
-	if err := d.children(func() error { return d.workoutChild(r) }); err != nil {
+	var routes route
+	if err := d.children(func() error { return d.workoutChild(r, &routes) }); err != nil {
 		return err
 	}
 	d.legacyTotal(r, "distance", legacy["totalDistance"], legacy["totalDistanceUnit"], "km")
@@ -55,6 +64,7 @@ func (d *xmlDecoder) workout() error {
 	d.legacyTotal(r, "swimmingStrokes", legacy["totalSwimmingStrokeCount"],
 		legacy["totalSwimmingStrokeCountUnit"], "count")
 	d.legacyTotal(r, "flights", legacy["totalFlightsClimbed"], legacy["totalFlightsClimbedUnit"], "count")
+	routes.parts(r)
 	return d.emit(r)
 }
 
@@ -91,11 +101,11 @@ func (d *xmlDecoder) legacyTotal(r *record, name, num, unit, defaultUnit string)
 	if unit == "" {
 		unit = defaultUnit
 	}
-	d.component(r, name, number(string(n), unit))
+	r.component(name, number(string(n), unit))
 }
 
 // workoutChild reads one child of a Workout.
-func (d *xmlDecoder) workoutChild(r *record) error {
+func (d *xmlDecoder) workoutChild(r *record, routes *route) error {
 	switch name := string(d.sc.name); name {
 	case "MetadataEntry":
 		d.metadata(r)
@@ -103,7 +113,10 @@ func (d *xmlDecoder) workoutChild(r *record) error {
 		d.statistics(r)
 	case "Record": // recent exports nest the effort score
 		return d.record()
-	case "WorkoutRoute", "WorkoutEvent", "WorkoutActivity", "WorkoutZoneGroup":
+	case "WorkoutRoute":
+		d.sink.Drop(sample.DropIgnored, name, 1)
+		return d.workoutRoute(routes)
+	case "WorkoutEvent", "WorkoutActivity", "WorkoutZoneGroup":
 		d.sink.Drop(sample.DropIgnored, name, 1)
 	default:
 		d.sink.Drop(sample.DropIgnored, "other", 1)
@@ -121,10 +134,7 @@ func (d *xmlDecoder) statistics(r *record) {
 	if unitAttr != nil {
 		unit = d.names.get(d.sc.value(unitAttr))
 	}
-	wanted := workoutStatistic[typ]
-	if strings.HasPrefix(typ, "HKQuantityTypeIdentifierDistance") {
-		wanted = [][2]string{{"distance", "sum"}}
-	}
+	wanted := statisticsOf(typ)
 	if wanted == nil {
 		d.sink.Drop(sample.DropIgnored, "WorkoutStatistics", 1)
 	}
@@ -138,6 +148,35 @@ func (d *xmlDecoder) statistics(r *record) {
 			d.rejectComponent(r.sample.Metric, w[0], "the statistic is not a decimal")
 			continue
 		}
-		d.component(r, w[0], number(d.values.get(num), unit))
+		r.component(w[0], number(d.values.get(num), unit))
 	}
+}
+
+// workoutRoute adds a route to the summary of a workout. Exports before iOS 13 hold
+// the locations, later ones the name of a file in the archive.
+func (d *xmlDecoder) workoutRoute(total *route) error {
+	var r route
+	err := d.children(func() error {
+		switch string(d.sc.name) {
+		case "Location":
+			r.location(degrees(d.bytes("latitude")), degrees(d.bytes("longitude")), degrees(d.bytes("altitude")),
+				d.clock.routeTime(d.bytes("date")))
+		case "FileReference":
+			if name := d.bytes("path"); d.routes != nil && len(name) > 0 {
+				total.add(d.routes(string(name), d.clock))
+			}
+		}
+		return d.skip()
+	})
+	total.add(r)
+	return err
+}
+
+// bytes returns the value of an attribute, or nil.
+func (d *xmlDecoder) bytes(name string) []byte {
+	a := d.attr(name)
+	if a == nil {
+		return nil
+	}
+	return d.sc.value(a)
 }

@@ -1,7 +1,6 @@
 package apple
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -36,6 +35,8 @@ type xmlDecoder struct {
 	devices *devices
 	ids     *simplelru.LRU[string, string] // source name to its hash
 
+	entries entries
+
 	rec            record
 	templates      []*tagTemplate // most recently used first
 	lastTemplate   *tagTemplate   // the template that rec was filled from, or nil
@@ -45,6 +46,8 @@ type xmlDecoder struct {
 	bp        *bloodPressure
 	summaries map[sample.Date]*sample.Sample
 	exported  time.Time
+
+	routes func(name string, c *clock) route // summarizes a file with locations, or nil
 
 	elements int
 	reported int64 // offset at the last call of Progress
@@ -57,11 +60,13 @@ const maxSources = 4096
 
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
 	ids, _ := simplelru.NewLRU[string, string](maxSources, nil) // fails only for a size below one
-	return &xmlDecoder{
+	d := &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
 		names: newInterner(8192), values: newNumberStrings(), devices: newDevices(), ids: ids,
 		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
+	d.entries = entries{clock: d.clock, names: d.names, values: d.values, reject: d.rejectComponent}
+	return d
 }
 
 // fail turns an error of the scanner into a PayloadError. It returns other
@@ -114,12 +119,12 @@ func (d *xmlDecoder) readError(err error) error {
 
 // decodeXML reads one document with a prefetcher. It returns the number of
 // bytes decoded and the error that r returned, which may lie beyond the decoded
-// bytes.
+// bytes. routes summarizes the files with the locations of workouts; it may be nil.
 func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink,
-	offset int64) (read int64, readErr, err error) {
+	offset int64, routes func(string, *clock) route) (read int64, readErr, err error) {
 	p := newPrefetcher(r)
 	d := newXMLDecoder(ctx, in, format, p, sink)
-	d.offset = offset
+	d.offset, d.routes = offset, routes
 	err = d.run()
 	p.close()
 	return d.sc.base + int64(d.sc.pos), p.err, err
@@ -246,23 +251,68 @@ func (d *xmlDecoder) correlation() error {
 	})
 }
 
-// audiogram rejects an Audiogram as unmapped, with its first 64 KiB.
+// audiogram reads an Audiogram: the hearing thresholds of both ears by frequency.
 func (d *xmlDecoder) audiogram() error {
-	r := &sample.Reject{
-		Reason: sample.ReasonUnmapped, Metric: "HKDataTypeIdentifierAudiogram", Where: d.where(),
-		Detail: "audiograms have no row in the metric table", Raw: bytes.Clone(d.sc.tag()),
-	}
+	r := &record{}
+	d.begin(r)
+	r.sample.Metric = typeAudiogram
+	d.keepRaw(r)
+	points := 0
 	err := d.children(func() error {
-		if len(r.Raw) < 64<<10 {
-			r.Raw = append(r.Raw, d.sc.tag()...)
+		switch string(d.sc.name) {
+		case "SensitivityPoint":
+			if points++; points <= maxPoints {
+				d.sensitivityPoint(r)
+			}
+		case "MetadataEntry":
+			d.metadata(r)
 		}
 		return d.skip()
 	})
 	if err != nil {
 		return err
 	}
-	return d.sink.Reject(r)
+	if len(r.sample.Components) == 0 {
+		r.reject(sample.ReasonMissing, "no hearing threshold")
+		r.where = d.where()
+	}
+	return d.emit(r)
 }
+
+// sensitivityPoint reads the thresholds at one frequency.
+func (d *xmlDecoder) sensitivityPoint(r *record) {
+	f := d.attr("frequencyValue")
+	if f == nil {
+		return
+	}
+	freq, ok := decimal(d.sc.value(f))
+	if !ok {
+		d.rejectComponent(r.sample.Metric, "frequency", "the frequency is not a decimal")
+		return
+	}
+	name := string(freq)
+	for _, ear := range []string{"left", "right"} {
+		v, unit := d.attr(ear+"EarValue"), "dBHL"
+		if v == nil {
+			continue
+		}
+		if u := d.attr(ear + "EarUnit"); u != nil {
+			unit = d.names.get(d.sc.value(u))
+		}
+		num, ok := decimal(d.sc.value(v))
+		if !ok {
+			d.rejectComponent(r.sample.Metric, earPart(ear, name), "the threshold is not a decimal")
+			continue
+		}
+		r.component(earPart(ear, name), number(d.values.get(num), unit))
+		if m := d.attr(ear + "EarMasked"); m != nil && isTrue(d.sc.value(m)) {
+			r.component(earPart(ear, name)+"Masked", sample.Value{Kind: sample.Boolean, Bool: true})
+		}
+	}
+}
+
+// isTrue reports whether a boolean of an export is true.
+func isTrue(b []byte) bool { return string(b) == "1" || string(b) == "true" || string(b) == "YES" }
 
 // activitySummary reads an ActivitySummary. The last one of each day is kept
 // until the end of the document.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ func (a *adapter) decodeZip(ctx context.Context, in adapters.Input, sink adapter
 	if err != nil {
 		return err
 	}
-	ex := &export{zip: z, in: in, sink: sink}
+	ex := &export{zip: z, in: in, sink: sink, routes: map[string]*archive.Entry{}}
 	main, ecgs, err := ex.choose()
 	if err != nil {
 		return err
@@ -31,7 +32,8 @@ func (a *adapter) decodeZip(ctx context.Context, in adapters.Input, sink adapter
 		return &adapters.PayloadError{Format: formatZip, Where: "directory",
 			Rule: "no HealthData document in the archive"}
 	}
-	if err := z.CheckOverlap(append([]*archive.Entry{main}, ecgs...)); err != nil {
+	entries := append([]*archive.Entry{main}, ecgs...)
+	if err := z.CheckOverlap(slices.AppendSeq(entries, maps.Values(ex.routes))); err != nil {
 		return err
 	}
 	if err := ex.xml(ctx, main); err != nil {
@@ -52,6 +54,9 @@ type export struct {
 	in   adapters.Input
 	sink adapters.Sink
 	read int64 // inflated bytes read so far
+	// routes holds the GPX files by their names. A workout refers to them, and only
+	// their summaries are kept.
+	routes map[string]*archive.Entry
 }
 
 // choose finds the XML document and the ECG files and counts the files that it
@@ -67,6 +72,7 @@ func (a *export) choose() (main *archive.Entry, ecgs []*archive.Entry, err error
 			ecgs = append(ecgs, e)
 		case ext == ".gpx":
 			a.sink.Drop(sample.DropIgnored, "workout-route", 1)
+			a.routes[base] = e
 		case path.Base(dir) == "clinical-records":
 			a.sink.Drop(sample.DropIgnored, "clinical-record", 1)
 		case ext != ".xml":
@@ -104,11 +110,28 @@ func (a *export) sniff(e *archive.Entry) (bool, error) {
 // xml decodes the HealthData document e.
 func (a *export) xml(ctx context.Context, e *archive.Entry) error {
 	return a.zip.Read(e, func(r *archive.Reader) error {
-		n, readErr, err := decodeXML(ctx, a.in, formatZip, r, a.sink, a.read)
+		n, readErr, err := decodeXML(ctx, a.in, formatZip, r, a.sink, a.read, a.route)
 		r.Err = readErr // the read-ahead may have met an error that the decoder never saw
 		a.read += n
 		return err
 	})
+}
+
+// route summarizes the GPX file that a workout refers to. A file that is missing
+// or that cannot be read has no summary. The document is read ahead meanwhile.
+func (a *export) route(name string, c *clock) (out route) {
+	e := a.routes[path.Base(name)]
+	if e == nil {
+		return route{}
+	}
+	err := a.zip.Read(e, func(r *archive.Reader) (err error) {
+		out, err = gpxRoute(r, c)
+		return err
+	})
+	if err != nil {
+		return route{}
+	}
+	return out
 }
 
 // ecg reads one recording. A recording that cannot be read is rejected as one

@@ -28,19 +28,29 @@ func (d *decoder) device(n *jsonitem.Node) error {
 	} else {
 		return d.reject(sample.ReasonMissing, metric, "lastSyncTime is required", n)
 	}
+	return p.paired(id, n.Get("deviceType").String(), n.Get("batteryStatus"))
+}
+
+// paired sets the device of p, with the battery, and emits it.
+func (p *point) paired(id, deviceType string, battery *jsonitem.Node) error {
+	n := p.item
 	model := n.Get("deviceVersion").String()
 	p.sample.Device = sample.Device{
 		Name: model, Model: model, Manufacturer: "Fitbit", Serial: id,
-		Kind: map[string]string{"TRACKER": "band", "SCALE": "scale"}[n.Get("deviceType").String()],
+		Kind: map[string]string{"TRACKER": "band", "SCALE": "scale"}[deviceType],
 	}
 	if level, ok := number(n, "batteryLevel"); ok && jsonitem.Float(level) >= 0 && jsonitem.Float(level) <= 100 {
 		p.sample.Device.Battery = level
 		p.sample.Value = sample.Value{Kind: sample.Number, Num: level, Unit: "%"}
 	}
-	p.code("batteryStatus", "batteryStatus")
-	for _, name := range []string{"deviceType", "batteryStatus", "lastSyncTime"} {
-		if v := n.Get(name).String(); v != "" {
-			p.sample.Device.Facts = append(p.sample.Device.Facts, sample.Fact{Name: name, Value: v})
+	if c := enum(battery); c != "" {
+		p.add("batteryStatus", sample.Value{Kind: sample.Code, Text: c})
+	}
+	for _, f := range []sample.Fact{{Name: "deviceType", Value: deviceType},
+		{Name: "batteryStatus", Value: battery.String()},
+		{Name: "lastSyncTime", Value: n.Get("lastSyncTime").String()}} {
+		if f.Value != "" {
+			p.sample.Device.Facts = append(p.sample.Device.Facts, f)
 		}
 	}
 	if f := n.Get("features"); f != nil {

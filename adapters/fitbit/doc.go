@@ -1,12 +1,13 @@
 // Package fitbit decodes the data of Fitbit wearers: pages of the Google Health API
-// v4. It streams one data point at a time and emits Samples. It does not depend on
-// FHIR, opens no connection and keeps no state.
+// v4, data exports, and stored payloads of the ended Fitbit Web API. It streams one item
+// at a time and emits Samples. It does not depend on FHIR, opens no connection and keeps
+// no state.
 //
 // # Formats
 //
-// The only format is "google-health". It covers the bodies of list, reconcile, rollUp,
-// dailyRollUp, pairedDevices, settings, profile, identity and irnProfile. A payload is
-// one body, several consecutive bodies (NDJSON), or an array of bodies.
+// The format "google-health" covers the bodies of list, reconcile, rollUp, dailyRollUp,
+// pairedDevices, settings, profile, identity and irnProfile. A payload is one body,
+// several consecutive bodies (NDJSON), or an array of bodies.
 //
 // The type of an item is its object member other than name, dataPointName, dataSource
 // and the times: "dailyRestingHeartRate" is the type "daily-resting-heart-rate". Items
@@ -15,6 +16,9 @@
 //
 // An error body (google.rpc.Status) is a PayloadError that states its reason. The body
 // {} and pages without points are valid.
+//
+// The formats "takeout" and "fitbit-web-api" are described under "Data exports" and
+// "Fitbit Web API" below.
 //
 // # Example
 //
@@ -109,6 +113,14 @@
 //	                                                                        beatsPerMinuteAvg (bpm), leadNumber (no
 //	                                                                        unit), samplingFrequencyHertz (Hz)
 //	irregular-rhythm-notification        p    None              -           positiveWindows, windows (count)
+//	symptoms, moods, moods.valence       i    Code              -           -
+//	menstrual-period                     p    None              -           -
+//	ovulation-test                       i    Code result       -           -
+//	nutrition-log                        p    Number energy     kcal        energyFromFat (kcal), totalCarbohydrate,
+//	                                                                        totalFat, PROTEIN, SODIUM, ... (g),
+//	                                                                        mealType (Code)
+//	skin-temperature-sensors             i    Number            Cel         measurementLocation, measurementState
+//	                                                                        (Code); v4beta only
 //	paired-device                        i    Number battery    %           batteryStatus (Code); None without a
 //	                                                                        battery level
 //
@@ -116,6 +128,11 @@
 // If a point lacks the specimen, its measurementSource decides: continuous monitoring is
 // interstitial, self monitoring is capillary. A paired-device has the id of the pairing
 // as VendorID and Device.Serial, never the MAC address.
+//
+// Every symptom and every mood of a point is a sample of its own: its code is added to
+// the VendorID, or is part of the natural key. Notes, the names of foods and the catalog
+// of foods (food, food-measurement-unit) are left out. A sensor inside the device
+// measures its surroundings and is left out.
 //
 // # Metrics of roll-ups
 //
@@ -136,6 +153,7 @@
 //	run-vo2-max                           Number rateAvg               mL/kg/min  rateMin, rateMax (mL/kg/min)
 //	sedentary-period                      Number durationSum           s          -
 //	hydration-log                         Number millilitersSum        mL         -
+//	nutrition-log                         Number kcalSum               kcal       as in list
 //	active-zone-minutes                   None                         -          sumInFatBurnHeartZone,
 //	                                                                              sumInCardioHeartZone,
 //	                                                                              sumInPeakHeartZone (min)
@@ -147,8 +165,100 @@
 //	heart-rate-variability-personal-range None                         -          range (Interval, ms)
 //	resting-heart-rate-personal-range     None                         -          range (Interval, bpm)
 //
-// All other types (food, moods, symptoms, cycle, ...) are Rejects with the reason
-// "unmapped".
+// All other types are Rejects with the reason "unmapped".
+//
+// # Data exports
+//
+// The format "takeout" reads the archive of Google Takeout or of Fitbit's own export, in
+// parts or as a whole, and single files of it by their names. The channel is "takeout".
+// The archive holds the data twice: the legacy tree (Global Export Data and the folders
+// by theme) and the tree of Google (folders ending in _GoogleData). For each metric, the
+// files of the tree with the later date in a file name are read, or else those of the
+// legacy tree. A file without a date counts as the latest. The column "clock" is the
+// meaning of times.
+//
+//	file                                         clock       metrics
+//	heart_rate-D.json                            UTC         heart-rate (confidence 2 and 3)
+//	steps-D.json, calories-D.json                UTC         steps, total-calories, one minute each
+//	exercise-N.json                              UTC         exercise
+//	sleep-D.json                                 local       sleep
+//	weight-D.json                                local       weight, bmi, body-fat
+//	resting_heart_rate-D.json                    local date  daily-resting-heart-rate
+//	demographic_vo2_max-D.json                   local date  daily-vo2-max
+//	time_in_heart_rate_zones-D.json              local date  heart-rate-zone-minutes/day
+//	sedentary_minutes-D.json,                    local date  sedentary-minutes/day, lightly-active-minutes/day,
+//	{lightly,moderately,very}_active_minutes-D               moderately-..., very-active-minutes/day
+//	Daily SpO2 - D.csv                           local date  daily-oxygen-saturation
+//	Minute SpO2 - D.csv                          UTC         oxygen-saturation
+//	Daily Heart Rate Variability Summary - D.csv local date  daily-heart-rate-variability
+//	Heart Rate Variability Details - D.csv       local       heart-rate-variability.rmssd (coverage from 0.7)
+//	Daily Respiratory Rate Summary - D.csv       local date  daily-respiratory-rate
+//	sleep_score.csv                              local date  sleep-score (composition_score,
+//	                                                         revitalization_score, duration_score, restlessness)
+//	TYPE.csv, TYPE_D.csv of the tree of Google   UTC         the type of the API with that name: heart_rate,
+//	                                                         heart_rate_variability, oxygen_saturation, steps,
+//	                                                         floors, distance, active_energy_burned, weight,
+//	                                                         height, body_fat, daily_resting_heart_rate,
+//	                                                         daily_heart_rate_variability,
+//	                                                         daily_oxygen_saturation, daily_respiratory_rate
+//
+// Columns of Google's files have the names of the API's members in words ("beats per
+// minute"). A column that does not state the unit of a distance, an energy or a mass is a
+// Reject with the reason "bad-unit", once per file. So are distance-D.json and
+// altitude-D.json, because their units are not documented. The temperature files and
+// UserSleeps, UserSleepStages and UserExercises are Rejects with the reason "unmapped",
+// because their columns are not documented, and so are files with unknown names. A file
+// that is not well-formed is one Reject; the other files are still read.
+//
+// Metrics that only exports and the Fitbit Web API have:
+//
+//	total-calories               p  Number                kcal   - (a minute, resting energy included)
+//	bmi                          i  Number                kg/m2  -
+//	heart-rate-zone-minutes/day  d  None                  -      outOfRangeMinutes, fatBurnMinutes, cardioMinutes,
+//	                                                             peakMinutes (min), ...Calories (kcal)
+//	sedentary-minutes/day, ...   d  Number                min    -
+//	sleep-score                  d  Number overall_score  score  see above
+//
+// The folders Your Profile and Social and the like are not read, except for the column
+// timezone of Profile.csv. Files of places (gps_location, TCX) are left out. An
+// exercise has the type of the API if its name is a common one, and else
+// ACTIVITY_activityTypeId: names that the wearer wrote are not read. The estimated
+// oxygen variation is not an oxygen saturation and is left out.
+//
+// # Fitbit Web API
+//
+// The format "fitbit-web-api" reads stored bodies of the API that ended in 2026, one or
+// several (NDJSON), or an array of items. The channel is "web-api". Times are local.
+//
+//	member                                metrics
+//	activities-heart                      daily-resting-heart-rate, heart-rate-zone-minutes/day
+//	activities-{steps,floors,calories}    steps/day, floors/day, total-calories/day
+//	activities-minutes...                 sedentary-minutes/day and so on
+//	activities-active-zone-minutes        active-zone-minutes/day
+//	activities-{heart,steps,floors,       heart-rate, steps, floors, total-calories; the day must precede the
+//	calories}-intraday                    dataset, which has no dates
+//	activities                            exercise
+//	hrv                                   daily-heart-rate-variability, or heart-rate-variability.rmssd
+//	br                                    daily-respiratory-rate, or respiratory-rate-sleep-summary of a day
+//	dateTime with value.avg, or minutes   daily-oxygen-saturation (minPercentage, maxPercentage are extremes),
+//	                                      or oxygen-saturation
+//	tempSkin                              daily-sleep-temperature-derivations (deviation only)
+//	tempCore                              core-body-temperature (Cel or degF by the value)
+//	cardioScore                           daily-vo2-max, which may be an Interval
+//	ecgReadings                           electrocardiogram (deviceModel, firmwareVersion)
+//	alerts                                irregular-rhythm-notification (windows, deviceModel)
+//	sleep                                 sleep
+//	weight, fat                           weight, bmi, body-fat
+//	id with mac                           paired-device, without the mac
+//	user                                  none; its time zone applies to the bodies after it
+//
+// activities-distance and activities-elevation depend on the unit system of the request
+// and are Rejects with the reason "bad-unit". Other lists are Rejects with the reason
+// "unmapped". Answers with errors, tokens, notifications and pending nights are
+// PayloadErrors.
+//
+// The unit of a weight depends on the request too. The body mass index of the entry tells
+// it (massUnit); without one the weight is a Reject with the reason "bad-unit".
 //
 // # Sleep stages
 //
@@ -162,7 +272,10 @@
 //
 // # Identity
 //
-// The updateTime of a point is its Revision.
+// The updateTime of a point is its Revision. Points with a VendorID and types without an
+// updateTime, and daily roll-ups, have the Revision 2. Values of days and entries with
+// a log id from exports and the Fitbit Web API have the Revision 1, so that they never
+// replace what the API states.
 //
 // A named point (sleep, exercise, weight, ...) has the last segment of name or
 // dataPointName as its VendorID, so that a corrected night keeps its identity. Nights
@@ -176,12 +289,24 @@
 // measure the same (a phone and a watch count the same steps). Points of reconcile name
 // no source and are Coarse; ingest finds their counterparts of list.
 //
+// Exports and the Fitbit Web API give values of days the identity of the API. Their other
+// samples do not know the device and are Coarse, with the log id as VendorID if there is
+// one. Rows of the tree of Google name the device in the column "data source" and have the
+// natural key of the point in list.
+//
 // # Time zones
 //
 // Start and end have the offset that the payload states for each ("-18000s"; "-07:00" is
 // accepted too): ZoneStated. A point without an offset is ZoneInstant. A roll-up or a
 // daily value of the present day, in the patient's zone or else in UTC, is Preliminary,
 // and so is a night that has not been processed.
+//
+// Exports and the Fitbit Web API have no offsets. If Input.Zone is set, their times in UTC
+// are ZoneInstant and their local times ZoneFloating, and package mapping applies the
+// zone. Otherwise the zone of the profile applies: ZoneStated, or ZoneInstant for a clock
+// time that occurs twice; a time that the zone skips is a Reject. Otherwise the heart rate
+// files of an archive imply offsets, because each begins at local midnight of the day in
+// its name: ZoneInstant. Local times of days without an offset are ZoneFloating.
 //
 // An electrocardiogram lasts as long as its samples at their rate. An exercise without an
 // endTime lasts for its active duration, and a night without one until its last stage.
@@ -194,4 +319,8 @@
 // components and a Reject as main value. A component that is not a number otherwise is a
 // Reject with Component. A heart rate of 0, an oxygen saturation of 50 or less and an
 // unreadable electrocardiogram are dropped as low quality.
+//
+// Zeros of the legacy service may mean that the device was not worn. They are dropped as
+// placeholders, and so are days without a date. A heart rate of confidence 0 or 1 and a
+// heart rate variability of a coverage below 0.7 are dropped as low quality.
 package fitbit

@@ -1,6 +1,7 @@
 package fitbit
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -9,18 +10,19 @@ import (
 	"time"
 
 	"pulsegate/adapters"
+	"pulsegate/adapters/internal/archive"
 	"pulsegate/adapters/internal/jsonitem"
 	"pulsegate/mapping/sample"
 )
 
 const format = "google-health"
 
-// adapter implements adapters.Adapter for pages of the Google Health API.
-type adapter struct{}
+// adapter implements adapters.Adapter for the data of Fitbit wearers.
+type adapter struct{ limits archive.Limits }
 
 var _ adapters.Adapter = (*adapter)(nil)
 
-// New returns the adapter of the Google Health API.
+// New returns the adapter of the data of Fitbit wearers.
 func New() adapters.Adapter { return &adapter{} }
 
 // Vendor returns "fitbit".
@@ -29,12 +31,22 @@ func (*adapter) Vendor() string { return "fitbit" }
 // Name returns "Fitbit".
 func (*adapter) Name() string { return "Fitbit" }
 
-// Formats returns the only format.
+// Formats lists the formats that Decode reads.
 func (*adapter) Formats() []adapters.Format {
-	return []adapters.Format{{
-		Name: format, Summary: "Google Health API v4 pages: list, reconcile, rollUp, dailyRollUp, devices",
-		Extensions: []string{".json", ".ndjson"}, TypeHint: true,
-	}}
+	return []adapters.Format{
+		{
+			Name: format, Summary: "Google Health API v4 pages: list, reconcile, rollUp, dailyRollUp, devices",
+			Extensions: []string{".json", ".ndjson"}, TypeHint: true,
+		},
+		{
+			Name: formatTakeout, Summary: "Google Takeout or Fitbit data export: the archive, or one of its files by name",
+			Extensions: []string{".zip", ".json", ".csv"}, Seek: true,
+		},
+		{
+			Name: formatWeb, Summary: "stored payloads of the Fitbit Web API, which ended in 2026",
+			Extensions: []string{".json", ".ndjson"},
+		},
+	}
 }
 
 // markers are member names that occur near the beginning of these bodies, and
@@ -46,10 +58,16 @@ var markers = []string{
 	`"type.googleapis.com/`, `"RESOURCE_EXHAUSTED"`, `"UNAUTHENTICATED"`,
 }
 
-// Detect recognizes a body by its member names, and an empty one by its file
-// name.
+// Detect recognizes an archive by its first folder or name, and a body by its member
+// names, or else by its file name.
 func (*adapter) Detect(name string, head []byte) (string, bool) {
+	if isArchive(head) {
+		return formatTakeout, looksLikeTakeout(name, head)
+	}
 	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
+	if isExportFile(name, head) {
+		return formatTakeout, true
+	}
 	if len(head) == 0 || head[0] != '{' && head[0] != '[' || bytes.Contains(head, []byte(`"resourceType"`)) {
 		return "", false
 	}
@@ -57,6 +75,9 @@ func (*adapter) Detect(name string, head []byte) (string, bool) {
 		if bytes.Contains(head, []byte(m)) {
 			return format, true
 		}
+	}
+	if looksLikeWeb(head) {
+		return formatWeb, true
 	}
 	if bytes.HasPrefix(head, []byte("{}")) || nameHint(name) != "" {
 		return format, true
@@ -77,17 +98,47 @@ func nameHint(name string) string {
 }
 
 // Decode reads one payload.
-func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
-	base, hint, _ := strings.Cut(in.Format, ":")
-	if base != "" && base != format {
-		return adapters.ErrUnknownFormat
+func (a *adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	d := &decoder{sink: sink, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), received: in.Received}
-	for _, h := range []string{in.Hint, hint, in.Name} {
-		if d.hint = nameHint(h); d.hint != "" {
-			break
+	base, hint, _ := strings.Cut(in.Format, ":")
+	if base == "" {
+		b := bufio.NewReaderSize(in.Body, headSize)
+		// A body that cannot be read is met again by the decoder.
+		head, _ := b.Peek(headSize)
+		base, in.Body = format, b
+		if f, ok := a.Detect(in.Name, head); ok {
+			base = f
 		}
 	}
+	d := newDecoder(ctx, in, sink)
+	switch base {
+	case format:
+		for _, h := range []string{in.Hint, hint, in.Name} {
+			if d.hint = nameHint(h); d.hint != "" {
+				break
+			}
+		}
+		d.rd = jsonitem.NewReader(ctx, in.Body, sink.Progress)
+		return jsonitem.Payload(format, d.each(d.page))
+	case formatTakeout:
+		return a.decodeTakeout(d, in)
+	case formatWeb:
+		d.channel = "web-api"
+		d.rd = jsonitem.NewReader(ctx, in.Body, sink.Progress)
+		return jsonitem.Payload(formatWeb, d.each(d.webBody))
+	}
+	return adapters.ErrUnknownFormat
+}
+
+// headSize is the number of bytes that Detect needs.
+const headSize = 64 << 10
+
+// newDecoder returns a decoder without a reader.
+func newDecoder(ctx context.Context, in adapters.Input, sink adapters.Sink) *decoder {
+	d := &decoder{ctx: ctx, sink: sink, received: in.Received}
+	d.clock.configured = in.Zone != nil
 	zone := in.Zone
 	if zone == nil {
 		zone = time.UTC
@@ -95,17 +146,23 @@ func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	if !in.Received.IsZero() {
 		d.today = jsonitem.DateOf(in.Received.In(zone))
 	}
-	return jsonitem.Payload(format, d.bodies())
+	return d
 }
 
 // decoder holds the state of one Decode.
 type decoder struct {
-	sink     adapters.Sink
-	rd       *jsonitem.Reader
-	hint     string
-	received time.Time
-	today    sample.Date // day of receipt in the patient's zone
-	pos      position
+	ctx     context.Context
+	channel string // of archives and legacy payloads
+	clock   clock  // of archives and legacy payloads
+	// fromGoogle tells for the metrics of an archive whether they are read from the
+	// tree of Google.
+	fromGoogle map[string]bool
+	sink       adapters.Sink
+	rd         *jsonitem.Reader
+	hint       string
+	received   time.Time
+	today      sample.Date // day of receipt in the patient's zone
+	pos        position
 
 	next           point  // reused for every item
 	member, metric string // the last member that named a type, and the type
@@ -122,13 +179,15 @@ func (d *decoder) unfinished(day sample.Date) bool {
 
 // position locates an item in the payload. It is formatted only for rejects.
 type position struct {
+	entry  string // "zip entry 4", or ""
+	line   int    // of a CSV file, from 1
 	page   int
 	member string
 	index  int
 }
 
-// bodies reads the bodies of the payload.
-func (d *decoder) bodies() error {
+// each reads the bodies of the payload with read.
+func (d *decoder) each(read func() error) error {
 	n := 0
 	for {
 		more, err := d.rd.Next()
@@ -139,10 +198,10 @@ func (d *decoder) bodies() error {
 			break
 		}
 		if d.rd.Kind() == '[' {
-			err = d.rd.Array(func(i int) error { d.pos.page = i; return d.page() })
+			err = d.rd.Array(func(i int) error { d.pos.page = i; return read() })
 		} else {
 			d.pos.page = n
-			err = d.page()
+			err = read()
 		}
 		if err != nil {
 			return err

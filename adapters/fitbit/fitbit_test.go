@@ -1,7 +1,9 @@
 package fitbit_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +23,9 @@ func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, fitbit.New(), "testdata",
 		// A payload may have several bodies, so a cut between two looks complete.
 		adaptertest.Unterminated("google-health"), adaptertest.Singles("google-health"),
-		adaptertest.Large("google-health", 24<<20, 0, writeLarge))
+		adaptertest.Unterminated("fitbit-web-api"), adaptertest.Unterminated("takeout"),
+		adaptertest.Large("google-health", 24<<20, 0, writeLarge),
+		adaptertest.Large("fitbit-web-api", 8<<20, 0, writeLargeWeb))
 }
 
 func writeLarge(w io.Writer, size int64) error {
@@ -36,6 +40,28 @@ func writeLarge(w io.Writer, size int64) error {
 		}
 		k, err := fmt.Fprintf(w, `%s{"dataSource":{"platform":"FITBIT","device":{"displayName":"Charge 6"}},"heartRate":{"sampleTime":{"physicalTime":"2026-03-%02dT%02d:%02d:%02dZ","utcOffset":"3600s"},"beatsPerMinute":"%d"}}`,
 			sep, 1+i/86400%28, i/3600%24, i/60%60, i%60, 50+i%60)
+		if err != nil {
+			return err
+		}
+		n += int64(k)
+	}
+	_, err := io.WriteString(w, `]}`)
+	return err
+}
+
+// writeLargeWeb writes nights of the Fitbit Web API.
+func writeLargeWeb(w io.Writer, size int64) error {
+	if _, err := io.WriteString(w, `{"sleep":[`); err != nil {
+		return err
+	}
+	var n int64
+	for i := 0; n < size; i++ {
+		sep := ","
+		if i == 0 {
+			sep = ""
+		}
+		k, err := fmt.Fprintf(w, `%s{"logId":%d,"startTime":"2026-03-%02dT01:%02d:00.000","endTime":"2026-03-%02dT07:00:00.000","minutesAsleep":300}`,
+			sep, i+1, 1+i%28, i%60, 1+i%28)
 		if err != nil {
 			return err
 		}
@@ -249,12 +275,12 @@ func TestMalformedPayloads(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{}`))
-	f.Add([]byte(`{"dataPoints":[{"name":"users/7/dataTypes/sleep/dataPoints/99",` + fmt.Sprintf(night, "") + `}]}`))
-	f.Add([]byte(`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{"countSum":"12"}}]}`))
-	f.Add([]byte(`{"error":{"code":400,"status":"FAILED_PRECONDITION"}}`))
-	f.Add([]byte(`{"pairedDevices":[{"name":"users/7/pairedDevices/1","batteryLevel":80}]}`))
-	files, err := filepath.Glob("testdata/google-health/*.json")
+	f.Add("steps.json", []byte(`{}`))
+	f.Add("steps.json", []byte(`{"dataPoints":[{"name":"users/7/dataTypes/sleep/dataPoints/99",`+fmt.Sprintf(night, "")+`}]}`))
+	f.Add("steps.json", []byte(`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{"countSum":"12"}}]}`))
+	f.Add("steps.json", []byte(`{"error":{"code":400,"status":"FAILED_PRECONDITION"}}`))
+	f.Add("steps.json", []byte(`{"pairedDevices":[{"name":"users/7/pairedDevices/1","batteryLevel":80}]}`))
+	files, err := filepath.Glob("testdata/*/*.*")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -263,12 +289,14 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b[:min(len(b), 4096)])
+		if filepath.Ext(p) != ".golden" {
+			f.Add(filepath.Base(p), b[:min(len(b), 16384)])
+		}
 	}
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Fuzz(func(t *testing.T, name string, body []byte) {
 		r := adaptertest.NewRecorder()
 		err := fitbit.New().Decode(context.Background(),
-			adapters.Input{Name: "steps.json", Body: strings.NewReader(string(body)),
+			adapters.Input{Name: name, Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)),
 				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
@@ -277,6 +305,11 @@ func FuzzDecode(f *testing.F) {
 		for _, s := range r.Samples {
 			if err := adaptertest.Check(s); err != nil {
 				t.Fatalf("%s: %v", s.Metric, err)
+			}
+		}
+		for _, x := range r.Rejects {
+			if len(x.Raw) > 0 && !json.Valid(x.Raw) {
+				t.Fatalf("raw bytes of %s are not JSON", x.Metric)
 			}
 		}
 	})

@@ -15,7 +15,7 @@ var ignored = map[string]string{
 }
 
 // choices emits one sample for each code in the list member of the body: a
-// person may log several symptoms at once. The code is part of the identity.
+// person may log several symptoms together. The code is part of the identity.
 func (p *point) choices(metric, member string) (found bool, err error) {
 	list := p.body.Get(member)
 	if list == nil {

@@ -12,7 +12,16 @@ import (
 )
 
 func (p position) String() string {
-	if p.member == "" {
+	where := p.entry
+	if where != "" {
+		where += ", "
+	}
+	switch {
+	case p.line > 0:
+		return where + "line " + strconv.Itoa(p.line)
+	case p.member == "" && p.entry != "":
+		return where + "item " + strconv.Itoa(p.index)
+	case p.member == "":
 		return fmt.Sprintf("page %d", p.page)
 	}
 	return fmt.Sprintf("page %d, %s[%d]", p.page, p.member, p.index)

@@ -22,8 +22,9 @@ func TestLinkingFlow(t *testing.T) {
 			w := newWorld(t, rotates)
 			l := w.connect("p1")
 			if l.Patient != "p1" || l.Vendor != "ring" || l.Status != link.Working ||
-				!slices.Equal(l.Accounts, []string{"account-1"}) || !slices.Equal(l.Scopes, []string{"daily", "heart"}) ||
-				len(l.Missing) > 0 || l.Issuer != w.srv.URL+"/token" || !l.Created.Equal(w.clock.Now()) || !l.Connected.Equal(w.clock.Now()) {
+				!slices.Equal(l.Accounts, []string{"account-1"}) || l.Issuer != w.srv.URL+"/token" ||
+				!slices.Equal(l.Scopes, []string{"daily", "heart"}) || len(l.Missing) > 0 ||
+				!l.Created.Equal(w.clock.Now()) || !l.Connected.Equal(w.clock.Now()) {
 				t.Errorf("link %+v", l)
 			}
 			for _, patient := range []string{"", "p1"} {
@@ -201,7 +202,14 @@ func TestReconnectKeepsTheLink(t *testing.T) {
 	w := newWorld(t, true)
 	w.srv.account = "a b"
 	first := w.connect("p1")
-	if err := w.links.Refused(t.Context(), first.ID); cloud.ProblemOf(err) != cloud.Unauthorized {
+	access, err := w.links.Token(t.Context(), first.ID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.links.Refused(t.Context(), first.ID, "another"); cloud.ProblemOf(err) != cloud.Unavailable {
+		t.Errorf("the link has other tokens than the refused one: %v", err)
+	}
+	if err := w.links.Refused(t.Context(), first.ID, access); cloud.ProblemOf(err) != cloud.Unauthorized {
 		t.Fatal(err)
 	}
 	if l := w.link(first.ID); l.Status != link.Reconnect {
@@ -287,8 +295,9 @@ func hostile(t *testing.T) map[string]string {
 		"fraction":             body(`"at-hostile"`, `"rt"`, "0.5"),
 		"other token type":     `{"access_token":"at-hostile","token_type":"mac","refresh_token":"rt","expires_in":3600}`,
 		"error with 200":       `{"error":"plain-error \" text","access_token":"at-hostile","expires_in":3600}`,
-		"larger than a MiB":    `{"access_token":"at-hostile","expires_in":3600,"x":"` + strings.Repeat("a", 1<<20) + `"}`,
-		"deeply nested":        strings.Repeat("[", 1<<19),
+		"larger than a MiB": `{"access_token":"at-hostile","expires_in":3600,"x":"` +
+			strings.Repeat("a", 1<<20) + `"}`,
+		"deeply nested": strings.Repeat("[", 1<<19),
 	}
 	if os.Getenv("PULSEGATE_FIXTURES") == "" {
 		return bodies

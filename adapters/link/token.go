@@ -204,9 +204,16 @@ func (ls *Links) replace(ctx context.Context, id string, old []byte, t tokens) (
 }
 
 // Refused marks a link whose access token the vendor refuses although it was just
-// refreshed.
-func (ls *Links) Refused(ctx context.Context, id string) error {
-	return ls.end(ctx, id, nil, "token-refused")
+// refreshed. A link that has other tokens by now stays as it is.
+func (ls *Links) Refused(ctx context.Context, id, token string) error {
+	t, sealed, err := ls.stored(ctx, id)
+	if err != nil {
+		return &cloud.Error{Problem: cloud.Unavailable, Err: err}
+	}
+	if t.Access != token {
+		return &cloud.Error{Problem: cloud.Unavailable, Reason: "connected-again"}
+	}
+	return ls.end(ctx, id, sealed, "token-refused")
 }
 
 // end marks a link whose grant has ended. If sealed is not nil, the grant is that of

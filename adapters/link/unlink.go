@@ -25,6 +25,10 @@ type ended struct {
 	Until   time.Time `json:"until"` // end of the attempts to revoke
 }
 
+// unlinkWait is the time that Unlink waits for the revocation, and for the erasure,
+// which may take longer.
+const unlinkWait = 10 * time.Second
+
 // sweepFor is the time for which an unfinished revocation is repeated.
 const sweepFor = 7 * 24 * time.Hour
 
@@ -76,7 +80,7 @@ func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase b
 	}
 	l.Status, l.Reason, l.Since = Ended, "", ls.Clock()
 	ls.changed(l)
-	if err := ls.finish(ctx, id, by); err != nil {
+	if err := ls.finish(context.WithoutCancel(ctx), id, by, unlinkWait); err != nil {
 		ls.Logger.Warn("unlinking will be finished later", "link", id, "error", err.Error())
 	}
 	return nil
@@ -95,7 +99,7 @@ func (ls *Links) Sweep(ctx context.Context, by audit.Caller) (int, error) {
 	}
 	left := 0
 	for _, id := range ids {
-		if err := ls.finish(ctx, id, by); err != nil {
+		if err := ls.finish(ctx, id, by, 0); err != nil {
 			ls.Logger.Warn("unlinking is not finished", "link", id, "error", err.Error())
 			left++
 		}
@@ -103,8 +107,9 @@ func (ls *Links) Sweep(ctx context.Context, by audit.Caller) (int, error) {
 	return left, nil
 }
 
-// finish revokes and erases what an unlinked grant left behind.
-func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
+// finish revokes and erases what an unlinked grant left behind. If wait is not 0, it
+// bounds the time of each of the two.
+func (ls *Links) finish(ctx context.Context, id string, by audit.Caller, wait time.Duration) error {
 	const op = "link.finish"
 	old, err := ls.Store.Get(ctx, endedPrefix+id)
 	if err != nil || old == nil {
@@ -117,7 +122,7 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
 	// The vendor may be out of order for days. The patient's data do not wait for it.
 	var failures []error
 	if e.Tokens != nil {
-		err := ls.revokeSealed(ctx, id, &e)
+		err := within(ctx, wait, func(ctx context.Context) error { return ls.revokeSealed(ctx, id, &e) })
 		switch {
 		case err == nil:
 			e.Tokens = nil
@@ -132,7 +137,9 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
 	if e.Erase {
 		if ls.Erase == nil {
 			failures = append(failures, fhir.Errorf(fhir.Unprocessable, op, "data cannot be deleted"))
-		} else if err := ls.Erase(ctx, e.Patient, e.Vendor, by); err != nil {
+		} else if err := within(ctx, wait, func(ctx context.Context) error {
+			return ls.Erase(ctx, e.Patient, e.Vendor, by)
+		}); err != nil {
 			failures = append(failures, err)
 		} else {
 			e.Erase = false
@@ -149,6 +156,16 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller) error {
 		failures = append(failures, err)
 	}
 	return fhir.Wrap(op, errors.Join(failures...))
+}
+
+// within calls fn with a context that ends after wait, or with ctx if wait is 0.
+func within(ctx context.Context, wait time.Duration, fn func(context.Context) error) error {
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	return fn(ctx)
 }
 
 // revokeSealed revokes the grant of an unlinked account.
@@ -247,7 +264,7 @@ func (ls *Links) abandon(ctx context.Context, v cloud.Vendor, patient string, ac
 			Expect: store.StateAbsent}}}); err != nil {
 			return err
 		}
-		return ls.finish(ctx, id, audit.Caller{})
+		return ls.finish(ctx, id, audit.Caller{}, unlinkWait)
 	}()
 	if err != nil {
 		ls.Logger.Warn("link: an unused grant was not revoked", "vendor", v.Code(), "error", err.Error())

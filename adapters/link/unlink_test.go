@@ -47,6 +47,11 @@ func TestUnlink(t *testing.T) {
 		if n := w.srv.live(); n > 0 {
 			t.Errorf("%d grants are live", n)
 		}
+		for _, r := range w.srv.requests {
+			if r.path != "/account" && !r.close {
+				t.Errorf("%s: the connection may be reused", r.path)
+			}
+		}
 		if left := w.keys("link/"); len(left) > 0 {
 			t.Errorf("remain: %v", left)
 		}

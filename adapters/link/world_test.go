@@ -40,8 +40,9 @@ var by = audit.Caller{Principal: &access.Principal{ClientID: "pages", Subject: "
 
 // request is one request that the vendor received.
 type request struct {
-	path string
-	form url.Values
+	path  string
+	form  url.Values
+	close bool // the connection is not used again
 }
 
 // grant holds the vendor's state of one authorization.
@@ -110,7 +111,7 @@ func (s *server) receive(r *http.Request, hook func() func(http.ResponseWriter, 
 	_ = r.ParseForm()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, request{r.URL.Path, r.PostForm})
+	s.requests = append(s.requests, request{r.URL.Path, r.PostForm, r.Close})
 	if v := r.PostForm.Get("code_verifier"); v != "" {
 		s.secrets = append(s.secrets, v)
 	}

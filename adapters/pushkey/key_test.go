@@ -12,7 +12,7 @@ import (
 	"pulsegate/fhir"
 )
 
-// pattern is that of the package comment.
+// pattern repeats the pattern in the package comment.
 var pattern = regexp.MustCompile(`^pgpush_[0-9a-hjkmnp-tv-z]{8}_[0-9a-hjkmnp-tv-z]{59}$`)
 
 func drawKey(t *rapid.T) (id string, s secret, text string) {

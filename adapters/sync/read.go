@@ -39,7 +39,7 @@ func (r *reader) page(ctx context.Context, q cloud.Query) (cloud.Page, error) {
 	}
 	p, err = r.vendor.Page(ctx, r.client, q)
 	if err != nil && cloud.ProblemOf(err) == cloud.Unauthorized {
-		err = e.Links.Refused(ctx, r.link.ID)
+		err = e.Links.Refused(ctx, r.link.ID, r.client.Token)
 	}
 	return p, err
 }

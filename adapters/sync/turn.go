@@ -119,10 +119,9 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 	from := maxTime(p.Through.Add(-trailing), r.task.plan.Since)
 	items := 0
 	for to := from; ; {
+		to = now
 		if s.Span != cloud.Snapshot && s.Chunk > 0 {
-			to = minTime(from.Add(s.Chunk), now)
-		} else {
-			to = now
+			to = minTime(from.Add(chunk(s)), now)
 		}
 		// An empty window is believed when the previous poll was empty, too.
 		n, err := r.window(ctx, s, from, to, reading{origin: "poll", complete: true, trustEmpty: p.Empty})
@@ -139,8 +138,7 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 		p.Swept = now
 	}
 	e.record(r.task, p, items)
-	period := every(s, r.vendor.subscribed)
-	p.Due = now.Add(jitter(period, r.link.ID, s.Name, now))
+	p.Due = now.Add(jitter(e.every(r.vendor, s), r.link.ID, s.Name, now))
 	return nil
 }
 
@@ -148,13 +146,24 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 // window.
 const defaultChunk = 30 * 24 * time.Hour
 
+// chunk returns the longest time that one window of a stream may cover.
+func chunk(s *cloud.Stream) time.Duration {
+	c := s.Chunk
+	if c == 0 {
+		c = defaultChunk
+	}
+	if s.Span == cloud.Days {
+		c -= wholeDays
+	}
+	return max(c, time.Hour)
+}
+
+// wholeDays is the greatest time by which cloud.Dates extends a window.
+const wholeDays = 4 * 24 * time.Hour
+
 // readPast reads one piece of the past of a stream, backwards.
 func (e *Engine) readPast(ctx context.Context, r *reader, s *cloud.Stream, p *progress) error {
-	chunk := s.Chunk
-	if chunk == 0 {
-		chunk = defaultChunk
-	}
-	from := maxTime(p.Back.Add(-chunk), p.Floor)
+	from := maxTime(p.Back.Add(-chunk(s)), p.Floor)
 	n, err := r.window(ctx, s, from, p.Back, reading{origin: "backfill"})
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func main() {
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-" sends none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "",
-		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
+		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, floors, restart")
 	flag.StringVar(&o.mix, "mix", "ingest,export",
 		"background load of the step mixed, besides notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section with the figures to this file")
@@ -133,10 +133,7 @@ func (b *bench) foreign() error {
 
 // own starts the binary and runs all measurements.
 func (b *bench) own(hc *http.Client) error {
-	key, err := blackbox.NewKey()
-	if err != nil {
-		return err
-	}
+	var err error
 	if b.srv, err = blackbox.Start(b.opt.bin, filepath.Join(b.dir, "data")); err != nil {
 		return err
 	}
@@ -157,27 +154,37 @@ func (b *bench) own(hc *http.Client) error {
 			return err
 		}
 	}
+	if b.client, err = b.newClient(b.srv, hc); err != nil {
+		return err
+	}
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
+		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
+		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
+		{"links", b.links}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
+		{"restart", b.restart}})
+}
+
+// newClient registers a client of srv that may do everything.
+func (b *bench) newClient(srv *blackbox.Server, hc *http.Client) (*blackbox.Client, error) {
+	key, err := blackbox.NewKey()
+	if err != nil {
+		return nil, err
+	}
 	jwks, err := key.JWKS()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := filepath.Join(b.dir, "jwks.json")
 	if err := os.WriteFile(file, jwks, 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := b.srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope",
-		"system/*.cruds"); err != nil {
-		return err
+	if err := srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
+		return nil, err
 	}
-	b.client = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
-	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
-		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
-		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
-		{"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
-		{"restart", b.restart}})
+	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}, nil
 }
 
 // step is one measurement, which -steps selects by name.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,7 +31,7 @@ func (b *bench) samples() error {
 		}
 		ids = append(ids, p.ID)
 	}
-	client, err := b.newClient(srv, filepath.Join(b.dir, "samples-jwks.json"))
+	client, err := b.newClient(srv, b.client.HTTP)
 	if err != nil {
 		return err
 	}
@@ -126,28 +125,6 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 		b.add(q.name, ms(lat, .5), "ms p50", fmt.Sprintf("p99 %.2f ms, one connection", ms(lat, .99)))
 	}
 	return end()
-}
-
-// newClient registers a client that may read everything.
-func (b *bench) newClient(srv *blackbox.Server, file string) (*blackbox.Client, error) {
-	key, err := blackbox.NewKey()
-	if err != nil {
-		return nil, err
-	}
-	jwks, err := key.JWKS()
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(file, jwks, 0o600); err != nil {
-		return nil, err
-	}
-	var c struct {
-		ID string `json:"client_id"`
-	}
-	if err := srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
-		return nil, err
-	}
-	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: b.client.HTTP}, nil
 }
 
 // diskUse returns the size of all files below dir in bytes.

@@ -3,7 +3,11 @@ package fleet
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"maps"
@@ -15,14 +19,20 @@ import (
 	"time"
 
 	"pulsegate/adapters/cloud"
+	googlecloud "pulsegate/adapters/cloud/googlehealth"
 	ouracloud "pulsegate/adapters/cloud/oura"
 	"pulsegate/adapters/simulate"
+	"pulsegate/adapters/simulate/googlehealth"
 	"pulsegate/adapters/simulate/oura"
 )
 
+// history is the time with data before the accounts are linked. It is longer than any
+// window of the vendors' roll-ups.
+const history = 17 * 24 * time.Hour
+
 var (
-	wearers = flag.Int("fleet.wearers", 3, "wearers of each vendor")
-	days    = flag.Int("fleet.days", 12, "days that pass")
+	wearers = flag.Int("fleet.wearers", 2, "wearers of each vendor")
+	days    = flag.Int("fleet.days", 8, "days that pass")
 	seed    = flag.Uint64("fleet.seed", 1, "seed of wearers and faults")
 	events  = flag.Int("fleet.events", 2000, "events that are delivered again")
 )
@@ -33,7 +43,7 @@ func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simul
 	cloud.Vendor) {
 	t.Helper()
 	const id, secret = "pulsegate", ouraSecret
-	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-8 * 24 * time.Hour), Seed: *seed, Wearers: all,
+	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-history), Seed: *seed, Wearers: all,
 		Clients: []oura.Client{{ID: id, Secret: secret, Provider: oura.Moi}}})
 	srv := httptest.NewServer(sim)
 	t.Cleanup(srv.Close)
@@ -62,6 +72,72 @@ func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer) (simul
 		}}, sim, v
 }
 
+// openGoogle opens a simulated Google Health API.
+func openGoogle(t testing.TB, clock *simulate.Clock, wearers int) (simulated, *googlehealth.Server, cloud.Vendor) {
+	t.Helper()
+	const id, secret, project, mail = "pulsegate", "google-client-secret", "123456789012", "hooks@example.org"
+	key, err := rsa.GenerateKey(crand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim, err := googlehealth.New(googlehealth.Options{Seed: *seed, Wearers: wearers, Start: start.Add(-history),
+		Clock: clock, Project: project, AllowHTTP: true,
+		Clients: []googlehealth.Client{{ID: id, Secret: secret,
+			RedirectURIs: []string{"https://pg.example/callback"}}},
+		ServiceAccounts: []googlehealth.ServiceAccount{{Email: mail, KeyID: "k1", Key: &key.PublicKey}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(sim)
+	t.Cleanup(srv.Close)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := json.Marshal(map[string]string{"type": "service_account", "client_email": mail,
+		"private_key_id": "k1",
+		"private_key":    string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+		"token_uri":      srv.URL + "/token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := googlecloud.New(cloud.Config{ClientID: id, ClientSecret: secret, Clock: clock.Now,
+		AuthURL: srv.URL + "/o/oauth2/v2/auth", TokenURL: srv.URL + "/token", RevokeURL: srv.URL + "/revoke",
+		APIURL: srv.URL, Options: map[string]string{"webhook-secret-file": "Bearer endpoint-secret",
+			"webhook-keys-url":     srv.URL + "/googlehealthapi/webhooks/webhooks_public_keyset.json",
+			"service-account-file": string(account), "project-number": project,
+			"scopes": "nutrition,logged_symptoms,mindfulness,reproductive_health,profile"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts := sim.Accounts()
+	return simulated{code: "fitbit", url: srv.URL,
+		advance: func(ctx context.Context) error { _, err := sim.Deliver(ctx); return err },
+		approve: func(wearer int) url.Values {
+			return url.Values{"account": {accounts[wearer]}, "decision": {"allow"}}
+		},
+		truth: func(c *chart, patient string, wearer int) {
+			byType := map[string][][]byte{}
+			for _, r := range sim.Truth(accounts[wearer]) {
+				if r.Type != "floors" { // cannot be listed; its totals are read
+					byType[r.Type] = append(byType[r.Type], r.JSON)
+				}
+			}
+			for typ, all := range byType {
+				body := append([]byte(`{"dataPoints":[`), bytes.Join(all, []byte{','})...)
+				c.deliver(patient, "fitbit", "google-health:"+typ, append(body, `]}`...))
+			}
+			for _, typ := range []string{"floors", "total-calories", "calories-in-heart-rate-zone"} {
+				var all [][]byte
+				for _, r := range sim.DayTotals(accounts[wearer], typ) {
+					all = append(all, r.JSON)
+				}
+				body := append([]byte(`{"rollupDataPoints":[`), bytes.Join(all, []byte{','})...)
+				c.deliver(patient, "fitbit", "google-health:"+typ, append(body, `]}`...))
+			}
+		}}, sim, v
+}
+
 // TestMonth lets wearers wear their devices while the clouds fail in every way, and
 // then compares the store with what the clouds hold.
 func TestMonth(t *testing.T) {
@@ -70,14 +146,16 @@ func TestMonth(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock := simulate.NewClock(nil, start, 1)
-	faults := map[simulate.Fault]float64{simulate.Outage: 0.02, simulate.Drop: 0.01, simulate.RateLimit: 0.01, simulate.EmptyPage: 0.02, simulate.Lapse: 0.1, simulate.LostToken: 0.05,
+	faults := map[simulate.Fault]float64{simulate.Outage: 0.02, simulate.Drop: 0.01, simulate.RateLimit: 0.01,
+		simulate.EmptyPage: 0.02, simulate.Lapse: 0.1, simulate.LostToken: 0.05,
 		simulate.Expire: 0.05, simulate.Duplicate: 0.1, simulate.Reorder: 0.1, simulate.LostEvent: 0.1,
 		simulate.Unexpected: 0.01}
-	var servers []*oura.Server
-	f := newFleet(t, clock, *wearers, func(f *fleet) ([]simulated, []cloud.Vendor) {
-		one, sim, v := openOura(t, clock, all)
-		servers = append(servers, sim)
-		return []simulated{one}, []cloud.Vendor{v}
+	var injectors []*simulate.Injector
+	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
+		ring, ouraSim, ouraVendor := openOura(t, clock, all)
+		band, googleSim, googleVendor := openGoogle(t, clock, *wearers)
+		injectors = []*simulate.Injector{ouraSim.Faults(), googleSim.Faults()}
+		return []simulated{ring, band}, []cloud.Vendor{ouraVendor, googleVendor}
 	})
 	f.engine.Drain(context.Background()) // subscribes
 	for i := range f.clouds {
@@ -85,17 +163,17 @@ func TestMonth(t *testing.T) {
 			f.link(&f.clouds[i], wearer)
 		}
 	}
-	for _, s := range servers {
-		s.Faults().SetRates(faults)
+	for _, in := range injectors {
+		in.SetRates(faults)
 	}
 	again := 0
 	for range *days {
 		f.pass(24*time.Hour, time.Hour)
 		again += f.reconnect(*wearers)
 	}
-	for _, s := range servers {
-		s.Faults().SetRates(nil)
-		t.Logf("faults: %v, events: %+v", s.Faults().Injected(), s.Sent())
+	for _, in := range injectors {
+		in.SetRates(nil)
+		t.Logf("faults: %v", in.Injected())
 	}
 	// A lapsed membership is tried again after a day, and late rows are read once a day.
 	f.pass(60*time.Hour, time.Hour)
@@ -151,7 +229,8 @@ func TestRedelivery(t *testing.T) {
 	if after := f.versions(); !maps.Equal(before, after) {
 		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
 	}
-	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent), turns,
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent),
+		turns,
 		len(before))
 }
 

@@ -109,7 +109,8 @@ func (c *chart) deliver(patient, vendor, format string, body []byte) {
 func (c *chart) content() map[string]string {
 	c.t.Helper()
 	out := map[string]string{}
-	err := c.db.Scan(c.t.Context(), store.ScanRange{Types: []string{"Observation"}, Filter: access.All().Filter(access.Search)},
+	err := c.db.Scan(c.t.Context(), store.ScanRange{Types: []string{"Observation"},
+		Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			if s, ok := canonical(c.t, f.Resource.JSON); ok {
 				out[f.Resource.ID] = s
@@ -194,7 +195,8 @@ type simulated struct {
 	url   string
 }
 
-func newFleet(t testing.TB, clock *simulate.Clock, wearers int, open func(f *fleet) ([]simulated, []cloud.Vendor)) *fleet {
+func newFleet(t testing.TB, clock *simulate.Clock, wearers int,
+	open func(f *fleet) ([]simulated, []cloud.Vendor)) *fleet {
 	t.Helper()
 	f := &fleet{clock: clock}
 	clouds, vendors := open(f)
@@ -219,8 +221,9 @@ func newFleet(t testing.TB, clock *simulate.Clock, wearers int, open func(f *fle
 	hooks := httptest.NewServer(router)
 	t.Cleanup(hooks.Close)
 	var err error
-	f.engine, err = sync.New(t.Context(), sync.Options{Store: f.db, Links: f.links, Ingest: f.pipeline, Consents: f.chart,
-		Clock: clock.Now, Hooks: hooks.URL + "/hooks", Backfill: 10 * 24 * time.Hour, Logger: log})
+	f.engine, err = sync.New(t.Context(),
+		sync.Options{Store: f.db, Links: f.links, Ingest: f.pipeline, Consents: f.chart,
+			Clock: clock.Now, Hooks: hooks.URL + "/hooks", Backfill: 20 * 24 * time.Hour, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,8 @@ func TestDeliveryRule(t *testing.T) {
 	}
 	allowed := 0
 	for _, typ := range []string{"Observation", "Device", "Patient", "Consent", "Provenance", "AuditEvent"} {
-		for _, i := range []access.Interaction{access.Create, access.Read, access.Update, access.Delete, access.Search} {
+		for _, i := range []access.Interaction{access.Create, access.Read, access.Update, access.Delete,
+			access.Search} {
 			if g.MayAll(i, typ) {
 				t.Errorf("%s, %v: permitted for all resources", typ, i)
 			}

@@ -16,6 +16,10 @@ import (
 // channel is fine if it is not coarse; see sample.Sample.Coarse.
 type channels struct {
 	Fine bool `json:"fine,omitempty"`
+	// Shared is set if a channel has SharedIDs (see sample.Sample.SharedID), and
+	// Unshared if a fine channel has none.
+	Shared   bool `json:"shared,omitempty"`
+	Unshared bool `json:"unshared,omitempty"`
 	// Unnamed is set if a coarse channel names no source.
 	Unnamed bool `json:"anonymous,omitempty"`
 	// Named holds the Devices that stand for the sources of a coarse channel.
@@ -29,13 +33,18 @@ type channels struct {
 
 // learn records one group or document of a channel and reports whether c
 // changed.
-func (c *channels) learn(coarse, nameOnly bool, device, stream string) (changed bool) {
+func (c *channels) learn(coarse, shared, nameOnly bool, device, stream string) (changed bool) {
+	if shared {
+		changed, c.Shared = !c.Shared, true
+	} else if !coarse {
+		changed, c.Unshared = !c.Unshared, true
+	}
 	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
 		changed, c.Streams = true, append(c.Streams, stream)
 	}
 	switch {
 	case !coarse:
-		changed, c.Fine = !c.Fine, true
+		changed, c.Fine = changed || !c.Fine, true
 		if nameOnly && !slices.Contains(c.NameOnly, device) {
 			changed, c.NameOnly = true, append(c.NameOnly, device)
 		}
@@ -81,17 +90,18 @@ func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt
 		return err
 	}
 	changed := false
-	learn := func(coarse bool, device, source, stream string) {
+	learn := func(coarse, shared bool, device, source, stream string) {
 		nameOnly := !coarse && source != "" && !d.learned[device+source] &&
 			device == d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
-		changed = a.channels.learn(coarse, nameOnly, device, stream) || changed
+		changed = a.channels.learn(coarse, shared, nameOnly, device, stream) || changed
 	}
 	for _, group := range b.groups {
-		learn(group.coarse, group.device.ID, group.source, mapping.StreamID(group.template.Identity))
+		learn(group.coarse, false, group.device.ID, group.source, mapping.StreamID(group.template.Identity))
 	}
 	for i := range b.observations {
-		obs := &b.observations[i]
-		learn(obs.coarse, obs.Device.ID, obs.source, obs.Stream)
+		if obs := &b.observations[i]; !obs.isDeletion() {
+			learn(obs.coarse, obs.shared, obs.Device.ID, obs.source, obs.Stream)
+		}
 	}
 	if err := d.learnSources(ctx, b, a); err != nil {
 		return err

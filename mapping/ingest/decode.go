@@ -155,7 +155,7 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 		}
 	}
 	c := Counts{Read: 1}
-	if res.JSON != nil {
+	if res.JSON != nil || s.IsDeletion() {
 		if n := len(b.arena) + len(res.JSON); n <= cap(b.arena) {
 			b.arena = b.arena[:n]
 		} else { // the JSON did not fit and has its own buffer
@@ -165,10 +165,12 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 		b.bytes += len(res.JSON)
 		obs := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
 			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
-			source: s.Source.Name}
+			shared: s.SharedID, source: s.Source.Name}
 		if i, twice := d.byID[res.ID]; twice {
-			// The payload states the Observation twice; the last one counts.
-			b.observations[i] = obs
+			// The payload states the Observation twice; the later statement counts.
+			if b.observations[i].revision <= obs.revision {
+				b.observations[i] = obs
+			}
 			c.Dropped = 1
 		} else {
 			d.byID[res.ID] = len(b.observations)

@@ -27,7 +27,10 @@
 //
 // If the content of a final resource changes, its status becomes "amended". If
 // the vendor retracts it, its status becomes "entered-in-error". The retraction
-// of a resource that was never stored is dropped.
+// of a resource that was never stored is dropped. A deletion
+// (sample.Sample.IsDeletion) changes the status only and keeps the content. Its
+// revision is stored even if there is no resource, so that a delayed delivery
+// does not bring the sample back.
 //
 // # Provenance
 //
@@ -141,7 +144,8 @@
 // that a coarse and a fine channel both deliver is one Observation. The
 // deliveries are duplicates if they have one type, start in the same second or
 // cover the same time, and have values that differ by at most a thousandth after
-// conversion:
+// conversion. Nights are duplicates if they cover the same time, because the channels
+// may have determined the sleep by different versions of an algorithm:
 //
 //   - If the store has the Observation of the fine channel, it is kept. The
 //     coarse delivery leaves a Provenance, once, whose target is the stream or
@@ -152,6 +156,14 @@
 //   - If a fine channel restates a value that a coarse channel has delivered, the
 //     Observation of the coarse channel for the same source is retracted. The
 //     coarse channel confirms the value when it repeats the restated one.
+//
+// Fine channels differ too: an export of HealthKit lacks the UUIDs that apps on the
+// phone read (sample.Sample.SharedID). A sample with a SharedID and one without are
+// one Observation by the same rules if they have one device, or if one of them has
+// none. The Observation keeps the id that it got first, has the SharedID as
+// identifier, and has the components of both. It changes only if a delivery adds the
+// device or components. A deletion by the SharedID is final: a channel without it
+// cannot make the Observation valid again.
 //
 // Equal measurements of two sources are two measurements, whichever channels
 // deliver them. A source is identified by its name, its stream or its Device. If

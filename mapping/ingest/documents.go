@@ -32,6 +32,12 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 			return err
 		}
 		exists := heads[i].Version > 0 && !heads[i].Deleted
+		if ok && obs.isDeletion() {
+			if err := d.delete(ctx, refs[i], obs, exists, a); err != nil {
+				return err
+			}
+			continue
+		}
 		if !ok || obs.retracted && !exists {
 			a.count(obs.Metric, Counts{Dropped: 1})
 			continue
@@ -88,6 +94,9 @@ func (d *delivery) revise(ctx context.Context, b *batch, ref fhir.Ref, obs *obse
 	if obs.coarse && !obs.retracted && earlier.status != statusRetracted && a.channels.Fine &&
 		a.channels.confirmed(obs.JSON, earlier.current) {
 		earlier.unchanged = true // the stored version has more detail
+	}
+	if a.channels.Shared && d.keepsShared(obs, &earlier, a) {
+		earlier.unchanged = true
 	}
 	if !earlier.keptSource {
 		b.wantDevice(obs.Device)

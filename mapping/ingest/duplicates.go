@@ -35,15 +35,30 @@ func (d *delivery) findDuplicates(ctx context.Context, b *batch, group *seriesGr
 		return nil, nil
 	}
 	switch {
-	case group.coarse && a.channels.Fine:
+	case group.coarse && (a.channels.Fine || a.channels.Shared):
 		if err := b.markDuplicates(group, found); err != nil {
 			return nil, err
 		}
 		return nil, d.findInStore(ctx, group, found, a)
-	case !group.coarse && a.channels.hasCoarse():
-		return d.adoptCoarse(ctx, group, found, a)
+	case !group.coarse:
+		return d.findOthers(ctx, group, found, a)
 	}
 	return nil, nil
+}
+
+// findOthers is findDuplicates for a fine channel.
+func (d *delivery) findOthers(ctx context.Context, group *seriesGroup, found []store.Presence,
+	a *commitAttempt) (out []observation, err error) {
+	if a.channels.Shared {
+		if out, err = d.findShared(ctx, group, found, a); err != nil {
+			return nil, err
+		}
+	}
+	if !a.channels.hasCoarse() {
+		return out, nil
+	}
+	more, err := d.adoptCoarse(ctx, group, found, a)
+	return append(out, more...), err
 }
 
 // adoptCoarse finds samples that a coarse channel delivered before, whose ids
@@ -117,7 +132,7 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 		}
 		obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
 		obs.Stream = mapping.StreamID(id)
-		obs.rename(refs[j].ID, "", "")
+		d.adopt(&obs, refs[j].ID, other.identifier(d.sourceSystem()), a)
 		found[at[j]], claimed[refs[j].ID] = adopted, true
 		out = append(out, obs)
 	}
@@ -174,7 +189,8 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 		time.Unix(to+1, 0).UTC(),
 		nil, func(f *store.Found, s *storedElements) bool {
 			start, _, ok := s.effective()
-			if !ok || s.Status == statusRetracted || !a.channels.mayBeFine(s.Device.Reference) {
+			shared := a.channels.isShared(s.identifier(d.sourceSystem()))
+			if !ok || !shared && (s.Status == statusRetracted || !a.channels.mayBeFine(s.Device.Reference)) {
 				return true
 			}
 			for _, i := range starts[start.Unix()] {

@@ -69,6 +69,7 @@ func (s *storedElements) zoneUnknown() bool {
 type measurement struct {
 	storedElements
 	Concept   element.CodeableConcept `json:"valueCodeableConcept"`
+	Text      *string                 `json:"valueString"`
 	Quantity  *quantity               `json:"valueQuantity"`
 	Component []measurement           `json:"component"`
 	Code      element.CodeableConcept `json:"code"`
@@ -116,6 +117,12 @@ func (m *measurement) equals(other *measurement) bool {
 		b, labelB := label(&other.Concept)
 		return a == b || (!labelA || !labelB) && to.After(from)
 	}
+	if m.Text != nil || other.Text != nil {
+		return m.Text != nil && other.Text != nil && *m.Text == *other.Text
+	}
+	if len(m.Component) == 0 || len(other.Component) == 0 {
+		return true // an event without a value
+	}
 	shared := 0
 	for i := range m.Component {
 		for j := range other.Component {
@@ -133,6 +140,22 @@ func (m *measurement) equals(other *measurement) bool {
 	}
 	return shared > 0
 }
+
+// isSameNight reports whether both state one sleep session: the same start and end.
+// Channels may determine the stages, and so the sleep, by different versions of an
+// algorithm.
+func (m *measurement) isSameNight(other *measurement) bool {
+	isSleep := func(c element.Coding) bool { return c.Code == sleepDuration }
+	if !slices.ContainsFunc(m.Code.Coding, isSleep) || !slices.ContainsFunc(other.Code.Coding, isSleep) {
+		return false
+	}
+	from, to, ok := m.effective()
+	otherFrom, otherTo, otherOK := other.effective()
+	return ok && otherOK && to.After(from) && from.Unix() == otherFrom.Unix() && to.Unix() == otherTo.Unix()
+}
+
+// sleepDuration is the LOINC code of the sleep of a night or nap.
+const sleepDuration = "93832-4"
 
 const statusPreliminary = "preliminary"
 

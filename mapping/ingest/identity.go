@@ -17,7 +17,7 @@ import (
 // a duplicate from another channel, or under another id of the vendor's. It
 // leaves out duplicates within the batch.
 func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a *commitAttempt) ([]observation, error) {
-	if !a.channels.hasCoarse() {
+	if !a.channels.hasCoarse() && !a.channels.Shared {
 		return list, nil
 	}
 	refs := make([]fhir.Ref, len(list))
@@ -85,8 +85,14 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	}
 	if raw != nil {
 		id, vendorID, _ := strings.Cut(string(raw), "/")
-		obs.adoptIdentity(id, vendorID)
+		d.adopt(obs, id, vendorID, a)
 		obs.joined, err = d.isJoined(ctx, id)
+		return err
+	}
+	if obs.isDeletion() || !a.channels.hasCoarse() && !a.channels.mixed() {
+		return nil
+	}
+	if deleted, err := d.isDeleted(ctx, obs); err != nil || deleted {
 		return err
 	}
 	var own measurement
@@ -97,8 +103,11 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	if !ok || obs.retracted {
 		return nil
 	}
-	source := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
-	matches := func(other *measurement, coarse bool) bool {
+	source := d.sourceSystem()
+	matches := func(other *measurement, coarse, shared bool) bool {
+		if obs.shared != shared && sameOrigin(&own, other) {
+			return own.equals(other)
+		}
 		if !obs.coarse && !d.mayStandFor(other.Device.Reference, obs.source) {
 			return false
 		}
@@ -106,7 +115,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 			return obs.vendorID != "" && other.identifier(source) != "" &&
 				other.Device.Reference == own.Device.Reference && own.equals(other)
 		}
-		return obs.coarse != coarse && own.equals(other)
+		return obs.coarse != coarse && (own.equals(other) || own.isSameNight(other))
 	}
 	id, vendorID := "", ""
 	for i := range earlier {
@@ -115,7 +124,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 			continue
 		}
 		if earlier[i].Metric == obs.Metric && json.Unmarshal(earlier[i].JSON, &other) == nil &&
-			matches(&other, earlier[i].coarse) {
+			matches(&other, earlier[i].coarse, earlier[i].shared) {
 			id, vendorID = earlier[i].ID, earlier[i].vendorID
 		}
 	}
@@ -131,7 +140,9 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 			if obs.coarse {
 				coarse = !a.channels.mayBeFine(s.Device.Reference)
 			}
-			if id == "" && s.Status != statusRetracted && matches(&other, coarse) {
+			shared := a.channels.isShared(s.identifier(source))
+			live := s.Status != statusRetracted || shared && !obs.shared // a deletion is final
+			if id == "" && live && matches(&other, coarse, shared) {
 				if obs.coarse && !coarse {
 					if ok, failure = d.mayBeFrom(ctx, s, obs.Metric, obs.source, a); failure != nil || !ok {
 						return failure == nil
@@ -151,11 +162,13 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		return fhir.Wrap("ingest.identity", err)
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
-	if obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID; obs.joined {
+	obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID ||
+		obs.shared && !a.channels.isShared(vendorID)
+	if obs.joined {
 		a.batch.State = append(a.batch.State,
 			store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
 	}
-	obs.adoptIdentity(id, vendorID)
+	d.adopt(obs, id, vendorID, a)
 	return nil
 }
 
@@ -232,7 +245,7 @@ func (obs *observation) addComponents(stored []byte) {
 
 // adoptIdentity gives obs the identity under which it is stored.
 func (obs *observation) adoptIdentity(id, vendorID string) {
-	if vendorID == "" || obs.vendorID == "" {
+	if vendorID == "" || obs.vendorID == "" || obs.shared {
 		vendorID = obs.vendorID
 	}
 	obs.rename(id, obs.vendorID, vendorID)

@@ -58,7 +58,7 @@ type Sample struct {
 	// depend: "export.xml", "hae", "v4", "v2".
 	Channel string
 
-	// Either Start or Day is set. Day is the day of a daily value. End is the end
+	// Either Start or Day is set, except in a deletion; see IsDeletion. Day is the day of a daily value. End is the end
 	// of an interval and zero for an instant.
 	Start, End time.Time
 	Zone       Zone
@@ -77,6 +77,12 @@ type Sample struct {
 	// restated. Without one, it is identified by its natural key: metric, start and
 	// end or day, source and device, and, if KeyValue is set, the value.
 	VendorID string
+	// SharedID is set if other channels of the vendor deliver the same samples
+	// without this VendorID: exports of HealthKit lack the UUID that apps read. A
+	// sample of such a channel with equal type, times, value and device is the same
+	// measurement. Samples with a SharedID are immutable, so of two equal statements
+	// the one with the device is kept.
+	SharedID bool
 	// KeyValue makes the value part of the natural key. It is set for immutable
 	// samples of which several may have one instant (Apple).
 	KeyValue bool
@@ -104,6 +110,12 @@ type Sample struct {
 	Note string
 	// IANA names the IANA zone if the vendor states one (HKTimeZone).
 	IANA string
+}
+
+// IsDeletion reports whether s says only that the vendor has deleted the sample with
+// this VendorID. It has no times and no values.
+func (s *Sample) IsDeletion() bool {
+	return s.Status == Retracted && s.VendorID != "" && s.Start.IsZero() && s.Day.IsZero()
 }
 
 // ValueType tells which fields of a Value are set.
@@ -147,6 +159,9 @@ type SeriesData struct {
 type Component struct {
 	Name  string // the vendor's field name, which the row of the metric lists
 	Value Value
+	// Derived is set if the adapter computed the value from data that not every
+	// payload with the sample has. It is not part of the natural key.
+	Derived bool `json:",omitempty"`
 }
 
 // Device is the device that measured. It is identified by Manufacturer and Serial,

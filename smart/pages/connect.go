@@ -73,17 +73,20 @@ type Connection struct {
 // stateWords describe the states of a connection. NAME stands for the vendor.
 var stateWords = map[ConnectionState]struct{ tag, class, text string }{
 	Working: {"working", "good", ""},
-	Late: {"late", "warn", "No new data have arrived for some time. Open the app of NAME on your phone, so that your " +
+	Late: {"late", "warn", "No new data has arrived for some time. Open the app of NAME on your phone, so that your " +
 		"device can pass on its data."},
 	Reconnect: {"connect again", "bad", "NAME no longer lets this server read your data. Connect again to continue. " +
-		"Data that were collected before are kept."},
-	Membership: {"membership lapsed", "warn", "NAME passes on no data, because your membership there has lapsed. When it " +
-		"is active again, your data arrive here without further steps."},
-	Permission: {"permission missing", "warn", "NAME refuses a part of your data. Connect again, and leave everything " +
-		"ticked that you want to share."},
+		"The data that was collected before is kept."},
+	Membership: {"membership lapsed", "warn",
+		"NAME passes on no data, because your membership there has lapsed. When it " +
+			"is active again, your data arrives here without further steps."},
+	Permission: {"permission missing", "warn",
+		"NAME refuses a part of your data. Connect again, and leave everything " +
+			"ticked that you want to share."},
 	Gone: {"ended by the vendor", "bad", "NAME has ended this service. Nothing more can be collected from it."},
-	Withdrawn: {"consent withdrawn", "bad", "You have withdrawn your consent, so nothing is collected. Connect again if " +
-		"you want to agree anew."},
+	Withdrawn: {"consent withdrawn", "bad",
+		"You have withdrawn your consent, so nothing is collected. Connect again if " +
+			"you want to agree anew."},
 } // read only
 
 type connectionRow struct {
@@ -101,7 +104,8 @@ func (req *request) connectionRows() ([]connectionRow, error) {
 	var out []connectionRow
 	for _, c := range all {
 		w := stateWords[c.State]
-		row := connectionRow{Connection: c, Tag: w.tag, Class: w.class, Text: strings.ReplaceAll(w.text, "NAME", c.Name),
+		row := connectionRow{Connection: c, Tag: w.tag, Class: w.class,
+			Text:  strings.ReplaceAll(w.text, "NAME", c.Name),
 			Again: c.State == Reconnect || c.State == Permission || c.State == Withdrawn}
 		if len(c.Missing) > 0 && c.State == Working {
 			row.Tag, row.Class, row.Again = stateWords[Permission].tag, stateWords[Permission].class, true
@@ -165,7 +169,8 @@ func connectGo(req *request) error {
 	if !v.Consented {
 		sees := req.value("sees")
 		if sees != "apps" && sees != "all" {
-			return req.connect(http.StatusUnprocessableEntity, map[string]string{"sees": "Choose who may see the data."})
+			return req.connect(http.StatusUnprocessableEntity,
+				map[string]string{"sees": "Choose who may see the data."})
 		}
 		if err := req.pages.Connections.Agree(ctx, req.by(), req.user.Patient, v.Code, sees == "all"); err != nil {
 			return err
@@ -211,7 +216,8 @@ func (req *request) connection() (connectionRow, error) {
 	}
 	i := slices.IndexFunc(all, func(c connectionRow) bool { return c.ID == req.value("id") })
 	if i < 0 {
-		return connectionRow{}, fhir.Errorf(fhir.NotFound, "pages.connection", "There is no such connection. It may have ended.")
+		return connectionRow{}, fhir.Errorf(fhir.NotFound, "pages.connection",
+			"There is no such connection. It may have ended.")
 	}
 	return all[i], nil
 }
@@ -251,11 +257,11 @@ func devicesDone(done string) string {
 	case "":
 		return ""
 	case "connected":
-		return "The account is connected. The first data arrive within a few minutes."
+		return "The account is connected. The first data arrives within a few minutes."
 	case "keep":
-		return "The account is disconnected. The data that were collected are kept."
+		return "The account is disconnected. The data that was collected is kept."
 	case "delete":
-		return "The account is disconnected, and the data are being deleted."
+		return "The account is disconnected, and the data is being deleted."
 	}
 	return "The key no longer works. Remove it from the app as well."
 }

@@ -130,8 +130,8 @@ func TestPushKeyFormErrors(t *testing.T) {
 		"revoke one first")
 }
 
-// TestPushKeysAreThePatientsOwn checks that staff have no such page, that nobody
-// revokes the key of another patient, and that forms need their token.
+// TestPushKeysAreThePatientsOwn checks that staff have no such page, that patients cannot
+// revoke the key of another patient, and that forms need their token.
 func TestPushKeysAreThePatientsOwn(t *testing.T) {
 	w := newWorld(t)
 	ev := audit.Event{Type: audit.Security, Interaction: "configuration"}

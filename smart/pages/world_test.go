@@ -54,18 +54,19 @@ import (
 // world is a complete server with TLS and the embedded store, with the
 // protocol's endpoints and the pages.
 type world struct {
-	t        *testing.T
-	base     string
-	srv      *httptest.Server
-	store    *pebblestore.DB
-	signs    *signin.Service
-	users    *user.Registry
-	glass    *breakglass.Service
-	consents *consent.Engine
-	apps     *token.Endpoint
-	pages    *pages.Pages
-	push     *pushkey.Keys
-	app      client.Client
+	t           *testing.T
+	base        string
+	srv         *httptest.Server
+	store       *pebblestore.DB
+	signs       *signin.Service
+	users       *user.Registry
+	glass       *breakglass.Service
+	consents    *consent.Engine
+	apps        *token.Endpoint
+	pages       *pages.Pages
+	connections *connections
+	push        *pushkey.Keys
+	app         client.Client
 
 	mu    sync.Mutex
 	clock time.Time // advanced only by pass, so that a slow machine does not change delays
@@ -139,7 +140,7 @@ func must(t *testing.T, err error) {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t, clock: time.Now()}
+	w := &world{t: t, clock: time.Now(), connections: &connections{}}
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	var err error
@@ -249,7 +250,8 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
 		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now},
 		Clients:  clients, Launcher: launcher{launches},
-		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w}, Scopes: scopes, Audit: rec,
+		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w},
+		Connections: w.connections, Scopes: scopes, Audit: rec,
 		Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(engine)

@@ -84,6 +84,9 @@ func New(c cloud.Config) (cloud.Vendor, error) {
 	v.oauth = cloud.OAuth{
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret, FormSecret: true, Scopes: scopes(groups),
 		Params: map[string]string{"access_type": "offline", "prompt": "consent"}, RefreshLife: refreshLife,
+		// A revocation ends the access of the app to the account, whatever token names it
+		// (developers.google.com, "Using OAuth 2.0 for Web Server Applications").
+		RevokesAll: true,
 	}
 	v.keys = &keyset{http: v.http, clock: v.clock}
 	for _, a := range []struct {

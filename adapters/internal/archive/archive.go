@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/flate"
 
@@ -37,12 +38,12 @@ var (
 	errSize = errors.New("the archive inflates to more than the limit")
 )
 
-// Archive is an open archive. It is not safe for concurrent use.
+// Archive is an open archive. Several entries may be read concurrently.
 type Archive struct {
 	format  string
 	limits  Limits
 	entries []*Entry
-	left    int64 // inflated bytes left under Limits.Bytes
+	left    atomic.Int64 // inflated bytes left under Limits.Bytes
 }
 
 // Entry is a file of an archive.
@@ -65,7 +66,8 @@ func (e *Entry) IsData() bool {
 // Open reads the directory of the archive in.At. Errors are payload errors of
 // format.
 func Open(format string, in adapters.Input, l Limits) (*Archive, error) {
-	a := &Archive{format: format, limits: l, left: cmp.Or(l.Bytes, defaultBytes)}
+	a := &Archive{format: format, limits: l}
+	a.left.Store(cmp.Or(l.Bytes, defaultBytes))
 	if in.At == nil {
 		return nil, a.fail("offset 0", "an archive needs random access; send it as a file", nil)
 	}
@@ -153,11 +155,11 @@ type Reader struct {
 func (r *Reader) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
 	r.read += int64(n)
-	r.archive.left -= int64(n)
+	left := r.archive.left.Add(-int64(n))
 	switch {
 	case r.read > r.limit:
 		err = errBomb
-	case r.archive.left < 0:
+	case left < 0:
 		err = errSize
 	}
 	r.Err = err

@@ -61,6 +61,8 @@ type Reader struct {
 	members []Member     // members of the objects being built, the innermost object last
 	slab    []Member     // memory for the members of the next objects
 	slabs   int          // number of slabs so far
+	// taken counts the members of the current item, and of the last one between items.
+	taken int
 }
 
 // source counts the bytes read, ends with the context and limits the bytes that
@@ -254,6 +256,13 @@ func (r *Reader) Skip() error {
 // Item reads the next value as a tree. After ErrTooLarge or ErrTooDeep, the
 // reader can continue with the next value.
 func (r *Reader) Item() (*Node, error) {
+	// An object in a new slab may hold objects in the old one, and the slabs of all
+	// items would form a chain that is never freed. Therefore an item starts a new
+	// slab if it may not fit into the old one.
+	if len(r.slab) < min(r.taken, maxSlab) {
+		r.slab = nil
+	}
+	r.taken = 0
 	b := builder{reader: r, budget: maxItem}
 	n, err := b.value(0)
 	if cap(r.members) > 4096 {
@@ -392,13 +401,18 @@ func (r *Reader) name() (string, error) {
 	return t.String(), nil
 }
 
+// maxSlab is the number of members in an allocation of newMembers, after two smaller
+// ones.
+const maxSlab = 256
+
 // newMembers returns an empty slice with capacity for n members.
 func (r *Reader) newMembers(n int) []Member {
+	r.taken += n
 	if n > 64 {
 		return make([]Member, 0, n)
 	}
 	if len(r.slab) < n {
-		r.slab = make([]Member, 64<<min(r.slabs, 2))
+		r.slab = make([]Member, maxSlab>>(2-min(r.slabs, 2)))
 		r.slabs++
 	}
 	out := r.slab[:0:n]

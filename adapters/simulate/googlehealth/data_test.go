@@ -44,7 +44,7 @@ func byType(records []googlehealth.Record) map[string][]string {
 // TestPagesEqualTruth reads every type of some wearers to the end and compares the points
 // with the truth, in order. It also checks that the pages have the documented quirks.
 func TestPagesEqualTruth(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 7, Every: 20 * time.Minute})
+	c := newCloud(t, googlehealth.Options{Wearers: 7, Every: 30 * time.Minute})
 	empty, bare := 0, 0
 	for _, i := range []int{3} {
 		account := c.Accounts()[i]
@@ -55,7 +55,7 @@ func TestPagesEqualTruth(t *testing.T) {
 			if !ok {
 				continue
 			}
-			size := "500"
+			size := "300"
 			if typ == "sleep" || typ == "exercise" {
 				size = "7"
 			}
@@ -419,8 +419,8 @@ func TestDeterminism(t *testing.T) {
 
 // TestKeysAreUnique checks that no two records of an account have the same type and key.
 func TestKeysAreUnique(t *testing.T) {
-	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 20 * time.Minute})
-	for _, i := range []int{0, 3, 10} {
+	c := newCloud(t, googlehealth.Options{Wearers: 12, Every: 30 * time.Minute})
+	for _, i := range []int{3, 10} {
 		account := c.Accounts()[i]
 		seen := map[string]bool{}
 		for _, r := range c.Truth(account) {
@@ -717,5 +717,22 @@ func TestDayTotals(t *testing.T) {
 				t.Errorf("%s: %s, want %s", r.Key, got[i], r.JSON)
 			}
 		}
+	}
+}
+
+// TestDaysAreDrawnWhenRead checks that thousands of wearers cost nothing until they are
+// read, and that a page draws only the days that it shows.
+func TestDaysAreDrawnWhenRead(t *testing.T) {
+	c := newCloud(t, googlehealth.Options{Wearers: 5000})
+	if n := c.Stats().Days; n != 0 {
+		t.Errorf("%d days were drawn before a request", n)
+	}
+	token := c.access(c.Accounts()[4999])
+	c.do(http.MethodGet, points("heart-rate")+"?pageSize=200", token, nil)
+	c.do(http.MethodGet, points("sleep")+"?"+
+		url.Values{"filter": {`sleep.interval.end_time >= "2026-03-05T00:00:00Z" ` +
+			`AND sleep.interval.end_time < "2026-03-07T00:00:00Z"`}}.Encode(), token, nil)
+	if n := c.Stats().Days; n == 0 || n > 12 {
+		t.Errorf("%d days were drawn for two pages", n)
 	}
 }

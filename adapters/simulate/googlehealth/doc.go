@@ -21,7 +21,8 @@
 // # Data
 //
 // Every value is a function of the seed, the number of the wearer, the day and the
-// revision, and is drawn when it is asked for. A point appears with the sync that delivers
+// revision. A day is drawn when a request needs it, so that wearers cost nothing until
+// they are read. A point appears with the sync that delivers
 // it. Later the service and the wearer change it:
 //
 //   - A night arrives unprocessed (CLASSIC, one stage), and is processed 5 to 25 minutes
@@ -45,5 +46,7 @@
 // # Time
 //
 // Data and webhooks follow Options.Clock. Deliver sends what is due, Run does so until it
-// is stopped.
+// is stopped. The interval of a notification contains the start of everything that has
+// changed; a night that ends with the interval is found by its end only if the client
+// includes the end of the interval.
 package googlehealth

@@ -208,8 +208,9 @@ func minTime(a, b time.Time) time.Time {
 
 // models is a bounded cache of days. It is safe for concurrent use.
 type models struct {
-	mu   sync.Mutex
-	days map[modelKey]*model // guarded by mu
+	mu    sync.Mutex
+	days  map[modelKey]*model // guarded by mu
+	drawn int                 // number of days that were drawn; guarded by mu
 }
 
 type modelKey struct {
@@ -236,6 +237,7 @@ func (c *models) get(w *wearer, day simulate.Day, every time.Duration) *model {
 		c.days = map[modelKey]*model{}
 	}
 	c.days[key] = m
+	c.drawn++
 	return m
 }
 

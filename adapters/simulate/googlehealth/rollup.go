@@ -135,7 +135,7 @@ func (s *Server) rollUpRequest(c *call, t *dataType, op operations, own bool) (*
 			return nil, bad
 		}
 		seconds, err := strconv.ParseFloat(strings.TrimSuffix(body.WindowSize, "s"), 64)
-		if err != nil || !strings.HasSuffix(body.WindowSize, "s") || seconds < 1 || seconds > 90*86400 {
+		if err != nil || !strings.HasSuffix(body.WindowSize, "s") || !(seconds >= 1 && seconds <= 90*86400) {
 			return nil, invalid("windowSize", "The window size must be a duration of at least one second.")
 		}
 		req.from, req.to, req.size = body.Range.StartTime, body.Range.EndTime,

@@ -143,6 +143,7 @@ type Stats struct {
 	Consents  int
 	Tokens    int // access tokens issued
 	Refreshes int
+	Days      int // days of wearers that were drawn
 	Queued    int // notifications that await delivery
 	Sent      int // deliveries attempted
 	Accepted  int // notifications answered 204
@@ -151,12 +152,15 @@ type Stats struct {
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
+	s.models.mu.Lock()
+	days := s.models.drawn
+	s.models.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := s.stats
 	out.Answers = maps.Clone(out.Answers)
 	out.Methods = maps.Clone(out.Methods)
-	out.Queued = len(s.queue)
+	out.Days, out.Queued = days, len(s.queue)
 	return out
 }
 

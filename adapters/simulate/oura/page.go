@@ -21,7 +21,7 @@ label { display: block; margin: .25rem 0 } fieldset { border: 1px solid #bbb; bo
 button { font: inherit; padding: .5rem 1.5rem; margin-right: .5rem }
 </style>
 <h1>Simulated Oura</h1>
-<p>This is no service of Oura. All wearers are invented.</p>
+<p>This is not a service of Oura. All wearers are invented.</p>
 <form method="post">
 <p><label for="wearer">Sign in as</label>
 {{if .Wearers}}<select id="wearer" name="wearer">{{range $i, $w := .Wearers}}

@@ -462,7 +462,7 @@ func (noNetwork) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestThousandsOfWearers checks that memory does not grow with time: documents and events
 // that have been delivered are not stored.
 func TestThousandsOfWearers(t *testing.T) {
-	const wearers = 1000
+	const wearers = 500
 	w := newWorld(t, wearers, func(o *oura.Options) { o.HTTP = &http.Client{Transport: noNetwork{}} })
 	w.subscribe(&receiver{url: "https://pulsegate.example/events"})
 	for i := range wearers {

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"slices"
-	"time"
 
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/link"
@@ -15,9 +14,6 @@ import (
 	"pulsegate/smart/appconsent"
 	"pulsegate/smart/pages"
 )
-
-// pastRead is the time before the linking for which data are read.
-const pastRead = 90 * 24 * time.Hour
 
 // connections implements pages.Connections.
 type connections struct{ *services }
@@ -32,7 +28,8 @@ func (c connections) Vendors(ctx context.Context, patient string) ([]pages.Devic
 		if err != nil {
 			return nil, err
 		}
-		one := pages.DeviceVendor{Code: v.Code(), Name: vendors.Name(v.Code()), Past: pastRead, Consented: consented}
+		one := pages.DeviceVendor{Code: v.Code(), Name: vendors.Name(v.Code()), Past: c.config.VendorBackfill,
+			Consented: consented}
 		for _, s := range v.OAuth().Scopes {
 			switch {
 			case s.Words == "":
@@ -153,7 +150,7 @@ func (c connections) Disconnect(ctx context.Context, by audit.Caller, patient, i
 			return err
 		}
 	}
-	return c.links.Unlink(ctx, by, id, erase)
+	return c.unlink(ctx, by, id, erase)
 }
 
 // withdrawals returns the service that withdraws consents.

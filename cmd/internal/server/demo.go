@@ -17,8 +17,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"pulsegate/adapters/apple/applegen"
-	"pulsegate/adapters/fitbit/fitbitgen"
-	"pulsegate/adapters/oura/ouragen"
+	"pulsegate/adapters/link"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/element"
@@ -27,7 +26,8 @@ import (
 )
 
 // The demo has three invented wearers with a month of data each, every one from
-// another vendor.
+// another vendor. The file of one is imported, and the accounts of the others at
+// simulated clouds are connected.
 const (
 	demoClient = "demo"
 	demoGroup  = "demo-wearers"
@@ -40,51 +40,21 @@ const (
 
 type wearer struct {
 	id, given, family, born, gender, vendor string
-	payloads                                func(start time.Time, days int) (map[string][]byte, error)
+	// payloads returns files to import. If it is nil, the account of the simulated
+	// cloud with this number is connected.
+	payloads func(start time.Time, days int) (map[string][]byte, error)
+	account  int
 }
 
 var wearers = []wearer{
-	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple",
-		func(start time.Time, days int) (map[string][]byte, error) {
+	{id: "demo-ada", given: "Ada", family: "Beispiel", born: "1979-04-12", gender: "female", vendor: "apple",
+		payloads: func(start time.Time, days int) (map[string][]byte, error) {
 			var b bytes.Buffer
 			err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: days, Start: start, Name: "Ada"})
 			return map[string][]byte{"export.zip": b.Bytes()}, err
 		}},
-	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit",
-		func(start time.Time, days int) (map[string][]byte, error) {
-			f := files{}
-			err := fitbitgen.Generate(f.create,
-				fitbitgen.Options{Seed: 2, Days: days, Start: start, Offset: offset(start)})
-			return f.bytes(), err
-		}},
-	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura",
-		func(start time.Time, days int) (map[string][]byte, error) {
-			f := files{}
-			err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: days, Start: start, Offset: offset(start)})
-			return f.bytes(), err
-		}},
-}
-
-// offset returns the offset of t from UTC.
-func offset(t time.Time) time.Duration {
-	_, seconds := t.Zone()
-	return time.Duration(seconds) * time.Second
-}
-
-// files collects the files that a generator writes, by name.
-type files map[string]*bytes.Buffer
-
-func (f files) create(name string) (io.Writer, error) {
-	f[name] = &bytes.Buffer{}
-	return f[name], nil
-}
-
-func (f files) bytes() map[string][]byte {
-	out := map[string][]byte{}
-	for name, b := range f {
-		out[name] = b.Bytes()
-	}
-	return out
+	{id: "demo-ben", given: "Ben", family: "Ejemplo", born: "1988-11-03", gender: "male", vendor: "fitbit", account: 1},
+	{id: "demo-chi", given: "Chi", family: "Exempel", born: "1995-07-21", gender: "other", vendor: "oura", account: 2},
 }
 
 // fillDemo fills the store by the operator's commands and prints requests to
@@ -96,12 +66,29 @@ func (ops operations) fillDemo(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	var sum ingest.Summary
+	var connected []link.Link
 	for _, w := range wearers {
-		one, err := ops.demoWearer(ctx, op, w, start, days)
-		if err != nil {
+		switch ok, err := ops.demoWearer(ctx, op, w); {
+		case err != nil:
 			return fmt.Errorf("%s: %w", w.id, err)
+		case !ok, w.payloads == nil && ops.demo == nil: // the demo has clouds of its operator
+		case w.payloads == nil:
+			l, err := ops.connectDemo(ctx, op, w)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.id, err)
+			}
+			connected = append(connected, l)
+		default:
+			one, err := ops.importDemo(ctx, op, w, start, days)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.id, err)
+			}
+			sum.Add(one)
 		}
-		sum.Add(one)
+	}
+	items, err := ops.awaitPast(ctx, connected)
+	if err != nil {
+		return err
 	}
 	if err := ops.demoGroup(ctx, op); err != nil {
 		return err
@@ -117,25 +104,29 @@ func (ops operations) fillDemo(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return ops.printDemo(stdout, tok.Access, people, &sum)
+	return ops.printDemo(stdout, tok.Access, people, &sum, items)
 }
 
-func (ops operations) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time,
-	days int) (ingest.Summary, error) {
-	var sum ingest.Summary
+// demoWearer adds a wearer with a consent, and reports whether the consent has not
+// been withdrawn.
+func (ops operations) demoWearer(ctx context.Context, op admin.Operator, w wearer) (bool, error) {
 	_, err := ops.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born,
 		Gender: w.gender, TimeZone: "Europe/Berlin"})
-	created := err == nil
-	if err != nil && fhir.KindOf(err) != fhir.Conflict {
-		return sum, err
+	switch {
+	case err == nil:
+		_, err = ops.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor})
+		return err == nil, err
+	case fhir.KindOf(err) != fhir.Conflict:
+		return false, err
 	}
-	if created {
-		if _, err := ops.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor}); err != nil {
-			return sum, err
-		}
-	} else if _, ok, err := ops.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
-		return sum, err // the consent has been withdrawn
-	}
+	_, ok, err := ops.consents.Collects(ctx, w.id, w.vendor)
+	return ok, err
+}
+
+// importDemo imports the files of a wearer.
+func (ops operations) importDemo(ctx context.Context, op admin.Operator, w wearer, start time.Time,
+	days int) (ingest.Summary, error) {
+	var sum ingest.Summary
 	payloads, err := w.payloads(start, days)
 	if err != nil {
 		return sum, err
@@ -210,10 +201,11 @@ func (ops operations) addDemoClient(ctx context.Context, op admin.Operator) erro
 	return ops.commitClient(ctx, op, "client add", c.ID, write)
 }
 
-func (ops operations) printDemo(stdout io.Writer, tok, people string, sum *ingest.Summary) error {
+func (ops operations) printDemo(stdout io.Writer, tok, people string, sum *ingest.Summary, items uint64) error {
 	hr := url.QueryEscape(element.LOINC + "|8867-4")
 	_, err := fmt.Fprintf(stdout, `
-Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
+Three invented wearers with a month of data. Ada's export.zip: %d items read, %d created, %d unchanged, in %.1f s.
+Ben's Fitbit and Chi's Oura are connected to simulated clouds: %[11]d items so far. New data arrive with their syncs.
 A token for five minutes (bin/pulsegate demo token prints another):
 
 export TOKEN=%[5]s
@@ -233,6 +225,6 @@ curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_so
 Two people, who sign in with a passkey; each link is good once, for two days:
 
 %[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, ops.fhirBase(), hr, demoGroup, people,
-		ops.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
+		ops.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly), items)
 	return err
 }

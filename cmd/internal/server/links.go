@@ -10,6 +10,8 @@ import (
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/link"
 	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir/audit"
+	"pulsegate/mapping/ingest"
 	"pulsegate/smart/pages"
 )
 
@@ -43,7 +45,56 @@ func newLinks(s *services) (*link.Links, error) {
 		API: func(_ cloud.Vendor, token string) *cloud.Client {
 			return &cloud.Client{HTTP: api, Token: token, Clock: s.now}
 		},
-		Callback: s.base + pages.ConnectCallback, Clock: s.now, Logger: s.log}), nil
+		Callback: s.base + pages.ConnectCallback, Clock: s.now, Logger: s.log,
+		Erase: func(ctx context.Context, patient, vendor string, by audit.Caller) error {
+			_, err := s.pipeline.Erase(ctx, ingest.Erasure{Patient: patient, Vendor: vendor, Caller: by})
+			return err
+		}}), nil
+}
+
+// startSweep starts sweepLinks. It ends before the store is closed.
+func (s *services) startSweep(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	s.sweep = make(chan struct{}, 1)
+	done := make(chan struct{})
+	s.closers.add(func() error {
+		stop()
+		<-done
+		return nil
+	})
+	go func() {
+		defer close(done)
+		s.sweepLinks(ctx)
+	}()
+}
+
+// unlink ends a link. What is not finished when unlink returns, such as deleting much
+// data, is finished by sweepLinks.
+func (s *services) unlink(ctx context.Context, by audit.Caller, id string, erase bool) error {
+	if err := s.links.Unlink(ctx, by, id, erase); err != nil {
+		return err
+	}
+	select {
+	case s.sweep <- struct{}{}:
+	default: // sweepLinks is about to run
+	}
+	return nil
+}
+
+// sweepLinks finishes unlinking after each call of unlink, until ctx ends. Package sync
+// tries again later what fails here.
+func (s *services) sweepLinks(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sweep:
+		}
+		by := operations{s}.request(admin.Operator{Name: "server"}).Caller
+		if _, err := s.links.Sweep(ctx, by); err != nil && ctx.Err() == nil {
+			s.log.Error("unlinked accounts could not be read", "error", err)
+		}
+	}
 }
 
 // linkInfo describes a link for the operator. It names no account.
@@ -96,6 +147,6 @@ func (ops operations) ShowLink(ctx context.Context, op admin.Operator, id string
 
 // Unlink removes a link. The AuditEvent is part of the same commit.
 func (ops operations) Unlink(ctx context.Context, op admin.Operator, in admin.Unlink) (admin.ID, error) {
-	err := ops.links.Unlink(ctx, ops.request(op).Caller, in.ID, in.Erase)
+	err := ops.unlink(ctx, ops.request(op).Caller, in.ID, in.Erase)
 	return admin.ID{ID: in.ID}, err
 }

@@ -28,7 +28,8 @@ func newFakeCloud(t *testing.T) *fakeCloud {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"access_token":"at","refresh_token":"rt","token_type":"bearer","expires_in":3600,"scope":"daily"}`))
+		_, _ = w.Write([]byte(`{"access_token":"at","refresh_token":"rt","token_type":"bearer","expires_in":3600,` +
+			`"scope":"daily"}`))
 	})
 	mux.HandleFunc("POST /revoke", func(_ http.ResponseWriter, r *http.Request) { f.revoked <- r.FormValue("token") })
 	f.server = httptest.NewServer(mux)
@@ -90,7 +91,7 @@ func call(t *testing.T, s *services, method, target, body string, out any) int {
 	return w.Code
 }
 
-// late is a progress whose links are late.
+// late is a progress of late links.
 type late struct{ at time.Time }
 
 func (l late) LastData(context.Context, link.Link) (time.Time, bool, error) { return l.at, true, nil }

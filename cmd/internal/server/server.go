@@ -62,10 +62,18 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	opened.add(func() error { stop(); return nil })
+	var demo *demoVendors
+	if m.Config.Demo && m.Config.Vendors == "" {
+		if demo, err = startDemoVendors(work, &env); err != nil {
+			return fmt.Errorf("demo: %w", err)
+		}
+		opened.add(func() error { stop(); return demo.wait() })
+	}
 	s, err := openServices(work, env)
 	if err != nil {
 		return err
 	}
+	s.demo = demo
 	opened.add(s.close)
 
 	memory := budget.New(int64(m.Config.MemoryMiB) << 20) // for request bodies

@@ -46,7 +46,9 @@ type services struct {
 	pipeline  *ingest.Pipeline
 	links     *link.Links
 	progress  progress
+	sweep     chan struct{} // starts sweepLinks
 	sync      *sync.Engine
+	demo      *demoVendors // nil unless this is a demo with simulated clouds
 	pushKeys  *pushkey.Keys
 	pages     *pages.Pages
 
@@ -168,6 +170,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.startSync(ctx)
+	s.startSweep(ctx)
 	return s, nil
 }
 

@@ -54,7 +54,8 @@ oura:
 		t.Fatalf("%v, %v", all, err)
 	}
 	o := all[0].OAuth()
-	if o.ClientID != "our-client" || o.ClientSecret != "hunter2" || o.AuthURL != "https://login.example.org/authorize" ||
+	if o.ClientID != "our-client" || o.ClientSecret != "hunter2" ||
+		o.AuthURL != "https://login.example.org/authorize" ||
 		o.TokenURL != "https://login.example.org/token" || o.RevokeURL != "https://login.example.org/revoke" {
 		t.Errorf("%+v", o)
 	}
@@ -68,7 +69,7 @@ func TestVendorFileRefuses(t *testing.T) {
 	entry := func(lines ...string) string { return "oura:\n  " + strings.Join(lines, "\n  ") + "\n" }
 	id, secret := "client-id: c", "client-secret-file: "+good
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown vendor":   {"pebble:\n  client-id: c\n", "use oura"},
+		"unknown vendor":   {"pebble:\n  client-id: c\n", "use "},
 		"unknown key":      {entry(id, secret, "client-secret: hunter2"), "client-secret"},
 		"no id":            {entry(secret), "client-id is required"},
 		"no entry":         {"oura:\n", "client-id is required"},
@@ -98,12 +99,14 @@ func TestVendorFileRefuses(t *testing.T) {
 // outgoing requests, and that a demo may use its own machine.
 func TestVendorAddresses(t *testing.T) {
 	env := vendorEnv(t, "")
-	if _, err := env.vendorClient(1).Get("http://127.0.0.1:1/"); err == nil || !strings.Contains(err.Error(), "refused by") {
+	if _, err := env.vendorClient(1).Get("http://127.0.0.1:1/"); err == nil ||
+		!strings.Contains(err.Error(), "refused by") {
 		t.Errorf("loopback without permission: %v", err)
 	}
 	env.config.Demo = true
 	for _, host := range []string{"127.0.0.1:1", "[::1]:1"} {
-		if _, err := env.vendorClient(1).Get("http://" + host + "/"); err == nil || strings.Contains(err.Error(), "policy") {
+		if _, err := env.vendorClient(1).Get("http://" + host + "/"); err == nil ||
+			strings.Contains(err.Error(), "policy") {
 			t.Errorf("demo, %s: %v", host, err)
 		}
 	}

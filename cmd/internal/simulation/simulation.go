@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,7 +75,8 @@ func New(o Options) (*Simulation, error) {
 	callbacks := []string{strings.TrimSuffix(o.Server, "/") + "/auth/devices/callback"}
 	s.oura = oura.New(oura.Options{Clock: o.Clock, Wall: o.Wall, Start: o.Start, Seed: o.Seed, Wearers: wearers,
 		Faults: o.Faults, Senders: 4,
-		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi, RedirectURIs: callbacks}}})
+		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi,
+			RedirectURIs: callbacks}}})
 	s.google, err = googlehealth.New(googlehealth.Options{Seed: o.Seed, Wearers: o.Wearers, Start: o.Start,
 		Clock: o.Clock, AuthNow: o.Wall, Project: project, Faults: o.Faults, AllowHTTP: true,
 		Clients: []googlehealth.Client{{ID: clientID, Secret: secrets.googleClient, RedirectURIs: callbacks}},
@@ -129,4 +132,38 @@ func (s *Simulation) Run(ctx context.Context, l net.Listener) error {
 		cancel()
 	}
 	return first
+}
+
+// Approve answers the consent page of a vendor for a wearer. to is the URL to which a
+// server sends the browser, and the result is the URL to which the vendor sends it back.
+func (s *Simulation) Approve(ctx context.Context, client *http.Client, to string, wearer int) (*url.URL, error) {
+	u, err := url.Parse(to)
+	if err != nil {
+		return nil, err
+	}
+	form := u.Query()
+	if strings.HasPrefix(u.Path, "/oura/") {
+		form.Set("wearer", strconv.Itoa(wearer))
+		form.Set("decision", "approve")
+	} else {
+		form.Set("account", s.google.Accounts()[wearer])
+		form.Set("decision", "allow")
+	}
+	u.RawQuery = ""
+	rq, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	rq.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	direct := *client
+	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	r, err := direct.Do(rq)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	if back := r.Header.Get("Location"); r.StatusCode == http.StatusFound && back != "" {
+		return url.Parse(back)
+	}
+	return nil, fmt.Errorf("the consent page answers %d", r.StatusCode)
 }

@@ -75,11 +75,26 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 				continue
 			}
 			j.needsJSON = true
+		case "identifier":
+			// The values differ from sample to sample, but not their systems.
+			j.needsJSON = true
+			j.never = j.never || !hasSystem(c, ser.Values.ByParam[p])
 		default:
 			j.needsJSON = true
 		}
 	}
 	return j
+}
+
+// hasSystem reports whether a token with the system of one of have can match c.
+func hasSystem(c *search.Clause, have []search.Value) bool {
+	if c.Modifier != search.NoModifier {
+		return true
+	}
+	return slices.ContainsFunc(c.Values, func(want search.Value) bool {
+		return !want.HasSystem || slices.ContainsFunc(have,
+			func(v search.Value) bool { return v.System == want.System })
+	})
 }
 
 // excludes reports whether no sample of a series can match.

@@ -1,6 +1,7 @@
-package fitbit_test
+package ingest
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"os"
@@ -9,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"pulsegate/adapters"
 	"pulsegate/adapters/adaptertest"
+	"pulsegate/adapters/fitbit"
 	"pulsegate/mapping/table"
 )
 
@@ -71,9 +74,9 @@ var deliberatelyIgnored = map[string]string{
 	"foodMeasurementUnit": "a unit of the catalog of foods",
 }
 
-// TestDiscovery requires that every data type of the discovery documents decodes,
+// TestGoogleDiscovery requires that every data type of the discovery documents decodes,
 // for every kind of page, and that the metric table has a row for each metric.
-func TestDiscovery(t *testing.T) {
+func TestGoogleDiscovery(t *testing.T) {
 	tables, err := table.Load(table.Builtin())
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +142,9 @@ func checkType(t *testing.T, d *discovery, rows map[string]bool, point, list, na
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := decode(t, "page.json", "", string(body))
+	r := adaptertest.NewRecorder()
+	err = fitbit.New().Decode(t.Context(), adapters.Input{Name: "page.json", Body: bytes.NewReader(body),
+		Received: adaptertest.Received()}, r)
 	if err != nil || len(r.Rejects) > 0 {
 		t.Errorf("%s.%s: %v %+v", point, name, err, r.Rejects)
 		return
