@@ -609,3 +609,19 @@ func TestRetractManyCommits(t *testing.T) {
 		}
 	})
 }
+
+// TestRollupOfSharedRow checks that a daily roll-up stays if a window of days is
+// complete for the type that it shares a row with.
+func TestRollupOfSharedRow(t *testing.T) {
+	w := newWorld(t)
+	day := sample.Sample{Metric: "sedentary-period/day", Channel: "v4-rollup",
+		Day:    sample.Date{Year: 2026, Month: 10, Day: 1},
+		Value:  sample.Value{Kind: sample.Number, Num: "600", Unit: "s"},
+		Device: sample.Device{Name: "Google Health", Manufacturer: "Google", Kind: "app"}}
+	w.expect("first", "fitbit", Counts{Read: 1, Created: 1}, nil, day)
+	days := func(types ...string) *Window {
+		return &Window{Types: types, From: oct(1, 0), To: oct(2, 0), Days: true}
+	}
+	w.expect("list", "fitbit", Counts{}, days("sedentary-period", "sedentary-period/rollup"))
+	w.expect("roll-up", "fitbit", Counts{Retracted: 1}, days("sedentary-period/day"))
+}
