@@ -83,8 +83,8 @@
 // An Observation is stated if the payload has it under the id under which it is
 // stored; a sample of one channel that is a duplicate of another one's states that
 // one. The Observations of one document of the vendor, such as a night and its heart
-// rate, share the vendor's id and are in the window or not as a whole, for
-// any times of its parts. If a stated document no longer has a part, the part is
+// rate, share the vendor's id and are in the window or not as a whole, regardless of
+// the times of its parts. If a stated document no longer has a part, the part is
 // retracted.
 //
 // A window of days contains the daily values of these days, and an Observation with a
