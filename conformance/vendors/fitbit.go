@@ -51,7 +51,8 @@ func (t *tally) googlePoint(o object) {
 	symptoms, _ := o["symptoms"].(object)
 	moods, _ := o["moods"].(object)
 	sensors, _ := o["skinTemperatureSensors"].(object)
-	for _, list := range [][]any{items(symptoms, "symptoms"), items(moods, "moods", "valences"), items(sensors, "sensorData")} {
+	for _, list := range [][]any{items(symptoms, "symptoms"), items(moods, "moods", "valences"),
+		items(sensors, "sensorData")} {
 		n = max(n, len(list))
 	}
 	t.note(ruleMeasures, n-1)
