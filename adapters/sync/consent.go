@@ -13,9 +13,9 @@ import (
 
 const consentPrefix = "sync/consent/"
 
-// collection is what is known about a patient's consent to the collection of a
-// vendor's data. It outlives links, so that an account that is linked again is not
-// read for the time without consent. There is none before the first consent.
+// collection is the stored state of a patient's consent to the collection of a vendor's
+// data. It outlives links, so that an account that is linked again is not read for the
+// time without consent. There is none before the first consent.
 type collection struct {
 	Given bool `json:"given"`
 	// Since is the time of the latest consent that followed a time without one. It is

@@ -107,8 +107,8 @@ func (r *reader) object(ctx context.Context, s *cloud.Stream, id string) (int, e
 func (r *reader) deliver(ctx context.Context, s *cloud.Stream, pages *pages, w *ingest.Window, origin string) error {
 	l := &r.link
 	sum, err := r.engine.Ingest.Run(ctx, ingest.Request{Patient: l.Patient, Vendor: l.Vendor, Format: s.Format,
-		Name: s.Name + ".json", Body: pages, Complete: w, Since: r.task.plan.Since, Origin: ingest.Origin{Channel: origin, Link: l.ID},
-		Caller: caller()})
+		Name: s.Name + ".json", Body: pages, Complete: w, Since: r.task.plan.Since,
+		Origin: ingest.Origin{Channel: origin, Link: l.ID}, Caller: caller()})
 	if pages.err != nil {
 		return pages.err
 	}

@@ -87,20 +87,20 @@ func TestConsentAndLinks(t *testing.T) {
 	})
 }
 
-// flow is what the model knows about the data of one patient and vendor.
+// flow is the model of the data of one patient and vendor.
 type flow struct {
 	patient string
 	vendor  int
 
 	given, ever bool
 	since       time.Time // of the latest consent that followed a time without one
-	// stored is what was stored when the consent last ended, or nil.
+	// stored holds the Observations at the latest end of the consent, or is nil.
 	stored map[string]observation
 
 	link  string // id, or ""
 	whole bool   // all scopes were granted
 	begun time.Time
-	// idle is what was stored when the account was unlinked, until it is linked.
+	// idle holds the Observations at the unlinking of the account, until it is linked.
 	idle map[string]observation
 }
 
