@@ -87,6 +87,22 @@ func TestConsentAndLinks(t *testing.T) {
 	})
 }
 
+// TestLinkedAgainAfterWithdrawal checks the same where few random cases go: both
+// accounts are linked again after a time without consent, one of them after its data
+// were erased.
+func TestLinkedAgainAfterWithdrawal(t *testing.T) {
+	runPlan(t, []step{
+		{Kind: "pass", Time: 5 * time.Hour},
+		{Kind: "withdraw", Vendor: -1, N: 1},
+		{Kind: "unlink", Vendor: 0},
+		{Kind: "unlink", Vendor: 1, Flag: true},
+		{Kind: "pass", Time: 8 * time.Hour},
+		{Kind: "grant", Vendor: -1},
+		{Kind: "link", Vendor: 0, Flag: true},
+		{Kind: "link", Vendor: 1, Flag: true},
+	})
+}
+
 // flow is the model of the data of one patient and vendor.
 type flow struct {
 	patient string
