@@ -5,70 +5,77 @@ import (
 	"strings"
 
 	"pulsegate/adapters/internal/jsonitem"
+	"pulsegate/adapters/internal/listing"
 	"pulsegate/mapping/sample"
 )
 
+const pressure = "measure.blood_pressure"
+
 // measures lists the types of measures with their metric and unit. Types 9 and 10 are
-// parts of the blood pressure.
-var measures = map[string][2]string{
-	"1": {"weight", "kg"}, "4": {"height", "m"}, "5": {"fat_free_mass", "kg"}, "6": {"fat_ratio", "%"},
-	"8": {"fat_mass", "kg"}, "9": {"diastole", "mmHg"}, "10": {"systole", "mmHg"}, "11": {"heart_pulse", "bpm"},
-	"12": {"temperature", "degC"}, "54": {"spo2", "%"}, "71": {"body_temperature", "degC"},
-	"73": {"skin_temperature", "degC"}, "76": {"muscle_mass", "kg"}, "77": {"hydration", "kg"},
-	"88": {"bone_mass", "kg"}, "91": {"pulse_wave_velocity", "m/s"},
+// components of the blood pressure.
+var measures = map[string]listing.Field{
+	"1": {Name: "weight", Unit: "kg"}, "4": {Name: "height", Unit: "m"}, "5": {Name: "fat_free_mass", Unit: "kg"},
+	"6": {Name: "fat_ratio", Unit: "%"}, "8": {Name: "fat_mass", Unit: "kg"},
+	"9": {Name: "diastole", Unit: "mmHg"}, "10": {Name: "systole", Unit: "mmHg"},
+	"11": {Name: "heart_pulse", Unit: "bpm"}, "12": {Name: "temperature", Unit: "degC"},
+	"54": {Name: "spo2", Unit: "%"}, "71": {Name: "body_temperature", Unit: "degC"},
+	"73": {Name: "skin_temperature", Unit: "degC"}, "76": {Name: "muscle_mass", Unit: "kg"},
+	"77": {Name: "hydration", Unit: "kg"}, "88": {Name: "bone_mass", Unit: "kg"},
+	"91": {Name: "pulse_wave_velocity", Unit: "m/s"},
 }
 
 // group reads a group of measures, which were taken at the same time.
-func (it *item) group() (err error) {
-	category, _ := it.node.Get("category").Decimal()
-	attrib, _ := it.node.Get("attrib").Decimal()
+func group(it *listing.Item) (err error) {
+	category, _ := it.Node.Get("category").Decimal()
+	attrib, _ := it.Node.Get("attrib").Decimal()
 	switch {
 	case category == "2":
-		it.sink.Drop(sample.DropIgnored, "measure", 1)
+		it.Drop(sample.DropIgnored, "measure")
 		return nil
 	case attrib == "1":
-		it.sink.Drop(sample.DropLowQuality, "measure", 1)
+		it.Drop(sample.DropLowQuality, "measure")
 		return nil
-	case !it.identify("grpid"):
-		return it.reject(sample.ReasonMissing, "measure", "", "grpid is required")
+	case !identify(it, "grpid"):
+		return it.Reject(sample.ReasonMissing, "measure", "", "grpid is required")
 	}
 	var ok bool
-	if it.base.Start, ok = it.at("date", location(it.zone)); !ok {
-		return it.reject(sample.ReasonBadTime, "measure", "", "date is not a time in Unix seconds")
+	if it.Base.Start, ok = it.At(it.Node.Get("date"), it.Fact("timezone")); !ok {
+		return it.Reject(sample.ReasonBadTime, "measure", "", "date is not a time in Unix seconds")
 	}
-	it.base.UserEntered = attrib == "2" || attrib == "4"
-	list := it.node.Get("measures")
+	it.Base.UserEntered = attrib == "2" || attrib == "4"
+	list := it.Node.Get("measures")
 	if list == nil {
-		return it.done("measure")
+		return nil
 	}
-	var pressure []sample.Component
+	var parts []sample.Component
 	for i := range list.Items {
-		n := &list.Items[i]
-		typ, _ := n.Get("type").Decimal()
-		m, known := measures[typ]
-		num, good := scaled(n.Get("value"), n.Get("unit"))
-		v := sample.Value{Kind: sample.Number, Num: num, Unit: m[1]}
-		part := typ == "9" || typ == "10"
-		switch {
-		case !known:
-			err = it.reject(sample.ReasonUnmapped, "measure."+typ, "", "this type of measure is not supported")
-		case !good && part:
-			err = it.reject(sample.ReasonBadValue, "measure.blood_pressure", m[0], "value * 10^unit is not a number")
-		case !good:
-			err = it.reject(sample.ReasonBadValue, "measure."+m[0], "", "value * 10^unit is not a number")
-		case part:
-			pressure = append(pressure, sample.Component{Name: m[0], Value: v})
-		default:
-			err = it.emit("measure."+m[0], v)
-		}
-		if err != nil {
+		if err = measure(it, &list.Items[i], &parts); err != nil {
 			return err
 		}
 	}
-	if err := it.emit("measure.blood_pressure", sample.Value{}, pressure...); err != nil {
-		return err
+	return it.Emit(pressure, sample.Value{}, parts...)
+}
+
+// measure reads one measure. It adds a component of the blood pressure to parts.
+func measure(it *listing.Item, n *jsonitem.Node, parts *[]sample.Component) error {
+	typ, _ := n.Get("type").Decimal()
+	m, known := measures[typ]
+	metric, component := "measure."+m.Name, ""
+	if typ == "9" || typ == "10" {
+		metric, component = pressure, m.Name
 	}
-	return it.done("measure")
+	num, ok := scaled(n.Get("value"), n.Get("unit"))
+	v := sample.Value{Kind: sample.Number, Num: num, Unit: m.Unit}
+	switch {
+	case !known:
+		return it.Reject(sample.ReasonUnmapped, "measure."+typ, "", "this type of measure is not supported")
+	case !ok:
+		return it.Reject(sample.ReasonBadValue, metric, component, "value * 10^unit is not a number")
+	case component != "":
+		*parts = append(*parts, sample.Component{Name: component, Value: v})
+		return nil
+	}
+	return it.Emit(metric, v)
 }
 
 // scaled returns value * 10^unit as an exact decimal.
@@ -94,67 +101,45 @@ func scaled(value, unit *jsonitem.Node) (string, bool) {
 }
 
 // night reads the summary of a night or a nap.
-func (it *item) night() error {
-	if !it.identify("id") {
-		return it.reject(sample.ReasonMissing, "sleep", "", "id is required")
+func night(it *listing.Item) error {
+	if !identify(it, "id") {
+		return it.Reject(sample.ReasonMissing, "sleep", "", "id is required")
 	}
-	zone := location(it.node.Get("timezone"))
-	start, ok := it.at("startdate", zone)
-	end, ended := it.at("enddate", zone)
+	zone := it.Node.Get("timezone")
+	start, ok := it.At(it.Node.Get("startdate"), zone)
+	end, ended := it.At(it.Node.Get("enddate"), zone)
 	if !ok || !ended || !start.Before(end) {
-		return it.reject(sample.ReasonBadTime, "sleep", "", "startdate and enddate are not a period")
+		return it.Reject(sample.ReasonBadTime, "sleep", "", "startdate and enddate are not a period")
 	}
-	it.base.Start, it.base.End = start, end
-	data := it.node.Get("data")
-	total, err := it.number(data, "sleep", "", "total_sleep_time", "s")
+	it.Base.Start, it.Base.End = start, end
+	data := it.Node.Get("data")
+	err := it.Panel(data, "sleep", listing.Field{Name: "total_sleep_time", Unit: "s"}, []listing.Field{
+		{Name: "deepsleepduration", Unit: "s"}, {Name: "lightsleepduration", Unit: "s"},
+		{Name: "remsleepduration", Unit: "s"}, {Name: "wakeupduration", Unit: "s"}, {Name: "sleep_latency", Unit: "s"},
+		{Name: "total_timeinbed", Unit: "s"}, {Name: "wakeupcount", Unit: "count"}}...)
 	if err != nil {
 		return err
 	}
-	parts, err := it.parts(data, "sleep", [2]string{"deepsleepduration", "s"}, [2]string{"lightsleepduration", "s"},
-		[2]string{"remsleepduration", "s"}, [2]string{"wakeupduration", "s"}, [2]string{"sleep_latency", "s"},
-		[2]string{"total_timeinbed", "s"}, [2]string{"wakeupcount", "count"})
-	if err == nil {
-		err = it.emit("sleep", total, parts...)
-	}
-	if err == nil {
-		err = it.fields(data, "sleep.", [2]string{"hr_average", "bpm"}, [2]string{"hr_min", "bpm"},
-			[2]string{"rr_average", "breaths/min"}, [2]string{"sleep_score", "score"})
-	}
-	if err != nil {
-		return err
-	}
-	return it.done("sleep")
+	return it.Each(data, "sleep.", []listing.Field{{Name: "hr_average", Unit: "bpm"}, {Name: "hr_min", Unit: "bpm"},
+		{Name: "rr_average", Unit: "breaths/min"}, {Name: "sleep_score", Unit: "score"}}...)
 }
 
-// day reads the totals of a day.
-func (it *item) day() error {
-	if brand, _ := it.node.Get("brand").Decimal(); brand == "18" {
-		it.sink.Drop(sample.DropIgnored, "activity", 1)
+// day reads the totals of a day, which has no id.
+func day(it *listing.Item) error {
+	identify(it, "")
+	brand, _ := it.Node.Get("brand").Decimal()
+	switch {
+	case brand == "18":
+		it.Drop(sample.DropIgnored, "activity")
 		return nil
+	case !it.OnDay(it.Node.Get("date"), it.Node.Get("timezone")):
+		return it.Reject(sample.ReasonBadTime, "activity", "", "date is not a calendar day")
 	}
-	it.identify("") // a day has no id
-	var ok bool
-	if it.base.Day, ok = it.node.Get("date").Day(); !ok {
-		return it.reject(sample.ReasonBadTime, "activity", "", "date is not a calendar day")
-	}
-	now := it.received
-	if zone := location(it.node.Get("timezone")); zone != nil {
-		now, it.base.IANA = now.In(zone), zone.String()
-	}
-	if date := it.node.Get("date").String(); date >= now.Format("2006-01-02") {
-		it.base.Status = sample.Preliminary
-	}
-	parts, err := it.parts(it.node, "activity.time", [2]string{"soft", "s"}, [2]string{"moderate", "s"},
-		[2]string{"intense", "s"})
-	if err == nil {
-		err = it.emit("activity.time", sample.Value{}, parts...)
-	}
-	if err == nil {
-		err = it.fields(it.node, "activity.", [2]string{"steps", "count"}, [2]string{"distance", "m"},
-			[2]string{"elevation", "count"}, [2]string{"calories", "kcal"}, [2]string{"totalcalories", "kcal"})
-	}
+	err := it.Panel(it.Node, "activity.time", listing.Field{}, []listing.Field{
+		{Name: "soft", Unit: "s"}, {Name: "moderate", Unit: "s"}, {Name: "intense", Unit: "s"}}...)
 	if err != nil {
 		return err
 	}
-	return it.done("activity")
+	return it.Each(it.Node, "activity.", []listing.Field{{Name: "steps", Unit: "count"}, {Name: "distance", Unit: "m"},
+		{Name: "elevation", Unit: "count"}, {Name: "calories", Unit: "kcal"}, {Name: "totalcalories", Unit: "kcal"}}...)
 }

@@ -37,9 +37,9 @@ func TestRefused(t *testing.T) {
 	for body, rule := range map[string]string{
 		"":                                 "the body is empty",
 		`{"status":401,"body":{}}`:         "the service answered with an error",
-		`{"status":0,"body":{}}`:           "no measuregrps",
-		`{"status":0,"body":[]}`:           "no measuregrps",
-		`{"status":0,"body":{"series":7}}`: "no measuregrps",
+		`{"status":0,"body":{}}`:           "no known list",
+		`{"status":0,"body":[]}`:           "no known list",
+		`{"status":0,"body":{"series":7}}`: "no known list",
 	} {
 		err := withings.New().Decode(t.Context(), adapters.Input{Body: strings.NewReader(body)},
 			adaptertest.NewRecorder())
