@@ -11,7 +11,7 @@ import (
 // sources lists the packages that a new adapter needs to compile and to pass its tests.
 // mapping is needed for the schema and the units of the table.
 var sources = []string{"go.mod", "go.sum", "adapters/*.go", "adapters/adaptertest", "adapters/internal",
-	"adapters/cloud/*.go", "adapters/cloud/cloudtest", "adapters/cloud/internal", "mapping/sample",
+	"adapters/cloud/*.go", "adapters/cloud/cloudtest", "adapters/cloud/internal", "mapping/decimal", "mapping/sample",
 	"mapping/table/*.go", "mapping/table/*.yaml", "mapping/table/*.json", "fhir"}
 
 // copySources copies source files of the module to a directory.
