@@ -15,7 +15,7 @@ import (
 )
 
 func TestAdapter(t *testing.T) {
-	adaptertest.Run(t, withings.New(), "testdata", adaptertest.Large("api", 24<<20, 0, writeLarge))
+	adaptertest.Run(t, withings.New(), "testdata", adaptertest.Large("api", 8<<20, 0, writeLarge))
 }
 
 func writeLarge(w io.Writer, size int64) error {

@@ -66,7 +66,8 @@ func api() http.Handler {
 func TestContract(t *testing.T) {
 	status := func(status int, want cloud.Problem, wait time.Duration) cloudtest.Answer {
 		return cloudtest.Answer{Name: fmt.Sprint("status ", status), Status: 200, Want: want, Wait: wait,
-			Body: fmt.Sprintf(`{"status":%d,"body":{},"error":"invented"}`, status), Reason: fmt.Sprint("status-", status)}
+			Body:   fmt.Sprintf(`{"status":%d,"body":{},"error":"invented"}`, status),
+			Reason: fmt.Sprint("status-", status)}
 	}
 	cloudtest.Run(t, cloudtest.Suite{
 		New: vendor, API: api(), Token: token, Account: []string{account}, Adapter: decoder.New(),
@@ -135,7 +136,8 @@ func TestWindow(t *testing.T) {
 		{"startdate": "1767600000", "enddate": "1767772800", "category": "1", "offset": "1"},
 		{"startdateymd": "2026-01-03", "enddateymd": "2026-01-09", "offset": "1"},
 	} {
-		q := cloud.Query{Stream: &v.Streams()[i], Cursor: "1", From: time.Unix(1767600000, 0), To: time.Unix(1767772800, 0)}
+		q := cloud.Query{Stream: &v.Streams()[i], Cursor: "1",
+			From: time.Unix(1767600000, 0), To: time.Unix(1767772800, 0)}
 		if _, err := v.Page(t.Context(), c, q); err != nil {
 			t.Error(err)
 		}

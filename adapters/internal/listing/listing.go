@@ -131,7 +131,7 @@ func (d *decoder) member(name string) error {
 }
 
 func (d *decoder) item(list string, i int, read func(*Item) error) error {
-	it := &Item{d: d, list: list, index: i, Received: d.in.Received}
+	it := &Item{decoder: d, list: list, index: i, Received: d.in.Received}
 	n, err := d.rd.Item()
 	switch {
 	case errors.Is(err, jsonitem.ErrTooLarge), errors.Is(err, jsonitem.ErrTooDeep):
@@ -157,19 +157,19 @@ type Item struct {
 	Base     sample.Sample // identity, times and device of all its samples
 	Received time.Time     // time of receipt of the payload
 
-	d     *decoder
-	list  string
-	index int
-	some  bool // it gave a sample, a reject or a drop
+	decoder *decoder
+	list    string
+	index   int
+	some    bool // it gave a sample, a reject or a drop
 }
 
 // Fact returns a scalar member that precedes the list, or nil.
-func (it *Item) Fact(name string) *jsonitem.Node { return it.d.facts[name] }
+func (it *Item) Fact(name string) *jsonitem.Node { return it.decoder.facts[name] }
 
 // Drop counts the item as left out on purpose.
 func (it *Item) Drop(reason, metric string) {
 	it.some = true
-	it.d.sink.Drop(reason, metric, 1)
+	it.decoder.sink.Drop(reason, metric, 1)
 }
 
 // Reject reports that the item cannot be read, or only the component if it is not "".
@@ -180,7 +180,7 @@ func (it *Item) Reject(reason, metric, component, rule string) error {
 	if it.Node != nil && component == "" {
 		r.Raw = it.Node.JSON()
 	}
-	return it.d.sink.Reject(&r)
+	return it.decoder.sink.Reject(&r)
 }
 
 // Emit emits a sample of the item, unless it has neither a value nor components.
@@ -190,8 +190,8 @@ func (it *Item) Emit(metric string, v sample.Value, parts ...sample.Component) e
 	}
 	it.some = true
 	s := it.Base
-	s.Metric, s.Channel, s.Value, s.Components = metric, it.d.Format, v, parts
-	return it.d.sink.Sample(&s)
+	s.Metric, s.Channel, s.Value, s.Components = metric, it.decoder.Format, v, parts
+	return it.decoder.sink.Sample(&s)
 }
 
 // Field is a number field of an object and its unit.

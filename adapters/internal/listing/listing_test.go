@@ -46,7 +46,8 @@ func TestDecode(t *testing.T) {
 		{`[]`, "", 0, 0, 0}, {`{"days":[`, "", 0, 0, 0},
 	} {
 		rec := adaptertest.NewRecorder()
-		err := spec.Decode(t.Context(), adapters.Input{Body: strings.NewReader(c.body), Received: adaptertest.Received()}, rec)
+		err := spec.Decode(t.Context(), adapters.Input{Body: strings.NewReader(c.body),
+			Received: adaptertest.Received()}, rec)
 		broken := c.rule != "" || c.body == "[]" || strings.HasSuffix(c.body, "[")
 		if (err != nil) != broken || err != nil && !strings.Contains(err.Error(), c.rule) {
 			t.Errorf("%s: %v, want %q", c.body, err, c.rule)
@@ -62,8 +63,8 @@ func TestDecode(t *testing.T) {
 
 // TestPreliminary checks that the zone of the wearer decides whether a day is over.
 func TestPreliminary(t *testing.T) {
-	for zone, want := range map[string]sample.Status{"Pacific/Auckland": sample.Final, "America/New_York": sample.Preliminary,
-		"Local": sample.Final} {
+	for zone, want := range map[string]sample.Status{"Pacific/Auckland": sample.Final,
+		"America/New_York": sample.Preliminary, "Local": sample.Final} {
 		rec := adaptertest.NewRecorder()
 		err := spec.Decode(t.Context(), adapters.Input{Received: time.Date(2026, 1, 6, 2, 0, 0, 0, time.UTC),
 			Body: strings.NewReader(`{"zone":"` + zone + `","days":[{"day":"2026-01-05","total":1}]}`)}, rec)
