@@ -16,7 +16,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser oracle pair race smoke hostile bench fuzz generate release comments clean
+.PHONY: run app build test check browser oracle pair race smoke hostile vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -65,6 +65,9 @@ smoke: build ## test the binary over HTTP and the command line, in under a minut
 
 hostile: build ## send bad input of every kind to a running server, in under a minute
 	$(GO) run ./conformance/hostile -bin $(BIN)
+
+vendors: ## count what becomes of every payload below PULSEGATE_FIXTURES; VENDORSFLAGS="-dir DIR -json" reads another directory
+	$(GO) run ./conformance/vendors $(VENDORSFLAGS)
 
 bench: build ## print figures with their floors; BENCHFLAGS="-target URL" measures any R4 server
 	$(GO) run ./conformance/bench -bin $(BIN) $(BENCHFLAGS)

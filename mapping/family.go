@@ -21,7 +21,8 @@ type Membership struct {
 func (m *Mapper) TypesOf(vendor string, types []string) map[string]Membership {
 	out := map[string]Membership{}
 	m.eachRow(vendor, func(metric string, names []string) {
-		member := Membership{Days: true, Times: true}
+		var member Membership
+		hasDay, dayBelongs, rollupsBelong := false, false, true
 		for _, name := range names {
 			typ, belongs := typeOf(name, types)
 			if belongs && member.Type == "" {
@@ -29,11 +30,16 @@ func (m *Mapper) TypesOf(vendor string, types []string) map[string]Membership {
 			}
 			switch {
 			case strings.HasSuffix(name, "/day"):
-				member.Days = member.Days && belongs
+				hasDay, dayBelongs = true, belongs
 			case strings.Contains(name, "/"):
-				member.Times = member.Times && belongs
+				rollupsBelong = rollupsBelong && belongs
+				fallthrough
+			default:
+				member.Times = member.Times || belongs
 			}
 		}
+		member.Days = !hasDay || dayBelongs
+		member.Times = member.Times && rollupsBelong
 		if member.Type != "" {
 			out[metric] = member
 		}

@@ -123,8 +123,8 @@ type Stream struct {
 	Span   Span
 	// Chunk is the longest window of one read. A read may take several pages.
 	Chunk time.Duration
-	// Every is the time between two polls if the stream has no notifications or
-	// they cannot be received. Streams with notifications are polled daily.
+	// Every is the time between two polls if the stream has no notifications or the
+	// vendor sends none. Streams with notifications are polled daily.
 	Every time.Duration
 	// Trailing is the time before the latest poll that a poll reads again, because
 	// the vendor may have restated or deleted items.

@@ -51,8 +51,8 @@ type vendor struct {
 	application *budget
 	blocked     time.Time
 	throttled   int // answers 429 since the last success
-	// subscribed is set if the vendor sends notifications.
-	subscribed bool
+	// heard is the time of the latest notification.
+	heard time.Time
 	// urgent holds the links with events, and polls all others. Only the head of a
 	// queue is looked at, so that links that wait for the vendor cost nothing.
 	urgent, polls queue

@@ -35,7 +35,9 @@
 // acknowledged. An entry leaves the inbox when all of its events were handled; after
 // a crash, the rest is handled again, which changes nothing, because deliveries are
 // idempotent. A repetition of a notification is acknowledged and not stored. Events
-// of one stream whose windows overlap are handled as one. An event always leads to
+// of one stream whose windows overlap are handled as one. Streams with notifications are
+// polled daily while the vendor's notifications arrive, and as often as others when none
+// has arrived for two days. An event always leads to
 // reading the vendor's current state, so that a forged or late event does no harm.
 //
 // # Consent

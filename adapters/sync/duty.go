@@ -34,11 +34,7 @@ func (e *Engine) addDuties() {
 		}
 		e.duties = append(e.duties, &duty{name: "subscribe " + v.Code(), due: now,
 			do: func(ctx context.Context) (time.Time, error) {
-				next, err := notifier.Subscribe(ctx, e.Hooks+"/"+v.Code())
-				e.mu.Lock()
-				v.subscribed = err == nil
-				e.mu.Unlock()
-				return next, err
+				return notifier.Subscribe(ctx, e.Hooks+"/"+v.Code())
 			}})
 	}
 }

@@ -2,6 +2,7 @@ package sync_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -508,4 +509,69 @@ func TestChartEqualsVendor(t *testing.T) {
 		}
 		_ = w.db.Close() // the next world has its own
 	})
+}
+
+// TestNotifiedStreamsArePolledDaily checks that streams with notifications are polled
+// daily while notifications arrive, and hourly when the vendor falls silent.
+func TestNotifiedStreamsArePolledDaily(t *testing.T) {
+	w := newWorld(t)
+	w.fill("ann")
+	w.link("p1", "ann")
+	polls := 0
+	w.acme.fail = func(_ string, q cloud.Query) error {
+		if q.Stream.Name == "days" && q.Object == "" && q.Cursor == "" {
+			polls++
+		}
+		return nil
+	}
+	w.advance(day, time.Hour)
+	silent := polls
+	if silent < 4 {
+		t.Errorf("%d polls in a day without notifications, want one every 6 hours and the past", silent)
+	}
+	for range 4 {
+		w.notify(note{Account: "ann", Stream: "days", Object: "d3", Nonce: fhir.RandomID()})
+		w.advance(12*time.Hour, time.Hour)
+	}
+	if got := polls - silent; got > 3 {
+		t.Errorf("%d polls in two days with notifications, want two", got)
+	}
+	polls = 0
+	w.advance(5*day, time.Hour)
+	if polls < 9 {
+		t.Errorf("%d polls in five days after the last notification, want one every 6 hours after two days", polls)
+	}
+}
+
+var manyLinks = flag.Int("sync.links", 100, "links of TestManyLinks")
+
+// TestManyLinks polls many links for a day: all of them on time, and none beyond the
+// budget of the vendor.
+func TestManyLinks(t *testing.T) {
+	w := newWorld(t)
+	for i := range *manyLinks {
+		a := fmt.Sprintf("a%05d", i)
+		w.put(a, "beats", item{ID: "b", At: start.Add(-time.Hour), V: i})
+		w.link("p"+a, a)
+	}
+	w.engine.Drain(t.Context())
+	w.acme.pages = 0
+	most := 0
+	for range 24 * 60 {
+		before := w.acme.pages
+		w.clock.Add(time.Minute)
+		w.engine.Drain(t.Context())
+		most = max(most, w.acme.pages-before)
+	}
+	// 24 polls of beats, 4 of days and 1 of the ring, in one page each.
+	if got, want := w.acme.pages, *manyLinks*29; got < want*9/10 || got > want*11/10 {
+		t.Errorf("%d requests in a day, want about %d", got, want)
+	}
+	// Polls are spread: at no minute more than four times the mean.
+	if mean := w.acme.pages / (24 * 60); most > 4*mean+20 {
+		t.Errorf("%d requests in one minute, the mean is %d", most, mean)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most, m.HeapAlloc>>20)
 }

@@ -172,6 +172,7 @@ func (e *Engine) readInbox(ctx context.Context) error {
 // accounts have been handled: when such an account is linked, its past is read.
 func (e *Engine) enqueue(ctx context.Context, v *vendor, one *entry, events []cloud.Event) {
 	e.mu.Lock()
+	v.heard = maxTime(v.heard, one.received)
 	one.left = 1 // until all events have been added
 	for _, ev := range events {
 		t := e.tasks[e.accounts[accountKey(v.Code(), ev.Account)]]

@@ -69,9 +69,15 @@ func (p *plan) complete(l *link.Link, streams []cloud.Stream, now time.Time, bac
 // dailyPoll is the time between two polls of a stream whose changes are notified.
 const dailyPoll = 24 * time.Hour
 
+// silence is the time without any notification of a vendor after which its streams are
+// polled as if there were none: a subscription may have ended unnoticed.
+const silence = 48 * time.Hour
+
 // every returns the time between two polls.
-func every(s *cloud.Stream, subscribed bool) time.Duration {
-	if s.Notified && subscribed {
+func (e *Engine) every(v *vendor, s *cloud.Stream) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.Notified && e.Clock().Sub(v.heard) < silence {
 		return max(s.Every, dailyPoll)
 	}
 	return s.Every

@@ -138,8 +138,7 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 		p.Swept = now
 	}
 	e.record(r.task, p, items)
-	period := every(s, r.vendor.subscribed)
-	p.Due = now.Add(jitter(period, r.link.ID, s.Name, now))
+	p.Due = now.Add(jitter(e.every(r.vendor, s), r.link.ID, s.Name, now))
 	return nil
 }
 

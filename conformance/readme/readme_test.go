@@ -1,5 +1,5 @@
 // Package readme runs the commands of two documents against a newly built binary: those
-// in the section "One request" of README.md and in "A server by hand" of
+// in the sections "One request" and "A connected device" of README.md and in "A server by hand" of
 // deploy/README.md.
 package readme
 
@@ -44,8 +44,8 @@ func TestServerByHand(t *testing.T) {
 	check(4, `"resourceType":"Observation"`)
 }
 
-// TestOneRequest runs the commands of README.md against a demo server.
-func TestOneRequest(t *testing.T) {
+// TestDemo runs the commands of README.md against a demo server.
+func TestDemo(t *testing.T) {
 	dir := t.TempDir()
 	bin, err := blackbox.Build(dir)
 	if err != nil {
@@ -61,14 +61,27 @@ func TestOneRequest(t *testing.T) {
 			t.Errorf("%v\n%s", err, srv.Log())
 		}
 	})
-	script := commands(t, "../../README.md", "One request", strings.NewReplacer(
-		"bin/pulsegate demo token", bin+" demo token --data "+data, "8080", port))
+	replace := strings.NewReplacer("bin/pulsegate demo token", bin+" demo token --data "+data,
+		"bin/pulsegate link list", bin+" link list --data "+data, "bin/pulsegate", bin, "8080", port)
+	script := commands(t, "../../README.md", "One request", replace)
 	if len(script) != 2 {
 		t.Fatalf("%d commands found, want 2", len(script))
 	}
 	out := shell(t, script)
 	if n := strings.Count(out[len(out)-1], `"resourceType":"Observation"`); n != 3 {
 		t.Errorf("%d Observations in %.300q, want 3", n, out[len(out)-1])
+	}
+
+	script = commands(t, "../../README.md", "A connected device", replace)
+	if len(script) != 2 {
+		t.Fatalf("%d commands found, want 2", len(script))
+	}
+	out = shell(t, script)
+	if n := strings.Count(out[0], " working "); n != 2 {
+		t.Errorf("%d links work, want 2: %.500q", n, out[0])
+	}
+	if !strings.Contains(out[1], "simulated clouds") {
+		t.Errorf("the help of simulate is %.300q", out[1])
 	}
 }
 

@@ -83,9 +83,13 @@
 // An Observation is stated if the payload has it under the id under which it is
 // stored; a sample of one channel that is a duplicate of another one's states that
 // one. The Observations of one document of the vendor, such as a night and its heart
-// rate, share the vendor's id and are in the window or not as a whole, wherever the
-// times of its parts lie. If a stated document no longer has a part, the part is
+// rate, share the vendor's id and are in the window or not as a whole, regardless of
+// the times of its parts. If a stated document no longer has a part, the part is
 // retracted.
+//
+// A window of days contains the daily values of these days, and an Observation with a
+// time if it contains the day before its start to the day after its end, because the
+// payload may file a night under any of them.
 //
 // These are kept:
 //

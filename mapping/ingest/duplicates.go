@@ -212,9 +212,6 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 					return failure == nil
 				}
 				found[i] = duplicate
-				if failure = d.collectID(group.metric, f.Resource.ID, true); failure != nil {
-					return false
-				}
 				if failure = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), stream,
 					a); failure != nil {
 					return false

@@ -201,7 +201,6 @@ func (e *erasing) observations(ctx context.Context) error {
 func (e *erasing) stateOf(ctx context.Context, f found) error {
 	keys := []string{prefixRevision + f.ref.ID}
 	if e.channels.hasCoarse() {
-		keys = append(keys, prefixSame+f.ref.ID)
 		for _, target := range []string{f.stream, f.ref.ID} {
 			if target == "" || e.confirmed[target] {
 				continue

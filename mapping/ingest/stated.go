@@ -187,16 +187,23 @@ func (d *delivery) collect(b *batch) error {
 	return s.add(b.unread.hashes...)
 }
 
-// collectDocument records that the payload states a document.
+// collectDocument records that the payload states an Observation, and the document
+// that it is a part of.
 func (d *delivery) collectDocument(obs *observation) error {
-	if err := d.collectID(obs.Metric, obs.ID, obs.coarse); err != nil || d.complete == nil || obs.vendorID == "" {
-		return err
-	}
-	typ := d.complete.metrics[obs.Metric].Type
-	if d.complete.familyOf(typ) < 2 || obs.retracted {
+	if d.complete == nil {
 		return nil
 	}
-	s := d.complete.stated
+	typ, s := d.complete.metrics[obs.Metric].Type, d.complete.stated
+	if typ == "" {
+		return nil
+	}
+	s.coarse = s.coarse || obs.coarse
+	if err := s.add(xxhash.Sum64String(obs.ID)); err != nil {
+		return err
+	}
+	if obs.vendorID == "" || obs.retracted || d.complete.familyOf(typ) < 2 {
+		return nil
+	}
 	if s.documents == nil {
 		s.documents = map[document]bool{}
 	}
@@ -206,14 +213,4 @@ func (d *delivery) collectDocument(obs *observation) error {
 	}
 	s.documents[doc] = true
 	return nil
-}
-
-// collectID records that the payload states an Observation. coarse is set if it
-// comes from a coarse channel.
-func (d *delivery) collectID(metric, id string, coarse bool) error {
-	if d.complete == nil || d.complete.metrics[metric].Type == "" {
-		return nil
-	}
-	d.complete.stated.coarse = d.complete.stated.coarse || coarse
-	return d.complete.stated.add(xxhash.Sum64String(id))
 }

@@ -400,8 +400,6 @@ func (sw *sweep) mayState(obs *storedStatement) bool {
 	switch {
 	case !c.hasCoarse():
 		return !sw.coarse()
-	case !c.Fine:
-		return sw.coarse()
 	case sw.coarse():
 		return c.isCoarse(device) && !c.isNameOnly(device)
 	case device == "":

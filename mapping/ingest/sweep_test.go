@@ -468,6 +468,9 @@ func TestCompleteWindowKeepsOtherChannels(t *testing.T) {
 		w.wantLabels("merged stream", all...)
 		w.expect("a shared row", "fitbit", Counts{}, window(false, "sedentary-period"))
 		w.wantLabels("a shared row", all...)
+		w.expect("days of a shared row", "fitbit", Counts{}, &Window{
+			Types: []string{"sedentary-period/day", "sedentary-period"}, From: oct(-5, 0), To: oct(9, 0), Days: true})
+		w.wantLabels("days of a shared row", all...)
 		w.expect("list", "fitbit", Counts{Retracted: 1}, window(false, "steps"))
 		all[0] = "-" + all[0]
 		w.wantLabels("list", all...)
@@ -544,6 +547,7 @@ func TestRetractedSegments(t *testing.T) {
 		if after := night(); after == before || !strings.Contains(after, " 60") && !strings.Contains(after, " 1") {
 			t.Errorf("night %q became %q", before, after)
 		}
+		w.expect("derived nights", "apple", Counts{}, &Window{Types: []string{"night"}, From: oct(1, 0), To: oct(3, 0)})
 		r := Retraction{Patient: "p1", Vendor: "apple", Types: window.Types, From: oct(1, 0), To: oct(3, 0),
 			Caller: operator()}
 		if sum, err := w.pipeline.Retract(t.Context(), r); err != nil || sum.Retracted != 1 || sum.Updated != 1 {
@@ -604,4 +608,20 @@ func TestRetractManyCommits(t *testing.T) {
 			t.Error("a repetition wrote something")
 		}
 	})
+}
+
+// TestRollupOfSharedRow checks that a daily roll-up stays if a window of days is
+// complete for the type that it shares a row with.
+func TestRollupOfSharedRow(t *testing.T) {
+	w := newWorld(t)
+	day := sample.Sample{Metric: "sedentary-period/day", Channel: "v4-rollup",
+		Day:    sample.Date{Year: 2026, Month: 10, Day: 1},
+		Value:  sample.Value{Kind: sample.Number, Num: "600", Unit: "s"},
+		Device: sample.Device{Name: "Google Health", Manufacturer: "Google", Kind: "app"}}
+	w.expect("first", "fitbit", Counts{Read: 1, Created: 1}, nil, day)
+	days := func(types ...string) *Window {
+		return &Window{Types: types, From: oct(1, 0), To: oct(2, 0), Days: true}
+	}
+	w.expect("list", "fitbit", Counts{}, days("sedentary-period", "sedentary-period/rollup"))
+	w.expect("roll-up", "fitbit", Counts{Retracted: 1}, days("sedentary-period/day"))
 }

@@ -233,7 +233,8 @@ func (m *vendorModel) reconcile(w *Window) {
 		stated[chartKey(&s)] = true
 	}
 	for key, c := range m.chart {
-		if belongs(c.sample.Metric, w.Types) && !stated[key] && m.within(c, w) {
+		if belongs(c.sample.Metric, w.Types) && !stated[key] &&
+			(m.within(c, w) || slices.Contains(names, c.object)) {
 			m.retract(c)
 		}
 	}

@@ -19,9 +19,11 @@ func TestTypesOfStreams(t *testing.T) {
 	metrics, covered := map[string]bool{}, 0
 	for _, v := range all.Vendors {
 		for _, m := range v.Rows {
-			name, _, _ := strings.Cut(m.Metric, ".")
-			metrics[v.Vendor+" "+m.Metric] = true
-			metrics[v.Vendor+" "+name] = true
+			for _, metric := range append([]string{m.Metric}, m.Also...) {
+				name, _, _ := strings.Cut(metric, ".")
+				metrics[v.Vendor+" "+metric] = true
+				metrics[v.Vendor+" "+name] = true
+			}
 		}
 	}
 	for _, build := range clouds.All() {

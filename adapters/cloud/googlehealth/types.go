@@ -69,9 +69,10 @@ var types = []dataType{
 	{name: "distance", kind: interval, scope: activity, notified: true},
 	{name: "altitude", kind: interval, scope: activity, notified: true},
 	{name: "active-zone-minutes", kind: interval, scope: activity, notified: true},
-	{name: "active-minutes", kind: interval, scope: activity},
+	{name: "active-minutes", kind: interval, scope: activity, metrics: withRollup("active-minutes")},
 	{name: "activity-level", kind: interval, scope: activity, notified: true},
-	{name: "sedentary-period", kind: interval, scope: activity, notified: true},
+	{name: "sedentary-period", kind: interval, scope: activity, notified: true,
+		metrics: withRollup("sedentary-period")},
 	{name: "time-in-heart-rate-zone", kind: interval, scope: activity, notified: true},
 	{name: "active-energy-burned", kind: interval, scope: activity},
 	{name: "basal-energy-burned", kind: interval, scope: activity},
@@ -82,7 +83,7 @@ var types = []dataType{
 	{name: "total-calories", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14},
 	{name: "floors", kind: rollup, scope: activity, notified: true},
 	{name: "calories-in-heart-rate-zone", kind: rollup, scope: activity, notified: true, chunk: 14 * day, page: 14},
-	{name: "hydration-log", kind: session, scope: "nutrition", notified: true},
+	{name: "hydration-log", kind: session, scope: "nutrition", notified: true, metrics: withRollup("hydration-log")},
 	{name: "nutrition-log", kind: session, scope: "nutrition", notified: true},
 	{name: "symptoms", kind: point, scope: "logged_symptoms"},
 	{name: "moods", kind: point, scope: "mindfulness"},
@@ -93,6 +94,10 @@ var types = []dataType{
 	{name: "profile", kind: resource, scope: "profile", every: day},
 	{name: "irnProfile", kind: resource, scope: "irn", every: day},
 }
+
+// withRollup returns the metrics of a type whose row of the metric table also stands for
+// its roll-up: the two cannot be told apart in the store.
+func withRollup(name string) []string { return []string{name, name + "/rollup"} }
 
 // stream returns the stream of a type.
 func (t *dataType) stream() cloud.Stream {

@@ -42,8 +42,8 @@ type Options struct {
 	// SpillBytes bounds the temporary files in which searches sort, in bytes. Zero
 	// means 1 GiB.
 	SpillBytes int64
-	// NoSync acknowledges commits without an fsync. A crash then loses commits;
-	// only the control run of the crash test uses it.
+	// NoSync acknowledges commits without an fsync. A crash then loses commits; it is
+	// for tests and for stores that are thrown away.
 	NoSync bool
 
 	bounds limits
