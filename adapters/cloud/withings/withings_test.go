@@ -76,7 +76,8 @@ func TestContract(t *testing.T) {
 			`"refresh_token":"r","expires_in":10800,"scope":"user.metrics,user.activity","token_type":"Bearer"}}`,
 		Answers: []cloudtest.Answer{
 			status(100, cloud.Unauthorized, 0), status(401, cloud.Unauthorized, 0), status(277, cloud.Permission, 0),
-			status(503, cloud.Rejected, 0), status(522, cloud.Unavailable, 0), status(601, cloud.Throttled, time.Minute),
+			status(503, cloud.Rejected, 0), status(522, cloud.Unavailable, 0),
+			status(601, cloud.Throttled, time.Minute),
 			status(2555, cloud.Permission, 0), status(10000, cloud.Unavailable, 0),
 			{Name: "HTTP 429", Status: 429, Header: map[string]string{"Retry-After": "7"}, Want: cloud.Throttled,
 				Wait: 7 * time.Second},
