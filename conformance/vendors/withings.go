@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 )
 
 // withingsAnswer counts the groups of measures, nights and days of an answer.
@@ -20,6 +21,7 @@ func (t *tally) withingsAnswer(o object) {
 func withingsParts(it object) int {
 	whole := func(name string) bool { _, ok := it[name].(json.Number); return ok }
 	n := 0
+	_, noDay := time.Parse(time.DateOnly, fmt.Sprint(it["date"]))
 	switch data, _ := it["data"].(object); {
 	case it["measures"] != nil:
 		if !whole("grpid") || !whole("date") || fmt.Sprint(it["category"]) == "2" || fmt.Sprint(it["attrib"]) == "1" {
@@ -42,7 +44,7 @@ func withingsParts(it object) int {
 			n++
 		}
 		return n + present(data, "hr_average", "hr_min", "rr_average", "sleep_score")
-	case fmt.Sprint(it["brand"]) == "18" || it["date"] == "yesterday":
+	case fmt.Sprint(it["brand"]) == "18" || noDay != nil:
 		return 0
 	}
 	if _, ok := it["soft"].(json.Number); ok {
