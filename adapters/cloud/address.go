@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -38,4 +39,30 @@ func loopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// Apply completes the facts of a vendor's OAuth server: it sets the client, and replaces
+// the documented URLs in o and api by those that the operator states.
+func (c *Config) Apply(o *OAuth, api *string) error {
+	if c.ClientID == "" || c.ClientSecret == "" {
+		return errors.New("the client id and the client secret are required")
+	}
+	o.ClientID, o.ClientSecret = c.ClientID, c.ClientSecret
+	for _, a := range []struct {
+		setting, stated string
+		into            *string
+	}{
+		{"the authorization URL", c.AuthURL, &o.AuthURL}, {"the token URL", c.TokenURL, &o.TokenURL},
+		{"the revocation URL", c.RevokeURL, &o.RevokeURL}, {"the URL of the API", c.APIURL, api},
+	} {
+		if a.into == &o.RevokeURL && a.stated == "" && o.RevokeURL == "" {
+			continue // the vendor has no revocation endpoint
+		}
+		u, err := c.Address(a.setting, a.stated, *a.into)
+		if err != nil {
+			return err
+		}
+		*a.into = u
+	}
+	return nil
 }

@@ -141,6 +141,9 @@ type Client struct {
 	// empty.
 	Base  string
 	Token string // access token
+	// Account is the id that OAuth.Account returned for Token, or "". Only
+	// Vendor.Account may rely on it.
+	Account string
 	// Classify makes an *Error of an answer that is not 2xx. If it is nil, the
 	// status decides. body holds at most 64 KiB. A Vendor sets it if it is nil.
 	Classify func(status int, h http.Header, body []byte) *Error
@@ -167,7 +170,7 @@ func (c *Client) For(base string, classify func(int, http.Header, []byte) *Error
 
 // Get reads base + path?query.
 func (c *Client) Get(ctx context.Context, path string, query url.Values) ([]byte, error) {
-	return c.send(ctx, http.MethodGet, path, query, nil)
+	return c.send(ctx, http.MethodGet, path, query, nil, "")
 }
 
 // Post sends a JSON body.
@@ -176,10 +179,17 @@ func (c *Client) Post(ctx context.Context, path string, body any) ([]byte, error
 	if err != nil {
 		return nil, &Error{Problem: Rejected, Err: err}
 	}
-	return c.send(ctx, http.MethodPost, path, nil, b)
+	return c.send(ctx, http.MethodPost, path, nil, b, "application/json")
 }
 
-func (c *Client) send(ctx context.Context, method, path string, query url.Values, body []byte) ([]byte, error) {
+// PostForm sends a form, for vendors whose reads are POST requests.
+func (c *Client) PostForm(ctx context.Context, path string, form url.Values) ([]byte, error) {
+	return c.send(ctx, http.MethodPost, path, nil, []byte(form.Encode()), "application/x-www-form-urlencoded")
+}
+
+// send sends a request. contentType is that of body.
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, body []byte,
+	contentType string) ([]byte, error) {
 	if c.Spend != nil {
 		if err := c.Spend(ctx); err != nil {
 			return nil, err
@@ -196,7 +206,7 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	rq.Header.Set("Authorization", "Bearer "+c.Token)
 	rq.Header.Set("Accept", "application/json")
 	if body != nil {
-		rq.Header.Set("Content-Type", "application/json")
+		rq.Header.Set("Content-Type", contentType)
 	}
 	answer, h, err := Do(c.HTTP, rq, c.Clock(), c.Classify)
 	if h != nil && c.Observe != nil {

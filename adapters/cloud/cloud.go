@@ -83,6 +83,15 @@ type OAuth struct {
 	// RefreshLife returns the lifetime of the refresh token that the members of an
 	// answer of the token endpoint state, or 0. It may be nil.
 	RefreshLife func(answer func(name string) any) time.Duration
+	// TokenParams are further parameters of requests to the token endpoint.
+	TokenParams map[string]string
+	// Unwrap returns the status and the body that RFC 6749 (5.1 and 5.2) prescribes for
+	// an answer of the token endpoint that has another form. It may be nil.
+	Unwrap func(status int, body []byte) (int, []byte)
+	// Account returns the id of the account that the members of an answer of the token
+	// endpoint state, or "". It becomes Client.Account while an account is linked. It
+	// may be nil.
+	Account func(answer func(name string) any) string
 }
 
 // Scope is one permission that the vendor's consent page lists.

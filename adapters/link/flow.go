@@ -146,7 +146,9 @@ func (ls *Links) Complete(ctx context.Context, by audit.Caller, session string, 
 	}
 	l := Link{Patient: p.Patient, Vendor: p.Vendor, Issuer: o.TokenURL, Status: Working}
 	l.Scopes, l.Missing = granted(o, t.scope, a.Scope)
-	l.Accounts, err = v.Account(ctx, ls.API(v, t.Access))
+	client := ls.API(v, t.Access)
+	client.Account = t.account
+	l.Accounts, err = v.Account(ctx, client)
 	if err == nil && len(l.Accounts) == 0 {
 		err = &cloud.Error{Problem: cloud.Unavailable, Reason: "no-account"}
 	}

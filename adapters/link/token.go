@@ -27,7 +27,8 @@ type tokens struct {
 	// Refreshing is set while a refresh request may be under way.
 	Refreshing bool `json:"refreshing,omitempty"`
 
-	scope string
+	scope   string
+	account string // id that OAuth.Account returned, or ""
 }
 
 func (ls *Links) seal(id string, t tokens) []byte {
@@ -239,7 +240,9 @@ func (ls *Links) end(ctx context.Context, id string, sealed []byte, reason strin
 // Throttled, with Sent set if the vendor may have used the code or token.
 func (ls *Links) exchange(ctx context.Context, o cloud.OAuth,
 	send func(context.Context, *oauth2.Config) (*oauth2.Token, error)) (tokens, error) {
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, ls.tokenClient())
+	client := ls.tokenClient()
+	client.Transport = &dialect{client.Transport, o}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, client)
 	sent := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
 	began := ls.Clock()
@@ -257,6 +260,9 @@ func (ls *Links) exchange(ctx context.Context, o cloud.OAuth,
 		if life := o.RefreshLife(t.Extra); life > 0 {
 			out.RefreshEnds = began.Add(life)
 		}
+	}
+	if o.Account != nil {
+		out.account = o.Account(t.Extra)
 	}
 	return out, nil
 }

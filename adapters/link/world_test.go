@@ -264,13 +264,14 @@ type vendor struct {
 	s          *server
 	revokesAll bool
 	tokenURL   string
+	dialect    func(*cloud.OAuth) // changes the facts, or nil
 }
 
 func (v *vendor) Code() string            { return "ring" }
 func (v *vendor) Streams() []cloud.Stream { return nil }
 func (v *vendor) Budget() cloud.Budget    { return cloud.Budget{} }
 func (v *vendor) OAuth() cloud.OAuth {
-	return cloud.OAuth{AuthURL: v.s.URL + "/authorize", TokenURL: v.tokenURL, RevokeURL: v.s.URL + "/revoke",
+	o := cloud.OAuth{AuthURL: v.s.URL + "/authorize", TokenURL: v.tokenURL, RevokeURL: v.s.URL + "/revoke",
 		ClientID: "client", ClientSecret: "secret", Rotates: v.s.rotates, RevokesAll: v.revokesAll,
 		Scopes: []cloud.Scope{{Name: "daily", Words: "your days"},
 			{Name: "heart", Words: "your pulse", Optional: true}},
@@ -278,9 +279,16 @@ func (v *vendor) OAuth() cloud.OAuth {
 			n, _ := member("refresh_token_expires_in").(float64)
 			return time.Duration(n) * time.Second
 		}}
+	if v.dialect != nil {
+		v.dialect(&o)
+	}
+	return o
 }
 
 func (v *vendor) Account(ctx context.Context, c *cloud.Client) (ids []string, err error) {
+	if c.Account != "" {
+		return []string{c.Account}, nil
+	}
 	b, err := c.Get(ctx, "/account", nil)
 	if err != nil {
 		return nil, err

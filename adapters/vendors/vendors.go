@@ -10,19 +10,20 @@ import (
 	"pulsegate/adapters/apple"
 	"pulsegate/adapters/fitbit"
 	"pulsegate/adapters/oura"
+	"pulsegate/adapters/withings"
 )
 
 // All returns the adapters, ordered by vendor code. Add a new vendor here.
 func All() []adapters.Adapter {
-	return []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
+	return []adapters.Adapter{apple.New(), fitbit.New(), oura.New(), withings.New()}
 }
 
 // Codes lists the vendor codes of commands and URLs for help and error texts:
-// "apple, fitbit or oura".
+// "apple, fitbit, oura or withings".
 func Codes() string { return join(adapters.Adapter.Vendor, "or") }
 
-// Names lists the vendors as patients know them: "Apple Health, Fitbit and
-// Oura".
+// Names lists the vendors as patients know them: "Apple Health, Fitbit, Oura
+// and Withings".
 func Names() string { return join(adapters.Adapter.Name, "and") }
 
 // Name returns the name of a vendor as patients know it. If this build has no

@@ -58,7 +58,7 @@ func countItems(format, name string, body *io.SectionReader) (t tally, err error
 		"health-auto-export": (*tally).autoExport, "companion": (*tally).companion,
 		"healthkit-fhir": (*tally).resource, "open-wearables": (*tally).openWearables,
 		"google-health": (*tally).googlePage, "fitbit-web-api": func(t *tally, o object) { t.webBody(name, o) },
-		"v2": (*tally).ouraBody,
+		"v2": (*tally).ouraBody, "api": (*tally).withingsAnswer,
 	}[format]
 	if ofValue == nil {
 		return t, errors.New("there is no counter for the format")

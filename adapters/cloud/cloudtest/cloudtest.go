@@ -34,6 +34,10 @@ type Suite struct {
 	To      time.Time
 	// Answers are failures as the vendor documents them.
 	Answers []Answer
+	// TokenAnswer is an answer of the token endpoint as the vendor documents it, with
+	// Token and the first id of Account. It is needed if OAuth.Unwrap or OAuth.Account
+	// is set.
+	TokenAnswer string
 	// Webhook is nil if the vendor is no cloud.Notifier.
 	Webhook *Webhook
 }
@@ -55,7 +59,10 @@ const maxPages = 200
 // Run runs all tests.
 func Run(t *testing.T, s Suite) {
 	t.Run("facts", s.facts)
+	t.Run("token", s.token)
 	t.Run("streams", s.streams)
+	t.Run("windows", s.windows)
+	t.Run("repetition", s.repetition)
 	t.Run("failures", s.failures)
 	t.Run("hostile", s.hostile)
 	if s.Webhook != nil {
@@ -63,16 +70,26 @@ func Run(t *testing.T, s Suite) {
 	}
 }
 
+// Serve serves h until the test ends.
+func Serve(t testing.TB, h http.Handler) *httptest.Server {
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server
+}
+
 // start serves h and returns a vendor for it with a client.
 func (s *Suite) start(t *testing.T, h http.Handler) (cloud.Vendor, *cloud.Client) {
 	t.Helper()
-	server := httptest.NewServer(h)
-	t.Cleanup(server.Close)
+	server := Serve(t, h)
 	v, err := s.New(server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v, &cloud.Client{HTTP: server.Client(), Token: s.Token, Clock: func() time.Time { return s.Now }}
+	c := &cloud.Client{HTTP: server.Client(), Token: s.Token, Clock: func() time.Time { return s.Now }}
+	if v.OAuth().Account != nil && len(s.Account) > 0 {
+		c.Account = s.Account[0]
+	}
+	return v, c
 }
 
 func (s *Suite) facts(t *testing.T) {
@@ -104,6 +121,14 @@ func (s *Suite) facts(t *testing.T) {
 			t.Errorf("unknown scopes count as %q", got)
 		}
 	}
+	if b := v.Budget(); b.Application.Requests <= 0 && b.Account.Requests <= 0 {
+		t.Error("the vendor has no limit on requests")
+	}
+	s.streamFacts(t, v, scopes)
+}
+
+// streamFacts checks what is known of the streams without reading them.
+func (s *Suite) streamFacts(t *testing.T, v cloud.Vendor, scopes []string) {
 	names := map[string]bool{}
 	for _, st := range v.Streams() {
 		if st.Name == "" || names[st.Name] {
@@ -183,6 +208,7 @@ func (s *Suite) streams(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s, page %d does not decode: %v", st.Name, i+1, err)
 			}
+			covered(t, &st, rec)
 		}
 		if items == 0 {
 			t.Errorf("%s: no items", st.Name)
@@ -195,7 +221,15 @@ func (s *Suite) streams(t *testing.T) {
 
 // failures checks what the documented failures mean, for the account and each stream.
 func (s *Suite) failures(t *testing.T) {
-	for _, a := range s.Answers {
+	general := []Answer{
+		{Name: "a limit", Status: http.StatusTooManyRequests, Header: map[string]string{"Retry-After": "17"},
+			Want: cloud.Throttled, Wait: 17 * time.Second},
+		{Name: "a limit until a date", Status: http.StatusTooManyRequests, Want: cloud.Throttled, Wait: time.Minute,
+			Header: map[string]string{"Retry-After": s.Now.Add(time.Minute).UTC().Format(http.TimeFormat)}},
+		{Name: "an expired token", Status: http.StatusUnauthorized, Want: cloud.Unauthorized},
+		{Name: "an outage", Status: http.StatusBadGateway, Want: cloud.Unavailable},
+	}
+	for _, a := range append(general, s.Answers...) {
 		t.Run(a.Name, func(t *testing.T) {
 			v, c := s.start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				for k, val := range a.Header {

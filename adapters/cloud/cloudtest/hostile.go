@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -169,6 +170,7 @@ func (s *Suite) sameForEver(t *testing.T) {
 func (s *Suite) noAnswer(t *testing.T) {
 	asked := make(chan struct{}, 1)
 	v, c := s.start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then the server sees that the client has gone
 		asked <- struct{}{}
 		<-r.Context().Done()
 	}))

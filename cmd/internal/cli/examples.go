@@ -10,6 +10,7 @@ import (
 // the name of the binary. A test requires an example for every command and parses
 // each of them.
 var examples = map[string]string{
+	"adapter new": `pulsegate adapter new acme`,
 	"serve": `pulsegate serve --data pulsegate-data --listen 127.0.0.1:8080
 pulsegate serve --config /etc/pulsegate/pulsegate.yaml
 pulsegate serve --demo --data demo-data`,

@@ -74,6 +74,8 @@ var sentUnits = map[string]map[string]string{
 		"{flights}": "count", "kcal/d": "kcal"},
 	"oura": {"/min": "bpm", "min": "s", "cm": "m", "/d": "count", "{count}": "count", "{score}": "score",
 		"kcal/d": "kcal", "1": "", "{MET}": "MET"},
+	"withings": {"/min": "bpm", "min": "s", "cm": "m", "/d": "count", "{count}": "count", "{score}": "score",
+		"kcal/d": "kcal", "mm[Hg]": "mmHg", "Cel": "degC", "{flights}": "count"},
 }
 
 func sentUnit(vendor, ucum string) string {
