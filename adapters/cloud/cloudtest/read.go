@@ -115,7 +115,7 @@ func (s *Suite) repetition(t *testing.T) {
 			}
 			return string(out)
 		}
-		if read() != read() {
+		if first, second := read(), read(); first != second {
 			t.Errorf("%s: a second read gives other samples", st.Name)
 		}
 	}
