@@ -143,9 +143,9 @@
 //
 // Routes are summarized as routeDistance, routeAscent, routeDescent (m) and
 // routeDuration (s), and no location is kept: it would show where a person lives. The
-// distance is the sum of great circles, and changes of altitude count from 2 m on. The
-// locations are those of a GPX file of the archive, of an export before iOS 13, or of
-// HAE. The summaries are Derived, because an export.xml without its archive lacks them.
+// distance is the sum of great circles, and changes of altitude count from 2 m on.
+// Locations come from a GPX file of the archive, an export before iOS 13, or HAE. The
+// summaries are Derived, because an export.xml without its archive lacks them.
 //
 // # Nights
 //

@@ -266,7 +266,7 @@ func TestAdapterDecodesEverything(t *testing.T) {
 		t.Run(string(f), func(t *testing.T) {
 			if !slices.ContainsFunc(apple.New().Formats(),
 				func(x adapters.Format) bool { return x.Name == string(f) }) {
-				t.Skipf("the adapter does not read %s", f)
+				t.Fatalf("the adapter does not read %s", f)
 			}
 			s, clock := newServer(t), simulate.NewClock(nil, start.AddDate(0, 0, 10), 1)
 			if err := newPhone(t, s, clock, func(o *phone.Options) { o.Format = f }).Advance(t.Context()); err != nil {
