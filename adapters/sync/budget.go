@@ -14,19 +14,19 @@ import (
 // windows of its own.
 const share = 0.8
 
-// budget is a token bucket that may be overdrawn.
-type budget struct{ limit *rate.Limiter }
+// bucket is a token bucket that may be overdrawn.
+type bucket struct{ limit *rate.Limiter }
 
-func newBudget(r cloud.Rate) *budget {
+func newBucket(r cloud.Rate) *bucket {
 	if r.Requests == 0 {
-		return &budget{}
+		return &bucket{}
 	}
 	perSecond := share * float64(r.Requests) / r.Per.Seconds()
-	return &budget{rate.NewLimiter(rate.Limit(perSecond), max(1, int(share*float64(r.Requests))))}
+	return &bucket{rate.NewLimiter(rate.Limit(perSecond), max(1, int(share*float64(r.Requests))))}
 }
 
 // ready returns the time from which a request may be sent.
-func (b *budget) ready(now time.Time) time.Time {
+func (b *bucket) ready(now time.Time) time.Time {
 	if b.limit == nil {
 		return now
 	}
@@ -37,7 +37,7 @@ func (b *budget) ready(now time.Time) time.Time {
 	return now.Add(time.Duration((1-left)/float64(b.limit.Limit())*float64(time.Second)) + time.Millisecond)
 }
 
-func (b *budget) spend(now time.Time) {
+func (b *bucket) spend(now time.Time) {
 	if b.limit != nil {
 		b.limit.ReserveN(now, 1)
 	}
@@ -48,7 +48,7 @@ type vendor struct {
 	cloud.Vendor
 	streams     []cloud.Stream
 	limits      cloud.Budget
-	application *budget
+	application *bucket
 	blocked     time.Time
 	throttled   int // answers 429 since the last success
 	// heard is the time of the latest notification.
@@ -60,7 +60,7 @@ type vendor struct {
 
 func newVendor(v cloud.Vendor) *vendor {
 	limits := v.Budget()
-	return &vendor{Vendor: v, streams: v.Streams(), limits: limits, application: newBudget(limits.Application)}
+	return &vendor{Vendor: v, streams: v.Streams(), limits: limits, application: newBucket(limits.Application)}
 }
 
 // next takes the next task that is due, or returns the time at which there may be

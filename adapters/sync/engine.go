@@ -72,7 +72,7 @@ type task struct {
 	vendor  *vendor
 	link    link.Link
 	plan    *plan
-	account *budget
+	account *bucket
 	events  []*event
 	ended   bool
 
@@ -182,7 +182,7 @@ func (e *Engine) add(l link.Link, p *plan) *task {
 		p = &plan{Streams: map[string]*progress{}}
 	}
 	p.complete(&l, v.streams, e.Clock(), e.Backfill)
-	t := &task{id: l.ID, vendor: v, link: l, plan: p, account: newBudget(v.limits.Account)}
+	t := &task{id: l.ID, vendor: v, link: l, plan: p, account: newBucket(v.limits.Account)}
 	e.tasks[l.ID] = t
 	for _, a := range l.Accounts {
 		e.accounts[accountKey(l.Vendor, a)] = l.ID

@@ -1,6 +1,7 @@
 package sync_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/link"
 	"pulsegate/fhir"
+	"pulsegate/fhir/budget"
 )
 
 func newRouter() *gin.Engine {
@@ -574,4 +576,21 @@ func TestManyLinks(t *testing.T) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most, m.HeapAlloc>>20)
+}
+
+// TestNotificationsShareTheBudget checks that large notifications are refused, to be
+// sent again, when the memory for bodies of requests is taken.
+func TestNotificationsShareTheBudget(t *testing.T) {
+	w := newWorld(t)
+	body := append([]byte("[]"), bytes.Repeat([]byte(" "), 512<<10)...)
+	hooks := w.hooks
+	for _, tt := range []struct {
+		limit int64
+		want  int
+	}{{1 << 20, http.StatusServiceUnavailable}, {16 << 20, http.StatusNoContent}} {
+		w.hooks = budget.New(tt.limit).Handler(hooks)
+		if got := w.post(body, "good"); got != tt.want {
+			t.Errorf("with a budget of %d bytes: status %d, want %d", tt.limit, got, tt.want)
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"pulsegate/adapters/cloud"
 	"pulsegate/fhir"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
 )
 
@@ -26,6 +27,10 @@ const (
 
 // maxNotification bounds the body of a notification in bytes.
 const maxNotification = 1 << 20
+
+// notificationFactor bounds the bytes of memory per byte of a notification: the body,
+// its growth while it is read, and its events.
+const notificationFactor = 4
 
 // maxBacklog bounds the events in memory. Beyond it, notifications are refused with
 // 503, and the vendor sends them again.
@@ -77,6 +82,13 @@ func (e *Engine) receive(rq *http.Request, v *vendor, path string) (int, []byte)
 	full := e.backlog >= maxBacklog
 	e.mu.Unlock()
 	if full {
+		return http.StatusServiceUnavailable, nil
+	}
+	size := int64(maxNotification)
+	if rq.ContentLength >= 0 {
+		size = min(size, rq.ContentLength)
+	}
+	if err := budget.Of(rq.Context()).Grow(size * notificationFactor); err != nil {
 		return http.StatusServiceUnavailable, nil
 	}
 	raw, err := io.ReadAll(http.MaxBytesReader(nil, rq.Body, maxNotification))

@@ -42,13 +42,18 @@ const (
 )
 
 // runLinks kills the server kills times.
-func runLinks(bin string, kills, wearers int, seed uint64) error {
+func runLinks(bin string, kills, wearers int, seed uint64) (err error) {
 	dir, err := os.MkdirTemp("", "pulsegate-kill-links-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a directory of the system for temporary files
 	l := &links{harness: harness{dir: dir}, bin: bin}
+	defer func() {
+		if err != nil && l.srv != nil {
+			_ = l.srv.Kill() // it may have ended
+		}
+	}()
 	now := time.Now()
 	// Two days pass for the wearers in about the time of the kills. They end before the
 	// present, because the server reads no future.
