@@ -94,6 +94,9 @@ type Variant struct {
 
 // Row describes one metric of one vendor.
 type Row struct {
+	// Pack is the pack that the row comes from. If a pack overrides a row of
+	// another one, it is the overriding pack.
+	Pack     *Pack    `yaml:"-"`
 	Metric   string   `yaml:"metric"`
 	Also     []string `yaml:"also"`
 	Name     string   `yaml:"name"`
@@ -125,12 +128,30 @@ type Row struct {
 
 // Vendor holds the file of one vendor.
 type Vendor struct {
-	Vendor string    `yaml:"vendor"`
-	System string    `yaml:"system"` // last segment of the URL of the vendor's CodeSystem
-	Title  string    `yaml:"title"`
-	Shared yaml.Node `yaml:"shared"` // holds the YAML anchors, not read
-	Rows   []Row     `yaml:"metrics"`
+	Vendor string `yaml:"vendor"`
+	// Version is the semantic version of the pack: the first number counts changes
+	// that need a new mapping of stored data, the second one new rows, the third one
+	// texts.
+	Version string    `yaml:"version"`
+	System  string    `yaml:"system"` // last segment of the URL of the vendor's CodeSystem
+	Title   string    `yaml:"title"`
+	Shared  yaml.Node `yaml:"shared"` // holds the YAML anchors, not read
+	Rows    []Row     `yaml:"metrics"`
 }
+
+// Pack identifies a mapping pack: a versioned file with rows for one vendor.
+type Pack struct {
+	Name    string // of the pack; a built-in pack has the code of its vendor
+	Version string
+}
+
+// URL returns the canonical URL of the ConceptMap that publishes the pack, without
+// the version.
+func (p *Pack) URL() string { return fhir.Canonical + "/ConceptMap/" + p.Name }
+
+// RowURI names a row of the pack: the canonical URL of its ConceptMap with the version,
+// and the row as the fragment.
+func (p *Pack) RowURI(metric string) string { return p.URL() + "|" + p.Version + "#" + metric }
 
 // SystemURL returns the URL of the CodeSystem with the vendor's own codes.
 func (v *Vendor) SystemURL() string { return fhir.Canonical + "/CodeSystem/" + v.System }
@@ -172,6 +193,10 @@ func Load(dir fs.FS) (*Table, error) {
 		}
 		if v.Vendor+".yaml" != name {
 			return nil, fmt.Errorf("%s: the file of vendor %s must be named %s.yaml", name, v.Vendor, v.Vendor)
+		}
+		pack := &Pack{Name: v.Vendor, Version: v.Version}
+		for i := range v.Rows {
+			v.Rows[i].Pack = pack
 		}
 		if err := t.check(name, &v); err != nil {
 			return nil, err
