@@ -80,9 +80,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 		from = defaultSeriesFrom
 	}
 	base.dense = row.Rate > 0 && from > 0 && row.Rate >= from
-	if row.Profile != "" {
-		base.meta = []byte(`"profile":["` + element.StructureDefinition + row.Profile + `"]`)
-	}
+	base.compileProfiles(row)
 	base.compileCategory(row)
 	if row.Shape == table.ShapeSampled {
 		base.sampledCode = m.concept(v, row.Metric, row.Name, row.Series, nil)
@@ -107,6 +105,24 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 		base.variants = append(base.variants, variant{row.Variants[i].When, r})
 	}
 	return base, nil
+}
+
+func (r *rule) compileProfiles(row *table.Row) {
+	var urls []string
+	if row.Profile != "" {
+		urls = append(urls, element.StructureDefinition+row.Profile)
+	}
+	for i, url := range append(urls, row.Profiles...) {
+		if i == 0 {
+			r.meta = append(r.meta, `"profile":[`...)
+		} else {
+			r.meta = append(r.meta, ',')
+		}
+		r.meta = appendString(r.meta, url)
+	}
+	if len(r.meta) > 0 {
+		r.meta = append(r.meta, ']')
+	}
 }
 
 func (r *rule) compileCategory(row *table.Row) {
