@@ -17,6 +17,7 @@ const ucumSystem = `"system":"` + element.UCUM + `"`
 // of an Observation that do not depend on the sample are already JSON.
 type rule struct {
 	row         *table.Row
+	entities    []byte // see RowEntities; only in the rule of a row
 	meta        []byte // members of meta
 	category    []byte // ,"category":[...]
 	categories  []string
@@ -74,7 +75,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	base.row = row
+	base.row, base.entities = row, rowEntities(row)
 	from := m.opts.SeriesFrom
 	if from == 0 {
 		from = defaultSeriesFrom
