@@ -24,6 +24,7 @@ type delivery struct {
 	format     string
 	digest     string // SHA-256 of the first 64 KiB of the payload, in hex
 	retracting bool   // the delivery is a Retraction
+	remap      string // id of the job if the delivery maps stored samples again, or ""
 	generation int    // of the fence when the delivery began
 	log        *slog.Logger
 	meters     meters
