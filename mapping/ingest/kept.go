@@ -150,9 +150,7 @@ func sampleKey(patient, vendor, id string) string {
 	return prefixSample + patient + "/" + vendor + "/" + id
 }
 
-func exemplarPrefix(patient, vendor, streamID string) string {
-	return prefixExemplar + patient + "/" + vendor + "/" + streamID + "/"
-}
+func exemplarPrefix(patient, vendor string) string { return prefixExemplar + patient + "/" + vendor + "/" }
 
 // keep returns the encoded Kept of a sample, or nil if it cannot be kept, because its
 // end lies after the year 9999.
@@ -263,7 +261,7 @@ func (d *delivery) keepExemplars(ctx context.Context, group *seriesGroup, stream
 			return fhir.Wrap("ingest.Kept", err)
 		}
 		sum := sha256.Sum256(value)
-		key := exemplarPrefix(d.request.Patient, d.request.Vendor, streamID) + hex.EncodeToString(sum[:8])
+		key := exemplarPrefix(d.request.Patient, d.request.Vendor) + streamID + "/" + hex.EncodeToString(sum[:8])
 		if d.exemplars[key] {
 			continue
 		}
