@@ -45,6 +45,7 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 		}
 		clear(d.devices) // the caches may hold state that was not written
 		clear(d.learned)
+		clear(d.exemplars)
 	}
 }
 

@@ -56,6 +56,7 @@ type delivery struct {
 	categories     map[categoryPair]bool // cache of covered
 	devices        map[string]*mapping.DeviceFacts
 	learned        map[string]bool     // pairs that learnSources has recorded
+	exemplars      map[string]bool     // keys of exemplars that the store has
 	openItems      map[string][]string // items in quarantine by subjectID; nil until loadOpenItems
 	wroteResources bool
 	commits        int

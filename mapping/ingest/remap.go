@@ -52,6 +52,10 @@ const (
 	SkippedNoConsent = "no-consent" // to data of the new category
 )
 
+// RejectedAmbiguous is a reason of RemapCounts.Rejected: several samples may have made the
+// Observation, and the table now maps them differently.
+const RejectedAmbiguous = "ambiguous"
+
 func (c *RemapCounts) add(other *RemapCounts) {
 	c.Read += other.Read
 	c.Unchanged += other.Unchanged

@@ -186,14 +186,17 @@ func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObserva
 		res, err = d.pipeline.Mapper.Map(nil, d.request.Vendor, s, d.request.Patient, zoneThen(kept))
 	}
 	var reject *mapping.RejectError
-	if errors.As(err, &reject) {
+	switch {
+	case errors.As(err, &reject):
 		increase(&c.Rejected, reject.Reason, 1)
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, ErrAmbiguous):
+		increase(&c.Rejected, RejectedAmbiguous, 1)
+		return nil
+	case err != nil:
 		return fhir.Wrap("ingest.Remap", err)
 	}
-	replaces := replacesID(o, s, &res)
+	replaces := len(o.Kept) == 1 && replacesID(o, s, &res)
 	if !replaces && o.SameContent(body) {
 		c.Unchanged++
 		return nil
@@ -322,7 +325,7 @@ func (r *Remapping) describe(d *delivery, o *KeptObservation, body []byte, repla
 	for kind := range kinds {
 		increase(&part.metric(metric).Kinds, kind, 1)
 	}
-	if o.Stream != "" {
+	if o.Kept != nil && o.Kept[0].Rebuilt && o.Resource.Version == 1 {
 		part.Documents++
 		part.Bytes += int64(len(o.Resource.JSON))
 		if replaced {
