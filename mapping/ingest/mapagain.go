@@ -97,6 +97,7 @@ type keptReader struct {
 	pipeline        *Pipeline
 	patient, vendor string
 	exemplars       map[string][]*keptExemplar // by stream
+	epochs          []packEpoch                // nil until they are needed
 }
 
 // maxStreams limits the streams whose exemplars a keptReader holds.
@@ -108,7 +109,11 @@ func (r *keptReader) of(ctx context.Context, current *fhir.Resource) ([]Kept, er
 	k, streamed := series.ParseID(current.ID)
 	streamID := mapping.StreamID(k.Identity)
 	if streamed && current.Version == 1 {
-		if list, err := r.ofRow(ctx, streamID, current); err != nil || len(list) > 0 {
+		list, err := r.ofRow(ctx, streamID, current)
+		if err != nil || len(list) > 0 {
+			if err == nil {
+				list, err = r.inForce(ctx, current, list)
+			}
 			return list, err
 		}
 	}

@@ -172,8 +172,11 @@ type Remapping struct {
 	meters   remapMeters
 	// job is the state of the job. A copy for other goroutines is in live.
 	job     RemapJob
-	unsaved int             // batches since the job was stored
-	created map[string]bool // ids that the latest batches have created
+	unsaved int // batches since the job was stored
+	// written holds the ids that the latest batches have written. New versions may come
+	// again, because their positions change.
+	written map[string]bool
+	order   []string // of written
 }
 
 // checkRemap returns req with the vendor's code and the metrics of its rows.
@@ -320,7 +323,7 @@ func (r *Remapping) delivery(ctx context.Context, patient string) (*delivery, er
 	if err != nil {
 		return nil, err
 	}
-	d.ctx, d.remap, d.format, d.digest = ctx, r.job.ID, "remap", r.job.ID
+	d.ctx, d.remap, d.digest = ctx, r.job.ID, r.job.ID
 	d.limits.Batch, d.limits.Samples = 2*remapBatch, 2*remapBatch // so that a batch is never full
 	return d, nil
 }
@@ -328,14 +331,4 @@ func (r *Remapping) delivery(ctx context.Context, patient string) (*delivery, er
 // includes reports whether the request selects a metric.
 func (r *Remapping) includes(metric string) bool {
 	return r.metrics == nil || r.metrics[metric] || r.metrics[r.pipeline.Mapper.RowMetric(r.request.Vendor, metric)]
-}
-
-// packs returns the names and versions of the packs that map a vendor's metrics.
-func (p *Pipeline) packs(vendor string) (out []string) {
-	for _, pack := range p.Mapper.Table().Packs {
-		if pack.Vendor == vendor {
-			out = append(out, pack.Name+" "+pack.Version)
-		}
-	}
-	return out
 }

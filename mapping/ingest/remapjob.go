@@ -163,7 +163,7 @@ func (p *Pipeline) BeginRemap(ctx context.Context, req RemapRequest) (*Remapping
 	if err != nil {
 		return nil, err
 	}
-	r := &Remapping{pipeline: p, request: req, created: map[string]bool{}}
+	r := &Remapping{pipeline: p, request: req, written: map[string]bool{}}
 	if len(req.Metrics) > 0 {
 		r.metrics = map[string]bool{}
 		for _, m := range req.Metrics {

@@ -63,7 +63,7 @@ type remapAttempt struct {
 	*commitAttempt
 	batch   *batch // of the samples that are stored under another id
 	part    RemapReport
-	created []string
+	written []string // ids
 }
 
 // batch maps the next samples again, and commits the changes together with the
@@ -92,6 +92,11 @@ func (r *Remapping) batch(ctx context.Context, d *delivery) (more bool, err erro
 			a.part.Limited = true
 			break
 		}
+		if format := list[i].Kept[0].Format; i == 0 {
+			d.format = format
+		} else if format != d.format {
+			break // the batch keeps one format with its samples
+		}
 		if err := r.observation(ctx, d, &list[i], a); err != nil {
 			return false, err
 		}
@@ -107,13 +112,25 @@ func (r *Remapping) batch(ctx context.Context, d *delivery) (more bool, err erro
 		return false, err
 	}
 	r.meters.count(ctx, d.request.Vendor, &a.part)
-	if len(a.created) > 0 || len(r.created) > remapBatch {
-		clear(r.created)
-	}
-	for _, id := range a.created {
-		r.created[id] = true
-	}
+	r.remember(a.written)
 	return !a.part.Limited, nil
+}
+
+// maxWritten limits the ids that a job remembers.
+const maxWritten = 16 * remapBatch
+
+// remember records ids that a batch has written.
+func (r *Remapping) remember(ids []string) {
+	for _, id := range ids {
+		if !r.written[id] {
+			r.written[id] = true
+			r.order = append(r.order, id)
+		}
+	}
+	for len(r.order) > maxWritten {
+		delete(r.written, r.order[0])
+		r.order = r.order[1:]
+	}
 }
 
 // changes returns the number of Observations that the batch changes.
@@ -167,7 +184,7 @@ func (r *Remapping) read(ctx context.Context, d *delivery) (list []KeptObservati
 func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObservation, a *remapAttempt) error {
 	kept := &o.Kept[0]
 	s := &kept.Sample
-	if kept.Derived || r.created[o.Resource.ID] || !r.includes(s.Metric) || d.tooOld(s) {
+	if kept.Derived || r.written[o.Resource.ID] || !r.includes(s.Metric) || d.tooOld(s) {
 		return nil
 	}
 	metric := d.pipeline.Mapper.RowMetric(d.request.Vendor, s.Metric)
@@ -265,6 +282,7 @@ func (r *Remapping) change(d *delivery, o *KeptObservation, body []byte, res *ma
 		Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body}})
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
+	a.written = append(a.written, ref.ID)
 	a.addRow(res.Metric)
 	row := d.pipeline.Mapper.Row(d.request.Vendor, s.Metric)
 	w, err := o.StateWrite(row.Pack.RowURI(row.Metric))
@@ -280,8 +298,6 @@ func (r *Remapping) change(d *delivery, o *KeptObservation, body []byte, res *ma
 	}
 	left := *res
 	left.ID, left.Hash = ref.ID, hash
-	d.format = o.Kept[0].Format // of the item
-	defer func() { d.format = "remap" }()
 	return d.quarantineLeftOut(s, &left)
 }
 
@@ -298,13 +314,11 @@ func (r *Remapping) replace(d *delivery, o *KeptObservation, res *mapping.Result
 			JSON: withStatus(unstamped(&o.Resource), statusRetracted)}})
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
-	a.created = append(a.created, res.ID)
+	a.written = append(a.written, ref.ID, res.ID)
 	s := o.Kept[0].Sample
 	if res.SegmentsOf != "" {
 		a.addSegment(&observation{Result: *res, source: s.Source.Name}, res.JSON)
 	}
-	d.format = o.Kept[0].Format
-	defer func() { d.format = "remap" }()
 	return d.Sample(&s)
 }
 
