@@ -47,14 +47,18 @@ func adminCalls() map[string][]string {
 		"GET /link/show":                  {"?id=none"},
 		"POST /link/unlink":               {`{"id":"none"}`},
 		"POST /link/pull":                 {`{"id":"none"}`},
-		"POST /push-key/create":           {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
-		"GET /push-key":                   {"", "?patient=ada", "?patient=ada&vendor=oura"},
-		"POST /push-key/revoke":           {`{"patient":"ada","vendor":"apple"}`},
-		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
-		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
-		"POST /user/reinvite":             {`{"login":"eve"}`},
-		"POST /user/disable":              {`{"login":"eve"}`},
-		"GET /user":                       {""},
+		"POST /remap": {`{"vendor":"oura"}`, `{"vendor":"oura","patient":"ada","dryRun":true,"examples":3}`,
+			`{"vendor":"nothing"}`},
+		"GET /remap":            {""},
+		"POST /remap/cancel":    {`{"vendor":"oura"}`},
+		"POST /push-key/create": {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
+		"GET /push-key":         {"", "?patient=ada", "?patient=ada&vendor=oura"},
+		"POST /push-key/revoke": {`{"patient":"ada","vendor":"apple"}`},
+		"POST /user/bootstrap":  {`{"login":"root","name":"Root"}`},
+		"POST /user":            {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
+		"POST /user/reinvite":   {`{"login":"eve"}`},
+		"POST /user/disable":    {`{"login":"eve"}`},
+		"GET /user":             {""},
 	}
 }
 
@@ -66,6 +70,8 @@ var refusedCalls = map[string]bool{
 	"GET /link/show?id=none":       true,
 	"POST /link/pull":              true,
 	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /remap/cancel":           true, // no job is running
+	"POST /remap":                  true, // an unknown vendor
 	"POST /demo/token":             true, // the server is no demo
 } // read only
 
