@@ -17,6 +17,7 @@ import (
 	"pulsegate/adapters/oura"
 	"pulsegate/adapters/withings"
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 )
 
@@ -60,14 +61,15 @@ func (w *world) checkKept(vendor string) (all, rows int) {
 	if all == many {
 		return all, rows
 	}
-	for id, r := range w.all("Observation") {
-		if seen[id] {
-			continue
+	err := w.pipeline.Store.Scan(w.t.Context(), store.ScanRange{Types: []string{"Observation"}, Patient: "p1",
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+		if f.Facts.Vendor == vendor && !seen[f.Resource.ID] {
+			w.t.Errorf("no sample is kept of %s", f.Resource.JSON)
 		}
-		if _, facts, err := w.pipeline.Store.Read(w.t.Context(), r.Ref(), 0); err != nil || facts.Vendor == vendor &&
-			facts.Patient == "p1" {
-			w.t.Errorf("no sample is kept of %s %v", r.JSON, err)
-		}
+		return true
+	})
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	return all, rows
 }
