@@ -191,6 +191,22 @@
 // one read of ingest/channels per commit. Commits for one patient and vendor are
 // prepared one after another.
 //
+// # Kept samples
+//
+// The sample from which an Observation was made is kept in the commit that writes the
+// Observation, so that the mapping can be explained and repeated (Pipeline.Kept,
+// Pipeline.EachKept, Pipeline.MapAgain). It is kept under the id of the stored
+// Observation; a restatement replaces it, and a retraction that states only the id leaves
+// it. Of an Observation that was joined of several samples, all are kept. Of a night that
+// was derived from segments, the derived sample is kept.
+//
+// Of a series, only one exemplar is kept of all samples that differ in times and numbers
+// alone (stream.Exemplar). Together with a row, it is the sample again, except for zeros
+// at the end of numbers and for facts that leave no trace in the Observation. If a
+// component of such a sample could not be written, the exemplar is without it. If two
+// exemplars have one form of Observation, such as those of two units, both samples are
+// candidates, because the row does not tell them apart.
+//
 // # Device facts
 //
 // A Device has the latest statement of each fact (versions, battery, model). A

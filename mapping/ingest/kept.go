@@ -107,7 +107,7 @@ func decodeAll(b []byte) ([]Kept, error) {
 	return list, nil
 }
 
-// keptExemplar is what is kept of the samples of a series.
+// keptExemplar is a stream.Exemplar with the facts of Kept, as it is stored.
 type keptExemplar struct {
 	stream.Exemplar
 	Format string `json:"format,omitempty"`
@@ -150,7 +150,9 @@ func sampleKey(patient, vendor, id string) string {
 	return prefixSample + patient + "/" + vendor + "/" + id
 }
 
-func exemplarPrefix(patient, vendor string) string { return prefixExemplar + patient + "/" + vendor + "/" }
+func exemplarPrefix(patient, vendor string) string {
+	return prefixExemplar + patient + "/" + vendor + "/"
+}
 
 // keep returns the encoded Kept of a sample, or nil if it cannot be kept, because its
 // end lies after the year 9999.

@@ -158,12 +158,13 @@ func (r *keptReader) ofRow(ctx context.Context, streamID string, version *fhir.R
 // load reads the exemplars of a stream.
 func (r *keptReader) load(ctx context.Context, streamID string) (list []*keptExemplar, err error) {
 	var failure error
-	err = r.pipeline.Store.List(ctx, exemplarPrefix(r.patient, r.vendor)+streamID+"/", func(_ string, value []byte) bool {
-		x := &keptExemplar{}
-		failure = json.Unmarshal(value, x)
-		list = append(list, x)
-		return failure == nil
-	})
+	err = r.pipeline.Store.List(ctx, exemplarPrefix(r.patient, r.vendor)+streamID+"/",
+		func(_ string, value []byte) bool {
+			x := &keptExemplar{}
+			failure = json.Unmarshal(value, x)
+			list = append(list, x)
+			return failure == nil
+		})
 	if err = cmp.Or(err, failure); err != nil {
 		return nil, fhir.Wrap("ingest.Kept", err)
 	}

@@ -77,7 +77,7 @@ type Stream struct {
 	Vague      bool // see mapping.Result
 	// Described is a sample with the device and the source of the stream only.
 	Described *sample.Sample
-	// Exemplar is that of the samples of the stream.
+	// Exemplar is the part that all samples of the stream have.
 	Exemplar *Exemplar
 }
 
