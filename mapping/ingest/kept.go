@@ -195,8 +195,25 @@ func (d *delivery) keepSample(obs *observation, a *commitAttempt) error {
 		return nil
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{
-		Key: sampleKey(d.request.Patient, d.request.Vendor, obs.ID), Value: joinEncoded(obs.kept)})
+		Key: sampleKey(d.request.Patient, d.request.Vendor, obs.ID), Value: withContent(obs.Hash, joinEncoded(obs.kept))})
 	return nil
+}
+
+// withContent returns the state of an Observation with samples: the content that was
+// made of them, as the hash of the write in hex, a line break, and the samples. An update
+// by a client has another hash.
+func withContent(hash [16]byte, samples []byte) []byte {
+	b := append(hex.AppendEncode(nil, hash[:]), '\n')
+	return append(b, samples...)
+}
+
+// cutContent reads what withContent has written.
+func cutContent(b []byte) (hash [16]byte, samples []byte, err error) {
+	text, samples, _ := bytes.Cut(b, []byte{'\n'})
+	if n, err := hex.Decode(hash[:], text[:min(len(text), 2*len(hash))]); err != nil || n != len(hash) {
+		return hash, nil, fhir.Errorf(fhir.Internal, "ingest.Kept", "the state of a kept sample is invalid")
+	}
+	return hash, samples, nil
 }
 
 // keepRow makes the samples of an Observation that was a row of a series.

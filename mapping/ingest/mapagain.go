@@ -122,10 +122,17 @@ func (r *keptReader) of(ctx context.Context, current *fhir.Resource) ([]Kept, er
 		return nil, fhir.Wrap(op, err)
 	}
 	if raw != nil {
-		return decodeAll(raw)
+		hash, samples, err := cutContent(raw)
+		if err != nil {
+			return nil, err
+		}
+		if ours, err := r.isOurs(ctx, current, hash); err != nil || !ours {
+			return nil, err
+		}
+		return decodeAll(samples)
 	}
-	if !streamed || current.Version == 1 {
-		return nil, nil
+	if !streamed || current.Version == 1 || statusOf(current.JSON) != statusRetracted {
+		return nil, nil // a client has written it
 	}
 	// A retraction has taken the row out of its series.
 	first, _, err := r.pipeline.Store.ReadVersion(ctx, current.Ref(), 1)
@@ -133,6 +140,19 @@ func (r *keptReader) of(ctx context.Context, current *fhir.Resource) ([]Kept, er
 		return nil, fhir.Wrap(op, err)
 	}
 	return r.ofRow(ctx, streamID, &first)
+}
+
+// isOurs reports whether ingest has written the current version of an Observation, of
+// which the content that the samples make has a hash. A retraction keeps the samples.
+func (r *keptReader) isOurs(ctx context.Context, current *fhir.Resource, hash [16]byte) (bool, error) {
+	if statusOf(current.JSON) == statusRetracted {
+		return true, nil
+	}
+	heads, err := r.pipeline.Store.Heads(ctx, []fhir.Ref{current.Ref()})
+	if err != nil {
+		return false, fhir.Wrap("ingest.Kept", err)
+	}
+	return heads[0].Hash == hash || heads[0].Version != current.Version, nil
 }
 
 // ofRow returns the samples that may have made a row of a series.
@@ -215,8 +235,8 @@ func (o *KeptObservation) SameContent(body []byte) bool {
 }
 
 // StateWrite returns the state that keeps the samples of o when a version that the row
-// with the given name has mapped is written.
-func (o *KeptObservation) StateWrite(row string) (store.StateWrite, error) {
+// with the given name has mapped is written with the given store.Write.Hash.
+func (o *KeptObservation) StateWrite(row string, hash [16]byte) (store.StateWrite, error) {
 	var all [][]byte
 	for i := range o.Kept {
 		k := o.Kept[i]
@@ -227,7 +247,8 @@ func (o *KeptObservation) StateWrite(row string) (store.StateWrite, error) {
 		}
 		all = append(all, raw)
 	}
-	return store.StateWrite{Key: sampleKey(o.Patient, o.Vendor, o.Resource.ID), Value: joinEncoded(all)}, nil
+	return store.StateWrite{Key: sampleKey(o.Patient, o.Vendor, o.Resource.ID),
+		Value: withContent(hash, joinEncoded(all))}, nil
 }
 
 // mapKept maps one sample of o.

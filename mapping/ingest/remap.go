@@ -173,8 +173,8 @@ type Remapping struct {
 	// job is the state of the job. A copy for other goroutines is in live.
 	job     RemapJob
 	unsaved int // batches since the job was stored
-	// written holds the ids that the latest batches have written. New versions may come
-	// again, because their positions change.
+	// written holds the new ids that the latest batches have given to samples, which come
+	// again with these ids.
 	written map[string]bool
 	order   []string // of written
 }

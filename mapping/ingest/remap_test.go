@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,10 +11,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"gopkg.in/yaml.v3"
-	"pgregory.net/rapid"
 
 	"pulsegate/adapters"
 	"pulsegate/adapters/apple"
@@ -23,12 +20,7 @@ import (
 	"pulsegate/adapters/oura"
 	"pulsegate/adapters/withings"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
-	"pulsegate/fhir/store"
 	"pulsegate/mapping"
-	"pulsegate/mapping/internal/mappingtest"
-	"pulsegate/mapping/sample"
 	"pulsegate/mapping/table"
 )
 
@@ -315,6 +307,3 @@ func (w *world) deliverFormat(vendor, format string) {
 		}
 	}
 }
-
-var _ = []any{context.Background, access.All, audit.Caller{}, store.Put, rapid.Check, mappingtest.Example,
-	sample.Final, time.Now}

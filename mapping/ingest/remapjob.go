@@ -54,6 +54,8 @@ type RemapJob struct {
 type remapCursor struct {
 	Patient  string `json:"patient,omitempty"`
 	Position string `json:"position,omitempty"` // as KeptObservation.Position
+	// Last is the id of the Observation at Position. A new version of it comes again.
+	Last     string `json:"last,omitempty"`
 	Finished bool   `json:"finished,omitempty"` // all of Patient was read
 }
 

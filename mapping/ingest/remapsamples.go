@@ -100,7 +100,7 @@ func (r *Remapping) batch(ctx context.Context, d *delivery) (more bool, err erro
 		if err := r.observation(ctx, d, &list[i], a); err != nil {
 			return false, err
 		}
-		next.Position = list[i].Position
+		next.Position, next.Last = list[i].Position, list[i].Resource.ID
 	}
 	before := r.job
 	r.job.Report = before.Report.clone()
@@ -184,7 +184,7 @@ func (r *Remapping) read(ctx context.Context, d *delivery) (list []KeptObservati
 func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObservation, a *remapAttempt) error {
 	kept := &o.Kept[0]
 	s := &kept.Sample
-	if kept.Derived || r.written[o.Resource.ID] || !r.includes(s.Metric) || d.tooOld(s) {
+	if kept.Derived || r.written[o.Resource.ID] || o.Resource.ID == r.job.Cursor.Last || !r.includes(s.Metric) || d.tooOld(s) {
 		return nil
 	}
 	metric := d.pipeline.Mapper.RowMetric(d.request.Vendor, s.Metric)
@@ -282,10 +282,9 @@ func (r *Remapping) change(d *delivery, o *KeptObservation, body []byte, res *ma
 		Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body}})
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
-	a.written = append(a.written, ref.ID)
 	a.addRow(res.Metric)
 	row := d.pipeline.Mapper.Row(d.request.Vendor, s.Metric)
-	w, err := o.StateWrite(row.Pack.RowURI(row.Metric))
+	w, err := o.StateWrite(row.Pack.RowURI(row.Metric), hash)
 	if err != nil {
 		return err
 	}
@@ -314,7 +313,7 @@ func (r *Remapping) replace(d *delivery, o *KeptObservation, res *mapping.Result
 			JSON: withStatus(unstamped(&o.Resource), statusRetracted)}})
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
-	a.written = append(a.written, ref.ID, res.ID)
+	a.written = append(a.written, res.ID)
 	s := o.Kept[0].Sample
 	if res.SegmentsOf != "" {
 		a.addSegment(&observation{Result: *res, source: s.Source.Name}, res.JSON)
