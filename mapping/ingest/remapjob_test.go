@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -433,4 +436,97 @@ func TestRemapNights(t *testing.T) {
 	if report := w.remap(RemapRequest{Vendor: "apple"}); report.changes() != 0 {
 		t.Errorf("again: %+v", report.RemapCounts)
 	}
+}
+
+// A correction of a conversion gives samples whose numbers are part of their ids other
+// ids. The old Observation is retracted, and a redelivery changes nothing, whether it
+// comes before or after the samples are mapped again.
+func TestRemapReplaces(t *testing.T) {
+	m := corrected(t, "apple", corrections["scale"])
+	for _, early := range []bool{false, true} {
+		w := newWorld(t)
+		w.othersWrite = true // the retracted rows are those of the old pack
+		w.twoKinds(5)
+		before := w.all("Observation")
+		w.use(m)
+		deliver := func() Counts {
+			t.Helper()
+			samples := []sample.Sample{weight("a1", "70.5")}
+			for i := range 5 {
+				samples = append(samples, heartRate(noon.Add(time.Duration(i)*time.Minute), "62"))
+			}
+			sum, err := w.take("two", samples...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sum.Counts
+		}
+		if early {
+			if c := deliver(); c.Created != 5 || c.Updated != 1 {
+				t.Errorf("under the corrected pack: %+v", c)
+			}
+		}
+		dry := w.remap(RemapRequest{Vendor: "apple", DryRun: true})
+		report := w.remap(RemapRequest{Vendor: "apple"})
+		if report.Replaced != 5 || report.Kinds[ChangeIdentity] != 5 || dry.Replaced != 5 || dry.Changed != report.Changed {
+			t.Errorf("early %v: %+v after %+v", early, report.RemapCounts, dry.RemapCounts)
+		}
+		if c := deliver(); c.Created+c.Updated != 0 || c.Unchanged != 6 {
+			t.Errorf("early %v: redelivered: %+v", early, c)
+		}
+		retracted, current := 0, 0
+		for id, o := range w.all("Observation") {
+			switch _, old := before[id]; {
+			case statusOf(o.JSON) == statusRetracted:
+				retracted++
+			case bytes.Contains(o.JSON, []byte(heartRateType)) && !old && bytes.Contains(o.JSON, []byte(`"value":31,`)):
+				current++
+			}
+		}
+		if retracted != 5 || current != 5 {
+			t.Errorf("early %v: %d retracted and %d current", early, retracted, current)
+		}
+		if r := w.remap(RemapRequest{Vendor: "apple"}); r.changes() != 0 || r.Skipped[SkippedRetracted] != 5 ||
+			len(r.Rejected) != 0 {
+			t.Errorf("early %v: again: %+v", early, r.RemapCounts)
+		}
+	}
+}
+
+// Any samples mapped again under any correction are what they would be if they had been
+// delivered under the corrected pack, and a redelivery has the same effect.
+func TestRemapOfAnyPayload(t *testing.T) {
+	mappers := map[string]*mapping.Mapper{}
+	for name, edit := range corrections {
+		mappers[name] = corrected(t, "apple", edit)
+	}
+	names := slices.Sorted(maps.Keys(mappers))
+	rapid.Check(t, func(t *rapid.T) {
+		samples := drawSamples(t, 12)
+		m := mappers[rapid.SampledFrom(names).Draw(t, "correction")]
+		w, done := newWorldOf(t)
+		defer done()
+		other, doneOther := newWorldOf(t)
+		defer doneOther()
+		w.use(w.pipeline.Mapper)
+		deliver := func(w *world) Counts {
+			sum, err := w.take("payload", samples...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sum.Counts
+		}
+		deliver(w)
+		w.use(m)
+		other.use(m)
+		deliver(other)
+		if report := w.remap(RemapRequest{Vendor: "apple"}); len(report.Rejected) > 0 {
+			t.Fatalf("%+v", report.RemapCounts)
+		}
+		w.sameChart(other)
+		if got, want := deliver(w), deliver(other); got != want {
+			t.Fatalf("redelivered: %+v, want %+v", got, want)
+		}
+		w.sameChart(other)
+	})
 }

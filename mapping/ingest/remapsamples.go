@@ -213,8 +213,8 @@ func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObserva
 	case err != nil:
 		return fhir.Wrap("ingest.Remap", err)
 	}
-	replaces := len(o.Kept) == 1 && replacesID(o, s, &res)
-	if !replaces && o.SameContent(body) {
+	other := otherID(d, o, &res)
+	if other == nil && o.SameContent(body) {
 		c.Unchanged++
 		return nil
 	}
@@ -222,10 +222,34 @@ func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObserva
 		increase(&c.Skipped, SkippedNoConsent, 1)
 		return err
 	}
-	if replaces {
-		return r.replace(d, o, &res, a)
+	if other != nil {
+		return r.replace(d, o, other, &res, a)
 	}
 	return r.change(d, o, body, &res, a)
+}
+
+// otherID returns the sample of o to which the table gives another id than the stored
+// one, and sets res to its mapping. It returns nil if the id is the stored one.
+func otherID(d *delivery, o *KeptObservation, res *mapping.Result) *sample.Sample {
+	for i := range o.Kept {
+		k := &o.Kept[i]
+		if k.Joined || !k.Sample.KeyValue {
+			continue
+		}
+		own := *res
+		if i > 0 {
+			var err error
+			own, err = d.pipeline.Mapper.Map(nil, d.request.Vendor, &k.Sample, d.request.Patient, zoneThen(k))
+			if err != nil {
+				continue
+			}
+		}
+		if replacesID(o, &k.Sample, &own) {
+			*res = own
+			return &k.Sample
+		}
+	}
+	return nil
 }
 
 // zoneThen returns the zone in which a sample was mapped, or nil.
@@ -301,7 +325,8 @@ func (r *Remapping) change(d *delivery, o *KeptObservation, body []byte, res *ma
 }
 
 // replace retracts o and stores its sample under its new id, like a delivered sample.
-func (r *Remapping) replace(d *delivery, o *KeptObservation, res *mapping.Result, a *remapAttempt) error {
+func (r *Remapping) replace(d *delivery, o *KeptObservation, s *sample.Sample, res *mapping.Result,
+	a *remapAttempt) error {
 	a.part.metric(res.Metric).Replaced++
 	if err := r.describe(d, o, res.JSON, true, res.Metric, &a.part); err != nil || r.request.DryRun {
 		return err
@@ -314,11 +339,10 @@ func (r *Remapping) replace(d *delivery, o *KeptObservation, res *mapping.Result
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
 	a.written = append(a.written, res.ID)
-	s := o.Kept[0].Sample
 	if res.SegmentsOf != "" {
 		a.addSegment(&observation{Result: *res, source: s.Source.Name}, res.JSON)
 	}
-	return d.Sample(&s)
+	return d.Sample(s)
 }
 
 // describe adds the differences between o and its new content to part.
