@@ -99,8 +99,14 @@ func TestPack(t *testing.T) {
 	if r := got.Row("oura", "acme_rested"); r == nil || r.Metric != "acme_rest" || r.Pack != pack || r.Base != nil {
 		t.Errorf("new row: %+v", r)
 	}
-	if got.Row("oura", "tag") != nil || len(got.Removed) != 1 || got.Removed[0].By != pack {
-		t.Errorf("removed: %+v", got.Removed)
+	if got.Row("oura", "tag") != nil {
+		t.Error("the row tag is still there")
+	}
+	for i, metric := range []string{"heartrate", "daily_readiness.score", "tag"} {
+		r := got.Replaced[i]
+		if r.By != pack || r.Removed != (metric == "tag") || !reflect.DeepEqual(r.Row, withPack(base, metric, got.Packs[2])) {
+			t.Errorf("replaced: %+v", r)
+		}
 	}
 	if c := got.Codes["acme vo2"]; c != (table.Code{System: "https://acme.example/CodeSystem/wearables", Code: "vo2",
 		Display: "Oxygen uptake"}) {
@@ -118,6 +124,13 @@ func TestPack(t *testing.T) {
 			}
 		}
 	}
+}
+
+// withPack returns a row of Oura as if it came from another load of the same pack.
+func withPack(t *table.Table, metric string, pack *table.Pack) table.Row {
+	r := *t.Row("oura", metric)
+	r.Pack = pack
+	return r
 }
 
 // TestPackRejects breaks the pack in one place at a time. The error must name the file,
