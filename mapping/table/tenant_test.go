@@ -364,3 +364,21 @@ func value(t *rapid.T) any {
 		[]any{}, []any{1, 2}, []any{"loinc 8867-4"}, []any{"https://x.example/a|1"}, map[string]any{},
 		map[string]any{"name": "x"}, "urn:x", strings.Repeat("y", 300)}).Draw(t, "value")
 }
+
+// TestRowYAML checks that a row that is printed can be read back.
+func TestRowYAML(t *testing.T) {
+	all, err := table.Load(table.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range all.Vendors {
+		for i := range v.Rows {
+			want, got := v.Rows[i], table.Row{}
+			want.Pack = nil
+			text := v.Rows[i].YAML()
+			if err := yaml.Unmarshal([]byte(text), &got); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%v\n%+v, want\n%+v in\n%s", err, got, want, text)
+			}
+		}
+	}
+}
