@@ -55,6 +55,8 @@ func adminCalls() map[string][]string {
 		"POST /user/reinvite":             {`{"login":"eve"}`},
 		"POST /user/disable":              {`{"login":"eve"}`},
 		"GET /user":                       {""},
+		"GET /pack":                       {""},
+		"GET /pack/show":                  {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none"},
 	}
 }
 
@@ -62,11 +64,14 @@ func adminCalls() map[string][]string {
 // is anything to record, because they name something that does not exist.
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
-	"GET /patient/show?id=nobody":  true,
-	"GET /link/show?id=none":       true,
-	"POST /link/pull":              true,
-	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
-	"POST /demo/token":             true, // the server is no demo
+
+	"GET /pack/show?vendor=apple&metric=none": true,
+
+	"GET /patient/show?id=nobody": true,
+	"GET /link/show?id=none":      true,
+	"POST /link/pull":             true,
+	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /demo/token":            true, // the server is no demo
 } // read only
 
 // TestOperatorCommandsCommitOnce checks that every command writes its change and
