@@ -49,6 +49,10 @@
 // For samples, the stream is the secret part: a reader of one sample of a stream
 // knows how the ids of the others begin.
 //
+// A pack of a tenant cannot change ids: package table refuses the overrides that would.
+// So a stored Observation keeps its id when a pack comes, changes or goes, and a
+// redelivery finds it.
+//
 // A Device is identified by manufacturer and serial number if it has a serial
 // number; else by manufacturer, model and hardware; else by its name or the source.
 //

@@ -59,6 +59,11 @@ func TestPacks(t *testing.T) {
 			t.Errorf("pack show: no %q in\n%s", want, out)
 		}
 	}
+	_, rest, _ := strings.Cut(out, "in Provenances ")
+	name, _, _ := strings.Cut(rest, "\n")
+	if again := s.must("pack", "show", name); again != out || strings.Contains(name, "HeartRate") {
+		t.Errorf("pack show %s:\n%s", name, again)
+	}
 	s.fails("no pack has a row", "pulsegate pack list", "pack", "show", "apple", "unheard")
 
 	patient := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster"))
@@ -79,7 +84,7 @@ func TestPacks(t *testing.T) {
 		search("Provenance?entity=ConceptMap/"+pack, 1)
 	}
 	search("Provenance?entity=ConceptMap/oura", 0)
-	search("Provenance?entity:identifier="+url.QueryEscape(row+`|acme\|1.2.3#HKQuantityTypeIdentifierHeartRate`), 1)
+	search("Provenance?entity:identifier="+url.QueryEscape(row+"|"+strings.ReplaceAll(name, "|", `\|`)), 1)
 	const canonical = "https://pulsegate.dev/fhir/"
 	search("ConceptMap?url="+canonical+"ConceptMap/acme&version=1.2.3", 1)
 	search("ConceptMap?url="+canonical+"ConceptMap/acme&version=9.9.9", 0)

@@ -104,7 +104,8 @@ func TestPack(t *testing.T) {
 	}
 	for i, metric := range []string{"heartrate", "daily_readiness.score", "tag"} {
 		r := got.Replaced[i]
-		if r.By != pack || r.Removed != (metric == "tag") || !reflect.DeepEqual(r.Row, withPack(base, metric, got.Packs[2])) {
+		if r.By != pack || r.Removed != (metric == "tag") ||
+			!reflect.DeepEqual(r.Row, withPack(base, metric, got.Packs[2])) {
 			t.Errorf("replaced: %+v", r)
 		}
 	}

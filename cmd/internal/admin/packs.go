@@ -29,8 +29,9 @@ type Packs struct {
 type PackRow struct {
 	Vendor string `json:"vendor"`
 	Metric string `json:"metric"`
-	Row    string `json:"row"`            // as Provenances name it: pack, version and metric
+	Row    string `json:"row"`            // pack, version and metric
 	Base   string `json:"base,omitempty"` // built-in row that the pack overrides
+	Name   string `json:"name"`           // of the row in Provenances
 	// Overridden lists the fields that the pack states.
 	Overridden []string `json:"overridden,omitempty"`
 	YAML       string   `json:"yaml"` // the row in force
@@ -39,7 +40,9 @@ type PackRow struct {
 // PackOperations are the operations on mapping packs.
 type PackOperations interface {
 	ListPacks(ctx context.Context, op Operator) (Packs, error)
-	ShowPackRow(ctx context.Context, op Operator, vendor, metric string) (PackRow, error)
+	// ShowPackRow shows the row for a metric of a vendor, or the row with a name in
+	// Provenances.
+	ShowPackRow(ctx context.Context, op Operator, vendor, metric, name string) (PackRow, error)
 }
 
 func packs(m *mux, s *Server, o PackOperations) {
@@ -47,6 +50,6 @@ func packs(m *mux, s *Server, o PackOperations) {
 		return o.ListPacks(ctx, op)
 	})
 	get(m, s, "pack/show", func(ctx context.Context, op Operator, r *http.Request) (PackRow, error) {
-		return o.ShowPackRow(ctx, op, r.FormValue("vendor"), r.FormValue("metric"))
+		return o.ShowPackRow(ctx, op, r.FormValue("vendor"), r.FormValue("metric"), r.FormValue("name"))
 	})
 }

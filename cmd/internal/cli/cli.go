@@ -31,7 +31,8 @@ func New(version string, serve Serve) *cobra.Command {
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
 		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), auditCommand(),
 		storeCommand(), userCommand(),
-		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(), packCommand(),
+		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
+		packCommand(),
 		versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")

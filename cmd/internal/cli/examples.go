@@ -37,9 +37,10 @@ pulsegate config --config pulsegate.yaml`,
 	"pack check":                `pulsegate pack check /etc/pulsegate/packs`,
 	"pack list":                 `pulsegate pack list`,
 	"pack loinc":                `pulsegate pack loinc Loinc.csv --packs /etc/pulsegate/packs`,
-	"pack show":                 `pulsegate pack show apple HKQuantityTypeIdentifierHeartRate`,
-	"push-key create":           `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,
-	"push-key list":             `pulsegate push-key list --patient 4hx7kq2m`,
+	"pack show": `pulsegate pack show apple HKQuantityTypeIdentifierHeartRate
+pulsegate pack show "apple|1.0.0#tg3bvjxupybbbn2ekzisoi5l64"`,
+	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,
+	"push-key list":   `pulsegate push-key list --patient 4hx7kq2m`,
 	"push-key revoke": `pulsegate push-key revoke 5c9w2kq0
 pulsegate push-key revoke --patient 4hx7kq2m --vendor apple`,
 	"recover audit-log": `pulsegate recover audit-log --data /var/lib/pulsegate`,

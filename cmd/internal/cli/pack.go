@@ -34,8 +34,10 @@ func packCommand() *cobra.Command {
 			})
 	}
 
-	show := &cobra.Command{Use: "show VENDOR METRIC", Args: cobra.ExactArgs(2),
-		Short: "Show the row in force for a metric, and the packs that it comes from"}
+	show := &cobra.Command{Use: "show VENDOR METRIC|NAME", Args: cobra.RangeArgs(1, 2),
+		Short: "Show the row in force for a metric, and the packs that it comes from",
+		Long: "Show the row in force for a metric of a vendor, or the row with a name in a Provenance (identifier/mapping-row),\n" +
+			"and the packs that it comes from."}
 	sr := operator(show)
 	show.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -45,8 +47,11 @@ func packCommand() *cobra.Command {
 	}
 	show.RunE = func(c *cobra.Command, args []string) error {
 		var out admin.PackRow
-		if err := sr.call(c.Context(), "pack/show", url.Values{"vendor": {args[0]}, "metric": {args[1]}}, nil,
-			&out); err != nil {
+		query := url.Values{"name": {args[0]}}
+		if len(args) == 2 {
+			query = url.Values{"vendor": {args[0]}, "metric": {args[1]}}
+		}
+		if err := sr.call(c.Context(), "pack/show", query, nil, &out); err != nil {
 			return err
 		}
 		return sr.print(out, func(w io.Writer) {
@@ -54,6 +59,7 @@ func packCommand() *cobra.Command {
 			if out.Base != "" {
 				fmt.Fprintf(w, "overrides %s of %s\n", strings.Join(out.Overridden, ", "), out.Base)
 			}
+			fmt.Fprintf(w, "in Provenances %s\n", out.Name)
 			fmt.Fprintf(w, "\n%s", out.YAML)
 		})
 	}
@@ -61,7 +67,7 @@ func packCommand() *cobra.Command {
 		packCheckCommand(), packLOINCCommand())
 }
 
-// checkedPack is what `pack check` says about a pack that breaks no rule.
+// checkedPack summarizes a pack that breaks no rule.
 type checkedPack struct {
 	File    string `json:"file"`
 	Pack    string `json:"pack"`

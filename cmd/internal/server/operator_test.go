@@ -56,7 +56,7 @@ func adminCalls() map[string][]string {
 		"POST /user/disable":              {`{"login":"eve"}`},
 		"GET /user":                       {""},
 		"GET /pack":                       {""},
-		"GET /pack/show":                  {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none"},
+		"GET /pack/show":                  {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none", "?name=apple"},
 	}
 }
 
@@ -65,7 +65,7 @@ func adminCalls() map[string][]string {
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
 
-	"GET /pack/show?vendor=apple&metric=none": true,
+	"GET /pack/show?vendor=apple&metric=none": true, "GET /pack/show?name=apple": true,
 
 	"GET /patient/show?id=nobody": true,
 	"GET /link/show?id=none":      true,

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strings"
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
@@ -37,14 +38,21 @@ func (ops operations) ListPacks(ctx context.Context, op admin.Operator) (admin.P
 	return out, ops.record(ctx, ops.request(op), "pack list", "")
 }
 
-// ShowPackRow shows the row in force for a metric of a vendor, by any of its names.
-func (ops operations) ShowPackRow(ctx context.Context, op admin.Operator, vendor, metric string) (admin.PackRow, error) {
-	row := ops.pipeline.Mapper.Table().Row(vendor, metric)
+// ShowPackRow shows the row in force for a metric of a vendor, by any of its names, or
+// the one that Provenances name.
+func (ops operations) ShowPackRow(ctx context.Context, op admin.Operator, vendor, metric,
+	name string) (admin.PackRow, error) {
+	m := ops.pipeline.Mapper
+	row := m.Table().Row(vendor, metric)
+	if _, id, ok := strings.Cut(name, "#"); ok {
+		row, vendor = m.RowWithID(id)
+	}
 	if row == nil {
 		return admin.PackRow{}, fhir.Errorf(fhir.NotFound, "server.ShowPackRow",
 			"no pack has a row for this vendor and metric")
 	}
-	out := admin.PackRow{Vendor: vendor, Metric: row.Metric, Row: row.Pack.RowName(row.Metric), YAML: row.YAML()}
+	out := admin.PackRow{Vendor: vendor, Metric: row.Metric, Row: row.Pack.RowName(row.Metric), YAML: row.YAML(),
+		Name: row.Pack.RowName(m.RowID(vendor, row.Metric))}
 	if row.Base != nil {
 		out.Base = row.Base.RowName(row.Metric)
 		for _, c := range row.Pack.Changes {
