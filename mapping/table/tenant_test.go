@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -247,6 +248,22 @@ func TestPacksTogether(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "acme.yaml:22") ||
 		!strings.Contains(err.Error(), "b.yaml:1: pack") {
 		t.Errorf("the error does not list all files: %v", err)
+	}
+}
+
+// TestGuide checks that the pack in the guide is valid.
+func TestGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../adapters/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(guide), "```yaml\npack: ")
+	text, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("the guide has no pack")
+	}
+	if _, err := loadAcme("pack: " + text); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -291,6 +291,17 @@ func TestConceptMaps(t *testing.T) {
 			}
 		}
 	}
+	for name, r := range all {
+		for _, g := range decode[conceptMap](t, r).Group {
+			for _, e := range g.Element {
+				for _, to := range e.Target {
+					if to.Equivalence == "inexact" && to.Comment == "" || (to.Equivalence == "unmatched") != (to.Code == "") {
+						t.Errorf("%s: %s: %+v", name, e.Code, to) // R4, cmd-1
+					}
+				}
+			}
+		}
+	}
 	units := decode[conceptMap](t, all["ConceptMap/units"])
 	for _, e := range units.Group[0].Element {
 		for _, to := range e.Target {
