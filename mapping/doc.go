@@ -3,9 +3,10 @@
 // It owns the Mapper (Sample to Observation and Device), the ids of ingested
 // resources and their series templates. Its subpackages hold the metric table
 // (table), the conversion of numbers (decimal), the mapping of dense samples to
-// series (stream), the Samples (sample), nights of sleep (sleep) and the ingest
-// pipeline with batching, restatement, Provenance and quarantine (ingest). Vendor
-// formats belong to package adapters and storage to package fhir/store.
+// series (stream), the Samples (sample), nights of sleep (sleep), the publication of
+// the table as CodeSystems and ConceptMaps (terminology), its comparison with LOINC
+// (loinc), and the ingest pipeline with batching, restatement, Provenance and
+// quarantine (ingest). Vendor formats belong to package adapters and storage to package fhir/store.
 //
 // # Table
 //

@@ -79,7 +79,8 @@ func TestPacks(t *testing.T) {
 		return found
 	}
 	const row = "https://pulsegate.dev/fhir/identifier/mapping-row"
-	search("Observation?code="+url.QueryEscape("https://pulsegate.dev/fhir/CodeSystem/apple|HKQuantityTypeIdentifierHeartRate"), 1)
+	search("Observation?code="+url.QueryEscape(
+		"https://pulsegate.dev/fhir/CodeSystem/apple|HKQuantityTypeIdentifierHeartRate"), 1)
 	for _, pack := range []string{"acme", "apple"} {
 		search("Provenance?entity=ConceptMap/"+pack, 1)
 	}
@@ -98,13 +99,20 @@ func TestPacks(t *testing.T) {
 		t.Errorf("%d %v", status, err)
 	}
 	for _, method := range []string{http.MethodPut, http.MethodDelete} {
-		status, _, err := c.JSON(method, "ConceptMap/acme", []byte(`{"resourceType":"ConceptMap","id":"acme","status":"draft"}`))
+		status, _, err := c.JSON(method, "ConceptMap/acme",
+			[]byte(`{"resourceType":"ConceptMap","id":"acme","status":"draft"}`))
 		if err != nil || status != http.StatusMethodNotAllowed {
 			t.Errorf("%s: %d %v", method, status, err)
 		}
 	}
+	status, _, err = c.JSON(http.MethodPost, "CodeSystem",
+		[]byte(`{"resourceType":"CodeSystem","status":"draft","content":"complete"}`))
+	if err != nil || status != http.StatusMethodNotAllowed {
+		t.Errorf("create: %d %v", status, err)
+	}
 	other := registered(t, srv, "system/Observation.rs")
-	if status, _, err := other.JSON(http.MethodGet, "ConceptMap/acme", nil); err != nil || status != http.StatusForbidden {
+	if status, _, err := other.JSON(http.MethodGet, "ConceptMap/acme", nil); err != nil ||
+		status != http.StatusForbidden {
 		t.Errorf("without a scope: %d %v", status, err)
 	}
 }

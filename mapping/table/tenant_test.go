@@ -140,7 +140,8 @@ func withPack(t *table.Table, metric string, pack *table.Pack) table.Row {
 func TestPackRejects(t *testing.T) {
 	const heartRow = "metric: heartrate, range: [20, 300]"
 	for name, c := range map[string]struct{ from, to, want string }{
-		"unknown field":    {"method: optical", "colour: red", `acme.yaml:22: row "heartrate": there is no field "colour"`},
+		"unknown field": {"method: optical", "colour: red",
+			`acme.yaml:22: row "heartrate": there is no field "colour"`},
 		"two documents":    {"metrics:\n", "metrics: []\n---\nmetrics:\n", "more than one document"},
 		"no version":       {"version: 1.2.3\n", "", "acme.yaml:1: the field version is missing"},
 		"version":          {"version: 1.2.3", "version: 1.2", "acme.yaml:2: version: must be text"},

@@ -79,7 +79,8 @@ func vendorSystem(t *table.Table, v *table.Vendor) codeSystem {
 		Content: "fragment", Property: []propertyDefinition{
 			{"kind", "", "Where the code occurs: metric is the code of an Observation, component that of a component, value a value", "code"},
 			{"unit", "", "UCUM unit in which the metric is written", "string"},
-			{"inactive", "http://hl7.org/fhir/concept-properties#inactive", "No row of the metric table has the code any more", "boolean"}},
+			{"inactive", "http://hl7.org/fhir/concept-properties#inactive",
+				"No row of the metric table has the code any more", "boolean"}},
 		Concept: u.concepts()}
 	return s.done()
 }

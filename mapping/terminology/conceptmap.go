@@ -72,7 +72,8 @@ func packMap(t *table.Table, v *table.Vendor, p *table.Pack) conceptMap {
 	}
 	for i := range t.Replaced {
 		if r := &t.Replaced[i]; r.Removed && r.By == p {
-			b.add("", r.Metric, r.Name, mapTo{Equivalence: unmatched, Comment: "Not mapped: the pack removes the metric."})
+			b.add("", r.Metric, r.Name, mapTo{Equivalence: unmatched,
+				Comment: "Not mapped: the pack removes the metric."})
 		}
 	}
 	return conceptMap{metadata: newMetadata("ConceptMap", p.Name, p.Version, "Mapping pack "+p.Title,

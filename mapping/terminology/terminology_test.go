@@ -295,7 +295,8 @@ func TestConceptMaps(t *testing.T) {
 		for _, g := range decode[conceptMap](t, r).Group {
 			for _, e := range g.Element {
 				for _, to := range e.Target {
-					if to.Equivalence == "inexact" && to.Comment == "" || (to.Equivalence == "unmatched") != (to.Code == "") {
+					if to.Equivalence == "inexact" && to.Comment == "" ||
+						(to.Equivalence == "unmatched") != (to.Code == "") {
 						t.Errorf("%s: %s: %+v", name, e.Code, to) // R4, cmd-1
 					}
 				}
@@ -349,7 +350,8 @@ func TestTenantPack(t *testing.T) {
 	if len(inactive) != 1 || !inactive["tag"] {
 		t.Errorf("inactive: %v", inactive)
 	}
-	if s := decode[system](t, after["CodeSystem/acme-acme"]); s.URL != "https://acme.example/codes" || len(s.Concept) != 1 {
+	if s := decode[system](t, after["CodeSystem/acme-acme"]); s.URL != "https://acme.example/codes" ||
+		len(s.Concept) != 1 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -56,7 +56,8 @@ func adminCalls() map[string][]string {
 		"POST /user/disable":              {`{"login":"eve"}`},
 		"GET /user":                       {""},
 		"GET /pack":                       {""},
-		"GET /pack/show":                  {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none", "?name=apple"},
+		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
+			"?name=apple"},
 	}
 }
 
@@ -83,7 +84,8 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 	h := srv.Handler(admin.Operator{Name: "uid:0"})
 	commits := watchCommits(t, s)
 	calls := adminCalls()
-	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client", "POST /user/bootstrap", "POST /user"}
+	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client",
+		"POST /user/bootstrap", "POST /user"}
 	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: adminCalls has no request for this route", p)

@@ -16,7 +16,8 @@ import (
 // serve opens the services with a directory of mapping packs, calls use, and closes them.
 func serve(t *testing.T, dir, packs string, use func(s *services)) {
 	t.Helper()
-	env := environment{config: settings(t, dir, map[string]string{"mapping-packs": packs}), version: "test", now: time.Now,
+	env := environment{config: settings(t, dir, map[string]string{"mapping-packs": packs}), version: "test",
+		now: time.Now,
 		log: slog.New(slog.DiscardHandler), base: "http://localhost:8080"}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
