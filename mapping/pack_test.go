@@ -70,7 +70,8 @@ func TestPacksKeepIDs(t *testing.T) {
 					t.Fatalf("%s: %v", r.Metric, err)
 				}
 				n++
-				if now.ID != old.ID || now.Stream != old.Stream || now.Device != old.Device || now.Metric != old.Metric {
+				if now.ID != old.ID || now.Stream != old.Stream || now.Device != old.Device ||
+					now.Metric != old.Metric {
 					t.Errorf("%s: %+v became %+v", r.Metric, old, now)
 				}
 				if old.JSON != nil && (!bytes.Contains(now.JSON, []byte("https://own.example/p")) ||
@@ -82,7 +83,8 @@ func TestPacksKeepIDs(t *testing.T) {
 		if after.RowID(v.Vendor, r.Metric) != before.RowID(v.Vendor, r.Metric) {
 			t.Errorf("%s: the id of the row changed", r.Metric)
 		}
-		if row, vendor := after.RowWithID(after.RowID(v.Vendor, r.Metric)); vendor != v.Vendor || row.Metric != r.Metric {
+		row, vendor := after.RowWithID(after.RowID(v.Vendor, r.Metric))
+		if vendor != v.Vendor || row.Metric != r.Metric {
 			t.Errorf("%s: the id leads to %+v", r.Metric, row)
 		}
 	})
