@@ -117,6 +117,12 @@ var Types = []string{
 	"Patient", "Practitioner", "Provenance", "Subscription",
 }
 
+// WrittenByServer reports whether only the server writes resources of type t: the audit
+// trail and the terminology that it publishes.
+func WrittenByServer(t string) bool {
+	return t == "AuditEvent" || t == "CodeSystem" || t == "ConceptMap"
+}
+
 // KnownType reports whether the server stores resources of type t.
 func KnownType(t string) bool {
 	for _, k := range Types {

@@ -75,7 +75,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	base.row, base.entities = row, rowEntities(row)
+	base.row, base.entities = row, m.rowEntities(v.Vendor, row)
 	from := m.opts.SeriesFrom
 	if from == 0 {
 		from = defaultSeriesFrom

@@ -38,8 +38,8 @@ func (p *Pack) URL() string { return fhir.Canonical + "/ConceptMap/" + p.Name }
 // and the row as the fragment.
 func (p *Pack) RowURI(metric string) string { return p.URL() + "|" + p.Version + "#" + metric }
 
-// RowName names a row of the pack like RowURI, but without the URL: "apple|1.0.0#METRIC".
-func (p *Pack) RowName(metric string) string { return p.Name + "|" + p.Version + "#" + metric }
+// RowName names a row of the pack like RowURI, but without the URL: "apple|1.0.0#ROW".
+func (p *Pack) RowName(row string) string { return p.Name + "|" + p.Version + "#" + row }
 
 // System is a code system that a tenant's pack defines.
 type System struct {

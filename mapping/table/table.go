@@ -158,16 +158,20 @@ type Table struct {
 	Packs []*Pack
 	// Systems lists the code systems that packs of the tenant define.
 	Systems []System
-	Removed []Removed
+	// Replaced lists the built-in rows that packs of the tenant override or remove.
+	Replaced []Replaced
+	// UnitsVersion is the version of units.yaml.
+	UnitsVersion string
 
 	systems map[string]string // URL by prefix
 	claims  map[string]*Pack  // by vendor and metric: the pack that changes the row
 }
 
-// Removed is a row that a pack of the tenant has removed.
-type Removed struct {
+// Replaced is a built-in row that a pack of the tenant overrides or removes.
+type Replaced struct {
 	Row
-	By *Pack
+	By      *Pack
+	Removed bool
 }
 
 // Unit is a UCUM unit that Observations carry.
@@ -275,10 +279,14 @@ func (t *Table) systemURL(prefix string) string { return t.systems[prefix] }
 
 func (t *Table) loadUnits(dir fs.FS) error {
 	var file struct {
-		Units map[string]unitFile `yaml:"units"`
+		Version string              `yaml:"version"`
+		Units   map[string]unitFile `yaml:"units"`
 	}
 	if _, _, err := readYAML(dir, unitsFile, nil, &file); err != nil {
 		return err
+	}
+	if t.UnitsVersion = file.Version; !versionPattern.MatchString(t.UnitsVersion) {
+		return fmt.Errorf("%s: version: must match %s", unitsFile, versionPattern)
 	}
 	for _, ucum := range sortedKeys(file.Units) {
 		if err := t.addUnit(ucum, file.Units[ucum], nil); err != nil {

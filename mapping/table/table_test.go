@@ -128,7 +128,8 @@ func TestSchemaRejects(t *testing.T) {
 func TestLoadRejects(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
 		"unknown field": {"trust: sure, codes: [loinc 8867-4]",
-			"trust: sure, colour: red, codes: [loinc 8867-4]", "oura.yaml:15: row \"heartrate\": there is no field \"colour\""},
+			"trust: sure, colour: red, codes: [loinc 8867-4]",
+			"oura.yaml:15: row \"heartrate\": there is no field \"colour\""},
 		"unknown code": {"codes: [loinc 8867-4]", "codes: [loinc 1-1]", "row heartrate: code loinc 1-1"},
 		"wrong trust": {"trust: sure, codes: [loinc 8867-4]", "trust: local, codes: [loinc 8867-4]",
 			"row heartrate: trust"},

@@ -255,7 +255,7 @@ func (t *Table) addRows(p *tenant) (errs []error) {
 			continue
 		case row.Remove:
 			change.Kind = ChangeRemove
-			t.Removed = append(t.Removed, Removed{Row: v.Rows[at], By: p.pack})
+			t.Replaced = append(t.Replaced, Replaced{v.Rows[at], p.pack, true})
 			v.Rows = slices.Delete(v.Rows, at, at+1)
 		case at < 0:
 			row.Pack = p.pack
@@ -268,6 +268,7 @@ func (t *Table) addRows(p *tenant) (errs []error) {
 				continue
 			}
 			changed.Pack, changed.Base = p.pack, v.Rows[at].Pack
+			t.Replaced = append(t.Replaced, Replaced{v.Rows[at], p.pack, false})
 			v.Rows[at] = changed
 		}
 		p.pack.Changes = append(p.pack.Changes, change)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -99,8 +100,15 @@ func TestPack(t *testing.T) {
 	if r := got.Row("oura", "acme_rested"); r == nil || r.Metric != "acme_rest" || r.Pack != pack || r.Base != nil {
 		t.Errorf("new row: %+v", r)
 	}
-	if got.Row("oura", "tag") != nil || len(got.Removed) != 1 || got.Removed[0].By != pack {
-		t.Errorf("removed: %+v", got.Removed)
+	if got.Row("oura", "tag") != nil {
+		t.Error("the row tag is still there")
+	}
+	for i, metric := range []string{"heartrate", "daily_readiness.score", "tag"} {
+		r := got.Replaced[i]
+		if r.By != pack || r.Removed != (metric == "tag") ||
+			!reflect.DeepEqual(r.Row, withPack(base, metric, got.Packs[2])) {
+			t.Errorf("replaced: %+v", r)
+		}
 	}
 	if c := got.Codes["acme vo2"]; c != (table.Code{System: "https://acme.example/CodeSystem/wearables", Code: "vo2",
 		Display: "Oxygen uptake"}) {
@@ -120,12 +128,20 @@ func TestPack(t *testing.T) {
 	}
 }
 
+// withPack returns a row of Oura as if it came from another load of the same pack.
+func withPack(t *table.Table, metric string, pack *table.Pack) table.Row {
+	r := *t.Row("oura", metric)
+	r.Pack = pack
+	return r
+}
+
 // TestPackRejects breaks the pack in one place at a time. The error must name the file,
 // the line or row, and the rule.
 func TestPackRejects(t *testing.T) {
 	const heartRow = "metric: heartrate, range: [20, 300]"
 	for name, c := range map[string]struct{ from, to, want string }{
-		"unknown field":    {"method: optical", "colour: red", `acme.yaml:22: row "heartrate": there is no field "colour"`},
+		"unknown field": {"method: optical", "colour: red",
+			`acme.yaml:22: row "heartrate": there is no field "colour"`},
 		"two documents":    {"metrics:\n", "metrics: []\n---\nmetrics:\n", "more than one document"},
 		"no version":       {"version: 1.2.3\n", "", "acme.yaml:1: the field version is missing"},
 		"version":          {"version: 1.2.3", "version: 1.2", "acme.yaml:2: version: must be text"},
@@ -233,6 +249,22 @@ func TestPacksTogether(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "acme.yaml:22") ||
 		!strings.Contains(err.Error(), "b.yaml:1: pack") {
 		t.Errorf("the error does not list all files: %v", err)
+	}
+}
+
+// TestGuide checks that the pack in the guide is valid.
+func TestGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../adapters/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(guide), "```yaml\npack: ")
+	text, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("the guide has no pack")
+	}
+	if _, err := loadAcme("pack: " + text); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -350,4 +382,22 @@ func value(t *rapid.T) any {
 		"a b",
 		[]any{}, []any{1, 2}, []any{"loinc 8867-4"}, []any{"https://x.example/a|1"}, map[string]any{},
 		map[string]any{"name": "x"}, "urn:x", strings.Repeat("y", 300)}).Draw(t, "value")
+}
+
+// TestRowYAML checks that a row that is printed can be read back.
+func TestRowYAML(t *testing.T) {
+	all, err := table.Load(table.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range all.Vendors {
+		for i := range v.Rows {
+			want, got := v.Rows[i], table.Row{}
+			want.Pack = nil
+			text := v.Rows[i].YAML()
+			if err := yaml.Unmarshal([]byte(text), &got); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%v\n%+v, want\n%+v in\n%s", err, got, want, text)
+			}
+		}
+	}
 }

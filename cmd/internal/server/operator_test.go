@@ -47,18 +47,21 @@ func adminCalls() map[string][]string {
 		"GET /link/show":                  {"?id=none"},
 		"POST /link/unlink":               {`{"id":"none"}`},
 		"POST /link/pull":                 {`{"id":"none"}`},
+		"POST /push-key/create":           {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
+		"GET /push-key":                   {"", "?patient=ada", "?patient=ada&vendor=oura"},
+		"POST /push-key/revoke":           {`{"patient":"ada","vendor":"apple"}`},
+		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
+		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
+		"POST /user/reinvite":             {`{"login":"eve"}`},
+		"POST /user/disable":              {`{"login":"eve"}`},
+		"GET /user":                       {""},
+		"GET /remap":                      {""},
+		"POST /remap/cancel":              {`{"vendor":"oura"}`},
 		"POST /remap": {`{"vendor":"oura"}`, `{"vendor":"oura","patient":"ada","dryRun":true,"examples":3}`,
 			`{"vendor":"nothing"}`},
-		"GET /remap":            {""},
-		"POST /remap/cancel":    {`{"vendor":"oura"}`},
-		"POST /push-key/create": {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
-		"GET /push-key":         {"", "?patient=ada", "?patient=ada&vendor=oura"},
-		"POST /push-key/revoke": {`{"patient":"ada","vendor":"apple"}`},
-		"POST /user/bootstrap":  {`{"login":"root","name":"Root"}`},
-		"POST /user":            {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
-		"POST /user/reinvite":   {`{"login":"eve"}`},
-		"POST /user/disable":    {`{"login":"eve"}`},
-		"GET /user":             {""},
+		"GET /pack": {""},
+		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
+			"?name=apple"},
 	}
 }
 
@@ -66,13 +69,16 @@ func adminCalls() map[string][]string {
 // is anything to record, because they name something that does not exist.
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
-	"GET /patient/show?id=nobody":  true,
-	"GET /link/show?id=none":       true,
-	"POST /link/pull":              true,
-	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
-	"POST /remap/cancel":           true, // no job is running
-	"POST /remap":                  true, // an unknown vendor
-	"POST /demo/token":             true, // the server is no demo
+
+	"GET /pack/show?vendor=apple&metric=none": true, "GET /pack/show?name=apple": true,
+
+	"GET /patient/show?id=nobody": true,
+	"GET /link/show?id=none":      true,
+	"POST /link/pull":             true,
+	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /remap/cancel":          true, // no job is running
+	"POST /remap":                 true, // an unknown vendor
+	"POST /demo/token":            true, // the server is no demo
 } // read only
 
 // TestOperatorCommandsCommitOnce checks that every command writes its change and
@@ -84,7 +90,8 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 	h := srv.Handler(admin.Operator{Name: "uid:0"})
 	commits := watchCommits(t, s)
 	calls := adminCalls()
-	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client", "POST /user/bootstrap", "POST /user"}
+	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client",
+		"POST /user/bootstrap", "POST /user"}
 	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: adminCalls has no request for this route", p)
