@@ -24,7 +24,8 @@ func TestRemap(t *testing.T) {
 	}
 	write := func(version, name string) {
 		t.Helper()
-		text := "pack: acme\nversion: " + version + "\nvendor: oura\nmetrics:\n  - {metric: sleep, name: " + name + "}\n"
+		text := "pack: acme\nversion: " + version + "\nvendor: oura\nmetrics:\n  - {metric: sleep, name: " + name +
+			"}\n"
 		if err := os.WriteFile(filepath.Join(packs, "acme.yaml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -62,13 +63,15 @@ func TestRemap(t *testing.T) {
 	srv = serve()
 	defer func() { stop(srv) }()
 	out := s.must("remap", "--vendor", "oura", "--dry-run")
-	for _, want := range []string{"would be changed 1", "text=1", "code.text", "Slep", "Night's rest", "patient " + id} {
+	for _, want := range []string{"would be changed 1", "text=1", "code.text", "Slep", "Night's rest",
+		"patient " + id} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the dry run does not show %q:\n%s", want, out)
 		}
 	}
 	out, progress, ok := s.run("remap", "--vendor", "Oura", "--metric", "sleep", "--since", "2026-01-01")
-	if !ok || !strings.Contains(out, "patients 1  read 1  changed 1") || !strings.Contains(progress, "done: patients 1") {
+	if !ok || !strings.Contains(out, "patients 1  read 1  changed 1") ||
+		!strings.Contains(progress, "done: patients 1") {
 		t.Errorf("%v\n%s\n%s", ok, out, progress)
 	}
 	var list struct {

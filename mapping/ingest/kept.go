@@ -195,7 +195,8 @@ func (d *delivery) keepSample(obs *observation, a *commitAttempt) error {
 		return nil
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{
-		Key: sampleKey(d.request.Patient, d.request.Vendor, obs.ID), Value: withContent(obs.Hash, joinEncoded(obs.kept))})
+		Key:   sampleKey(d.request.Patient, d.request.Vendor, obs.ID),
+		Value: withContent(obs.Hash, joinEncoded(obs.kept))})
 	return nil
 }
 

@@ -11,7 +11,8 @@ import (
 	"pulsegate/mapping/table"
 )
 
-// prefixPacks/VENDOR holds the packEpochs of a vendor as JSON, oldest first.
+// prefixPacks is the prefix of the state ingest/packs/VENDOR, which holds the packEpochs
+// of a vendor as JSON, oldest first.
 const prefixPacks = "ingest/packs/"
 
 // packEpoch says which packs were in force for the commits after a Seq.

@@ -26,7 +26,8 @@ import (
 
 // corrected returns a Mapper with the built-in tables after edit has changed the rows of
 // a vendor, by metric, and the units.
-func corrected(t tester, vendor string, edit func(rows map[string]map[string]any, units map[string]any)) *mapping.Mapper {
+func corrected(t tester, vendor string, edit func(rows map[string]map[string]any,
+	units map[string]any)) *mapping.Mapper {
 	t.Helper()
 	m, err := correctedTable(vendor, edit)
 	if err != nil {
@@ -170,7 +171,8 @@ var corrections = map[string]func(rows map[string]map[string]any, units map[stri
 			}
 			widen(row)
 			scales := map[string]string{}
-			for _, channel := range []string{"export.xml", "ecg.csv", "hae", "open-wearables", "grove", "healthkit-fhir",
+			for _, channel := range []string{"export.xml", "ecg.csv", "hae", "open-wearables", "grove",
+				"healthkit-fhir",
 				"companion", "takeout", "web-api", "webhook", "v4", "v2", "api", "test"} {
 				scales[channel] = "0.5"
 			}

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Each kind of change names its element with the value before and after.
+// TestCompareObservations checks that each kind of change names its element with the value
+// before and after.
 func TestCompareObservations(t *testing.T) {
 	const before = `{"resourceType":"Observation","id":"a","meta":{"versionId":"1","profile":["p1"]},"status":"final",` +
 		`"category":[{"coding":[{"system":"c","code":"activity"}]}],"code":{"coding":[{"system":"http://loinc.org",` +

@@ -12,7 +12,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// prefixRemap/VENDOR holds the latest RemapJob of a vendor as JSON.
+// prefixRemap is the prefix of the state ingest/remap/VENDOR, which holds the latest
+// RemapJob of a vendor as JSON.
 const prefixRemap = "ingest/remap/"
 
 // States of a RemapJob.

@@ -51,9 +51,9 @@ func (w *world) versions() map[string]int {
 	return out
 }
 
-// A changed row of a series becomes a document with the row as version 1; the dry run
-// says how many and how large; the commits have a Provenance that says so, and an
-// AuditEvent.
+// TestRemapRecords checks that a changed row of a series becomes a document; that the dry
+// run says how many do and how large they are; and that the commits have a Provenance,
+// which says so, and an AuditEvent.
 func TestRemapRecords(t *testing.T) {
 	w := newWorld(t)
 	w.twoKinds(3)
@@ -102,8 +102,8 @@ func TestRemapRecords(t *testing.T) {
 	}
 }
 
-// Observations that were retracted, deleted, or written by a client since are left as
-// they are.
+// TestRemapLeavesAlone checks that Observations that were retracted, deleted, or written
+// by a client since are left as they are.
 func TestRemapLeavesAlone(t *testing.T) {
 	w := newWorld(t)
 	w.othersWrite = true
@@ -151,7 +151,8 @@ func TestRemapLeavesAlone(t *testing.T) {
 	}
 }
 
-// Samples that the corrected pack rejects stay as they are and are reported by reason.
+// TestRemapRejected checks that Observations whose samples the corrected pack rejects stay
+// as they are and are reported by reason.
 func TestRemapRejected(t *testing.T) {
 	for reason, edit := range map[string]func(map[string]map[string]any, map[string]any){
 		sample.ReasonBadValue: func(rows map[string]map[string]any, _ map[string]any) {
@@ -185,7 +186,8 @@ func TestRemapRejected(t *testing.T) {
 	}
 }
 
-// Without a consent nothing is mapped again, and a new category needs a consent too.
+// TestRemapConsent checks that nothing is mapped again without a consent, and that a new
+// category needs a consent too.
 func TestRemapConsent(t *testing.T) {
 	w := newWorld(t)
 	w.othersWrite = true
@@ -221,7 +223,8 @@ func TestRemapConsent(t *testing.T) {
 	}
 }
 
-// The request selects metrics, a time and patients, and limits the changes.
+// TestRemapSelects checks that a request selects metrics, a time and patients, and limits
+// the changes.
 func TestRemapSelects(t *testing.T) {
 	w := newWorld(t)
 	w.twoKinds(9)
@@ -249,15 +252,16 @@ func TestRemapSelects(t *testing.T) {
 		t.Errorf("the rest: %+v", r)
 	}
 	for _, req := range []RemapRequest{{Vendor: "acme"}, {Vendor: "apple", Patient: "a b"},
-		{Vendor: "apple", Metrics: []string{"steps"}}, {Vendor: "apple", Limit: -1}, {Vendor: "apple", Examples: 1000}} {
+		{Vendor: "apple", Metrics: []string{"steps"}}, {Vendor: "apple", Limit: -1},
+		{Vendor: "apple", Examples: 1000}} {
 		if _, err := w.pipeline.Remap(t.Context(), req); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%+v: %v", req, err)
 		}
 	}
 }
 
-// A job that fails at any of its commits is continued by the next call, and the result is
-// the same.
+// TestRemapContinues checks that the next call continues a job that failed at any of its
+// commits, with the same result.
 func TestRemapContinues(t *testing.T) {
 	const n = 2*remapBatch + 20
 	m := renamed(t)
@@ -290,31 +294,34 @@ func TestRemapContinues(t *testing.T) {
 	}
 }
 
-// A running job can be canceled, excludes others of its vendor, and lets deliveries in
-// between its batches.
+// TestRemapWhileRunning checks that a running job can be canceled, excludes others of its
+// vendor, and lets deliveries in between its batches.
 func TestRemapWhileRunning(t *testing.T) {
 	w := newWorld(t)
 	w.twoKinds(2*remapBatch + 20)
 	w.use(renamed(t))
 	restated := false
-	_, err := w.pipeline.Remap(t.Context(), RemapRequest{Vendor: "apple", Caller: operator(), Progress: func(job RemapJob) {
-		if job.Report.Changed == 0 || restated {
-			return
-		}
-		restated = true
-		if _, err := w.pipeline.Remap(t.Context(), RemapRequest{Vendor: "apple"}); fhir.KindOf(err) != fhir.Conflict {
-			t.Errorf("a second job: %v", err)
-		}
-		if sum, err := w.take("restated", weight("a1", "71")); err != nil || sum.Updated != 1 {
-			t.Errorf("%+v %v", sum.Counts, err)
-		}
-		if jobs, err := w.pipeline.RemapJobs(t.Context()); err != nil || len(jobs) != 1 || jobs[0].Status != RemapRunning {
-			t.Errorf("%+v %v", jobs, err)
-		}
-		if err := w.pipeline.CancelRemap(t.Context(), "apple", operator()); err != nil {
-			t.Error(err)
-		}
-	}})
+	_, err := w.pipeline.Remap(t.Context(),
+		RemapRequest{Vendor: "apple", Caller: operator(), Progress: func(job RemapJob) {
+			if job.Report.Changed == 0 || restated {
+				return
+			}
+			restated = true
+			if _, err := w.pipeline.Remap(t.Context(),
+				RemapRequest{Vendor: "apple"}); fhir.KindOf(err) != fhir.Conflict {
+				t.Errorf("a second job: %v", err)
+			}
+			if sum, err := w.take("restated", weight("a1", "71")); err != nil || sum.Updated != 1 {
+				t.Errorf("%+v %v", sum.Counts, err)
+			}
+			if jobs, err := w.pipeline.RemapJobs(t.Context()); err != nil || len(jobs) != 1 ||
+				jobs[0].Status != RemapRunning {
+				t.Errorf("%+v %v", jobs, err)
+			}
+			if err := w.pipeline.CancelRemap(t.Context(), "apple", operator()); err != nil {
+				t.Error(err)
+			}
+		}})
 	if !errors.Is(err, errRemapCanceled) || !restated {
 		t.Errorf("canceled: %v", err)
 	}
@@ -333,7 +340,8 @@ func TestRemapWhileRunning(t *testing.T) {
 	}
 }
 
-// A job that was running when the server ended is continued with the same packs only.
+// TestRemapAfterRestart checks that a job that was running when the server ended is
+// continued with the same packs only.
 func TestRemapAfterRestart(t *testing.T) {
 	for _, changed := range []bool{false, true} {
 		w := newWorld(t)
@@ -365,14 +373,16 @@ func TestRemapAfterRestart(t *testing.T) {
 			}
 			continue
 		}
-		if report := w.remap(jobs[0].Request(operator())); report.Changed != remapBatch+21 || report.Read != report.Changed {
+		if report := w.remap(jobs[0].Request(operator())); report.Changed != remapBatch+21 ||
+			report.Read != report.Changed {
 			t.Errorf("continued: %+v", report)
 		}
 	}
 }
 
-// Items in quarantine are tried again: a metric that has a row now, and a component that
-// is valid now. An item that is still invalid names the new content.
+// TestRemapQuarantine checks that items in quarantine are tried again: a metric that has a
+// row now, and a component that is valid now. An item that is still invalid names the new
+// content.
 func TestRemapQuarantine(t *testing.T) {
 	w := newWorld(t)
 	w.use(w.pipeline.Mapper)
@@ -417,7 +427,8 @@ func TestRemapQuarantine(t *testing.T) {
 	}
 }
 
-// Nights that are derived from segments are derived again with the row of nights.
+// TestRemapNights checks that nights that are derived from segments are derived again with
+// the row of nights.
 func TestRemapNights(t *testing.T) {
 	w := newWorld(t)
 	w.use(w.pipeline.Mapper)
@@ -438,9 +449,9 @@ func TestRemapNights(t *testing.T) {
 	}
 }
 
-// A correction of a conversion gives samples whose numbers are part of their ids other
-// ids. The old Observation is retracted, and a redelivery changes nothing, whether it
-// comes before or after the samples are mapped again.
+// TestRemapReplaces checks that a correction of a conversion gives other ids to samples
+// with numbers in their ids: the old Observation is retracted, and a redelivery changes
+// nothing, whether it comes before or after the samples are mapped again.
 func TestRemapReplaces(t *testing.T) {
 	m := corrected(t, "apple", corrections["scale"])
 	for _, early := range []bool{false, true} {
@@ -468,7 +479,8 @@ func TestRemapReplaces(t *testing.T) {
 		}
 		dry := w.remap(RemapRequest{Vendor: "apple", DryRun: true})
 		report := w.remap(RemapRequest{Vendor: "apple"})
-		if report.Replaced != 5 || report.Kinds[ChangeIdentity] != 5 || dry.Replaced != 5 || dry.Changed != report.Changed {
+		if report.Replaced != 5 || report.Kinds[ChangeIdentity] != 5 || dry.Replaced != 5 ||
+			dry.Changed != report.Changed {
 			t.Errorf("early %v: %+v after %+v", early, report.RemapCounts, dry.RemapCounts)
 		}
 		if c := deliver(); c.Created+c.Updated != 0 || c.Unchanged != 6 {
@@ -493,8 +505,9 @@ func TestRemapReplaces(t *testing.T) {
 	}
 }
 
-// Any samples mapped again under any correction are what they would be if they had been
-// delivered under the corrected pack, and a redelivery has the same effect.
+// TestRemapOfAnyPayload checks that any samples mapped again under any correction are what
+// they would be if they had been delivered under the corrected pack, and that a redelivery
+// has the same effect.
 func TestRemapOfAnyPayload(t *testing.T) {
 	mappers := map[string]*mapping.Mapper{}
 	for name, edit := range corrections {

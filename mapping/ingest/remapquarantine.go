@@ -53,7 +53,8 @@ func (r *Remapping) items(ctx context.Context, patient string) error {
 				if failure = json.Unmarshal(raw, &item); failure != nil {
 					return false
 				}
-				if item.Vendor == r.request.Vendor && r.includes(item.Metric) && (item.Sample != nil || item.Raw != nil) &&
+				if item.Vendor == r.request.Vendor && r.includes(item.Metric) &&
+					(item.Sample != nil || item.Raw != nil) &&
 					item.ID != from {
 					items = append(items, item)
 				}

@@ -184,7 +184,8 @@ func (r *Remapping) read(ctx context.Context, d *delivery) (list []KeptObservati
 func (r *Remapping) observation(ctx context.Context, d *delivery, o *KeptObservation, a *remapAttempt) error {
 	kept := &o.Kept[0]
 	s := &kept.Sample
-	if kept.Derived || r.written[o.Resource.ID] || o.Resource.ID == r.job.Cursor.Last || !r.includes(s.Metric) || d.tooOld(s) {
+	if kept.Derived || r.written[o.Resource.ID] || o.Resource.ID == r.job.Cursor.Last || !r.includes(s.Metric) ||
+		d.tooOld(s) {
 		return nil
 	}
 	metric := d.pipeline.Mapper.RowMetric(d.request.Vendor, s.Metric)

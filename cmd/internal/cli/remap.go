@@ -123,7 +123,8 @@ func remapStatusCommand() *cobra.Command {
 			"UPDATED", "BY", "PACKS"}, func(t *table) {
 			for i := range out.Jobs {
 				j := &out.Jobs[i]
-				t.row(j.Vendor, j.Status, j.Reason, j.Report.Patients, j.Report.Read, j.Report.Changed, j.Report.Replaced,
+				t.row(j.Vendor, j.Status, j.Reason, j.Report.Patients, j.Report.Read, j.Report.Changed,
+					j.Report.Replaced,
 					j.Started, j.Updated, j.By, j.Packs)
 			}
 		})
