@@ -32,9 +32,10 @@
 //   - it has an identifier, or Source.Base is set;
 //   - it has no modifierExtension and no implicitRules, which may change its meaning.
 //
-// The result keeps codes, time, value, method, body site, the texts of notes, and
-// components with a code as value, such as the context of a heart rate. All other
-// elements and all references to resources of this server are left out: ids,
+// The result keeps codes, time, value, method, body site and the texts of notes. A
+// component with a code as value, such as the context of a heart rate, becomes a note,
+// because R4's profile vitalsigns requires that coded values of components are units. All
+// other elements and all references to resources of this server are left out: ids,
 // versions, other tags and categories, links to series, serial numbers.
 //
 // Averages over a night have the code of the profile and a period. US Core lets a

@@ -83,23 +83,53 @@ func (p *profile) number(c *component) bool {
 	return false
 }
 
-// keep returns the components of the form: those of the profile, and those with a code.
+// keep returns the components of the profile.
 func (p *profile) keep(components []component) []component {
 	var out []component
 	for _, c := range components {
-		switch {
-		case p.number(&c):
-			if c.ValueQuantity != nil {
-				c.ValueQuantity = c.ValueQuantity.withUnit()
-			}
-			c.ValueCodeableConcept = nil
-		case c.ValueCodeableConcept != nil && c.ValueQuantity == nil:
-		default:
+		if !p.number(&c) {
 			continue
 		}
+		if c.ValueQuantity != nil {
+			c.ValueQuantity = c.ValueQuantity.withUnit()
+		}
+		c.ValueCodeableConcept = nil
 		out = append(out, c)
 	}
 	return out
+}
+
+// contexts returns the components with a code as value as notes. R4's vital-signs
+// profile binds codes in components to units, so they cannot be components.
+func contexts(components []component) []note {
+	var out []note
+	for i := range components {
+		c := &components[i]
+		name, v := shown(&c.Code), ""
+		if c.ValueCodeableConcept != nil && c.ValueQuantity == nil {
+			v = shown(c.ValueCodeableConcept)
+		}
+		if name != "" && v != "" {
+			out = append(out, note{Text: name + ": " + v})
+		}
+	}
+	return out
+}
+
+// shown returns the text of a concept for people.
+func shown(c *element.CodeableConcept) string {
+	if c.Text != "" {
+		return c.Text
+	}
+	for _, coding := range c.Coding {
+		if coding.Display != "" {
+			return coding.Display
+		}
+	}
+	if len(c.Coding) > 0 {
+		return c.Coding[0].Code
+	}
+	return ""
 }
 
 // VitalSign returns the Observation of src in the form in which US Core 9 lets an app
@@ -186,6 +216,7 @@ func (src *Source) vitalSign(op string, o *observation, p *profile, id string) (
 	}
 	f.BodySite = o.BodySite
 	f.Component = p.keep(o.Component)
+	f.Note = append(f.Note, contexts(o.Component)...)
 	if err := src.contain(op, f, o); err != nil {
 		return nil, "", false, err
 	}
