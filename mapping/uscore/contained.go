@@ -127,6 +127,7 @@ func location(url string) *element.Identifier {
 }
 
 func participant(code, display string, who element.Reference) agent {
-	return agent{element.CodeableConcept{Coding: []element.Coding{{System: element.ProvenanceParticipantType, Code: code,
+	return agent{element.CodeableConcept{Coding: []element.Coding{{System: element.ProvenanceParticipantType,
+		Code:    code,
 		Display: display}}}, who}
 }

@@ -122,7 +122,9 @@ func loadDefinitions(t *testing.T) *definitions {
 		}
 		var v struct {
 			URL     string
-			Compose struct{ Include []struct{ Concept []struct{ Code string } } }
+			Compose struct {
+				Include []struct{ Concept []struct{ Code string } }
+			}
 		}
 		if err := json.Unmarshal(b, &v); err != nil {
 			t.Fatal(err)

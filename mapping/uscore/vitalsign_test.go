@@ -43,20 +43,24 @@ func source(t *testing.T, vendor, id string, observation, device []byte) *uscore
 		t.Fatalf("not canonical: %s", observation)
 	}
 	src := &uscore.Source{Observation: body, Device: device, Provenance: []byte(provenance), Vendor: vendor,
-		VendorName: "The " + vendor + " cloud", VendorURL: "https://" + vendor + ".example", PatientRef: receiver, Base: base}
+		VendorName: "The " + vendor + " cloud", VendorURL: "https://" + vendor + ".example", PatientRef: receiver,
+		Base: base}
 	if vendor == "apple" { // data of a phone come from no cloud
 		src.VendorURL = ""
 	}
 	return src
 }
 
-// eachExample calls fn with the Source of an example of each row and whether the row
-// has a profile and a number.
+// eachExample calls fn with the Source of an example of each row, and of one of a day for
+// rows that are mapped by day or have the code of a day.
 func eachExample(t *testing.T, fn func(t *testing.T, name string, r *table.Row, src *uscore.Source)) {
 	m, tab := mappingtest.Mapper(t), mappingtest.Table(t)
 	mappingtest.EachRow(tab, func(v *table.Vendor, r *table.Row) {
 		cases := []bool{false}
-		if slices.ContainsFunc(r.Variants, func(v table.Variant) bool { return v.When.Day != nil }) {
+		if slices.ContainsFunc(r.Variants, func(v table.Variant) bool { return v.When.Day != nil }) ||
+			slices.ContainsFunc(r.Codes, func(code string) bool {
+				return slices.Contains([]string{"loinc 41950-7", "loinc 41979-6", "loinc 40443-4"}, code)
+			}) {
 			cases = append(cases, true)
 		}
 		for _, daily := range cases {
@@ -327,7 +331,8 @@ func TestIdentifiers(t *testing.T) {
 	if got := queryOf(restated); got != system+"|o1/_history/2" {
 		t.Errorf("a restated value has %s", got)
 	}
-	none := heart(t, `"identifier":[{"system":"`+system+`","value":"o1"},{"system":"https://pulsegate.dev/fhir/identifier/series","value":"s"}],`, ``)
+	none := heart(t, `"identifier":[{"system":"`+system+
+		`","value":"o1"},{"system":"https://pulsegate.dev/fhir/identifier/series","value":"s"}],`, ``)
 	if got := queryOf(none); got != "urn:ietf:rfc:3986|"+base+"/Observation/o1" {
 		t.Errorf("an Observation without an identifier has %s", got)
 	}
@@ -367,7 +372,8 @@ func TestContained(t *testing.T) {
 	}
 	p := f.Contained[1]
 	if p.Recorded != "2026-10-02T06:29:59.123Z" || len(p.Agent) != 2 || p.Agent[0].Type.Coding[0].Code != "author" ||
-		p.Agent[0].Who.Identifier.System != "urn:ietf:rfc:3986" || p.Agent[0].Who.Identifier.Value != "https://oura.example" ||
+		p.Agent[0].Who.Identifier.System != "urn:ietf:rfc:3986" ||
+		p.Agent[0].Who.Identifier.Value != "https://oura.example" ||
 		p.Agent[0].Who.Display == "" || p.Agent[1].Type.Coding[0].Code != "transmitter" ||
 		p.Agent[1].Who.Identifier.Value != base {
 		t.Errorf("the Provenance is %+v", p)
@@ -386,11 +392,13 @@ func TestBloodPressure(t *testing.T) {
 		pulse  = `{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"valueQuantity":{"value":70,"system":"http://unitsofmeasure.org","code":"/min"}}`
 	)
 	with := func(components string) *uscore.Source {
-		return heart(t, `8867-4`, `85354-9`, `"valueQuantity":{"value":62.50,"system":"http://unitsofmeasure.org","code":"/min"}`,
+		return heart(t, `8867-4`, `85354-9`,
+			`"valueQuantity":{"value":62.50,"system":"http://unitsofmeasure.org","code":"/min"}`,
 			`"component":[`+components+`]`)
 	}
 	body, _, ok, err := uscore.VitalSign(with(absent + "," + low + "," + pulse))
-	if err != nil || !ok || bytes.Contains(body, []byte("8867-4")) || !bytes.Contains(body, []byte("data-absent-reason")) {
+	if err != nil || !ok || bytes.Contains(body, []byte("8867-4")) ||
+		!bytes.Contains(body, []byte("data-absent-reason")) {
 		t.Errorf("%v, %v: %s", ok, err, body)
 	}
 	for _, components := range []string{low, absent + "," + strings.Replace(absent, "8480-6", "8462-4", 1),
@@ -436,14 +444,16 @@ func TestEnteredInError(t *testing.T) {
 func TestMarkEnteredInError(t *testing.T) {
 	const received = `{ "component":[{"status":"final"}], "status" : "amended","x":"status"}`
 	body, changed, err := uscore.MarkEnteredInError([]byte(`{"resourceType":"Observation",` + received[1:]))
-	if want := `{"resourceType":"Observation",` + strings.Replace(received[1:], `"amended"`, `"entered-in-error"`, 1); err != nil ||
+	if want := `{"resourceType":"Observation",` +
+		strings.Replace(received[1:], `"amended"`, `"entered-in-error"`, 1); err != nil ||
 		!changed || string(body) != want {
 		t.Errorf("%v, %v: %s, want %s", changed, err, body, want)
 	}
 	if again, changed, err := uscore.MarkEnteredInError(body); err != nil || changed || !bytes.Equal(again, body) {
 		t.Errorf("a second time: %v, %v: %s", changed, err, again)
 	}
-	for _, bad := range []string{``, `[]`, `{"resourceType":"Patient","status":"final"}`, `{"resourceType":"Observation"}`,
+	for _, bad := range []string{``, `[]`, `{"resourceType":"Patient","status":"final"}`,
+		`{"resourceType":"Observation"}`,
 		`{"resourceType":"Observation","status":`} {
 		if _, _, err := uscore.MarkEnteredInError([]byte(bad)); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", bad, err)
