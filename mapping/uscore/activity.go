@@ -3,6 +3,7 @@ package uscore
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 
 	"pulsegate/fhir/element"
@@ -153,14 +154,22 @@ func (a *activity) add(suffix, profile string, code element.CodeableConcept, v v
 	if err != nil {
 		return err
 	}
-	a.entries = append(a.entries, Entry{urn(id), criteria(id), body})
+	query := criteria(id)
+	a.entries = append(a.entries, Entry{FullURL(query), query, body})
 	return nil
 }
 
-// urn returns a urn:uuid that is derived from an identifier (RFC 9562, version 8).
-func urn(id element.Identifier) string {
-	sum := sha256.Sum256([]byte(id.System + "|" + id.Value))
+// FullURL returns the urn:uuid of an entry, which is derived from its criteria (RFC 9562,
+// version 8).
+func FullURL(ifNoneExist string) string {
+	sum := sha256.Sum256([]byte(ifNoneExist))
 	u := sum[:16]
 	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
 	return fmt.Sprintf("urn:uuid:%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// ActivityCodes returns the LOINC codes of the Observations for which PhysicalActivity may
+// have a form.
+func ActivityCodes() []string {
+	return append(slices.Sorted(maps.Keys(timeMeasures)), exercise)
 }

@@ -5,7 +5,7 @@
 // It owns VitalSign, EnteredInError, MarkEnteredInError and PhysicalActivity, which
 // are pure functions of a Source: they read no store and no clock, and equal Sources
 // give equal bytes. It does not own who may receive the result, or when (package
-// fhir/interaction, operation $vital-signs-bundle; package fhir/push).
+// fhir/interaction, operation $ehr-bundle; package fhir/push).
 //
 // # Vital signs
 //

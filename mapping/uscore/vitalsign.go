@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/element"
@@ -263,4 +264,33 @@ func MarkEnteredInError(received []byte) (body []byte, changed bool, err error) 
 		return slices.Concat(received[:end-len(raw)], []byte(status), received[end:]), true, nil
 	}
 	return nil, false, fhir.Errorf(fhir.Invalid, op, "the Observation has no status")
+}
+
+// Dense returns the stream and the time of an Observation that belongs to a dense stream
+// of one source: a heart rate, respiratory rate, oxygen saturation or temperature at an
+// instant. US Core lets a server discard Observations that are close in time, so a
+// sender should select some. Repeated measurements of blood pressure or weight are not
+// dense, because readings that follow each other belong together.
+func Dense(observation []byte) (stream string, at time.Time, ok bool) {
+	const system = fhir.Canonical + "/identifier/series"
+	var o struct {
+		Identifier        []element.Identifier
+		Code              element.CodeableConcept
+		EffectiveDateTime string
+	}
+	if unmarshal("uscore.Dense", "Observation", observation, &o) != nil {
+		return "", at, false
+	}
+	if !slices.ContainsFunc([]string{"8867-4", "9279-1", "59408-5", "8310-5"}, func(code string) bool {
+		return o.Code.Has(element.LOINC, code)
+	}) {
+		return "", at, false
+	}
+	for _, id := range o.Identifier {
+		if id.System == system && id.Value != "" {
+			at, err := time.Parse(time.RFC3339, o.EffectiveDateTime)
+			return id.Value, at, err == nil
+		}
+	}
+	return "", at, false
 }
