@@ -58,8 +58,9 @@ func (s *Service) ehrBundle(ctx context.Context, rq *Request, patient string, ps
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &bundled{service: s, rq: rq, request: a, limits: s.Limits.withDefaults(), at: point.at, last: map[string]int64{},
-		res: &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{patient: false}}}
+	b := &bundled{service: s, rq: rq, request: a, limits: s.Limits.withDefaults(), at: point.at,
+		last: map[string]int64{},
+		res:  &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{patient: false}}}
 	if point.at == 0 {
 		b.at = s.Store.LastSeq()
 	} else if a.query.After, b.last, err = openThinned(op, point.after); err != nil {

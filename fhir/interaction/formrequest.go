@@ -19,8 +19,9 @@ const preferredTag = fhir.Canonical + "/CodeSystem/measures|preferred"
 func (s *Service) readForm(patient string, ps []Parameter) (*formRequest, error) {
 	const op = "interaction.EHRBundle"
 	limits := s.Limits.withDefaults()
-	r := &formReader{service: s, request: &formRequest{patient: patient, name: DefaultForm, subject: "Patient/" + patient,
-		every: defaultEvery * time.Minute, count: limits.Count}}
+	r := &formReader{service: s, request: &formRequest{patient: patient, name: DefaultForm,
+		subject: "Patient/" + patient,
+		every:   defaultEvery * time.Minute, count: limits.Count}}
 	for i := range ps {
 		if err := r.parameter(&ps[i]); err != nil {
 			return nil, err
@@ -136,7 +137,8 @@ func patientReference(s string) bool {
 	path := s
 	if strings.Contains(s, "://") {
 		u, err := url.Parse(s)
-		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" ||
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil ||
+			u.RawQuery != "" ||
 			u.Fragment != "" {
 			return false
 		}

@@ -26,8 +26,8 @@ type operation struct {
 	handle     func(*Server, *gin.Context, []interaction.Parameter)
 }
 
-// operations lists the operations for the routes and the CapabilityStatement.
-func operations() []operation {
+// offered lists the operations for the routes and the CapabilityStatement.
+func offered() []operation {
 	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
 		{"Observation", "lastn", false, core + "Observation-lastn", (*Server).lastN},
@@ -40,7 +40,7 @@ func operations() []operation {
 // with this base URL.
 func Offered(base string) []capability.Operation {
 	var out []capability.Operation
-	for _, o := range operations() {
+	for _, o := range offered() {
 		definition := o.definition
 		if strings.HasPrefix(definition, "/") {
 			definition = base + definition
@@ -51,7 +51,7 @@ func Offered(base string) []capability.Operation {
 }
 
 func (s *Server) mountOperations(api gin.IRouter) {
-	for _, o := range operations() {
+	for _, o := range offered() {
 		path := "/" + o.typ + "/$" + o.name
 		if o.instance {
 			// The route cannot begin with the type (see Bulk.Mount).
@@ -60,7 +60,7 @@ func (s *Server) mountOperations(api gin.IRouter) {
 		serve := func(c *gin.Context) {
 			if o.instance && c.Param("type") != o.typ {
 				s.fail(c, "operation", fhir.Ref{},
-					fhir.Errorf(fhir.NotFound, "rest.operations", "the operation is offered for %s", o.typ))
+					fhir.Errorf(fhir.NotFound, "rest.mountOperations", "the operation is offered for %s", o.typ))
 				return
 			}
 			ps, err := s.parameters(c)

@@ -39,12 +39,14 @@ func All(vendors map[string]Vendor) map[string]interaction.Form {
 		},
 		PhysicalActivity: {
 			Transaction: true,
-			Query:       [][2]string{{"code", element.LOINC + "|" + strings.Join(uscore.ActivityCodes(), ","+element.LOINC+"|")}},
+			Query: [][2]string{{"code",
+				element.LOINC + "|" + strings.Join(uscore.ActivityCodes(), ","+element.LOINC+"|")}},
 			Write: func(src *interaction.FormSource) ([]interaction.FormEntry, error) {
 				entries, _, err := uscore.PhysicalActivity(sourceOf(src, vendors))
 				out := make([]interaction.FormEntry, 0, len(entries))
 				for _, e := range entries {
-					out = append(out, interaction.FormEntry{FullURL: e.FullURL, IfNoneExist: e.IfNoneExist, JSON: e.JSON})
+					out = append(out, interaction.FormEntry{FullURL: e.FullURL, IfNoneExist: e.IfNoneExist,
+						JSON: e.JSON})
 				}
 				return out, err
 			},
