@@ -27,7 +27,7 @@ import (
 //	_count       entries on a page
 //
 // The caller sees what a search shows at the same snapshot, and a Device only if an
-// _include would show it. A page ends early if it has read many samples that the form
+// _include would show it and it is not the one of another patient. A page ends early if it has read many samples that the form
 // leaves out. A single Observation may have more entries than _count.
 func (s *Service) EHRBundle(ctx context.Context, rq *Request, patient string, ps []Parameter) (*Page, error) {
 	page, recorded, err := s.ehrBundle(ctx, rq, patient, ps)
@@ -189,7 +189,7 @@ func (b *bundled) forget(window int64) {
 }
 
 // device returns the Device of an Observation as of the snapshot, or nil if there is none
-// that the caller may see.
+// of the patient that the caller may see.
 func (b *bundled) device(ctx context.Context, observation []byte, known map[fhir.Ref][]byte) ([]byte, error) {
 	var o struct{ Device struct{ Reference string } }
 	if err := json.Unmarshal(observation, &o); err != nil {
@@ -207,6 +207,10 @@ func (b *bundled) device(ctx context.Context, observation []byte, known map[fhir
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
 	}
+	// The URL names the patient, so an event of another patient could not hold it.
+	if err == nil && facts.Patient != "" && facts.Patient != b.request.patient {
+		return nil, nil
+	}
 	if err != nil || r.Deleted || !b.rq.filter(access.Search).Allow(facts) && !b.rq.filter(access.Read).Allow(facts) {
 		return nil, nil
 	}
@@ -215,9 +219,6 @@ func (b *bundled) device(ctx context.Context, observation []byte, known map[fhir
 		if err != nil || now[0].Deleted {
 			return nil, err
 		}
-	}
-	if _, exists := b.res.patients[facts.Patient]; facts.Patient != "" && !exists {
-		b.res.patients[facts.Patient] = false
 	}
 	known[ref] = r.JSON
 	return r.JSON, nil
