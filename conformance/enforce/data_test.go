@@ -400,11 +400,17 @@ func load(w *world, tc *testCase) *data {
 			body = `,"patient":{"reference":"Patient/` + m.patient + `"}`
 			v.refs["patient"] = []string{"Patient/" + m.patient}
 		}
-		d.put(v, `,"status":"`+status+`"`+body)
+		d.put(v, `,"status":"`+status+`","deviceName":[{"name":"`+v.id+`","type":"other"}]`+body)
 	}
 	for i := range tc.docs {
 		d.put(tc.docs[i].version(fmt.Sprint("o", i)), tc.docs[i].body())
 	}
+	// An Observation for EHRs with a Device in no compartment, which is rare by chance.
+	d.put(&version{typ: "Device", id: "v3", tokens: map[string][]coded{"status": {{"", "active"}}}},
+		`,"status":"active","deviceName":[{"name":"v3","type":"other"}]`)
+	vital := measure{patient: "p1", vendor: "apple", status: "final", code: codes[0], device: "v3",
+		cats: []string{"vital-signs"}, value: 55}
+	d.put(vital.version("e1"), vital.body())
 	for i := range tc.streams {
 		d.stream(i, tc.streams[i])
 	}

@@ -37,7 +37,7 @@
 //	create, update, delete  one event, in the commit, with the version; a change of patient is one for each of the two
 //	read, vread, history    one event
 //	search                  one event per distinct patient among the results (or named by the query), and a plain one unless one of these holds the whole query
-//	$lastn, $stats          like a search
+//	$lastn, $stats, $ehr-bundle  like a search
 //	If-None-Exist, conditional references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own
