@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,9 +244,12 @@ func (w *world) use(m *mapping.Mapper) {
 // that a dry run predicts the counts and writes nothing.
 func TestRemapEqualsIngest(t *testing.T) {
 	for _, vendor := range allVendors {
-		for change, edit := range corrections {
-			m := corrected(t, vendor.Vendor(), edit)
-			for _, format := range vendor.Formats() {
+		for i, change := range slices.Sorted(maps.Keys(corrections)) {
+			m := corrected(t, vendor.Vendor(), corrections[change])
+			for j, format := range vendor.Formats() {
+				if j > 0 && (i+j)%3 != 0 { // the first format with all corrections, others with some
+					continue
+				}
 				t.Run(vendor.Vendor()+" "+format.Name+" "+change, func(t *testing.T) {
 					checkRemap(t, vendor, format.Name, m)
 				})
@@ -272,6 +276,7 @@ func checkRemap(t *testing.T, vendor adapters.Adapter, format string, m *mapping
 		t.Errorf("the dry run made %d commits", got-before)
 	}
 	report := w.remap(RemapRequest{Vendor: name})
+	w.othersWrite = report.Replaced > 0 // the retracted ones are those of the old pack
 	if dry.Changed != report.Changed || dry.Replaced != report.Replaced || dry.Unchanged != report.Unchanged {
 		t.Errorf("the dry run predicts %+v, not %+v", dry.RemapCounts, report.RemapCounts)
 	}

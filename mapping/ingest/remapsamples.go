@@ -340,6 +340,14 @@ func (r *Remapping) replace(d *delivery, o *KeptObservation, s *sample.Sample, r
 	a.metrics = append(a.metrics, res.Metric)
 	a.targets = append(a.targets, ref)
 	a.written = append(a.written, res.ID)
+	was := *o // as it was made
+	was.Kept = []Kept{o.Kept[0]}
+	was.Kept[0].Sample = *s
+	w, err := was.StateWrite(was.Kept[0].Row, [16]byte{})
+	if err != nil {
+		return err
+	}
+	a.commitAttempt.batch.State = append(a.commitAttempt.batch.State, w)
 	if res.SegmentsOf != "" {
 		a.addSegment(&observation{Result: *res, source: s.Source.Name}, res.JSON)
 	}
