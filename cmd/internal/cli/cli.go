@@ -30,7 +30,7 @@ func New(version string, serve Serve) *cobra.Command {
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
 		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), remapCommand(),
-		auditCommand(),
+		explainCommand(), auditCommand(),
 		storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
 		packCommand(),

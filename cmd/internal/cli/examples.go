@@ -39,6 +39,8 @@ pulsegate config --config pulsegate.yaml`,
 	"pack loinc":                `pulsegate pack loinc Loinc.csv --packs /etc/pulsegate/packs`,
 	"pack show": `pulsegate pack show apple HKQuantityTypeIdentifierHeartRate
 pulsegate pack show "apple|1.0.0#tg3bvjxupybbbn2ekzisoi5l64"`,
+	"explain": `pulsegate explain Observation/4hx7kq2m
+pulsegate explain 4hx7kq2m --json`,
 	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,
 	"push-key list":   `pulsegate push-key list --patient 4hx7kq2m`,
 	"push-key revoke": `pulsegate push-key revoke 5c9w2kq0

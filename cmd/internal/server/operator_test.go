@@ -36,6 +36,7 @@ func adminCalls() map[string][]string {
 		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
 		"GET /quarantine":                 {"", "?patient=ada"},
 		"GET /quarantine/show":            {"?id=none"},
+		"GET /explain":                    {"?id=none"},
 		"POST /quarantine/retry":          {`{}`},
 		"POST /audit/verify":              {`{}`},
 		"GET /debug/pprof/":               {"", "goroutine?debug=1"},
