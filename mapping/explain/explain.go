@@ -2,7 +2,7 @@
 // the metric table maps it, how its numbers are converted, which resource results, and
 // which versions the resource has had.
 //
-// It has no mapping of its own. Package mapping reports how it maps (mapping.Trace), and
+// It does not map. Package mapping reports how it maps (mapping.Trace), and
 // package ingest keeps the samples (ingest.Kept). It does not decide who may see an
 // explanation: the caller reads the Observation with the permissions of the reader first,
 // and records that the explanation was read.
@@ -113,7 +113,7 @@ type Version struct {
 	Version uint64    `json:"version"`
 	At      time.Time `json:"at"`
 	Status  string    `json:"status,omitempty"`
-	// Why is what happened, such as "created" or "retracted".
+	// Why names the event, such as "created" or "retracted".
 	Why    string `json:"why"`
 	Client string `json:"client,omitempty"` // that wrote it
 	// The Provenance of the commit, the vendor that it names, the channel by which the

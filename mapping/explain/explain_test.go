@@ -129,7 +129,8 @@ func TestEveryPayloadIsExplained(t *testing.T) {
 		w := newWorld(t)
 		root := filepath.Join("..", "..", "adapters", vendor, "testdata")
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || strings.HasSuffix(path, ".golden") || strings.HasSuffix(path, "canaries.txt") ||
+			if err != nil || d.IsDir() || strings.HasSuffix(path, ".golden") ||
+				strings.HasSuffix(path, "canaries.txt") ||
 				strings.Contains(path, "fuzz") {
 				return err
 			}
@@ -243,7 +244,8 @@ func TestWords(t *testing.T) {
 				t.Errorf("%+v", value)
 			}
 		}
-		if at := x.lineOf("Time"); !strings.Contains(at.Rule, "Europe/Berlin") || at.Written != "2026-10-01T08:00:00+02:00" {
+		if at := x.lineOf("Time"); !strings.Contains(at.Rule, "Europe/Berlin") ||
+			at.Written != "2026-10-01T08:00:00+02:00" {
 			t.Errorf("%+v", at)
 		}
 		if x.Versions[0].Why != "created" || x.Text != "A payload of apple states it." {
@@ -273,7 +275,8 @@ func TestVersions(t *testing.T) {
 		VendorID: "d1"}); err != nil {
 		t.Fatal(err)
 	}
-	if x = w.explain(id); x.Versions[0].Why != "retracted" || !x.Now.Same || x.lineOf("Status").Rule != "retracted later" {
+	if x = w.explain(id); x.Versions[0].Why != "retracted" || !x.Now.Same ||
+		x.lineOf("Status").Rule != "retracted later" {
 		t.Errorf("%+v", x)
 	}
 	w.put(store.Write{Author: "app-1", Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(fhir.Prefix(
@@ -304,7 +307,8 @@ func TestChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	corrected := strings.ReplaceAll(string(raw), "name: Oxygen saturation, trust: sure, codes: [loinc 2708-6, loinc 59408-5]",
+	corrected := strings.ReplaceAll(string(raw),
+		"name: Oxygen saturation, trust: sure, codes: [loinc 2708-6, loinc 59408-5]",
 		"name: Saturation, trust: sure, codes: [loinc 2708-6]")
 	if err := os.WriteFile(path, []byte(corrected), 0o600); err != nil {
 		t.Fatal(err)

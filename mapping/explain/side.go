@@ -55,7 +55,7 @@ func kindOf(o *ingest.KeptObservation, k *ingest.Kept, i int) string {
 	case len(o.Kept) > 1:
 		return "Possibility " + string(rune('1'+i)) + ": the row of the series does not tell which sample made it."
 	case k.Rebuilt:
-		return "Put together from the row of a series. Zeros at the end of numbers may differ from those that were sent."
+		return "Put together from the row of a series. Zeros at the end of numbers may differ from those sent."
 	}
 	return ""
 }

@@ -72,5 +72,6 @@ func series(data string, seconds float64, unit string) string {
 	if data != "" {
 		n = strings.Count(data, " ") + 1
 	}
-	return strings.TrimSpace(strconv.Itoa(n) + " points every " + strconv.FormatFloat(seconds, 'f', -1, 64) + " s " + unit)
+	every := strconv.FormatFloat(seconds, 'f', -1, 64)
+	return strings.TrimSpace(strconv.Itoa(n) + " points every " + every + " s " + unit)
 }

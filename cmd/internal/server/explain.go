@@ -31,8 +31,7 @@ func (s *services) explain(ctx context.Context, rq *interaction.Request, id stri
 	if err != nil {
 		return nil, err
 	}
-	event := audit.Event{Type: audit.Rest, Interaction: "operation", Query: "explain " + ref.String(),
-		Caller: rq.Caller, Patient: out.Patient}
+	event := audit.Event{Type: audit.Rest, Interaction: "history-instance", Caller: rq.Caller, Patient: out.Patient}
 	for _, v := range out.Versions {
 		event.Data = append(event.Data, audit.DataRef{Ref: ref, Version: v.Version})
 		if p, ok := fhir.ParseRef(v.Provenance); ok {
