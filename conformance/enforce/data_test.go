@@ -379,6 +379,8 @@ func load(w *world, tc *testCase) *data {
 	d.put(&version{typ: "Practitioner", id: "d1"}, `,"name":[{"family":"Invented"}]`)
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
 	d.put(&version{typ: "Organization", id: "h1"}, `,"name":"Invented"`)
+	d.put(&version{typ: "CodeSystem", id: "s1"}, `,"url":"https://example.org/s1","status":"active","content":"complete"`)
+	d.put(&version{typ: "ConceptMap", id: "m1"}, `,"url":"https://example.org/m1","status":"active"`)
 	members, refs := "", []string{}
 	for i, p := range tc.group {
 		members += []string{`,"member":[`, `,`}[min(i, 1)] + `{"entity":{"reference":"Patient/` + p + `"}}`

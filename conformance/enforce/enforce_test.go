@@ -17,7 +17,7 @@ import (
 )
 
 // shared lists the types that the test uses.
-var shared = []string{"Patient", "Practitioner", "Organization", "Group", "Device", "Observation", "Provenance",
+var shared = []string{"Patient", "Practitioner", "Organization", "CodeSystem", "ConceptMap", "Group", "Device", "Observation", "Provenance",
 	"Consent", "AuditEvent", "Subscription"}
 
 // TestMain sets the default to 40 cases, which take about 40 s. Flags override it.

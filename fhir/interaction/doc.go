@@ -23,9 +23,10 @@
 //
 // It also owns the rules between resources: the references in subject and patient
 // must exist, a Patient cannot be deleted while other resources refer to it,
-// ingested data stay with their patient, and clients cannot write AuditEvents. In
-// transactions it replaces references and links (R4 http.html#trules) before
-// validation, so that the stored text is what has been validated.
+// ingested data stay with their patient, and clients cannot write AuditEvents and
+// the CodeSystems and ConceptMaps that the server publishes. In transactions it
+// replaces references and links (R4 http.html#trules) before validation, so that
+// the stored text is what has been validated.
 //
 // It does not own the validation of single resources (fhir/r4), search semantics
 // (fhir/search), storage (fhir/store), access control (smart/policy builds the

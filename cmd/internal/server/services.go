@@ -169,6 +169,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err := s.addOrganizations(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.publishTerminology(ctx); err != nil {
+		return nil, err
+	}
 	s.startSync(ctx)
 	s.startSweep(ctx)
 	return s, nil
