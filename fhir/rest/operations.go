@@ -18,6 +18,7 @@ import (
 // in the query or by POST with a Parameters resource.
 type operation struct {
 	typ, name, definition string
+	documentation         string
 	handle                func(*Server, *gin.Context, []interaction.Parameter)
 }
 
@@ -25,16 +26,22 @@ type operation struct {
 func typeOperations() []operation {
 	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
-		{"Observation", "lastn", core + "Observation-lastn", (*Server).lastN},
-		{"Observation", "stats", core + "Observation-stats", (*Server).stats},
+		{"Observation", "lastn", core + "Observation-lastn", "", (*Server).lastN},
+		{"Observation", "stats", core + "Observation-stats", statsDocumentation, (*Server).stats},
 	}
 }
+
+// statsDocumentation describes the parameter of $stats that its definition lacks.
+const statsDocumentation = "The parameter preferred (boolean) is added: with true, only measurements of the " +
+	"preferred source of each day count, and for the code of a preferred value, the preferred values of days and " +
+	"nights. Without it, every measurement counts, and preferred values do not."
 
 // Offered returns the operations that Mount adds, for the CapabilityStatement.
 func Offered() []capability.Operation {
 	var out []capability.Operation
 	for _, o := range typeOperations() {
-		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: o.definition})
+		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: o.definition,
+			Documentation: o.documentation})
 	}
 	return out
 }
