@@ -66,7 +66,7 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 		return cmp.Or(cmp.Compare(a.patient, b.patient), cmp.Compare(a.concept, b.concept))
 	})
 	for _, k := range keys {
-		if err := st.concept(ctx, k, merge(st.due[k])); err != nil {
+		if err := st.concept(ctx, k, st.due[k]); err != nil {
 			return false, err
 		}
 	}
@@ -265,13 +265,15 @@ func (st *step) concept(ctx context.Context, k dueKey, periods []days) error {
 		}
 	}
 	c := &e.opts.Policy.Concepts[k.concept]
-	margin := int64(0)
 	if c.Kind == night || c.Kind == nightValue {
-		margin = 2 // sessions of a night may move it to another day
+		for i := range periods { // sessions of a night may move it to another day
+			periods[i][0] -= 2
+			periods[i][1] += 2
+		}
 	}
-	for _, p := range periods {
-		for first := p[0] - margin; first <= p[1]+margin; first += chunk {
-			last := min(first+chunk-1, p[1]+margin)
+	for _, p := range merge(periods) {
+		for first := p[0]; first <= p[1]; first += chunk {
+			last := min(first+chunk-1, p[1])
 			if err := st.chunk(ctx, r, c, zone, first, last); err != nil {
 				return err
 			}
