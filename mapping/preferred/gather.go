@@ -193,7 +193,10 @@ func (r *reader) ownNights(ctx context.Context, first, last int64) (map[string][
 		out[at.vendor] = append(out[at.vendor], m)
 	}
 	for _, list := range out { // sessions of two days may overlap
-		slices.SortFunc(list, func(a, b measurement) int { return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.id, b.id)) })
+		slices.SortFunc(list, func(a, b measurement) int {
+			return cmp.Or(a.start.Compare(b.start),
+				cmp.Compare(a.id, b.id))
+		})
 	}
 	return out, nil
 }

@@ -86,7 +86,8 @@ func reference(all []*session) (out []string) {
 			})
 			var used []*session
 			for _, s := range ss {
-				if slices.ContainsFunc(used, func(u *session) bool { return s.from.Before(u.to) && u.from.Before(s.to) }) {
+				if slices.ContainsFunc(used,
+					func(u *session) bool { return s.from.Before(u.to) && u.from.Before(s.to) }) {
 					continue
 				}
 				used = append(used, s)

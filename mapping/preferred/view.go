@@ -43,8 +43,9 @@ func (v *View) Values(ctx context.Context, q *interaction.PreferredQuery, fn fun
 	for n, code := range q.Codes {
 		i, derived := v.Policy.find(code)
 		if i < 0 {
-			return fhir.Errorf(fhir.Invalid, "interaction.Stats", "code %d has no preferred source; leave out preferred, or "+
-				"use one of %s", n+1, v.Policy.offered())
+			return fhir.Errorf(fhir.Invalid, "interaction.Stats",
+				"code %d has no preferred source; leave out preferred, or "+
+					"use one of %s", n+1, v.Policy.offered())
 		}
 		at := slices.IndexFunc(list, func(r *request) bool {
 			return r.concept == &v.Policy.Concepts[i] && (r.derived != nil) == (derived != nil)

@@ -159,7 +159,8 @@ func (w *world) start() {
 
 func (w *world) write(res fhir.Resource, vendor string) {
 	w.t.Helper()
-	if _, err := w.db.Commit(w.t.Context(), &store.Batch{Writes: []store.Write{{Resource: res, Vendor: vendor}}}); err != nil {
+	if _, err := w.db.Commit(w.t.Context(),
+		&store.Batch{Writes: []store.Write{{Resource: res, Vendor: vendor}}}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -94,7 +94,8 @@ func (st *step) withdraw(ctx context.Context, r *reader, k *collector, day int64
 	if status == statusRetracted {
 		return nil
 	}
-	body := bytes.Replace(unstamped(old), []byte(`,"status":"`+status+`",`), []byte(`,"status":"`+statusRetracted+`",`), 1)
+	body := bytes.Replace(unstamped(old), []byte(`,"status":"`+status+`",`),
+		[]byte(`,"status":"`+statusRetracted+`",`), 1)
 	st.put(old.ID, facts, body, old, r.patient, nil, nil)
 	return nil
 }
