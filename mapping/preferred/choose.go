@@ -29,7 +29,7 @@ type derived struct {
 type tally struct {
 	source
 	sum          float64
-	n            int
+	samples      int
 	hours        uint32       // hours of the day with samples
 	stated, last *measurement // the statement, and the last sample
 	streams      map[string]bool
@@ -143,7 +143,7 @@ func (k *collector) better(m, other *measurement) bool {
 
 func (t *tally) add(m *measurement) {
 	t.sum += m.value
-	t.n++
+	t.samples++
 	t.hours |= 1 << m.start.Hour()
 	if t.last == nil || cmp.Or(m.end.Compare(t.last.end), cmp.Compare(m.value, t.last.value)) >= 0 {
 		if t.last == nil {
@@ -181,7 +181,7 @@ func (k *collector) choose(day int64, zone *time.Location) *derived {
 	case k.concept.Pick == "last":
 		m, d.how, d.value = best.last, "the last value of a source", decimalOf(best.last)
 	default:
-		m, d.how, d.value = best.last, "the mean of the samples of a source", format(best.sum/float64(best.n))
+		m, d.how, d.value = best.last, "the mean of the samples of a source", format(best.sum/float64(best.samples))
 	}
 	switch {
 	case best.stated != nil:
@@ -220,7 +220,8 @@ func (k *collector) compare(a, b *tally) int {
 	}
 	complete := 0
 	if a.stated == nil {
-		complete = cmp.Or(cmp.Compare(bits.OnesCount32(b.hours), bits.OnesCount32(a.hours)), cmp.Compare(b.n, a.n))
+		complete = cmp.Or(cmp.Compare(bits.OnesCount32(b.hours), bits.OnesCount32(a.hours)),
+			cmp.Compare(b.samples, a.samples))
 	}
 	return cmp.Or(cmp.Compare(k.concept.rank(k.kindOf(a.source)), k.concept.rank(k.kindOf(b.source))),
 		cmp.Compare(unstated(a), unstated(b)), complete, a.source.compare(&b.source))

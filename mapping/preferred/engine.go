@@ -208,7 +208,7 @@ func (e *Engine) Sync(ctx context.Context) error {
 	return err
 }
 
-// maxTries bounds the attempts of a step whose commits other writers precede.
+// maxTries bounds the attempts of a step while other writers change its values.
 const maxTries = 16
 
 // sync runs steps until nothing is due. It returns the time until a day or night ends, or
@@ -245,8 +245,8 @@ type openKey struct {
 	day              int64
 }
 
-func (o *openKey) String() string {
-	return openPrefix + hex16(o.closes) + "/" + o.patient + "/" + o.concept + "/" + strconv.FormatInt(o.day, 10)
+func (key *openKey) String() string {
+	return openPrefix + hex16(key.closes) + "/" + key.patient + "/" + key.concept + "/" + strconv.FormatInt(key.day, 10)
 }
 
 // hex16 writes a time so that keys are in order of time.

@@ -100,12 +100,12 @@ type quantity struct {
 	Less   string      `json:"comparator"`
 }
 
-// float returns the number of q, and false if it has none in a UCUM unit.
-func (q *quantity) float() (v float64, ok bool) {
-	if q == nil || q.System != element.UCUM || q.Less != "" {
+// float returns the number, and false if it has none in a UCUM unit.
+func (number *quantity) float() (v float64, ok bool) {
+	if number == nil || number.System != element.UCUM || number.Less != "" {
 		return 0, false
 	}
-	v, err := q.Value.Float64()
+	v, err := number.Value.Float64()
 	return v, err == nil
 }
 
@@ -192,11 +192,11 @@ func specimen(t *series.Template, s series.Sample) (m measurement, ok bool) {
 // fixedZone caches the locations of written offsets.
 type fixedZone map[int16]*time.Location
 
-func (z fixedZone) at(us int64, offset int16) time.Time {
-	l := z[offset]
+func (zones fixedZone) at(us int64, offset int16) time.Time {
+	l := zones[offset]
 	if l == nil {
 		l = time.FixedZone("", int(offset)*60)
-		z[offset] = l
+		zones[offset] = l
 	}
 	return time.UnixMicro(us).In(l)
 }

@@ -37,7 +37,7 @@ func (s *session) sample() sample.Sample {
 
 func (s *session) source() string { return s.vendor + "/" + s.device.Name }
 
-// night is a preferred night as a test compares it.
+// nightText returns a preferred night as a test compares it.
 func nightText(from, to time.Time, minutes string) string {
 	return from.Format(time.RFC3339) + " to " + to.Format(time.RFC3339) + ": " + minutes
 }

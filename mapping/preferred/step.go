@@ -25,7 +25,7 @@ const (
 	maxDue = 10_000
 	// saveCursor bounds the commits that are processed again after a restart.
 	saveCursor = 5000
-	// chunk is the number of days of a concept that are read at once.
+	// chunk is the number of days of a concept that are read together.
 	chunk = 31
 	// batchSize is the number of values after which a step commits.
 	batchSize = 128

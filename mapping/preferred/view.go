@@ -31,7 +31,7 @@ type request struct {
 	concept *Concept
 	derived *element.Coding  // set if the preferred values themselves are requested
 	codes   []element.Coding // otherwise, the inputs that are requested
-	q       *interaction.PreferredQuery
+	query   *interaction.PreferredQuery
 	fn      func(*interaction.Numbers) bool
 }
 
@@ -52,7 +52,7 @@ func (v *View) Values(ctx context.Context, q *interaction.PreferredQuery, fn fun
 		})
 		if at < 0 {
 			at = len(list)
-			list = append(list, &request{concept: &v.Policy.Concepts[i], derived: derived, q: q, fn: fn,
+			list = append(list, &request{concept: &v.Policy.Concepts[i], derived: derived, query: q, fn: fn,
 				reader: &reader{store: v.Store, policy: v.Policy, filter: q.Filter, at: q.At, patient: q.Patient,
 					kinds: map[string]string{}}})
 		}
@@ -121,11 +121,11 @@ func (r *request) run(ctx context.Context) (more bool, err error) {
 func (r *request) bounds(ctx context.Context) (first, last int64, err error) {
 	least, greatest := time.Unix(-200*365*86400, 0), time.Unix(400*365*86400, 0)
 	from, to := least, greatest
-	if !r.q.From.IsZero() {
-		from = r.q.From.Add(-offsets - maxSession)
+	if !r.query.From.IsZero() {
+		from = r.query.From.Add(-offsets - maxSession)
 	}
-	if !r.q.To.IsZero() {
-		to = r.q.To.Add(offsets + maxSession)
+	if !r.query.To.IsZero() {
+		to = r.query.To.Add(offsets + maxSession)
 	}
 	first, last = math.MaxInt64, math.MinInt64
 	add := func(lo, hi int64) { first, last = min(first, lo), max(last, hi) }
@@ -168,7 +168,8 @@ func (r *request) values(k *collector, first, last int64) (more bool) {
 	n := interaction.Numbers{Code: []element.Coding{*r.derived}, From: math.MaxInt64, To: math.MinInt64,
 		Unit: interaction.Unit{Text: r.concept.Text, Code: r.concept.Unit}}
 	add := func(d *derived, from, to time.Time) {
-		if d == nil || !r.q.From.IsZero() && !to.After(r.q.From) || !r.q.To.IsZero() && !from.Before(r.q.To) {
+		if d == nil || !r.query.From.IsZero() && !to.After(r.query.From) || !r.query.To.IsZero() &&
+			!from.Before(r.query.To) {
 			return
 		}
 		v, err := strconv.ParseFloat(d.value, 64)
@@ -206,11 +207,11 @@ func (r *request) inputs(ctx context.Context, k *collector, first, last int64) (
 	codes := r.requested()
 	from, to := window(first, last)
 	var dates []string
-	if !r.q.From.IsZero() {
-		dates = append(dates, "ge"+r.q.From.UTC().Format(fhir.InstantLayout))
+	if !r.query.From.IsZero() {
+		dates = append(dates, "ge"+r.query.From.UTC().Format(fhir.InstantLayout))
 	}
-	if !r.q.To.IsZero() {
-		dates = append(dates, "lt"+r.q.To.UTC().Format(fhir.InstantLayout))
+	if !r.query.To.IsZero() {
+		dates = append(dates, "lt"+r.query.To.UTC().Format(fhir.InstantLayout))
 	}
 	f, err := r.find(codes, from, to, dates...)
 	if err != nil {

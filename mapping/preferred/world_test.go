@@ -224,7 +224,7 @@ type stored struct {
 	}
 }
 
-// preferred returns the preferred values of a concept that a grant shows, in order of time.
+// preferredOf returns the preferred values of a concept that a grant shows, in order of time.
 func (w *world) preferredOf(g *access.Grant, name string) (out []stored) {
 	w.t.Helper()
 	q, err := search.Parse("Observation", [][2]string{{"patient", "p1"}, {"_tag", measures + "|" + Tag},
