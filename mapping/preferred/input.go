@@ -114,8 +114,9 @@ func (d *document) isPreferred() bool {
 	return hasCode(d.Meta.Tag, element.Coding{System: measures, Code: Tag})
 }
 
-// read parses an Observation of a vendor. It reports false if the Observation has no time.
-// A measurement without a number has the unit "".
+// read parses an Observation of a vendor. It reports false if the Observation has no time
+// or no vendor: what a client wrote is not a source. A measurement without a number has the
+// unit "".
 func read(body []byte, id, vendor string) (m measurement, preferred, ok bool) {
 	var d document
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -140,7 +141,7 @@ func read(body []byte, id, vendor string) (m measurement, preferred, ok bool) {
 			m.components = append(m.components, component{c.Code.Coding, v, c.ValueQuantity.Code})
 		}
 	}
-	return m, d.isPreferred(), m.times(&d)
+	return m, d.isPreferred(), m.times(&d) && vendor != ""
 }
 
 // times reads the clinical time.

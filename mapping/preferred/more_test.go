@@ -12,6 +12,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/sample"
@@ -165,6 +166,47 @@ func TestRecords(t *testing.T) {
 		store.Find{Query: q, Filter: access.All().Filter(access.Search)}); err != nil ||
 		n != 1 {
 		t.Errorf("%d Observations without the tag, want 1: %v", n, err)
+	}
+}
+
+// TestValid checks that everything that the Engine writes is valid R4.
+func TestValid(t *testing.T) {
+	w := newWorld(t)
+	night := session{vendor: "fitbit", device: tracker, id: "n", from: noon.Add(-13 * time.Hour),
+		to: noon.Add(-5 * time.Hour), minutes: 400, deep: 50}
+	w.deliver("fitbit", steps("fitbit", tracker, noon, 10), night.sample(), sample.Sample{Channel: "v4",
+		Metric: "daily-resting-heart-rate", Day: sample.Date{Year: 2026, Month: 10, Day: 1},
+		Value: number("61", "/min")})
+	before := w.db.LastSeq()
+	w.sync()
+	validator, err := r4.New(r4.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := map[string]int{}
+	refs := map[fhir.Ref]bool{}
+	err = w.db.Changes(t.Context(), before, func(c *store.Change) bool {
+		refs[c.Ref] = true
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref := range refs {
+		res, _, err := w.db.Read(t.Context(), ref, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		types[ref.Type]++
+		canonical, err := validator.Resource(ref.Type, res.JSON, ref.ID)
+		if err != nil {
+			t.Errorf("%s: %s", res.JSON, r4.OutcomeJSON(err))
+		} else if got, want := string(unstamped(&res)), string(canonical.JSON); got != want {
+			t.Errorf("not canonical:\n%s\nwant:\n%s", got, want)
+		}
+	}
+	if types["Observation"] != 3 || types["Provenance"] != 1 {
+		t.Errorf("written: %v", types)
 	}
 }
 

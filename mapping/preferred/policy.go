@@ -2,6 +2,7 @@ package preferred
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"io"
@@ -63,7 +64,7 @@ type Concept struct {
 	Pick     string     `yaml:"pick"`
 	Codes    []Code     `yaml:"codes"`    // standard codes of the derived Observation
 	Unit     string     `yaml:"unit"`     // UCUM code of the derived value
-	Text     string     `yaml:"text"`     // unit as people read it
+	Text     string     `yaml:"text"`     // unit as people read it; the default is Unit
 	Units    []string   `yaml:"units"`    // further UCUM codes of inputs, which mean the same
 	Category []string   `yaml:"category"` // codes of Observation.category
 	Profile  string     `yaml:"profile"`  // profile of HL7, or ""
@@ -224,6 +225,7 @@ func (p *Policy) compile(c *Concept) (err error) {
 			return fmt.Errorf("unit and units must be UCUM codes")
 		}
 	}
+	c.Text = cmp.Or(c.Text, c.Unit)
 	c.own = element.Coding{System: measures, Code: c.Name, Display: c.Title}
 	if c.stated, err = codings(c.Stated); err != nil {
 		return fmt.Errorf("stated: %w", err)

@@ -95,9 +95,7 @@ func (p *Policy) render(id, patient, status string, c *Concept, d *derived) []by
 
 func (c *Concept) appendQuantity(b []byte, value string) []byte {
 	b = append(b, `"valueQuantity":{"value":`+value...)
-	if c.Text != "" {
-		b = element.AppendString(append(b, `,"unit":`...), c.Text)
-	}
+	b = element.AppendString(append(b, `,"unit":`...), c.Text)
 	b = append(b, `,"system":"`+element.UCUM+`","code":`...)
 	return append(element.AppendString(b, c.Unit), '}')
 }

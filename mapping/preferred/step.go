@@ -47,8 +47,9 @@ type step struct {
 	due    map[dueKey][]days
 	count  int // of periods
 	byType map[series.Identity][]int
-	state  []store.StateWrite
 	writes []write
+	state  []store.StateWrite // committed with writes
+	over   []store.StateWrite // deletes the days and nights that are over, in the last commit
 }
 
 // step processes about stepSize changes, and the days and nights that are over. All values
@@ -71,8 +72,9 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 		}
 	}
 	to := max(st.to, e.cursor)
-	if len(st.writes)+len(st.state) > 0 || to > e.saved+saveCursor {
-		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
+	if len(st.writes)+len(st.state)+len(st.over) > 0 || to > e.saved+saveCursor {
+		st.state = append(append(st.state, st.over...),
+			store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
 		if err := st.commit(ctx); err != nil {
 			return false, err
 		}
@@ -112,10 +114,10 @@ func (st *step) ended(ctx context.Context) error {
 	now := st.engine.opts.Clock().Unix()
 	err := st.engine.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
 		o, ok := parseOpen(key)
-		if ok && o.closes > now || len(st.state) >= stepSize {
+		if ok && o.closes > now || len(st.over) >= stepSize {
 			return false
 		}
-		st.state = append(st.state, store.StateWrite{Key: strings.Clone(key)})
+		st.over = append(st.over, store.StateWrite{Key: strings.Clone(key)})
 		i := slices.IndexFunc(st.engine.opts.Policy.Concepts, func(c Concept) bool { return c.Name == o.concept })
 		if ok && i >= 0 {
 			st.add(o.patient, i, o.day, o.day)

@@ -134,7 +134,7 @@ func (r *request) bounds(ctx context.Context) (first, last int64, err error) {
 		return 0, 0, err
 	}
 	doc := func(found *store.Found) bool {
-		if m, preferred, ok := read(found.Resource.JSON, "", ""); ok && !preferred {
+		if m, preferred, ok := read(found.Resource.JSON, "", found.Facts.Vendor); ok && !preferred {
 			add(m.span())
 		}
 		return true

@@ -50,8 +50,7 @@ func (st *step) value(ctx context.Context, r *reader, k *collector, day int64, n
 	}
 	open := d.preliminary || e.opts.Clock().Before(d.closes)
 	if e.opts.Clock().Before(d.closes) {
-		o := openKey{d.closes.Unix(), r.patient, c.Name, day}
-		st.state = append(st.state, store.StateWrite{Key: o.String(), Value: []byte{}})
+		st.open(openKey{d.closes.Unix(), r.patient, c.Name, day})
 	}
 	status := "final"
 	switch before {
@@ -72,6 +71,14 @@ func (st *step) value(ctx context.Context, r *reader, k *collector, day int64, n
 	}
 	st.put(id, d.vendor, body, &old, r.patient, d.ids, d.streams)
 	return nil
+}
+
+// open adds the key of a day or night that may still grow, once.
+func (st *step) open(o openKey) {
+	key := o.String()
+	if !slices.ContainsFunc(st.state, func(w store.StateWrite) bool { return w.Key == key }) {
+		st.state = append(st.state, store.StateWrite{Key: key, Value: []byte{}})
+	}
 }
 
 // withdraw retracts a stored value that has no source any more. It deletes the value if
@@ -144,7 +151,7 @@ func (st *step) put(id, vendor string, body []byte, old *fhir.Resource, patient 
 func (st *step) commit(ctx context.Context) error {
 	const op = "preferred.commit"
 	e := st.engine
-	batch := &store.Batch{State: unique(st.state)}
+	batch := &store.Batch{State: st.state}
 	type group struct {
 		patient, vendor string
 		op              store.Op
@@ -181,21 +188,6 @@ func (st *step) commit(ctx context.Context) error {
 	e.meters.values.Add(ctx, int64(len(st.writes)))
 	st.writes, st.state = nil, nil
 	return nil
-}
-
-// unique keeps the last write of each key: a day that is over may be open again.
-func unique(list []store.StateWrite) []store.StateWrite {
-	last := map[string]int{}
-	for i, w := range list {
-		last[w.Key] = i
-	}
-	out := list[:0:0]
-	for i, w := range list {
-		if last[w.Key] == i {
-			out = append(out, w)
-		}
-	}
-	return out
 }
 
 // provenance returns the Provenance of values of one patient and vendor. It names nothing
