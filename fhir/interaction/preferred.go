@@ -28,8 +28,8 @@ type PreferredQuery struct {
 	At       store.Seq
 }
 
-// preferredTag is the tag of Observations that are derived from a preferred source.
-var preferredTag = []byte(`{"system":"` + fhir.Canonical + `/CodeSystem/measures","code":"preferred"`)
+// preferredCoding is the tag of Observations that are derived from a preferred source.
+var preferredCoding = []byte(`{"system":"` + fhir.Canonical + `/CodeSystem/measures","code":"preferred"`)
 
 // metaBytes is the size of the beginning of a resource in which its tags are expected.
 const metaBytes = 512
@@ -37,5 +37,5 @@ const metaBytes = 512
 // isPreferred reports whether an Observation is derived from a preferred source.
 func isPreferred(json []byte) bool {
 	head, _, _ := bytes.Cut(json[:min(len(json), metaBytes)], []byte(`"status":`))
-	return bytes.Contains(head, preferredTag)
+	return bytes.Contains(head, preferredCoding)
 }

@@ -15,11 +15,16 @@
 // # Choice
 //
 // A source is a Device, or else a stream of samples without a device, or else the account
-// at a vendor. Observations that clients wrote are not sources. Sources are compared by the rank of the kind of their device; by whether they
-// state the value, which counts before the sum or mean of samples; by completeness, which is
-// the number of hours with samples and then the number of samples, or the length of the sleep
-// and then the number of its stages; and in the end by the vendor's code and the ids, so that
-// the choice does not depend on the order of deliveries. The concepts are of four kinds:
+// at a vendor. Observations that clients wrote are not sources. Sources are compared by
+//
+//   - the rank of the kind of their device,
+//   - whether they state the value, which counts before the sum or mean of samples,
+//   - completeness: the number of hours with samples and then the number of samples, or the
+//     length of the sleep and then the number of its stages,
+//   - and in the end the vendor's code and the ids, so that the choice does not depend on
+//     the order of deliveries.
+//
+// The concepts are of four kinds:
 //
 //	day-total    the total that the source states, or the sum of its samples of that day
 //	day-value    the value that it states, or the last or mean of its samples of that day

@@ -89,6 +89,29 @@ type Code struct {
 	inputs []element.Coding
 }
 
+// Builtin returns the built-in policy.
+func Builtin() *Policy {
+	p, err := parsePolicy(builtin)
+	if err != nil {
+		panic(err) // a test loads it
+	}
+	return p
+}
+
+// Codes returns the codes in CodeSystem/measures that only preferred values have.
+func (p *Policy) Codes() (out []element.Coding) {
+	for i := range p.Concepts {
+		c := &p.Concepts[i]
+		out = append(out, c.own)
+		for _, part := range c.Components {
+			if part.coding.System == measures {
+				out = append(out, part.coding)
+			}
+		}
+	}
+	return out
+}
+
 // Load reads the policy in a file, or the built-in one if path is empty. An error names
 // the concept and the rule.
 func Load(path string) (*Policy, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -17,6 +18,7 @@ import (
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
 )
@@ -120,9 +122,25 @@ func (f followers) close() error {
 // export and for taking a device out of use.
 func (e environment) stepUp() policy.StepUp { return policy.StepUp{Clock: e.now} }
 
+// cloudURLs holds the URLs of the manufacturers' clouds by vendor. Data of other vendors
+// come from a phone.
+var cloudURLs = map[string]string{ // read only
+	"fitbit": "https://health.googleapis.com", "oura": "https://api.ouraring.com",
+	"withings": "https://wbsapi.withings.net",
+}
+
+// vendorsOf returns the names and clouds of the vendors of adapters.
+func vendorsOf(all []adapters.Adapter) map[string]forms.Vendor {
+	out := map[string]forms.Vendor{}
+	for _, a := range all {
+		out[a.Vendor()] = forms.Vendor{Name: a.Name(), URL: cloudURLs[a.Vendor()]}
+	}
+	return out
+}
+
 // newInteractions returns the FHIR interactions.
 func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
-	background followers) (*interaction.Service, error) {
+	background followers, all []adapters.Adapter) (*interaction.Service, error) {
 	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
 	if err != nil {
 		return nil, err
@@ -130,7 +148,8 @@ func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, c
 	s := &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check, "Consent": consents.Check,
-			"Device": env.stepUp().Device}}
+			"Device": env.stepUp().Device},
+		Forms: forms.All(vendorsOf(all))}
 	if background.view != nil {
 		s.Preferred = background.view
 	}
