@@ -353,11 +353,6 @@ func (c *Concept) isStated(codes []element.Coding) bool {
 	return slices.ContainsFunc(codes, func(have element.Coding) bool { return hasCode(c.stated, have) })
 }
 
-// hasInput reports whether one of the codes is an input of the concept.
-func (c *Concept) hasInput(codes []element.Coding) bool {
-	return slices.ContainsFunc(codes, func(have element.Coding) bool { return hasCode(c.inputs, have) })
-}
-
 func hasCode(list []element.Coding, code element.Coding) bool {
 	return slices.ContainsFunc(list, func(c element.Coding) bool {
 		return c.System == code.System && c.Code == code.Code

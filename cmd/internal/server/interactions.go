@@ -91,7 +91,8 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 }
 
 // startPreferred starts the derivation of preferred values.
-func (f *followers) startPreferred(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder) error {
+func (f *followers) startPreferred(ctx context.Context, env environment, db *pebblestore.DB,
+	rec *audit.Recorder) error {
 	policy, err := preferred.Load(env.config.PreferredRules)
 	if err != nil {
 		return err
