@@ -1,11 +1,15 @@
 package preferred
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 	"pulsegate/mapping/sample"
 )
 
@@ -55,6 +59,52 @@ func TestStepsOfWatchAndPhone(t *testing.T) {
 	w.sync()
 	if list := w.preferred("preferred-steps"); len(list) != 0 {
 		t.Errorf("after all is erased: %+v", list)
+	}
+}
+
+// scanning is a store that calls a function before it lists resources of a type.
+type scanning struct {
+	store.Store
+	before func(typ string)
+}
+
+func (s *scanning) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
+	s.before(r.Types[0])
+	return s.Store.Scan(ctx, r, fn)
+}
+
+// TestDeriveDuringErasure checks a value that a step commits while its inputs are erased:
+// it goes too, and keeps no Device.
+func TestDeriveDuringErasure(t *testing.T) {
+	w := newWorld(t)
+	w.deliver("fitbit", steps("fitbit", tracker, noon, 1000))
+	w.sync()
+	ref := fhir.Ref{Type: "Observation", ID: w.value("preferred-steps").ID}
+	derived, facts, err := w.db.Read(t.Context(), ref, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := false
+	w.pipeline.Store = &scanning{w.db, func(typ string) {
+		if typ == "Device" && !written { // after the Observations
+			written = true
+			w.write(fhir.Resource{Type: "Observation", ID: derived.ID, JSON: unstamped(&derived)}, facts.Vendor)
+		}
+	}}
+	w.erase("fitbit")
+	w.sync()
+	for _, typ := range []string{"Observation", "Device"} {
+		q, err := search.Parse(typ, nil, search.ParseOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := w.db.Count(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)})
+		if err != nil || n != 0 {
+			t.Errorf("%d %s after the erasure: %v", n, typ, err)
+		}
+	}
+	if !written {
+		t.Error("nothing was written during the erasure")
 	}
 }
 
