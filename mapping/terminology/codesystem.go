@@ -185,7 +185,7 @@ func appendNew(list []string, s string) []string {
 
 // ownVersion is the version of the CodeSystems of this project that do not come from a
 // file: the first number counts codes whose meaning changed, the second one new codes.
-const ownVersion = "1.0.0"
+const ownVersion = "1.1.0"
 
 // ownSystems returns the CodeSystems that this project defines.
 func ownSystems(t *table.Table) []codeSystem {
