@@ -186,11 +186,12 @@ func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref,
 
 // equalContent reports whether a stored version has the content of body. The
 // version, the time and the status "amended" of the stored version do not
-// count.
+// count, unless body is retracted.
 func equalContent(v *fhir.Resource, body []byte) bool {
 	want := fhir.Stamp(body, v.Type, v.ID, v.Version, v.LastUpdated)
 	if bytes.Equal(want, v.JSON) {
 		return true
 	}
-	return statusOf(v.JSON) == "amended" && bytes.Equal(withStatus(want, "amended"), v.JSON)
+	return statusOf(v.JSON) == "amended" && statusOf(body) != statusRetracted &&
+		bytes.Equal(withStatus(want, "amended"), v.JSON)
 }

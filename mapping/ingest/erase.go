@@ -338,9 +338,11 @@ func (e *erasing) keys(ctx context.Context, prefix string) error {
 	}
 }
 
-// isUsed reports whether an Observation names a Device.
+// isUsed reports whether an Observation names a Device. Preferred values do not count: one
+// that was derived during the erasure follows its inputs.
 func (e *erasing) isUsed(ctx context.Context, device fhir.Ref) (bool, error) {
-	f, err := findObservations([2]string{"device", device.String()})
+	f, err := findObservations([2]string{"device", device.String()},
+		[2]string{"_tag:not", fhir.Canonical + "/CodeSystem/measures|preferred"})
 	if err != nil {
 		return false, err
 	}

@@ -146,7 +146,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions, s.adapters)
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
 	if err != nil {
 		return nil, err
 	}
