@@ -24,8 +24,8 @@ type Allowance struct {
 	ScopeTexts    []string // descriptions of the scopes for the narrative
 	// Locations is set if a scope names the category location. Without it, the app does
 	// not see where the patient was.
-	Locations bool
-	From, Until   time.Time
+	Locations   bool
+	From, Until time.Time
 }
 
 // ForApp builds the Consent for a in canonical form. It does not permit

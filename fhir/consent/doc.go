@@ -77,6 +77,10 @@
 // denied stays denied. (Data written by clients has no vendor, so a denial that
 // was part of a Consent for one vendor no longer applies to it.)
 //
+// The permits for locations can be withdrawn by themselves (Withdrawal.PlanLocations),
+// for all vendors and recipients: a Consent for locations alone ends, and others lose
+// that category.
+//
 // # Who writes a Consent
 //
 // The patient's pages (smart/appconsent) and the operator write Consents. A client
