@@ -14,7 +14,8 @@ import (
 )
 
 // TestRoutes checks that each channel summarizes the locations of a workout, and that
-// only the sample of its location has positions: the ends and the bounds. The route goes 0.01 degrees north, 1112 m, and 20 m up.
+// only the sample of its location has positions: the ends and the bounds. The route
+// goes 0.01 degrees north, 1112 m, and 20 m up.
 func TestRoutes(t *testing.T) {
 	const workout = `<Workout workoutActivityType="HKWorkoutActivityTypeHiking" sourceName="W" startDate="2026-01-05 18:00:00 +0200" endDate="2026-01-05 18:30:00 +0200"><WorkoutRoute>%s</WorkoutRoute></Workout>`
 	locations := ""

@@ -102,8 +102,9 @@ func (ls *Links) Forget(ctx context.Context, by audit.Caller, patient, vendor st
 		return fhir.Wrap(op, err)
 	}
 	event := ls.event(by, "erase-vendor", &Link{Patient: patient, Vendor: vendor})
-	_, err = audit.Commit(ctx, ls.Store, ls.Audit, &store.Batch{State: []store.StateWrite{{Key: endedPrefix + id, Value: e,
-		Expect: store.StateAbsent}}}, event)
+	_, err = audit.Commit(ctx, ls.Store, ls.Audit,
+		&store.Batch{State: []store.StateWrite{{Key: endedPrefix + id, Value: e,
+			Expect: store.StateAbsent}}}, event)
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}

@@ -85,7 +85,8 @@ func TestAppSeesLocations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := validator.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
+		if _, err := validator.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)),
+			r.ID); err != nil {
 			t.Errorf("not valid: %v", err)
 		}
 	}

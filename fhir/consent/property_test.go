@@ -129,7 +129,8 @@ func interpret(p obj, who, app string, f *access.Facts, named bool) string {
 	}
 	asked := f.Categories
 	location := slices.Contains(asked, "location") && typ == "permit" && !cats["location"]
-	if typ == "permit" && (slices.Contains(asked, "sleep") || slices.Contains(asked, "location")) { // which refine activity
+	// which refine activity
+	if typ == "permit" && (slices.Contains(asked, "sleep") || slices.Contains(asked, "location")) {
 		asked = slices.DeleteFunc(slices.Clone(asked), func(c string) bool { return c == "activity" })
 	}
 	complete := true // a permit covers all of the resource's categories

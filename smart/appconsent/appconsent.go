@@ -74,7 +74,8 @@ func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved au
 	}
 	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
 		Authorization: a.ID, Client: a.ClientID, App: approved.App,
-		Scope: a.Scope, Types: types, ScopeTexts: approvals.Says(a.Scope), Locations: opensLocations(granted), From: a.Created,
+		Scope: a.Scope, Types: types, ScopeTexts: approvals.Says(a.Scope), Locations: opensLocations(granted),
+		From:  a.Created,
 		Until: a.Created.Add(approvals.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)

@@ -142,7 +142,8 @@ func TestWithdrawASource(t *testing.T) {
 		{"unlocate", "", "watch", "unlocate ada watch", "no longer keeps where you were"},
 		{"locate", "", "watch", "locate ada watch", "also keeps where you were"},
 	} {
-		post(url.Values{"vendor": {c.vendor}, "do": {c.do}, "data": {c.data}}).status(200).at("/auth/devices").has(c.text)
+		post(url.Values{"vendor": {c.vendor}, "do": {c.do},
+			"data": {c.data}}).status(200).at("/auth/devices").has(c.text)
 		if got := s.take(); got != c.want {
 			t.Errorf("calls %s, want %s", got, c.want)
 		}

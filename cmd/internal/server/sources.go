@@ -57,7 +57,8 @@ func (s sources) List(ctx context.Context, patient string) ([]pages.Source, erro
 			}
 		}
 		for i := range keys {
-			if keys[i].Vendor == one.Code && !keys[i].Expired(s.now()) && !slices.Contains(one.Ways, "an app with a key") {
+			if keys[i].Vendor == one.Code && !keys[i].Expired(s.now()) &&
+				!slices.Contains(one.Ways, "an app with a key") {
 				one.Ways = append(one.Ways, "an app with a key")
 			}
 		}
@@ -143,7 +144,7 @@ func (s sources) seenBy(ctx context.Context, patient, vendor string, apps map[st
 
 // Agree implements pages.Sources.
 func (s sources) Agree(ctx context.Context, by audit.Caller, patient, vendor string, terms pages.SourceTerms) error {
-	if err := (connections{s.services}).Agree(ctx, by, patient, vendor, terms.Shared); err != nil || !terms.Locations {
+	if err := connections(s).Agree(ctx, by, patient, vendor, terms.Shared); err != nil || !terms.Locations {
 		return err
 	}
 	return s.Locate(ctx, by, patient, vendor, true)
@@ -167,7 +168,8 @@ func (s sources) Locate(ctx context.Context, by audit.Caller, patient, vendor st
 		return fhir.Errorf(fhir.Conflict, op, "Agree to collecting data from this source first.")
 	}
 	r, err := consent.Build(consent.Terms{ID: fhir.RandomID(), Patient: patient, Vendor: vendor,
-		VendorName: vendors.Name(vendor), Categories: []string{consent.CategoryLocation}, CollectOnly: true, Now: s.now()})
+		VendorName: vendors.Name(vendor), Categories: []string{consent.CategoryLocation}, CollectOnly: true,
+		Now: s.now()})
 	if err != nil {
 		return err
 	}

@@ -96,12 +96,14 @@ func TestLocationsNeedTheirOwnConsent(t *testing.T) {
 	if err := src.Locate(t.Context(), ada, "ada", "apple", true); err != nil {
 		t.Fatal(err)
 	}
-	if got := src.source(t, "ada", "apple"); !got.HasRoutes || !got.Located || len(got.LocatedTo) > 0 || !got.SeenByAll {
+	if got := src.source(t, "ada", "apple"); !got.HasRoutes || !got.Located || len(got.LocatedTo) > 0 ||
+		!got.SeenByAll {
 		t.Errorf("%+v", got)
 	}
 	expect("agreed to locations", "02", 2, 1, 0)
-	shown, err := consent.Build(consent.Terms{ID: "shown", Patient: "ada", Categories: []string{consent.CategoryLocation},
-		Recipient: "clinic", Now: s.now()})
+	shown, err := consent.Build(consent.Terms{ID: "shown", Patient: "ada",
+		Categories: []string{consent.CategoryLocation},
+		Recipient:  "clinic", Now: s.now()})
 	if err != nil {
 		t.Fatal(err)
 	}
