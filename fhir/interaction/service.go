@@ -67,7 +67,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service performs interactions. All exported fields except Limits, Checks and
+// Service performs interactions. All exported fields except Limits, Checks, Forms and
 // Receiver are required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
@@ -80,6 +80,7 @@ type Service struct {
 	Checks    map[string]Check
 	// Receiver receives phone-made Observations. If it is nil, they are stored as sent.
 	Receiver Receiver
+	Forms    map[string]Form // of $ehr-bundle, by name
 
 	randMu sync.Mutex
 	locks  locks
