@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +77,16 @@ func (m *Mapper) Categories(vendor, metric string) []string {
 		return r.categories
 	}
 	return nil
+}
+
+// HasCategory reports whether a row of a vendor has the category.
+func (m *Mapper) HasCategory(vendor, category string) bool {
+	for _, r := range m.rules[vendor] {
+		if slices.Contains(r.categories, category) {
+			return true
+		}
+	}
+	return false
 }
 
 // Segments names a row whose samples are segments of the Observations of

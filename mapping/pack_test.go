@@ -26,7 +26,11 @@ func TestPacksKeepIDs(t *testing.T) {
 			r := &v.Rows[i]
 			fmt.Fprintf(&b, "  - {metric: %q, name: Overridden, method: by hand, profiles: [https://own.example/p]", r.Metric)
 			if r.Profile == "" && r.Shape != table.ShapeDevice {
-				b.WriteString(", trust: sure, codes: [own x], category: activity, refined: sleep")
+				refined := "sleep"
+				if r.Refined == "location" { // which cannot be overridden
+					refined = r.Refined
+				}
+				b.WriteString(", trust: sure, codes: [own x], category: activity, refined: " + refined)
 			}
 			if len(r.Range) == 2 {
 				b.WriteString(", range: [-1000000, 10000000]")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -155,7 +156,12 @@ func (c *companion) deletion(n *jsonitem.Node) error {
 	r.sample.Status = sample.Retracted
 	// A deletion follows the samples of its batch.
 	r.sample.Revision = c.created.UnixMicro() + 1
-	return c.sink.Sample(&r.sample)
+	if err := c.sink.Sample(&r.sample); err != nil || metric != typeWorkout {
+		return err
+	}
+	location := sample.Sample{Metric: metricRoute, VendorID: id + routeSuffix, Status: sample.Retracted,
+		Revision: r.sample.Revision, Channel: r.sample.Channel}
+	return c.sink.Sample(&location)
 }
 
 // companionValues maps the types that are neither quantities nor categories to the
@@ -198,7 +204,14 @@ func (c *companion) sample(n *jsonitem.Node) error {
 	if c.sinkErr != nil {
 		return c.sinkErr
 	}
-	return c.sink.Sample(&r.sample)
+	if err := c.sink.Sample(&r.sample); err != nil || metric != typeWorkout {
+		return err
+	}
+	total := routesOf(n.Get("workout"))
+	if location, ok := total.locationOf(&r.sample); ok {
+		return c.sink.Sample(&location)
+	}
+	return nil
 }
 
 // origin reads the source and the device.
@@ -272,20 +285,48 @@ func (c *companion) workout(r *record, n *jsonitem.Node) error {
 			c.statistic(r, &list.Items[i])
 		}
 	}
-	var total route
-	if list := w.Get("routes"); list != nil {
-		for i := range list.Items {
-			s := &list.Items[i]
-			total.add(route{
-				distance: floatOf(s.Get("distance")), ascent: floatOf(s.Get("ascent")),
-				descent:  floatOf(s.Get("descent")),
-				duration: floatOf(s.Get("duration")), points: 2, climbs: s.Get("ascent") != nil ||
-					s.Get("descent") != nil,
-			})
-		}
-	}
+	total := routesOf(w)
 	total.parts(r)
 	return nil
+}
+
+// routesOf reads the summaries of the routes of a workout.
+func routesOf(w *jsonitem.Node) (total route) {
+	list := w.Get("routes")
+	if list == nil {
+		return total
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
+		total.add(route{distance: floatOf(s.Get("distance")), ascent: floatOf(s.Get("ascent")),
+			descent: floatOf(s.Get("descent")), duration: floatOf(s.Get("duration")), points: 2,
+			climbs: s.Get("ascent") != nil || s.Get("descent") != nil, area: areaOf(s.Get("location"))})
+	}
+	return total
+}
+
+// areaOf reads the location of a route, which the app sends only if the patient has
+// agreed to that.
+func areaOf(n *jsonitem.Node) area {
+	out := area{known: true}
+	for _, c := range []struct {
+		name string
+		into *position
+	}{{"start", &out.start}, {"end", &out.end}, {"southWest", &out.southWest}, {"northEast", &out.northEast}} {
+		list := n.Get(c.name)
+		if list == nil || len(list.Items) != 2 {
+			return area{}
+		}
+		for i, limit := range []float64{90, 180} {
+			text := integer(&list.Items[i])
+			f, err := strconv.ParseFloat(text, 64)
+			if err != nil || math.Abs(f) > limit {
+				return area{}
+			}
+			c.into[i] = f
+		}
+	}
+	return out
 }
 
 // statistic reads one element of a workout's statistics.

@@ -142,7 +142,13 @@
 // electrocardiogram as long as its voltages.
 //
 // Routes are summarized as routeDistance, routeAscent, routeDescent (m) and
-// routeDuration (s), and no location is kept: it would show where a person lives. The
+// routeDuration (s). Where the workout was is a sample of its own, workout.route, with the
+// components start, end, southWest and northEast, each with Latitude and Longitude (deg):
+// the ends of all routes of the workout and the rectangle around them. It shows where a
+// person lives, so mapping gives it the category location, which only a consent that
+// names it covers. No other location is kept, because the points of a route have no
+// constant period, as SampledData requires. The id is that of the workout with /route,
+// and deleting the workout deletes it. The
 // distance is the sum of great circles, and changes of altitude count from 2 m on.
 // Locations come from a GPX file of the archive, an export before iOS 13, or HAE. The
 // summaries are Derived, because an export.xml without its archive lacks them.
@@ -262,7 +268,9 @@
 //   - Send blood pressures as HKCorrelationTypeIdentifierBloodPressure with systolic and
 //     diastolic. Halves and food correlations are left out.
 //   - Send a workout with the activity as integer, its statistics, and its routes as
-//     summaries. Locations must not be sent.
+//     summaries. Their ends and bounds ("location") may be sent if the patient has agreed
+//     to that; the server drops them if it has no such consent. Other locations must not
+//     be sent.
 //   - Metadata values are strings, numbers (enumerations as integers), booleans, or
 //     objects with value and unit for quantities.
 //   - The members before samples and deleted should be format, version and created. If

@@ -159,7 +159,13 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 	r := record{sample: *s}
 	w.route.parts(&r)
 	s.Components = r.sample.Components
-	return w.decoder.sink.Sample(s)
+	if err := w.decoder.sink.Sample(s); err != nil {
+		return err
+	}
+	if location, ok := w.route.locationOf(s); ok {
+		return w.decoder.sink.Sample(&location)
+	}
+	return nil
 }
 
 // totals reads the {qty, units} members, and the heart rate with its {min, avg,

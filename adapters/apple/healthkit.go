@@ -50,7 +50,7 @@ var ignored = map[string]string{
 	"HKDataTypeIdentifierHeartbeatSeries":               "an irregular series of beats",
 	"HKDataTypeUserAnnotatedMedicationConcept":          "a list of medications; doses are samples of their own",
 	"HKVisionPrescriptionTypeIdentifier":                "a prescription, not a measurement",
-	"HKWorkoutRouteTypeIdentifier":                      "locations are not kept; a workout has the summary of its routes",
+	"HKWorkoutRouteTypeIdentifier":                      "its points are not kept; a workout has the summary of its routes, and workout.route their ends and bounds",
 }
 
 // LeftOut returns the types of HealthKit that no format reads, with the reasons.

@@ -7,10 +7,13 @@ import (
 	"math"
 	"strconv"
 	"time"
+
+	"pulsegate/mapping/sample"
 )
 
-// route summarizes the locations of a workout. The locations themselves are never
-// kept: they show where a person lives.
+// route summarizes the locations of a workout. Its start, end and area, which show where
+// a person lives, become a sample of their own, which needs a consent of its own. No
+// other location is kept.
 type route struct {
 	distance, ascent, descent float64 // meters
 	duration                  float64 // seconds from the first to the last location
@@ -21,6 +24,70 @@ type route struct {
 	lat, lon    float64
 	level       float64 // altitude from which the next climb is measured
 	leveled     bool
+	area        area
+}
+
+// position is a latitude and a longitude in degrees.
+type position [2]float64
+
+// area holds the ends of a route and its bounds. It is empty until known is set.
+type area struct {
+	known                bool
+	start, end           position
+	southWest, northEast position
+}
+
+// extend adds a position. A route across the 180th meridian has bounds around the
+// world.
+func (a *area) extend(p position) {
+	a.add(area{known: true, start: p, end: p, southWest: p, northEast: p})
+}
+
+// add adds the area of a later route.
+func (a *area) add(other area) {
+	if !other.known {
+		return
+	}
+	if !a.known {
+		*a = other
+		return
+	}
+	a.end = other.end
+	for i := range a.southWest {
+		a.southWest[i] = min(a.southWest[i], other.southWest[i])
+		a.northEast[i] = max(a.northEast[i], other.northEast[i])
+	}
+}
+
+// metricRoute is the metric of the location of a workout.
+const metricRoute = "workout.route"
+
+// routeSuffix follows the id of a workout in the id of its location.
+const routeSuffix = "/route"
+
+// locationOf returns the sample with the location of a workout, of the same time and
+// origin. ok is false if the workout has none.
+func (r *route) locationOf(workout *sample.Sample) (out sample.Sample, ok bool) {
+	if !r.area.known || r.points < 2 {
+		return out, false
+	}
+	out = *workout
+	out.Metric, out.Value, out.Components, out.Note, out.SharedID = metricRoute, sample.Value{}, nil, "", false
+	if out.VendorID != "" {
+		out.VendorID += routeSuffix
+	}
+	for _, c := range []struct {
+		name string
+		at   position
+	}{{"start", r.area.start}, {"end", r.area.end}, {"southWest", r.area.southWest}, {"northEast", r.area.northEast}} {
+		for i, axis := range []string{"Latitude", "Longitude"} {
+			// Five decimals are one meter.
+			text := strconv.FormatFloat(math.Round(c.at[i]*1e5)/1e5, 'f', -1, 64)
+			out.Components = append(out.Components,
+				sample.Component{Name: c.name + axis, Value: number(text, "deg"), Derived: true})
+		}
+	}
+	return out, true
 }
 
 const (
@@ -41,6 +108,7 @@ func (r *route) location(lat, lon, alt float64, at time.Time) {
 	}
 	r.points++
 	r.lat, r.lon = lat, lon
+	r.area.extend(position{lat, lon})
 	if !at.IsZero() {
 		if r.first.IsZero() {
 			r.first = at
@@ -86,6 +154,7 @@ func (r *route) add(other route) {
 	r.duration += other.duration
 	r.points += other.points
 	r.climbs = r.climbs || other.climbs
+	r.area.add(other.area)
 }
 
 // parts adds the components of the summary to a workout. A route needs two

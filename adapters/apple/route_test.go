@@ -13,8 +13,9 @@ import (
 	"pulsegate/adapters/adaptertest"
 )
 
-// TestRoutes checks that each channel summarizes the locations of a workout and
-// keeps none of them. The route goes 0.01 degrees north, 1112 m, and 20 m up.
+// TestRoutes checks that each channel summarizes the locations of a workout, and that
+// only the sample of its location has positions: the ends and the bounds. The route
+// goes 0.01 degrees north, 1112 m, and 20 m up.
 func TestRoutes(t *testing.T) {
 	const workout = `<Workout workoutActivityType="HKWorkoutActivityTypeHiking" sourceName="W" startDate="2026-01-05 18:00:00 +0200" endDate="2026-01-05 18:30:00 +0200"><WorkoutRoute>%s</WorkoutRoute></Workout>`
 	locations := ""
@@ -57,9 +58,20 @@ func TestRoutes(t *testing.T) {
 		if err := decodeBytes(t.Context(), "export.zip", format, []byte(body), r); err != nil {
 			t.Fatal(err)
 		}
-		if len(r.Samples) != 1 {
+		if len(r.Samples) != 2 || r.Samples[1].Metric != metricRoute {
 			t.Fatalf("%s: %d samples", format, len(r.Samples))
 		}
+		positions := ""
+		for _, c := range r.Samples[1].Components {
+			positions += c.Name + " " + c.Value.Num + c.Value.Unit + " "
+		}
+		if positions != "startLatitude 60.1234deg startLongitude 24.9876deg endLatitude 60.1334deg "+
+			"endLongitude 24.9876deg southWestLatitude 60.1234deg southWestLongitude 24.9876deg "+
+			"northEastLatitude 60.1334deg northEastLongitude 24.9876deg " ||
+			r.Samples[1].Start != r.Samples[0].Start || r.Samples[1].End != r.Samples[0].End {
+			t.Errorf("%s: %s, %+v", format, positions, r.Samples[1])
+		}
+		r.Samples = r.Samples[:1]
 		got := map[string]string{}
 		for _, c := range r.Samples[0].Components {
 			if got[c.Name] = c.Value.Num + " " + c.Value.Unit; !c.Derived {

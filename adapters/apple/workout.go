@@ -65,7 +65,13 @@ func (d *xmlDecoder) workout() error {
 		legacy["totalSwimmingStrokeCountUnit"], "count")
 	d.legacyTotal(r, "flights", legacy["totalFlightsClimbed"], legacy["totalFlightsClimbedUnit"], "count")
 	routes.parts(r)
-	return d.emit(r)
+	if err := d.emit(r); err != nil || r.reason != "" {
+		return err
+	}
+	if s, ok := routes.locationOf(&r.sample); ok {
+		return d.sink.Sample(&s)
+	}
+	return nil
 }
 
 // legacyEnd computes the end of a workout without an endDate from its duration.

@@ -19,11 +19,40 @@ import (
 	"pulsegate/adapters/cloud"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 )
 
 // flowLife is the time that a person has on the vendor's pages.
 const flowLife = 10 * time.Minute
+
+const (
+	// maxStarts is the number of linking flows that a patient, and a session, may begin
+	// at once. Each occupies memory of the store until it expires.
+	maxStarts = 10
+	// startInterval is the time in seconds after which one more flow may begin.
+	startInterval = 60
+)
+
+// errTooMany is the error of a flow that begins too soon.
+type errTooMany struct{ wait time.Duration }
+
+func (e *errTooMany) Error() string { return "too many linking flows have begun" }
+
+// RetryAfter returns the time until another flow may begin.
+func (e *errTooMany) RetryAfter() time.Duration { return e.wait }
+
+// mayBegin counts a linking flow, and returns an error if there are too many.
+func (ls *Links) mayBegin(op, patient, session string) error {
+	for _, name := range []string{"patient/" + patient, "session/" + session} {
+		if wait, ok := ls.starts.Take(limit.Named(name), ls.Clock(), startInterval); !ok {
+			return &fhir.Error{Kind: fhir.TooMany, Op: op, Err: &errTooMany{wait}, Issues: []fhir.Issue{{
+				Severity: "error", Code: "throttled",
+				Diagnostics: "You have begun to connect too often. Please wait a few minutes and try again."}}}
+		}
+	}
+	return nil
+}
 
 // pending is a linking flow that has begun.
 type pending struct {
@@ -62,6 +91,9 @@ func (ls *Links) Begin(ctx context.Context, patient, vendor, session string) (st
 	const op = "link.Begin"
 	v, err := ls.vendor(op, vendor)
 	if err != nil {
+		return "", err
+	}
+	if err := ls.mayBegin(op, patient, session); err != nil {
 		return "", err
 	}
 	state := make([]byte, 32)

@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -375,4 +376,42 @@ func equal(a, b map[string]string) bool {
 		}
 	}
 	return len(a) == len(b)
+}
+
+// TestTooManyFlows checks that a patient, and a session, can begin only some linking
+// flows in a time, and that others are not concerned.
+func TestTooManyFlows(t *testing.T) {
+	w := newWorld(t, true)
+	begin := func(patient, session string) error {
+		_, err := w.links.Begin(t.Context(), patient, "ring", session)
+		return err
+	}
+	for i := range 10 {
+		if err := begin("p1", fmt.Sprint("s", i)); err != nil {
+			t.Fatalf("flow %d: %v", i, err)
+		}
+	}
+	err := begin("p1", "another")
+	var wait interface{ RetryAfter() time.Duration }
+	if fhir.KindOf(err) != fhir.TooMany || !errors.As(err, &wait) || wait.RetryAfter() <= 0 {
+		t.Errorf("the patient's eleventh flow: %v", err)
+	}
+	if n := len(w.keys("link/pending/")); n != 10 {
+		t.Errorf("%d pending flows", n)
+	}
+	for i := range 10 {
+		if err := begin(fmt.Sprint("q", i), "one"); err != nil {
+			t.Fatalf("flow %d of the session: %v", i, err)
+		}
+	}
+	if err := begin("q", "one"); fhir.KindOf(err) != fhir.TooMany {
+		t.Errorf("the session's eleventh flow: %v", err)
+	}
+	if err := begin("r", "two"); err != nil {
+		t.Errorf("another patient: %v", err)
+	}
+	w.clock.Add(2 * time.Minute)
+	if err := begin("p1", "another"); err != nil {
+		t.Errorf("two minutes later: %v", err)
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"pulsegate/adapters/cloud"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 )
 
@@ -90,6 +91,8 @@ type Options struct {
 type Links struct {
 	Options
 
+	starts *limit.Buckets // of linking flows, by patient and by session
+
 	mu        sync.Mutex
 	refreshes map[string]*refresh // in progress, by id of the link
 	notify    []func(Link)
@@ -100,7 +103,7 @@ func New(o Options) *Links {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Links{Options: o, refreshes: map[string]*refresh{}}
+	return &Links{Options: o, refreshes: map[string]*refresh{}, starts: limit.NewBuckets(1, maxStarts*startInterval)}
 }
 
 // Notify registers fn, which is called after a link was made, connected again,

@@ -86,6 +86,34 @@ func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase b
 	return nil
 }
 
+// Forget deletes the data of a vendor about a patient, whether or not there is a link.
+// What is not finished when Forget returns nil is finished by Sweep.
+func (ls *Links) Forget(ctx context.Context, by audit.Caller, patient, vendor string) error {
+	const op = "link.Forget"
+	if ls.Erase == nil {
+		return fhir.Errorf(fhir.Unprocessable, op, "This server cannot delete the data of a vendor.")
+	}
+	e, err := json.Marshal(ended{Patient: patient, Vendor: vendor, Erase: true, Until: ls.Clock().Add(sweepFor)})
+	if err != nil {
+		return fhir.Wrap(op, err)
+	}
+	id, err := fhir.NewID(ls.rand())
+	if err != nil {
+		return fhir.Wrap(op, err)
+	}
+	event := ls.event(by, "erase-vendor", &Link{Patient: patient, Vendor: vendor})
+	_, err = audit.Commit(ctx, ls.Store, ls.Audit,
+		&store.Batch{State: []store.StateWrite{{Key: endedPrefix + id, Value: e,
+			Expect: store.StateAbsent}}}, event)
+	if err != nil {
+		return fhir.Wrap(op, err)
+	}
+	if err := ls.finish(context.WithoutCancel(ctx), id, by, unlinkWait); err != nil {
+		ls.Logger.Warn("data will be deleted later", "vendor", vendor, "error", err.Error())
+	}
+	return nil
+}
+
 // Sweep finishes unlinking where it was interrupted. It returns the number of
 // unlinked grants that remain.
 func (ls *Links) Sweep(ctx context.Context, by audit.Caller) (int, error) {

@@ -173,3 +173,23 @@ func TestUnusedGrantsAreSwept(t *testing.T) {
 		t.Errorf("%d grants are live", n)
 	}
 }
+
+// TestForget deletes the data of a vendor without a link, and goes on after an error.
+func TestForget(t *testing.T) {
+	w := newWorld(t, true)
+	e := &eraser{fails: 2}
+	w.opts.Erase = e.erase
+	w.links = w.restart()
+	if err := w.links.Forget(t.Context(), by, "p1", "apple"); err != nil {
+		t.Fatal(err)
+	}
+	if len(e.done) > 0 || w.audited(`"erase-vendor"`) != 1 {
+		t.Errorf("erased %v, %d events", e.done, w.audited(`"erase-vendor"`))
+	}
+	w.sweep(1)
+	w.sweep(0)
+	w.sweep(0)
+	if len(e.done) != 1 || e.done[0] != "p1 apple" || len(w.keys("link/")) > 0 {
+		t.Errorf("erased %v", e.done)
+	}
+}

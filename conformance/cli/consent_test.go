@@ -50,4 +50,18 @@ func TestConsentCommands(t *testing.T) {
 		t.Error("client change had no effect")
 	}
 	s.fails("nothing to change", "", "client", "change", plain)
+
+	repaired := func(id string) bool {
+		t.Helper()
+		return strings.Contains(s.must("client", "show", id), "Phone-made Observations: true")
+	}
+	phone := strings.Fields(s.must(append(add, "--phone-made")...))[0]
+	if !repaired(phone) || repaired(plain) {
+		t.Error("client show does not tell whose Observations are repaired")
+	}
+	s.must("client", "change", phone, "--phone-made=false")
+	if repaired(phone) {
+		t.Error("client change had no effect")
+	}
+	s.fails("there is no client with this id", "", "client", "show", "nobody")
 }

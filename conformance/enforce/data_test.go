@@ -64,7 +64,7 @@ func drawMeasure(t *rapid.T) measure {
 		device: pick(t, "device", "", "v0", "v1", "v2"), at: rapid.IntRange(0, 5).Draw(t, "at"),
 		value: rapid.IntRange(50, 60).Draw(t, "value"),
 		cats: pick(t, "cats", nil, []string{"vital-signs"}, []string{"vital-signs"}, []string{"activity"},
-			[]string{"sleep", "activity"}, []string{"vital-signs", "activity"})}
+			[]string{"sleep", "activity"}, []string{"vital-signs", "activity"}, []string{"activity", "location"})}
 	if m.vendor == "" {
 		m.author = pick(t, "author", "", "ca", "ca", "cb")
 	}
@@ -77,9 +77,9 @@ func drawProvision(t *rapid.T, i int) provision {
 		permit: rapid.IntRange(0, 4).Draw(t, "permit") > 0, ended: rapid.IntRange(0, 7).Draw(t, "ended") == 0,
 		recipient: pick(t, "recipient", "any", "any", "ca", "cb"), vendor: pick(t, "vendor", "", "", "apple", "oura"),
 		cats: pick(t, "cats", nil, nil, []string{"vital-signs"}, []string{"activity"}, []string{"sleep"},
-			[]string{"vital-signs", "activity"})}
+			[]string{"vital-signs", "activity"}, []string{"location"}, []string{"activity", "location"})}
 	if g.permit {
-		g.denyCat = pick(t, "deny", "", "", "vital-signs", "activity", "sleep")
+		g.denyCat = pick(t, "deny", "", "", "vital-signs", "activity", "sleep", "location")
 		g.denyWho = pick(t, "who", "any", "ca", "cb")
 	}
 	return g
@@ -234,7 +234,7 @@ func (d *data) remove(ref string) {
 
 // categoryOf returns a category with its system.
 func categoryOf(c string) coded {
-	if c == "sleep" {
+	if c == "sleep" || c == "location" {
 		return coded{sysSleep, c}
 	}
 	return coded{sysCategory, c}

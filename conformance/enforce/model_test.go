@@ -221,10 +221,13 @@ func (g *provision) evaluate(client string, v *version) (permit, deny bool) {
 		return false, some
 	}
 	all, some := true, false
+	if len(g.cats) == 1 && g.cats[0] == "location" && !coded {
+		return false, false // it is about locations only
+	}
 	if len(g.cats) > 0 && coded {
 		all = len(v.cats) > 0
 		for _, c := range v.cats {
-			if c == "activity" && slices.Contains(v.cats, "sleep") {
+			if c == "activity" && (slices.Contains(v.cats, "sleep") || slices.Contains(v.cats, "location")) {
 				continue
 			}
 			h := covers(g.cats, c)
@@ -242,6 +245,9 @@ func (g *provision) evaluate(client string, v *version) (permit, deny bool) {
 		if inside {
 			return false, true
 		}
+	}
+	if slices.Contains(v.cats, "location") && !slices.Contains(g.cats, "location") {
+		return false, false // locations must be named
 	}
 	return all, false
 }

@@ -118,6 +118,9 @@ const byIngest = "by-ingest"
 // from segments.
 const night = "night"
 
+// route is the metric of the location of a workout, which is a part of the workout.
+const route = "workout.route"
+
 // Sample implements adapters.Sink.
 func (t *tap) Sample(s *sample.Sample) error {
 	if s.Metric == night {
@@ -241,7 +244,7 @@ func (w *world) deliver(ctx context.Context, l load, r *Row) error {
 	if refusal != nil && fhir.KindOf(refusal) != fhir.Invalid {
 		return refusal
 	}
-	r.Parts, r.Derived = w.tap.parts, sum.ByMetric[night].Read-w.tap.nights
+	r.Parts, r.Derived = w.tap.parts, sum.ByMetric[night].Read-w.tap.nights+sum.ByMetric[route].Read
 	r.Read = sum.Read - r.Parts - r.Derived
 	r.Created, r.Updated, r.Unchanged, r.LeftOut = sum.Created, sum.Updated, sum.Unchanged, sum.LeftOut
 	dropped := sum.Dropped - w.tap.parts

@@ -97,6 +97,10 @@ type Grant struct {
 	// comes from the client's registration and never from a scope, because clients
 	// choose the scopes that they request, and a Consent gives them access to data.
 	RecordsConsent bool
+	// PhoneMade says that all Observations that the client creates were made on a phone
+	// from samples of HealthKit, and are to be repaired. It comes from the client's
+	// registration.
+	PhoneMade bool
 	// Person is set if the grant belongs to a person and is valid only as long as
 	// the person's token. It cannot start anything that continues without the
 	// person, such as an export job or a subscription.

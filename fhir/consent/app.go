@@ -22,7 +22,10 @@ type Allowance struct {
 	Scope         string // granted scopes
 	Types         []string
 	ScopeTexts    []string // descriptions of the scopes for the narrative
-	From, Until   time.Time
+	// Locations is set if a scope names the category location. Without it, the app does
+	// not see where the patient was.
+	Locations   bool
+	From, Until time.Time
 }
 
 // ForApp builds the Consent for a in canonical form. It does not permit
@@ -56,6 +59,10 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 		Action:    []element.CodeableConcept{element.NewConcept(actionSystem, actionDisclose)}}
 	for _, t := range a.Types {
 		c.Provision.Class = append(c.Provision.Class, element.Coding{System: typeSystem, Code: t})
+	}
+	if a.Locations {
+		c.Provision.Provision = []provisionJSON{{Type: "permit",
+			Code: []element.CodeableConcept{element.NewConcept(categoryOwn, CategoryLocation)}}}
 	}
 	b, err := marshal(c)
 	if err != nil {

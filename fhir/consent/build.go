@@ -45,6 +45,7 @@ type provisionJSON struct {
 	Action    []element.CodeableConcept `json:"action,omitempty"`
 	Class     []element.Coding          `json:"class,omitempty"`
 	Code      []element.CodeableConcept `json:"code,omitempty"`
+	Provision []provisionJSON           `json:"provision,omitempty"`
 }
 
 // consentJSON is a Consent that this package builds.
@@ -171,6 +172,8 @@ func categoryName(c string) string {
 		return "sleep"
 	case "laboratory":
 		return "lab values such as blood sugar"
+	case CategoryLocation:
+		return "where you went during workouts: start, end and area"
 	case "survey":
 		return "answers you gave to questions"
 	}

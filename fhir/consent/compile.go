@@ -30,6 +30,9 @@ const (
 	// Sleep refines activity; HL7's code system has only the latter.
 	categorySleep    = "sleep"
 	categoryActivity = "activity"
+	// CategoryLocation is the category of data that show where the patient was. Only a
+	// permit that names it covers them.
+	CategoryLocation = "location"
 	maxDepth         = 4
 	statusActive     = "active"
 	statusWithdrawn  = "inactive"
@@ -418,15 +421,21 @@ func (r *rule) decideMatching(req *request, named, sure bool) answer {
 		return permit
 	case !r.permit:
 		return deny
-	case sure && (named || req.collect):
+	case sure && (named || req.collect) && r.namesLocation(req):
 		return permit
 	}
 	return none
 }
 
+// namesLocation reports whether req is not about locations, or r names them.
+func (r *rule) namesLocation(req *request) bool {
+	return req.withoutCategories || !slices.Contains(req.categories, CategoryLocation) ||
+		slices.Contains(r.categories, CategoryLocation)
+}
+
 // covers reports whether r matches the vendor, type and categories of req, and
 // whether that is certain. A permit must have all of the categories, a deny at
-// least one. Activity includes sleep.
+// least one. Activity includes sleep. Locations are no part of anything else.
 func (r *rule) covers(req *request) (fit, certain bool) {
 	if len(r.vendors) > 0 {
 		switch {
@@ -444,17 +453,18 @@ func (r *rule) covers(req *request) (fit, certain bool) {
 		return true, true
 	}
 	if req.withoutCategories {
-		return r.permit, true
+		// A permit for locations alone covers nothing else.
+		return r.permit && slices.ContainsFunc(r.categories, func(c string) bool { return c != CategoryLocation }), true
 	}
 	if len(req.categories) == 0 {
 		// The categories are unknown: a permit does not apply, a deny may.
 		return !r.permit, false
 	}
-	sleep := slices.Contains(req.categories, categorySleep)
+	refined := slices.Contains(req.categories, categorySleep) || slices.Contains(req.categories, CategoryLocation)
 	needs, hits := 0, 0
 	for _, c := range req.categories {
-		if r.permit && sleep && c == categoryActivity {
-			continue // sleep is more specific
+		if r.permit && refined && c == categoryActivity {
+			continue // the other category is more specific
 		}
 		needs++
 		if slices.Contains(r.categories, c) || c == categorySleep && slices.Contains(r.categories, categoryActivity) {

@@ -44,7 +44,11 @@
 // Data of a vendor is visible under a permit for the vendor, the recipient and all
 // of the data's categories. The category sleep refines activity. Data with both
 // categories is covered by a permit for either and denied by a denial of either; a
-// permit for sleep alone does not cover other activity. Device and Provenance have
+// permit for sleep alone does not cover other activity. The category location refines
+// activity as well, but it is covered only by a provision that permits and names it
+// itself: a permit for activity or for all categories does not show or collect where
+// the patient was. A denial of activity denies location, too, and a permit for location
+// alone covers nothing else. Device and Provenance have
 // no categories, so vendor and recipient decide. Data without a vendor was written
 // by a client: any permit that names the recipient covers it, within the permit's
 // categories. Its author may read it back unless a consent denies that, or unless
@@ -72,6 +76,10 @@
 // of the withdrawn data, so a new consent permits it again, while data that was
 // denied stays denied. (Data written by clients has no vendor, so a denial that
 // was part of a Consent for one vendor no longer applies to it.)
+//
+// The permits for locations can be withdrawn by themselves (Withdrawal.PlanLocations),
+// for all vendors and recipients: a Consent for locations alone ends, and others lose
+// that category.
 //
 // # Who writes a Consent
 //

@@ -457,6 +457,37 @@ func (e *Engine) Permitting(ctx context.Context, patient, recipient string) ([]f
 	return set.permitting(recipient, e.opts.Clock().UnixMilli()), nil
 }
 
+// Recipients lists whom the patient's consents permit to see any data of a vendor, or
+// data with the given categories: the ids of clients, or AnyRecipient if all may, and
+// the ids of authorizations.
+func (e *Engine) Recipients(ctx context.Context, patient, vendor string,
+	categories ...string) (clients, authorizations []string, err error) {
+	set, err := e.ruleSet(ctx, patient)
+	if err != nil {
+		return nil, nil, err
+	}
+	req := request{now: e.opts.Clock().UnixMilli(), typ: "Observation", vendor: vendor, categories: categories,
+		withoutCategories: len(categories) == 0}
+	if a, _ := set.decide(&req); a == permit {
+		return []string{AnyRecipient}, nil, nil
+	}
+	for _, name := range set.recipients() {
+		one := req
+		authorization, isApp := strings.CutPrefix(name, authorizedBy)
+		if one.recipient = name; isApp {
+			one.recipient, one.authorization = "", name
+		}
+		switch a, _ := set.decide(&one); {
+		case a != permit:
+		case isApp:
+			authorizations = append(authorizations, authorization)
+		default:
+			clients = append(clients, name)
+		}
+	}
+	return clients, authorizations, nil
+}
+
 // Collects reports whether data of a vendor may be collected for the patient, and
 // returns the Consent that decides.
 func (e *Engine) Collects(ctx context.Context, patient, vendor string) (fhir.Ref, bool, error) {

@@ -49,7 +49,7 @@ func drawProvision(t *rapid.T, depth int) obj {
 			codes = append(codes, cc(consent.VendorSystem, v))
 		}
 	}
-	for _, c := range []string{"sleep", "activity"} {
+	for _, c := range []string{"sleep", "activity", "location"} {
 		if rapid.IntRange(0, 3).Draw(t, "category") == 0 {
 			codes = append(codes, cc(hl7Category, c))
 		}
@@ -128,7 +128,9 @@ func interpret(p obj, who, app string, f *access.Facts, named bool) string {
 		return ""
 	}
 	asked := f.Categories
-	if typ == "permit" && slices.Contains(asked, "sleep") { // which refines activity
+	location := slices.Contains(asked, "location") && typ == "permit" && !cats["location"]
+	// which refine activity
+	if typ == "permit" && (slices.Contains(asked, "sleep") || slices.Contains(asked, "location")) {
 		asked = slices.DeleteFunc(slices.Clone(asked), func(c string) bool { return c == "activity" })
 	}
 	complete := true // a permit covers all of the resource's categories
@@ -141,7 +143,7 @@ func interpret(p obj, who, app string, f *access.Facts, named bool) string {
 		}
 		switch {
 		case f.Type == "Device":
-			if typ == "deny" {
+			if typ == "deny" || len(cats) == 1 && cats["location"] {
 				return ""
 			}
 		case len(f.Categories) == 0:
@@ -169,7 +171,7 @@ func interpret(p obj, who, app string, f *access.Facts, named bool) string {
 		return "permit"
 	case typ == "deny":
 		return "deny"
-	case understood && named:
+	case understood && named && !location: // which must be named
 		return "permit"
 	}
 	return ""
@@ -248,7 +250,8 @@ func TestPermitsEqualsInterpreter(t *testing.T) {
 				Vendor: rapid.SampledFrom([]string{"apple", "oura", ""}).Draw(t, "of"),
 				Author: rapid.SampledFrom([]string{"", "lab"}).Draw(t, "author"),
 				Categories: rapid.SampledFrom([][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"},
-					{"vital-signs"}, {"vital-signs", "sleep"}, {"activity", "vital-signs"}}).Draw(t, "categories")}
+					{"vital-signs"}, {"vital-signs", "sleep"}, {"activity", "vital-signs"},
+					{"activity", "location"}, {"location"}}).Draw(t, "categories")}
 			if f.Type == "Device" {
 				f.Categories = nil
 			}

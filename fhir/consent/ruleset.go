@@ -183,3 +183,25 @@ func (set *ruleSet) permitting(recipient string, now int64) (out []fhir.Ref) {
 	slices.SortFunc(out, func(a, b fhir.Ref) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
+
+// recipients returns the names of all recipients, sorted, without AnyRecipient.
+func (set *ruleSet) recipients() []string {
+	var out []string
+	var add func(r *rule)
+	add = func(r *rule) {
+		out = append(out, r.recipients...)
+		for i := range r.nested {
+			add(&r.nested[i])
+		}
+	}
+	for _, c := range set.rules {
+		add(&c.root)
+	}
+	for _, list := range set.apps {
+		for _, c := range list {
+			add(&c.root)
+		}
+	}
+	slices.Sort(out)
+	return slices.DeleteFunc(slices.Compact(out), func(s string) bool { return s == AnyRecipient })
+}

@@ -346,10 +346,30 @@ func intersect(a, b rule) (rule, bool) {
 	if c.actions = intersectActions(a.actions, b.actions); !ok || c.actions != nil && len(c.actions) == 0 {
 		return c, false
 	}
-	if c.categories = common(a.categories, b.categories); !ok {
-		c.categories, ok = slices.Clone(b.categories), true
+	if c.categories = commonCategories(a.categories, b.categories); len(c.categories) == 0 {
+		c.categories = slices.Clone(b.categories)
 	}
 	return c, ok
+}
+
+// commonCategories returns the categories of data that both lists cover. Sleep and
+// location refine activity. If one of the lists is empty, it is the other one.
+func commonCategories(a, b []string) (out []string) {
+	if len(a) == 0 || len(b) == 0 {
+		return append(slices.Clone(a), b...)
+	}
+	for _, x := range a {
+		for _, y := range b {
+			switch {
+			case x == y || x == categoryActivity && (y == categorySleep || y == CategoryLocation):
+				out = append(out, y)
+			case y == categoryActivity && (x == categorySleep || x == CategoryLocation):
+				out = append(out, x)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // denial builds the Consents for a denial.

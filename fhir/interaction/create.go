@@ -11,7 +11,8 @@ import (
 // Create stores a new resource under an id that the server assigns. If ifNoneExist
 // is set, it is a conditional create: Create returns a single match (Matched) and
 // fails with PreconditionFailed if there are several. Only resources that the
-// caller may see can match. The criteria and the matches are recorded.
+// caller may see can match. The criteria and the matches are recorded. A phone-made
+// Observation goes to the Receiver.
 func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []byte,
 	ifNoneExist string) (Written, error) {
 	const op = "interaction.Create"
@@ -56,6 +57,9 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 		if c.match != nil {
 			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
+	}
+	if s.phoneMade(rq, typ, body) {
+		return s.receive(ctx, rq, op, &res, body, disc)
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {

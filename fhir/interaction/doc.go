@@ -28,6 +28,31 @@
 // replaces references and links (R4 http.html#trules) before validation, so that
 // the stored text is what has been validated.
 //
+// # Phone-made Observations
+//
+// Apps make Observations of HealthKit samples on the phone, with faults: fractions as
+// percent, categories and systems that are missing. If an Observation has
+// PhoneMadeProfile as one of its profiles, or if the client is registered for it
+// (access.Grant.PhoneMade, `pulsegate client add --phone-made`), a create gives it to
+// the Receiver, which repairs it and stores it like a payload of the vendor. Then:
+//
+//   - It must be a valid Observation. If it cannot be mapped, the status is 422 and
+//     nothing is kept. If only a component cannot be mapped, the rest is stored, and
+//     the component goes to quarantine.
+//   - The scopes, with the categories in them, must cover the repaired Observation. The
+//     patient is its subject or, if it has none, the patient in context, and must permit
+//     the collection from the vendor.
+//   - One sample sent twice is one Observation. The second answer has the status 200 and
+//     the stored Observation. If the second one differs, it amends the first if the
+//     scopes cover the update, and changes nothing otherwise. If-None-Exist is evaluated
+//     before.
+//   - A client that may not read the Observation gets the status 201 and no content,
+//     whether it was stored before or not.
+//   - The status entered-in-error says that the sample was deleted, which needs the
+//     scope to update.
+//   - In a batch it is like a single request. A PUT and an entry of a transaction are
+//     refused, because the server finds the id.
+//
 // It does not own the validation of single resources (fhir/r4), search semantics
 // (fhir/search), storage (fhir/store), access control (smart/policy builds the
 // Grant), the rules of single types (Checks), or HTTP (fhir/rest).

@@ -67,8 +67,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service performs interactions. All exported fields except Limits, Checks and Forms are
-// required. It must not be copied after first use.
+// Service performs interactions. All exported fields except Limits, Checks, Forms and
+// Receiver are required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
 	Validator Validator
@@ -78,6 +78,8 @@ type Service struct {
 	Limits    Limits
 	Base      string // base URL of the FHIR API, without a trailing slash
 	Checks    map[string]Check
+	// Receiver receives phone-made Observations. If it is nil, they are stored as sent.
+	Receiver  Receiver
 	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
 

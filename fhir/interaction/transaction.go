@@ -160,6 +160,9 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 		err = writable(rq, op, access.Delete, e.target.typ)
 	}
 	if err == nil {
+		err = s.refuseInTransaction(rq, op, e)
+	}
+	if err == nil {
 		st.pre, err = e.preconditions()
 	}
 	return err
@@ -295,7 +298,8 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 		return nil
 	}
 	if len(l.conditional) == maxConditional {
-		return fhir.Errorf(fhir.TooCostly, op, "the transaction has more than %d different conditional references; split it", maxConditional)
+		return fhir.Errorf(fhir.TooCostly, op,
+			"the transaction has more than %d different conditional references; split it", maxConditional)
 	}
 	c, err := s.criteriaOf(rq, op, "the conditional reference", st.entry.line(), typ, query)
 	if err != nil {

@@ -28,6 +28,9 @@ func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.R
 		return Written{}, err
 	}
 	res, err := s.admit(op, ref, body, nil)
+	if err == nil {
+		err = s.refusePut(rq, op, ref.Type, body)
+	}
 	if err != nil {
 		return Written{}, err
 	}

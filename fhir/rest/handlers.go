@@ -235,11 +235,11 @@ func (s *Server) written(c *gin.Context, w interaction.Written, err error) {
 	if w.Created {
 		status = http.StatusCreated
 	}
-	switch prefers(c.Request, "return") {
-	case "minimal":
+	switch returned := prefers(c.Request, "return"); {
+	case returned == "minimal", len(w.Resource.JSON) == 0: // the caller may not read it
 		c.Status(status)
 		c.Writer.WriteHeaderNow()
-	case "OperationOutcome":
+	case returned == "OperationOutcome":
 		send(c, status, []byte(allOK))
 	default:
 		send(c, status, w.Resource.JSON)

@@ -1,10 +1,10 @@
 // Package ingest ingests vendor payloads: it checks the consent, decodes, maps,
 // commits, and writes Provenance, AuditEvents and the quarantine.
 //
-// It owns Pipeline.Run, Retry, Remap, Retract and Erase, the quarantine, POST
-// /ingest/{vendor}/{format}, and the state with the key prefixes quarantine/ and
-// ingest/. It does not own the vendor formats (package adapters) and the metric
-// table (package mapping).
+// It owns Pipeline.Run, Repair, Receive, Retry, Remap, Retract and Erase, the
+// quarantine, POST /ingest/{vendor}/{format}, and the state with the key prefixes
+// quarantine/ and ingest/. It does not own the vendor formats (package adapters) and
+// the metric table (package mapping).
 //
 // # Deliveries
 //
@@ -31,6 +31,14 @@
 // (sample.Sample.IsDeletion) changes the status only and keeps the content. Its
 // revision is stored even if there is no resource, so that a delayed delivery
 // does not bring the sample back.
+//
+// # Observations sent over FHIR
+//
+// Pipeline.Repair and Pipeline.Receive serve phone-made Observations that clients
+// create over FHIR (package fhir/interaction). Repair maps one without writing, so that
+// the client's scopes can be compared with the repaired Observation, and refuses it if
+// it cannot be mapped: the client learns that, so that it needs no quarantine. Receive
+// is a delivery like any other.
 //
 // # Provenance
 //

@@ -42,6 +42,10 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 			a.count(obs.Metric, Counts{Dropped: 1})
 			continue
 		}
+		if exists && d.request.KeepStored {
+			a.count(obs.Metric, Counts{Unchanged: 1})
+			continue
+		}
 		older, err := d.isOlder(ctx, obs, a)
 		if err != nil {
 			return err

@@ -73,6 +73,9 @@ type Request struct {
 	// is followed whenever its sample was measured.
 	Since time.Time
 
+	// KeepStored leaves stored Observations as they are. Only new ones are written.
+	KeepStored bool
+
 	// Origin tells how the payload arrived.
 	Origin Origin
 

@@ -240,7 +240,7 @@ func rowFields() map[string]shape {
 	return map[string]shape{"metric": text(metricPattern), "also": list(0, 0, text(nil)), "name": text(nil),
 		"trust": oneOf(TrustSure, TrustDoubtful, TrustLocal), "codes": codeList, "doubtful": codeList,
 		"category": oneOf("vital-signs", "activity", "exam", "laboratory", "procedure", "survey", "device"),
-		"refined":  oneOf("sleep"),
+		"refined":  oneOf("sleep", "location"),
 		"profile": oneOf("heartrate", "resprate", "oxygensat", "bodytemp", "bodyheight", "bodyweight", "bmi",
 			"bp"),
 		"profiles": list(0, 10, text(profilePattern)),

@@ -253,6 +253,10 @@ func (t *Table) addRows(p *tenant) (errs []error) {
 		case row.Remove && at < 0:
 			errs = append(errs, p.fail(i, "there is no such row to remove"))
 			continue
+		case row.Remove && v.Rows[at].Refined == refinedLocation:
+			errs = append(errs, p.fail(i, "a row of locations cannot be removed: only its category keeps them "+
+				"from being collected without a consent that names them"))
+			continue
 		case row.Remove:
 			change.Kind = ChangeRemove
 			t.Replaced = append(t.Replaced, Replaced{v.Rows[at], p.pack, true})
@@ -352,10 +356,16 @@ func statedFields(node *yaml.Node) (out []string) {
 	return out
 }
 
+// refinedLocation is the refined category of rows that show where a patient was.
+const refinedLocation = "location"
+
 // keepsIdentity returns an error if the override of a row would give samples that are
 // stored already other ids, or none: see package mapping, "Identity".
 func keepsIdentity(old, changed *Row) error {
 	switch {
+	case old.Refined == refinedLocation && changed.Refined != refinedLocation:
+		return errors.New("the category location cannot be overridden: without it, locations would be collected without " +
+			"a consent that names them")
 	case !slices.Equal(old.Also, changed.Also):
 		return errors.New("also cannot be overridden: it decides which samples are one metric")
 	case (old.Rate > 0) != (changed.Rate > 0):

@@ -209,6 +209,21 @@ func TestPackRejects(t *testing.T) {
 	}
 }
 
+// TestLocationStaysLocation checks that no pack can take locations from under the consent
+// that names them.
+func TestLocationStaysLocation(t *testing.T) {
+	const pack = "pack: acme\nversion: 1.0.0\nvendor: apple\nmetrics:\n  - {metric: workout.route, "
+	for change, want := range map[string]string{
+		"refined: sleep}": "the category location cannot be overridden", "remove: true}": "cannot be removed",
+		"name: Place}": "",
+	} {
+		_, err := loadAcme(pack + change)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", change, err)
+		}
+	}
+}
+
 // bomb returns rows that stand for a million components by aliases.
 func bomb() string {
 	return "metrics: [&row {metric: x, components: [&c {name: c}" + strings.Repeat(", *c", 1000) + "]}" +

@@ -214,7 +214,9 @@ func ownSystems(t *table.Table) []codeSystem {
 			"and tags of Observations.", measures...),
 		own("observation-category", "Categories of Observations", "Categories that refine those of HL7's "+
 			"observation-category.", concept{Code: "sleep", Display: "Sleep",
-			Definition: "Times, duration and stages of sleep; refines activity."}),
+			Definition: "Times, duration and stages of sleep; refines activity."},
+			concept{Code: "location", Display: "Location",
+				Definition: "Where the patient was; refines activity. Only a Consent that names it covers it."}),
 		own("device-property", "Properties of Devices", "Codes of Device.property.", concept{Code: mapping.LastSeen,
 			Display:    "Last seen",
 			Definition: "Hour in which the newest sample or report of the device was made."}),

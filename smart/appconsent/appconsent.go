@@ -74,7 +74,8 @@ func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved au
 	}
 	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
 		Authorization: a.ID, Client: a.ClientID, App: approved.App,
-		Scope: a.Scope, Types: types, ScopeTexts: approvals.Says(a.Scope), From: a.Created,
+		Scope: a.Scope, Types: types, ScopeTexts: approvals.Says(a.Scope), Locations: opensLocations(granted),
+		From:  a.Created,
 		Until: a.Created.Add(approvals.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
@@ -114,6 +115,17 @@ func Opened(granted scope.Set, a authz.Authorization) (out []string) {
 		}
 	}
 	return out
+}
+
+// opensLocations reports whether a granted scope names the category location. A scope
+// without categories does not include it.
+func opensLocations(granted scope.Set) bool {
+	return slices.ContainsFunc(granted, func(s scope.Scope) bool {
+		return s.Level != scope.System && slices.ContainsFunc(s.Params, func(p access.Param) bool {
+			return p.Name == "category" && slices.ContainsFunc(p.Any,
+				func(t access.Token) bool { return t.Code == consent.CategoryLocation })
+		})
+	})
 }
 
 // Ended implements token.Options.Ended.

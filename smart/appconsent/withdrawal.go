@@ -94,9 +94,8 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Caller, patie
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	withdrawal := consent.Withdrawal{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors,
-		Now:   withdrawals.Clock(),
-		NewID: withdrawals.NewID}
+	withdrawal := withdrawals.of(patient)
+	withdrawal.Vendor = vendor
 	if withdrawals.VendorName != nil && vendor != "" {
 		withdrawal.VendorName = withdrawals.VendorName(vendor)
 	}
@@ -104,6 +103,54 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Caller, patie
 	if err != nil || !ok {
 		return Withdrawn{}, false, err
 	}
+	return withdrawals.commit(ctx, by, patient, &plan)
+}
+
+// of returns a withdrawal of everything.
+func (withdrawals *Withdrawals) of(patient string) consent.Withdrawal {
+	return consent.Withdrawal{Patient: patient, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(),
+		NewID: withdrawals.NewID}
+}
+
+// WithdrawLocations ends all consent of a patient to collect or to show where they were.
+// After it returns without an error, no Consent permits that. It returns NotFound if
+// nothing was permitted.
+func (withdrawals *Withdrawals) WithdrawLocations(ctx context.Context, by audit.Caller,
+	patient string) (Withdrawn, error) {
+	const op = "appconsent.WithdrawLocations"
+	var out Withdrawn
+	done := false
+	for range attempts {
+		have, err := withdrawals.active(ctx, patient)
+		if err != nil {
+			return Withdrawn{}, fhir.Wrap(op, err)
+		}
+		plan, ok, err := withdrawals.of(patient).PlanLocations(have)
+		switch {
+		case err != nil:
+			return Withdrawn{}, fhir.Wrap(op, err)
+		case !ok && !done:
+			return Withdrawn{}, fhir.Errorf(fhir.NotFound, op, "there is no active consent to withdraw")
+		case !ok:
+			return out, nil
+		}
+		one, _, err := withdrawals.commit(ctx, by, patient, &plan)
+		if store.Lost(err) {
+			continue // another client has changed one of the Consents
+		}
+		if err != nil {
+			return Withdrawn{}, fhir.Wrap(op, err)
+		}
+		done = true
+		out.add(one)
+	}
+	return Withdrawn{}, fhir.Errorf(fhir.Conflict, op,
+		"the patient's Consents are being changed by other clients, and the data may still be visible; withdraw again")
+}
+
+// commit commits a plan. ok is false if the commit failed.
+func (withdrawals *Withdrawals) commit(ctx context.Context, by audit.Caller, patient string,
+	plan *consent.WithdrawalPlan) (_ Withdrawn, ok bool, err error) {
 	var out Withdrawn
 	b := &store.Batch{}
 	var updated, created []audit.DataRef

@@ -46,9 +46,13 @@ type Client struct {
 	Inspects bool `json:"inspects,omitempty"`
 	// RecordsConsent allows the client to write Consents within its scope. Only
 	// the operator can set it; dynamic registration cannot.
-	RecordsConsent bool      `json:"records_consent,omitempty"`
-	Created        time.Time `json:"created"`
-	Disabled       bool      `json:"disabled,omitempty"`
+	RecordsConsent bool `json:"records_consent,omitempty"`
+	// PhoneMade says that all Observations that the client creates were made on a phone
+	// from samples of HealthKit, so that the server repairs them. Only the operator can
+	// set it.
+	PhoneMade bool      `json:"phone_made,omitempty"`
+	Created   time.Time `json:"created"`
+	Disabled  bool      `json:"disabled,omitempty"`
 	// SHA-256 hashes of the client secret and of the registration access token.
 	SecretHash       []byte `json:"secret_hash,omitempty"`
 	RegistrationHash []byte `json:"registration_hash,omitempty"`

@@ -262,6 +262,16 @@ func devicesDone(done string) string {
 		return "The account is disconnected. The data that was collected is kept."
 	case "delete":
 		return "The account is disconnected, and the data is being deleted."
+	case "agree":
+		return "Your consent is recorded. Data is accepted from now on."
+	case "locate":
+		return "From now on, this server also keeps where you were during workouts."
+	case "unlocate":
+		return "This server no longer keeps where you were during workouts."
+	case "withdraw-keep":
+		return "Your consent has ended. Nothing more is collected, and the data that was collected is kept."
+	case "withdraw-delete":
+		return "Your consent has ended. Nothing more is collected, and the data is being deleted."
 	}
 	return "The key no longer works. Remove it from the app as well."
 }

@@ -115,6 +115,7 @@ type Options struct {
 	PushKeys     PushKeys
 	Connections  Connections
 	Explanations Explanations
+	Sources      Sources
 	Scopes       scope.Parser
 	Audit        audit.Trail
 	Clock        func() time.Time
@@ -148,7 +149,8 @@ func New(options Options) (*Pages, error) {
 	if options.SignIn == nil || options.Sessions == nil || options.Users == nil || options.Flow == nil ||
 		options.Apps == nil ||
 		options.Refusals == nil || options.Clients == nil || options.Glass == nil || options.Patients == nil ||
-		options.PushKeys == nil || options.Connections == nil || options.Explanations == nil || options.Audit == nil ||
+		options.PushKeys == nil || options.Connections == nil || options.Explanations == nil || options.Sources == nil ||
+		options.Audit == nil ||
 		options.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
@@ -308,6 +310,7 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/devices/connect": connectPage, "POST /auth/devices/connect": connectGo,
 		"GET " + ConnectCallback:       connectFinish,
 		"GET /auth/devices/disconnect": disconnectPage, "POST /auth/devices/disconnect": disconnectGo,
+		"GET /auth/devices/source": sourcePage, "POST /auth/devices/source": sourceChange,
 		"GET /auth/devices": devicesPage, "POST /auth/devices/keys": pushKeysCreate,
 		"POST /auth/devices/keys/revoke": pushKeysRevoke, "GET /auth/explain/Observation/{id}": explainPage,
 		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,

@@ -87,6 +87,7 @@ type devicesData struct {
 	Keys    []PushKey
 	Vendors []PushVendor
 	Lives   []choice
+	Sources []Source
 	// The following fields hold what the person has entered.
 	Name, Vendor, Life string
 }
@@ -123,6 +124,9 @@ func (req *request) renderDevices(status int, v view, data devicesData) error {
 		return err
 	}
 	if data.Vendors, err = req.pages.PushKeys.Vendors(ctx, req.user.Patient); err != nil {
+		return err
+	}
+	if data.Sources, err = req.sources(); err != nil {
 		return err
 	}
 	for _, l := range pushLives {

@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
 	"pulsegate/fhir/element"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/scope"
@@ -48,6 +49,8 @@ var categories = []struct{ system, code, name, hint string }{
 	{hl7Category, "procedure", "Procedures", "procedures performed"},
 	{hl7Category, "survey", "Questions and scores", "tags, moods, readiness"},
 	{hl7Category, "social-history", "Social history", "smoking, work, living"},
+	{fhir.Canonical + "/CodeSystem/observation-category", consent.CategoryLocation, "Location during workouts",
+		"start, end and area; shared only if you select it here"},
 }
 
 func kindWords(typ string) (what, hint string) {

@@ -333,7 +333,8 @@ func (e *Engine) principal(ctx context.Context, tok *verifiedToken, now time.Tim
 	}
 	tok.mu.Lock()
 	defer tok.mu.Unlock()
-	if tok.principal != nil && tok.principal.Grant.RecordsConsent != c.RecordsConsent {
+	if tok.principal != nil && (tok.principal.Grant.RecordsConsent != c.RecordsConsent ||
+		tok.principal.Grant.PhoneMade != c.PhoneMade) {
 		tok.principal = nil
 	}
 	before := tok.principal
@@ -359,7 +360,7 @@ func (e *Engine) compile(ctx context.Context, tok *verifiedToken, c client.Clien
 			Issuer: tok.claims.Iss, TokenID: tok.claims.Jti,
 			Scope: tok.claims.Scope, Expires: tok.expires,
 			Grant: &access.Grant{Recipient: c.ID, Rules: tok.set.Rules(), Consents: e.Consents,
-				RecordsConsent: c.RecordsConsent}}
+				RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}}
 	}
 	return tok.principal, nil
 }
@@ -399,7 +400,8 @@ func sameRights(p, other *access.Principal) bool {
 	return p == other || p.ClientID == other.ClientID && p.Patient == other.Patient &&
 		p.Authorization == other.Authorization &&
 		p.Grant.Person == other.Grant.Person &&
-		p.Grant.RecordsConsent == other.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, other.Grant.Rules)
+		p.Grant.RecordsConsent == other.Grant.RecordsConsent && p.Grant.PhoneMade == other.Grant.PhoneMade &&
+		reflect.DeepEqual(p.Grant.Rules, other.Grant.Rules)
 }
 
 // compilePerson compiles a person's token that this server issued. The caller
@@ -449,7 +451,7 @@ func (e *Engine) setGrant(p *access.Principal, facts Facts, c client.Client) {
 		p.FHIRUser = facts.FHIRUser.String()
 	}
 	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(facts), Consents: e.Consents, Person: true,
-		RecordsConsent: c.RecordsConsent}
+		RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}
 }
 
 // compileExternal compiles a token of an external issuer. Its scopes are
@@ -472,7 +474,7 @@ func (e *Engine) compileExternal(tok *verifiedToken, c client.Client) (*access.P
 		e.setGrant(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
 		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents,
-			RecordsConsent: c.RecordsConsent}
+			RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}
 	}
 	tok.principal = p
 	return p, nil

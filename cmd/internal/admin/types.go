@@ -102,12 +102,16 @@ type NewClient struct {
 	Inspects     bool            `json:"inspects,omitempty"`
 	// RecordsConsent allows the client to write Consents within its scope.
 	RecordsConsent bool `json:"records_consent,omitempty"`
+	// PhoneMade says that the client's Observations were made on a phone from samples of
+	// HealthKit and are to be repaired.
+	PhoneMade bool `json:"phone_made,omitempty"`
 }
 
 // ChangeClient is the input of `pulsegate client change`. Nil fields change nothing.
 type ChangeClient struct {
 	ID             string `json:"client_id"`
 	RecordsConsent *bool  `json:"records_consent,omitempty"`
+	PhoneMade      *bool  `json:"phone_made,omitempty"`
 }
 
 // NewRegistrationToken is the input of `pulsegate client registration-token`.
@@ -134,6 +138,8 @@ type ClientInfo struct {
 	Disabled     bool      `json:"disabled"`
 	// RecordsConsent reports whether the client may write Consents.
 	RecordsConsent bool `json:"records_consent"`
+	// PhoneMade reports whether the client's Observations are repaired.
+	PhoneMade bool `json:"phone_made"`
 }
 
 // Clients is the answer of `client list`.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,19 +28,58 @@ func clientCommand() *cobra.Command {
 				if client.Disabled {
 					status = "disabled"
 				}
-				rights := ""
-				if client.RecordsConsent {
-					rights = "record-consent"
-				}
-				t.row(client.ID, status, client.Name, client.Created, rights, client.Scope)
+				t.row(client.ID, status, client.Name, client.Created, clientRights(&client), client.Scope)
 			}
 		})
 	}
 
 	disable := switchClientCommand("disable", "Refuse all requests of a client from now on")
 	enable := switchClientCommand("enable", "Accept a disabled client again")
-	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, enable,
+	return group("client", "SMART clients", clientAddCommand(), list, clientShowCommand(), clientChangeCommand(),
+		disable, enable,
 		registrationTokenCommand(), keygenCommand(), tokenCommand())
+}
+
+// clientRights returns the rights of a client that only the operator grants.
+func clientRights(c *admin.ClientInfo) string {
+	var rights []string
+	if c.RecordsConsent {
+		rights = append(rights, "record-consent")
+	}
+	if c.PhoneMade {
+		rights = append(rights, "phone-made")
+	}
+	return strings.Join(rights, ",")
+}
+
+// clientShowCommand prints one client.
+func clientShowCommand() *cobra.Command {
+	c := &cobra.Command{Use: "show ID", Short: "Show a registered client", Args: cobra.ExactArgs(1),
+		Example: "  pulsegate client show CLIENT"}
+	r := operator(c)
+	completeArg(c, r, clientIDs)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var all admin.Clients
+		if err := r.call(c.Context(), "client", nil, nil, &all); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(all.Clients, func(k admin.ClientInfo) bool { return k.ID == args[0] })
+		if i < 0 {
+			return admin.Advise(fmt.Errorf("there is no client with this id"),
+				"List the clients with `pulsegate client list`.")
+		}
+		out := all.Clients[i]
+		return r.print(out, func(w io.Writer) {
+			fmt.Fprintf(w, "Client: %s\nName: %s\nDisabled: %t\nCreated: %s\nScope: %s\n", out.ID, out.Name,
+				out.Disabled,
+				out.Created.Format(time.RFC3339), out.Scope)
+			for _, u := range out.RedirectURIs {
+				fmt.Fprintf(w, "Redirect URI: %s\n", u)
+			}
+			fmt.Fprintf(w, "May record consent: %t\nPhone-made Observations: %t\n", out.RecordsConsent, out.PhoneMade)
+		})
+	}
+	return c
 }
 
 // switchClientCommand returns the command to disable or to enable a client.
@@ -77,6 +118,8 @@ func clientAddCommand() *cobra.Command {
 		"the client is a resource server and may introspect the tokens of other clients")
 	flags.BoolVar(&n.RecordsConsent, "may-record-consent", false,
 		"the client may write Consents on behalf of patients within its scope; scopes alone do not allow that")
+	flags.BoolVar(&n.PhoneMade, "phone-made", false,
+		"all Observations of the client were made on a phone from HealthKit samples; the server repairs them")
 	need(c, "name", "scope")
 	values(c, "auth", "private_key_jwt", "none", "client_secret_basic", "client_secret_post")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -109,15 +152,20 @@ func clientChangeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "change ID",
 		Short:   "Change the rights of a registered client that do not follow from its scopes",
 		Args:    cobra.ExactArgs(1),
-		Example: "  pulsegate client change CLIENT --may-record-consent=false"}
+		Example: "  pulsegate client change CLIENT --may-record-consent=false\n  pulsegate client change CLIENT --phone-made"}
 	r := operator(c)
 	completeArg(c, r, clientIDs)
 	records := c.Flags().Bool("may-record-consent", false,
 		"whether the client may write Consents on behalf of patients")
+	phoneMade := c.Flags().Bool("phone-made", false,
+		"whether all Observations of the client were made on a phone from HealthKit samples, and are to be repaired")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n := admin.ChangeClient{ID: args[0]}
 		if c.Flags().Changed("may-record-consent") {
 			n.RecordsConsent = records
+		}
+		if c.Flags().Changed("phone-made") {
+			n.PhoneMade = phoneMade
 		}
 		var out admin.ClientInfo
 		if err := r.call(c.Context(), "client/change", nil, n, &out); err != nil {

@@ -19,7 +19,7 @@ func consentCommand() *cobra.Command {
 	grant.Flags().StringVar(&n.Patient, "patient", "", "patient id")
 	grant.Flags().StringVar(&n.Vendor, "vendor", "", vendors.Codes())
 	grant.Flags().StringSliceVar(&n.Categories, "categories", nil,
-		"only these categories: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
+		"only these categories: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all except location, which must be named)")
 	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "id of the client that may see the data, or any")
 	need(grant, "patient", "vendor")
 	complete(grant, "patient", patientIDs, gr)

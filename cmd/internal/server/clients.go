@@ -19,7 +19,7 @@ import (
 func clientInfo(c client.Client) admin.ClientInfo {
 	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL,
 		RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled,
-		RecordsConsent: c.RecordsConsent}
+		RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}
 }
 
 // AddClient registers a backend client or an app.
@@ -27,7 +27,7 @@ func (ops operations) AddClient(ctx context.Context, op admin.Operator, in admin
 	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope),
 		Method:       client.Method(in.Method),
 		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects,
-		RecordsConsent: in.RecordsConsent}
+		RecordsConsent: in.RecordsConsent, PhoneMade: in.PhoneMade}
 	secret := ""
 	if c.Symmetric() {
 		var b [32]byte
@@ -123,19 +123,25 @@ func (ops operations) commitClient(ctx context.Context, op admin.Operator, comma
 // one commit with the AuditEvent.
 func (ops operations) ChangeClient(ctx context.Context, op admin.Operator,
 	in admin.ChangeClient) (admin.ClientInfo, error) {
-	if in.RecordsConsent == nil {
+	if in.RecordsConsent == nil && in.PhoneMade == nil {
 		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change",
-			"nothing to change: give --may-record-consent=true or --may-record-consent=false")
+			"nothing to change: give --may-record-consent or --phone-made, with =true or =false")
 	}
 	c, w, err := ops.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
-		c.RecordsConsent = *in.RecordsConsent
+		if in.RecordsConsent != nil {
+			c.RecordsConsent = *in.RecordsConsent
+		}
+		if in.PhoneMade != nil {
+			c.PhoneMade = *in.PhoneMade
+		}
 		return nil
 	})
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
 	err = ops.commit(ctx, op, "client change",
-		[][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}, w)
+		[][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)},
+			{"phone-made", strconv.FormatBool(c.PhoneMade)}}, w)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "client change", "the client has changed meanwhile; repeat the command")
 	}

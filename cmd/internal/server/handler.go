@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir/capability"
 	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/element"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/rest"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/brands"
@@ -111,7 +112,8 @@ func (s *services) capabilities() capability.Settings {
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
 			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
-				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
+				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp",
+				interaction.PhoneMadeProfile},
 		},
 		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
 	}

@@ -48,7 +48,7 @@ func (cg clientGrants) compile(ctx context.Context, clientID, scopes string) (*a
 		return nil, err
 	}
 	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: cg.consents,
-		RecordsConsent: c.RecordsConsent}, nil
+		RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}, nil
 }
 
 // registered returns the current grant of a client under the scopes that it is

@@ -74,11 +74,25 @@ func (s *services) unlink(ctx context.Context, by audit.Caller, id string, erase
 	if err := s.links.Unlink(ctx, by, id, erase); err != nil {
 		return err
 	}
+	s.wakeSweep()
+	return nil
+}
+
+// forget deletes the data of a vendor about a patient. What is not finished when forget
+// returns is finished by sweepLinks.
+func (s *services) forget(ctx context.Context, by audit.Caller, patient, vendor string) error {
+	if err := s.links.Forget(ctx, by, patient, vendor); err != nil {
+		return err
+	}
+	s.wakeSweep()
+	return nil
+}
+
+func (s *services) wakeSweep() {
 	select {
 	case s.sweep <- struct{}{}:
 	default: // sweepLinks is about to run
 	}
-	return nil
 }
 
 // sweepLinks finishes unlinking after each call of unlink, until ctx ends. Package sync

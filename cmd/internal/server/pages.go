@@ -29,7 +29,8 @@ func newPages(s *services) (*pages.Pages, error) {
 		Clients:  s.clients, Launcher: launcher{s.oauth.launches, s.base}, Glass: s.people.glass,
 		UserLife: token.UserLife(s.config.UserTokenLife), Patients: patients{s.fhir, s.people},
 		PushKeys: pagePushKeys{s}, Connections: connections{s}, Explanations: explanations{s},
-		Scopes: s.clients.Scopes, Audit: s.audit.recorder, Clock: s.now, Logger: s.log})
+		Sources: sources{s},
+		Scopes:  s.clients.Scopes, Audit: s.audit.recorder, Clock: s.now, Logger: s.log})
 }
 
 // launcher launches apps from the pages.

@@ -154,6 +154,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
+	s.fhir.Receiver = phoneMade{s.pipeline}
 	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
 		return nil, err
 	}
