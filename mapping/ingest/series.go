@@ -68,6 +68,7 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 			}
 			streamID := mapping.StreamID(group.template.Identity)
 			a.addStream(streamID)
+			a.addRow(group.metric)
 			if err := d.keepExemplars(ctx, group, streamID, a); err != nil {
 				return nil, err
 			}
