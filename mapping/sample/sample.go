@@ -167,22 +167,20 @@ type Component struct {
 // Device is the device that measured. It is identified by Manufacturer and Serial,
 // or else by Manufacturer, Model and Hardware; versions never count.
 type Device struct {
-	Name         string `json:",omitzero"` // "Apple Watch", "Charge 6"
-	Manufacturer string `json:",omitzero"`
-	Model        string `json:",omitzero"`
-	Hardware     string `json:",omitzero"` // "Watch6,7"
-	Kind         string `json:",omitzero"` // "watch", "band", "ring", "phone", "scale", "app", or ""
-	Serial       string `json:",omitzero"` // serial number, or the vendor's id of the device
-	Software     string `json:",omitzero"` // version of the operating system
-	Firmware     string `json:",omitzero"`
-	Battery      string `json:",omitzero"` // percent as written, or ""
-	Facts        []Fact `json:",omitzero"` // other properties (ring size, color)
+	Name         string // "Apple Watch", "Charge 6"
+	Manufacturer string
+	Model        string
+	Hardware     string // "Watch6,7"
+	Kind         string // "watch", "band", "ring", "phone", "scale", "app", or ""
+	Serial       string // serial number, or the vendor's id of the device
+	Software     string // version of the operating system
+	Firmware     string
+	Battery      string // percent as written, or ""
+	Facts        []Fact // other properties (ring size, color)
 }
 
 // Fact is one named property of a device.
-type Fact struct {
-	Name, Value, Unit string `json:",omitzero"`
-}
+type Fact struct{ Name, Value, Unit string }
 
 // Source is the app or the stream of an account that delivered the sample.
 type Source struct {
