@@ -146,13 +146,13 @@ type Value struct {
 // SeriesData is a regular series of points: an ECG lead, the heart rate of a night
 // every 5 minutes, a hypnogram of one digit per epoch.
 type SeriesData struct {
-	Period time.Duration `json:",omitzero"` // time between two points
-	Unit   string        `json:",omitzero"`
-	Origin string        `json:",omitzero"` // zero point as a decimal; "" is 0
-	Factor string        `json:",omitzero"` // value = Origin + data * Factor; "" is 1
+	Period time.Duration // time between two points
+	Unit   string
+	Origin string // zero point as a decimal; "" is 0
+	Factor string // value = Origin + data * Factor; "" is 1
 	// Data has the syntax of SampledData.data: decimals separated by one space, with
 	// "E" for an error, "L" for a value below and "U" for one above the range.
-	Data string `json:",omitzero"`
+	Data string
 }
 
 // Component is a part of a panel (systolic, deep sleep, motion context).
@@ -184,8 +184,8 @@ type Fact struct{ Name, Value, Unit string }
 
 // Source is the app or the stream of an account that delivered the sample.
 type Source struct {
-	Name    string `json:",omitzero"` // sourceName, bundle id, platform
-	Version string `json:",omitzero"`
+	Name    string // sourceName, bundle id, platform
+	Version string
 }
 
 // Reject is an item of a payload that an adapter could not turn into a Sample. It
