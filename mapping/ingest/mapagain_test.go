@@ -19,6 +19,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
+	"pulsegate/mapping/sample"
 )
 
 // checkKept checks that the stored Observations of a vendor have kept samples, that they
@@ -102,7 +103,10 @@ func TestKeptMapsToWhatIsStored(t *testing.T) {
 				}
 				w.deliverTestdata(vendor.Vendor())
 				all, rows := w.checkKept(vendor.Vendor())
-				t.Logf("%d Observations, %d of them in series", all, rows)
+				documents, sampleBytes := w.stateSize(prefixSample)
+				exemplars, exemplarBytes := w.stateSize(prefixExemplar)
+				t.Logf("%d Observations, %d of them in series; %d samples with %d bytes, %d exemplars with %d bytes",
+					all, rows, documents, sampleBytes, exemplars, exemplarBytes)
 				if all == 0 {
 					t.Error("no Observation has a kept sample")
 				}
@@ -163,3 +167,49 @@ func (w *world) checkAllKept(st store.Store) {
 type lasting struct{ tester }
 
 func (l lasting) Context() context.Context { return context.WithoutCancel(l.tester.Context()) }
+
+// countingGets counts the reads of state with a prefix.
+type countingGets struct {
+	store.Store
+	prefix string
+	gets   int
+}
+
+func (s *countingGets) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, s.prefix) {
+		s.gets++
+	}
+	return s.Store.Get(ctx, key)
+}
+
+// TestExemplarIsReadOnce checks that a delivery reads and writes an exemplar once,
+// however many samples and commits it has, and that the next delivery does not write it.
+func TestExemplarIsReadOnce(t *testing.T) {
+	w := newWorld(t)
+	counting := &countingGets{Store: w.pipeline.Store, prefix: prefixExemplar}
+	w.pipeline.Store, w.pipeline.Limits.Samples = counting, 10
+	var samples []sample.Sample
+	for i := range 200 {
+		samples = append(samples, heartRate(noon.Add(time.Duration(i)*time.Second), "62"))
+	}
+	for round, part := range [][]sample.Sample{samples[:100], samples[100:]} {
+		if _, err := w.take("payload", part...); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := w.stateSize(prefixExemplar); counting.gets != round+1 || n != 1 {
+			t.Errorf("delivery %d: %d reads of %d exemplars", round+1, counting.gets, n)
+		}
+	}
+}
+
+// stateSize returns the number and the total bytes of the values under a prefix.
+func (w *world) stateSize(prefix string) (n, bytes int) {
+	err := w.pipeline.Store.List(w.t.Context(), prefix, func(_ string, value []byte) bool {
+		n, bytes = n+1, bytes+len(value)
+		return true
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n, bytes
+}

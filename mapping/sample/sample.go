@@ -146,13 +146,13 @@ type Value struct {
 // SeriesData is a regular series of points: an ECG lead, the heart rate of a night
 // every 5 minutes, a hypnogram of one digit per epoch.
 type SeriesData struct {
-	Period time.Duration `json:",omitzero"` // time between two points
-	Unit   string        `json:",omitzero"`
-	Origin string        `json:",omitzero"` // zero point as a decimal; "" is 0
-	Factor string        `json:",omitzero"` // value = Origin + data * Factor; "" is 1
+	Period time.Duration // time between two points
+	Unit   string
+	Origin string // zero point as a decimal; "" is 0
+	Factor string // value = Origin + data * Factor; "" is 1
 	// Data has the syntax of SampledData.data: decimals separated by one space, with
 	// "E" for an error, "L" for a value below and "U" for one above the range.
-	Data string `json:",omitzero"`
+	Data string
 }
 
 // Component is a part of a panel (systolic, deep sleep, motion context).
@@ -167,27 +167,25 @@ type Component struct {
 // Device is the device that measured. It is identified by Manufacturer and Serial,
 // or else by Manufacturer, Model and Hardware; versions never count.
 type Device struct {
-	Name         string `json:",omitzero"` // "Apple Watch", "Charge 6"
-	Manufacturer string `json:",omitzero"`
-	Model        string `json:",omitzero"`
-	Hardware     string `json:",omitzero"` // "Watch6,7"
-	Kind         string `json:",omitzero"` // "watch", "band", "ring", "phone", "scale", "app", or ""
-	Serial       string `json:",omitzero"` // serial number, or the vendor's id of the device
-	Software     string `json:",omitzero"` // version of the operating system
-	Firmware     string `json:",omitzero"`
-	Battery      string `json:",omitzero"` // percent as written, or ""
-	Facts        []Fact `json:",omitzero"` // other properties (ring size, color)
+	Name         string // "Apple Watch", "Charge 6"
+	Manufacturer string
+	Model        string
+	Hardware     string // "Watch6,7"
+	Kind         string // "watch", "band", "ring", "phone", "scale", "app", or ""
+	Serial       string // serial number, or the vendor's id of the device
+	Software     string // version of the operating system
+	Firmware     string
+	Battery      string // percent as written, or ""
+	Facts        []Fact // other properties (ring size, color)
 }
 
 // Fact is one named property of a device.
-type Fact struct {
-	Name, Value, Unit string `json:",omitzero"`
-}
+type Fact struct{ Name, Value, Unit string }
 
 // Source is the app or the stream of an account that delivered the sample.
 type Source struct {
-	Name    string `json:",omitzero"` // sourceName, bundle id, platform
-	Version string `json:",omitzero"`
+	Name    string // sourceName, bundle id, platform
+	Version string
 }
 
 // Reject is an item of a payload that an adapter could not turn into a Sample. It

@@ -56,8 +56,8 @@ type explanations struct{ *services }
 
 var _ pages.Explanations = explanations{}
 
-// own permits the data of one patient: people see their own data, whoever else the
-// consents let see them.
+// own permits the data of one patient. Consents say who else may see them, and people
+// may always see their own data.
 type own string
 
 // Permits implements access.Consents.
@@ -189,7 +189,7 @@ func (o *shown) at() (at time.Time, day bool) {
 // maxLatest limits the measurements of a vendor on the page of devices.
 const maxLatest = 5
 
-// categories are those of Observations, as the values of a search.
+// categories lists the categories of Observations as values of a search.
 const categories = "activity,vital-signs,laboratory,exam,survey,procedure,therapy,social-history,imaging"
 
 // Latest implements pages.Explanations.
