@@ -230,6 +230,7 @@ type world struct {
 	dir    string
 	db     *pebblestore.DB
 	clock  *clocktest.Clock
+	commit func() time.Time // clock of the store
 	acme   *acme
 	chart  *chart
 	links  *link.Links
@@ -264,6 +265,7 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), clock: clocktest.At(start), chart: &chart{held: map[string]map[string]item{}}}
+	w.commit = clocktest.Distinct(w.clock.Now)
 	srv := httptest.NewServer(http.HandlerFunc(w.token))
 	t.Cleanup(srv.Close)
 	w.acme = &acme{clock: w.clock, tokens: srv.URL, items: map[string]map[string]map[string]item{}}
@@ -275,7 +277,7 @@ func newWorld(t testing.TB) *world {
 // open opens the store and a new engine, as a start of the server does.
 func (w *world) open() {
 	w.t.Helper()
-	db, err := pebblestore.Open(w.dir, pebblestore.Options{Clock: w.clock.Now, NoSync: true})
+	db, err := pebblestore.Open(w.dir, pebblestore.Options{Clock: w.commit, NoSync: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}

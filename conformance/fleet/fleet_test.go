@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"testing"
 	"time"
 
@@ -218,13 +219,18 @@ func TestRedelivery(t *testing.T) {
 		truth = append(truth, sim.Truth(a))
 	}
 	var sent [][]byte
-	turns := 0
+	distinct, turns := 0, 0
+	heap := heapInUse()
 	for n := range *events {
 		body := repeated(sent, random)
 		if body == nil {
 			i := random.IntN(len(accounts))
 			body = event(truth[i], accounts[i], n, random)
-			sent = append(sent, body)
+			if distinct++; len(sent) < maxSent {
+				sent = append(sent, body)
+			} else {
+				sent[random.IntN(maxSent)] = body
+			}
 		}
 		if got := f.notifyOura(body); got >= 300 {
 			t.Fatalf("status %d, want success", got)
@@ -237,9 +243,19 @@ func TestRedelivery(t *testing.T) {
 	if after := f.versions(); !maps.Equal(before, after) {
 		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
 	}
-	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent),
-		turns,
-		len(before))
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations; heap %d MB before, %d MB after",
+		*events, distinct, turns, len(before), heap>>20, heapInUse()>>20)
+}
+
+// maxSent limits the events of TestRedelivery that are kept to be sent again.
+const maxSent = 10_000
+
+// heapInUse returns the bytes of the heap that are in use.
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // repeated returns an event that was sent before, in half of the cases.

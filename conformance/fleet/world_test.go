@@ -26,6 +26,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
@@ -52,7 +53,7 @@ func newChart(t testing.TB, clock func() time.Time, patients []string) *chart {
 	t.Helper()
 	c := &chart{t: t, withdrawn: map[string]bool{}}
 	var err error
-	c.db, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, NoSync: true})
+	c.db, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clocktest.Distinct(clock), NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
