@@ -71,7 +71,7 @@ func newHome(t *testing.T) *home {
 	h := &home{fleet: &fleet{clock: simulate.NewClock(nil, start, 1)}, dir: t.TempDir(), zone: all[0].Zone,
 		ids: mathrand.NewChaCha8([32]byte{byte(*seed)}), requests: map[string]int{}, sample: map[string]*http.Request{}}
 	h.commit = clocktest.Distinct(h.clock.Now)
-	ring, sim, ringVendor := openOura(t, h.clock, all, h.watching("oura", "/v2/usercollection/"))
+	ring, sim, ringVendor := openOura(t, h.clock, h.clock, all, h.watching("oura", "/v2/usercollection/"))
 	band, _, bandVendor := openGoogle(t, h.clock, 1, h.watching("fitbit", "/users/"))
 	h.ring, h.clouds, h.vendors = sim, []simulated{ring, band}, []cloud.Vendor{ringVendor, bandVendor}
 	hooks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
