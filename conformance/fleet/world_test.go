@@ -124,10 +124,15 @@ func encoded(t testing.TB, v any) io.Reader {
 
 // content returns the valid Observations of a patient by id, in canonical form: without
 // the facts of their versions, and with the same status for final and amended ones,
-// because these tell only how often the vendor changed a value.
-func (c *chart) content(patient string) map[string]string {
+// because these tell only how often the vendor changed a value. Without codes, it returns
+// those of all codes.
+func (c *chart) content(patient string, codes ...string) map[string]string {
 	c.t.Helper()
-	q, err := search.Parse("Observation", [][2]string{{"patient", patient}}, search.ParseOptions{})
+	params := [][2]string{{"patient", patient}}
+	if len(codes) > 0 {
+		params = append(params, [2]string{"code", strings.Join(codes, ",")})
+	}
+	q, err := search.Parse("Observation", params, search.ParseOptions{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
