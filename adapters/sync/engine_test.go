@@ -576,7 +576,8 @@ func TestManyLinks(t *testing.T) {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most, m.HeapAlloc>>20)
+	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most,
+		m.HeapAlloc>>20)
 }
 
 // TestWindows checks that the windows of polls say how their stream is windowed.

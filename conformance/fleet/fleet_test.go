@@ -273,8 +273,8 @@ func TestRedelivery(t *testing.T) {
 	if after := f.versions(); !maps.Equal(before, after) {
 		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
 	}
-	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations; heap %d MB before, %d MB after",
-		*events, distinct, turns, len(before), heap>>20, heapInUse()>>20)
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations; "+
+		"heap %d MB before, %d MB after", *events, distinct, turns, len(before), heap>>20, heapInUse()>>20)
 }
 
 // eventEvery is the time between two events of TestRedelivery. Without time, the budget of
