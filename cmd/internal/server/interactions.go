@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -13,6 +14,7 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
 )
@@ -85,9 +87,25 @@ func (f followers) close() error {
 // export and for taking a device out of use.
 func (e environment) stepUp() policy.StepUp { return policy.StepUp{Clock: e.now} }
 
+// cloudURLs holds the URLs of the manufacturers' clouds by vendor. Data of other vendors
+// come from a phone.
+var cloudURLs = map[string]string{ // read only
+	"fitbit": "https://health.googleapis.com", "oura": "https://api.ouraring.com",
+	"withings": "https://wbsapi.withings.net",
+}
+
+// vendorsOf returns the names and clouds of the vendors of adapters.
+func vendorsOf(all []adapters.Adapter) map[string]forms.Vendor {
+	out := map[string]forms.Vendor{}
+	for _, a := range all {
+		out[a.Vendor()] = forms.Vendor{Name: a.Name(), URL: cloudURLs[a.Vendor()]}
+	}
+	return out
+}
+
 // newInteractions returns the FHIR interactions.
 func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
-	subs *subscription.Engine) (*interaction.Service, error) {
+	subs *subscription.Engine, all []adapters.Adapter) (*interaction.Service, error) {
 	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
 	if err != nil {
 		return nil, err
@@ -95,5 +113,6 @@ func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, c
 	return &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": subs.Check, "Consent": consents.Check,
-			"Device": env.stepUp().Device}}, nil
+			"Device": env.stepUp().Device},
+		Forms: forms.All(vendorsOf(all))}, nil
 }

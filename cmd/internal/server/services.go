@@ -145,7 +145,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions)
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions, s.adapters)
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +167,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	if err := s.addOrganizations(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.publishTerminology(ctx); err != nil {
 		return nil, err
 	}
 	s.startSync(ctx)
