@@ -34,10 +34,10 @@ func openPhones(f *fleet, all []simulate.Wearer) (simulated, *phones) {
 	return simulated{code: "apple", advance: p.advance, truth: p.truth, settle: p.opened}, p
 }
 
-// nobody is an Authenticator for requests without a push key.
-type nobody struct{}
+// keysOnly refuses requests without a push key. It implements ingest.Authenticator.
+type keysOnly struct{}
 
-func (nobody) Authenticate(*http.Request) (*access.Principal, error) {
+func (keysOnly) Authenticate(*http.Request) (*access.Principal, error) {
 	return nil, fhir.Errorf(fhir.Unauthorized, "fleet", "a push key is needed")
 }
 
@@ -51,7 +51,7 @@ func (p *phones) pair() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	(&ingest.Handler{Pipeline: f.pipeline, Auth: p.keys.Or(nobody{})}).Mount(f.hooks)
+	(&ingest.Handler{Pipeline: f.pipeline, Auth: p.keys.Or(keysOnly{})}).Mount(f.hooks)
 	for i, w := range p.all {
 		_, text, err := p.keys.Create(f.t.Context(), pushkey.NewKey{Patient: patient("apple", i), Vendor: "apple"},
 			audit.Event{Type: audit.Security, Interaction: "configuration", Caller: caller})
