@@ -359,6 +359,20 @@ func (f *fleet) reconnect(wearers int) (n int) {
 	return n
 }
 
+// checkLinks reports links that do not work.
+func (f *fleet) checkLinks() {
+	f.t.Helper()
+	links, err := f.links.List(f.t.Context(), "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Status != link.Working {
+			f.t.Errorf("the link of %s is %v (%s)", l.Patient, l.Status, l.Reason)
+		}
+	}
+}
+
 // settle reads all accounts once more, without letting time pass.
 func (f *fleet) settle() {
 	f.t.Helper()
