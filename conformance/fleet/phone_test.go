@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"pulsegate/adapters/apple"
 	"pulsegate/adapters/pushkey"
@@ -103,7 +104,7 @@ func (p *phones) truth(c *chart, patient string, wearer int) {
 		byType[r.Type] = append(byType[r.Type], r.JSON)
 		all = append(all, r.JSON)
 	}
-	deliver := func(aggregation string, body map[string]any) {
+	deliver := func(aggregation string, body any) {
 		c.deliver(ingest.Request{Patient: patient, Vendor: "apple", Format: string(format(wearer)),
 			Body: encoded(c.t, body), Delivery: func(name string) string {
 				if name == "automation-aggregation" {
@@ -134,14 +135,27 @@ func (p *phones) truth(c *chart, patient string, wearer int) {
 var units = map[string]string{"heart_rate": "count/min", "step_count": "count", "active_energy": "kcal",
 	"resting_heart_rate": "count/min", "heart_rate_variability": "ms", "sleep_analysis": "hr"}
 
+// companionBatch is a body of the companion app. The members that say what it is come
+// first, so that the adapter need not hold the samples.
+type companionBatch struct {
+	Format       string            `json:"format"`
+	Version      int               `json:"version"`
+	Created      time.Time         `json:"created"`
+	Installation string            `json:"installation"`
+	Sequence     int               `json:"sequence"`
+	Anchor       string            `json:"anchor"`
+	Samples      []json.RawMessage `json:"samples"`
+	Deleted      []string          `json:"deleted"`
+}
+
 // companion returns a batch of the companion app.
-func companion(clock *simulate.Clock, samples []json.RawMessage) map[string]any {
+func companion(clock *simulate.Clock, samples []json.RawMessage) *companionBatch {
 	if samples == nil {
 		samples = []json.RawMessage{}
 	}
-	return map[string]any{"format": "pulsegate-companion", "version": 1, "created": clock.Now(),
-		"installation": "1A7D5F0C-3F0B-4C7C-9B5E-0D5A4E7C2B11", "sequence": 1, "anchor": "00",
-		"samples": samples, "deleted": []any{}}
+	return &companionBatch{Format: "pulsegate-companion", Version: 1, Created: clock.Now(),
+		Installation: "1A7D5F0C-3F0B-4C7C-9B5E-0D5A4E7C2B11", Sequence: 1, Anchor: "00",
+		Samples: samples, Deleted: []string{}}
 }
 
 // opened delivers a batch without samples from each companion app, as when it is opened,
