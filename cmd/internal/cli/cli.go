@@ -29,7 +29,8 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), auditCommand(),
+		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), remapCommand(),
+		explainCommand(), auditCommand(),
 		storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
 		packCommand(),
