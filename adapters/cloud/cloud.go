@@ -137,6 +137,9 @@ type Stream struct {
 	// completely: an item that the store holds and that the answer lacks was deleted.
 	// If Types is empty, an answer says nothing about items that it lacks.
 	Types []string
+	// Coarse is set if the answers come from a coarse channel (sample.Sample.Coarse), such
+	// as a merged stream: a window then says nothing about the items of other channels.
+	Coarse bool
 	// Notified is set if the vendor announces changes.
 	Notified bool
 }

@@ -121,8 +121,13 @@ func (e *Engine) ConsentChanged(patient string) {
 func (e *Engine) followChanges(ctx context.Context) {
 	e.mu.Lock()
 	changed := e.changed
-	e.changed = map[string]struct{}{}
+	if len(changed) > 0 {
+		e.changed = map[string]struct{}{}
+	}
 	e.mu.Unlock()
+	if len(changed) == 0 {
+		return
+	}
 	for patient := range changed {
 		for _, v := range e.Links.Vendors {
 			if _, _, err := e.follow(ctx, patient, v.Code()); err != nil && ctx.Err() == nil {

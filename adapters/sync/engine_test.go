@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	gosync "sync"
 	"testing"
 	"time"
@@ -575,7 +576,24 @@ func TestManyLinks(t *testing.T) {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most, m.HeapAlloc>>20)
+	t.Logf("%d links: %d requests in a day, at most %d in a minute; heap %d MB", *manyLinks, w.acme.pages, most,
+		m.HeapAlloc>>20)
+}
+
+// TestWindows checks that the windows of polls say how their stream is windowed.
+func TestWindows(t *testing.T) {
+	w := newWorld(t)
+	w.put("a", "beats", item{ID: "b", At: start.Add(-time.Hour), V: 1})
+	w.put("a", "days", item{ID: "d", At: start.Add(-24 * time.Hour), V: 1})
+	w.link("pa", "a")
+	w.engine.Drain(t.Context())
+	beats, days := w.chart.windows["beats"], w.chart.windows["days"]
+	if beats.Days || beats.Coarse || !slices.Equal(beats.Types, []string{"beats"}) {
+		t.Errorf("beats: %+v", beats)
+	}
+	if !days.Days || !days.Coarse || !slices.Equal(days.Types, []string{"days"}) {
+		t.Errorf("days: %+v", days)
+	}
 }
 
 // TestNotificationsShareTheBudget checks that large notifications are refused, to be

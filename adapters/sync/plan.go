@@ -91,6 +91,14 @@ func jitter(d time.Duration, id, stream string, at time.Time) time.Duration {
 	return d*9/10 + time.Duration(h.Sum64()%1000)*(d/5)/1000
 }
 
+// spread returns between half of d and d, always the same for one stream of a link. Links
+// that begin at one time, as after an import, are thereby polled at different times.
+func spread(d time.Duration, id, stream string) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id + "/" + stream)) // never fails
+	return d/2 + time.Duration(h.Sum64()%1000)*(d/2)/1000
+}
+
 // due returns the time of the next turn.
 func (p *plan) due(now time.Time) time.Time {
 	at := farFuture

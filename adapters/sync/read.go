@@ -86,7 +86,8 @@ func (r *reader) window(ctx context.Context, s *cloud.Stream, from, to time.Time
 	}
 	var w *ingest.Window
 	if how.complete && s.Span != cloud.Snapshot && len(s.Types) > 0 {
-		w = &ingest.Window{Types: s.Types, From: from, To: to, Days: s.Span == cloud.Days, ByEnd: s.Span == cloud.Ends}
+		w = &ingest.Window{Types: s.Types, From: from, To: to, Days: s.Span == cloud.Days, ByEnd: s.Span == cloud.Ends,
+			Coarse: s.Coarse}
 	}
 	if pages.items == 0 && pages.query.Cursor == "" && (w == nil || !how.trustEmpty) {
 		return 0, nil

@@ -108,12 +108,16 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 		}
 		p.Through, from = maxTime(p.Through, to), to
 	}
+	every := jitter(e.every(r.vendor, s), r.link.ID, s.Name, now)
+	if p.Polled.IsZero() {
+		every = spread(every, r.link.ID, s.Name)
+	}
 	p.Through, p.Polled, p.Empty = now, now, items == 0
 	if sweep {
 		p.Swept = now
 	}
 	e.record(r.task, p, items)
-	p.Due = now.Add(jitter(e.every(r.vendor, s), r.link.ID, s.Name, now))
+	p.Due = now.Add(every)
 	return nil
 }
 

@@ -53,7 +53,7 @@ var streams = []cloud.Stream{
 	{Name: "beats", Format: "beats", Span: cloud.Instants, Chunk: 5 * 24 * time.Hour, Every: time.Hour,
 		Trailing: 48 * time.Hour, Types: []string{"beats"}},
 	{Name: "days", Format: "days", Scope: "daily", Span: cloud.Days, Every: 6 * time.Hour,
-		Trailing: 7 * 24 * time.Hour, Types: []string{"days"}, Notified: true},
+		Trailing: 7 * 24 * time.Hour, Types: []string{"days"}, Coarse: true, Notified: true},
 	{Name: "ring", Format: "ring", Span: cloud.Snapshot, Every: 24 * time.Hour},
 }
 
@@ -163,11 +163,13 @@ func (a *acme) Subscribe(context.Context, string) (time.Time, error) {
 
 // chart stores what was read, as package ingest does: by patient, type and id.
 type chart struct {
-	mu     gosync.Mutex
-	held   map[string]map[string]item // by patient/type
-	writes int
-	refuse bool  // there is no consent
-	fail   error // of every call
+	mu   gosync.Mutex
+	held map[string]map[string]item // by patient/type
+	// windows holds the latest complete window by format.
+	windows map[string]ingest.Window
+	writes  int
+	refuse  bool  // there is no consent
+	fail    error // of every call
 }
 
 func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error) {
@@ -206,6 +208,7 @@ func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error
 		return ingest.Summary{}, failure
 	}
 	if w := rq.Complete; w != nil {
+		c.windows[rq.Format] = *w
 		for id, it := range c.held[key] {
 			if !stated[id] && !it.At.Before(rq.Since) && !it.At.Before(w.From) && it.At.Before(w.To) {
 				delete(c.held[key], id)
@@ -230,6 +233,7 @@ type world struct {
 	dir    string
 	db     *pebblestore.DB
 	clock  *clocktest.Clock
+	commit func() time.Time // clock of the store
 	acme   *acme
 	chart  *chart
 	links  *link.Links
@@ -263,7 +267,9 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), clock: clocktest.At(start), chart: &chart{held: map[string]map[string]item{}}}
+	w := &world{t: t, dir: t.TempDir(), clock: clocktest.At(start),
+		chart: &chart{held: map[string]map[string]item{}, windows: map[string]ingest.Window{}}}
+	w.commit = clocktest.Distinct(w.clock.Now)
 	srv := httptest.NewServer(http.HandlerFunc(w.token))
 	t.Cleanup(srv.Close)
 	w.acme = &acme{clock: w.clock, tokens: srv.URL, items: map[string]map[string]map[string]item{}}
@@ -275,7 +281,7 @@ func newWorld(t testing.TB) *world {
 // open opens the store and a new engine, as a start of the server does.
 func (w *world) open() {
 	w.t.Helper()
-	db, err := pebblestore.Open(w.dir, pebblestore.Options{Clock: w.clock.Now, NoSync: true})
+	db, err := pebblestore.Open(w.dir, pebblestore.Options{Clock: w.commit, NoSync: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}

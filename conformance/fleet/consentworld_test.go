@@ -25,6 +25,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
@@ -39,6 +40,7 @@ import (
 type home struct {
 	*fleet
 	dir     string
+	commit  func() time.Time // clock of the store
 	vendors []cloud.Vendor
 	ring    *oura.Server
 	hooksTo http.Handler // current router
@@ -68,7 +70,8 @@ func newHome(t *testing.T) *home {
 	}
 	h := &home{fleet: &fleet{clock: simulate.NewClock(nil, start, 1)}, dir: t.TempDir(), zone: all[0].Zone,
 		ids: mathrand.NewChaCha8([32]byte{byte(*seed)}), requests: map[string]int{}, sample: map[string]*http.Request{}}
-	ring, sim, ringVendor := openOura(t, h.clock, all, h.watching("oura", "/v2/usercollection/"))
+	h.commit = clocktest.Distinct(h.clock.Now)
+	ring, sim, ringVendor := openOura(t, h.clock, h.clock, all, h.watching("oura", "/v2/usercollection/"))
 	band, _, bandVendor := openGoogle(t, h.clock, 1, h.watching("fitbit", "/users/"))
 	h.ring, h.clouds, h.vendors = sim, []simulated{ring, band}, []cloud.Vendor{ringVendor, bandVendor}
 	hooks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -123,7 +126,7 @@ func (h *home) open() {
 	}
 	now, log := h.clock.Now, slog.New(slog.DiscardHandler)
 	var err error
-	h.db, err = pebblestore.Open(h.dir, pebblestore.Options{Clock: now, NoSync: true})
+	h.db, err = pebblestore.Open(h.dir, pebblestore.Options{Clock: h.commit, NoSync: true})
 	check(err)
 	h.audit, err = audit.NewRecorder(audit.Options{Store: h.db, Clock: now, Rand: rand.Reader,
 		Observer: "https://example.org"})

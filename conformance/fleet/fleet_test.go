@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"pulsegate/adapters/simulate"
 	"pulsegate/adapters/simulate/googlehealth"
 	"pulsegate/adapters/simulate/oura"
+	"pulsegate/mapping/ingest"
 )
 
 // history is the time with data before the accounts are linked. It is longer than any
@@ -45,16 +47,17 @@ type filter func(http.Handler) http.Handler
 // plain changes nothing.
 func plain(h http.Handler) http.Handler { return h }
 
-// openOura opens a simulated Oura cloud.
-func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer, wrap filter) (simulated, *oura.Server,
+// openOura opens a simulated Oura cloud, whose data are those of clock and whose limits
+// and tokens are those of wall.
+func openOura(t testing.TB, clock, wall *simulate.Clock, all []simulate.Wearer, wrap filter) (simulated, *oura.Server,
 	cloud.Vendor) {
 	t.Helper()
 	const id, secret = "pulsegate", ouraSecret
-	sim := oura.New(oura.Options{Clock: clock, Start: start.Add(-history), Seed: *seed, Wearers: all,
+	sim := oura.New(oura.Options{Clock: clock, Wall: wall.Now, Start: start.Add(-history), Seed: *seed, Wearers: all,
 		Clients: []oura.Client{{ID: id, Secret: secret, Provider: oura.Moi}}})
 	srv := httptest.NewServer(wrap(sim))
 	t.Cleanup(srv.Close)
-	v, err := ouracloud.New(cloud.Config{ClientID: id, ClientSecret: secret, Clock: clock.Now,
+	v, err := ouracloud.New(cloud.Config{ClientID: id, ClientSecret: secret, Clock: wall.Now,
 		AuthURL:   srv.URL + "/oauth/v2/ext/oauth-authorize",
 		TokenURL:  srv.URL + "/oauth/v2/ext/oauth-token",
 		RevokeURL: srv.URL + "/oauth/v2/ext/oauth-revoke", APIURL: srv.URL,
@@ -74,7 +77,8 @@ func openOura(t testing.TB, clock *simulate.Clock, all []simulate.Wearer, wrap f
 			}
 			for typ, all := range byType {
 				body := append([]byte(`{"data":[`), bytes.Join(all, []byte{','})...)
-				c.deliver(patient, "oura", "v2:"+typ, append(body, `],"next_token":null}`...))
+				c.deliver(ingest.Request{Patient: patient, Vendor: "oura", Format: "v2:" + typ,
+					Body: bytes.NewReader(append(body, `],"next_token":null}`...))})
 			}
 		}}, sim, v
 }
@@ -133,7 +137,8 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int, wrap filter) (
 			}
 			for typ, all := range byType {
 				body := append([]byte(`{"dataPoints":[`), bytes.Join(all, []byte{','})...)
-				c.deliver(patient, "fitbit", "google-health:"+typ, append(body, `]}`...))
+				c.deliver(ingest.Request{Patient: patient, Vendor: "fitbit", Format: "google-health:" + typ,
+					Body: bytes.NewReader(append(body, `]}`...))})
 			}
 			for _, typ := range []string{"floors", "total-calories", "calories-in-heart-rate-zone"} {
 				var all [][]byte
@@ -141,10 +146,15 @@ func openGoogle(t testing.TB, clock *simulate.Clock, wearers int, wrap filter) (
 					all = append(all, r.JSON)
 				}
 				body := append([]byte(`{"rollupDataPoints":[`), bytes.Join(all, []byte{','})...)
-				c.deliver(patient, "fitbit", "google-health:"+typ, append(body, `]}`...))
+				c.deliver(ingest.Request{Patient: patient, Vendor: "fitbit", Format: "google-health:" + typ,
+					Body: bytes.NewReader(append(body, `]}`...))})
 			}
 		}}, sim, v
 }
+
+// pushFaults are the faults of the phones.
+var pushFaults = map[simulate.Fault]float64{simulate.Outage: 0.15, simulate.Drop: 0.1, simulate.Duplicate: 0.1,
+	simulate.Reorder: 0.1}
 
 // TestMonth lets wearers wear their devices while the clouds fail in every way, and
 // then compares the store with what the clouds hold.
@@ -159,20 +169,27 @@ func TestMonth(t *testing.T) {
 		simulate.Expire: 0.05, simulate.Duplicate: 0.1, simulate.Reorder: 0.1, simulate.LostEvent: 0.1,
 		simulate.Unexpected: 0.01}
 	var injectors []*simulate.Injector
-	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
-		ring, ouraSim, ouraVendor := openOura(t, clock, all, plain)
+	var pushers *phones
+	f := newFleet(t, clock, *wearers, func(f *fleet) ([]simulated, []cloud.Vendor) {
+		ring, ouraSim, ouraVendor := openOura(t, clock, clock, all, plain)
 		band, googleSim, googleVendor := openGoogle(t, clock, *wearers, plain)
+		var handset simulated
+		handset, pushers = openPhones(f, all)
 		injectors = []*simulate.Injector{ouraSim.Faults(), googleSim.Faults()}
-		return []simulated{ring, band}, []cloud.Vendor{ouraVendor, googleVendor}
+		return []simulated{ring, band, handset}, []cloud.Vendor{ouraVendor, googleVendor}
 	})
 	f.engine.Drain(context.Background()) // subscribes
-	for i := range f.clouds {
+	for i := range f.clouds[:2] {
 		for wearer := range *wearers {
 			f.link(&f.clouds[i], wearer)
 		}
 	}
+	pushers.pair()
 	for _, in := range injectors {
 		in.SetRates(faults)
+	}
+	for _, in := range pushers.faults() {
+		in.SetRates(pushFaults)
 	}
 	again := 0
 	for range *days {
@@ -183,9 +200,15 @@ func TestMonth(t *testing.T) {
 		in.SetRates(nil)
 		t.Logf("faults: %v", in.Injected())
 	}
+	for _, in := range pushers.faults() {
+		in.SetRates(nil)
+	}
+	again += f.reconnect(*wearers) // those that the clouds refused on the last day
 	// A lapsed membership is tried again after a day, and late rows are read once a day.
 	f.pass(60*time.Hour, time.Hour)
 	f.settle()
+	f.checkLinks()
+	pushers.check(t)
 	t.Logf("%d links had to be connected again", again)
 	f.check(*wearers)
 }
@@ -198,9 +221,17 @@ func TestRedelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock := simulate.NewClock(nil, start, 1)
+	// The cloud's time ends when the events begin, so that nothing is measured meanwhile.
+	var end time.Time
+	cloudClock := simulate.NewClock(func() time.Time {
+		if !end.IsZero() {
+			return end
+		}
+		return clock.Now()
+	}, start, 1)
 	var sim *oura.Server
 	f := newFleet(t, clock, *wearers, func(*fleet) ([]simulated, []cloud.Vendor) {
-		one, s, v := openOura(t, clock, all, plain)
+		one, s, v := openOura(t, cloudClock, clock, all, plain)
 		sim = s
 		return []simulated{one}, []cloud.Vendor{v}
 	})
@@ -210,6 +241,7 @@ func TestRedelivery(t *testing.T) {
 	}
 	f.pass(3*24*time.Hour, time.Hour)
 	f.settle()
+	end = clock.Now()
 	before := f.versions()
 	random := rand.New(rand.NewPCG(*seed, 0))
 	accounts := sim.Accounts()
@@ -218,13 +250,19 @@ func TestRedelivery(t *testing.T) {
 		truth = append(truth, sim.Truth(a))
 	}
 	var sent [][]byte
-	turns := 0
+	distinct, turns := 0, 0
+	heap := heapInUse()
 	for n := range *events {
+		clock.Add(eventEvery)
 		body := repeated(sent, random)
 		if body == nil {
 			i := random.IntN(len(accounts))
 			body = event(truth[i], accounts[i], n, random)
-			sent = append(sent, body)
+			if distinct++; len(sent) < maxSent {
+				sent = append(sent, body)
+			} else {
+				sent[random.IntN(maxSent)] = body
+			}
 		}
 		if got := f.notifyOura(body); got >= 300 {
 			t.Fatalf("status %d, want success", got)
@@ -237,9 +275,23 @@ func TestRedelivery(t *testing.T) {
 	if after := f.versions(); !maps.Equal(before, after) {
 		t.Errorf("redelivered events changed the store: %d Observations before, %d after", len(before), len(after))
 	}
-	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations", *events, len(sent),
-		turns,
-		len(before))
+	t.Logf("%d events, %d of them distinct, led to %d turns and no change of %d Observations; "+
+		"heap %d MB before, %d MB after", *events, distinct, turns, len(before), heap>>20, heapInUse()>>20)
+}
+
+// eventEvery is the time between two events of TestRedelivery. Without time, the budget of
+// requests would end.
+const eventEvery = 5 * time.Millisecond
+
+// maxSent limits the events of TestRedelivery that are kept to be sent again.
+const maxSent = 10_000
+
+// heapInUse returns the bytes of the heap that are in use.
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // repeated returns an event that was sent before, in half of the cases.

@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	gosync "sync"
 	"testing"
 	"time"
 
@@ -26,6 +28,8 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
@@ -44,6 +48,7 @@ type chart struct {
 	db       *pebblestore.DB
 	audit    *audit.Recorder
 	pipeline *ingest.Pipeline
+	closing  gosync.Once
 	// withdrawn holds the patients without consent.
 	withdrawn map[string]bool
 }
@@ -52,15 +57,11 @@ func newChart(t testing.TB, clock func() time.Time, patients []string) *chart {
 	t.Helper()
 	c := &chart{t: t, withdrawn: map[string]bool{}}
 	var err error
-	c.db, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, NoSync: true})
+	c.db, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clocktest.Distinct(clock), NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(c.close)
 	c.audit, err = audit.NewRecorder(audit.Options{Store: c.db, Clock: clock, Rand: rand.Reader,
 		Observer: "https://example.org"})
 	if err != nil {
@@ -83,6 +84,15 @@ func newChart(t testing.TB, clock func() time.Time, patients []string) *chart {
 	return c
 }
 
+// close closes the store, once.
+func (c *chart) close() {
+	c.closing.Do(func() {
+		if err := c.db.Close(); err != nil {
+			c.t.Error(err)
+		}
+	})
+}
+
 // Collects implements the consents of ingest and sync.
 func (c *chart) Collects(_ context.Context, patient, _ string) (fhir.Ref, bool, error) {
 	return fhir.Ref{Type: "Consent", ID: "c"}, !c.withdrawn[patient], nil
@@ -94,23 +104,40 @@ func (c *chart) CollectsCategory(_ context.Context, patient, _ string, _ ...stri
 }
 
 // deliver ingests one payload.
-func (c *chart) deliver(patient, vendor, format string, body []byte) {
+func (c *chart) deliver(rq ingest.Request) {
 	c.t.Helper()
-	_, err := c.pipeline.Run(c.t.Context(), ingest.Request{Patient: patient, Vendor: vendor, Format: format,
-		Body: bytes.NewReader(body), Caller: caller})
-	if err != nil {
+	rq.Caller = caller
+	if _, err := c.pipeline.Run(c.t.Context(), rq); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-// content returns the valid Observations by id, in canonical form: without the facts
-// of their versions, and with the same status for final and amended ones, because
-// these tell only how often the vendor changed a value.
-func (c *chart) content() map[string]string {
+// encoded returns the JSON of v.
+func encoded(t testing.TB, v any) io.Reader {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.NewReader(b)
+}
+
+// content returns the valid Observations of a patient by id, in canonical form: without
+// the facts of their versions, and with the same status for final and amended ones,
+// because these tell only how often the vendor changed a value. Without codes, it returns
+// those of all codes.
+func (c *chart) content(patient string, codes ...string) map[string]string {
 	c.t.Helper()
+	params := [][2]string{{"patient", patient}}
+	if len(codes) > 0 {
+		params = append(params, [2]string{"code", strings.Join(codes, ",")})
+	}
+	q, err := search.Parse("Observation", params, search.ParseOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	out := map[string]string{}
-	err := c.db.Scan(c.t.Context(), store.ScanRange{Types: []string{"Observation"},
-		Filter: access.All().Filter(access.Search)},
+	err = c.db.Find(c.t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			if s, ok := canonical(c.t, f.Resource.JSON); ok {
 				out[f.Resource.ID] = s
@@ -181,6 +208,7 @@ type fleet struct {
 	links  *link.Links
 	engine *sync.Engine
 	hooks  *gin.Engine
+	base   string // URL of the server
 }
 
 // simulated is a simulated cloud under test.
@@ -192,7 +220,9 @@ type simulated struct {
 	approve func(wearer int) url.Values
 	// truth delivers everything that the cloud holds for a wearer to a chart.
 	truth func(c *chart, patient string, wearer int)
-	url   string
+	// settle, if not nil, delivers what arrives without time passing.
+	settle func()
+	url    string
 }
 
 func newFleet(t testing.TB, clock *simulate.Clock, wearers int,
@@ -220,6 +250,7 @@ func newFleet(t testing.TB, clock *simulate.Clock, wearers int,
 	router := gin.New()
 	hooks := httptest.NewServer(router)
 	t.Cleanup(hooks.Close)
+	f.base = hooks.URL
 	var err error
 	f.engine, err = sync.New(t.Context(),
 		sync.Options{Store: f.db, Links: f.links, Ingest: f.pipeline, Consents: f.chart,
@@ -328,6 +359,20 @@ func (f *fleet) reconnect(wearers int) (n int) {
 	return n
 }
 
+// checkLinks reports links that do not work.
+func (f *fleet) checkLinks() {
+	f.t.Helper()
+	links, err := f.links.List(f.t.Context(), "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Status != link.Working {
+			f.t.Errorf("the link of %s is %v (%s)", l.Patient, l.Status, l.Reason)
+		}
+	}
+}
+
 // settle reads all accounts once more, without letting time pass.
 func (f *fleet) settle() {
 	f.t.Helper()
@@ -341,31 +386,42 @@ func (f *fleet) settle() {
 		}
 	}
 	f.engine.Drain(f.t.Context())
+	for i := range f.clouds {
+		if settle := f.clouds[i].settle; settle != nil {
+			settle()
+		}
+	}
 }
 
-// check compares the store with a new one that got the truth of the clouds once.
+// check compares the store with new ones that got the truth of the clouds once.
 func (f *fleet) check(wearers int) {
 	f.t.Helper()
-	var patients []string
-	for _, c := range f.clouds {
-		for i := range wearers {
-			patients = append(patients, patient(c.code, i))
+	for i := range f.clouds {
+		c := &f.clouds[i]
+		all, wrong := 0, 0
+		for wearer := range wearers {
+			n, bad := f.compare(c, wearer)
+			all, wrong = all+n, wrong+bad
 		}
-	}
-	fresh := newChart(f.t, f.clock.Now, patients)
-	for _, c := range f.clouds {
-		for i := range wearers {
-			c.truth(fresh, patient(c.code, i), i)
+		if all == 0 {
+			f.t.Errorf("%s holds nothing", c.code)
 		}
+		f.t.Logf("%s: %d Observations, %d wrong", c.code, all, wrong)
 	}
-	want, got := fresh.content(), f.content()
-	if len(want) == 0 {
-		f.t.Fatal("the clouds hold nothing")
-	}
-	wrong := 0
+}
+
+// compare compares the Observations of one wearer with a new store. It returns how many
+// there are, and how many are wrong.
+func (f *fleet) compare(c *simulated, wearer int) (n, wrong int) {
+	f.t.Helper()
+	p := patient(c.code, wearer)
+	fresh := newChart(f.t, f.clock.Now, []string{p})
+	defer fresh.close()
+	c.truth(fresh, p, wearer)
+	want, got := fresh.content(p), f.content(p)
 	report := func(format string, args ...any) {
-		if wrong++; wrong <= 10 {
-			f.t.Errorf(format, args...)
+		if wrong++; wrong <= 3 {
+			f.t.Errorf(p+": "+format, args...)
 		}
 	}
 	for id, w := range want {
@@ -381,5 +437,5 @@ func (f *fleet) check(wearers int) {
 			report("not at the vendor: %s", g)
 		}
 	}
-	f.t.Logf("%d Observations, %d wrong", len(want), wrong)
+	return len(want), wrong
 }

@@ -43,3 +43,22 @@ func (c *Clock) Set(t time.Time) {
 	defer c.mu.Unlock()
 	c.now = t
 }
+
+// Distinct returns a clock that shows the time of now, or a millisecond more than at its
+// previous reading if that is later. It is for stores: they give each commit a
+// millisecond of its own and wait if these run ahead of their clock, as they do at each
+// commit if the clock stands still.
+func Distinct(now func() time.Time) func() time.Time {
+	var mu sync.Mutex
+	var last time.Time
+	return func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		if t := now(); t.After(last.Add(time.Millisecond)) {
+			last = t
+		} else {
+			last = last.Add(time.Millisecond)
+		}
+		return last
+	}
+}

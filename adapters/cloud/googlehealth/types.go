@@ -125,7 +125,7 @@ func (t *dataType) stream() cloud.Stream {
 	case daily, rollup:
 		s.Span, s.Trailing, s.Late, chunk = cloud.Days, 7*day, 0, 90*day
 	case session:
-		s.Span, s.Trailing, s.Late, chunk = cloud.Days, 7*day, 0, 90*day
+		s.Trailing, s.Late, chunk = 7*day, 0, 90*day
 	case night:
 		s.Span, s.Trailing, s.Late, chunk = cloud.Ends, 7*day, 0, 90*day
 	case open:
@@ -167,8 +167,9 @@ func (t *dataType) filter(from, to time.Time) string {
 	case daily:
 		return window("date", time.DateOnly, from, to)
 	case session:
-		// One more day on both sides covers the window in every time zone.
-		return window("interval.civil_start_time", time.DateOnly, from.AddDate(0, 0, -1), to.AddDate(0, 0, 1))
+		// The days of the window in every time zone.
+		first, last := cloud.Dates(from, to)
+		return window("interval.civil_start_time", time.DateOnly, first, last)
 	case night:
 		return window("interval.end_time", time.RFC3339Nano, from, to)
 	case open:

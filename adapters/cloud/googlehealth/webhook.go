@@ -195,7 +195,7 @@ func (v *vendor) events(n *notification) []cloud.Event {
 			// A deletion within a day changes the sum of the day.
 			e.Deleted = false
 			e.From, e.To = dates(i.Civil.Start, i.Civil.End, from, to)
-		case t.kind == daily, t.kind == session && !e.Deleted:
+		case t.kind == daily:
 			e.From, e.To = dates(i.Civil.Start, i.Civil.End, from, to)
 		case t.kind == night, from.Equal(to), !e.Deleted:
 			e.From, e.To = from, to.Add(anInstant) // the end counts, too

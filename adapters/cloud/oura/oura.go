@@ -66,8 +66,10 @@ type vendor struct {
 	streams  []cloud.Stream
 	api      string
 	previous string // earlier callback, or ""
-	http     *http.Client
-	clock    func() time.Time
+	// assumed lists the streams for which the provider documents no scope.
+	assumed []string
+	http    *http.Client
+	clock   func() time.Time
 }
 
 var _ cloud.Notifier = (*vendor)(nil)
@@ -115,6 +117,12 @@ func New(c cloud.Config) (cloud.Vendor, error) {
 		v.oauth.Revoke = v.revoke
 	}
 	v.streams = streams(name)
+	for _, s := range streams("moi") {
+		own := providers[name].prefix + strings.TrimPrefix(s.Scope, providers["moi"].prefix)
+		if covering := cloud.Find(v.streams, s.Name).Scope; covering != own {
+			v.assumed = append(v.assumed, s.Name)
+		}
+	}
 	return v, nil
 }
 

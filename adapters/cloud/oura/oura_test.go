@@ -148,6 +148,12 @@ func message(operation, dataType string, at time.Time) *cloud.Notification {
 
 func TestVendor(t *testing.T) {
 	for _, provider := range []string{"moi", "legacy"} {
+		answers := answers
+		if provider == "legacy" { // TestAssumedScope has the rest
+			answers = slices.DeleteFunc(slices.Clone(answers), func(a cloudtest.Answer) bool {
+				return a.Reason == "forbidden"
+			})
+		}
 		t.Run(provider, func(t *testing.T) {
 			cloudtest.Run(t, cloudtest.Suite{
 				New: func(base string) (cloud.Vendor, error) {
@@ -242,6 +248,29 @@ func TestProviders(t *testing.T) {
 	} {
 		if _, err := oura.New(bad); err == nil || strings.Contains(err.Error(), "oura.example") {
 			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+// TestAssumedScope checks that a plain refusal of a stream for which the legacy provider
+// documents no scope does not stop the others: it is no sign of a lapsed membership.
+func TestAssumedScope(t *testing.T) {
+	base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"detail":"Forbidden"}`, http.StatusForbidden)
+	})
+	for provider, want := range map[string]map[string]cloud.Problem{
+		"legacy": {"vO2_max": cloud.Permission, "ring_configuration": cloud.Permission, "sleep": cloud.Membership},
+		"moi":    {"vO2_max": cloud.Membership, "sleep": cloud.Membership},
+	} {
+		cfg := config(base)
+		cfg.Options = map[string]string{"identity-provider": provider}
+		v := vendor(t, cfg)
+		for name, problem := range want {
+			_, err := v.Page(t.Context(), &cloud.Client{HTTP: http.DefaultClient, Token: "t", Clock: time.Now},
+				cloud.Query{Stream: cloud.Find(v.Streams(), name), From: time.Unix(0, 0), To: time.Unix(86400, 0)})
+			if got := cloud.ProblemOf(err); got != problem {
+				t.Errorf("%s: %s: %v, want %v", provider, name, got, problem)
+			}
 		}
 	}
 }

@@ -3,8 +3,10 @@ package oura
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -105,6 +107,16 @@ func (v *vendor) Account(ctx context.Context, c *cloud.Client) ([]string, error)
 
 // Page implements cloud.Vendor.
 func (v *vendor) Page(ctx context.Context, c *cloud.Client, q cloud.Query) (cloud.Page, error) {
+	page, err := v.page(ctx, c, q)
+	if problem, ok := errors.AsType[*cloud.Error](err); ok && problem.Problem == cloud.Membership &&
+		problem.Reason == "forbidden" && slices.Contains(v.assumed, q.Stream.Name) {
+		// The scope is an assumption, which is a better guess than the membership.
+		problem.Problem, problem.Reason = cloud.Permission, "scope"
+	}
+	return page, err
+}
+
+func (v *vendor) page(ctx context.Context, c *cloud.Client, q cloud.Query) (cloud.Page, error) {
 	c = c.For(v.api, v.classify)
 	path := routes + q.Stream.Name
 	if q.Object != "" {

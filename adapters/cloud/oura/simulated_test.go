@@ -125,6 +125,44 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// TestScopesCoverStreams checks that the scopes of both identity providers cover every stream, so
+// that no read is refused for want of one that the provider does not have.
+func TestScopesCoverStreams(t *testing.T) {
+	start := time.Date(2026, 3, 20, 0, 0, 0, 0, time.UTC)
+	clock := simulate.NewClock(nil, start.AddDate(0, 0, 14), 0)
+	wearers, err := simulate.Wearers(3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		provider         simulated.Provider
+		authorize, token string
+	}{
+		"moi":    {simulated.Moi, "/oauth/v2/ext/oauth-authorize", "/oauth/v2/ext/oauth-token"},
+		"legacy": {simulated.Legacy, "/oauth/authorize", "/oauth/token"},
+	} {
+		server := simulated.New(simulated.Options{Clock: clock, Start: start, Seed: 3, Wearers: wearers,
+			Clients: []simulated.Client{{ID: "client", Secret: secret, Provider: c.provider}}})
+		base := serve(t, server.ServeHTTP)
+		cfg := config(base)
+		cfg.AuthURL, cfg.TokenURL, cfg.Clock = base+c.authorize, base+c.token, clock.Now
+		cfg.Options = map[string]string{"identity-provider": name}
+		v := vendor(t, cfg)
+		client := &cloud.Client{HTTP: http.DefaultClient, Token: link(t, v.OAuth(), 0), Clock: clock.Now}
+		items := 0
+		for _, s := range v.Streams() {
+			p, err := v.Page(t.Context(), client, cloud.Query{Stream: &s, From: start, To: start.AddDate(0, 0, 7)})
+			if err != nil {
+				t.Errorf("%s: %s: %v", name, s.Name, err)
+			}
+			items += p.Items
+		}
+		if items == 0 {
+			t.Errorf("%s: nothing was read", name)
+		}
+	}
+}
+
 // read returns the items of a window.
 func read(t *testing.T, v cloud.Vendor, c *cloud.Client, q cloud.Query) map[string]bool {
 	t.Helper()

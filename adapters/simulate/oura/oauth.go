@@ -15,9 +15,22 @@ import (
 	"pulsegate/adapters/simulate"
 )
 
-// scopes lists all scopes without the prefix extapi:.
+// scopes lists all scopes without the prefix extapi:, first those of the legacy provider.
 var scopes = []string{"email", "personal", "daily", "heartrate", "workout", "tag", "session", "spo2", "heart_health",
 	"stress", "ring_configuration"}
+
+// legacyScopes lists the eight scopes that the documents of the legacy provider name
+// (cloud.ouraring.com/docs/authentication). They do not say which scope covers the types
+// that were added later. It is taken to be "daily", as the values are those of days.
+var legacyScopes = scopes[:8]
+
+// scopesOf returns the scopes of a provider.
+func scopesOf(p Provider) []string {
+	if p == Legacy {
+		return legacyScopes
+	}
+	return scopes
+}
 
 const scopePrefix = "extapi:"
 
@@ -41,6 +54,7 @@ type code struct {
 type grant struct {
 	id          string
 	client      string
+	provider    Provider
 	account     string
 	scope       []string
 	revoked     bool
@@ -55,8 +69,12 @@ type accessToken struct {
 	expires    time.Time
 }
 
-// has reports whether the grant has a scope, given without prefix.
+// has reports whether the grant has a scope, given without prefix, or the one that covers
+// it.
 func (given *grant) has(scope string) bool {
+	if !slices.Contains(scopesOf(given.provider), scope) {
+		scope = "daily"
+	}
 	return slices.Contains(given.scope, scope) || slices.Contains(given.scope, scopePrefix+scope)
 }
 
@@ -122,7 +140,7 @@ func (s *Server) authorization(p Provider, q url.Values) (a authorization, probl
 	a.redirect = redirect
 	requested := strings.Fields(q.Get("scope"))
 	if len(requested) == 0 {
-		for _, name := range scopes {
+		for _, name := range scopesOf(p) {
 			requested = append(requested, scopePrefix+name)
 		}
 	}
@@ -132,7 +150,7 @@ func (s *Server) authorization(p Provider, q url.Values) (a authorization, probl
 			bare, name = "spo2", strings.Replace(name, bare, "spo2", 1)
 		}
 		// The provider of 2026 drops names without a prefix silently.
-		if slices.Contains(scopes, bare) && (prefixed || p == Legacy) && !slices.Contains(a.scope, name) {
+		if slices.Contains(scopesOf(p), bare) && (prefixed || p == Legacy) && !slices.Contains(a.scope, name) {
 			a.scope = append(a.scope, name)
 		}
 	}
@@ -325,7 +343,8 @@ func (s *Server) exchange(c Client, p Provider, form url.Values) (*grant, string
 		issued.grant.revoked = true
 		return nil, "the code has been used"
 	}
-	g := &grant{id: s.draw().Hex(24), client: c.ID, account: issued.account, scope: issued.scope}
+	g := &grant{id: s.draw().Hex(24), client: c.ID, provider: c.Provider, account: issued.account,
+		scope: issued.scope}
 	issued.grant = g // a failed exchange uses the code up, too
 	sum := sha256.Sum256([]byte(form.Get("code_verifier")))
 	switch {

@@ -135,6 +135,7 @@ func (p *Phone) automations(from, to time.Time) []batch {
 			object{"name": "heart_rate", "units": "count/min", "data": minutes}}}),
 		p.automation("Day values", "Days", to, object{"metrics": byDay}),
 	}
+	out[1].inOrder = true // the rows of a day grow
 	if len(workouts) > 0 {
 		out = append(out, p.automation("Workouts", "None", to, object{"workouts": workouts}))
 	}

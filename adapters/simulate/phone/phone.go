@@ -38,8 +38,8 @@ type Options struct {
 	Header, Value string
 	// Zstd compresses the bodies of the companion app.
 	Zstd bool
-	// Faults uses Outage (the phone is offline at a sync), Drop (the answer is lost) and
-	// Duplicate (a batch is sent twice).
+	// Faults uses Outage (the phone is offline at a sync), Drop (the answer is lost),
+	// Duplicate (a batch is sent twice) and Reorder (a batch arrives after the next one).
 	Faults simulate.Faults
 	// MostDays bounds the days that a batch covers. 0 means 7.
 	MostDays int
@@ -60,6 +60,7 @@ type Phone struct {
 	acked    time.Time // the server has everything up to this sync; guarded by mu
 	tried    time.Time // latest sync at which a push was tried; guarded by mu
 	sequence int       // number of batches; guarded by mu
+	late     *batch    // to be sent after the next one; guarded by sending
 	stats    Stats     // guarded by mu
 }
 
@@ -164,6 +165,9 @@ func (p *Phone) catchUp(ctx context.Context, sync time.Time) error {
 type batch struct {
 	body   []byte
 	header [][2]string
+	// inOrder is set if later batches restate values, and nothing in them tells which one
+	// is newer.
+	inOrder bool
 }
 
 // batches returns the requests for the interval from a time up to another, as known at
@@ -184,10 +188,20 @@ func (p *Phone) batches(from, to, sync time.Time) []batch {
 	return []batch{b}
 }
 
-// push sends a request, and twice if Duplicate occurs. It reports whether the phone knows
-// that the server has it; the error is that of ctx.
+// push sends a request, twice if Duplicate occurs, and after the next one if Reorder
+// occurs: iOS sends the files of background sessions in any order. It reports whether the
+// phone need not send it again; the error is that of ctx.
 func (p *Phone) push(ctx context.Context, b batch) (bool, error) {
+	if p.late == nil && !b.inOrder && p.faults.Draw(simulate.Reorder, "batch") {
+		p.late = &b
+		return true, ctx.Err()
+	}
 	ok := p.post(ctx, b)
+	if ok && p.late != nil {
+		if ok = p.post(ctx, *p.late); ok {
+			p.late = nil
+		}
+	}
 	if ok && p.faults.Draw(simulate.Duplicate, "batch") {
 		ok = p.post(ctx, b)
 	}
@@ -242,7 +256,8 @@ type Record struct {
 }
 
 // Truth returns what the server must hold after the last acknowledged sync: the samples
-// that have not been deleted, or the latest row of each metric and time, by time.
+// that have not been deleted, or the latest row of each metric and time, by time. A batch
+// that Reorder holds back counts as sent.
 func (p *Phone) Truth() []Record {
 	p.mu.Lock()
 	acked := p.acked

@@ -89,8 +89,8 @@ func (p *population) document(patient string, n int) store.Write {
 	id := fmt.Sprintf("d-%s-%03d", patient, n)
 	at := time.Date(2026, 2, 28, 6, 0, 0, 0, time.UTC).Add(-time.Duration(n) * 7 * time.Hour)
 	body := fhir.Prefix("Observation", id) +
-		fmt.Sprintf(`},"status":"final","code":{"coding":[{"system":"urn:c","code":"weight"},{"system":"urn:v","code":"BodyMass"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d}}`,
-			patient, at.Format(time.RFC3339), (n*37)%1009)
+		fmt.Sprintf(`},"identifier":[{"system":"urn:i","value":"%s"},{"system":"urn:i","value":"all"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"weight"},{"system":"urn:v","code":"BodyMass"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d}}`,
+			id, patient, at.Format(time.RFC3339), (n*37)%1009)
 	return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}
 }
 
@@ -169,6 +169,9 @@ func TestOrdersAreIndexOperations(t *testing.T) {
 		{"Observation?patient=p07&_sort=_lastUpdated", 10, 60},
 		{"Observation?patient=p07&_lastUpdated=gt" + cut, 0, 10},
 		{"Observation?patient=p38&_lastUpdated=gt" + cut + "&_sort=-date", 1, 2 * popDocuments},
+		{"Observation?patient=p07&identifier=urn:i|d-p07-003", 1, 2},
+		{"Observation?patient=p07&identifier=urn:i|d-p08-003", 0, 2},
+		{"Observation?patient=p07&code=weight&identifier=d-p07-003,d-p07-004,none", 2, 4},
 		{"Observation?_sort=-date", 10, 4 * popPatients},
 		{"Observation?_sort=date", 10, 8 * popPatients},
 		{"Observation?code=weight&_sort=-date", 10, 4 * popPatients},
@@ -203,6 +206,32 @@ func TestOrdersArePagedByIndex(t *testing.T) {
 		}
 		if !slices.Equal(paged, all[:len(paged)]) || most > 50*8+8*popPatients {
 			t.Errorf("%s: the pages differ from the unpaged search, or looked at %d rows", raw, most)
+		}
+	}
+}
+
+// TestIdentifiersArePaged checks that pages of a patient's resources with an identifier
+// are those of the unpaged search, whether few or many resources share it.
+func TestIdentifiersArePaged(t *testing.T) {
+	p := newPopulation(t)
+	defer p.d.Close()
+	for raw, want := range map[string]int{
+		"Observation?patient=p03&identifier=urn:i|all":                          popDocuments,
+		"Observation?patient=p03&identifier=d-p03-001,d-p03-002,d-p03-003":      3,
+		"Observation?patient=p03&code=weight&identifier=d-p03-001,urn:x|,d-p04": 1,
+	} {
+		all, _, _ := p.find(raw, 0, "", 0)
+		var paged []string
+		after := ""
+		for len(paged) < want {
+			ids, last, _ := p.find(raw, 2, after, 0)
+			if len(ids) == 0 {
+				break
+			}
+			paged, after = append(paged, ids...), last
+		}
+		if len(all) != want || !slices.Equal(paged, all) {
+			t.Errorf("%s gave %d matches in pages and %d in one, want %d", raw, len(paged), len(all), want)
 		}
 	}
 }

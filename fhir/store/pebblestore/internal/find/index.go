@@ -3,6 +3,7 @@ package find
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -263,6 +264,46 @@ func (f *finder) byIndex(c *search.Clause, after []byte) error {
 		from = nil
 	}
 	return nil
+}
+
+// byIdentifier emits the matches of a patient by the X rows of an identifier that the
+// query names. It does nothing if it names none, or if many resources share it: the rows
+// may be those of other patients.
+func (f *finder) byIdentifier(after []byte) (done bool, err error) {
+	c := indexClause(f.query)
+	if c == nil || c.Param.Code != "identifier" {
+		return false, nil
+	}
+	if len(after) > 0 {
+		if after[0] != posIndex {
+			return false, nil
+		}
+		return true, f.byIndex(c, after)
+	}
+	type match struct {
+		*snapshot.Match
+		pos []byte
+	}
+	var found []match
+	y := *f
+	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
+	y.emit = func(m *snapshot.Match, pos []byte) bool {
+		found = append(found, match{m, pos})
+		return true
+	}
+	err = y.byIndex(c, nil)
+	if f.steps += y.steps; err != nil {
+		if errors.Is(err, errProbe) {
+			err = nil
+		}
+		return false, err
+	}
+	for _, m := range found {
+		if !f.emit(m.Match, m.pos) {
+			break
+		}
+	}
+	return true, nil
 }
 
 // indexed returns the document of an X row, or nil if the snapshot does not show

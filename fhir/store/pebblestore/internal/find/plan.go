@@ -102,6 +102,9 @@ func (f *finder) unsorted(after []byte) error {
 		return f.byID(ids, after)
 	}
 	if q.Patient != "" {
+		if done, err := f.byIdentifier(after); done || err != nil {
+			return err
+		}
 		if codes := codesOf(q); codes != nil {
 			return f.merger().merge(codes, false, after)
 		}
