@@ -185,12 +185,7 @@ func (e *Engine) load(ctx context.Context) error {
 	}
 	for _, t := range all {
 		if t.Status == removed {
-			e.wg.Go(func() {
-				if err := e.purge(e.ctx, t.Name); err != nil && e.ctx.Err() == nil {
-					e.opts.Logger.Error("the state of a removed target cannot be deleted", "target", t.Name,
-						"error", err)
-				}
-			})
+			e.wg.Go(func() { e.purge(e.ctx, t.Name) })
 			continue
 		}
 		if err := e.launch(ctx, t); err != nil {

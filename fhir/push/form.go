@@ -17,17 +17,26 @@ type Source struct {
 	Resource fhir.Resource // as stored, with version and time
 	Facts    *access.Facts
 	Subject  string // reference to the patient at the target, such as "Patient/123"
+	// Device is the Device that the Observation names, if Form.Device is set and the
+	// recipient may see it.
+	Device []byte
+	// Revision is the number of values that this Observation had at the target before
+	// and that were retracted there.
+	Revision int
 }
 
-// Form converts Observations to what targets accept. Both functions are pure: the
-// same Source gives the same result.
+// Form converts Observations to what targets accept. The same Source and content of
+// the store must give the same result.
 type Form struct {
 	// Create returns the body of a conditional create, and the query of If-None-Exist
 	// by which the target finds what was created before. ok is false if the form
 	// cannot represent the Observation, which is then not sent.
 	Create func(ctx context.Context, src *Source) (body []byte, ifNoneExist string, ok bool, err error)
-	// Retract returns the same resource with the status entered-in-error.
-	Retract func(ctx context.Context, src *Source) (body []byte, err error)
+	// Retract returns the same resource with the status entered-in-error, and the query
+	// that finds it. ok is as in Create.
+	Retract func(ctx context.Context, src *Source) (body []byte, query string, ok bool, err error)
+	// Device is set if the form uses Source.Device.
+	Device bool
 	// Updates is set if a changed Observation may be sent as an update. Otherwise the
 	// only update is the one to entered-in-error.
 	Updates bool
@@ -40,11 +49,16 @@ func stored(base string) Form {
 	return Form{Updates: true,
 		Create: func(_ context.Context, src *Source) ([]byte, string, bool, error) {
 			body, err := sendable(base, src, "")
-			return body, "identifier=" + url.QueryEscape(element.URI+"|"+identity(base, src.Resource.ID)), true, err
+			return body, identityQuery(base, src.Resource.ID), true, err
 		},
-		Retract: func(_ context.Context, src *Source) ([]byte, error) {
-			return sendable(base, src, "entered-in-error")
+		Retract: func(_ context.Context, src *Source) ([]byte, string, bool, error) {
+			body, err := sendable(base, src, "entered-in-error")
+			return body, identityQuery(base, src.Resource.ID), true, err
 		}}
+}
+
+func identityQuery(base, id string) string {
+	return "identifier=" + url.QueryEscape(element.URI+"|"+identity(base, id))
 }
 
 // identity returns the identifier by which a target recognizes an Observation.
@@ -128,6 +142,9 @@ type content struct {
 	Identifier []struct {
 		Value string `json:"value"`
 	} `json:"identifier"`
+	Device struct {
+		Reference string `json:"reference"`
+	} `json:"device"`
 	Code             element.CodeableConcept `json:"code"`
 	Effective        string                  `json:"effectiveDateTime"`
 	EffectiveInstant string                  `json:"effectiveInstant"`

@@ -155,8 +155,8 @@ func (e *Engine) commitState(ctx context.Context, ws ...store.StateWrite) error 
 	return err
 }
 
-// Remove removes a target. A request that is under way is finished. What was sent
-// remains at the target.
+// Remove removes a target and deletes its state in the background. A request that is
+// under way is finished. What was sent remains at the target.
 func (e *Engine) Remove(ctx context.Context, name string, commit Commit) error {
 	s, err := e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
 		t.Status, t.Backfill = removed, nil
@@ -173,12 +173,19 @@ func (e *Engine) Remove(ctx context.Context, name string, commit Commit) error {
 	e.mu.Lock()
 	delete(e.targets, name)
 	e.mu.Unlock()
-	return e.purge(ctx, name)
+	e.wg.Go(func() { e.purge(e.ctx, name) })
+	return nil
 }
 
 // purge deletes the state of a removed target, its own row last. After a crash, the
 // next start continues.
-func (e *Engine) purge(ctx context.Context, name string) error {
+func (e *Engine) purge(ctx context.Context, name string) {
+	if err := e.deleteRows(ctx, name); err != nil && ctx.Err() == nil {
+		e.opts.Logger.Error("the state of a removed target cannot be deleted", "target", name, "error", err)
+	}
+}
+
+func (e *Engine) deleteRows(ctx context.Context, name string) error {
 	for _, kind := range rowKinds() {
 		for {
 			var ws []store.StateWrite
@@ -190,7 +197,7 @@ func (e *Engine) purge(ctx context.Context, name string) error {
 				err = e.commitState(ctx, ws...)
 			}
 			if err != nil {
-				return fhir.Wrap("push.purge", err)
+				return fhir.Wrap("push.deleteRows", err)
 			}
 			if len(ws) == 0 {
 				break

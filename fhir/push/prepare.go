@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -108,6 +109,11 @@ func (s *sender) prepare(ctx context.Context, t *Target, grant *access.Grant, pa
 		}
 	}
 	src := &Source{Resource: res, Facts: facts}
+	if s.form.Device {
+		if src.Device, err = s.device(ctx, grant, c.Device.Reference); err != nil {
+			return nil, internal(err)
+		}
+	}
 	ok, f := s.subject(ctx, t, grant, patient, src)
 	if f != nil || !ok {
 		return nil, f
@@ -121,31 +127,56 @@ func (s *sender) prepare(ctx context.Context, t *Target, grant *access.Grant, pa
 	return m, nil
 }
 
+// device returns the Device of a reference, or nil if there is none that the grant
+// permits to see.
+func (s *sender) device(ctx context.Context, grant *access.Grant, reference string) ([]byte, error) {
+	ref, ok := fhir.ParseRef(reference)
+	if !ok || ref.Type != "Device" || !grant.May(access.Read, "Device") {
+		return nil, nil
+	}
+	res, facts, err := s.engine.opts.Store.Read(ctx, ref, 0)
+	if fhir.KindOf(err) == fhir.NotFound {
+		return nil, nil
+	}
+	if err != nil || res.Deleted || facts == nil || !grant.Filter(access.Read).Allow(facts) {
+		return nil, err
+	}
+	return res.JSON, nil
+}
+
 func internal(err error) *failure { return &failure{class: "internal", err: err} }
 
 // fill sets action and content of a message. It sets no action if there is nothing
 // to send.
 func (s *sender) fill(ctx context.Context, m *message, src *Source, was *sent, gone bool) error {
+	// has is set if the target has a resource that shows, or can be updated to show,
+	// this Observation.
+	has := was.Created && (!was.Retracted || s.form.Updates)
+	src.Revision = was.Revision
+	if was.Retracted && !has {
+		src.Revision++
+	}
 	body, query, ok, err := s.form.Create(ctx, src)
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(body)
 	hash := hex.EncodeToString(sum[:8])
-	m.ifNoneExist, m.remote, m.begun = query, was.Remote, *was
-	m.begun.Begun, m.repeated = true, was.Begun
-	has := was.Created && !was.Retracted
+	m.ifNoneExist, m.remote, m.begun, m.repeated = query, was.Remote, *was, was.Begun && !was.Retracted
+	m.begun.Begun = true
 	switch {
 	case !has && !gone && !ok:
 		s.count(func(st *Stat) { st.Unsuited++ })
 		return nil
 	case !has && !gone:
 		m.action, m.body = create, body
-		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash}
-		if !was.Begun || was.Retracted {
+		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash, Revision: src.Revision}
+		if !m.repeated {
 			m.begun.Hash = hash
 		}
-	case !gone && ok && was.Hash == hash:
+		m.begun.Created, m.begun.Retracted, m.begun.Remote = false, false, ""
+		m.begun.Revision = src.Revision
+	case !gone && ok && was.Hash == hash && !was.Retracted:
 		// Only what the form leaves out has changed.
 		r := *was
 		r.Version = m.version
@@ -153,14 +184,23 @@ func (s *sender) fill(ctx context.Context, m *message, src *Source, was *sent, g
 		return nil
 	case !gone && ok && s.form.Updates:
 		m.action, m.body = update, body
-		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash, Remote: was.Remote}
+		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash, Remote: was.Remote,
+			Revision: src.Revision}
 	default:
 		m.action, m.again = retract, !gone && ok
 		m.accepted = *was
 		m.accepted.Version, m.accepted.Begun, m.accepted.Retracted = m.version, true, true
-		m.body, err = s.form.Retract(ctx, src)
+		m.body, m.ifNoneExist, ok, err = s.form.Retract(ctx, src)
+		if err == nil && !ok {
+			s.setAside(m, &answer{status: http.StatusUnprocessableEntity, body: unsuited()})
+		}
 	}
 	return err
+}
+
+// unsuited returns the outcome for an Observation that the form cannot represent.
+func unsuited() []byte {
+	return []byte(`{"resourceType":"OperationOutcome","issue":[{"code":"not-supported"}]}`)
 }
 
 // thins reports whether values like c are thinned.

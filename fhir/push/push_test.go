@@ -530,15 +530,18 @@ func TestPauseResumeRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.put(observation("o2", "ada", 62, 2, ""))
-	rows := 0
-	if err := w.st.List(ctx, keyPrefix, func(k string, _ []byte) bool {
-		if k != cursorKey {
-			rows++
+	w.until("the state of the target is deleted", func() bool {
+		rows := 0
+		if err := w.st.List(ctx, keyPrefix, func(k string, _ []byte) bool {
+			if k != cursorKey {
+				rows++
+			}
+			return true
+		}); err != nil {
+			t.Error(err)
 		}
-		return true
-	}); err != nil || rows != 0 {
-		t.Error(rows, "rows of the removed target", err)
-	}
+		return rows == 0
+	})
 	if err := w.engine.Remove(ctx, "ehr", w.engine.commitState); err == nil {
 		t.Error("removed twice")
 	}

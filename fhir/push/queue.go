@@ -105,6 +105,8 @@ type sent struct {
 	Created bool `json:"created,omitempty"`
 	// Retracted is set when the target has it as entered in error.
 	Retracted bool `json:"retracted,omitempty"`
+	// Revision is the number of resources that were retracted before this one.
+	Revision int `json:"rev,omitempty"`
 	// Remote is the id at the target, "" if it is not known.
 	Remote string `json:"id,omitempty"`
 	// Hash identifies the content that the target has, or has got if it has accepted.

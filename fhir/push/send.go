@@ -386,12 +386,6 @@ func (s *sender) apply(ctx context.Context, t *Target, m *message, a *answer) *f
 	}()
 	switch {
 	case a.ok():
-		if m.action == create && m.begun.Retracted && a.status == http.StatusOK {
-			// The target takes the new content for the one that was retracted.
-			result = "aside"
-			s.setAside(m, &answer{status: http.StatusConflict})
-			return nil
-		}
 		result = "accepted"
 		s.accept(ctx, m, a)
 		return nil

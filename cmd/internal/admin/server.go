@@ -32,6 +32,7 @@ type Operations interface {
 	Clocks
 	LinkOperations
 	PushKeyOperations
+	TargetOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
 	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
@@ -199,6 +200,7 @@ func (s *Server) routes() *mux {
 	clocks(m, s, o)
 	links(m, s, o)
 	pushKeys(m, s, o)
+	targets(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
 		return o.ListPatients(ctx, op)

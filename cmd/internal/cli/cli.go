@@ -29,7 +29,7 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), auditCommand(),
+		clientCommand(), targetCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), auditCommand(),
 		storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
 		versionCommand(version))

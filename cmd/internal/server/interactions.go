@@ -10,11 +10,13 @@ import (
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
+	"pulsegate/smart/proof/keys"
 )
 
 // clientGrants compiles grants for work that goes on without a request of the
@@ -55,11 +57,13 @@ func (cg clientGrants) registered(ctx context.Context, clientID string) (*access
 type followers struct {
 	subscriptions *subscription.Engine
 	exporter      *bulk.Exporter
+	push          *push.Engine
 }
 
-// newFollowers starts the delivery of notifications and resumes export jobs.
+// newFollowers starts the delivery of notifications and to targets, and resumes export
+// jobs.
 func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
-	grants clientGrants) (followers, error) {
+	grants clientGrants, ring *keys.Ring) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
 	if err != nil {
@@ -71,13 +75,20 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 		subs.Close()
 		return followers{}, err
 	}
-	return followers{subs, exporter}, nil
+	targets, err := newPush(ctx, env, db, rec, grants, ring)
+	if err != nil {
+		subs.Close()
+		exporter.Close()
+		return followers{}, err
+	}
+	return followers{subs, exporter, targets}, nil
 }
 
 // close stops the followers. Further calls do nothing.
 func (f followers) close() error {
 	f.subscriptions.Close()
 	f.exporter.Close()
+	f.push.Close()
 	return nil
 }
 
