@@ -3,11 +3,16 @@ package push
 import (
 	"context"
 	"maps"
+	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"pulsegate/fhir/store"
 )
@@ -575,4 +580,150 @@ func TestRefusedTargets(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// revised returns a form that permits no update but the one to entered-in-error, like
+// US Core 9.
+func revised() Form {
+	base := stored(own)
+	revision := func(body []byte, src *Source) []byte {
+		return []byte(strings.Replace(string(body), own+"/Observation/"+src.Resource.ID,
+			own+"/Observation/"+src.Resource.ID+"."+strconv.Itoa(src.Revision), 1))
+	}
+	query := func(q string, src *Source) string { return q + "." + strconv.Itoa(src.Revision) }
+	return Form{
+		Create: func(ctx context.Context, src *Source) ([]byte, string, bool, error) {
+			body, q, ok, err := base.Create(ctx, src)
+			return revision(body, src), query(q, src), ok && !strings.Contains(string(body), "unsuited"), err
+		},
+		Retract: func(ctx context.Context, src *Source) ([]byte, string, bool, error) {
+			body, q, ok, err := base.Retract(ctx, src)
+			return revision(body, src), query(q, src), ok, err
+		}}
+}
+
+func TestFormWithoutUpdates(t *testing.T) {
+	w := newWorld(t)
+	w.engine.Close()
+	w.forms = map[string]Form{"revised": revised()}
+	w.start(w.st)
+	w.patient("ada", "1")
+	w.add(func(t *Target) { t.Form, t.PatientSystem = "revised", "urn:mrn" })
+	w.put(observation("x", "ada", 1, 1, `,"note":[{"text":"unsuited"}]`))
+	w.until("left out", func() bool { return w.show().Unsuited == 1 })
+	w.idle()
+	if w.ehr.count("") != 0 {
+		t.Error("the EHR was asked about a patient of whom nothing is sent")
+	}
+	w.ehr.patients["urn:mrn|1"] = []string{"p1"}
+	w.put(observation("o1", "ada", 61, 1, ""))
+	w.expect("create", map[string]string{"o1.0": "Patient/p1 final 61 v1"})
+	w.put(observation("o1", "ada", 62, 1, ""))
+	w.expect("restated", map[string]string{"o1.0": "Patient/p1 entered-in-error 62 v2",
+		"o1.1": "Patient/p1 final 62 v1"})
+	w.put(observation("o1", "ada", 63, 1, ""))
+	w.expect("restated again", map[string]string{"o1.0": "Patient/p1 entered-in-error 62 v2",
+		"o1.1": "Patient/p1 entered-in-error 63 v2", "o1.2": "Patient/p1 final 63 v1"})
+	w.remove("o1")
+	want := map[string]string{"o1.0": "Patient/p1 entered-in-error 62 v2",
+		"o1.1": "Patient/p1 entered-in-error 63 v2", "o1.2": "Patient/p1 entered-in-error 63 v2"}
+	w.expect("retracted", want)
+	w.put(observation("o1", "ada", 64, 1, ""))
+	want["o1.3"] = "Patient/p1 final 64 v1"
+	w.expect("restored", want)
+	// A version that changes nothing of the form sends nothing.
+	n := w.ehr.count("")
+	w.put(observation("o1", "ada", 64, 1, `,"meta":{}`))
+	w.idle()
+	if m := w.ehr.count(""); m != n {
+		t.Error(m-n, "requests for an unchanged value")
+	}
+}
+
+// TestEchoIsNotSentBack checks that an Observation that came from the target is not
+// sent to it.
+func TestEchoIsNotSentBack(t *testing.T) {
+	w := newWorld(t)
+	w.add(nil)
+	w.put(observation("echo", "ada", 1, 1, `,"identifier":[{"system":"urn:ietf:rfc:3986","value":"`+w.url+
+		`/Observation/5"}]`))
+	w.put(observation("o1", "ada", 61, 2, ""))
+	w.expect("only ours", map[string]string{"o1": "Patient/ada final 61 v1"})
+}
+
+// TestAnyMoment changes Observations at random while the server fails, crashes and
+// restarts at random, and checks that in the end the target has exactly the current
+// values, each once.
+func TestAnyMoment(t *testing.T) {
+	for _, form := range []string{FormStored, "revised"} {
+		rapid.Check(t, func(rt *rapid.T) { anyMoment(t, rt, form) })
+	}
+}
+
+func anyMoment(t *testing.T, rt *rapid.T, form string) {
+	w := newWorld(t)
+	w.engine.Close()
+	w.forms = map[string]Form{"revised": revised()}
+	w.start(w.st)
+	batch := rapid.IntRange(0, 3).Draw(rt, "batch")
+	w.add(func(t *Target) { t.Form, t.Batch = form, batch })
+	var mu sync.Mutex
+	faults := rand.New(rand.NewPCG(uint64(rapid.Int64().Draw(rt, "seed")), 1))
+	w.ehr.setFault(func(rw http.ResponseWriter, r *http.Request, body string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		switch faults.IntN(6) {
+		case 0:
+			rw.WriteHeader(503)
+			return true
+		case 1: // performs the request and loses the answer
+			w.ehr.mu.Lock()
+			defer w.ehr.mu.Unlock()
+			if r.URL.Path == "/base" {
+				w.ehr.batch(httptest.NewRecorder(), []byte(body))
+			} else {
+				w.ehr.one(r.Method, strings.TrimPrefix(r.URL.RequestURI(), "/base/"), r.Header.Get("If-None-Exist"),
+					[]byte(body))
+			}
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	})
+	now := map[string]int{}
+	for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+		id := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "id")
+		switch rapid.IntRange(0, 6).Draw(rt, "what") {
+		case 0:
+			if _, ok := now[id]; ok {
+				w.remove(id)
+				delete(now, id)
+			}
+		case 1:
+			w.crash()
+		default:
+			now[id] = rapid.IntRange(50, 90).Draw(rt, "value")
+			w.put(observation(id, "ada", now[id], 1, ""))
+		}
+	}
+	w.until("everything arrives", func() bool {
+		got := map[string]int{}
+		for id, line := range w.ehr.has() {
+			if strings.Contains(line, "TWICE") {
+				t.Fatal(id, line)
+			}
+			if strings.Contains(line, "entered-in-error") {
+				continue
+			}
+			name, _, _ := strings.Cut(id, ".")
+			value, err := strconv.Atoi(strings.Fields(line)[2])
+			if err != nil || got[name] != 0 {
+				return false // the earlier value is not retracted yet
+			}
+			got[name] = value
+		}
+		return maps.Equal(got, now)
+	})
+	w.idle()
+	w.shut()
+	w.open() // for the cleanup
 }

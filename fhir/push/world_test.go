@@ -290,7 +290,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, fs: vfs.NewMem(), consents: &consents{withdrawn: map[string]bool{}},
+	w := &world{t: t, fs: vfs.NewCrashableMem(), consents: &consents{withdrawn: map[string]bool{}},
 		clock:  clocktest.At(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)),
 		ehr:    &ehr{byID: map[string]*resource{}, patients: map[string][]string{}, token: "t0"},
 		tokens: &tokens{},
@@ -339,6 +339,15 @@ func (w *world) shut() {
 }
 
 func (w *world) restart() { w.t.Helper(); w.shut(); w.open() }
+
+// crash ends the process as kill -9 does: only what was synced remains.
+func (w *world) crash() {
+	w.t.Helper()
+	after := w.fs.CrashClone(vfs.CrashCloneCfg{})
+	w.shut()
+	w.fs = after
+	w.open()
+}
 
 // add adds a target named t with the changes of edit.
 func (w *world) add(edit func(*Target)) {
