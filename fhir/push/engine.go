@@ -165,7 +165,6 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		e.cursor, e.saved = store.Seq(n), store.Seq(n)
 	} else {
-		// Without a cursor there has never been a target.
 		e.cursor = e.opts.Store.LastSeq()
 	}
 	var all []Target
@@ -184,6 +183,10 @@ func (e *Engine) load(ctx context.Context) error {
 		return bad
 	}
 	for _, t := range all {
+		if v == nil {
+			// Nothing has been queued yet, so that there is no durable cursor.
+			e.cursor = min(e.cursor, t.From)
+		}
 		if t.Status == removed {
 			e.wg.Go(func() { e.purge(e.ctx, t.Name) })
 			continue

@@ -2,10 +2,12 @@ package push
 
 import (
 	"context"
+	"flag"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -660,6 +662,16 @@ func TestAnyMoment(t *testing.T) {
 	}
 }
 
+// TestMain runs few random tests unless -rapid.checks is given.
+func TestMain(m *testing.M) {
+	if f := flag.Lookup("rapid.checks"); f != nil {
+		if err := f.Value.Set("8"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
 func anyMoment(t *testing.T, rt *rapid.T, form string) {
 	w := newWorld(t)
 	w.engine.Close()
@@ -724,6 +736,4 @@ func anyMoment(t *testing.T, rt *rapid.T, form string) {
 		return maps.Equal(got, now)
 	})
 	w.idle()
-	w.shut()
-	w.open() // for the cleanup
 }
