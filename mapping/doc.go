@@ -3,9 +3,10 @@
 // It owns the Mapper (Sample to Observation and Device), the ids of ingested
 // resources and their series templates. Its subpackages hold the metric table
 // (table), the conversion of numbers (decimal), the mapping of dense samples to
-// series (stream), the Samples (sample), nights of sleep (sleep) and the ingest
-// pipeline with batching, restatement, Provenance and quarantine (ingest). Vendor
-// formats belong to package adapters and storage to package fhir/store.
+// series (stream), the Samples (sample), nights of sleep (sleep), the publication of
+// the table as CodeSystems and ConceptMaps (terminology), its comparison with LOINC
+// (loinc), and the ingest pipeline with batching, restatement, Provenance and
+// quarantine (ingest). Vendor formats belong to package adapters and storage to package fhir/store.
 //
 // # Table
 //
@@ -48,6 +49,10 @@
 // therefore discloses nothing, and neither does the answer to a request for an id.
 // For samples, the stream is the secret part: a reader of one sample of a stream
 // knows how the ids of the others begin.
+//
+// A pack of a tenant cannot change ids: package table refuses the overrides that would.
+// So a stored Observation keeps its id when a pack comes, changes or goes, and a
+// redelivery finds it.
 //
 // A Device is identified by manufacturer and serial number if it has a serial
 // number; else by manufacturer, model and hardware; else by its name or the source.

@@ -27,6 +27,9 @@ type Options struct {
 	// Key is the secret of KeySize bytes from which ids are derived. If it is
 	// empty, ids are plain SHA-256 hashes; only tests leave it empty.
 	Key []byte
+	// Packs is a directory with the mapping packs of the tenant, which are applied to
+	// the tables (see package table). It may be nil.
+	Packs fs.FS
 }
 
 // KeySize is the length of Options.Key in bytes.
@@ -49,7 +52,7 @@ func New(dir fs.FS, opts Options) (*Mapper, error) {
 	if n := len(opts.Key); n != 0 && n != KeySize {
 		return nil, fhir.Errorf(fhir.Internal, "mapping.New", "the key for ids has %d bytes instead of %d", n, KeySize)
 	}
-	t, err := table.Load(dir)
+	t, err := table.LoadPacks(dir, opts.Packs)
 	if err != nil {
 		return nil, fhir.Wrap("mapping.New", err)
 	}
@@ -59,6 +62,9 @@ func New(dir fs.FS, opts Options) (*Mapper, error) {
 	}
 	return m, nil
 }
+
+// Table returns the table that m uses. The caller must not modify it.
+func (m *Mapper) Table() *table.Table { return m.table }
 
 // HasTable reports whether there is a table for vendor.
 func (m *Mapper) HasTable(vendor string) bool { return m.rules[vendor] != nil }

@@ -8,6 +8,10 @@ import (
 	"pulsegate/mapping/table"
 )
 
+// ZoneUnknown is the code of the tag of an Observation whose local time may be wrong, in
+// CodeSystem/measures.
+const ZoneUnknown = "zone-unknown"
+
 // appendObservation appends the Observation of s with the given id. If slots is
 // not nil, it records where the Observation differs from those of other samples
 // of the stream.
@@ -22,7 +26,7 @@ func (r *Resolved) appendObservation(b []byte, s *sample.Sample, e *Effective, i
 		if len(rule.meta) > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, `"tag":[{"system":"`+fhir.Canonical+`/CodeSystem/measures","code":"zone-unknown"}]`...)
+		b = append(b, `"tag":[{"system":"`+fhir.Canonical+`/CodeSystem/measures","code":"`+ZoneUnknown+`"}]`...)
 	}
 	b = append(b, `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
 	b = append(b, r.vendor...)

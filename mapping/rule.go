@@ -17,6 +17,7 @@ const ucumSystem = `"system":"` + element.UCUM + `"`
 // of an Observation that do not depend on the sample are already JSON.
 type rule struct {
 	row         *table.Row
+	entities    []byte // see RowEntities; only in the rule of a row
 	meta        []byte // members of meta
 	category    []byte // ,"category":[...]
 	categories  []string
@@ -74,15 +75,13 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	base.row = row
+	base.row, base.entities = row, m.rowEntities(v.Vendor, row)
 	from := m.opts.SeriesFrom
 	if from == 0 {
 		from = defaultSeriesFrom
 	}
 	base.dense = row.Rate > 0 && from > 0 && row.Rate >= from
-	if row.Profile != "" {
-		base.meta = []byte(`"profile":["` + element.StructureDefinition + row.Profile + `"]`)
-	}
+	base.compileProfiles(row)
 	base.compileCategory(row)
 	if row.Shape == table.ShapeSampled {
 		base.sampledCode = m.concept(v, row.Metric, row.Name, row.Series, nil)
@@ -107,6 +106,24 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 		base.variants = append(base.variants, variant{row.Variants[i].When, r})
 	}
 	return base, nil
+}
+
+func (r *rule) compileProfiles(row *table.Row) {
+	var urls []string
+	if row.Profile != "" {
+		urls = append(urls, element.StructureDefinition+row.Profile)
+	}
+	for i, url := range append(urls, row.Profiles...) {
+		if i == 0 {
+			r.meta = append(r.meta, `"profile":[`...)
+		} else {
+			r.meta = append(r.meta, ',')
+		}
+		r.meta = appendString(r.meta, url)
+	}
+	if len(r.meta) > 0 {
+		r.meta = append(r.meta, ']')
+	}
 }
 
 func (r *rule) compileCategory(row *table.Row) {

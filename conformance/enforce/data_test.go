@@ -379,6 +379,8 @@ func load(w *world, tc *testCase) *data {
 	d.put(&version{typ: "Practitioner", id: "d1"}, `,"name":[{"family":"Invented"}]`)
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
 	d.put(&version{typ: "Organization", id: "h1"}, `,"name":"Invented"`)
+	d.put(&version{typ: "CodeSystem", id: "s1"}, `,"url":"https://example.org/s1","status":"active","content":"complete"`)
+	d.put(&version{typ: "ConceptMap", id: "m1"}, `,"url":"https://example.org/m1","status":"active"`)
 	members, refs := "", []string{}
 	for i, p := range tc.group {
 		members += []string{`,"member":[`, `,`}[min(i, 1)] + `{"entity":{"reference":"Patient/` + p + `"}}`
@@ -398,11 +400,17 @@ func load(w *world, tc *testCase) *data {
 			body = `,"patient":{"reference":"Patient/` + m.patient + `"}`
 			v.refs["patient"] = []string{"Patient/" + m.patient}
 		}
-		d.put(v, `,"status":"`+status+`"`+body)
+		d.put(v, `,"status":"`+status+`","deviceName":[{"name":"`+v.id+`","type":"other"}]`+body)
 	}
 	for i := range tc.docs {
 		d.put(tc.docs[i].version(fmt.Sprint("o", i)), tc.docs[i].body())
 	}
+	// An Observation for EHRs with a Device in no compartment, which is rare by chance.
+	d.put(&version{typ: "Device", id: "v3", tokens: map[string][]coded{"status": {{"", "active"}}}},
+		`,"status":"active","deviceName":[{"name":"v3","type":"other"}]`)
+	vital := measure{patient: "p1", vendor: "apple", status: "final", code: codes[0], device: "v3",
+		cats: []string{"vital-signs"}, value: 55}
+	d.put(vital.version("e1"), vital.body())
 	for i := range tc.streams {
 		d.stream(i, tc.streams[i])
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // shared lists the types that the test uses.
-var shared = []string{"Patient", "Practitioner", "Organization", "Group", "Device", "Observation", "Provenance",
+var shared = []string{"Patient", "Practitioner", "Organization", "CodeSystem", "ConceptMap", "Group", "Device", "Observation", "Provenance",
 	"Consent", "AuditEvent", "Subscription"}
 
 // TestMain sets the default to 40 cases, which take about 40 s. Flags override it.
@@ -42,7 +42,7 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 	// Search for cases of the surfaces that did not occur by chance, because a surface
 	// without a case is not tested.
 	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn",
-		"stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription",
+		"stats", "ehr-bundle", "ehr-bundle with a Device", "export", "export 403", "page after a change", "event", "trail", "another's subscription",
 		"matched", "matched in a transaction", "conditional reference"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {

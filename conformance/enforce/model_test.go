@@ -50,10 +50,10 @@ type token struct {
 // roleTable lists the rights of the roles as scopes without a level, independently of
 // smart/people/role.
 var roleTable = map[string]string{ // read only
-	"patient":       "AuditEvent.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs",
-	"practitioner":  "Consent.rs Device.rs Group.rs Observation.rs Organization.rs Patient.rs Practitioner.rs Provenance.rs",
-	"administrator": "Consent.rs Device.rsu Group.cruds Organization.crus Patient.crus Practitioner.crus Subscription.rs",
-	"auditor":       "AuditEvent.rs Consent.rs Organization.rs Patient.r Practitioner.rs Provenance.rs Subscription.rs",
+	"patient":       "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs",
+	"practitioner":  "CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Group.rs Observation.rs Organization.rs Patient.rs Practitioner.rs Provenance.rs",
+	"administrator": "CodeSystem.rs ConceptMap.rs Consent.rs Device.rsu Group.cruds Organization.crus Patient.crus Practitioner.crus Subscription.rs",
+	"auditor":       "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Organization.rs Patient.r Practitioner.rs Provenance.rs Subscription.rs",
 }
 
 // perms returns the permissions of a scope as letters of SMART v2.

@@ -16,9 +16,12 @@ import (
 
 func (r *run) ctx() context.Context { return context.Background() }
 
-// operations checks $lastn and $stats of every patient.
+// operations checks $lastn, $stats and $ehr-bundle of every patient.
 func (r *run) operations(tok *token, bearer string) error {
 	for _, p := range patients {
+		if err := r.ehrBundle(tok, bearer, p); err != nil {
+			return err
+		}
 		for _, code := range codes {
 			var match []*version
 			for _, ref := range r.visible(tok, "s", r.of("Observation")) {
@@ -130,6 +133,77 @@ func (r *run) stats(tok *token, bearer, p, code string, match []*version) error 
 		return fmt.Errorf("%s: %d, %v of %v, want %v and %v of %v", q, a.status, got, sources, n, sum, want)
 	}
 	return nil
+}
+
+// ehrBundle checks the pages of $ehr-bundle: they contain the visible heart rates that
+// qualify for US Core, each with the name of its Device if that is visible and not the
+// one of another patient.
+func (r *run) ehrBundle(tok *token, bearer, p string) error {
+	q := "/Patient/" + p + "/$ehr-bundle?_count=" + fmt.Sprint(r.tc.pageCount)
+	if !tok.may("s", "Observation") {
+		if a := r.w.get(bearer, q); a.status != 403 {
+			return fmt.Errorf("%s: %d, want 403", q, a.status)
+		}
+		return nil
+	}
+	r.count("ehr-bundle")
+	var want []string
+	for _, ref := range r.visible(tok, "s", r.of("Observation")) {
+		v := r.d.current(ref)
+		status := v.tokens["status"][0].code
+		if v.patient != p || v.vendor == "" || v.code != codes[0] || !slices.Contains(v.cats, "vital-signs") ||
+			status != "final" && status != "amended" {
+			continue
+		}
+		device := ""
+		for _, d := range v.refs["device"] {
+			if dv := r.d.current(d); dv != nil && (dv.patient == "" || dv.patient == p) &&
+				(tok.sees(r.provisions, "s", dv) || tok.sees(r.provisions, "r", dv)) {
+				device = d
+				r.count("ehr-bundle with a Device")
+			}
+		}
+		want = append(want, ref+" "+device)
+	}
+	var got []string
+	for next := q; next != ""; {
+		a := r.w.get(bearer, next)
+		if a.status != 200 || a.json["type"] != "batch" {
+			return fmt.Errorf("%s: %d %s", next, a.status, a.body)
+		}
+		entries, _ := a.json["entry"].([]any)
+		for _, e := range entries {
+			inner, _ := e.(map[string]any)["resource"].(map[string]any)
+			got = append(got, strings.Join(submitted(inner), " "))
+			if len(submitted(inner)) == 1 {
+				got[len(got)-1] += " "
+			}
+		}
+		next = a.link("next")
+	}
+	if !slices.Equal(sorted(got), sorted(want)) {
+		return fmt.Errorf("%s: %v, want %v", q, got, want)
+	}
+	return nil
+}
+
+// submitted returns the references of the stored resources that an entry for an EHR
+// discloses: the Observation by its identifier, and the Device by its name.
+func submitted(resource map[string]any) (out []string) {
+	list, _ := resource["identifier"].([]any)
+	for _, x := range list {
+		if id, _ := x.(map[string]any); id["system"] == "urn:ietf:rfc:3986" {
+			out = append(out, strings.TrimPrefix(fmt.Sprint(id["value"]), base+"/"))
+		}
+	}
+	contained, _ := resource["contained"].([]any)
+	for _, x := range contained {
+		names, _ := x.(map[string]any)["deviceName"].([]any)
+		for _, n := range names {
+			out = append(out, "Device/"+fmt.Sprint(n.(map[string]any)["name"]))
+		}
+	}
+	return out
 }
 
 // exported lists the types that an export contains.

@@ -168,6 +168,11 @@ func walk(x map[string]any, listed bool, ref func(string, bool)) {
 					walk(part, listed, ref)
 				}
 			}
+			if x["type"] == "batch" || x["type"] == "transaction" {
+				for _, s := range submitted(inner) {
+					ref(s, true)
+				}
+			}
 		}
 	case "Parameters":
 		list, _ := x["parameter"].([]any)

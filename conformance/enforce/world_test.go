@@ -31,9 +31,11 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
 	smart "pulsegate/smart/oauth/token"
@@ -92,6 +94,8 @@ const (
 	anyOwner            // searches Subscriptions without the filter
 	omitsMatches        // does not record the matches of criteria
 	namesOthers         // records queries that name other patients in events of a patient
+	bundlesAll          // runs $ehr-bundle without the filter
+	anyDevice           // adds Devices to $ehr-bundle and by _include without the filter
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -103,7 +107,7 @@ const (
 
 func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
-		"trailAll", "anyOwner", "omitsMatches", "namesOthers"}[f]
+		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice"}[f]
 }
 
 // faulty is a store with a fault. With noFault, it changes nothing.
@@ -151,8 +155,13 @@ func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*st
 	return s.DB.FindNewest(ctx, f, n, s.then(fn))
 }
 
+// forEHR reports whether a query is the one of $ehr-bundle.
+func forEHR(q *search.Query) bool {
+	return slices.ContainsFunc(q.Clauses, func(c search.Clause) bool { return c.Param.Code == "_tag" })
+}
+
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
-	if s.unfiltered(f.Query.Type) {
+	if s.unfiltered(f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) {
 		f.Filter = all(access.Search)
 	}
 	if f.Query.Type == "Observation" {
@@ -167,6 +176,16 @@ func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bo
 	}
 	f.Limit = int(n) - 1
 	return s.DB.Find(ctx, f, fn)
+}
+
+func (s faulty) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
+	r, facts, err := s.DB.Read(ctx, ref, at)
+	if err == nil && s.fault == anyDevice && ref.Type == "Device" && at != 0 {
+		free := *facts
+		free.Patient, free.Vendor = "", ""
+		facts = &free
+	}
+	return r, facts, err
 }
 
 func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, n uint64) (fhir.Resource, *access.Facts, error) {
@@ -278,7 +297,7 @@ func open(f fault) *world {
 		Base: base, GrantFor: grantFor, Logger: quiet}))
 	w.service = &interaction.Service{Store: st, Validator: validator(), Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base:   base,
-		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
+		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}, Forms: forms.All(nil)}
 	if f != uncheckedConsents {
 		w.service.Checks["Consent"] = w.engine.Check
 	}

@@ -146,6 +146,16 @@ func (w *world) searches() {
 			free: strings.HasPrefix(q, "code=Z")}
 		w.try(h)
 	}
+	for _, q := range []string{"form=Zanaria", "every=Zanaria", "every=-1", "every=99999999999999999999",
+		"preferred=Zanaria", "start=Zanaria", "end=2026-02-31", "_count=Zanaria", "_count=0", "Zanaria=1",
+		"subject=Zanaria", "subject=Patient/" + strings.Repeat("z", 600), "subject=https://Zanaria@zanaria.example/Patient/1",
+		"__page=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000), "start=%ff", "every=1&every=2"} {
+		w.try(attack{name: "$ehr-bundle: " + cut(q), method: "GET", path: "Patient/" + w.patient + "/$ehr-bundle?" + q,
+			want: []int{400, 413, 414, 431}})
+	}
+	w.try(attack{name: "$ehr-bundle: Parameters of 1 MiB", path: "Patient/" + w.patient + "/$ehr-bundle",
+		body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"form","valueCode":"`, "Zanaria!", 1<<17, `"}]}`),
+		want: []int{413}})
 	w.try(attack{name: "POST _search: a form of 11 MiB", path: "Observation/_search",
 		body:   repeated("code=", "Zanaria,", 11<<17, ""),
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, want: []int{413}})
@@ -157,7 +167,8 @@ func (w *world) paths() {
 	for _, p := range []string{"Zanaria", "Zanaria/1", "observation", "Observation/" + strings.Repeat("z", 65),
 		"Observation/%2e%2e%2fPatient", "Observation/zanaria%00",
 		"Observation/zanaria/_history/zanaria", "Observation/zanaria/_history/-1", "Observation/zanaria/Zanaria",
-		"Observation/$zanaria", "%2e%2e/%2e%2e/etc/passwd", "Observation/..%5c..%5cetc", "$export/../../Zanaria"} {
+		"Observation/$zanaria", "%2e%2e/%2e%2e/etc/passwd", "Observation/..%5c..%5cetc", "$export/../../Zanaria",
+		"Observation/zanaria/$ehr-bundle", "Patient/zanaria%00/$ehr-bundle", "OperationDefinition/zanaria"} {
 		w.try(attack{name: "read: " + cut(p), method: "GET", path: p, want: []int{400, 404}})
 	}
 	for _, p := range []string{"/Zanaria", "/../../etc/passwd", "/ingest", "/oauth/Zanaria", "/admin.sock",

@@ -48,7 +48,11 @@ func (p *pair) question() {
 	case 5:
 		p.lastN()
 	case 6:
-		p.stats()
+		if p.oneIn(2) {
+			p.stats()
+		} else {
+			p.ehrBundle()
+		}
 	case 7:
 		p.otherTypes()
 	case 8:
@@ -335,6 +339,16 @@ func (p *pair) stats() {
 		p.pick("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
 			"&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
 		p.pick("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
+}
+
+// ehrBundle sends a random $ehr-bundle and follows its pages.
+func (p *pair) ehrBundle() {
+	c := p.client()
+	a := p.ask(&request{client: c, method: "GET", url: "/Patient/" + p.pick(patients...) + "/$ehr-bundle?subject=Patient/e" +
+		p.pick("", "&form=us-core", "&form=physical-activity") + p.pick("", "&every=0", "&every=5", "&every=1440") +
+		p.pick("", "&code=8867-4", "&start=2026-10-01", "&end=2026-10-02T12:00:00Z", "&preferred=true") +
+		p.pick("", "&_count=1", "&_count=3")})
+	p.pages(c, a, 4)
 }
 
 // write writes an Observation over REST, mostly one that was ingested.

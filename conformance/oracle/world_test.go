@@ -30,6 +30,7 @@ import (
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/table"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/scope"
 )
 
@@ -306,7 +307,7 @@ func (w *world) open() {
 	}
 	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"],
 		Base:   base,
-		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
+		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}, Forms: forms.All(nil)}
 	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.frozenClock,
 		Zone: zoneOf, Logger: log}
 	s := &rest.Server{Service: svc, Auth: w, Logger: log, Clock: w.clock, Rand: w.rand["requests"],

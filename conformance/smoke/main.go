@@ -56,6 +56,7 @@ var steps = []step{
 	{"search by patient, code and date; pages; includes; totals", (*world).searches},
 	{"bad requests get an OperationOutcome", (*world).badRequests},
 	{"create, update, version, history, delete", (*world).crud},
+	{"a Bundle for an EHR is accepted by another server, once", (*world).submits},
 	{"export of system, patients and group", (*world).exports},
 	{"a subscription is notified", (*world).subscribes},
 	{"the audit trail records the requests", (*world).audited},

@@ -21,7 +21,8 @@ func (w *world) describes() error {
 		w.srv.Metrics:                           "go_goroutines",
 		"/.well-known/jwks.json":                `"keys"`,
 		"/fhir/.well-known/smart-configuration": `"token_endpoint"`,
-		"/fhir/metadata":                        `"CapabilityStatement"`,
+		"/fhir/metadata":                        `/OperationDefinition/ehr-bundle"`,
+		"/fhir/OperationDefinition/ehr-bundle":  `physical-activity or us-core`,
 	} {
 		url := path
 		if strings.HasPrefix(path, "/") {

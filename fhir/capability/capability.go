@@ -214,7 +214,7 @@ var (
 )
 
 func (s Settings) resource(typ string) resource {
-	writable := typ != "AuditEvent"
+	writable := !fhir.WrittenByServer(typ)
 	r := resource{
 		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
 		Versioning: "versioned", ReadHistory: true,

@@ -2,6 +2,7 @@ package capability
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func TestStatement(t *testing.T) {
 		for _, c := range res.Interaction {
 			writes = writes || c.Code == "create"
 		}
-		if writes == (res.Type == "AuditEvent") {
+		if writes == slices.Contains([]string{"AuditEvent", "CodeSystem", "ConceptMap"}, res.Type) {
 			t.Errorf("%s: create offered: %v", res.Type, writes)
 		}
 		if (len(res.Operation) > 0) != (res.Type == "Group") {
@@ -88,5 +89,41 @@ func TestStatementIsValidR4(t *testing.T) {
 		if _, err := um.Unmarshal(b); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestEHRBundleDefinition checks that the OperationDefinition is valid R4 and names the
+// parameters that the operation reads.
+func TestEHRBundleDefinition(t *testing.T) {
+	b, err := EHRBundle(settings(), []string{"physical-activity", "us-core"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := um.UnmarshalR4(b); err != nil {
+		t.Errorf("not valid R4: %v", err)
+	}
+	var d struct {
+		URL       string
+		Parameter []struct{ Name, Documentation string }
+	}
+	if err := json.Unmarshal(b, &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.URL != settings().Base+"/OperationDefinition/ehr-bundle" {
+		t.Errorf("the canonical URL is %s", d.URL)
+	}
+	var names []string
+	for _, p := range d.Parameter {
+		names = append(names, p.Name)
+	}
+	if got := strings.Join(names, " "); got != "start end code form subject every preferred _count return" {
+		t.Errorf("the parameters are %s", got)
+	}
+	if !strings.Contains(d.Parameter[3].Documentation, "physical-activity or us-core") {
+		t.Errorf("the forms are not named: %s", d.Parameter[3].Documentation)
 	}
 }

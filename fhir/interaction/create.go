@@ -123,6 +123,9 @@ func writable(rq *Request, op string, may access.Interaction, typ string) error 
 	if typ == "AuditEvent" {
 		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes AuditEvents")
 	}
+	if fhir.WrittenByServer(typ) && (rq.Principal == nil || rq.Principal.Operator == "") {
+		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes %s resources, from its mapping packs", typ)
+	}
 	if err := rq.may(op, may, typ); err != nil {
 		return err
 	}

@@ -23,9 +23,10 @@
 //
 // It also owns the rules between resources: the references in subject and patient
 // must exist, a Patient cannot be deleted while other resources refer to it,
-// ingested data stay with their patient, and clients cannot write AuditEvents. In
-// transactions it replaces references and links (R4 http.html#trules) before
-// validation, so that the stored text is what has been validated.
+// ingested data stay with their patient, and clients cannot write AuditEvents and
+// the CodeSystems and ConceptMaps that the server publishes. In transactions it
+// replaces references and links (R4 http.html#trules) before validation, so that
+// the stored text is what has been validated.
 //
 // It does not own the validation of single resources (fhir/r4), search semantics
 // (fhir/search), storage (fhir/store), access control (smart/policy builds the
@@ -36,7 +37,7 @@
 //	create, update, delete  one event, in the commit, with the version; a change of patient is one for each of the two
 //	read, vread, history    one event
 //	search                  one event per distinct patient among the results (or named by the query), and a plain one unless one of these holds the whole query
-//	$lastn, $stats          like a search
+//	$lastn, $stats, $ehr-bundle  like a search
 //	If-None-Exist, conditional references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own

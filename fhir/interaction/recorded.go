@@ -122,6 +122,11 @@ var answerParams = map[string]func(string) bool{ // read only
 	"period":    consistsOf(digits + "TZ:+./-"),
 	"system":    func(s string) bool { return inTerminology(s + "|") },
 	"coding":    allCodes,
+	"start":     consistsOf(digits + "TZ:+.-"),
+	"end":       consistsOf(digits + "TZ:+.-"),
+	"form":      consistsOf(lower + "-"),
+	"every":     consistsOf(digits),
+	"preferred": consistsOf(lower),
 }
 
 // codeParams lists the token parameters with codes, rather than identifiers, as

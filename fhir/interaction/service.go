@@ -67,7 +67,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service performs interactions. All exported fields except Limits and Checks are
+// Service performs interactions. All exported fields except Limits, Checks and Forms are
 // required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
@@ -78,6 +78,7 @@ type Service struct {
 	Limits    Limits
 	Base      string // base URL of the FHIR API, without a trailing slash
 	Checks    map[string]Check
+	Forms     map[string]Form // of $ehr-bundle, by name
 
 	randMu sync.Mutex
 	locks  locks

@@ -205,6 +205,8 @@ func TestPatientsPart(t *testing.T) {
 			"Observation/$lastn?patient=pat-ada&code=990047120047",
 			"Observation/$stats?subject=Patient/pat-ada&system=http://loinc.org&code=8867-4&statistic=count",
 			"Observation/$stats?subject=Patient/pat-ada&system=urn:mrn&code=990047120047&statistic=count",
+			"Patient/pat-ada/$ehr-bundle?code=8867-4&start=2020&subject=Patient/pat-ada",
+			"Patient/pat-ada/$ehr-bundle?subject=Patient/pat-bob&code=990047120047",
 		}
 		for _, q := range queries {
 			ask("GET", "/"+q, "")

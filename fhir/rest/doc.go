@@ -19,6 +19,8 @@
 //	GET,HEAD  /:type/:id/_history                history
 //	GET,HEAD  /:type/:id/_history/:vid           vread
 //	GET,POST  /Observation/$lastn, $stats        operations
+//	GET,POST  /Patient/:id/$ehr-bundle           operation
+//	GET       /OperationDefinition/:id           no token
 //	and the routes of Server.Operations and Server.Public
 //
 // # What is never logged

@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -14,35 +15,54 @@ import (
 	"pulsegate/fhir/interaction"
 )
 
-// operation is a reading operation at the type level, called by GET with its inputs
-// in the query or by POST with a Parameters resource.
+// operation is a reading operation, called by GET with its inputs in the query or by
+// POST with a Parameters resource.
 type operation struct {
-	typ, name, definition string
-	handle                func(*Server, *gin.Context, []interaction.Parameter)
+	typ, name string
+	instance  bool // at the level of an instance, otherwise of the type
+	// definition is the canonical URL of the OperationDefinition. If it has no scheme, it
+	// is relative to the base URL of this server, which serves it.
+	definition string
+	handle     func(*Server, *gin.Context, []interaction.Parameter)
 }
 
-// typeOperations lists the operations for the routes and the CapabilityStatement.
-func typeOperations() []operation {
+// offered lists the operations for the routes and the CapabilityStatement.
+func offered() []operation {
 	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
-		{"Observation", "lastn", core + "Observation-lastn", (*Server).lastN},
-		{"Observation", "stats", core + "Observation-stats", (*Server).stats},
+		{"Observation", "lastn", false, core + "Observation-lastn", (*Server).lastN},
+		{"Observation", "stats", false, core + "Observation-stats", (*Server).stats},
+		{"Patient", "ehr-bundle", true, capability.EHRBundlePath, (*Server).ehrBundle},
 	}
 }
 
-// Offered returns the operations that Mount adds, for the CapabilityStatement.
-func Offered() []capability.Operation {
+// Offered returns the operations that Mount adds, for the CapabilityStatement of a server
+// with this base URL.
+func Offered(base string) []capability.Operation {
 	var out []capability.Operation
-	for _, o := range typeOperations() {
-		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: o.definition})
+	for _, o := range offered() {
+		definition := o.definition
+		if strings.HasPrefix(definition, "/") {
+			definition = base + definition
+		}
+		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: definition})
 	}
 	return out
 }
 
 func (s *Server) mountOperations(api gin.IRouter) {
-	for _, o := range typeOperations() {
+	for _, o := range offered() {
 		path := "/" + o.typ + "/$" + o.name
+		if o.instance {
+			// The route cannot begin with the type (see Bulk.Mount).
+			path = "/:type/:id/$" + o.name
+		}
 		serve := func(c *gin.Context) {
+			if o.instance && c.Param("type") != o.typ {
+				s.fail(c, "operation", fhir.Ref{},
+					fhir.Errorf(fhir.NotFound, "rest.mountOperations", "the operation is offered for %s", o.typ))
+				return
+			}
 			ps, err := s.parameters(c)
 			if err != nil {
 				s.fail(c, "search-type", fhir.Ref{Type: o.typ}, err)
@@ -89,6 +109,24 @@ func (s *Server) stats(c *gin.Context, ps []interaction.Parameter) {
 	body, err := s.Service.Stats(c.Request.Context(), operationRequest(c, ps), ps)
 	if err != nil {
 		fail(c, err)
+		return
+	}
+	send(c, http.StatusOK, body)
+}
+
+func (s *Server) ehrBundle(c *gin.Context, ps []interaction.Parameter) {
+	p, err := s.Service.EHRBundle(c.Request.Context(), operationRequest(c, ps), c.Param("id"), ps)
+	s.page(c, p, err)
+}
+
+// definition answers with one of Definitions. Like metadata, it is public.
+func (s *Server) definition(c *gin.Context) {
+	if s.negotiate(c); c.IsAborted() {
+		return
+	}
+	body, ok := s.Definitions[c.Param("id")]
+	if !ok {
+		fail(c, fhir.Errorf(fhir.NotFound, "rest.definition", "this server has no such OperationDefinition"))
 		return
 	}
 	send(c, http.StatusOK, body)

@@ -56,6 +56,8 @@ type Server struct {
 	Metadata func() []byte // returns the CapabilityStatement
 	// Terminology returns the TerminologyCapabilities. It may be nil.
 	Terminology func() []byte
+	// Definitions holds the OperationDefinitions that the server serves, by id.
+	Definitions map[string][]byte
 	Logger      *slog.Logger
 	Clock       func() time.Time
 	Rand        io.Reader // for request ids
@@ -98,6 +100,10 @@ func (s *Server) Mount(r gin.IRouter) {
 	public := r.Group(prefix)
 	public.GET("/metadata", s.metadata)
 	public.HEAD("/metadata", s.metadata)
+	if len(s.Definitions) > 0 {
+		public.GET("/OperationDefinition/:id", s.definition)
+		public.HEAD("/OperationDefinition/:id", s.definition)
+	}
 	for _, m := range s.Public {
 		m.Mount(public)
 	}

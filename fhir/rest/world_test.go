@@ -117,6 +117,7 @@ func serve(t *testing.T, st store.Store) *world {
 		"vitals": grant(w.consents, access.Rule{Type: "Observation", May: cruds,
 			Params: []access.Param{{Name: "category", Any: []access.Token{{Code: "vital-signs"}}}}},
 			access.Rule{Type: "Patient", May: access.Read | access.Search}),
+		"patients": grant(w.consents, access.Rule{Type: "Patient", May: access.Read | access.Search}),
 	}
 	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pg.example"})
@@ -125,11 +126,13 @@ func serve(t *testing.T, st store.Store) *world {
 	}
 	w.srv = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
-	svc := &interaction.Service{Store: st, Validator: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base}
+	svc := &interaction.Service{Store: st, Validator: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
+		Forms: testForms()}
 	w.limits = &svc.Limits
 	s := &Server{
 		Service: svc, Auth: w, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
-		Logger: slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,
+		Definitions: map[string][]byte{"ehr-bundle": []byte(`{"resourceType":"OperationDefinition"}`)},
+		Logger:      slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,
 		Limits: Limits{Body: 1 << 20, Inflated: 2 << 20},
 	}
 	w.srv.Config.Handler = s.Handler()

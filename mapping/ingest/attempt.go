@@ -20,6 +20,9 @@ type commitAttempt struct {
 	// have new samples, and single resources.
 	streams []string
 	targets []fhir.Ref
+	// rows holds the metrics of the rows that mapped the targets. Retractions are not
+	// mapped.
+	rows []string
 	// segments holds the segments in batch, by source.
 	segments map[string]*writtenSegments
 	// retractions holds the stored Observations that others in batch replace.
@@ -43,6 +46,13 @@ func (a *commitAttempt) count(metric string, c Counts) {
 func (a *commitAttempt) addStream(id string) {
 	if !slices.Contains(a.streams, id) {
 		a.streams = append(a.streams, id)
+	}
+}
+
+// addRow adds the row of a metric to the entities of the Provenance.
+func (a *commitAttempt) addRow(metric string) {
+	if !slices.Contains(a.rows, metric) {
+		a.rows = append(a.rows, metric)
 	}
 }
 

@@ -47,6 +47,9 @@ func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) e
 			a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor,
 				Resource: fhir.Resource{Type: "Device", ID: dev.key.ID, JSON: body}})
 			a.targets = append(a.targets, ref)
+			for _, metric := range dev.described {
+				a.addRow(metric)
+			}
 		}
 	}
 	return nil

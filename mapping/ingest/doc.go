@@ -45,6 +45,20 @@
 // identifier and the channel as display. The Provenance of a retraction has the
 // activity deprecate.
 //
+// Between them are the rows that mapped the targets, each once:
+// {"what":{"reference":"ConceptMap/PACK","identifier":{…/identifier/mapping-row,
+// "PACK|VERSION#ROW"}}}. The reference leads to the ConceptMap that publishes the
+// pack, of which the identifier states the version. If a tenant's pack overrides a
+// row, its entity is followed by that of the built-in row, which has the fields that
+// the pack does not state. The row of a target is the one whose metric is the vendor's
+// coding in its code. Nights that are derived from segments name their own row, and
+// Devices the rows of device facts. A retraction is not mapped and names no row.
+//
+// ROW is an id under the secret of the installation (mapping.Mapper.RowID), not the
+// metric: a consent to some categories discloses the Provenance of the whole commit,
+// and an erasure leaves it, so it must not tell which metrics there are.
+// `pulsegate pack show` resolves the id.
+//
 // # Samples
 //
 // Store.Probe reports which samples the store has. Samples that are missing are

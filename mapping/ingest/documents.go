@@ -74,6 +74,7 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: obs.Hash,
 			SkipSame: true, Resource: fhir.Resource{Type: "Observation", ID: obs.ID, JSON: body}})
 		a.metrics = append(a.metrics, obs.Metric)
+		a.addRow(obs.Metric)
 		if obs.Stream != "" && heads[i].Version == 0 {
 			a.addStream(obs.Stream)
 		} else {

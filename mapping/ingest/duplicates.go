@@ -213,7 +213,7 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 				}
 				found[i] = duplicate
 				if failure = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), stream,
-					a); failure != nil {
+					group.metric, a); failure != nil {
 					return false
 				}
 				break
@@ -228,7 +228,7 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 
 // confirm makes the stream or Observation that stream by confirms a target of
 // the commit's Provenance, once for each pair.
-func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by string, a *commitAttempt) error {
+func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by, metric string, a *commitAttempt) error {
 	target := stream
 	if target == "" {
 		target = ref.ID
@@ -243,6 +243,7 @@ func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by string,
 	}
 	a.batch.State = append(a.batch.State,
 		store.StateWrite{Key: key, Value: []byte(d.pipeline.Clock().UTC().Format(time.RFC3339))})
+	a.addRow(metric)
 	if stream != "" {
 		a.addStream(stream)
 	} else {

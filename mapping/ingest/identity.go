@@ -151,6 +151,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(other.identifier(source))
 				if obs.coarse && !coarse {
 					a.targets = append(a.targets, fhir.Ref{Type: "Observation", ID: id})
+					a.addRow(obs.Metric)
 				}
 			}
 			return id == ""

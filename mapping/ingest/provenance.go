@@ -88,6 +88,10 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	b = append(b, `","value":"`...)
 	b = append(b, d.digest...)
 	b = append(b, `"}}}`...)
+	slices.Sort(a.rows) // the order of metrics, which does not depend on the secret
+	for _, metric := range a.rows {
+		b = append(b, d.pipeline.Mapper.RowEntities(d.request.Vendor, metric)...)
+	}
 	b = d.request.Origin.appendEntity(b)
 	return append(b, `]}`...)
 }

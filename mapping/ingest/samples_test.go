@@ -93,13 +93,13 @@ func (w *world) content(typ string) map[string]string {
 	return out
 }
 
-// targets returns the targets of all Provenances.
+// targets returns the targets of all Provenances and the rows that mapped them.
 func (w *world) targets() []string {
 	var out []string
 	for _, r := range w.all("Provenance") {
 		_, rest, _ := bytes.Cut(r.JSON, []byte(`"target":[`))
 		list, _, _ := bytes.Cut(rest, []byte(`],"recorded"`))
-		out = append(out, string(list))
+		out = append(out, string(list)+strings.Join(w.namedRows(r.JSON), " "))
 	}
 	slices.Sort(out)
 	return out

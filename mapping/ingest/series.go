@@ -67,6 +67,7 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 				a.addSegments(group, w.Columns)
 			}
 			a.addStream(mapping.StreamID(group.template.Identity))
+			a.addRow(group.metric)
 		}
 		for j, presence := range found[i] {
 			if presence == store.Other {

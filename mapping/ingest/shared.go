@@ -83,7 +83,7 @@ func (d *delivery) findShared(ctx context.Context, group *seriesGroup, found []s
 				}
 				found[i] = duplicate
 				failure = d.confirm(ctx, fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, "",
-					mapping.StreamID(group.template.Identity), a)
+					mapping.StreamID(group.template.Identity), group.metric, a)
 				break
 			}
 			return failure == nil

@@ -4,61 +4,100 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"pulsegate/fhir/element"
+	"pulsegate/mapping/decimal"
 )
 
-// check enforces the rules that the JSON Schema cannot express.
+// check enforces the rules that the JSON Schema cannot express on a vendor's file.
 func (t *Table) check(file string, v *Vendor) error {
 	seen := map[string]bool{}
 	for i := range v.Rows {
 		r := &v.Rows[i]
-		fail := func(format string, args ...any) error {
-			return fmt.Errorf("%s: row %s: %s", file, r.Metric, fmt.Sprintf(format, args...))
-		}
 		for _, m := range append([]string{r.Metric}, r.Also...) {
 			if seen[m] {
-				return fail("%s has two rows", m)
+				return fmt.Errorf("%s: row %s: %s has two rows", file, r.Metric, m)
 			}
 			seen[m] = true
 		}
-		want := TrustLocal
-		if len(r.Codes) > 0 && !strings.HasPrefix(r.Codes[0], "measures ") {
-			want = TrustSure
-		} else if len(r.Doubtful) > 0 {
-			want = TrustDoubtful
+		if err := t.checkRow(v, r); err != nil {
+			return fmt.Errorf("%s: row %s: %w", file, r.Metric, err)
 		}
-		if r.Trust != want {
-			return fail("trust is %s, but its codes make it %s", r.Trust, want)
+	}
+	return nil
+}
+
+// checkRow enforces these rules on one row of v.
+func (t *Table) checkRow(v *Vendor, r *Row) error {
+	for i, value := range []string{r.Name, r.Trust, r.Category, r.Shape} {
+		if value == "" {
+			return fmt.Errorf("the field %s is missing", requiredOfRow[i])
 		}
-		if r.Shape == ShapeQuantity && r.Unit == "" {
-			return fail("a quantity needs a unit")
+	}
+	want := TrustLocal
+	if len(r.Codes) > 0 && !strings.HasPrefix(r.Codes[0], "measures ") {
+		want = TrustSure
+	} else if len(r.Doubtful) > 0 {
+		want = TrustDoubtful
+	}
+	if r.Trust != want {
+		return fmt.Errorf("trust is %s, but its codes make it %s", r.Trust, want)
+	}
+	if r.Shape == ShapeQuantity && r.Unit == "" {
+		return fmt.Errorf("a quantity needs a unit")
+	}
+	if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows,
+		func(other Row) bool { return other.Metric == r.SegmentsOf }) {
+		return fmt.Errorf("segmentsOf does not name a row")
+	}
+	if err := checkRate(r); err != nil {
+		return err
+	}
+	if err := checkRange(r); err != nil {
+		return err
+	}
+	if err := checkScales(r); err != nil {
+		return err
+	}
+	if err := t.checkNames(r.Unit, r.Codes, r.Doubtful, r.Series); err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for j := range r.Components {
+		c := &r.Components[j]
+		switch {
+		case named[c.Name]:
+			return fmt.Errorf("component %s: there are two of this name", c.Name)
+		case c.Display == "":
+			return fmt.Errorf("component %s: the field display is missing", c.Name)
 		}
-		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows,
-			func(other Row) bool { return other.Metric == r.SegmentsOf }) {
-			return fail("segmentsOf does not name a row")
+		named[c.Name] = true
+		if err := t.checkNames(c.Unit, c.Codes, c.Doubtful); err != nil {
+			return fmt.Errorf("component %s: %w", c.Name, err)
 		}
-		if err := checkRate(r); err != nil {
-			return fail("%v", err)
+	}
+	for j := range r.Variants {
+		x := &r.Variants[j]
+		if err := t.checkNames(x.Unit, x.Codes, x.Doubtful); err != nil {
+			return fmt.Errorf("variant %d: %w", j+1, err)
 		}
-		if err := checkRange(r); err != nil {
-			return fail("%v", err)
+	}
+	return checkProfile(r)
+}
+
+// checkScales requires that factors are numbers.
+func checkScales(r *Row) error {
+	for channel, factor := range r.Scale {
+		if _, ok := decimal.NewConversion(factor, ""); !ok {
+			return fmt.Errorf("the scale of %s is not a number", channel)
 		}
-		if err := t.checkNames(r.Unit, r.Codes, r.Doubtful, r.Series); err != nil {
-			return fail("%v", err)
-		}
-		for j := range r.Components {
-			c := &r.Components[j]
-			if err := t.checkNames(c.Unit, c.Codes, c.Doubtful); err != nil {
-				return fail("component %s: %v", c.Name, err)
+	}
+	for i := range r.Components {
+		c := &r.Components[i]
+		for channel, factor := range c.Scale {
+			if _, ok := decimal.NewConversion(factor, ""); !ok {
+				return fmt.Errorf("component %s: the scale of %s is not a number", c.Name, channel)
 			}
-		}
-		for j := range r.Variants {
-			x := &r.Variants[j]
-			if err := t.checkNames(x.Unit, x.Codes, x.Doubtful); err != nil {
-				return fail("variant %d: %v", j+1, err)
-			}
-		}
-		if err := checkProfile(r); err != nil {
-			return fail("%v", err)
 		}
 	}
 	return nil
@@ -70,9 +109,16 @@ func checkRange(r *Row) error {
 	if r.Unit != "" && len(r.Range) != 2 {
 		return fmt.Errorf("a unit needs a range")
 	}
+	if len(r.Range) == 2 && r.Range[0] > r.Range[1] {
+		return fmt.Errorf("the range ends before it begins")
+	}
 	for i := range r.Components {
-		if c := &r.Components[i]; c.Unit != "" && len(c.Range) != 2 {
+		c := &r.Components[i]
+		if c.Unit != "" && len(c.Range) != 2 {
 			return fmt.Errorf("component %s: a unit needs a range", c.Name)
+		}
+		if len(c.Range) == 2 && c.Range[0] > c.Range[1] {
+			return fmt.Errorf("component %s: the range ends before it begins", c.Name)
 		}
 	}
 	return nil
@@ -137,6 +183,11 @@ var Profiles = map[string]Profile{
 // checkProfile requires that a row keeps its profile, and that a row with the
 // code of a profile names that profile.
 func checkProfile(r *Row) error {
+	for _, url := range r.Profiles {
+		if name, ok := strings.CutPrefix(url, element.StructureDefinition); ok && Profiles[name].Code != "" {
+			return fmt.Errorf("profiles: %s is a base vital-signs profile, which the field profile claims", name)
+		}
+	}
 	if r.Profile == "" {
 		for name, p := range Profiles {
 			if slices.Contains(r.Codes, p.Code) {

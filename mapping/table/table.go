@@ -12,13 +12,15 @@ package table
 import (
 	"bytes"
 	"embed"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"slices"
 
 	"gopkg.in/yaml.v3"
 
 	"pulsegate/fhir"
-	"pulsegate/mapping/decimal"
 )
 
 //go:embed *.yaml
@@ -96,7 +98,9 @@ type Variant struct {
 type Row struct {
 	// Pack is the pack that the row comes from. If a pack overrides a row of
 	// another one, it is the overriding pack.
-	Pack     *Pack    `yaml:"-"`
+	Pack *Pack `yaml:"-"`
+	// Base is the built-in pack whose row Pack overrides, or nil.
+	Base     *Pack    `yaml:"-"`
 	Metric   string   `yaml:"metric"`
 	Also     []string `yaml:"also"`
 	Name     string   `yaml:"name"`
@@ -108,7 +112,9 @@ type Row struct {
 	// addition to Category.
 	Refined string `yaml:"refined"`
 	Profile string `yaml:"profile"`
-	Shape   string `yaml:"shape"`
+	// Profiles holds the URLs of further profiles that Observations claim.
+	Profiles []string `yaml:"profiles"`
+	Shape    string   `yaml:"shape"`
 	// Rate is the typical number of samples per day from one source. A row with
 	// a rate is a stream.
 	Rate int `yaml:"rate"`
@@ -139,20 +145,6 @@ type Vendor struct {
 	Rows    []Row     `yaml:"metrics"`
 }
 
-// Pack identifies a mapping pack: a versioned file with rows for one vendor.
-type Pack struct {
-	Name    string // of the pack; a built-in pack has the code of its vendor
-	Version string
-}
-
-// URL returns the canonical URL of the ConceptMap that publishes the pack, without
-// the version.
-func (p *Pack) URL() string { return fhir.Canonical + "/ConceptMap/" + p.Name }
-
-// RowURI names a row of the pack: the canonical URL of its ConceptMap with the version,
-// and the row as the fragment.
-func (p *Pack) RowURI(metric string) string { return p.URL() + "|" + p.Version + "#" + metric }
-
 // SystemURL returns the URL of the CodeSystem with the vendor's own codes.
 func (v *Vendor) SystemURL() string { return fhir.Canonical + "/CodeSystem/" + v.System }
 
@@ -161,18 +153,50 @@ type Table struct {
 	Vendors []Vendor
 	Units   map[string]Unit // by UCUM code
 	Codes   map[string]Code // by system and code: "loinc 8867-4"
+	// Packs lists the packs in force: the built-in ones by vendor, then those of the
+	// tenant by file name.
+	Packs []*Pack
+	// Systems lists the code systems that packs of the tenant define.
+	Systems []System
+	// Replaced lists the built-in rows that packs of the tenant override or remove.
+	Replaced []Replaced
+	// UnitsVersion is the version of units.yaml.
+	UnitsVersion string
+
+	systems map[string]string // URL by prefix
+	claims  map[string]*Pack  // by vendor and metric: the pack that changes the row
+}
+
+// Replaced is a built-in row that a pack of the tenant overrides or removes.
+type Replaced struct {
+	Row
+	By      *Pack
+	Removed bool
 }
 
 // Unit is a UCUM unit that Observations carry.
 type Unit struct {
-	Text    string // shown to people
-	Accepts Conversions
+	Text      string // shown to people
+	Accepts   Conversions
+	Spellings []Spelling
+}
+
+// Spelling is a spelling of a unit that is accepted: value * Times + Plus.
+type Spelling struct {
+	As          string
+	Times, Plus string // decimals or quotients; "" is 1 and 0
+	Pack        *Pack  // nil for units.yaml
 }
 
 // Load reads the tables in dir: units.yaml, codes.yaml and one file per vendor.
 // An error names the file, the line or row, and the rule.
-func Load(dir fs.FS) (*Table, error) {
-	t := &Table{Units: map[string]Unit{}, Codes: map[string]Code{}}
+func Load(dir fs.FS) (*Table, error) { return LoadPacks(dir, nil) }
+
+// LoadPacks is Load with the tenant's packs in a second directory, which may be nil.
+// The error lists the problems of all packs.
+func LoadPacks(dir, packs fs.FS) (*Table, error) {
+	t := &Table{Units: map[string]Unit{}, Codes: map[string]Code{}, systems: map[string]string{},
+		claims: map[string]*Pack{}}
 	if err := t.loadUnits(dir); err != nil {
 		return nil, err
 	}
@@ -187,66 +211,100 @@ func Load(dir fs.FS) (*Table, error) {
 		if name == unitsFile || name == codesFile {
 			continue
 		}
-		var v Vendor
-		if err := readYAML(dir, name, &v); err != nil {
+		if err := t.loadVendor(dir, name); err != nil {
 			return nil, err
 		}
-		if v.Vendor+".yaml" != name {
-			return nil, fmt.Errorf("%s: the file of vendor %s must be named %s.yaml", name, v.Vendor, v.Vendor)
-		}
-		pack := &Pack{Name: v.Vendor, Version: v.Version}
-		for i := range v.Rows {
-			v.Rows[i].Pack = pack
-		}
-		if err := t.check(name, &v); err != nil {
+	}
+	if packs != nil {
+		if err := t.loadPacks(packs); err != nil {
 			return nil, err
 		}
-		t.Vendors = append(t.Vendors, v)
 	}
 	return t, nil
 }
 
-func (t *Table) loadUnits(dir fs.FS) error {
-	var file struct {
-		Units map[string]struct {
-			Text    string `yaml:"text"`
-			Accepts []struct {
-				As    []string `yaml:"as"`
-				Times string   `yaml:"times"`
-				Plus  string   `yaml:"plus"`
-			} `yaml:"accepts"`
-		} `yaml:"units"`
-	}
-	if err := readYAML(dir, unitsFile, &file); err != nil {
+func (t *Table) loadVendor(dir fs.FS, name string) error {
+	var v Vendor
+	_, problems, err := readYAML(dir, name, vendorShape(), &v)
+	if err != nil {
 		return err
 	}
-	for ucum, u := range file.Units {
-		unit := Unit{Text: u.Text, Accepts: Conversions{}}
-		for _, a := range u.Accepts {
-			c, ok := decimal.NewConversion(a.Times, a.Plus)
-			if !ok {
-				return fmt.Errorf("%s: unit %s: times or plus is not a number", unitsFile, ucum)
-			}
-			for _, spelling := range a.As {
-				unit.Accepts[spelling] = c
-			}
+	if len(problems) > 0 {
+		return problems[0]
+	}
+	if v.Vendor+".yaml" != name {
+		return fmt.Errorf("%s: the file of vendor %s must be named %s.yaml", name, v.Vendor, v.Vendor)
+	}
+	pack := &Pack{Name: v.Vendor, Version: v.Version, Vendor: v.Vendor, Title: v.Title}
+	for i := range v.Rows {
+		v.Rows[i].Pack = pack
+	}
+	if err := t.check(name, &v); err != nil {
+		return err
+	}
+	t.Vendors, t.Packs = append(t.Vendors, v), append(t.Packs, pack)
+	return nil
+}
+
+// vendor returns the vendor with the given code, or nil.
+func (t *Table) vendor(code string) *Vendor {
+	for i := range t.Vendors {
+		if t.Vendors[i].Vendor == code {
+			return &t.Vendors[i]
 		}
-		t.Units[ucum] = unit
+	}
+	return nil
+}
+
+// rowNamed returns the row for a name of a metric, or nil.
+func (v *Vendor) rowNamed(metric string) *Row {
+	for i := range v.Rows {
+		if r := &v.Rows[i]; r.Metric == metric || slices.Contains(r.Also, metric) {
+			return r
+		}
+	}
+	return nil
+}
+
+// Row returns the row for a metric of a vendor, by any of its names, or nil.
+func (t *Table) Row(vendor, metric string) *Row {
+	if v := t.vendor(vendor); v != nil {
+		return v.rowNamed(metric)
+	}
+	return nil
+}
+
+// systemURL returns the URL of the code system with a prefix, or "".
+func (t *Table) systemURL(prefix string) string { return t.systems[prefix] }
+
+func (t *Table) loadUnits(dir fs.FS) error {
+	var file struct {
+		Version string              `yaml:"version"`
+		Units   map[string]unitFile `yaml:"units"`
+	}
+	if _, _, err := readYAML(dir, unitsFile, nil, &file); err != nil {
+		return err
+	}
+	if t.UnitsVersion = file.Version; !versionPattern.MatchString(t.UnitsVersion) {
+		return fmt.Errorf("%s: version: must match %s", unitsFile, versionPattern)
+	}
+	for _, ucum := range sortedKeys(file.Units) {
+		if err := t.addUnit(ucum, file.Units[ucum], nil); err != nil {
+			return fmt.Errorf("%s: unit %s: %w", unitsFile, ucum, err)
+		}
 	}
 	return nil
 }
 
 func (t *Table) loadCodes(dir fs.FS) error {
 	var file struct {
-		Systems map[string]struct {
-			URL   string            `yaml:"url"`
-			Codes map[string]string `yaml:"codes"`
-		} `yaml:"systems"`
+		Systems map[string]codeSystem `yaml:"systems"`
 	}
-	if err := readYAML(dir, codesFile, &file); err != nil {
+	if _, _, err := readYAML(dir, codesFile, nil, &file); err != nil {
 		return err
 	}
 	for name, s := range file.Systems {
+		t.systems[name] = s.URL
 		for code, display := range s.Codes {
 			t.Codes[name+" "+code] = Code{s.URL, code, display}
 		}
@@ -254,15 +312,35 @@ func (t *Table) loadCodes(dir fs.FS) error {
 	return nil
 }
 
-func readYAML(dir fs.FS, name string, into any) error {
+// readYAML decodes a file, which has one document. If the document has problems by s,
+// they are returned and into is not set. s may be nil; unknown fields are refused in any
+// case.
+func readYAML(dir fs.FS, name string, s shape, into any) (root *yaml.Node, problems []error, err error) {
 	raw, err := fs.ReadFile(dir, name)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	fail := func(err error) (*yaml.Node, []error, error) { return nil, nil, fmt.Errorf("%s: %w", name, err) }
+	var doc, more yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(raw))
-	d.KnownFields(true)
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	switch err := d.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return fail(errors.New("the file is empty"))
+	case err != nil:
+		return fail(err)
 	}
-	return nil
+	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
+		return fail(errors.New("the file has more than one document"))
+	}
+	if root = doc.Content[0]; s != nil {
+		if problems = checkShape(name, root, s); len(problems) > 0 {
+			return nil, problems, nil
+		}
+	}
+	strict := yaml.NewDecoder(bytes.NewReader(raw))
+	strict.KnownFields(true)
+	if err := strict.Decode(into); err != nil {
+		return fail(err)
+	}
+	return root, nil, nil
 }

@@ -15,21 +15,27 @@ import (
 	"pulsegate/mapping/table"
 )
 
-func compileSchema(t *testing.T) *jsonschema.Schema {
+func compileSchema(t *testing.T, name string) *jsonschema.Schema {
 	t.Helper()
-	raw, err := os.ReadFile("table.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := jsonschema.NewCompiler()
-	if err := c.AddResource("table.schema.json", doc); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{"table.schema.json", "pack.schema.json"} {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := doc.(map[string]any)["$id"].(string)
+		if err := c.AddResource(id, doc); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.AddResource(file, doc); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s, err := c.Compile("table.schema.json")
+	s, err := c.Compile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,9 +53,13 @@ func validate(t *testing.T, s *jsonschema.Schema, raw []byte) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+	return validateJSON(s, asJSON)
+}
+
+func validateJSON(s *jsonschema.Schema, raw []byte) error {
+	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	return s.Validate(instance)
 }
@@ -79,7 +89,7 @@ func readBuiltin(t *testing.T, name string) []byte {
 }
 
 func TestVendorFilesMatchSchema(t *testing.T) {
-	s := compileSchema(t)
+	s := compileSchema(t, "table.schema.json")
 	for _, name := range vendorFiles(t) {
 		if err := validate(t, s, readBuiltin(t, name)); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -98,7 +108,7 @@ func breakOura(t *testing.T, from, to string) []byte {
 }
 
 func TestSchemaRejects(t *testing.T) {
-	s := compileSchema(t)
+	s := compileSchema(t, "table.schema.json")
 	for name, c := range map[string]struct{ from, to string }{
 		"unknown field":     {"trust: sure, codes: [loinc 8867-4]", "trust: sure, colour: red, codes: [loinc 8867-4]"},
 		"missing name":      {"name: Heart rate, trust", "trust"},
@@ -118,7 +128,8 @@ func TestSchemaRejects(t *testing.T) {
 func TestLoadRejects(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
 		"unknown field": {"trust: sure, codes: [loinc 8867-4]",
-			"trust: sure, colour: red, codes: [loinc 8867-4]", "field colour not found"},
+			"trust: sure, colour: red, codes: [loinc 8867-4]",
+			"oura.yaml:15: row \"heartrate\": there is no field \"colour\""},
 		"unknown code": {"codes: [loinc 8867-4]", "codes: [loinc 1-1]", "row heartrate: code loinc 1-1"},
 		"wrong trust": {"trust: sure, codes: [loinc 8867-4]", "trust: local, codes: [loinc 8867-4]",
 			"row heartrate: trust"},

@@ -32,6 +32,8 @@ var kinds = []struct {
 	{"AuditEvent", "the access record", "Who looked at the data, and when", true},
 	{"Practitioner", "practitioners", "Names of doctors and nurses", false},
 	{"Organization", "organizations", "Names of hospitals and practices", false},
+	{"CodeSystem", "codes of measurements", "Names of the codes that measurements have", false},
+	{"ConceptMap", "mappings of codes", "Which vendor's code becomes which standard code", false},
 	{"Group", "groups of patients", "Cohorts and panels", false},
 	{"Subscription", "notifications", "Who is notified of new data, and how", false},
 }

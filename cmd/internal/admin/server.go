@@ -33,6 +33,7 @@ type Operations interface {
 	LinkOperations
 	PushKeyOperations
 	TargetOperations
+	PackOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
 	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
@@ -201,6 +202,7 @@ func (s *Server) routes() *mux {
 	links(m, s, o)
 	pushKeys(m, s, o)
 	targets(m, s, o)
+	packs(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
 		return o.ListPatients(ctx, op)

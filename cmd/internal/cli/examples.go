@@ -34,6 +34,11 @@ pulsegate config --config pulsegate.yaml`,
 	"link pull":                 `pulsegate link pull tg3bvjxupybbbn2ekzisoi5l64`,
 	"link show":                 `pulsegate link show tg3bvjxupybbbn2ekzisoi5l64`,
 	"link unlink":               `pulsegate link unlink tg3bvjxupybbbn2ekzisoi5l64 --erase`,
+	"pack check":                `pulsegate pack check /etc/pulsegate/packs`,
+	"pack list":                 `pulsegate pack list`,
+	"pack loinc":                `pulsegate pack loinc Loinc.csv --packs /etc/pulsegate/packs`,
+	"pack show": `pulsegate pack show apple HKQuantityTypeIdentifierHeartRate
+pulsegate pack show "apple|1.0.0#tg3bvjxupybbbn2ekzisoi5l64"`,
 	"target add": `pulsegate target add mercy --url https://fhir.mercy.example/r4 --client-id pulsegate --form us-core --patient-system urn:oid:1.2.3
 pulsegate target add lab --url https://lab.example/fhir --client-id 7f3k --category vital-signs --every 0 --since 2026-01-01`,
 	"target list":     `pulsegate target list`,

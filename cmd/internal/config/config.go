@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
@@ -68,6 +69,8 @@ type Config struct {
 	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes of stolen passwords, or of prefixes of at least 10 hex digits, one per line. These passwords are refused, in addition to the built-in list."`
 
 	Vendors string `yaml:"vendors" default:"" comment:"YAML file with the vendors to which patients can connect accounts. For each vendor code, the file states client-id, client-secret-file and options, and may state authorize-url, token-url, revoke-url and api-url. Files with secrets must not be readable by all users. Register the callback BASE/auth/devices/callback at the vendor. If empty, patients can connect no account."`
+
+	MappingPacks string `yaml:"mapping-packs" default:"" comment:"Directory with mapping packs: YAML files that add, override or remove rows of the metric table, such as codes, units, ranges and profiles. They are read at the start; check them with pulsegate pack check. If empty, only the built-in packs are used."`
 
 	VendorHooks    string        `yaml:"vendor-webhooks" default:"auto" comment:"URL below which vendors reach the webhooks of this server, without a trailing slash. auto is BASE/hooks if base-url is set. off means that vendors cannot reach this server, which then polls them."`
 	VendorBackfill time.Duration `yaml:"vendor-backfill" default:"2160h" comment:"Time before the connection of an account for which its data are read. The default is 90 days."`
@@ -194,6 +197,21 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// Packs returns the directory of MappingPacks, or nil.
+func (c *Config) Packs() (fs.FS, error) {
+	if c.MappingPacks == "" {
+		return nil, nil
+	}
+	info, err := os.Stat(c.MappingPacks)
+	if err != nil {
+		return nil, fmt.Errorf("mapping-packs: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, errors.New("mapping-packs: must be a directory")
+	}
+	return os.DirFS(c.MappingPacks), nil
 }
 
 // Egress returns the networks of EgressAllow.

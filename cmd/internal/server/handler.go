@@ -2,7 +2,9 @@ package server
 
 import (
 	"crypto/rand"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -38,12 +40,17 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	definition, err := capability.EHRBundle(settings, slices.Sorted(maps.Keys(s.fhir.Forms)))
+	if err != nil {
+		return nil, err
+	}
 	landing, err := newLanding(s.base, h.check)
 	if err != nil {
 		return nil, err
 	}
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
-		Terminology: func() []byte { return terminology }, Logger: s.log, Clock: s.now, Rand: rand.Reader,
+		Terminology: func() []byte { return terminology },
+		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now, Rand: rand.Reader,
 		Consents: s.consents,
 		Limits:   rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
 		Operations: []rest.Mounter{
@@ -91,7 +98,7 @@ func (s *services) capabilities() capability.Settings {
 		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
-		Operations: append(rest.Offered(), []capability.Operation{
+		Operations: append(rest.Offered(s.fhirBase()), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},
 			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
 			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},

@@ -24,7 +24,12 @@ func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *
 	if err != nil {
 		return nil, err
 	}
-	mapper, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: env.config.SeriesFrom, Key: key})
+	packs, err := env.config.Packs()
+	if err != nil {
+		return nil, err
+	}
+	mapper, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: env.config.SeriesFrom, Key: key,
+		Packs: packs})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -14,6 +15,7 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/proof/keys"
@@ -63,7 +65,7 @@ type followers struct {
 // newFollowers starts the delivery of notifications and to targets, and resumes export
 // jobs.
 func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
-	grants clientGrants, ring *keys.Ring) (followers, error) {
+	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
 	if err != nil {
@@ -75,7 +77,7 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 		subs.Close()
 		return followers{}, err
 	}
-	targets, err := newPush(ctx, env, db, rec, grants, ring)
+	targets, err := newPush(ctx, env, db, rec, grants, ring, all)
 	if err != nil {
 		subs.Close()
 		exporter.Close()
@@ -96,9 +98,25 @@ func (f followers) close() error {
 // export and for taking a device out of use.
 func (e environment) stepUp() policy.StepUp { return policy.StepUp{Clock: e.now} }
 
+// cloudURLs holds the URLs of the manufacturers' clouds by vendor. Data of other vendors
+// come from a phone.
+var cloudURLs = map[string]string{ // read only
+	"fitbit": "https://health.googleapis.com", "oura": "https://api.ouraring.com",
+	"withings": "https://wbsapi.withings.net",
+}
+
+// vendorsOf returns the names and clouds of the vendors of adapters.
+func vendorsOf(all []adapters.Adapter) map[string]forms.Vendor {
+	out := map[string]forms.Vendor{}
+	for _, a := range all {
+		out[a.Vendor()] = forms.Vendor{Name: a.Name(), URL: cloudURLs[a.Vendor()]}
+	}
+	return out
+}
+
 // newInteractions returns the FHIR interactions.
 func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
-	subs *subscription.Engine) (*interaction.Service, error) {
+	subs *subscription.Engine, all []adapters.Adapter) (*interaction.Service, error) {
 	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
 	if err != nil {
 		return nil, err
@@ -106,5 +124,6 @@ func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, c
 	return &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": subs.Check, "Consent": consents.Check,
-			"Device": env.stepUp().Device}}, nil
+			"Device": env.stepUp().Device},
+		Forms: forms.All(vendorsOf(all))}, nil
 }

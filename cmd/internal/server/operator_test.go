@@ -62,6 +62,9 @@ func adminCalls() map[string][]string {
 		"POST /user/reinvite":             {`{"login":"eve"}`},
 		"POST /user/disable":              {`{"login":"eve"}`},
 		"GET /user":                       {""},
+		"GET /pack":                       {""},
+		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
+			"?name=apple"},
 	}
 }
 
@@ -69,12 +72,15 @@ func adminCalls() map[string][]string {
 // is anything to record, because they name something that does not exist.
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
-	"GET /patient/show?id=nobody":  true,
-	"GET /link/show?id=none":       true,
-	"POST /link/pull":              true,
-	"POST /link/unlink":            true, // TestUnlinkCommitsOnce unlinks an account
-	"POST /target/remove":          true, // the state is deleted after the answer
-	"POST /demo/token":             true, // the server is no demo
+
+	"GET /pack/show?vendor=apple&metric=none": true, "GET /pack/show?name=apple": true,
+
+	"GET /patient/show?id=nobody": true,
+	"GET /link/show?id=none":      true,
+	"POST /link/pull":             true,
+	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /target/remove":         true, // the state is deleted after the answer
+	"POST /demo/token":            true, // the server is no demo
 } // read only
 
 // TestOperatorCommandsCommitOnce checks that every command writes its change and
@@ -86,7 +92,8 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 	h := srv.Handler(admin.Operator{Name: "uid:0"})
 	commits := watchCommits(t, s)
 	calls := adminCalls()
-	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client", "POST /target/add", "POST /user/bootstrap", "POST /user"}
+	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client",
+		"POST /target/add", "POST /user/bootstrap", "POST /user"}
 	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: adminCalls has no request for this route", p)

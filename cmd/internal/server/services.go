@@ -141,12 +141,12 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	}
 
 	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, clientGrants{s.clients, s.consents},
-		s.keys)
+		s.keys, s.adapters)
 	if err != nil {
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions)
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions, s.adapters)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +168,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	if err := s.addOrganizations(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.publishTerminology(ctx); err != nil {
 		return nil, err
 	}
 	s.startSync(ctx)

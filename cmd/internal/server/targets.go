@@ -5,12 +5,16 @@ import (
 	"strconv"
 	"time"
 
+	"pulsegate/adapters"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/mapping/uscore"
+	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/backend"
 	"pulsegate/smart/client"
 	"pulsegate/smart/proof/keys"
@@ -19,10 +23,11 @@ import (
 // newPush starts sending to targets. The assertions for their token endpoints are
 // signed with the keys at keys.AssertionPath.
 func newPush(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder, grants clientGrants,
-	ring *keys.Ring) (*push.Engine, error) {
+	ring *keys.Ring, all []adapters.Adapter) (*push.Engine, error) {
 	http := env.client(10*time.Second, 64<<10)
 	return push.New(ctx, push.Options{Store: db, Audit: rec, Clock: env.now, Base: env.fhirBase(), Policy: env.egress,
 		GrantFor: grants.registered, Logger: env.log,
+		Forms: map[string]push.Form{formUSCore: usCore(env.fhirBase(), vendorsOf(all))},
 		TokensFor: func(t push.Target) (push.Tokens, error) {
 			return backend.New(backend.Config{Base: t.Base, ClientID: t.ClientID, Scope: t.Scope, TokenURL: t.TokenURL},
 				backend.Options{HTTP: http, Sign: ring.SignAssertion, Clock: env.now, NewID: fhir.RandomID})
@@ -189,3 +194,23 @@ func (ops operations) RemoveTarget(ctx context.Context, op admin.Operator,
 }
 
 var _ admin.TargetOperations = operations{}
+
+// formUSCore is the name of the form of the vital signs of US Core.
+const formUSCore = interaction.DefaultForm
+
+// usCore returns the form of the vital signs of US Core, of which the only update is the
+// one to entered-in-error.
+func usCore(base string, vendors map[string]forms.Vendor) push.Form {
+	source := func(src *push.Source) *uscore.Source {
+		v := vendors[src.Facts.Vendor]
+		return &uscore.Source{Observation: src.Resource.JSON, Device: src.Device, Vendor: src.Facts.Vendor,
+			VendorName: v.Name, VendorURL: v.URL, PatientRef: src.Subject, Base: base, Revision: src.Revision}
+	}
+	return push.Form{Device: true,
+		Create: func(_ context.Context, src *push.Source) ([]byte, string, bool, error) {
+			return uscore.VitalSign(source(src))
+		},
+		Retract: func(_ context.Context, src *push.Source) ([]byte, string, bool, error) {
+			return uscore.EnteredInError(source(src), "")
+		}}
+}

@@ -39,6 +39,8 @@ type row struct {
 // an Observation: these come from devices and from the server.
 var table = [...]row{ //   patient practitioner administrator auditor
 	{"AuditEvent", "rs", "", "", "rs"},
+	{"CodeSystem", "rs", "rs", "rs", "rs"},
+	{"ConceptMap", "rs", "rs", "rs", "rs"},
 	{"Consent", "rs", "rs", "rs", "rs"},
 	{"Device", "rs", "rs", "rsu", ""},
 	{"Group", "", "rs", "cruds", ""},

@@ -14,15 +14,15 @@ import (
 // want is the permission matrix of the hospital's policy, written a second time
 // and by role. The table must equal it in every cell.
 var want = map[role.Role]map[string]string{
-	role.Patient: {"AuditEvent": "rs", "Consent": "rs", "Device": "rs", "Observation": "rs", "Organization": "r",
+	role.Patient: {"AuditEvent": "rs", "CodeSystem": "rs", "ConceptMap": "rs", "Consent": "rs", "Device": "rs", "Observation": "rs", "Organization": "r",
 		"Patient":      "rs",
 		"Practitioner": "r", "Provenance": "rs"},
-	role.Practitioner: {"Consent": "rs", "Device": "rs", "Group": "rs", "Observation": "rs", "Organization": "rs",
+	role.Practitioner: {"CodeSystem": "rs", "ConceptMap": "rs", "Consent": "rs", "Device": "rs", "Group": "rs", "Observation": "rs", "Organization": "rs",
 		"Patient":      "rs",
 		"Practitioner": "rs", "Provenance": "rs"},
-	role.Administrator: {"Consent": "rs", "Device": "rus", "Group": "cruds", "Organization": "crus", "Patient": "crus",
+	role.Administrator: {"CodeSystem": "rs", "ConceptMap": "rs", "Consent": "rs", "Device": "rus", "Group": "cruds", "Organization": "crus", "Patient": "crus",
 		"Practitioner": "crus", "Subscription": "rs"},
-	role.Auditor: {"AuditEvent": "rs", "Consent": "rs", "Organization": "rs", "Patient": "r", "Practitioner": "rs",
+	role.Auditor: {"AuditEvent": "rs", "CodeSystem": "rs", "ConceptMap": "rs", "Consent": "rs", "Organization": "rs", "Patient": "r", "Practitioner": "rs",
 		"Provenance":   "rs",
 		"Subscription": "rs"},
 }
