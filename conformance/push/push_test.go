@@ -304,3 +304,45 @@ func TestPush(t *testing.T) {
 		t.Error("the removed target is shown")
 	}
 }
+
+// TestUSCore sends vital signs in the form of US Core, thinned, and retracts one. The
+// EHR validates what it stores.
+func TestUSCore(t *testing.T) {
+	sender, ehr, id := pair(t)
+	ehr.run(nil, "consent", "grant", "--patient", "lovelace", "--vendor", "apple")
+	sender.ingest(heartRates(0, 150)) // before there is a target
+	sender.run(nil, "target", "add", "ehr", "--url", ehr.srv.Base+"/fhir", "--client-id", id, "--form", "us-core",
+		"--patient-system", mrn, "--category", "vital-signs", "--batch", "10", "--since", "2026-05-01")
+	received := func() []map[string]any {
+		all, err := ehr.client.Search("Observation?patient=lovelace&_sort=date")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	until(t, "arrival", func() bool { return len(received()) == 3 }) // one per hour
+	for i, o := range received() {
+		text, err := json.Marshal(o)
+		if err != nil || !strings.Contains(string(text), "patient-supplied") ||
+			!strings.Contains(string(text), "us-core-heart-rate|9.0.0") || o["effectiveDateTime"] == nil ||
+			!strings.Contains(fmt.Sprint(o["effectiveDateTime"]), fmt.Sprintf("T%02d:00", i)) {
+			t.Errorf("%v %s", err, text)
+		}
+	}
+	own, err := sender.client.Search("Observation?patient=ada&date=2026-05-01T01:00:00Z")
+	if err != nil || len(own) != 1 {
+		t.Fatal(own, err)
+	}
+	resp, err := sender.client.Do("DELETE", "Observation/"+fmt.Sprint(own[0]["id"]), nil)
+	if err != nil || resp.StatusCode > 204 || resp.Body.Close() != nil {
+		t.Fatal(resp, err)
+	}
+	until(t, "retraction", func() bool {
+		all := received()
+		return len(all) == 3 && all[0]["status"] == "final" && all[1]["status"] == "entered-in-error" &&
+			all[2]["status"] == "final"
+	})
+	if s := sender.target(); s.Waiting != 0 || s.SetAside != 0 || s.LastError != "" {
+		t.Errorf("%+v", s)
+	}
+}
