@@ -260,8 +260,8 @@ func TestPush(t *testing.T) {
 		return sender.target().Waiting == 0 && equal(sender.values("ada"), ehr.values("lovelace"))
 	})
 
-	// What waits when the consent is withdrawn is not sent; other patients are not
-	// affected.
+	// An Observation that waits when the consent is withdrawn is not sent. Other
+	// patients are not affected.
 	sender.run(nil, "target", "pause", "ehr")
 	sender.ingest(heartRates(300, 10))
 	until(t, "queued", func() bool { return sender.target().Waiting == 10 })

@@ -73,7 +73,7 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 	}
 	prefix := rowPrefix("queue", t.Name) + patient + "/"
 	var ws []store.StateWrite
-	r := &row{seq: t.Backfill.At, n: backfillRow, At: s.engine.opts.Clock().UnixMilli()}
+	r := &row{seq: t.Backfill.At, number: backfillRow, At: s.engine.opts.Clock().UnixMilli()}
 	last := map[string]int64{} // time of the latest value by code
 	pace := yield.Counter{Every: yieldEvery}
 	var bad error
@@ -85,7 +85,7 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 		if w, bad = r.write(prefix); bad == nil {
 			ws = append(ws, w)
 		}
-		r = &row{seq: r.seq, n: r.n + 1, At: r.At}
+		r = &row{seq: r.seq, number: r.number + 1, At: r.At}
 	}
 	err = s.engine.opts.Store.Find(ctx, store.Find{Query: q, Filter: grant.Filter(access.Read)},
 		func(f *store.Found) bool {

@@ -131,7 +131,8 @@ func (e *Engine) metrics() (err error) {
 		return err
 	}
 	e.latency, err = meter.Float64Histogram("pulsegate.push.duration", metric.WithUnit("s"),
-		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400),
+		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600,
+			21600, 86400),
 		metric.WithDescription("Time from the queueing of an Observation to its acceptance by the target"))
 	return err
 }
@@ -371,7 +372,7 @@ func (st *stepState) observation(c *store.Change) {
 	var to []*Target
 	e.mu.Lock()
 	for _, s := range e.targets {
-		// What was sent before may have to be retracted, whatever it is now.
+		// A deleted Observation may have to be retracted, whatever it is now.
 		if c.Seq > s.target.From && s.target.Status != removed && (c.Deleted || s.target.match(&c.Facts)) {
 			t := s.target
 			to = append(to, &t)
@@ -398,10 +399,10 @@ func (st *stepState) add(target, patient string, seq store.Seq, id string) {
 	if r != nil && (r.seq != seq || len(r.IDs) >= maxRow) {
 		next := 0
 		if r.seq == seq {
-			next = r.n + 1
+			next = r.number + 1
 		}
 		st.flush(key)
-		r = &row{seq: seq, n: next}
+		r = &row{seq: seq, number: next}
 		st.rows[key] = r
 	} else if r == nil {
 		r = &row{seq: seq}

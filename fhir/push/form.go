@@ -136,7 +136,7 @@ func withID(body []byte, id string) ([]byte, error) {
 	return encodeObject(m)
 }
 
-// facts of an Observation that only its content tells.
+// content holds the elements of an Observation that decide what is sent.
 type content struct {
 	Status     string `json:"status"`
 	Identifier []struct {

@@ -247,7 +247,7 @@ func (e *Engine) requeue(ctx context.Context, name string) ([]store.StateWrite, 
 		rs := rows[a.Patient]
 		if len(rs) == 0 || len(rs[len(rs)-1].IDs) >= maxRow {
 			// The high bit keeps these rows apart from those of changes.
-			rs = append(rs, &row{At: now, seq: seq, n: retryRow + len(rs)})
+			rs = append(rs, &row{At: now, seq: seq, number: retryRow + len(rs)})
 			rows[a.Patient] = rs
 		}
 		r := rs[len(rs)-1]

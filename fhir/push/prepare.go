@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// action is what a message does at the target.
+// action names the effect of a message at the target.
 type action string
 
 const (

@@ -503,7 +503,7 @@ func TestBackfill(t *testing.T) {
 	if got := w.ehr.has(); got["o119"] != "" || got["o120"] == "" || got["w1"] != "" {
 		t.Error("not what was asked for")
 	}
-	// What the target has is not sent again.
+	// Observations that the target has are not sent again.
 	n := w.ehr.count("POST")
 	if err := w.engine.Resume(context.Background(), "ehr", time.Date(2026, 3, 1, 2, 0, 0, 0, time.UTC),
 		w.engine.commitState); err != nil {

@@ -21,14 +21,14 @@ type row struct {
 	At  int64    `json:"at"` // when the first id was queued, Unix milliseconds
 	IDs []string `json:"ids"`
 
-	seq store.Seq
-	n   int
+	seq    store.Seq
+	number int // within the rows of seq
 }
 
 // write returns the write of the row below prefix, which ends with the patient.
 func (r *row) write(prefix string) (store.StateWrite, error) {
 	v, err := json.Marshal(r)
-	return store.StateWrite{Key: prefix + fmt.Sprintf("%016x/%08x", uint64(r.seq), r.n), Value: v}, err
+	return store.StateWrite{Key: prefix + fmt.Sprintf("%016x/%08x", uint64(r.seq), r.number), Value: v}, err
 }
 
 // queued is a row that was read from a queue.
@@ -48,7 +48,7 @@ func decode(prefix, key string, value []byte) (queued, error) {
 		if s, err = strconv.ParseUint(seq, 16, 64); err == nil {
 			i, err = strconv.ParseUint(n, 16, 32)
 		}
-		q.seq, q.n = store.Seq(s), int(i)
+		q.seq, q.number = store.Seq(s), int(i)
 	}
 	return q, fhir.Wrap("push.decode", err)
 }

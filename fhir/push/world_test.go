@@ -49,7 +49,7 @@ func (c *consents) set(patient string, withdrawn bool) {
 	c.withdrawn[patient] = withdrawn
 }
 
-// resource is what the EHR has.
+// resource is an Observation of the EHR.
 type resource struct {
 	id      string
 	version int
@@ -385,7 +385,7 @@ func (w *world) put(ws ...store.Write) {
 	}
 }
 
-// status replaces a value of an observation as the next version.
+// remove deletes an Observation.
 func (w *world) remove(id string) {
 	w.t.Helper()
 	w.put(store.Write{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: id}})
@@ -435,7 +435,8 @@ func (w *world) lastChange() (seq store.Seq) {
 	from := w.engine.cursor
 	w.engine.mu.Unlock()
 	seq = from
-	if err := w.st.Changes(context.Background(), from, func(c *store.Change) bool { seq = c.Seq; return true }); err != nil {
+	last := func(c *store.Change) bool { seq = c.Seq; return true }
+	if err := w.st.Changes(context.Background(), from, last); err != nil {
 		w.t.Fatal(err)
 	}
 	return seq

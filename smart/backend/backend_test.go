@@ -300,7 +300,8 @@ func TestOwnTokenEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint.Mount(b.Engine)
-	discovery.Handler{BaseURL: b.Server.URL, Endpoints: discovery.Endpoints{Token: b.Server.URL + token.Path}}.Mount(b.Engine)
+	endpoints := discovery.Endpoints{Token: b.Server.URL + token.Path}
+	discovery.Handler{BaseURL: b.Server.URL, Endpoints: endpoints}.Mount(b.Engine)
 	get := func(id, scope string, sign func(any) (string, error)) (string, error) {
 		c, err := New(Config{Base: b.Server.URL + "/fhir", ClientID: id, Scope: scope}, Options{HTTP: http.DefaultClient,
 			Sign: sign, Clock: b.Clock, NewID: fhir.RandomID})

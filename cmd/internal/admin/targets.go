@@ -43,7 +43,7 @@ type NewTarget struct {
 type AddedTarget struct {
 	Name      string `json:"name"`
 	Recipient string `json:"recipient"`
-	// JWKSURL is what the EHR registers for this server.
+	// JWKSURL is the URL of the keys that the EHR registers for this server.
 	JWKSURL string `json:"jwks_url"`
 }
 

@@ -23,13 +23,13 @@ func targetCommand() *cobra.Command {
 		return lr.list(out, []string{"TARGET", "STATUS", "FORM", "RECIPIENT", "SENT", "WAITING", "LAG", "SET ASIDE",
 			"LAST ERROR", "AT", "URL"}, func(t *table) {
 			for _, s := range out.Targets {
-				t.row(s.Name, targetStatus(&s), s.Form, s.Recipient, s.Sent, s.Waiting, s.Lag.Round(time.Second), s.SetAside,
-					s.LastError, s.LastErrorAt, s.Base)
+				t.row(s.Name, targetStatus(&s), s.Form, s.Recipient, s.Sent, s.Waiting, s.Lag.Round(time.Second),
+					s.SetAside, s.LastError, s.LastErrorAt, s.Base)
 			}
 		})
 	}
 	pause := targetNameCommand("pause", "Stop sending to a target; changes are still queued", "paused")
-	remove := targetNameCommand("remove", "Remove a target and its queue; what was sent remains at the EHR", "removed")
+	remove := targetNameCommand("remove", "Remove a target and its queue; the EHR keeps what was sent", "removed")
 	return group("target", "EHRs that Observations are sent to", targetAddCommand(), list, targetShowCommand(), pause,
 		targetResumeCommand(), targetRetryCommand(), remove)
 }
