@@ -72,7 +72,8 @@ func start(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	const scope = "system/Observation.cruds system/Patient.cruds system/AuditEvent.rs"
-	n.client = &blackbox.Client{Base: n.srv.Base, ID: n.addClient("--jwks", file, "--scope", scope), Scope: scope, Key: key,
+	n.client = &blackbox.Client{Base: n.srv.Base, ID: n.addClient("--jwks", file, "--scope", scope), Scope: scope,
+		Key:  key,
 		HTTP: &http.Client{Timeout: 30 * time.Second}}
 	return n
 }
@@ -160,7 +161,8 @@ func (n *node) values(patient string) map[string]int {
 	}
 	out := map[string]int{}
 	for _, o := range all {
-		b, err := json.Marshal([]any{o["status"], o["code"], o["effectiveDateTime"], o["effectivePeriod"], o["valueQuantity"],
+		b, err := json.Marshal([]any{o["status"], o["code"], o["effectiveDateTime"], o["effectivePeriod"],
+			o["valueQuantity"],
 			o["valueCodeableConcept"], o["component"], o["valueString"]})
 		if err != nil {
 			n.t.Fatal(err)
@@ -273,8 +275,9 @@ func TestPush(t *testing.T) {
 	sender.run(nil, "consent", "grant", "--patient", "bo", "--vendor", "apple")
 	ehr.run(nil, "consent", "grant", "--patient", "boole", "--vendor", "apple")
 	write := func(patient string) {
-		status, out, err := sender.client.JSON("POST", "Observation", []byte(`{"resourceType":"Observation","status":"final",`+
-			`"code":{"text":"x"},"subject":{"reference":"Patient/`+patient+`"},"valueString":"v"}`))
+		status, out, err := sender.client.JSON("POST", "Observation",
+			[]byte(`{"resourceType":"Observation","status":"final",`+
+				`"code":{"text":"x"},"subject":{"reference":"Patient/`+patient+`"},"valueString":"v"}`))
 		if err != nil || status != 201 {
 			t.Fatal(status, out, err)
 		}

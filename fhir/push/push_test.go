@@ -182,8 +182,10 @@ func TestThinning(t *testing.T) {
 		`"effectivePeriod":{"start":"2026-03-01T00:10:00Z","end":"2026-03-01T00:11:00Z"}`, 1))
 	// Later values arrive first, as in a backfill.
 	w.put(observation("m90", "ada", 1, 90, ""))
-	w.put(observation("m31", "ada", 1, 31, ""), observation("m30", "ada", 1, 30, ""), observation("m29", "ada", 1, 29, ""),
-		observation("m150", "ada", 1, 150, ""), observation("m149", "ada", 1, 149, ""), pressure("b1", 1), pressure("b2", 2),
+	w.put(observation("m31", "ada", 1, 31, ""), observation("m30", "ada", 1, 30, ""),
+		observation("m29", "ada", 1, 29, ""),
+		observation("m150", "ada", 1, 150, ""), observation("m149", "ada", 1, 149, ""), pressure("b1", 1),
+		pressure("b2", 2),
 		interval, observation("other", "bo", 1, 89, ""))
 	w.idle()
 	want := map[string]string{}
@@ -353,7 +355,8 @@ func TestRetractedInDoubt(t *testing.T) {
 
 func TestBrokenTarget(t *testing.T) {
 	for name, fault := range map[string]func(http.ResponseWriter, *http.Request, string) bool{
-		"status-404": status(404), "status-410": status(410), "status-302": status(302, "Location", "http://127.0.0.1:1/"),
+		"status-404": status(404), "status-410": status(410),
+		"status-302": status(302, "Location", "http://127.0.0.1:1/"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -639,6 +642,32 @@ func TestFormWithoutUpdates(t *testing.T) {
 	w.idle()
 	if m := w.ehr.count(""); m != n {
 		t.Error(m-n, "requests for an unchanged value")
+	}
+}
+
+// TestCeilings checks the waits of a target after failures of one Observation, and
+// after failures that concern all.
+func TestCeilings(t *testing.T) {
+	o := &Options{MinBackoff: time.Second, MaxBackoff: 15 * time.Minute}
+	for status, want := range map[int]time.Duration{0: 15 * time.Minute, 429: 15 * time.Minute, 502: 15 * time.Minute,
+		503: 15 * time.Minute, 504: 15 * time.Minute, 500: 30 * time.Second, 409: 30 * time.Second} {
+		if got := (&failure{status: status}).ceiling(o); got != want {
+			t.Errorf("%d: %v", status, got)
+		}
+	}
+	for tries, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second,
+		11: 15 * time.Minute, 1 << 30: 15 * time.Minute} {
+		if got := grow(o.MinBackoff, o.MaxBackoff, tries); got != want {
+			t.Errorf("%d: %v", tries, got)
+		}
+	}
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for header, want := range map[string]time.Duration{"": 0, "120": 2 * time.Minute, "x": 0, "-1": 0,
+		"99999999": time.Hour, "Sun, 01 Mar 2026 12:00:30 GMT": 30 * time.Second,
+		"Sun, 01 Mar 2026 11:00:30 GMT": 0, "Sun, 01 Mar 2099 11:00:30 GMT": time.Hour} {
+		if got := retryAfter(header, now); got != want {
+			t.Errorf("Retry-After %q: %v", header, got)
+		}
 	}
 }
 

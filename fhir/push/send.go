@@ -259,7 +259,8 @@ func (s *sender) locate(ctx context.Context, t *Target, m *message) *failure {
 	if m.action == create || m.remote != "" {
 		return nil
 	}
-	if err := s.audit(ctx, t, m.patient, "search", nil, fhir.Ref{Type: "Observation", ID: m.id}, m.version); err != nil {
+	if err := s.audit(ctx, t, m.patient, "search", nil, fhir.Ref{Type: "Observation", ID: m.id},
+		m.version); err != nil {
 		return internal(err)
 	}
 	a, f := s.request(ctx, t, &call{method: http.MethodGet, path: "/Observation?" + m.ifNoneExist,
@@ -390,7 +391,7 @@ func (s *sender) apply(ctx context.Context, t *Target, m *message, a *answer) *f
 		s.accept(ctx, m, a)
 		return nil
 	case a.status >= 500 || a.status < 200 || temporary(a.status):
-		return &failure{class: a.class(), wait: a.retryAfter}
+		return &failure{class: a.class(), status: a.status, wait: a.retryAfter}
 	case a.status < 400: // a redirect, which is not followed
 		return &failure{class: a.class(), broken: true}
 	case (a.status == http.StatusNotFound || a.status == http.StatusGone) && m.action == create && t.Batch <= 1:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"pulsegate/fhir"
@@ -162,6 +163,8 @@ func (s *sender) turn(ctx context.Context) time.Duration {
 // failure describes why the work on a row stopped. The zero value is none.
 type failure struct {
 	class string
+	// status is that of the answer to one Observation, or 0.
+	status int
 	// wait is the least wait that the target asked for.
 	wait time.Duration
 	// broken is set if the target must not be used any more.
@@ -169,6 +172,17 @@ type failure struct {
 	// match is set if the patient has no or several matches.
 	match bool
 	err   error // failure of this server
+}
+
+// ceiling returns the longest wait of the whole target after a failure. A target that
+// answers may fail at one Observation only, and then the other patients must not wait
+// for long.
+func (f *failure) ceiling(o *Options) time.Duration {
+	if f.status == 0 || f.status == http.StatusTooManyRequests || f.status >= http.StatusBadGateway &&
+		f.status <= http.StatusGatewayTimeout {
+		return o.MaxBackoff
+	}
+	return min(o.MaxBackoff, 30*o.MinBackoff)
 }
 
 // settle draws the consequences of the work on a row.
@@ -205,7 +219,7 @@ func (s *sender) settle(ctx context.Context, q *queued, f *failure) time.Duratio
 	s.engine.opts.Logger.WarnContext(ctx, "a request to a target failed", "target", s.name, "class", f.class)
 	// This patient waits for longer than the target, so that one Observation that the
 	// target fails at does not stop the others.
-	wait := s.backoff(f.wait)
+	wait := s.backoffWithin(f.ceiling(&s.engine.opts), f.wait)
 	w.until = now.Add(max(wait, jitter(grow(s.engine.opts.MinBackoff, s.engine.opts.MaxBackoff, w.tries))))
 	s.waiting[q.patient] = w
 	return wait
@@ -213,8 +227,12 @@ func (s *sender) settle(ctx context.Context, q *queued, f *failure) time.Duratio
 
 // backoff makes all patients wait after a failure, at least for least.
 func (s *sender) backoff(least time.Duration) time.Duration {
+	return s.backoffWithin(s.engine.opts.MaxBackoff, least)
+}
+
+func (s *sender) backoffWithin(ceiling, least time.Duration) time.Duration {
 	s.tries++
-	wait := max(jitter(grow(s.engine.opts.MinBackoff, s.engine.opts.MaxBackoff, s.tries)), min(least, maxWait))
+	wait := max(jitter(grow(s.engine.opts.MinBackoff, ceiling, s.tries)), min(least, maxWait))
 	s.until = s.engine.opts.Clock().Add(wait)
 	return wait
 }

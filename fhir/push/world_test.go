@@ -371,7 +371,8 @@ func (w *world) addSince(since time.Time, edit func(*Target)) {
 func observation(id, patient string, value any, minute int, more string) store.Write {
 	at := time.Date(2026, 3, 1, 0, minute, 0, 0, time.UTC).Format(time.RFC3339)
 	return store.Write{Vendor: "apple", Resource: fhir.Resource{Type: "Observation", ID: id,
-		JSON: []byte(fhir.Prefix("Observation", id) + fmt.Sprintf(`},"status":"final","category":[{"coding":[{"system":`+
+		JSON: []byte(fhir.Prefix("Observation",
+			id) + fmt.Sprintf(`},"status":"final","category":[{"coding":[{"system":`+
 			`"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{`+
 			`"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":`+
 			`"%s","valueQuantity":{"value":%v,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}%s}`,

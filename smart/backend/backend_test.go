@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,10 +73,20 @@ func (s *server) count() int {
 	return len(s.forms)
 }
 
-// testClient returns a Client for a base with a ring of its own.
+// ring is the key ring of all clients, because new RSA keys take long.
+var ring = sync.OnceValues(func() (*keys.Ring, error) {
+	dir, err := os.MkdirTemp("", "pulsegate-keys-")
+	if err != nil {
+		return nil, err
+	}
+	r, err := keys.Open(dir, newClock().Now)
+	return r, errors.Join(err, os.RemoveAll(dir))
+})
+
+// testClient returns a Client for a base.
 func testClient(t *testing.T, base string, clock *clocktest.Clock, edit func(*Config)) *Client {
 	t.Helper()
-	ring, err := keys.Open(t.TempDir(), clock.Now)
+	ring, err := ring()
 	if err != nil {
 		t.Fatal(err)
 	}
