@@ -82,7 +82,9 @@ func newLongWorld(f fault) (w *world, backend, person token) {
 		b.Writes = append(b.Writes, store.Write{Vendor: "apple",
 			Resource: must(validator().Resource("Observation",
 				[]byte(`{"resourceType":"Observation","id":"`+id+`","status":"final",`+
-					`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+
+					`"category":[{"coding":[{"system":"`+sysCategory+`","code":"vital-signs"}]}],`+
+					`"effectiveDateTime":"2026-03-01T10:00:00Z","valueQuantity":{"value":60,"unit":"/min",`+
+					`"system":"http://unitsofmeasure.org","code":"/min"},"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+
 					strings.Repeat("long ", 60)+
 					`"},"subject":{"reference":"Patient/p1"}}`), id))})
 	}
@@ -144,7 +146,8 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 		}
 	}
 	out := map[string]func() *http.Request{
-		"search": get("/Observation?patient=p1&_count=1000"),
+		"search":     get("/Observation?patient=p1&_count=1000"),
+		"ehr-bundle": get("/Patient/p1/$ehr-bundle?_count=1000"),
 		"search, zipped": func() *http.Request {
 			req := get("/Observation?patient=p1&_count=1000")()
 			req.Header.Set("Accept-Encoding", "gzip")
@@ -181,7 +184,7 @@ func endRights(f fault) (err error) {
 			continue
 		}
 		for _, sending := range []bool{true, false} {
-			for _, what := range []string{"search", "search, zipped", "batch", "export"} {
+			for _, what := range []string{"search", "search, zipped", "ehr-bundle", "batch", "export"} {
 				if ending.person && what == "export" || what == "search, zipped" && sending { // the answer is too short
 					continue
 				}

@@ -27,8 +27,9 @@ import (
 //	_count       entries on a page
 //
 // The caller sees what a search shows at the same snapshot, and a Device only if an
-// _include would show it and it is not the one of another patient. A page ends early if it has read many samples that the form
-// leaves out. A single Observation may have more entries than _count.
+// _include would show it and it is not the one of another patient. A page ends early if
+// it has read many samples that are left out. A single Observation may have more entries
+// than _count.
 func (s *Service) EHRBundle(ctx context.Context, rq *Request, patient string, ps []Parameter) (*Page, error) {
 	page, recorded, err := s.ehrBundle(ctx, rq, patient, ps)
 	if err != nil {

@@ -24,7 +24,7 @@ type Form struct {
 // FormSource is the input of Form.Write.
 type FormSource struct {
 	Observation []byte
-	Device      []byte // nil if there is none that the caller may see
+	Device      []byte // nil if the caller may see none
 	Vendor      string // code of the vendor of ingested data, or ""
 	Subject     string // reference to the patient at the receiver
 	Base        string // base URL of the FHIR API of this server

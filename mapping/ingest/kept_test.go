@@ -8,8 +8,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// A kept sample is the sample that was delivered, with its offset and the precision of
-// its numbers.
+// TestKeptSampleKeepsEverything checks that a kept sample is the sample that was
+// delivered, with its offset and the precision of its numbers.
 func TestKeptSampleKeepsEverything(t *testing.T) {
 	want := &Kept{Format: "v2", Row: "https://example.org/ConceptMap/oura|1.0.0#sleep", Sample: sample.Sample{
 		Metric: "sleep", Start: time.Date(2026, 10, 25, 0, 30, 0, 1000, time.FixedZone("", 7200)),

@@ -9,8 +9,8 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// ActivityVersion is the version of the Physical Activity guide whose profiles the
-// results of PhysicalActivity claim.
+// ActivityVersion is the version of the Physical Activity guide in meta.profile of the
+// results of PhysicalActivity.
 const ActivityVersion = "1.0.1"
 
 const (

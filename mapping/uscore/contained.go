@@ -78,9 +78,9 @@ func (d *device) named() bool {
 // transmitter is the display of the transmitter if the Provenance names none.
 const transmitter = "Pulsegate"
 
-// provenance returns the contained Provenance: the vendor, or for data of a client the
-// patient, as author, and this server as transmitter. It returns nil if the time of
-// the recording is unknown.
+// provenance returns the contained Provenance. The author is the vendor, this server for
+// derived values, or the patient for data of a client. The transmitter is this server. It
+// returns nil if the time of the recording is unknown.
 func (src *Source) provenance(op string, o *observation) (*provenance, error) {
 	var from struct {
 		Recorded string
@@ -99,7 +99,10 @@ func (src *Source) provenance(op string, o *observation) (*provenance, error) {
 		return nil, nil
 	}
 	author := element.Reference{Reference: src.PatientRef}
-	if src.Vendor != "" {
+	switch {
+	case o.derived():
+		author = element.Reference{Display: transmitter, Identifier: location(src.Base)}
+	case src.Vendor != "":
 		author = element.Reference{Display: src.VendorName}
 		if author.Display == "" {
 			author.Display = src.Vendor

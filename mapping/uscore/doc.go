@@ -27,8 +27,9 @@
 //     dataAbsentReason. Series (SampledData) and ranges do not qualify;
 //   - its status is final, amended or corrected. A preliminary value is left out,
 //     because US Core has no update that would complete it later;
-//   - it comes from a vendor, or the patient is its only performer. Values that
-//     others measured are not patient-supplied;
+//   - it comes from a vendor or was derived from such values (tag preferred), or the
+//     patient is its only performer. Values that others measured are not
+//     patient-supplied;
 //   - it has an identifier, or Source.Base is set;
 //   - it has no modifierExtension and no implicitRules, which may change its meaning.
 //

@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// Version is the version of US Core whose profiles the results claim, unless
-// Source.Version names another one.
+// Version is the version of US Core in meta.profile, unless Source.Version names another
+// one.
 const Version = "9.0.0"
 
 // Source holds an Observation with the resources that describe where it comes from.
@@ -39,9 +39,12 @@ type Source struct {
 
 // observation holds the elements that the forms read.
 type observation struct {
-	ResourceType      string `json:"resourceType"`
-	ID                string `json:"id"`
-	Meta              struct{ LastUpdated string }
+	ResourceType string `json:"resourceType"`
+	ID           string `json:"id"`
+	Meta         struct {
+		LastUpdated string           `json:"lastUpdated"`
+		Tag         []element.Coding `json:"tag"`
+	} `json:"meta"`
 	ImplicitRules     string                    `json:"implicitRules"`
 	ModifierExtension []json.RawMessage         `json:"modifierExtension"`
 	Identifier        []element.Identifier      `json:"identifier"`
@@ -173,13 +176,20 @@ func (o *observation) plain() bool {
 		!slices.ContainsFunc(o.Component, func(c component) bool { return len(c.ModifierExtension) > 0 })
 }
 
-// supplied reports whether the patient supplied o: it comes from a vendor, or the
-// patient is its only performer.
+// derived reports whether this server derived o from several sources.
+func (o *observation) derived() bool {
+	return slices.ContainsFunc(o.Meta.Tag, func(c element.Coding) bool {
+		return c.System == fhir.Canonical+"/CodeSystem/measures" && c.Code == "preferred"
+	})
+}
+
+// supplied reports whether the patient supplied o: it comes from a vendor or was derived
+// from such values, or the patient is its only performer.
 func (o *observation) supplied(vendor string) bool {
 	if slices.ContainsFunc(o.Performer, func(r element.Reference) bool { return r.Reference != o.Subject.Reference }) {
 		return false
 	}
-	return vendor != "" || len(o.Performer) > 0
+	return vendor != "" || o.derived() || len(o.Performer) > 0
 }
 
 // complete reports whether no later version of o is to be expected.
@@ -193,8 +203,8 @@ func (o *observation) inCategory(code string) bool {
 	})
 }
 
-// identifier returns the identifier of o at receivers. An identifier whose system
-// belongs to the source of the data comes first in the resources of this server.
+// identifier returns the identifier of o at receivers: its first one, which in ingested
+// data has the system of the vendor.
 func (src *Source) identifier(o *observation) (element.Identifier, bool) {
 	var id element.Identifier
 	for _, have := range o.Identifier {

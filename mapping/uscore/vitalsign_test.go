@@ -302,6 +302,23 @@ func TestDoesNotQualify(t *testing.T) {
 	}
 }
 
+// TestDerived checks a value that was derived from several sources and has no vendor.
+func TestDerived(t *testing.T) {
+	src := heart(t, `zone-unknown`, `preferred`)
+	src.Vendor, src.VendorName, src.VendorURL = "", "", ""
+	body, _, ok, err := uscore.VitalSign(src)
+	if err != nil || !ok {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	var f form
+	if err := json.Unmarshal(body, &f); err != nil {
+		t.Fatal(err)
+	}
+	if who := f.Contained[0].Agent[0].Who; who.Display != "Pulsegate" || who.Identifier.Value != base {
+		t.Errorf("the author is %+v, want this server", who)
+	}
+}
+
 func TestKeepsDigitsAndWritesUnit(t *testing.T) {
 	body, _, _, err := uscore.VitalSign(heart(t))
 	if err != nil {

@@ -50,9 +50,9 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	}
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
 		Terminology: func() []byte { return terminology },
-		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now, Rand: rand.Reader,
-		Consents: s.consents,
-		Limits:   rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
+		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
+		Rand: rand.Reader, Consents: s.consents,
+		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
 			rest.Subscriptions{Engine: s.followers.subscriptions, Service: s.fhir},
