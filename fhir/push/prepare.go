@@ -184,10 +184,12 @@ func (s *sender) fill(ctx context.Context, m *message, src *Source, was *sent, g
 		return nil
 	case !gone && ok && s.form.Updates:
 		m.action, m.body = update, body
+		m.begun.Hash = "" // not known until the answer
 		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash, Remote: was.Remote,
 			Revision: src.Revision}
 	default:
 		m.action, m.again = retract, !gone && ok
+		m.begun.Hash = ""
 		m.accepted = *was
 		m.accepted.Version, m.accepted.Begun, m.accepted.Retracted = m.version, true, true
 		m.body, m.ifNoneExist, ok, err = s.form.Retract(ctx, src)

@@ -353,6 +353,43 @@ func TestRetractedInDoubt(t *testing.T) {
 	w.expect("retracted", map[string]string{"o1": "Patient/ada entered-in-error 61 v2"})
 }
 
+// TestUpdateInDoubt checks that a value is sent again that the target had before an
+// update whose answer was lost.
+func TestUpdateInDoubt(t *testing.T) {
+	for _, retracted := range []bool{false, true} {
+		w := newWorld(t)
+		w.add(nil)
+		w.put(observation("o1", "ada", 61, 1, ""))
+		w.expect("create", map[string]string{"o1": "Patient/ada final 61 v1"})
+		begun, restored := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		w.ehr.setFault(func(_ http.ResponseWriter, r *http.Request, body string) bool {
+			lost := false
+			once.Do(func() {
+				w.ehr.mu.Lock()
+				w.ehr.one(r.Method, strings.TrimPrefix(r.URL.RequestURI(), "/base/"), "", []byte(body))
+				w.ehr.mu.Unlock()
+				close(begun)
+				<-restored
+				lost = true
+			})
+			if lost {
+				panic(http.ErrAbortHandler)
+			}
+			return false
+		})
+		if retracted {
+			w.remove("o1")
+		} else {
+			w.put(observation("o1", "ada", 62, 1, ""))
+		}
+		<-begun
+		w.put(observation("o1", "ada", 61, 1, ""))
+		close(restored)
+		w.expect("restored", map[string]string{"o1": "Patient/ada final 61 v3"})
+	}
+}
+
 func TestBrokenTarget(t *testing.T) {
 	for name, fault := range map[string]func(http.ResponseWriter, *http.Request, string) bool{
 		"status-404": status(404), "status-410": status(410),

@@ -109,7 +109,8 @@ type sent struct {
 	Revision int `json:"rev,omitempty"`
 	// Remote is the id at the target, "" if it is not known.
 	Remote string `json:"id,omitempty"`
-	// Hash identifies the content that the target has, or has got if it has accepted.
+	// Hash identifies the content that the target has, or has got if it has accepted
+	// the creation. It is empty while an update is in doubt.
 	Hash string `json:"h,omitempty"`
 	// Audited is the version whose disclosure is recorded, and AuditedAs the action.
 	Audited   uint64 `json:"a,omitempty"`
