@@ -173,6 +173,8 @@ func (s *sender) fill(ctx context.Context, m *message, src *Source, was *sent, g
 		m.accepted = sent{Version: m.version, Begun: true, Created: true, Hash: hash, Revision: src.Revision}
 		if !m.repeated {
 			m.begun.Hash = hash
+		} else if was.Hash != hash {
+			m.begun.Hash = "" // either content may be there
 		}
 		m.begun.Created, m.begun.Retracted, m.begun.Remote = false, false, ""
 		m.begun.Revision = src.Revision

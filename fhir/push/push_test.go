@@ -783,6 +783,11 @@ func anyMoment(t *testing.T, rt *rapid.T, form string) {
 			w.put(observation(id, "ada", now[id], 1, ""))
 		}
 	}
+	defer func() {
+		if t.Failed() {
+			t.Log("want", now, "requests", w.ehr.requests)
+		}
+	}()
 	w.until("everything arrives", func() bool {
 		got := map[string]int{}
 		for id, line := range w.ehr.has() {

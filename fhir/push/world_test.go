@@ -343,8 +343,14 @@ func (w *world) restart() { w.t.Helper(); w.shut(); w.open() }
 // crash ends the process as kill -9 does: only what was synced remains.
 func (w *world) crash() {
 	w.t.Helper()
+	// No request that begins after the clone reaches the EHR.
+	w.ehr.mu.Lock()
+	fault := w.ehr.fault
+	w.ehr.mu.Unlock()
+	w.ehr.setFault(func(http.ResponseWriter, *http.Request, string) bool { panic(http.ErrAbortHandler) })
 	after := w.fs.CrashClone(vfs.CrashCloneCfg{})
 	w.shut()
+	w.ehr.setFault(fault)
 	w.fs = after
 	w.open()
 }
