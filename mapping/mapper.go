@@ -139,7 +139,13 @@ func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string
 
 // Observation is Map for a sample that was resolved before.
 func (m *Mapper) Observation(buf []byte, r *Resolved, s *sample.Sample, zone *time.Location) (Result, error) {
-	res, err := m.strict(buf, r, s, zone)
+	return m.observation(buf, r, s, zone, nil)
+}
+
+// observation is Observation, which reports to trace how it maps.
+func (m *Mapper) observation(buf []byte, r *Resolved, s *sample.Sample, zone *time.Location,
+	trace *Trace) (Result, error) {
+	res, err := m.strict(buf, r, s, zone, trace)
 	var part *partError
 	if err == nil || !errors.As(err, &part) {
 		return res, err
@@ -148,7 +154,7 @@ func (m *Mapper) Observation(buf []byte, r *Resolved, s *sample.Sample, zone *ti
 	if kept.Value.Kind == sample.None && len(kept.Components) == 0 {
 		return res, mainReason(left)
 	}
-	res, err = m.strict(buf, r, kept, zone)
+	res, err = m.strict(buf, r, kept, zone, trace)
 	if errors.As(err, &part) { // no point of the main series is plausible
 		return res, part.RejectError
 	}
@@ -158,7 +164,8 @@ func (m *Mapper) Observation(buf []byte, r *Resolved, s *sample.Sample, zone *ti
 
 // strict maps s as a whole. It returns a *partError if only a component, or
 // only points of a series, break a rule.
-func (m *Mapper) strict(buf []byte, r *Resolved, s *sample.Sample, zone *time.Location) (Result, error) {
+func (m *Mapper) strict(buf []byte, r *Resolved, s *sample.Sample, zone *time.Location,
+	trace *Trace) (Result, error) {
 	if r.rule == nil {
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
 	}
@@ -184,12 +191,14 @@ func (m *Mapper) strict(buf []byte, r *Resolved, s *sample.Sample, zone *time.Lo
 		effective.truncate()
 		k := r.rule.sampleKey(r.stream, s, &effective)
 		res.ID, res.Stream = k.ID(), StreamID(r.stream)
+		trace.identify(ByStream)
 	} else {
 		res.ID = m.observationID(r, s, &effective)
+		trace.identify(idRule(s))
 	}
 	res.Start = effective.Start
 	from := len(buf)
-	b, err := r.appendObservation(buf, s, &effective, res.ID, res.Stream, nil)
+	b, err := r.appendObservation(buf, s, &effective, res.ID, res.Stream, trace.begin(r.rule, &effective))
 	if err != nil {
 		return Result{}, err
 	}

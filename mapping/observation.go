@@ -144,6 +144,7 @@ func (r *rule) appendMainValue(b []byte, s *sample.Sample, slots *slots) ([]byte
 	if !ok {
 		return nil, reject(sample.ReasonBadValue, "the shape of the row does not allow this type of value")
 	}
+	slots.part(nil, r, v)
 	return r.appendValue(b, v, s.Channel, slots)
 }
 
@@ -170,6 +171,7 @@ func (r *rule) appendComponents(b []byte, s *sample.Sample, slots *slots) ([]byt
 	if r.row.Shape == table.ShapeSampled && s.Value.Kind == sample.Series {
 		open()
 		b = append(b, r.sampledCode...)
+		slots.part(nil, r, &s.Value)
 		if b, err = r.appendValue(b, &s.Value, s.Channel, slots); err != nil {
 			return nil, err // a *partError if only points are implausible
 		}
@@ -189,6 +191,7 @@ func (r *rule) appendComponents(b []byte, s *sample.Sample, slots *slots) ([]byt
 		} else {
 			b = append(b, component.code...)
 		}
+		slots.part(c, component, &c.Value)
 		if b, err = component.appendValue(b, &c.Value, s.Channel, slots); err != nil {
 			return nil, inComponent(c.Name, err)
 		}

@@ -153,6 +153,7 @@ func (r *Resolved) Template(s *sample.Sample, class series.Class, unsure bool, v
 type slots struct {
 	spans   []span
 	numbers int
+	trace   *Trace // or nil
 }
 
 type span struct {

@@ -16,27 +16,31 @@ const ucumSystem = `"system":"` + element.UCUM + `"`
 // rule is a compiled row, variant or component of the metric table. The parts
 // of an Observation that do not depend on the sample are already JSON.
 type rule struct {
-	row         *table.Row
-	entities    []byte // see RowEntities; only in the rule of a row
-	meta        []byte // members of meta
-	category    []byte // ,"category":[...]
-	categories  []string
-	code        []byte // {"coding":[...],"text":...}
-	sampledCode []byte // code of the component with SampledData
-	quantity    []byte // ,"unit":...,"system":...,"code":...
-	ucum        string
-	units       table.Conversions // nil for a component that has no row
-	scale       map[string]decimal.Conversion
-	low, high   float64
-	ranged      bool              // low and high are set
-	zeroAbsent  bool              // 0 means that nothing was measured
-	concept     bool              // free text is written as a CodeableConcept
-	required    []string          // components that are written even without a value
-	values      map[string][]byte // vendor code -> CodeableConcept
-	system      string            // CodeSystem of the vendor
-	components  map[string]*rule
-	variants    []variant
-	dense       bool // the rate of the row is at least Options.SeriesFrom
+	row          *table.Row
+	entities     []byte // see RowEntities; only in the rule of a row
+	meta         []byte // members of meta
+	category     []byte // ,"category":[...]
+	categories   []string
+	code         []byte // {"coding":[...],"text":...}
+	codes        []CodeFact
+	sampledCode  []byte // code of the component with SampledData
+	sampledCodes []CodeFact
+	quantity     []byte // ,"unit":...,"system":...,"code":...
+	ucum         string
+	unitText     string            // for display
+	units        table.Conversions // nil for a component that has no row
+	scale        map[string]decimal.Conversion
+	low, high    float64
+	ranged       bool              // low and high are set
+	zeroAbsent   bool              // 0 means that nothing was measured
+	concept      bool              // free text is written as a CodeableConcept
+	required     []string          // components that are written even without a value
+	values       map[string][]byte // vendor code -> CodeableConcept
+	system       string            // CodeSystem of the vendor
+	components   map[string]*rule
+	variants     []variant
+	dense        bool        // the rate of the row is at least Options.SeriesFrom
+	when         *table.When // of a variant
 }
 
 // variant is a rule that replaces the rule of its row for some samples.
@@ -84,7 +88,7 @@ func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
 	base.compileProfiles(row)
 	base.compileCategory(row)
 	if row.Shape == table.ShapeSampled {
-		base.sampledCode = m.concept(v, row.Metric, row.Name, row.Series, nil)
+		base.sampledCode, base.sampledCodes = m.concept(v, row.Metric, row.Name, row.Series, nil)
 	}
 	base.components = map[string]*rule{}
 	for i := range row.Components {
@@ -157,15 +161,17 @@ func (m *Mapper) compileVariant(v *table.Vendor, base *rule, replaced *table.Var
 	r.row, r.dense = row, base.dense
 	r.meta, r.category, r.categories = base.meta, base.category, base.categories
 	r.sampledCode, r.components, r.required = base.sampledCode, base.components, base.required
+	r.sampledCodes, r.when = base.sampledCodes, &replaced.When
 	return r, nil
 }
 
 func (m *Mapper) compileComponent(v *table.Vendor, c *table.Component) (*rule, error) {
 	r := &rule{system: v.SystemURL(), zeroAbsent: c.Zero == table.ZeroAbsent,
-		concept: c.Shape == table.ShapeCodeable, code: m.concept(v, c.Name, c.Display, c.Codes, c.Doubtful)}
+		concept: c.Shape == table.ShapeCodeable}
+	r.code, r.codes = m.concept(v, c.Name, c.Display, c.Codes, c.Doubtful)
 	if c.Unit != "" {
 		unit := m.table.Units[c.Unit]
-		r.units, r.ucum = unit.Accepts, c.Unit
+		r.units, r.ucum, r.unitText = unit.Accepts, c.Unit, unit.Text
 		r.quantity = append(r.quantity, `,"unit":`...)
 		r.quantity = appendString(r.quantity, unit.Text)
 		r.quantity = append(r.quantity, `,`+ucumSystem+`,"code":`...)
@@ -193,20 +199,29 @@ func (m *Mapper) compileComponent(v *table.Vendor, c *table.Component) (*rule, e
 
 // concept returns the CodeableConcept of a row or component: the standard codes
 // in order, followed by the vendor's code.
-func (m *Mapper) concept(v *table.Vendor, local, display string, codes, doubtful []string) []byte {
+func (m *Mapper) concept(v *table.Vendor, local, display string, codes, doubtful []string) ([]byte, []CodeFact) {
+	var facts []CodeFact
+	add := func(why string, names []string) {
+		for _, name := range names {
+			c := m.table.Codes[name]
+			facts = append(facts, CodeFact{c.System, c.Code, c.Display, why})
+		}
+	}
+	add(CodeSure, codes)
 	if m.opts.Doubtful {
-		codes = append(codes[:len(codes):len(codes)], doubtful...)
+		add(CodeDoubtful, doubtful)
 	}
+	facts = append(facts, CodeFact{v.SystemURL(), local, display, CodeVendor})
 	b := []byte(`{"coding":[`)
-	for _, name := range codes {
-		c := m.table.Codes[name]
-		b = appendCoding(b, c.System, c.Code, c.Display)
-		b = append(b, ',')
+	for i := range facts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendCoding(b, facts[i].System, facts[i].Code, facts[i].Display)
 	}
-	b = appendCoding(b, v.SystemURL(), local, display)
 	b = append(b, `],"text":`...)
 	b = appendString(b, display)
-	return append(b, '}')
+	return append(b, '}'), facts
 }
 
 // choose returns the rule for s: the first variant that matches, or else r.

@@ -55,7 +55,7 @@ func (r *rule) appendValue(b []byte, v *sample.Value, channel string, slots *slo
 		b = append(b, `,"valueBoolean":`...)
 		return strconv.AppendBool(b, v.Bool), nil
 	case sample.Series:
-		return r.appendSeries(b, v.Series, channel)
+		return r.appendSeries(b, v.Series, channel, slots)
 	}
 	return b, nil
 }
@@ -71,6 +71,7 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string, slots *slots)
 	if r.units == nil { // no row: write the unit as it is, without a code
 		b = d.Append(b)
 		slots.addNumber(at, len(b))
+		slots.converted(d, unit, decimal.Conversion{}, d, r)
 		if unit != "" {
 			b = append(b, `,"unit":`...)
 			b = appendString(b, unit)
@@ -81,6 +82,7 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string, slots *slots)
 	if !ok {
 		return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
 	}
+	sent := d
 	if r.zeroAbsent && d.IsZero() {
 		return nil, reject(sample.DropPlaceholder, "zero means that nothing was measured")
 	}
@@ -94,13 +96,14 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string, slots *slots)
 		b = d.Append(b)
 	}
 	slots.addNumber(at, len(b))
+	slots.converted(sent, unit, c, d, r)
 	b = append(b, r.quantity...)
 	return append(b, '}'), nil
 }
 
 // appendSeries appends SampledData. It rejects a conversion with an offset,
 // because SampledData.factor can express only a factor.
-func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string) ([]byte, error) {
+func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string, slots *slots) ([]byte, error) {
 	if s == nil || s.Period <= 0 {
 		return nil, reject(sample.ReasonBadValue, "the series has no period")
 	}
@@ -125,7 +128,9 @@ func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string) ([]b
 		if !ok || c.HasOffset() {
 			return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
 		}
+		sent := factor
 		origin, factor = c.Apply(origin), c.Apply(factor)
+		slots.converted(sent, s.Unit, c, factor, r)
 	} else if s.Unit != "" {
 		quantity = append([]byte(`,"unit":`), appendString(nil, s.Unit)...)
 		quantity = append(quantity, `,`+ucumSystem+`,"code":`...)

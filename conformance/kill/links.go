@@ -337,6 +337,9 @@ func (l *links) content(srv *blackbox.Server, patients []string) (map[string]int
 	number := strings.NewReplacer(numbers...)
 	out := map[string]int{}
 	for _, raw := range all["Observation"] {
+		if bytes.Contains(raw, []byte(`"code":"preferred"`)) {
+			continue // derived by the server, later than the measurements
+		}
 		var o map[string]any
 		if err := json.Unmarshal([]byte(number.Replace(string(raw))), &o); err != nil {
 			return nil, err

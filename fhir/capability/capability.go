@@ -14,6 +14,8 @@ type Operation struct {
 	Type       string
 	Name       string // without the dollar sign
 	Definition string // canonical of the OperationDefinition
+	// Documentation says how the operation differs from its definition, or is "".
+	Documentation string
 }
 
 // Settings holds the parts of the statements that do not come from the registries.
@@ -43,8 +45,9 @@ type code struct {
 }
 
 type operation struct {
-	Name       string `json:"name"`
-	Definition string `json:"definition"`
+	Name          string `json:"name"`
+	Definition    string `json:"definition"`
+	Documentation string `json:"documentation,omitempty"`
 }
 
 type param struct {
@@ -202,7 +205,7 @@ func (s Settings) operations(typ string) []operation {
 	var out []operation
 	for _, o := range s.Operations {
 		if o.Type == typ {
-			out = append(out, operation{o.Name, o.Definition})
+			out = append(out, operation{o.Name, o.Definition, o.Documentation})
 		}
 	}
 	return out

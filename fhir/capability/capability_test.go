@@ -19,8 +19,9 @@ func settings() Settings {
 		Base: "https://pg.example/fhir", Version: "0.1.0", Released: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC),
 		Token: "https://pg.example/oauth/token",
 		Operations: []Operation{
-			{"", "export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"},
-			{"Group", "export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/group-export"},
+			{Name: "export", Definition: "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"},
+			{Type: "Group", Name: "export",
+				Definition: "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/group-export", Documentation: "note"},
 		},
 		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles:     map[string][]string{"Subscription": {"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"}},

@@ -60,6 +60,12 @@ func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	if !a.include {
 		a.limit = 0
 	}
+	if a.preferred && a.include {
+		return nil, fhir.Errorf(fhir.Invalid, op, "include cannot be combined with preferred; leave out one of them")
+	}
+	if a.preferred && s.Preferred == nil {
+		return nil, fhir.Errorf(fhir.Unsupported, op, "this server has no preferred sources; leave out preferred")
+	}
 	return a, nil
 }
 
@@ -104,6 +110,9 @@ func (r *statsReader) parameter(p *Parameter) error {
 	case "include":
 		want = "true or false"
 		r.request.include, ok = p.Value == "true", p.Value == "true" || p.Value == "false"
+	case "preferred":
+		want = "true or false"
+		r.request.preferred, ok = p.Value == "true", p.Value == "true" || p.Value == "false"
 	case "limit":
 		want = "a whole number above 0"
 		n, err := strconv.Atoi(p.Value)
@@ -112,7 +121,8 @@ func (r *statsReader) parameter(p *Parameter) error {
 		return nil
 	default:
 		return fhir.Errorf(fhir.Invalid, op,
-			"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, include and limit")
+			"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, "+
+				"include, limit and preferred")
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
@@ -214,6 +224,9 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []elemen
 	m := &measurements{codes: codes, fn: fn, when: when, groups: map[*series.Template]*valueGroup{}}
 	var bad error
 	one := func(o *store.Found) bool {
+		if isPreferred(o.Resource.JSON) {
+			return true // the measurements that it is derived from count
+		}
 		src.add(o.Resource.JSON)
 		more, err := m.resource(o.Resource.JSON)
 		bad = err

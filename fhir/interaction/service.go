@@ -78,6 +78,7 @@ type Service struct {
 	Limits    Limits
 	Base      string // base URL of the FHIR API, without a trailing slash
 	Checks    map[string]Check
+	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
 
 	randMu sync.Mutex

@@ -72,6 +72,7 @@ type statsRequest struct {
 	statistics []string
 	include    bool
 	limit      int
+	preferred  bool
 }
 
 // Stats implements Observation/$stats
@@ -80,6 +81,11 @@ type statsRequest struct {
 // has one component per statistic. A statistic that is undefined for the values
 // has a dataAbsentReason. Each component of a panel is a separate code. Variance,
 // skew and kurtosis are those of a sample; percentiles are interpolated.
+//
+// Preferred values do not count, because the measurements that they are
+// derived from do. With the parameter preferred=true, which R4 does not define, the
+// measurements are those of the preferred source of each day instead, so that the steps of
+// a phone and a watch are not added up.
 func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, error) {
 	body, patient, err := s.stats(ctx, rq, ps)
 	if err != nil {
@@ -108,7 +114,12 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.LastSeq()}
 	sum := &summary{request: a}
 	src := &sources{capacity: s.Limits.withDefaults().PageBytes, limit: a.limit}
-	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
+	if a.preferred {
+		err = s.Preferred.Values(ctx, &PreferredQuery{Patient: a.patient, Codes: a.codes, From: a.from, To: a.to,
+			Filter: find.Filter, At: find.At}, sum.add)
+	} else {
+		err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
+	}
 	if err == nil {
 		err = sum.err
 	}

@@ -23,18 +23,25 @@ type operation struct {
 	// definition is the canonical URL of the OperationDefinition. If it has no scheme, it
 	// is relative to the base URL of this server, which serves it.
 	definition string
-	handle     func(*Server, *gin.Context, []interaction.Parameter)
+	// documentation says how the operation differs from its definition, or is "".
+	documentation string
+	handle        func(*Server, *gin.Context, []interaction.Parameter)
 }
 
 // offered lists the operations for the routes and the CapabilityStatement.
 func offered() []operation {
 	const core = element.HL7 + "OperationDefinition/"
 	return []operation{
-		{"Observation", "lastn", false, core + "Observation-lastn", (*Server).lastN},
-		{"Observation", "stats", false, core + "Observation-stats", (*Server).stats},
-		{"Patient", "ehr-bundle", true, capability.EHRBundlePath, (*Server).ehrBundle},
+		{"Observation", "lastn", false, core + "Observation-lastn", "", (*Server).lastN},
+		{"Observation", "stats", false, core + "Observation-stats", statsDocumentation, (*Server).stats},
+		{"Patient", "ehr-bundle", true, capability.EHRBundlePath, "", (*Server).ehrBundle},
 	}
 }
+
+// statsDocumentation describes the parameter of $stats that its definition lacks.
+const statsDocumentation = "The parameter preferred (boolean) is added: with true, only measurements of the " +
+	"preferred source of each day count, and for the code of a preferred value, the preferred values of days and " +
+	"nights. Without it, every measurement counts, and preferred values do not."
 
 // Offered returns the operations that Mount adds, for the CapabilityStatement of a server
 // with this base URL.
@@ -45,7 +52,8 @@ func Offered(base string) []capability.Operation {
 		if strings.HasPrefix(definition, "/") {
 			definition = base + definition
 		}
-		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: definition})
+		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: definition,
+			Documentation: o.documentation})
 	}
 	return out
 }

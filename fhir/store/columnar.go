@@ -30,6 +30,7 @@ type Columnar interface {
 	// all of its codings.
 	FindNewest(ctx context.Context, f Find, n int, fn func(*Found) bool) error
 	// ChangesBrief is Changes for callers that do not need samples: the samples
-	// that a commit wrote of one series are one Change, without a Ref.
+	// that a commit wrote of one series are one Change, with Samples and without a
+	// Ref.
 	ChangesBrief(ctx context.Context, from Seq, fn func(*Change) bool) error
 }

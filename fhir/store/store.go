@@ -157,6 +157,16 @@ type Change struct {
 	Created bool
 	Deleted bool
 	Facts   access.Facts // Tokens is valid until the callback returns
+	// Samples is set for the samples that Columnar.ChangesBrief reports as one Change.
+	Samples *SampleChange
+}
+
+// SampleChange describes samples that one commit wrote of one series.
+type SampleChange struct {
+	First, Last int64 // least and greatest start in Unix microseconds
+	// Template returns the template of the series. It is valid until the callback
+	// returns, and its result for longer.
+	Template func() (*series.Template, error)
 }
 
 // Found is one match of a Find. JSON is valid until the callback returns.

@@ -105,20 +105,42 @@ func (c Conversion) Apply(d Decimal) Decimal {
 		}
 		return d
 	}
-	r := new(big.Rat).Mul(d.rat(), c.factor())
-	if c.plus != nil {
-		r.Add(r, c.plus)
-	}
-	n, exact := r.FloatPrec()
-	if !exact || n > 2*fraction {
-		n = fraction
-	}
+	r := c.exact(d)
+	n, _ := places(r)
 	out, ok := Parse(trimFraction(r.FloatString(n)))
 	if !ok {
 		return d
 	}
 	out.plain = false // d's text is a different number
 	return out
+}
+
+// exact returns d converted, without rounding.
+func (c Conversion) exact(d Decimal) *big.Rat {
+	r := new(big.Rat).Mul(d.rat(), c.factor())
+	if c.plus != nil {
+		r.Add(r, c.plus)
+	}
+	return r
+}
+
+// places returns the number of decimal places with which r is written, and whether r is
+// rounded to them.
+func places(r *big.Rat) (n int, rounded bool) {
+	n, exact := r.FloatPrec()
+	if !exact || n > 2*fraction {
+		return fraction, true
+	}
+	return n, false
+}
+
+// Rounds reports whether Apply rounds the result for d.
+func (c Conversion) Rounds(d Decimal) bool {
+	if c.times == nil && c.plus == nil {
+		return false
+	}
+	_, rounded := places(c.exact(d))
+	return rounded
 }
 
 func trimFraction(s string) string {

@@ -148,6 +148,9 @@ func NewConverter(c Conversion) Converter {
 	return conv
 }
 
+// Conversion returns the conversion whose results c has.
+func (c *Converter) Conversion() Conversion { return c.exact }
+
 // apply computes Conversion.Apply. It reports false if the result or an
 // intermediate value does not fit in 64 bits.
 func (c *Converter) apply(v series.Decimal) (out series.Decimal, ok bool) {

@@ -45,6 +45,7 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 		}
 		clear(d.devices) // the caches may hold state that was not written
 		clear(d.learned)
+		clear(d.exemplars)
 	}
 }
 
@@ -133,8 +134,11 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 // auditDetails returns the details of a commit's AuditEvent.
 func (d *delivery) auditDetails(written int) [][2]string {
 	format := d.format
-	if d.retracting {
+	switch {
+	case d.retracting:
 		format = "retraction"
+	case d.remap != "":
+		format = "remap"
 	}
 	return [][2]string{{"vendor", d.request.Vendor}, {"format", format}, {"written", strconv.Itoa(written)},
 		{d.digestName(), d.digest}}

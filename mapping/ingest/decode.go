@@ -92,6 +92,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 		}
 		return d.quarantine(itemOfSample(d, s, re), timeOfItem(s, re))
 	}
+	delivered := s
 	if len(res.Left) > 0 {
 		if err := d.quarantineLeftOut(s, &res); err != nil {
 			return err
@@ -102,7 +103,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 			}
 		}
 	}
-	return d.addDocument(s, res)
+	return d.addDocument(s, delivered, res)
 }
 
 // addSample adds d.row, a sample of st, to the batch.
@@ -139,14 +140,16 @@ func (d *delivery) useFor(st *stream.Stream) *streamUse {
 	use := &streamUse{stream: st, group: group, latest: d.row.Start}
 	b.byStream[st] = use
 	b.uses = append(b.uses, use)
+	group.exemplars = append(group.exemplars, st.Exemplar)
 	if st.Device.ID != "" {
 		b.device(st.Device)
 	}
 	return use
 }
 
-// addDocument adds the resource that s was mapped to.
-func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
+// addDocument adds the resource that s was mapped to. delivered is s with the components
+// that could not be written.
+func (d *delivery) addDocument(s, delivered *sample.Sample, res mapping.Result) error {
 	b := d.batch
 	if b.arena == nil { // flush has replaced the batch since s was mapped
 		b.arena = d.newArena()
@@ -166,10 +169,13 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 			b.arena = d.newArena()
 		}
 		b.seq++
-		b.bytes += len(res.JSON)
 		obs := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
 			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
 			shared: s.SharedID, source: s.Source.Name}
+		if res.JSON != nil {
+			obs.kept = d.keep(delivered, false)
+		}
+		b.bytes += len(res.JSON) + obs.keptBytes()
 		if i, twice := d.byID[res.ID]; twice {
 			// The payload states the Observation twice; the later statement counts.
 			if b.observations[i].revision <= obs.revision {

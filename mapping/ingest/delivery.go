@@ -24,6 +24,7 @@ type delivery struct {
 	format     string
 	digest     string // SHA-256 of the first 64 KiB of the payload, in hex
 	retracting bool   // the delivery is a Retraction
+	remap      string // id of the job if the delivery maps stored samples again, or ""
 	generation int    // of the fence when the delivery began
 	log        *slog.Logger
 	meters     meters
@@ -55,6 +56,7 @@ type delivery struct {
 	categories     map[categoryPair]bool // cache of covered
 	devices        map[string]*mapping.DeviceFacts
 	learned        map[string]bool     // pairs that learnSources has recorded
+	exemplars      map[string]bool     // keys of exemplars that the store has
 	openItems      map[string][]string // items in quarantine by subjectID; nil until loadOpenItems
 	wroteResources bool
 	commits        int

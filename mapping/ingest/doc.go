@@ -1,7 +1,7 @@
 // Package ingest ingests vendor payloads: it checks the consent, decodes, maps,
 // commits, and writes Provenance, AuditEvents and the quarantine.
 //
-// It owns Pipeline.Run, Retry, Retract and Erase, the quarantine, POST
+// It owns Pipeline.Run, Retry, Remap, Retract and Erase, the quarantine, POST
 // /ingest/{vendor}/{format}, and the state with the key prefixes quarantine/ and
 // ingest/. It does not own the vendor formats (package adapters) and the metric
 // table (package mapping).
@@ -121,6 +121,38 @@
 // The ids of a payload are kept as hashes, at most 2^20. A payload that states more
 // is stored and fails without retracting anything.
 //
+// # Mapping again
+//
+// Pipeline.Remap maps the samples that are kept of a vendor's Observations again with
+// the current table: for one patient or all, batch by batch in order of time, first the
+// items in quarantine (as Retry does), then the Observations, then the nights that are
+// derived from segments. An Observation whose content differs gets a new version with
+// the status "amended", whose Provenance names the job and the rows. A row of a series
+// that changes becomes a document. An equal one is not written, so a job may be repeated
+// or interrupted at any point.
+//
+// These stay as they are:
+//
+//   - Observations that are deleted or entered-in-error, or whose current version a
+//     client has written.
+//   - Observations whose sample the table rejects now, because its row is gone, its unit
+//     is not accepted or its value is out of range, or whose sample is not known for sure
+//     (ErrAmbiguous). They are reported by reason and not put in quarantine, because
+//     nothing is lost. A component that is rejected goes to quarantine.
+//   - Data that no consent covers now, under the new category too.
+//
+// The converted numbers of a sample of a stream with Sample.KeyValue are part of its id.
+// If a correction changes them, the stored Observation becomes entered-in-error, and the
+// sample is stored under its new id, as a redelivery would store it. Tenants' packs
+// cannot cause that, only a new version of a built-in pack.
+//
+// A batch holds the lock of the patient and vendor while it reads, maps and commits, so
+// that it never replaces a later statement. There is one job per vendor at a time. Its
+// position and figures are in the state ingest/remap/VENDOR, in the commits of its
+// batches, so that the next process continues it if it has the same packs. The state
+// ingest/packs/VENDOR says which packs were in force for which commits: rows of one
+// series that different packs have converted cannot be told apart otherwise.
+//
 // # Retraction and erasure
 //
 // Pipeline.Retract takes a deletion that the vendor reports, of an object or of a
@@ -195,6 +227,22 @@
 // delivered, and ingest/heard what was confirmed. A patient with one channel costs
 // one read of ingest/channels per commit. Commits for one patient and vendor are
 // prepared one after another.
+//
+// # Kept samples
+//
+// The sample from which an Observation was made is kept in the commit that writes the
+// Observation, so that the mapping can be explained and repeated (Pipeline.Kept,
+// Pipeline.EachKept, Pipeline.MapAgain). It is kept under the id of the stored
+// Observation; a restatement replaces it, and a retraction that states only the id leaves
+// it. Of an Observation that was joined of several samples, all are kept. Of a night that
+// was derived from segments, the derived sample is kept.
+//
+// Of a series, only one exemplar is kept of all samples that differ in times and numbers
+// alone (stream.Exemplar). Together with a row, it is the sample again, except for zeros
+// at the end of numbers and for facts that leave no trace in the Observation. If a
+// component of such a sample could not be written, the exemplar is without it. If two
+// exemplars have one form of Observation, such as those of two units, both samples are
+// candidates, because the row does not tell them apart.
 //
 // # Device facts
 //

@@ -71,6 +71,9 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 		if obs.SegmentsOf != "" {
 			a.addSegment(obs, obs.JSON)
 		}
+		if err := d.keepSample(obs, a); err != nil {
+			return err
+		}
 		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: obs.Hash,
 			SkipSame: true, Resource: fhir.Resource{Type: "Observation", ID: obs.ID, JSON: body}})
 		a.metrics = append(a.metrics, obs.Metric)
@@ -168,8 +171,10 @@ func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref,
 	if err != nil {
 		return earlier, fhir.Wrap("ingest.observations", err)
 	}
-	if obs.joined && !v.Deleted && !obs.retracted {
-		obs.addComponents(v.JSON)
+	if obs.joined && !v.Deleted && !obs.retracted && obs.addComponents(v.JSON) {
+		if err := d.joinKept(ctx, obs, &v); err != nil {
+			return earlier, err
+		}
 	}
 	earlier.status, earlier.current, earlier.version, earlier.body = statusOf(v.JSON), v.JSON, v, obs.JSON
 	if obs.Vague {
@@ -181,11 +186,12 @@ func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref,
 
 // equalContent reports whether a stored version has the content of body. The
 // version, the time and the status "amended" of the stored version do not
-// count.
+// count, unless body is retracted.
 func equalContent(v *fhir.Resource, body []byte) bool {
 	want := fhir.Stamp(body, v.Type, v.ID, v.Version, v.LastUpdated)
 	if bytes.Equal(want, v.JSON) {
 		return true
 	}
-	return statusOf(v.JSON) == "amended" && bytes.Equal(withStatus(want, "amended"), v.JSON)
+	return statusOf(v.JSON) == "amended" && statusOf(body) != statusRetracted &&
+		bytes.Equal(withStatus(want, "amended"), v.JSON)
 }

@@ -99,7 +99,8 @@ func (e *erasing) all(ctx context.Context) error {
 	if err := e.quarantine(ctx); err != nil {
 		return err
 	}
-	for _, prefix := range []string{e.nightPrefix(), e.sourceKey("")} {
+	for _, prefix := range []string{e.nightPrefix(), e.sourceKey(""),
+		sampleKey(e.request.Patient, e.request.Vendor, ""), exemplarPrefix(e.request.Patient, e.request.Vendor)} {
 		if err := e.keys(ctx, prefix); err != nil {
 			return err
 		}
@@ -199,7 +200,7 @@ func (e *erasing) observations(ctx context.Context) error {
 
 // stateOf collects the state about an Observation.
 func (e *erasing) stateOf(ctx context.Context, f found) error {
-	keys := []string{prefixRevision + f.ref.ID}
+	keys := []string{prefixRevision + f.ref.ID, sampleKey(e.request.Patient, e.request.Vendor, f.ref.ID)}
 	if e.channels.hasCoarse() {
 		for _, target := range []string{f.stream, f.ref.ID} {
 			if target == "" || e.confirmed[target] {
@@ -317,22 +318,31 @@ func (e *erasing) quarantine(ctx context.Context) error {
 
 // keys deletes the state under a prefix.
 func (e *erasing) keys(ctx context.Context, prefix string) error {
-	var keys []string
-	err := e.pipeline.Store.List(ctx, prefix, func(key string, _ []byte) bool {
-		keys = append(keys, strings.Clone(key))
-		return true
-	})
-	for _, key := range keys {
-		if err == nil {
-			err = e.add(ctx, store.StateWrite{Key: key})
+	for {
+		var keys []string
+		err := e.pipeline.Store.List(ctx, prefix, func(key string, _ []byte) bool {
+			keys = append(keys, strings.Clone(key))
+			return len(keys) < eraseScan
+		})
+		for _, key := range keys {
+			if err == nil {
+				err = e.add(ctx, store.StateWrite{Key: key})
+			}
+		}
+		if err != nil || len(keys) < eraseScan {
+			return fhir.Wrap("ingest.Erase", err)
+		}
+		if err := e.commit(ctx, nil); err != nil {
+			return err
 		}
 	}
-	return fhir.Wrap("ingest.Erase", err)
 }
 
-// isUsed reports whether an Observation names a Device.
+// isUsed reports whether an Observation names a Device. Preferred values do not count: one
+// that was derived during the erasure follows its inputs.
 func (e *erasing) isUsed(ctx context.Context, device fhir.Ref) (bool, error) {
-	f, err := findObservations([2]string{"device", device.String()})
+	f, err := findObservations([2]string{"device", device.String()},
+		[2]string{"_tag:not", fhir.Canonical + "/CodeSystem/measures|preferred"})
 	if err != nil {
 		return false, err
 	}

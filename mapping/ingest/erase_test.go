@@ -143,6 +143,7 @@ func TestErase(t *testing.T) {
 // another origin names, and that other patients keep their data.
 func TestEraseKeepsDevicesInUse(t *testing.T) {
 	w := newWorld(t)
+	w.othersWrite = true
 	w.feedBoth(false)
 	var device string
 	for id, r := range w.all("Device") {

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -52,10 +53,15 @@ func (f *fences) begin(patient, vendor string) (end func()) {
 	}
 }
 
+// errBeingErased is the cause of errErasing.
+var errBeingErased = errors.New("the data are being erased")
+
 // errErasing is returned for a delivery that overlaps with an Erase of the same
 // data.
 func errErasing(op string) error {
-	return fhir.Errorf(fhir.Unavailable, op, "the data of this vendor and patient are being deleted")
+	err := fhir.Errorf(fhir.Unavailable, op, "the data of this vendor and patient are being deleted")
+	err.Err = errBeingErased
+	return err
 }
 
 // lock excludes other commits for the same patient and vendor until unlock is

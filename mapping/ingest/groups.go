@@ -22,6 +22,8 @@ type seriesGroup struct {
 	// columns holds the samples in the order of the payload, with their sequence
 	// numbers in the payload in Commits. deduplicate sorts them.
 	columns *series.Columns
+	// exemplars holds those of the samples, in order of their first samples.
+	exemplars []*stream.Exemplar
 }
 
 // streamUse refers to the samples of a batch for one stream.Stream.
@@ -64,5 +66,5 @@ func (group *seriesGroup) document(i int) observation {
 		Categories: group.template.Categories,
 		Metric:     group.metric, Start: time.UnixMicro(s.Start), Device: group.device, Vague: group.vague,
 		Stream: mapping.StreamID(group.template.Identity), SegmentsOf: group.segments},
-		source: group.source, coarse: group.coarse}
+		source: group.source, coarse: group.coarse, group: group, row: s}
 }

@@ -48,8 +48,8 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 			if obs.confirms(&out[j]) || obs.seq < out[j].seq {
 				continue
 			}
-			if obs.joined {
-				obs.addComponents(out[j].JSON)
+			if obs.joined && obs.addComponents(out[j].JSON) {
+				obs.kept = append(slices.Clone(out[j].kept), obs.kept...)
 			}
 			out[j] = obs
 			continue
@@ -189,33 +189,36 @@ func (obs *observation) confirms(fine *observation) bool {
 		json.Unmarshal(obs.JSON, &own) == nil && json.Unmarshal(fine.JSON, &other) == nil && own.equals(&other)
 }
 
-// addComponents adds the components of stored that obs lacks, in the order of
-// stored. Of two records of one workout, neither removes components that only
-// the other one has.
-func (obs *observation) addComponents(stored []byte) {
-	const open = `,"component":[`
-	list := func(body []byte) (parts []json.RawMessage, codes []string) {
-		var panel struct {
-			Component []json.RawMessage `json:"component"`
+const componentOpen = `,"component":[`
+
+// componentsOf returns the components of an Observation and their codes.
+func componentsOf(body []byte) (list []json.RawMessage, codes []string) {
+	var panel struct {
+		Component []json.RawMessage `json:"component"`
+	}
+	if json.Unmarshal(body, &panel) != nil {
+		return nil, nil
+	}
+	for _, p := range panel.Component {
+		var c struct {
+			Code json.RawMessage `json:"code"`
 		}
-		if json.Unmarshal(body, &panel) != nil {
+		if json.Unmarshal(p, &c) != nil {
 			return nil, nil
 		}
-		for _, p := range panel.Component {
-			var c struct {
-				Code json.RawMessage `json:"code"`
-			}
-			if json.Unmarshal(p, &c) != nil {
-				return nil, nil
-			}
-			codes = append(codes, string(c.Code))
-		}
-		return panel.Component, codes
+		codes = append(codes, string(c.Code))
 	}
-	own, ownCodes := list(obs.JSON)
-	others, otherCodes := list(stored)
+	return panel.Component, codes
+}
+
+// addComponents adds the components of stored that obs lacks, in the order of
+// stored. Of two records of one workout, neither removes components that only
+// the other one has. It reports whether stored has components.
+func (obs *observation) addComponents(stored []byte) bool {
+	own, ownCodes := componentsOf(obs.JSON)
+	others, otherCodes := componentsOf(stored)
 	if len(others) == 0 {
-		return
+		return false
 	}
 	var all []json.RawMessage
 	for i, p := range others {
@@ -230,10 +233,10 @@ func (obs *observation) addComponents(stored []byte) {
 		}
 	}
 	head := obs.JSON[:len(obs.JSON)-1]
-	if i := bytes.Index(head, []byte(open)); i >= 0 { // component is the last member
+	if i := bytes.Index(head, []byte(componentOpen)); i >= 0 { // component is the last member
 		head = head[:i]
 	}
-	out := append(bytes.Clone(head), open...)
+	out := append(bytes.Clone(head), componentOpen...)
 	for i, p := range all {
 		if i > 0 {
 			out = append(out, ',')
@@ -242,6 +245,7 @@ func (obs *observation) addComponents(stored []byte) {
 	}
 	obs.JSON = append(out, "]}"...)
 	obs.Hash = store.ContentHash(obs.JSON)
+	return true
 }
 
 // adoptIdentity gives obs the identity under which it is stored.

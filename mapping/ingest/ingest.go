@@ -89,7 +89,7 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	d := &delivery{pipeline: p, request: req, adapter: a, generation: fence.generation,
 		limits: p.Limits.orDefault(), byID: map[string]int{},
 		pace:    yield.Counter{Every: yieldEvery},
-		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
+		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{}, exemplars: map[string]bool{},
 		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

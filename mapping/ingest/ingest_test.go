@@ -75,6 +75,9 @@ type world struct {
 	t        tester
 	pipeline *Pipeline
 	consents *consents
+	// othersWrite is set if the test writes Observations of the vendor itself, of which
+	// nothing is kept.
+	othersWrite bool
 }
 
 // testMapper is shared by all worlds, because loading the table takes longer
@@ -86,7 +89,13 @@ var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w, done := newWorldOf(t)
-	t.Cleanup(done)
+	db := w.pipeline.Store
+	t.Cleanup(func() {
+		if _, bench := t.(*testing.B); !bench && !w.othersWrite {
+			w.checkAllKept(db)
+		}
+		done()
+	})
 	w.pipeline.SpoolDir = t.TempDir()
 	return w
 }
@@ -116,7 +125,7 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 	}
 	c := &consents{}
 	w = &world{t, &Pipeline{Store: db, Audit: rec, Consents: c, Mapper: m, Clock: clock,
-		Adapters: []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}}, c}
+		Adapters: []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}}, c, false}
 	if _, err := db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient",
 		ID: "p1", JSON: []byte(fhir.Prefix("Patient", "p1") + `}}`)}}}}); err != nil {
 		t.Fatal(err)

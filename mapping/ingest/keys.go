@@ -35,6 +35,12 @@ const (
 	// prefixConfirmed/TARGET/STREAM marks that a Provenance has recorded that
 	// STREAM confirms the stream or Observation TARGET.
 	prefixConfirmed = "ingest/heard/"
+	// prefixSample/PATIENT/VENDOR/ID holds the Kept of an Observation as JSON, or a list
+	// of them.
+	prefixSample = "ingest/sample/"
+	// prefixExemplar/PATIENT/VENDOR/STREAM/HASH holds a keptExemplar as JSON. HASH is
+	// one of the value.
+	prefixExemplar = "ingest/exemplar/"
 	// prefixPart/HASH holds the partMark of a delivered part as JSON.
 	prefixPart = "ingest/part/"
 )

@@ -195,5 +195,5 @@ func (d *delivery) nightObservation(row mapping.Segments, source, prefix string,
 		res.JSON, _ = mapping.KeepSource(res.JSON, []byte(`,"device":{"reference":"`+device+`"}`))
 		res.Hash = store.ContentHash(res.JSON)
 	}
-	return observation{Result: res, preliminary: s.Status == sample.Preliminary}, nil
+	return observation{Result: res, preliminary: s.Status == sample.Preliminary, kept: d.keep(&s, true)}, nil
 }

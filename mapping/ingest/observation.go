@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -21,11 +22,25 @@ type observation struct {
 	// joined is set if the Observation is stored for two ids of the vendor's.
 	// Components that obs lacks are then kept.
 	joined bool
+	// kept holds the samples of which obs was made, each encoded.
+	kept [][]byte
+	// group and row are set if obs was a row of a series. Its samples are made of them
+	// when it is written.
+	group *seriesGroup
+	row   series.Sample
 }
 
 // isDeletion reports whether obs says only that the vendor deleted it. It has no
 // JSON.
 func (obs *observation) isDeletion() bool { return obs.retracted && obs.JSON == nil }
+
+// keptBytes returns the size of the samples of obs.
+func (obs *observation) keptBytes() (n int) {
+	for _, raw := range obs.kept {
+		n += len(raw)
+	}
+	return n
+}
 
 // rename gives obs another id and another id of the vendor's.
 func (obs *observation) rename(id, oldVendorID, vendorID string) {

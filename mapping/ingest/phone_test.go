@@ -23,8 +23,9 @@ func TestSimulatedPhone(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		sum, err := w.pipeline.Run(r.Context(), Request{Patient: "p1", Vendor: "apple", Format: "companion", Name: "batch",
-			Body: decoded})
+		sum, err := w.pipeline.Run(r.Context(),
+			Request{Patient: "p1", Vendor: "apple", Format: "companion", Name: "batch",
+				Body: decoded})
 		if err != nil || sum.Quarantined+sum.LeftOut != 0 {
 			t.Errorf("%+v: %v", sum.Counts, err)
 			rw.WriteHeader(http.StatusInternalServerError)

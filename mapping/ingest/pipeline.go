@@ -42,6 +42,7 @@ type Pipeline struct {
 	// change.
 	locks  [64]sync.Mutex
 	fences fences
+	remaps remaps
 }
 
 // Request describes one delivery.

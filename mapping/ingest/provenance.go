@@ -66,9 +66,12 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	b = append(b, `],"recorded":"`...)
 	b = d.pipeline.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
 	b = append(b, `","activity":{"coding":[{"system":"`+element.ISO21089Lifecycle...)
-	if a.sweeping {
+	switch {
+	case a.sweeping:
 		b = append(b, `","code":"deprecate"}],"text":"retracted, because the vendor no longer holds it"}`...)
-	} else {
+	case d.remap != "":
+		b = append(b, `","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"stored samples mapped to FHIR again with another version of the mapping pack"}`...)
+	default:
 		b = append(b, `","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
 	}
 	// US Core Provenance: the vendor is the author, this server is the
@@ -97,10 +100,13 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 }
 
 // digestName returns the name of the digest that identifies the payload or the
-// retraction.
+// retraction, or of the id of the job that maps stored samples again.
 func (d *delivery) digestName() string {
-	if d.retracting {
+	switch {
+	case d.retracting:
 		return "retraction-sha256"
+	case d.remap != "":
+		return "remap-job"
 	}
 	return "payload-sha256-64k"
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"pulsegate/mapping/sample"
+
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir/store"
@@ -111,4 +113,27 @@ func TestChannelsAgreeInEveryStore(t *testing.T) {
 			checkAgreement(t, code, tier, value, pages, last)
 		}
 	})
+}
+
+// TestRetractionOfAmended checks that a retraction with the content of an amended
+// Observation retracts it.
+func TestRetractionOfAmended(t *testing.T) {
+	w := newWorld(t)
+	steps := sample.Sample{Metric: "daily_activity.steps", Channel: "v2", VendorID: "d1",
+		Day: sample.Date{Year: 2026, Month: 10, Day: 1}}
+	for _, n := range []string{"4000", "4100"} {
+		steps.Value = sample.Value{Kind: sample.Number, Num: n, Unit: "count"}
+		if _, err := w.deliver("oura", nil, steps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps.Status = sample.Retracted
+	if _, err := w.deliver("oura", nil, steps); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range w.chart("41950-7") {
+		if o.Status != statusRetracted {
+			t.Errorf("status %s", o.Status)
+		}
+	}
 }

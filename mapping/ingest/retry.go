@@ -37,7 +37,7 @@ func (p *Pipeline) Retry(ctx context.Context, by audit.Caller) (Summary, error) 
 			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
 			to++
 		}
-		sum, err := p.retry(ctx, items[from:to], by)
+		sum, _, err := p.retry(ctx, items[from:to], by)
 		total.Add(sum)
 		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
 			return total, err
@@ -47,15 +47,15 @@ func (p *Pipeline) Retry(ctx context.Context, by audit.Caller) (Summary, error) 
 	return total, nil
 }
 
-// retry tries items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Summary, error) {
+// retry tries items of one patient, vendor and format. It returns the number of those
+// that left quarantine.
+func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (_ Summary, done int, err error) {
 	began := p.Clock()
 	var d *delivery
-	var err error
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, d, err) }()
 	if d, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Caller: by}); err != nil {
-		return Summary{}, err
+		return Summary{}, 0, err
 	}
 	d.format = items[0].Format
 	var ids []byte
@@ -72,6 +72,7 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Su
 				return err
 			}
 			if ok {
+				done++
 				item := &items[i]
 				released = append(released, store.StateWrite{Key: item.key()})
 				if item.VendorID != "" {
@@ -87,30 +88,20 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Su
 		err = d.recordFailure(ctx, err, "")
 	}
 	if err != nil || len(released) == 0 {
-		return d.summary, err
+		return d.summary, 0, err
 	}
 	event := d.auditEvent(audit.Operator, audit.Success)
 	event.Interaction, event.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(released))}}
 	_, err = audit.Commit(ctx, p.Store, p.Audit, &store.Batch{State: released}, event)
-	return d.summary, fhir.Wrap("ingest.Retry", err)
+	return d.summary, done, fhir.Wrap("ingest.Retry", err)
 }
 
 // retryItem tries one item and reports whether all of it became resources. What
 // is rejected again is already in quarantine.
 func (d *delivery) retryItem(ctx context.Context, item *Item) (ok bool, err error) {
-	t := &collector{}
-	if item.Sample != nil {
-		var s sample.Sample
-		if json.Unmarshal(item.Sample, &s) != nil {
-			return false, nil
-		}
-		t.samples = append(t.samples, s)
-	} else {
-		in := adapters.Input{Format: item.Format, Hint: strings.Split(item.Metric, ".")[0],
-			Body: bytes.NewReader(item.Raw), Zone: d.zone, Received: item.FirstSeen}
-		if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
-			return false, ctx.Err()
-		}
+	t, ok, err := d.samplesOf(ctx, item)
+	if err != nil || !ok {
+		return false, err
 	}
 	if item.Component != "" && len(t.samples) == 1 {
 		return d.completeObservation(ctx, item, &t.samples[0])
@@ -127,6 +118,25 @@ func (d *delivery) retryItem(ctx context.Context, item *Item) (ok bool, err erro
 		}
 	}
 	return len(t.samples) > 0, nil
+}
+
+// samplesOf returns the samples of an item. It reports false if the item cannot be read.
+func (d *delivery) samplesOf(ctx context.Context, item *Item) (t *collector, ok bool, err error) {
+	t = &collector{}
+	if item.Sample != nil {
+		var s sample.Sample
+		if json.Unmarshal(item.Sample, &s) != nil {
+			return t, false, nil
+		}
+		t.samples = append(t.samples, s)
+		return t, true, nil
+	}
+	in := adapters.Input{Format: item.Format, Hint: strings.Split(item.Metric, ".")[0],
+		Body: bytes.NewReader(item.Raw), Zone: d.zone, Received: item.FirstSeen}
+	if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
+		return t, false, ctx.Err()
+	}
+	return t, true, nil
 }
 
 // completeObservation writes the Observation of a component in quarantine

@@ -66,8 +66,12 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 			if group.segments != "" {
 				a.addSegments(group, w.Columns)
 			}
-			a.addStream(mapping.StreamID(group.template.Identity))
+			streamID := mapping.StreamID(group.template.Identity)
+			a.addStream(streamID)
 			a.addRow(group.metric)
+			if err := d.keepExemplars(ctx, group, streamID, a); err != nil {
+				return nil, err
+			}
 		}
 		for j, presence := range found[i] {
 			if presence == store.Other {

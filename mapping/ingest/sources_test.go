@@ -157,6 +157,7 @@ func (typ *readingType) checkOrder(t *testing.T, tier string, sources []reading,
 func TestSourceIsRecordedAfterConflict(t *testing.T) {
 	for _, typ := range readingTypes[:3] {
 		w := newWorld(t)
+		w.othersWrite = true
 		competing := &competingStore{Store: w.pipeline.Store, t: t, times: 1}
 		w.pipeline.Store = competing
 		watch, _ := typ.samples("Watch", 0)

@@ -326,6 +326,7 @@ func TestVendorModel(t *testing.T) {
 				held[chartKey(&s)] = true
 			}
 		}
+		w.checkKept("oura")
 		for key, c := range m.chart {
 			if held[key] != (c.status != statusRetracted) {
 				t.Errorf("%s is %s", key, c.status)

@@ -39,9 +39,9 @@ const (
 
 // Date is a calendar day of the wearer, without a zone.
 type Date struct {
-	Year  int
-	Month time.Month
-	Day   int
+	Year  int        `json:",omitzero"`
+	Month time.Month `json:",omitzero"`
+	Day   int        `json:",omitzero"`
 }
 
 // IsZero reports whether d is the zero Date, which is not a date.
@@ -53,63 +53,63 @@ type Sample struct {
 	// Metric is the vendor's type name as the metric table spells it:
 	// "HKQuantityTypeIdentifierHeartRate", "daily-resting-heart-rate",
 	// "sleep.average_hrv".
-	Metric string
+	Metric string `json:",omitzero"`
 	// Channel names the vendor's channel, on which the scale or the quality may
 	// depend: "export.xml", "hae", "v4", "v2".
-	Channel string
+	Channel string `json:",omitzero"`
 
 	// Either Start or Day is set, except in a deletion; see IsDeletion. Day is the day of a daily value. End is the end
 	// of an interval and zero for an instant.
-	Start, End time.Time
-	Zone       Zone
-	Day        Date
+	Start, End time.Time `json:",omitzero"`
+	Zone       Zone      `json:",omitzero"`
+	Day        Date      `json:",omitzero"`
 
 	// Value is the main value. It is zero for a panel, which has components
 	// only.
-	Value      Value
-	Components []Component
+	Value      Value       `json:",omitzero"`
+	Components []Component `json:",omitzero"`
 
-	Device Device
-	Source Source
+	Device Device `json:",omitzero"`
+	Source Source `json:",omitzero"`
 
 	// VendorID is the vendor's stable id, or "". With a VendorID, the sample is
 	// identified by vendor, metric and VendorID, and its times and values may be
 	// restated. Without one, it is identified by its natural key: metric, start and
 	// end or day, source and device, and, if KeyValue is set, the value.
-	VendorID string
+	VendorID string `json:",omitzero"`
 	// SharedID is set if other channels of the vendor deliver the same samples
 	// without this VendorID: exports of HealthKit lack the UUID that apps read. A
 	// sample of such a channel with equal type, times, value and device is the same
 	// measurement. Samples with a SharedID are immutable, so of two equal statements
 	// the one with the device is kept.
-	SharedID bool
+	SharedID bool `json:",omitzero"`
 	// KeyValue makes the value part of the natural key. It is set for immutable
 	// samples of which several may have one instant (Apple).
-	KeyValue bool
+	KeyValue bool `json:",omitzero"`
 
 	// Coarse is set for a channel that knows less about the origin of a sample than
 	// another channel of the vendor: only the name of the source without the device,
 	// or neither of them in a stream that the vendor has merged. Samples of both
 	// channels with equal type, times and value are one measurement.
-	Coarse bool
+	Coarse bool `json:",omitzero"`
 
 	// Revision orders the vendor's statements about one thing. Of two Samples with
 	// one identity, the one with the greater Revision is the later statement,
 	// whichever arrives last. It is the time of the change or of the statement in
 	// Unix microseconds, or a version that only grows, and must not mix the two for
 	// one metric and channel. It is 0 if the vendor states no order.
-	Revision int64
+	Revision int64 `json:",omitzero"`
 
-	Status Status
+	Status Status `json:",omitzero"`
 	// UserEntered is set if a person entered the value.
-	UserEntered bool
+	UserEntered bool `json:",omitzero"`
 	// Method is the vendor's description of how the value was determined
 	// ("estimated", "WITH_SLEEP", "automatically detected"), or "".
-	Method string
+	Method string `json:",omitzero"`
 	// Note is a text of the vendor for clinicians, or "".
-	Note string
+	Note string `json:",omitzero"`
 	// IANA names the IANA zone if the vendor states one (HKTimeZone).
-	IANA string
+	IANA string `json:",omitzero"`
 }
 
 // IsDeletion reports whether s says only that the vendor has deleted the sample with
@@ -133,59 +133,61 @@ const (
 
 // Value is a measured value as the vendor writes it.
 type Value struct {
-	Kind ValueType
+	Kind ValueType `json:",omitzero"`
 	// Num and High are decimals as the vendor writes them ("62", "62.0", "0.97"),
 	// which preserves the written precision.
-	Num, High string
-	Unit      string // as the vendor writes it: "count/min", "mmol<180.1558800000541>/L"
-	Text      string
-	Bool      bool
-	Series    *SeriesData
+	Num, High string      `json:",omitzero"`
+	Unit      string      `json:",omitzero"` // as the vendor writes it: "count/min", "mmol<180.1558800000541>/L"
+	Text      string      `json:",omitzero"`
+	Bool      bool        `json:",omitzero"`
+	Series    *SeriesData `json:",omitzero"`
 }
 
 // SeriesData is a regular series of points: an ECG lead, the heart rate of a night
 // every 5 minutes, a hypnogram of one digit per epoch.
 type SeriesData struct {
-	Period time.Duration // time between two points
-	Unit   string
-	Origin string // zero point as a decimal; "" is 0
-	Factor string // value = Origin + data * Factor; "" is 1
+	Period time.Duration `json:",omitzero"` // time between two points
+	Unit   string        `json:",omitzero"`
+	Origin string        `json:",omitzero"` // zero point as a decimal; "" is 0
+	Factor string        `json:",omitzero"` // value = Origin + data * Factor; "" is 1
 	// Data has the syntax of SampledData.data: decimals separated by one space, with
 	// "E" for an error, "L" for a value below and "U" for one above the range.
-	Data string
+	Data string `json:",omitzero"`
 }
 
 // Component is a part of a panel (systolic, deep sleep, motion context).
 type Component struct {
-	Name  string // the vendor's field name, which the row of the metric lists
-	Value Value
+	Name  string `json:",omitzero"` // the vendor's field name, which the row of the metric lists
+	Value Value  `json:",omitzero"`
 	// Derived is set if the adapter computed the value from data that not every
 	// payload with the sample has. It is not part of the natural key.
-	Derived bool `json:",omitempty"`
+	Derived bool `json:",omitzero"`
 }
 
 // Device is the device that measured. It is identified by Manufacturer and Serial,
 // or else by Manufacturer, Model and Hardware; versions never count.
 type Device struct {
-	Name         string // "Apple Watch", "Charge 6"
-	Manufacturer string
-	Model        string
-	Hardware     string // "Watch6,7"
-	Kind         string // "watch", "band", "ring", "phone", "scale", "app", or ""
-	Serial       string // serial number, or the vendor's id of the device
-	Software     string // version of the operating system
-	Firmware     string
-	Battery      string // percent as written, or ""
-	Facts        []Fact // other properties (ring size, color)
+	Name         string `json:",omitzero"` // "Apple Watch", "Charge 6"
+	Manufacturer string `json:",omitzero"`
+	Model        string `json:",omitzero"`
+	Hardware     string `json:",omitzero"` // "Watch6,7"
+	Kind         string `json:",omitzero"` // "watch", "band", "ring", "phone", "scale", "app", or ""
+	Serial       string `json:",omitzero"` // serial number, or the vendor's id of the device
+	Software     string `json:",omitzero"` // version of the operating system
+	Firmware     string `json:",omitzero"`
+	Battery      string `json:",omitzero"` // percent as written, or ""
+	Facts        []Fact `json:",omitzero"` // other properties (ring size, color)
 }
 
 // Fact is one named property of a device.
-type Fact struct{ Name, Value, Unit string }
+type Fact struct {
+	Name, Value, Unit string `json:",omitzero"`
+}
 
 // Source is the app or the stream of an account that delivered the sample.
 type Source struct {
-	Name    string // sourceName, bundle id, platform
-	Version string
+	Name    string `json:",omitzero"` // sourceName, bundle id, platform
+	Version string `json:",omitzero"`
 }
 
 // Reject is an item of a payload that an adapter could not turn into a Sample. It

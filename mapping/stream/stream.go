@@ -77,6 +77,8 @@ type Stream struct {
 	Vague      bool // see mapping.Result
 	// Described is a sample with the device and the source of the stream only.
 	Described *sample.Sample
+	// Exemplar is the part that all samples of the stream have.
+	Exemplar *Exemplar
 }
 
 // entry caches everything about a sample but its times and numbers.
@@ -323,7 +325,7 @@ func (m *Mapper) stream(e *entry, s *sample.Sample, class series.Class, unsure i
 		return nil
 	}
 	return &Stream{Template: m.shared(t), Metric: e.Metric(), SegmentsOf: e.SegmentsOf(), Coarse: s.Coarse,
-		Device: e.Device, Vague: e.Vague, Described: &e.described}
+		Device: e.Device, Vague: e.Vague, Described: &e.described, Exemplar: newExemplar(e, t)}
 }
 
 // shared returns the cached template that equals t, or caches t.

@@ -118,6 +118,7 @@ func TestSeriesEqualsObservation(t *testing.T) {
 					t.Fatalf("%s: placed, but %v: %+v", r.Metric, err, s)
 				}
 				checkPlaced(t, st, &row, &res)
+				checkRebuilt(t, m, st, &row, &res, zone)
 				// The same sample with a note is an Observation with the same id.
 				noted := *s
 				noted.Note = "note"

@@ -7,6 +7,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/mapping"
+	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/table"
 )
 
@@ -184,7 +185,7 @@ func appendNew(list []string, s string) []string {
 
 // ownVersion is the version of the CodeSystems of this project that do not come from a
 // file: the first number counts codes whose meaning changed, the second one new codes.
-const ownVersion = "1.0.0"
+const ownVersion = "1.1.0"
 
 // ownSystems returns the CodeSystems that this project defines.
 func ownSystems(t *table.Table) []codeSystem {
@@ -198,6 +199,11 @@ func ownSystems(t *table.Table) []codeSystem {
 		if c.System == fhir.Canonical+"/CodeSystem/measures" {
 			measures = append(measures, concept{Code: c.Code, Display: c.Display})
 		}
+	}
+	measures = append(measures, concept{Code: preferred.Tag, Display: "Preferred value",
+		Definition: "Tag of an Observation that is derived from the preferred one of several sources."})
+	for _, c := range preferred.Builtin().Codes() {
+		measures = append(measures, concept{Code: c.Code, Display: c.Display})
 	}
 	var vendors []concept
 	for i := range t.Vendors {

@@ -110,15 +110,16 @@ type Options struct {
 	Glass    *breakglass.Service
 	// UserLife is the lifetime of an access token for a person; see
 	// token.UserLife.
-	UserLife    time.Duration
-	Patients    Patients
-	PushKeys    PushKeys
-	Connections Connections
-	Scopes      scope.Parser
-	Audit       audit.Trail
-	Clock       func() time.Time
-	Rand        io.Reader
-	Logger      *slog.Logger
+	UserLife     time.Duration
+	Patients     Patients
+	PushKeys     PushKeys
+	Connections  Connections
+	Explanations Explanations
+	Scopes       scope.Parser
+	Audit        audit.Trail
+	Clock        func() time.Time
+	Rand         io.Reader
+	Logger       *slog.Logger
 }
 
 // Pages serves the pages. It is safe for concurrent use.
@@ -147,7 +148,7 @@ func New(options Options) (*Pages, error) {
 	if options.SignIn == nil || options.Sessions == nil || options.Users == nil || options.Flow == nil ||
 		options.Apps == nil ||
 		options.Refusals == nil || options.Clients == nil || options.Glass == nil || options.Patients == nil ||
-		options.PushKeys == nil || options.Connections == nil || options.Audit == nil ||
+		options.PushKeys == nil || options.Connections == nil || options.Explanations == nil || options.Audit == nil ||
 		options.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
@@ -308,8 +309,8 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET " + ConnectCallback:       connectFinish,
 		"GET /auth/devices/disconnect": disconnectPage, "POST /auth/devices/disconnect": disconnectGo,
 		"GET /auth/devices": devicesPage, "POST /auth/devices/keys": pushKeysCreate,
-		"POST /auth/devices/keys/revoke": pushKeysRevoke,
-		"GET /auth/users":                usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
+		"POST /auth/devices/keys/revoke": pushKeysRevoke, "GET /auth/explain/Observation/{id}": explainPage,
+		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
 		"GET /auth/users/{id}": userPage, "POST /auth/users/{id}": userChange,
 		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd,
 		"POST /auth/clients/{id}": clientsChange,

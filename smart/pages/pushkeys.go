@@ -83,6 +83,7 @@ type devicesData struct {
 	Connections []connectionRow
 	// New lists the vendors without a connection.
 	New     []DeviceVendor
+	Latest  []LatestData
 	Keys    []PushKey
 	Vendors []PushVendor
 	Lives   []choice
@@ -113,6 +114,9 @@ func (req *request) renderDevices(status int, v view, data devicesData) error {
 		return err
 	}
 	if data.New, err = req.newVendors(data.Connections); err != nil {
+		return err
+	}
+	if data.Latest, err = req.pages.Explanations.Latest(ctx, req.by(), req.user.Patient); err != nil {
 		return err
 	}
 	if data.Keys, err = req.pages.PushKeys.List(ctx, req.user.Patient); err != nil {

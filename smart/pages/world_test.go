@@ -65,6 +65,7 @@ type world struct {
 	apps        *token.Endpoint
 	pages       *pages.Pages
 	connections *connections
+	explained   *explained
 	push        *pushkey.Keys
 	app         client.Client
 
@@ -140,7 +141,7 @@ func must(t *testing.T, err error) {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t, clock: time.Now(), connections: &connections{}}
+	w := &world{t: t, clock: time.Now(), connections: &connections{}, explained: &explained{}}
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	var err error
@@ -251,7 +252,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now},
 		Clients:  clients, Launcher: launcher{launches},
 		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, PushKeys: pushKeys{w},
-		Connections: w.connections, Scopes: scopes, Audit: rec,
+		Connections: w.connections, Explanations: w.explained, Scopes: scopes, Audit: rec,
 		Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(engine)

@@ -66,42 +66,60 @@ func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.
 	return c.do(ctx, http.MethodPost, op, query, body, size, out)
 }
 
+// maxAnswer limits the size of an answer in bytes.
+const maxAnswer = 256 << 20
+
 func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, size int64,
 	out any) error {
+	resp, err := c.send(ctx, method, op, query, body, size)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode >= 300 {
+		if err := failureOf(raw); err != nil {
+			return err
+		}
+		return fmt.Errorf("the server answered %s", resp.Status)
+	}
+	return json.Unmarshal(raw, out)
+}
+
+// send sends a request to the operation.
+func (c *Client) send(ctx context.Context, method, op string, query url.Values, body io.Reader,
+	size int64) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "admin", Path: "/" + op, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if size > 0 {
 		req.ContentLength = size // chunked encoding would cost one more read per chunk
 	}
 	resp, err := c.http.Do(req)
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
-			return Advise(fmt.Errorf("no server answers at %s", c.path),
-				"start one with `pulsegate serve --data "+filepath.Dir(c.path)+
-					"`, or give the data directory of the running one with --data DIR")
-		}
-		return err
+	var opErr *net.OpError
+	if errors.As(err, &opErr) && opErr.Op == "dial" {
+		return nil, Advise(fmt.Errorf("no server answers at %s", c.path),
+			"start one with `pulsegate serve --data "+filepath.Dir(c.path)+
+				"`, or give the data directory of the running one with --data DIR")
 	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, 256<<20))
-	if err != nil {
-		return err
+	return resp, err
+}
+
+// failureOf returns the error of a refused operation, or nil if raw is no Failure.
+func failureOf(raw []byte) error {
+	var e Failure
+	if json.Unmarshal(raw, &e) != nil || e.Error == "" {
+		return nil
 	}
-	if resp.StatusCode >= 300 {
-		var e Failure
-		if json.Unmarshal(raw, &e) == nil && e.Error != "" {
-			if e.Next != "" {
-				return Advise(errors.New(e.Error), e.Next)
-			}
-			return errors.New(e.Error)
-		}
-		return fmt.Errorf("the server answered %s", resp.Status)
+	if e.Next != "" {
+		return Advise(errors.New(e.Error), e.Next)
 	}
-	return json.Unmarshal(raw, out)
+	return errors.New(e.Error)
 }
 
 // Failure is the body of a refused operation.

@@ -23,6 +23,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/budget"
+	"pulsegate/mapping/explain"
 	"pulsegate/mapping/ingest"
 )
 
@@ -33,6 +34,7 @@ type Operations interface {
 	LinkOperations
 	PushKeyOperations
 	TargetOperations
+	RemapOperations
 	PackOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
@@ -49,6 +51,8 @@ type Operations interface {
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
 	ShowQuarantine(ctx context.Context, op Operator, id string) (QuarantineItem, error)
+	// Explain tells how an Observation was made.
+	Explain(ctx context.Context, op Operator, id string) (*explain.Explanation, error)
 	RetryQuarantine(ctx context.Context, op Operator) (Retried, error)
 	VerifyAudit(ctx context.Context, op Operator, checkpoint string) (any, error)
 	DemoToken(ctx context.Context, op Operator) (DemoToken, error)
@@ -202,6 +206,7 @@ func (s *Server) routes() *mux {
 	links(m, s, o)
 	pushKeys(m, s, o)
 	targets(m, s, o)
+	remaps(m, s, o)
 	packs(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
@@ -243,6 +248,9 @@ func (s *Server) routes() *mux {
 	})
 	get(m, s, "quarantine/show", func(ctx context.Context, op Operator, r *http.Request) (QuarantineItem, error) {
 		return o.ShowQuarantine(ctx, op, r.FormValue("id"))
+	})
+	get(m, s, "explain", func(ctx context.Context, op Operator, r *http.Request) (*explain.Explanation, error) {
+		return o.Explain(ctx, op, r.FormValue("id"))
 	})
 	post(m, s, "quarantine/retry", func(ctx context.Context, op Operator, _ struct{}) (Retried, error) {
 		return o.RetryQuarantine(ctx, op)

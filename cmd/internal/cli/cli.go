@@ -30,7 +30,7 @@ func New(version string, serve Serve) *cobra.Command {
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
 		clientCommand(), targetCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(),
-		auditCommand(), storeCommand(), userCommand(),
+		remapCommand(), explainCommand(), auditCommand(), storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
 		packCommand(),
 		versionCommand(version))

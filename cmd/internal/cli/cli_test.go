@@ -20,12 +20,16 @@ func testRoot() *cobra.Command {
 	return New("v1.2.3", func(context.Context, *config.Config, io.Writer, io.Writer) error { return nil })
 }
 
-// leaves returns the commands below c that have no subcommands.
+// leaves returns the commands below c that have no subcommands, or have examples of
+// their own.
 func leaves(c *cobra.Command) (out []*cobra.Command) {
 	for _, s := range c.Commands() {
 		switch {
 		case s.Name() == "help" || s.Name() == "completion":
 		case s.HasSubCommands():
+			if s.Example != "" {
+				out = append(out, s)
+			}
 			out = append(out, leaves(s)...)
 		default:
 			out = append(out, s)

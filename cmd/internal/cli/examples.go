@@ -41,12 +41,14 @@ pulsegate config --config pulsegate.yaml`,
 pulsegate pack show "apple|1.0.0#tg3bvjxupybbbn2ekzisoi5l64"`,
 	"target add": `pulsegate target add mercy --url https://fhir.mercy.example/r4 --client-id pulsegate --form us-core --patient-system urn:oid:1.2.3
 pulsegate target add lab --url https://lab.example/fhir --client-id 7f3k --category vital-signs --every 0 --since 2026-01-01`,
-	"target list":     `pulsegate target list`,
-	"target show":     `pulsegate target show mercy`,
-	"target pause":    `pulsegate target pause mercy`,
-	"target resume":   `pulsegate target resume mercy --since 2026-01-01`,
-	"target retry":    `pulsegate target retry mercy`,
-	"target remove":   `pulsegate target remove mercy`,
+	"target list":   `pulsegate target list`,
+	"target show":   `pulsegate target show mercy`,
+	"target pause":  `pulsegate target pause mercy`,
+	"target resume": `pulsegate target resume mercy --since 2026-01-01`,
+	"target retry":  `pulsegate target retry mercy`,
+	"target remove": `pulsegate target remove mercy`,
+	"explain": `pulsegate explain Observation/4hx7kq2m
+pulsegate explain 4hx7kq2m --json`,
 	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,
 	"push-key list":   `pulsegate push-key list --patient 4hx7kq2m`,
 	"push-key revoke": `pulsegate push-key revoke 5c9w2kq0
@@ -65,6 +67,10 @@ pulsegate audit verify --checkpoint checkpoint-of-last-month`,
 	"simulate": `pulsegate simulate
 pulsegate simulate --wearers 1000 --speed 120 --faults all=0.01
 pulsegate simulate --push http://127.0.0.1:8080/ingest/apple/health-auto-export --push-key-file key`,
+	"remap": `pulsegate remap --vendor oura --dry-run
+pulsegate remap --vendor apple --metric HKQuantityTypeIdentifierHeartRate --since 2026-01-01 --limit 1000`,
+	"remap status":   `pulsegate remap status`,
+	"remap cancel":   `pulsegate remap cancel --vendor oura`,
 	"store stat":     `pulsegate store stat`,
 	"store check":    `pulsegate store check`,
 	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,

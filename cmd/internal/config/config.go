@@ -47,6 +47,8 @@ type Config struct {
 	MaxBundle      int           `yaml:"max-bundle-entries" default:"1000" comment:"Maximum number of entries of a batch or transaction."`
 	MaxIngestBytes int64         `yaml:"max-ingest-bytes" default:"17179869184" comment:"Maximum size of a vendor payload in bytes, after decompression. The default is 16 GiB."`
 	SeriesFrom     int           `yaml:"series-from" default:"24" comment:"Metrics with at least this many samples per day (rate in the metric table) are stored as series. 0 means 24; a negative value disables series. Clients see no difference, and the setting may change at any time."`
+	Preferred      bool          `yaml:"preferred" default:"true" comment:"Derive a preferred value per day or night of what several sources measure, such as the steps of a phone and a watch, and answer $stats over the preferred sources."`
+	PreferredRules string        `yaml:"preferred-policy" default:"" comment:"YAML file of the policy that says which source is preferred. If it changes, all preferred values are derived again. If empty, the built-in policy applies."`
 	DrainTimeout   time.Duration `yaml:"drain-timeout" default:"20s" comment:"Time that the server waits for requests in progress after SIGTERM."`
 
 	UserTokenLife   time.Duration `yaml:"user-token-life" default:"15m" comment:"Lifetime of an access token for a person, at most 1h. Access tokens for backends live 5 minutes."`

@@ -39,11 +39,12 @@ func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *
 				a.Vendor())
 		}
 	}
-	return &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: mapper, Adapters: all,
+	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: mapper, Adapters: all,
 		Clock: env.now, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
 			return zoneOf(ctx, db, patient)
 		}, SpoolDir: env.config.Data,
-		Limits: ingest.Limits{MaxBytes: env.config.MaxIngestBytes}, Logger: env.log}, nil
+		Limits: ingest.Limits{MaxBytes: env.config.MaxIngestBytes}, Logger: env.log}
+	return p, p.RecordPacks(ctx)
 }
 
 // withAdapters returns a pipeline that differs from p in its adapters.

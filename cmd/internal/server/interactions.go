@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"time"
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
@@ -15,6 +17,8 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/ingest"
+	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
@@ -60,10 +64,12 @@ type followers struct {
 	subscriptions *subscription.Engine
 	exporter      *bulk.Exporter
 	push          *push.Engine
+	preferred     *preferred.Engine // nil if the setting preferred is off
+	view          *preferred.View   // as preferred
 }
 
-// newFollowers starts the delivery of notifications and to targets, and resumes export
-// jobs.
+// newFollowers starts the delivery of notifications and to targets, and the derivation of
+// preferred values, and resumes export jobs.
 func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
@@ -83,7 +89,33 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 		exporter.Close()
 		return followers{}, err
 	}
-	return followers{subs, exporter, targets}, nil
+	f := followers{subscriptions: subs, exporter: exporter, push: targets}
+	if !env.config.Preferred {
+		return f, nil
+	}
+	if err := f.startPreferred(ctx, env, db, rec); err != nil {
+		return followers{}, errors.Join(err, f.close())
+	}
+	return f, nil
+}
+
+// startPreferred starts the derivation of preferred values.
+func (f *followers) startPreferred(ctx context.Context, env environment, db *pebblestore.DB,
+	rec *audit.Recorder) error {
+	policy, err := preferred.Load(env.config.PreferredRules)
+	if err != nil {
+		return err
+	}
+	key, err := ingest.Key(ctx, db, rand.Reader)
+	if err != nil {
+		return err
+	}
+	f.preferred, err = preferred.New(ctx, preferred.Options{Store: db, Audit: rec, Clock: env.now, Key: key,
+		Policy: policy, Logger: env.log, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
+			return zoneOf(ctx, db, patient)
+		}})
+	f.view = &preferred.View{Store: db, Policy: policy}
+	return err
 }
 
 // close stops the followers. Further calls do nothing.
@@ -91,6 +123,9 @@ func (f followers) close() error {
 	f.subscriptions.Close()
 	f.exporter.Close()
 	f.push.Close()
+	if f.preferred != nil {
+		f.preferred.Close()
+	}
 	return nil
 }
 
@@ -116,14 +151,18 @@ func vendorsOf(all []adapters.Adapter) map[string]forms.Vendor {
 
 // newInteractions returns the FHIR interactions.
 func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
-	subs *subscription.Engine, all []adapters.Adapter) (*interaction.Service, error) {
+	background followers, all []adapters.Adapter) (*interaction.Service, error) {
 	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
 	if err != nil {
 		return nil, err
 	}
-	return &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
+	s := &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": subs.Check, "Consent": consents.Check,
+		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check, "Consent": consents.Check,
 			"Device": env.stepUp().Device},
-		Forms: forms.All(vendorsOf(all))}, nil
+		Forms: forms.All(vendorsOf(all))}
+	if background.view != nil {
+		s.Preferred = background.view
+	}
+	return s, nil
 }

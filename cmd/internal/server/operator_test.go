@@ -36,6 +36,7 @@ func adminCalls() map[string][]string {
 		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
 		"GET /quarantine":                 {"", "?patient=ada"},
 		"GET /quarantine/show":            {"?id=none"},
+		"GET /explain":                    {"?id=none"},
 		"POST /quarantine/retry":          {`{}`},
 		"POST /audit/verify":              {`{}`},
 		"GET /debug/pprof/":               {"", "goroutine?debug=1"},
@@ -62,7 +63,11 @@ func adminCalls() map[string][]string {
 		"POST /user/reinvite":             {`{"login":"eve"}`},
 		"POST /user/disable":              {`{"login":"eve"}`},
 		"GET /user":                       {""},
-		"GET /pack":                       {""},
+		"GET /remap":                      {""},
+		"POST /remap/cancel":              {`{"vendor":"oura"}`},
+		"POST /remap": {`{"vendor":"oura"}`, `{"vendor":"oura","patient":"ada","dryRun":true,"examples":3}`,
+			`{"vendor":"nothing"}`},
+		"GET /pack": {""},
 		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
 			"?name=apple"},
 	}
@@ -80,6 +85,8 @@ var refusedCalls = map[string]bool{
 	"POST /link/pull":             true,
 	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
 	"POST /target/remove":         true, // the state is deleted after the answer
+	"POST /remap/cancel":          true, // no job is running
+	"POST /remap":                 true, // an unknown vendor
 	"POST /demo/token":            true, // the server is no demo
 } // read only
 

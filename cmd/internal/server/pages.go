@@ -28,7 +28,7 @@ func newPages(s *services) (*pages.Pages, error) {
 		Refusals: &appconsent.Refusals{Store: s.store, Audit: s.audit.recorder, Consents: s.consents, Clock: s.now},
 		Clients:  s.clients, Launcher: launcher{s.oauth.launches, s.base}, Glass: s.people.glass,
 		UserLife: token.UserLife(s.config.UserTokenLife), Patients: patients{s.fhir, s.people},
-		PushKeys: pagePushKeys{s}, Connections: connections{s},
+		PushKeys: pagePushKeys{s}, Connections: connections{s}, Explanations: explanations{s},
 		Scopes: s.clients.Scopes, Audit: s.audit.recorder, Clock: s.now, Logger: s.log})
 }
 

@@ -44,6 +44,7 @@ type services struct {
 	fhir      *interaction.Service
 	adapters  []adapters.Adapter
 	pipeline  *ingest.Pipeline
+	remaps    *remapRuns
 	links     *link.Links
 	progress  progress
 	sweep     chan struct{} // starts sweepLinks
@@ -146,7 +147,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers.subscriptions, s.adapters)
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +176,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	}
 	s.startSync(ctx)
 	s.startSweep(ctx)
-	return s, nil
+	return s, s.startRemaps(ctx)
 }
 
 func (s *services) close() error { return s.closers.close() }

@@ -274,7 +274,10 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 		seq := store.Seq(k.Uint64())
 		var more bool
 		if v0 := it.Value(); rows.IsSeriesChange(v0) && brief {
-			more = fn(&store.Change{Seq: seq})
+			var run *store.SampleChange
+			if run, err = v.SampleRun(v0); err == nil {
+				more = fn(&store.Change{Seq: seq, Samples: run})
+			}
 		} else if rows.IsSeriesChange(v0) {
 			more, err = v.SampleChanges(seq, v0, fn)
 		} else {

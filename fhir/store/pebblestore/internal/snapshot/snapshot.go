@@ -88,6 +88,21 @@ func (snap *Snapshot) Change(seq store.Seq, raw []byte, fn func(*store.Change) b
 	return fn(&c), nil
 }
 
+// SampleRun returns the samples of an L row without reading them.
+func (snap *Snapshot) SampleRun(raw []byte) (*store.SampleChange, error) {
+	e, err := rows.DecodeSeriesChange(raw)
+	if err != nil {
+		return nil, err
+	}
+	return &store.SampleChange{First: e.First, Last: e.Last, Template: func() (*series.Template, error) {
+		ser, err := snap.Tier.Series(snap.Reader, &e.Location, e.Series)
+		if err != nil {
+			return nil, err
+		}
+		return ser.Template, nil
+	}}, nil
+}
+
 // SampleChanges calls fn with the samples of an L row, in order, including those
 // that have become documents.
 func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
