@@ -163,7 +163,7 @@ func (s *sender) turn(ctx context.Context) time.Duration {
 // failure describes why the work on a row stopped. The zero value is none.
 type failure struct {
 	class string
-	// status is that of the answer to one Observation, or 0.
+	// status is the HTTP status of the answer to one Observation, or 0.
 	status int
 	// wait is the least wait that the target asked for.
 	wait time.Duration
