@@ -50,7 +50,7 @@ func (r *Registry) check(c *Client) error {
 	if !c.May(Code) && (len(set.At(scope.Patient)) > 0 || len(set.At(scope.User)) > 0) {
 		return wrong("scope", "patient/ and user/ scopes need the authorization_code grant")
 	}
-	if !c.May(Credentials) && len(set.At(scope.System)) > 0 {
+	if !c.May(Credentials) && c.Method != Receiver && len(set.At(scope.System)) > 0 {
 		return wrong("scope", "system/ scopes need the client_credentials grant")
 	}
 	c.Scope = set.String()
@@ -60,6 +60,11 @@ func (r *Registry) check(c *Client) error {
 func (r *Registry) checkAuth(c *Client) error {
 	keys := len(c.JWKS) > 0 || c.JWKSURL != ""
 	switch c.Auth() {
+	case Receiver:
+		if keys || len(c.SecretHash) > 0 || len(c.GrantTypes) > 0 || len(c.RedirectURIs) > 0 {
+			return wrong("token_endpoint_auth_method", "a receiver has no keys, secret, grant types or redirect URIs")
+		}
+		return nil
 	case None:
 		if keys || len(c.SecretHash) > 0 {
 			return wrong("token_endpoint_auth_method", "a public client has neither keys nor a secret")

@@ -72,6 +72,10 @@ const (
 	SecretBasic   Method = "client_secret_basic"
 	SecretPost    Method = "client_secret_post"
 	PrivateKeyJWT Method = "private_key_jwt"
+	// Receiver is the method of a client that cannot authenticate: a system to which
+	// this server sends data by itself. Consents name it as their recipient, and its
+	// scope limits what it is sent. Only the operator can register one.
+	Receiver Method = "receiver"
 )
 
 // GrantType is an OAuth grant type.
@@ -86,6 +90,9 @@ const (
 
 // May reports whether the client may use a grant type.
 func (c *Client) May(g GrantType) bool {
+	if c.Method == Receiver {
+		return false
+	}
 	if len(c.GrantTypes) == 0 {
 		return (g == Credentials) == (len(c.RedirectURIs) == 0)
 	}

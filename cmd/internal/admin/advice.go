@@ -30,7 +30,7 @@ func nextStep(operation string, err error) string {
 	switch fhir.KindOf(err) {
 	case fhir.NotFound, fhir.Gone:
 		switch noun {
-		case "client", "user", "quarantine", "patient", "link", "push-key", "pack":
+		case "client", "user", "quarantine", "patient", "link", "push-key", "pack", "target":
 			return "list what exists with `pulsegate " + noun + " list`"
 		}
 	case fhir.Internal:

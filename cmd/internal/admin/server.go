@@ -33,6 +33,7 @@ type Operations interface {
 	Clocks
 	LinkOperations
 	PushKeyOperations
+	TargetOperations
 	RemapOperations
 	PackOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
@@ -204,6 +205,7 @@ func (s *Server) routes() *mux {
 	clocks(m, s, o)
 	links(m, s, o)
 	pushKeys(m, s, o)
+	targets(m, s, o)
 	remaps(m, s, o)
 	packs(m, s, o)
 	post(m, s, "patient", o.AddPatient)

@@ -29,9 +29,8 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(), remapCommand(),
-		explainCommand(), auditCommand(),
-		storeCommand(), userCommand(),
+		clientCommand(), targetCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(),
+		remapCommand(), explainCommand(), auditCommand(), storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
 		packCommand(),
 		versionCommand(version))

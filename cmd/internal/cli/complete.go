@@ -89,6 +89,17 @@ func linkIDs(r *remote, c *cobra.Command) (out []string) {
 	return out
 }
 
+func targetNames(r *remote, c *cobra.Command) (out []string) {
+	var got admin.Targets
+	if r.call(c.Context(), "target", nil, nil, &got) != nil {
+		return nil
+	}
+	for _, t := range got.Targets {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
 func pushKeyIDs(r *remote, c *cobra.Command) (out []string) {
 	var got admin.PushKeys
 	if r.call(c.Context(), "push-key", nil, nil, &got) != nil {

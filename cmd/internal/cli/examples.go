@@ -39,6 +39,14 @@ pulsegate config --config pulsegate.yaml`,
 	"pack loinc":                `pulsegate pack loinc Loinc.csv --packs /etc/pulsegate/packs`,
 	"pack show": `pulsegate pack show apple HKQuantityTypeIdentifierHeartRate
 pulsegate pack show "apple|1.0.0#tg3bvjxupybbbn2ekzisoi5l64"`,
+	"target add": `pulsegate target add mercy --url https://fhir.mercy.example/r4 --client-id pulsegate --form us-core --patient-system urn:oid:1.2.3
+pulsegate target add lab --url https://lab.example/fhir --client-id 7f3k --category vital-signs --every 0 --since 2026-01-01`,
+	"target list":   `pulsegate target list`,
+	"target show":   `pulsegate target show mercy`,
+	"target pause":  `pulsegate target pause mercy`,
+	"target resume": `pulsegate target resume mercy --since 2026-01-01`,
+	"target retry":  `pulsegate target retry mercy`,
+	"target remove": `pulsegate target remove mercy`,
 	"explain": `pulsegate explain Observation/4hx7kq2m
 pulsegate explain 4hx7kq2m --json`,
 	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,

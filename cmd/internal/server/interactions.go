@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
@@ -21,6 +22,7 @@ import (
 	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/client"
 	"pulsegate/smart/policy"
+	"pulsegate/smart/proof/keys"
 )
 
 // clientGrants compiles grants for work that goes on without a request of the
@@ -61,14 +63,15 @@ func (cg clientGrants) registered(ctx context.Context, clientID string) (*access
 type followers struct {
 	subscriptions *subscription.Engine
 	exporter      *bulk.Exporter
+	push          *push.Engine
 	preferred     *preferred.Engine // nil if the setting preferred is off
 	view          *preferred.View   // as preferred
 }
 
-// newFollowers starts the delivery of notifications and the derivation of preferred
-// values, and resumes export jobs.
+// newFollowers starts the delivery of notifications and to targets, and the derivation of
+// preferred values, and resumes export jobs.
 func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
-	grants clientGrants) (followers, error) {
+	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
 	if err != nil {
@@ -80,7 +83,13 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 		subs.Close()
 		return followers{}, err
 	}
-	f := followers{subscriptions: subs, exporter: exporter}
+	targets, err := newPush(ctx, env, db, rec, grants, ring, all)
+	if err != nil {
+		subs.Close()
+		exporter.Close()
+		return followers{}, err
+	}
+	f := followers{subscriptions: subs, exporter: exporter, push: targets}
 	if !env.config.Preferred {
 		return f, nil
 	}
@@ -113,6 +122,7 @@ func (f *followers) startPreferred(ctx context.Context, env environment, db *peb
 func (f followers) close() error {
 	f.subscriptions.Close()
 	f.exporter.Close()
+	f.push.Close()
 	if f.preferred != nil {
 		f.preferred.Close()
 	}

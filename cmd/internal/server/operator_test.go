@@ -51,6 +51,13 @@ func adminCalls() map[string][]string {
 		"POST /push-key/create":           {`{"patient":"ada","vendor":"apple","name":"Phone","seconds":3600}`},
 		"GET /push-key":                   {"", "?patient=ada", "?patient=ada&vendor=oura"},
 		"POST /push-key/revoke":           {`{"patient":"ada","vendor":"apple"}`},
+		"POST /target/add":                {`{"name":"mercy","url":"https://fhir.example.org/r4","client_id":"us"}`},
+		"GET /target":                     {""},
+		"GET /target/show":                {"?name=mercy"},
+		"POST /target/pause":              {`{"name":"mercy"}`},
+		"POST /target/resume":             {`{"name":"mercy"}`},
+		"POST /target/retry":              {`{"name":"mercy"}`},
+		"POST /target/remove":             {`{"name":"none"}`},
 		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
 		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
 		"POST /user/reinvite":             {`{"login":"eve"}`},
@@ -77,6 +84,7 @@ var refusedCalls = map[string]bool{
 	"GET /link/show?id=none":      true,
 	"POST /link/pull":             true,
 	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /target/remove":         true, // the state is deleted after the answer
 	"POST /remap/cancel":          true, // no job is running
 	"POST /remap":                 true, // an unknown vendor
 	"POST /demo/token":            true, // the server is no demo
@@ -92,7 +100,7 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 	commits := watchCommits(t, s)
 	calls := adminCalls()
 	order := []string{"POST /patient", "POST /consent/grant", "POST /push-key/create", "POST /client",
-		"POST /user/bootstrap", "POST /user"}
+		"POST /target/add", "POST /user/bootstrap", "POST /user"}
 	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: adminCalls has no request for this route", p)

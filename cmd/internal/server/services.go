@@ -141,7 +141,8 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 
-	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, clientGrants{s.clients, s.consents})
+	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, clientGrants{s.clients, s.consents},
+		s.keys, s.adapters)
 	if err != nil {
 		return nil, err
 	}

@@ -154,6 +154,9 @@ func (m *metadata) applyTo(c *client.Client) *oauth.Error {
 	if method == "" {
 		method = client.SecretBasic // RFC 7591 2
 	}
+	if method == client.Receiver {
+		return badMetadata("token_endpoint_auth_method: a client cannot register as a receiver")
+	}
 	if len(m.Responses) > 0 && (len(m.Responses) > 1 || m.Responses[0] != "code") {
 		return badMetadata("response_types: only code is supported")
 	}

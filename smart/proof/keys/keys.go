@@ -30,9 +30,17 @@ const (
 	// IDAlg signs id_tokens, because all clients support it (OpenID Connect
 	// Core 15.1).
 	IDAlg = "RS256"
+	// assertionAlg signs the assertions with which this server authenticates at
+	// other servers (SMART Backend Services). These keys are not those of tokens: they
+	// are published separately, so that a server that registers them accepts nothing
+	// else that this server signs.
+	assertionAlg = "ES384"
 	// Lead is the time for which a key is published before it signs, so that
 	// caches of the JWK Set contain it by then.
 	Lead = 2 * time.Minute
+	// assertionLead is Lead for the keys of assertions, which other servers cache for
+	// longer than the header of the response permits.
+	assertionLead = 24 * time.Hour
 
 	rsaBits = 2048
 	maxFile = 16 << 10
@@ -47,7 +55,7 @@ type Ring struct {
 	clock func() time.Time
 
 	mu   sync.RWMutex
-	keys map[string][]signing // by purpose (accessAlg, IDAlg), newest first
+	keys map[string][]signing // by purpose, newest first
 }
 
 type signing struct {
@@ -63,10 +71,20 @@ type facts struct {
 	Created int64  `json:"created"`
 	Begins  int64  `json:"begins,omitempty"`  // time from which it signs
 	Retires int64  `json:"retires,omitempty"` // 0 if it has not been replaced
+	// For is "assertion" for a key of that purpose. A key with the algorithm of
+	// assertions and without it signed access tokens in an earlier release.
+	For string `json:"for,omitempty"`
 }
 
-// purpose returns accessAlg or IDAlg.
+const forAssertion = "assertion"
+
+// purposes returns the purposes of keys. Each is named by its algorithm.
+func purposes() []string { return []string{accessAlg, IDAlg, assertionAlg} }
+
 func (f facts) purpose() string {
+	if f.For == forAssertion {
+		return assertionAlg
+	}
 	if f.Alg == IDAlg {
 		return IDAlg
 	}
@@ -98,7 +116,7 @@ func Open(dir string, clock func() time.Time) (*Ring, error) {
 		}
 		r.keys[k.purpose()] = append(r.keys[k.purpose()], k)
 	}
-	for _, purpose := range []string{accessAlg, IDAlg} {
+	for _, purpose := range purposes() {
 		ks := r.keys[purpose]
 		slices.SortFunc(ks, newest)
 		if len(ks) == 0 || ks[0].Retires != 0 || ks[0].Alg != purpose {
@@ -184,7 +202,7 @@ func thumbprint(public any) (string, error) {
 // Rotate creates new signing keys that sign immediately. The previous keys
 // verify for overlap, which should be at least the lifetime of a token.
 func (r *Ring) Rotate(overlap time.Duration) error {
-	for _, purpose := range []string{accessAlg, IDAlg} {
+	for _, purpose := range purposes() {
 		if err := r.rotate(purpose, overlap, 0); err != nil {
 			return err
 		}
@@ -195,6 +213,9 @@ func (r *Ring) Rotate(overlap time.Duration) error {
 func generate(alg string) (crypto.Signer, error) {
 	if alg == IDAlg {
 		return rsa.GenerateKey(rand.Reader, rsaBits)
+	}
+	if alg == assertionAlg {
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	}
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
@@ -213,6 +234,9 @@ func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
 	defer r.mu.Unlock()
 	now, old := r.clock().Unix(), r.keys[alg]
 	next := signing{facts: facts{Kid: kid, Alg: alg, Use: "sig", Created: now}, private: private}
+	if alg == assertionAlg {
+		next.For = forAssertion
+	}
 	if len(old) > 0 && old[0].Created >= now {
 		next.Created = old[0].Created + 1 // keeps the order within one second and if the clock is wrong
 	}
@@ -308,6 +332,9 @@ func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(acce
 // SignID returns an id_token with the claims.
 func (r *Ring) SignID(claims any) (string, error) { return r.sign(IDAlg, "JWT", claims) }
 
+// SignAssertion returns a client assertion with the claims (RFC 7523).
+func (r *Ring) SignAssertion(claims any) (string, error) { return r.sign(assertionAlg, "JWT", claims) }
+
 func (r *Ring) sign(purpose, typ string, claims any) (string, error) {
 	k := r.current(purpose)
 	s, err := compact.Sign(k.Alg, typ, k.Kid, claims, k.private)
@@ -358,12 +385,21 @@ func (r *Ring) live(purpose string) []signing {
 		func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
 }
 
-// JWKS returns the public JWK Set.
-func (r *Ring) JWKS() ([]byte, error) {
+// JWKS returns the public JWK Set of the keys that sign tokens.
+func (r *Ring) JWKS() ([]byte, error) { return r.jwks(accessAlg, IDAlg) }
+
+// AssertionJWKS returns the public JWK Set of the keys that sign assertions.
+func (r *Ring) AssertionJWKS() ([]byte, error) { return r.jwks(assertionAlg) }
+
+func (r *Ring) jwks(purposes ...string) ([]byte, error) {
 	set := struct {
 		Keys []map[string]any `json:"keys"`
 	}{Keys: []map[string]any{}}
-	for _, k := range append(r.live(accessAlg), r.live(IDAlg)...) {
+	var ks []signing
+	for _, p := range purposes {
+		ks = append(ks, r.live(p)...)
+	}
+	for _, k := range ks {
 		m, err := members(k.private.Public(), struct {
 			Kid string `json:"kid"`
 			Alg string `json:"alg"`
@@ -378,9 +414,17 @@ func (r *Ring) JWKS() ([]byte, error) {
 	return b, fhir.Wrap("keys.JWKS", err)
 }
 
-// ServeHTTP responds with the public JWK Set.
-func (r *Ring) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	b, err := r.JWKS()
+// AssertionPath is the path of the JWK Set that other servers register for this
+// server as their client.
+const AssertionPath = "/.well-known/client-jwks.json"
+
+// ServeHTTP responds with the public JWK Set for the path.
+func (r *Ring) ServeHTTP(w http.ResponseWriter, rq *http.Request) {
+	set := r.JWKS
+	if rq.URL.Path == AssertionPath {
+		set = r.AssertionJWKS
+	}
+	b, err := set()
 	if err != nil {
 		http.Error(w, "", http.StatusInternalServerError)
 		return
@@ -393,5 +437,9 @@ func (r *Ring) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// Mount registers the JWK Set at the path that discovery publishes.
-func (r *Ring) Mount(m gin.IRouter) { m.GET("/.well-known/jwks.json", gin.WrapH(r)) }
+// Mount registers the JWK Set of tokens at the path that discovery publishes, and
+// that of assertions at AssertionPath.
+func (r *Ring) Mount(m gin.IRouter) {
+	m.GET("/.well-known/jwks.json", gin.WrapH(r))
+	m.GET(AssertionPath, gin.WrapH(r))
+}

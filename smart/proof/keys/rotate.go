@@ -25,7 +25,7 @@ func (r *Ring) due() time.Time {
 func (r *Ring) next() (purpose string, due time.Time) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, p := range []string{accessAlg, IDAlg} {
+	for _, p := range purposes() {
 		if at := time.Unix(r.keys[p][0].Created, 0).Add(MaxAge); due.IsZero() || at.Before(due) {
 			purpose, due = p, at
 		}
@@ -34,16 +34,20 @@ func (r *Ring) next() (purpose string, due time.Time) {
 }
 
 // Tick rotates the keys that are due and returns the time until the next check.
-// A new key is published for Lead before it signs; the previous key verifies
-// for overlap after that.
+// A new key is published for Lead before it signs, or for a day if it signs
+// assertions; the previous key verifies for overlap after that.
 func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
 	now := r.clock()
-	for range 2 {
+	for range purposes() {
 		purpose, due := r.next()
 		if now.Before(due) {
 			return min(due.Sub(now), recheck), nil
 		}
-		if err := r.rotate(purpose, overlap, Lead); err != nil {
+		lead, overlap := Lead, overlap
+		if purpose == assertionAlg {
+			lead, overlap = assertionLead, max(overlap, assertionLead)
+		}
+		if err := r.rotate(purpose, overlap, lead); err != nil {
 			return retry, err
 		}
 	}

@@ -5,8 +5,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,8 +135,72 @@ func TestRotation(t *testing.T) {
 	if _, err := r.Verify(fresh, typ); err != nil {
 		t.Error(err)
 	}
-	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 2 {
+	clock.Add(48 * time.Hour) // the previous key of assertions is published for longer
+	open()
+	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 3 {
 		t.Error(files, err)
+	}
+}
+
+// TestAssertionKeys checks that the keys of assertions are published for themselves,
+// a day before they sign and a day longer than they sign.
+func TestAssertionKeys(t *testing.T) {
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
+	dir := t.TempDir()
+	r, err := keys.Open(dir, clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	published := func() (out []string) {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest(http.MethodGet, keys.AssertionPath, nil))
+		var set struct {
+			Keys []struct{ Kid, Alg, D string }
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &set); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range set.Keys {
+			if k.Alg != "ES384" || k.D != "" {
+				t.Errorf("published: %+v", k)
+			}
+			out = append(out, k.Kid)
+		}
+		return out
+	}
+	signs := func() string { t.Helper(); return kid(t, must(r.SignAssertion(map[string]any{"iss": "c"}))) }
+	first := published()
+	if len(first) != 1 || signs() != first[0] {
+		t.Fatal(first)
+	}
+	if tokens := kids(t, r); slices.Contains(tokens, first[0]) {
+		t.Error("the key of assertions is among those of tokens")
+	}
+	if _, err := r.Verify(must(r.SignAssertion(map[string]any{"sub": "c"})), "JWT"); err == nil {
+		t.Error("an assertion verifies as a token")
+	}
+	clock.Add(keys.MaxAge)
+	if _, err := r.Tick(overlap); err != nil {
+		t.Fatal(err)
+	}
+	both := published()
+	if len(both) != 2 || signs() != first[0] {
+		t.Fatal(both)
+	}
+	if r, err = keys.Open(dir, clock.Now); err != nil { // a restart keeps the purpose
+		t.Fatal(err)
+	}
+	clock.Add(24*time.Hour - time.Second)
+	if signs() != first[0] {
+		t.Error("a key signs before it was published for a day")
+	}
+	clock.Add(time.Second)
+	if signs() != both[0] || len(published()) != 2 {
+		t.Error("the new key does not sign, or the old one is not published")
+	}
+	clock.Add(24 * time.Hour)
+	if got := published(); len(got) != 1 || got[0] != both[0] {
+		t.Error(got)
 	}
 }
 

@@ -1,0 +1,106 @@
+package push
+
+import (
+	"flag"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestAnyMoment changes Observations at random while the server fails, crashes and
+// restarts at random, and checks that in the end the target has exactly the current
+// values, each once.
+func TestAnyMoment(t *testing.T) {
+	for _, form := range []string{FormStored, "revised"} {
+		rapid.Check(t, func(rt *rapid.T) { anyMoment(t, rt, form) })
+	}
+}
+
+// TestMain runs few random tests unless -rapid.checks is given.
+func TestMain(m *testing.M) {
+	if f := flag.Lookup("rapid.checks"); f != nil {
+		if err := f.Value.Set("8"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func anyMoment(t *testing.T, rt *rapid.T, form string) {
+	w := newWorld(t)
+	w.engine.Close()
+	w.forms = map[string]Form{"revised": revised()}
+	w.start(w.st)
+	batch := rapid.IntRange(0, 3).Draw(rt, "batch")
+	w.add(func(t *Target) { t.Form, t.Batch = form, batch })
+	var mu sync.Mutex
+	faults := rand.New(rand.NewPCG(uint64(rapid.Int64().Draw(rt, "seed")), 1))
+	w.ehr.setFault(func(rw http.ResponseWriter, r *http.Request, body string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		switch faults.IntN(6) {
+		case 0:
+			rw.WriteHeader(503)
+			return true
+		case 1: // performs the request and loses the answer
+			w.ehr.mu.Lock()
+			defer w.ehr.mu.Unlock()
+			if r.URL.Path == "/base" {
+				w.ehr.batch(httptest.NewRecorder(), []byte(body))
+			} else {
+				w.ehr.one(r.Method, strings.TrimPrefix(r.URL.RequestURI(), "/base/"), r.Header.Get("If-None-Exist"),
+					[]byte(body))
+			}
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	})
+	now := map[string]int{}
+	for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+		id := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "id")
+		switch rapid.IntRange(0, 6).Draw(rt, "what") {
+		case 0:
+			if _, ok := now[id]; ok {
+				w.remove(id)
+				delete(now, id)
+			}
+		case 1:
+			w.crash()
+		default:
+			now[id] = rapid.IntRange(50, 90).Draw(rt, "value")
+			w.put(observation(id, "ada", now[id], 1, ""))
+		}
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log("want", now, "requests", w.ehr.requests)
+		}
+	}()
+	w.until("everything arrives", func() bool {
+		got := map[string]int{}
+		for id, line := range w.ehr.has() {
+			if strings.Contains(line, "TWICE") {
+				t.Fatal(id, line)
+			}
+			if strings.Contains(line, "entered-in-error") {
+				continue
+			}
+			name, _, _ := strings.Cut(id, ".")
+			value, err := strconv.Atoi(strings.Fields(line)[2])
+			if err != nil || got[name] != 0 {
+				return false // the earlier value is not retracted yet
+			}
+			got[name] = value
+		}
+		return maps.Equal(got, now)
+	})
+	w.idle()
+}
