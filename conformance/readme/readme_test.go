@@ -91,7 +91,7 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%d commands found, want 3", len(script))
 	}
 	out = shell(t, append([]string{token}, script...))
-	if !strings.Contains(out[2], "google-health") {
+	if !strings.Contains(out[2], "of Patient/demo-ben") || !strings.Contains(out[2], "WRITTEN") {
 		t.Errorf("the explanation is %.500q", out[2])
 	}
 	if !strings.Contains(out[3], "fitbit") || !strings.Contains(out[3], "1.0.0") {
