@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
@@ -53,10 +54,19 @@ func (w *world) accept(answer http.ResponseWriter, path string, body []byte) {
 }
 
 // drops reports whether the fault keeps an AuditEvent from being recorded.
-func (f fault) drops(event []byte) bool {
-	return f == pushesUnrecorded && bytes.Contains(event, []byte(`"disclose"`)) ||
-		f == createsUnrecorded && bytes.Contains(event, []byte(`"code":"create"`)) &&
-			bytes.Contains(event, []byte(`"code":"XrequestId"`))
+func (s faulty) drops(body []byte, event *loggedEvent) bool {
+	switch s.fault {
+	case pushesUnrecorded:
+		return bytes.Contains(body, []byte(`"push"`))
+	case createsUnrecorded: // if the Observation was phone-made
+		return bytes.Contains(body, []byte(`"code":"create"`)) && bytes.Contains(body, []byte(`"code":"XrequestId"`)) &&
+			slices.ContainsFunc(event.refs, func(text string) bool {
+				ref, ok := fhir.ParseRef(text)
+				_, facts, err := s.DB.Read(context.Background(), ref, 0)
+				return ok && err == nil && facts.Vendor != ""
+			})
+	}
+	return false
 }
 
 // pushes checks that a target gets exactly the Observations that its recipient may see, and

@@ -86,7 +86,7 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			if s.fault == omitsMatches && searches && len(e.Subtype) > 0 && e.Subtype[0].Code == "read" {
 				continue
 			}
-			if s.fault.drops(w.Resource.JSON) {
+			if s.drops(w.Resource.JSON, &event) {
 				continue
 			}
 			if s.fault == namesOthers && event.patient != "" && event.query != "" {
