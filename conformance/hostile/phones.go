@@ -43,7 +43,7 @@ func (w *world) vendors() error {
 	return nil
 }
 
-// registerPhone registers a client whose Observations are all phone-made.
+// registerPhone registers a client that sends phone-made Observations only.
 func (w *world) registerPhone(scope string) (*blackbox.Client, error) {
 	var c struct {
 		ID string `json:"client_id"`
