@@ -68,7 +68,9 @@ func preferredOf(match []*version) *counted {
 // unfilteredView is a fault: it chooses among everything that is stored.
 type unfilteredView struct{ interaction.Preferred }
 
-func (u unfilteredView) Values(ctx context.Context, q *interaction.PreferredQuery, fn func(*interaction.Numbers) bool) error {
+// Values implements interaction.Preferred.
+func (u unfilteredView) Values(ctx context.Context, q *interaction.PreferredQuery,
+	fn func(*interaction.Numbers) bool) error {
 	free := *q
 	free.Filter = all(access.Search)
 	return u.Preferred.Values(ctx, &free, fn)
