@@ -21,7 +21,7 @@ var shared = []string{"Patient", "Practitioner", "Organization", "CodeSystem", "
 	"Observation", "Provenance",
 	"Consent", "AuditEvent", "Subscription"}
 
-// TestMain sets the default to 40 cases, which take about 40 s. Flags override it.
+// TestMain sets the default to 40 cases, which take about a minute. Flags override it.
 func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f != nil {
 		if err := f.Value.Set("40"); err != nil {

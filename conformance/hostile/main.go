@@ -21,7 +21,7 @@ import (
 func main() {
 	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
-	only := flag.String("only", "", "the beginning of the section to run alone")
+	only := flag.String("only", "", "run only the sections whose names begin with this")
 	list := flag.String("list", "", "write the attacks and the answers to this file")
 	flag.Parse()
 	if err := run(*bin, *keep, *list, *only); err != nil {
