@@ -212,7 +212,7 @@ func (w *world) audited() error {
 }
 
 func (w *world) survives() error {
-	before, err := w.ehr.Search("Observation?patient=" + w.patient + "&_count=1000")
+	before, err := w.ehr.Search("Observation?patient=" + w.patient + measured + "&_count=1000")
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (w *world) survives() error {
 		return err
 	}
 	w.srv = srv
-	after, err := w.ehr.Search("Observation?patient=" + w.patient + "&_count=1000")
+	after, err := w.ehr.Search("Observation?patient=" + w.patient + measured + "&_count=1000")
 	if err != nil {
 		return err
 	}
