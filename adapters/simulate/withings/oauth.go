@@ -279,9 +279,15 @@ func (s *Server) granted(f func(string) string, c *Client) (g *grant, former, re
 
 // signed reports whether a request has the signature over its values.
 func signed(r *http.Request, c *Client, values ...string) bool {
-	mac := hmac.New(sha256.New, []byte(c.Secret))
+	return hmac.Equal([]byte(r.PostFormValue("signature")), []byte(sign(c.Secret, values...)))
+}
+
+// sign returns the signature over values: the HMAC-SHA256 of the values, separated by
+// commas, in hexadecimal digits.
+func sign(secret string, values ...string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(strings.Join(values, ","))) // never fails
-	return hmac.Equal([]byte(r.PostFormValue("signature")), []byte(hex.EncodeToString(mac.Sum(nil))))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // signature answers a request for a nonce.
