@@ -202,7 +202,7 @@ type AccountNotifier interface {
 	SubscribeAccount(ctx context.Context, c *Client, callback string, granted []string) (next time.Time, err error)
 }
 
-// Grant is what an account has granted.
+// Grant names a grant that is to be revoked.
 type Grant struct {
 	Access, Refresh string   // tokens
 	Accounts        []string // ids that Vendor.Account returned

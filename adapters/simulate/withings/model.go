@@ -27,7 +27,7 @@ type kind struct {
 
 // item is a version of an item.
 type item struct {
-	w        *simulate.Wearer
+	wearer   *simulate.Wearer
 	kind     *kind
 	day      simulate.Day
 	key      simulate.Key
@@ -69,8 +69,8 @@ var (
 	weight = &kind{name: "weight", appli: 1, share: 0.9, restated: 0.1, deleted: 0.05,
 		measured: func(w *simulate.Wearer, day simulate.Day) time.Time { return up(w, day).Add(10 * time.Minute) },
 		render: func(it *item) map[string]any {
-			grams := it.w.Key.Named("weight").Between(52_000, 98_000) + it.between("weight", -900, 900)
-			fat := it.w.Key.Named("fat").Between(150, 320) + it.between("fat", -8, 8)
+			grams := it.wearer.Key.Named("weight").Between(52_000, 98_000) + it.between("weight", -900, 900)
+			fat := it.wearer.Key.Named("fat").Between(150, 320) + it.between("fat", -8, 8)
 			return it.group("Body+", [3]int{grams, 1, -3}, [3]int{fat, 6, -1}, [3]int{grams * fat / 1000, 8, -3},
 				[3]int{grams * 29 / 1000, 88, -3})
 		}}
@@ -85,27 +85,27 @@ var (
 		}}
 	night = &kind{name: "night", appli: 44, share: 0.95, restated: 0.3, measured: up,
 		render: func(it *item) map[string]any {
-			bed, up := it.w.Night(it.day)
+			bed, up := it.wearer.Night(it.day)
 			whole := int(up.Sub(bed).Seconds())
 			awake, latency := whole*it.between("awake", 3, 9)/100, 60*it.between("latency", 3, 25)
 			asleep := whole - awake - latency
 			deep, rem := asleep*it.between("deep", 12, 24)/100, asleep*it.between("rem", 17, 26)/100
-			return map[string]any{"id": int(it.day)*10 + 4, "timezone": it.w.Zone.String(), "model": 32, "model_id": 63,
-				"hash_deviceid": it.w.Key.Named("withings night").Hex(40), "startdate": bed.Unix(), "enddate": up.Unix(),
+			return map[string]any{"id": int(it.day)*10 + 4, "timezone": it.wearer.Zone.String(), "model": 32, "model_id": 63,
+				"hash_deviceid": it.wearer.Key.Named("withings night").Hex(40), "startdate": bed.Unix(), "enddate": up.Unix(),
 				"date": it.day.String(), "created": it.created.Unix(), "modified": it.at.Unix(),
 				"data": map[string]any{"total_sleep_time": asleep, "total_timeinbed": whole, "sleep_latency": latency,
 					"wakeupcount": it.between("wakeups", 0, 5), "wakeupduration": awake, "deepsleepduration": deep,
 					"remsleepduration": rem, "lightsleepduration": asleep - deep - rem,
-					"hr_average": it.w.RestingHeartRate(it.day) + 2, "hr_min": it.w.RestingHeartRate(it.day) - 4,
+					"hr_average": it.wearer.RestingHeartRate(it.day) + 2, "hr_min": it.wearer.RestingHeartRate(it.day) - 4,
 					"rr_average": it.between("breaths", 12, 18), "sleep_score": it.between("score", 55, 95)}}
 		}}
 	total = &kind{name: "total", appli: 16, share: 1,
 		measured: func(w *simulate.Wearer, day simulate.Day) time.Time { return day.At(w.Zone, 0, 0) },
 		render: func(it *item) map[string]any {
 			part := func(whole int) int { return int(float64(whole) * it.elapsed) }
-			steps := part(it.w.Steps(it.day))
-			return map[string]any{"date": it.day.String(), "timezone": it.w.Zone.String(), "deviceid": nil,
-				"hash_deviceid": it.w.Key.Named("withings watch").Hex(40), "brand": 1, "is_tracker": true, "steps": steps,
+			steps := part(it.wearer.Steps(it.day))
+			return map[string]any{"date": it.day.String(), "timezone": it.wearer.Zone.String(), "deviceid": nil,
+				"hash_deviceid": it.wearer.Key.Named("withings watch").Hex(40), "brand": 1, "is_tracker": true, "steps": steps,
 				"distance": steps * 7 / 10, "elevation": steps / 1000, "soft": steps / 3, "moderate": steps / 8,
 				"intense": steps / 20, "active": steps/8 + steps/20, "calories": steps / 25,
 				"totalcalories": part(1700) + steps/25}
@@ -123,10 +123,10 @@ func (it *item) group(model string, measures ...[3]int) map[string]any {
 	for _, m := range measures {
 		list = append(list, map[string]int{"value": m[0], "type": m[1], "unit": m[2], "algo": 0, "fm": 3})
 	}
-	device := it.w.Key.Named("withings " + model).Hex(40)
+	device := it.wearer.Key.Named("withings " + model).Hex(40)
 	return map[string]any{"grpid": int(it.day)*10 + it.kind.appli, "attrib": 0, "category": 1, "measures": list,
 		"date": it.measured.Unix(), "created": it.created.Unix(), "modified": it.at.Unix(), "deviceid": device,
-		"hash_deviceid": device, "model": model, "comment": nil, "timezone": it.w.Zone.String()}
+		"hash_deviceid": device, "model": model, "comment": nil, "timezone": it.wearer.Zone.String()}
 }
 
 // versions returns the versions of an item, or nil if there is none on that day.
@@ -135,7 +135,7 @@ func (k *kind) versions(w *simulate.Wearer, day simulate.Day) []item {
 	if !key.Named("share").Chance(k.share) {
 		return nil
 	}
-	it := item{w: w, kind: k, day: day, key: key, measured: k.measured(w, day)}
+	it := item{wearer: w, kind: k, day: day, key: key, measured: k.measured(w, day)}
 	if k == total {
 		return totals(it)
 	}
@@ -156,9 +156,9 @@ func (k *kind) versions(w *simulate.Wearer, day simulate.Day) []item {
 // totals returns the versions of the totals of a day: one of each synchronization on the
 // day, and the last one of the first synchronization thereafter.
 func totals(it item) []item {
-	end := (it.day + 1).At(it.w.Zone, 0, 0)
+	end := (it.day + 1).At(it.wearer.Zone, 0, 0)
 	var out []item
-	for at := it.w.NextSync(it.measured); !at.IsZero(); at = it.w.NextSync(at) {
+	for at := it.wearer.NextSync(it.measured); !at.IsZero(); at = it.wearer.NextSync(at) {
 		it.at, it.elapsed = at, min(float64(at.Sub(it.measured))/float64(end.Sub(it.measured)), 1)
 		if it.revision++; len(out) == 0 {
 			it.created = at

@@ -258,7 +258,7 @@ func (s *Server) enqueue(sub subscription, it *item) {
 	case total:
 		form.Set("date", it.day.String())
 	case night:
-		bed, up := it.w.Night(it.day)
+		bed, up := it.wearer.Night(it.day)
 		form.Set("startdate", strconv.FormatInt(bed.Unix(), 10))
 		form.Set("enddate", strconv.FormatInt(up.Unix(), 10))
 	default:
