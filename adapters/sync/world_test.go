@@ -345,7 +345,7 @@ func (w *world) token(rw http.ResponseWriter, rq *http.Request) {
 func (w *world) link(patient, account string) link.Link {
 	w.t.Helper()
 	ctx := context.Background()
-	session := "session of " + patient // a session may begin few flows at a time
+	session := "session of " + patient
 	to, err := w.links.Begin(ctx, patient, "acme", session)
 	if err != nil {
 		w.t.Fatal(err)
