@@ -193,6 +193,30 @@ type Notifier interface {
 	Subscribe(ctx context.Context, callback string) (next time.Time, err error)
 }
 
+// AccountNotifier is implemented by Notifiers whose subscriptions belong to accounts.
+type AccountNotifier interface {
+	Notifier
+	// SubscribeAccount makes the subscriptions of the client's account what they should
+	// be for the granted scopes. callback is the URL of the webhook. It returns when to
+	// call it again.
+	SubscribeAccount(ctx context.Context, c *Client, callback string, granted []string) (next time.Time, err error)
+}
+
+// Grant names a grant that is to be revoked.
+type Grant struct {
+	Access, Refresh string   // tokens
+	Accounts        []string // ids that Vendor.Account returned
+}
+
+// Revoker is implemented by vendors whose grants are revoked with more than one
+// request, or with the id of the account.
+type Revoker interface {
+	Vendor
+	// Revoke ends a grant and the subscriptions of the account. It returns nil if they
+	// had ended before.
+	Revoke(ctx context.Context, client *http.Client, g Grant) error
+}
+
 // Notification is a request to a vendor's webhook.
 type Notification struct {
 	Method string

@@ -18,11 +18,13 @@ import (
 
 // ended is a grant that is to be revoked, and data that are to be erased.
 type ended struct {
-	Patient string    `json:"patient"`
-	Vendor  string    `json:"vendor"`
-	Tokens  []byte    `json:"tokens,omitempty"` // sealed as those of the link
-	Erase   bool      `json:"erase,omitempty"`
-	Until   time.Time `json:"until"` // end of the attempts to revoke
+	Patient string `json:"patient"`
+	Vendor  string `json:"vendor"`
+	Tokens  []byte `json:"tokens,omitempty"` // sealed as those of the link
+	// Accounts are the ids of the account, or nil if they are not known.
+	Accounts []string  `json:"accounts,omitempty"`
+	Erase    bool      `json:"erase,omitempty"`
+	Until    time.Time `json:"until"` // end of the attempts to revoke
 }
 
 // unlinkWait is the time that Unlink waits for the revocation, and for the erasure,
@@ -52,8 +54,8 @@ func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase b
 		if err != nil {
 			return err
 		}
-		e, err := json.Marshal(ended{Patient: l.Patient, Vendor: l.Vendor, Tokens: sealed, Erase: erase,
-			Until: ls.Clock().Add(sweepFor)})
+		e, err := json.Marshal(ended{Patient: l.Patient, Vendor: l.Vendor, Tokens: sealed, Accounts: l.Accounts,
+			Erase: erase, Until: ls.Clock().Add(sweepFor)})
 		if err != nil {
 			return err
 		}
@@ -210,6 +212,24 @@ func (ls *Links) revokeSealed(ctx context.Context, id string, e *ended) error {
 	if v == nil {
 		return fhir.Errorf(fhir.Unavailable, "link.revoke", "the vendor is not configured")
 	}
+	if r, ok := v.(cloud.Revoker); ok {
+		for _, account := range e.Accounts {
+			// The patient may have linked the account again.
+			if linked, err := ls.ByAccount(ctx, e.Vendor, account); err != nil || linked != "" {
+				return err
+			}
+		}
+		err := r.Revoke(ctx, ls.tokenClient(), cloud.Grant{Access: t.Access, Refresh: t.Refresh, Accounts: e.Accounts})
+		switch {
+		case err == nil:
+			return nil
+		case cloud.ProblemOf(err) == cloud.Rejected, cloud.ProblemOf(err) == cloud.Permission:
+			ls.Logger.Warn("the vendor refuses to revoke a grant; the patient can end it in the vendor's app",
+				"link", id, "vendor", e.Vendor, "error", err.Error())
+			return nil
+		}
+		return err
+	}
 	return ls.revoke(ctx, v, t)
 }
 
@@ -283,7 +303,7 @@ func (ls *Links) abandon(ctx context.Context, v cloud.Vendor, patient string, ac
 		if err != nil {
 			return err
 		}
-		e, err := json.Marshal(ended{Patient: patient, Vendor: v.Code(), Tokens: ls.seal(id, t),
+		e, err := json.Marshal(ended{Patient: patient, Vendor: v.Code(), Tokens: ls.seal(id, t), Accounts: accounts,
 			Until: ls.Clock().Add(sweepFor)})
 		if err != nil {
 			return err

@@ -3,10 +3,12 @@ package link_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/link"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
@@ -191,5 +193,45 @@ func TestForget(t *testing.T) {
 	w.sweep(0)
 	if len(e.done) != 1 || e.done[0] != "p1 apple" || len(w.keys("link/")) > 0 {
 		t.Errorf("erased %v", e.done)
+	}
+}
+
+// TestRevoker checks the revocation by the id of the account: it gets the tokens and the
+// account, is repeated if it fails, and spares an account that was linked again.
+func TestRevoker(t *testing.T) {
+	for name, c := range map[string]struct {
+		refuse error
+		again  bool // the account is linked again before the repetition
+		calls  int  // to the vendor, with one sweep
+	}{
+		"revoked":      {nil, false, 1},
+		"refused":      {&cloud.Error{Problem: cloud.Rejected}, false, 1},
+		"unavailable":  {&cloud.Error{Problem: cloud.Unavailable}, false, 2},
+		"linked again": {&cloud.Error{Problem: cloud.Unavailable}, true, 1},
+	} {
+		w := newWorld(t, true)
+		r := &revoker{vendor: w.vendor, refuse: c.refuse}
+		w.opts.Vendors = []cloud.Vendor{r}
+		w.links = w.restart()
+		l := w.connect("p1")
+		if err := w.links.Unlink(t.Context(), by, l.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		r.refuse = nil
+		if c.again {
+			w.connect("p1")
+		}
+		left, err := w.links.Sweep(t.Context(), by)
+		if err != nil || left > 0 || len(w.keys("link/ended/")) > 0 {
+			t.Errorf("%s: %d grants remain, %v", name, left, err)
+		}
+		if len(r.got) != c.calls {
+			t.Errorf("%s: %d calls, want %d", name, len(r.got), c.calls)
+		}
+		for _, g := range r.got {
+			if g.Access == "" || g.Refresh == "" || !slices.Equal(g.Accounts, l.Accounts) {
+				t.Errorf("%s: the vendor got %d accounts, tokens %v", name, len(g.Accounts), g.Access != "")
+			}
+		}
 	}
 }

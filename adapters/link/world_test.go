@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -298,6 +299,21 @@ func (v *vendor) Account(ctx context.Context, c *cloud.Client) (ids []string, er
 
 func (v *vendor) Page(context.Context, *cloud.Client, cloud.Query) (cloud.Page, error) {
 	return cloud.Page{}, nil
+}
+
+// revoker is a vendor that revokes a grant by the id of the account.
+type revoker struct {
+	*vendor
+	refuse error         // the answer
+	got    []cloud.Grant // requests
+}
+
+func (r *revoker) Revoke(_ context.Context, client *http.Client, g cloud.Grant) error {
+	if client == nil {
+		return errors.New("no client")
+	}
+	r.got = append(r.got, g)
+	return r.refuse
 }
 
 // buffer is a log that several goroutines write.

@@ -60,6 +60,7 @@ func (e *Engine) Mount(r gin.IRouter) {
 		h := func(c *gin.Context) { e.serve(c, v) }
 		for _, path := range []string{"/hooks/" + v.Code(), "/hooks/" + v.Code() + "/*path"} {
 			r.GET(path, h)
+			r.HEAD(path, h)
 			r.POST(path, h)
 		}
 	}

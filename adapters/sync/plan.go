@@ -24,8 +24,19 @@ type plan struct {
 	Paused bool `json:"paused,omitempty"`
 	// Data is the time at which data last arrived.
 	Data time.Time `json:"data,omitzero"`
+	// Hook is the state of the subscriptions of the account, for cloud.AccountNotifier.
+	Hook hook `json:"hook,omitzero"`
 
 	saved time.Time // time of the latest save
+}
+
+// hook is the state of the subscriptions of one account.
+type hook struct {
+	Due time.Time `json:"due,omitzero"` // when they are looked at next
+	// Tried is the time of the latest attempt. A grant that is newer needs new
+	// subscriptions.
+	Tried  time.Time `json:"tried,omitzero"`
+	Failed bool      `json:"failed,omitempty"` // at the latest attempt
 }
 
 // progress is the state of one stream of a link.
@@ -73,11 +84,13 @@ const dailyPoll = 24 * time.Hour
 // polled as if there were none: a subscription may have ended unnoticed.
 const silence = 48 * time.Hour
 
-// every returns the time between two polls.
-func (e *Engine) every(v *vendor, s *cloud.Stream) time.Duration {
+// every returns the time between two polls of a stream of a link.
+func (e *Engine) every(v *vendor, p *plan, s *cloud.Stream) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s.Notified && e.Clock().Sub(v.heard) < silence {
+	_, own := v.Vendor.(cloud.AccountNotifier)
+	subscribed := !own || !p.Hook.Failed && !p.Hook.Tried.IsZero()
+	if s.Notified && subscribed && e.Clock().Sub(v.heard) < silence {
 		return max(s.Every, dailyPoll)
 	}
 	return s.Every
@@ -102,6 +115,9 @@ func spread(d time.Duration, id, stream string) time.Duration {
 // due returns the time of the next turn.
 func (p *plan) due(now time.Time) time.Time {
 	at := farFuture
+	if !p.Paused && !p.Hook.Due.IsZero() {
+		at = p.Hook.Due
+	}
 	for _, s := range p.Streams {
 		if s.Uncovered {
 			continue

@@ -25,31 +25,44 @@ type reader struct {
 // page reads one page, with a new access token if the vendor does not accept the
 // current one.
 func (r *reader) page(ctx context.Context, q cloud.Query) (cloud.Page, error) {
-	e := r.engine
 	// The consent may have been withdrawn since the previous page.
-	switch _, ok, err := e.Consents.Collects(ctx, r.link.Patient, r.link.Vendor); {
+	switch _, ok, err := r.engine.Consents.Collects(ctx, r.link.Patient, r.link.Vendor); {
 	case err != nil:
 		return cloud.Page{}, err
 	case !ok:
 		return cloud.Page{}, fhir.Errorf(fhir.Forbidden, "sync.page", "the consent was withdrawn")
 	}
-	if r.client == nil {
-		if err := r.connect(ctx, ""); err != nil {
-			return cloud.Page{}, err
-		}
-	}
-	p, err := r.vendor.Page(ctx, r.client, q)
-	if err == nil || cloud.ProblemOf(err) != cloud.Unauthorized {
-		return p, err
-	}
-	if err := r.connect(ctx, r.client.Token); err != nil {
+	var p cloud.Page
+	err := r.authorized(ctx, func() (err error) {
+		p, err = r.vendor.Page(ctx, r.client, q)
+		return err
+	})
+	if err != nil {
 		return cloud.Page{}, err
 	}
-	p, err = r.vendor.Page(ctx, r.client, q)
-	if err != nil && cloud.ProblemOf(err) == cloud.Unauthorized {
-		err = e.Links.Refused(ctx, r.link.ID, r.client.Token)
+	return p, nil
+}
+
+// authorized calls do with a client, and once more with a new access token if the vendor
+// does not accept the current one.
+func (r *reader) authorized(ctx context.Context, do func() error) error {
+	if r.client == nil {
+		if err := r.connect(ctx, ""); err != nil {
+			return err
+		}
 	}
-	return p, err
+	err := do()
+	if err == nil || cloud.ProblemOf(err) != cloud.Unauthorized {
+		return err
+	}
+	if err := r.connect(ctx, r.client.Token); err != nil {
+		return err
+	}
+	err = do()
+	if err != nil && cloud.ProblemOf(err) == cloud.Unauthorized {
+		err = r.engine.Links.Refused(ctx, r.link.ID, r.client.Token)
+	}
+	return err
 }
 
 // connect makes a client with an access token other than refused.

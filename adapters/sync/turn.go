@@ -42,6 +42,9 @@ func (e *Engine) take(ctx context.Context, t *task) time.Time {
 		e.eventDone(ctx, t, ev)
 		return e.succeeded(ctx, t, nil)
 	}
+	if err := e.subscribe(ctx, r); err != nil {
+		return e.failed(ctx, t, v, nil, err)
+	}
 	if s, p := t.plan.duePoll(v.streams, e.Clock()); s != nil {
 		if err := e.poll(ctx, r, s, p); err != nil {
 			return e.failed(ctx, t, v, p, err)
@@ -108,7 +111,7 @@ func (e *Engine) poll(ctx context.Context, r *reader, s *cloud.Stream, p *progre
 		}
 		p.Through, from = maxTime(p.Through, to), to
 	}
-	every := jitter(e.every(r.vendor, s), r.link.ID, s.Name, now)
+	every := jitter(e.every(r.vendor, r.task.plan, s), r.link.ID, s.Name, now)
 	if p.Polled.IsZero() {
 		every = spread(every, r.link.ID, s.Name)
 	}

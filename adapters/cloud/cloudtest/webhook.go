@@ -20,9 +20,13 @@ type Webhook struct {
 	// Forge authenticates it with another secret than the vendor's.
 	Forge func(n *cloud.Notification, at time.Time)
 	// Signature and Needed name headers without which a notification is not accepted.
-	// Signature is one of them.
+	// Signature is one of them. If it is empty, notifications are not signed, and a
+	// secret in their path authenticates them.
 	Signature string
 	Needed    []string
+	// Verify is the method of the request that verifies the webhook, if its answer has
+	// no content.
+	Verify string
 	// MaxAge is the age up to which notifications are accepted, or 0 if they are not
 	// dated.
 	MaxAge time.Duration
@@ -68,29 +72,11 @@ func (s *Suite) webhook(t *testing.T) {
 			refused(t, m)
 		}
 	})
-	t.Run("signature", func(t *testing.T) {
-		m := genuine()
-		good := m.Header.Get(w.Signature)
-		for i := range len(good) {
-			bad := []byte(good)
-			bad[i] ^= 0x01
-			m.Header.Set(w.Signature, string(bad))
-			refused(t, m)
-		}
-		for _, bad := range []string{" ", "AA", "AQAAAAA=", strings.Repeat("A", 1<<16), "=", "\xff"} {
-			m := genuine()
-			m.Header.Set(w.Signature, bad)
-			refused(t, m)
-		}
-	})
-	t.Run("changed body", func(t *testing.T) {
-		for i := range genuine().Body {
-			m := genuine()
-			m.Body = bytes.Clone(m.Body)
-			m.Body[i] ^= 0x01
-			refused(t, m)
-		}
-	})
+	if w.Signature == "" {
+		t.Run("path", func(t *testing.T) { otherPaths(t, genuine, refused) })
+	} else {
+		t.Run("signature", func(t *testing.T) { w.signature(t, genuine, refused) })
+	}
 	t.Run("another secret", func(t *testing.T) {
 		m := genuine()
 		w.Forge(m, s.Now)
@@ -120,9 +106,51 @@ func (s *Suite) webhook(t *testing.T) {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodHead} {
 			m := genuine()
 			m.Method = method
-			refused(t, m)
+			if method != w.Verify {
+				refused(t, m)
+			} else if r, err := n.Receive(t.Context(), m); err != nil || r.Status/100 != 2 || r.Store {
+				t.Errorf("the webhook is not verified: %+v, %v", r, err)
+			}
 		}
 	})
+}
+
+// signature checks that notifications with a changed signature or body are refused.
+func (w *Webhook) signature(t *testing.T, genuine func() *cloud.Notification,
+	refused func(*testing.T, *cloud.Notification)) {
+	m := genuine()
+	good := m.Header.Get(w.Signature)
+	for i := range len(good) {
+		bad := []byte(good)
+		bad[i] ^= 0x01
+		m.Header.Set(w.Signature, string(bad))
+		refused(t, m)
+	}
+	for _, bad := range []string{" ", "AA", "AQAAAAA=", strings.Repeat("A", 1<<16), "=", "\xff"} {
+		m := genuine()
+		m.Header.Set(w.Signature, bad)
+		refused(t, m)
+	}
+	for i := range genuine().Body {
+		m := genuine()
+		m.Body = bytes.Clone(m.Body)
+		m.Body[i] ^= 0x01
+		refused(t, m)
+	}
+}
+
+// otherPaths checks that notifications without the secret of their path are refused.
+func otherPaths(t *testing.T, genuine func() *cloud.Notification, refused func(*testing.T, *cloud.Notification)) {
+	good := genuine().Path
+	for i := range len(good) {
+		bad := []byte(good)
+		bad[i] ^= 0x01
+		for _, path := range []string{string(bad), good[:i], good + good[i:]} {
+			m := genuine()
+			m.Path = path
+			refused(t, m)
+		}
+	}
 }
 
 // genuine checks a notification that must be accepted.

@@ -11,8 +11,8 @@
 // or with another status. It alone states the id of the user. Access tokens live three
 // hours and refresh tokens a year. A refresh returns a new refresh token. The former one
 // remains valid for eight hours or until the new access token is used, so that a refresh
-// whose answer was lost can be repeated (Rotates is not set). A grant can be revoked
-// only by the user, because the request requires a signature of another kind.
+// whose answer was lost can be repeated (Rotates is not set). See revoke.go for the end
+// of a grant.
 //
 // # API
 //
@@ -31,7 +31,7 @@
 // # Notifications
 //
 // Withings announces changes to a URL that is subscribed with the token of each user,
-// and does not authenticate its notifications. They are not received; streams are polled.
+// and does not sign its notifications. See notify.go.
 package withings
 
 import (
@@ -50,17 +50,21 @@ import (
 	"pulsegate/adapters/cloud/internal/answer"
 )
 
-const day = 24 * time.Hour
+const (
+	day           = 24 * time.Hour
+	documentedAPI = "https://wbsapi.withings.net"
+)
 
 // vendor implements cloud.Vendor.
 type vendor struct {
 	oauth cloud.OAuth
 	api   string
+	clock func() time.Time
 }
 
 // New returns the cloud of Withings.
 func New(c cloud.Config) (cloud.Vendor, error) {
-	v := &vendor{api: "https://wbsapi.withings.net", oauth: cloud.OAuth{
+	v := &vendor{api: documentedAPI, clock: c.Clock, oauth: cloud.OAuth{
 		AuthURL:  "https://account.withings.com/oauth2_user/authorize2",
 		TokenURL: "https://wbsapi.withings.net/v2/oauth2", FormSecret: true,
 		Scopes: []cloud.Scope{
@@ -72,7 +76,11 @@ func New(c cloud.Config) (cloud.Vendor, error) {
 		Unwrap:      unwrap,
 		RefreshLife: func(func(string) any) time.Duration { return 365 * day },
 		Account:     account,
+		RevokesAll:  true,
 	}}
+	if v.clock == nil {
+		v.clock = time.Now
+	}
 	if err := c.Apply(&v.oauth, &v.api); err != nil {
 		return nil, fmt.Errorf("withings: %w", err)
 	}
@@ -116,11 +124,11 @@ var routes = map[string]route{
 func (*vendor) Streams() []cloud.Stream {
 	return []cloud.Stream{
 		{Name: "measure", Format: "api", Scope: "user.metrics", Span: cloud.Instants, Chunk: 90 * day,
-			Every: 30 * time.Minute, Trailing: day, Late: 7 * day, Types: []string{"measure"}},
+			Every: 30 * time.Minute, Trailing: day, Late: 7 * day, Types: []string{"measure"}, Notified: true},
 		{Name: "sleep", Format: "api", Scope: "user.activity", Span: cloud.Days, Chunk: 90 * day,
-			Every: time.Hour, Trailing: 3 * day, Late: 7 * day, Types: []string{"sleep"}},
+			Every: time.Hour, Trailing: 3 * day, Late: 7 * day, Types: []string{"sleep"}, Notified: true},
 		{Name: "activity", Format: "api", Scope: "user.activity", Span: cloud.Days, Chunk: 90 * day,
-			Every: time.Hour, Trailing: 3 * day, Late: 7 * day, Types: []string{"activity"}},
+			Every: time.Hour, Trailing: 3 * day, Late: 7 * day, Types: []string{"activity"}, Notified: true},
 	}
 }
 

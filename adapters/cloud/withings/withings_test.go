@@ -83,6 +83,7 @@ func TestContract(t *testing.T) {
 				Wait: 7 * time.Second},
 			{Name: "HTTP 502", Status: 502, Want: cloud.Unavailable},
 		},
+		Webhook: webhook(t),
 	})
 }
 

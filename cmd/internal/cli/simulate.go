@@ -28,8 +28,8 @@ type simulateFlags struct {
 func simulateCommand() *cobra.Command {
 	c := &cobra.Command{Use: "simulate", Args: cobra.NoArgs,
 		Short: "Serve simulated clouds of vendors, with invented wearers",
-		Long: "Serve simulated clouds of Oura and Google Health with invented wearers, to try connections of devices without\n" +
-			"accounts at the vendors. The command writes the settings for a server into --dir and prints how to start it.\n\n" +
+		Long: "Serve simulated clouds of Oura, Google Health and Withings with invented wearers, to try connections of\n" +
+			"devices without accounts at the vendors. The command writes the settings for a server into --dir and prints how to start it.\n\n" +
 			"Data, revisions and faults follow from --seed. With --speed over 1, the simulated time begins in the past and\n" +
 			"runs until it has caught up with the clock. Grants end when the command ends.\n\n" +
 			"Faults are rates per request, event or month: all, outage, drop, slow, ratelimit, emptypage, lapse, losttoken,\n" +
@@ -118,8 +118,8 @@ func (f *simulateFlags) options(now func() time.Time) (simulation.Options, error
 
 // printSimulation prints how a server connects to the clouds.
 func printSimulation(w io.Writer, base, file string, now time.Time) {
-	fmt.Fprintf(w, "Simulated clouds at %s/oura and %s/google; the simulated time is %s.\n\n"+
+	fmt.Fprintf(w, "Simulated clouds at %s/oura, %s/google and %s/withings; the simulated time is %s.\n\n"+
 		"Add these settings to the server:\n\n  vendors: %s\n  egress-allow: [127.0.0.0/8]\n\n"+
 		"or start it with\n\n  PULSEGATE_VENDORS=%s PULSEGATE_EGRESS_ALLOW=127.0.0.0/8 pulsegate serve --demo\n",
-		base, base, now.Format(time.RFC3339), file, file)
+		base, base, base, now.Format(time.RFC3339), file, file)
 }

@@ -23,17 +23,18 @@ import (
 
 // Files in Options.Dir.
 const (
-	ouraFile    = "oura-client-secret"
-	googleFile  = "google-client-secret"
-	webhookFile = "google-webhook-secret"
-	serviceFile = "google-service-account.json"
-	vendorsFile = "vendors.yaml"
+	ouraFile     = "oura-client-secret"
+	googleFile   = "google-client-secret"
+	withingsFile = "withings-client-secret"
+	webhookFile  = "google-webhook-secret"
+	serviceFile  = "google-service-account.json"
+	vendorsFile  = "vendors.yaml"
 )
 
 // secrets are the secrets of the simulated applications.
 type secrets struct {
-	ouraClient, googleClient string
-	serviceKey               *rsa.PrivateKey
+	ouraClient, googleClient, withingsClient string
+	serviceKey                               *rsa.PrivateKey
 }
 
 // readSecrets reads the secrets in dir and creates those that do not exist.
@@ -47,6 +48,9 @@ func readSecrets(dir string) (secrets, error) {
 		return out, err
 	}
 	if out.googleClient, err = secret(dir, googleFile, randomText); err != nil {
+		return out, err
+	}
+	if out.withingsClient, err = secret(dir, withingsFile, randomText); err != nil {
 		return out, err
 	}
 	if _, err = secret(dir, webhookFile, randomText); err != nil {
@@ -128,7 +132,7 @@ type vendor struct {
 	SecretFile   string            `yaml:"client-secret-file"`
 	AuthorizeURL string            `yaml:"authorize-url"`
 	TokenURL     string            `yaml:"token-url"`
-	RevokeURL    string            `yaml:"revoke-url"`
+	RevokeURL    string            `yaml:"revoke-url,omitempty"`
 	APIURL       string            `yaml:"api-url"`
 	Options      map[string]string `yaml:"options,omitempty"`
 }
@@ -150,6 +154,9 @@ func (s *Simulation) WriteSettings(base string) (string, error) {
 			TokenURL:     base + "/oura/oauth/v2/ext/oauth-token",
 			RevokeURL:    base + "/oura/oauth/v2/ext/oauth-revoke", APIURL: base + "/oura",
 			Options: map[string]string{"identity-provider": "moi"}},
+		"withings": {ClientID: clientID, SecretFile: filepath.Join(dir, withingsFile),
+			AuthorizeURL: base + "/withings/oauth2_user/authorize2", TokenURL: base + "/withings/v2/oauth2",
+			APIURL: base + "/withings"},
 		"fitbit": {ClientID: clientID, SecretFile: filepath.Join(dir, googleFile),
 			AuthorizeURL: base + "/google/o/oauth2/v2/auth", TokenURL: base + "/google/token",
 			RevokeURL: base + "/google/revoke", APIURL: base + "/google",

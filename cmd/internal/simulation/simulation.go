@@ -4,6 +4,7 @@
 //
 //	/oura/...     Oura
 //	/google/...   Google Health
+//	/withings/... Withings
 package simulation
 
 import (
@@ -21,6 +22,7 @@ import (
 	"pulsegate/adapters/simulate/googlehealth"
 	"pulsegate/adapters/simulate/oura"
 	"pulsegate/adapters/simulate/phone"
+	"pulsegate/adapters/simulate/withings"
 )
 
 // Options configures a Simulation.
@@ -46,6 +48,7 @@ type Simulation struct {
 	opts   Options
 	oura   *oura.Server
 	google *googlehealth.Server
+	scales *withings.Server
 	phone  *phone.Phone // nil without Options.Push
 }
 
@@ -77,6 +80,9 @@ func New(o Options) (*Simulation, error) {
 		Faults: o.Faults, Senders: 4,
 		Clients: []oura.Client{{ID: clientID, Secret: secrets.ouraClient, Provider: oura.Moi,
 			RedirectURIs: callbacks}}})
+	s.scales = withings.New(withings.Options{Clock: o.Clock, Wall: o.Wall, Start: o.Start, Seed: o.Seed,
+		Wearers: wearers, Faults: o.Faults, AllowHTTP: true,
+		Clients: []withings.Client{{ID: clientID, Secret: secrets.withingsClient, RedirectURIs: callbacks}}})
 	s.google, err = googlehealth.New(googlehealth.Options{Seed: o.Seed, Wearers: o.Wearers, Start: o.Start,
 		Clock: o.Clock, AuthNow: o.Wall, Project: project, Faults: o.Faults, AllowHTTP: true,
 		Clients: []googlehealth.Client{{ID: clientID, Secret: secrets.googleClient, RedirectURIs: callbacks}},
@@ -98,6 +104,7 @@ func (s *Simulation) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux := http.NewServeMux()
 	mux.Handle("/oura/", http.StripPrefix("/oura", s.oura))
 	mux.Handle("/google/", http.StripPrefix("/google", s.google))
+	mux.Handle("/withings/", http.StripPrefix("/withings", s.scales))
 	mux.ServeHTTP(w, r)
 }
 
@@ -111,6 +118,7 @@ func (s *Simulation) Run(ctx context.Context, l net.Listener) error {
 		func() error { return srv.Serve(l) },
 		func() error { return s.oura.Run(ctx) },
 		func() error { return s.google.Run(ctx) },
+		func() error { return s.scales.Run(ctx) },
 		func() error {
 			<-ctx.Done()
 			return srv.Close()
@@ -142,7 +150,7 @@ func (s *Simulation) Approve(ctx context.Context, client *http.Client, to string
 		return nil, err
 	}
 	form := u.Query()
-	if strings.HasPrefix(u.Path, "/oura/") {
+	if strings.HasPrefix(u.Path, "/oura/") || strings.HasPrefix(u.Path, "/withings/") {
 		form.Set("wearer", strconv.Itoa(wearer))
 		form.Set("decision", "approve")
 	} else {
