@@ -345,7 +345,8 @@ func (w *world) token(rw http.ResponseWriter, rq *http.Request) {
 func (w *world) link(patient, account string) link.Link {
 	w.t.Helper()
 	ctx := context.Background()
-	to, err := w.links.Begin(ctx, patient, "acme", "session")
+	session := "session of " + patient
+	to, err := w.links.Begin(ctx, patient, "acme", session)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -353,7 +354,7 @@ func (w *world) link(patient, account string) link.Link {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	l, err := w.links.Complete(ctx, caller, "session", link.Answer{State: u.Query().Get("state"), Code: account})
+	l, err := w.links.Complete(ctx, caller, session, link.Answer{State: u.Query().Get("state"), Code: account})
 	if err != nil {
 		w.t.Fatal(err)
 	}

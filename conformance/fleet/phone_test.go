@@ -104,6 +104,10 @@ func (p *phones) truth(c *chart, patient string, wearer int) {
 		byType[r.Type] = append(byType[r.Type], r.JSON)
 		all = append(all, r.JSON)
 	}
+	// A value of a day stays preliminary if nothing was pushed after the day.
+	if format(wearer) == phone.HealthAutoExport {
+		c.pipeline.Clock = p.one[wearer].Accepted
+	}
 	deliver := func(aggregation string, body any) {
 		c.deliver(ingest.Request{Patient: patient, Vendor: "apple", Format: string(format(wearer)),
 			Body: encoded(c.t, body), Delivery: func(name string) string {

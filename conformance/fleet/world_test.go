@@ -295,7 +295,8 @@ func (f *fleet) tryLink(c *simulated, wearer int) error {
 // linkTo links the account of a wearer to a patient. It goes through the consent page as
 // a browser does.
 func (f *fleet) linkTo(c *simulated, patient string, wearer int) error {
-	to, err := f.links.Begin(f.t.Context(), patient, c.code, "session")
+	session := "session of " + patient
+	to, err := f.links.Begin(f.t.Context(), patient, c.code, session)
 	if err != nil {
 		return err
 	}
@@ -319,7 +320,7 @@ func (f *fleet) linkTo(c *simulated, patient string, wearer int) error {
 		return fmt.Errorf("the consent page answers %d", r.StatusCode)
 	}
 	q := back.Query()
-	_, err = f.links.Complete(f.t.Context(), caller, "session", link.Answer{State: q.Get("state"), Code: q.Get("code"),
+	_, err = f.links.Complete(f.t.Context(), caller, session, link.Answer{State: q.Get("state"), Code: q.Get("code"),
 		Error: q.Get("error"), Scope: q.Get("scope")})
 	return err
 }

@@ -147,10 +147,11 @@ func (w *world) ingestFile(patient, name string, body []byte) error {
 	return w.srv.Run(nil, "ingest", "--patient", patient, "--vendor", vendor, f)
 }
 
-// window returns all Observations of the days that the set-up filled. Attacks use other
-// days.
+// window returns all Observations of the days that the set-up filled, except for preferred
+// values, which the server derives some time later. Attacks use other days.
 func (w *world) window() ([]map[string]any, error) {
-	out, err := w.ehr.Search("Observation?patient=" + w.patient + "&date=ge2026-10-01&date=lt2026-10-05&_count=500")
+	out, err := w.ehr.Search("Observation?patient=" + w.patient + "&date=ge2026-10-01&date=lt2026-10-05&_count=500" +
+		"&_tag:not=https://pulsegate.dev/fhir/CodeSystem/measures|preferred")
 	slices.SortFunc(out, func(a, b map[string]any) int {
 		return strings.Compare(fmt.Sprint(a["id"]), fmt.Sprint(b["id"]))
 	})

@@ -1,6 +1,6 @@
 // Package readme runs the commands of two documents against a newly built binary: those
-// in the sections "One request" and "A connected device" of README.md and in "A server by hand" of
-// deploy/README.md.
+// in the sections "One request", "A connected device" and "From vendor to chart" of
+// README.md and in "A server by hand" of deploy/README.md.
 package readme
 
 import (
@@ -62,8 +62,10 @@ func TestDemo(t *testing.T) {
 		}
 	})
 	replace := strings.NewReplacer("bin/pulsegate demo token", bin+" demo token --data "+data,
-		"bin/pulsegate link list", bin+" link list --data "+data, "bin/pulsegate", bin, "8080", port)
+		"bin/pulsegate link list", bin+" link list --data "+data, "bin/pulsegate explain", bin+" explain --data "+data,
+		"bin/pulsegate pack list", bin+" pack list --data "+data, "bin/pulsegate", bin, "8080", port)
 	script := commands(t, "../../README.md", "One request", replace)
+	token := script[0]
 	if len(script) != 2 {
 		t.Fatalf("%d commands found, want 2", len(script))
 	}
@@ -82,6 +84,18 @@ func TestDemo(t *testing.T) {
 	}
 	if !strings.Contains(out[1], "simulated clouds") {
 		t.Errorf("the help of simulate is %.300q", out[1])
+	}
+
+	script = commands(t, "../../README.md", "From vendor to chart", replace)
+	if len(script) != 3 {
+		t.Fatalf("%d commands found, want 3", len(script))
+	}
+	out = shell(t, append([]string{token}, script...))
+	if !strings.Contains(out[2], "of Patient/demo-ben") || !strings.Contains(out[2], "WRITTEN") {
+		t.Errorf("the explanation is %.500q", out[2])
+	}
+	if !strings.Contains(out[3], "fitbit") || !strings.Contains(out[3], "1.0.0") {
+		t.Errorf("the packs are %.300q", out[3])
 	}
 }
 

@@ -90,13 +90,14 @@ func (r *statsReader) parameter(p *Parameter) error {
 		ref, valid := fhir.ParseRef(strings.TrimPrefix(p.Value, r.service.Base+"/"))
 		r.request.patient, ok = ref.ID, valid && ref.Type == "Patient"
 	case "code":
-		want, single = "a code", false
-		r.codes, ok = append(r.codes, p.Value), ok && p.Value != "" && len(p.Value) <= 256
+		want, single = "a code without a system; for system|code, use coding", false
+		r.codes, ok = append(r.codes, p.Value), ok && p.Value != "" && len(p.Value) <= 256 &&
+			!strings.Contains(p.Value, "|")
 	case "system":
 		want = "a URI"
 		r.system, ok = p.Value, ok && p.Value != "" && len(p.Value) <= 512
 	case "coding":
-		want, single = "a element.Coding with a code, in a URL system|code", false
+		want, single = "a Coding with a code, in a URL system|code", false
 		ok = r.coding(p)
 	case "duration":
 		want = "hours, above 0"

@@ -147,10 +147,9 @@ var static embed.FS
 func New(options Options) (*Pages, error) {
 	const op = "pages.New"
 	if options.SignIn == nil || options.Sessions == nil || options.Users == nil || options.Flow == nil ||
-		options.Apps == nil ||
-		options.Refusals == nil || options.Clients == nil || options.Glass == nil || options.Patients == nil ||
-		options.PushKeys == nil || options.Connections == nil || options.Explanations == nil || options.Sources == nil ||
-		options.Audit == nil ||
+		options.Apps == nil || options.Refusals == nil || options.Clients == nil || options.Glass == nil ||
+		options.Patients == nil || options.PushKeys == nil || options.Connections == nil ||
+		options.Explanations == nil || options.Sources == nil || options.Audit == nil ||
 		options.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}

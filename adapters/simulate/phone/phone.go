@@ -62,6 +62,7 @@ type Phone struct {
 	sequence int       // number of batches; guarded by mu
 	late     *batch    // to be sent after the next one; guarded by sending
 	stats    Stats     // guarded by mu
+	accepted time.Time // of the last accepted request; guarded by mu
 }
 
 // Stats counts what a phone has done.
@@ -218,6 +219,7 @@ func (p *Phone) post(ctx context.Context, b batch) bool {
 	p.stats.Requests++
 	if ok {
 		p.stats.Accepted++
+		p.accepted = p.opts.Clock.Now()
 	} else {
 		p.stats.Refused++
 	}
@@ -281,6 +283,14 @@ func (p *Phone) Acknowledged() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.acked
+}
+
+// Accepted returns the time when the server last accepted a request. By this time, it
+// tells whether a value of a day can still change.
+func (p *Phone) Accepted() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
 }
 
 // Sent returns statistics of the work done so far.

@@ -71,7 +71,7 @@ func TestPublishTerminology(t *testing.T) {
 			want(s, "CodeSystem", "oura", "1", "1.0.0", "active")
 			want(s, "ConceptMap", "oura", "1", "1.0.0", "active")
 			want(s, "ConceptMap", "units", "1", "1.0.0", "active")
-			want(s, "CodeSystem", "vendor", "1", "1.0.0", "active")
+			want(s, "CodeSystem", "vendor", "1", "1.1.0", "active")
 		})
 	}
 	serve(t, dir, packs, func(s *services) {

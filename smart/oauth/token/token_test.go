@@ -597,8 +597,9 @@ func TestKeyRotationOverlaps(t *testing.T) {
 	if set := must(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 2 {
 		t.Errorf("%s", set)
 	}
+	// One key each for access tokens, ID tokens and client assertions.
 	files := must(filepath.Glob(filepath.Join(w.dir, "keys", "*")))
-	if len(files) != 2 {
+	if len(files) != 3 {
 		t.Fatal(files)
 	}
 	if info := must(os.Stat(files[0])); info.Mode().Perm() != 0o600 {
