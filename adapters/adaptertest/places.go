@@ -36,7 +36,7 @@ func layoutOf(p payload) (layout, error) {
 	case len(head) == 0 || bytes.HasPrefix(head, []byte("PK")):
 		return layout{}, nil
 	case head[0] == '{' || head[0] == '[':
-		s := jsonLayout{b: p.body, at: len(p.body) - len(head)}
+		s := jsonLayout{body: p.body, at: len(p.body) - len(head)}
 		err := s.bodies()
 		return s.layout, err
 	case head[0] == '<':
@@ -49,8 +49,8 @@ func layoutOf(p payload) (layout, error) {
 // the adapter has decoded it.
 type jsonLayout struct {
 	layout
-	b  []byte
-	at int // offset of the next byte
+	body []byte
+	at   int // offset of the next byte
 }
 
 var errJSON = errors.New("the payload is not well-formed JSON")
@@ -74,9 +74,9 @@ func (s *jsonLayout) add(e element) int {
 
 // skip skips bytes of the set and returns the byte after them, or 0 at the end.
 func (s *jsonLayout) skip(set string) byte {
-	for s.at < len(s.b) {
-		if strings.IndexByte(set, s.b[s.at]) < 0 {
-			return s.b[s.at]
+	for s.at < len(s.body) {
+		if strings.IndexByte(set, s.body[s.at]) < 0 {
+			return s.body[s.at]
 		}
 		s.at++
 	}
@@ -103,7 +103,7 @@ func (s *jsonLayout) value(path, shape string, within int) error {
 	case '"':
 		_, err = s.text()
 	default:
-		for s.at < len(s.b) && strings.IndexByte(",]} \t\r\n", s.b[s.at]) < 0 {
+		for s.at < len(s.body) && strings.IndexByte(",]} \t\r\n", s.body[s.at]) < 0 {
 			s.at++
 		}
 	}
@@ -114,13 +114,13 @@ func (s *jsonLayout) value(path, shape string, within int) error {
 // text reads a string and returns the bytes between its quotation marks.
 func (s *jsonLayout) text() (string, error) {
 	from := s.at + 1
-	for s.at++; s.at < len(s.b); s.at++ {
-		switch s.b[s.at] {
+	for s.at++; s.at < len(s.body); s.at++ {
+		switch s.body[s.at] {
 		case '\\':
 			s.at++
 		case '"':
 			s.at++
-			return string(s.b[from : s.at-1]), nil
+			return string(s.body[from : s.at-1]), nil
 		}
 	}
 	return "", errJSON
@@ -156,7 +156,7 @@ func (s *jsonLayout) array(path, shape string, within int) error {
 	for s.skip(" \t\r\n,") != ']' {
 		v := span{-1, s.at, 0}
 		here, inner := fmt.Sprintf("%s[%d]", path, len(values)), within
-		if s.b[s.at] == '{' {
+		if s.body[s.at] == '{' {
 			v.element = s.add(element{path: here, parent: within})
 			inner = v.element
 		}

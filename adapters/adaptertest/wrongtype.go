@@ -257,7 +257,7 @@ func (c *typeCheck) problem(v variant, got, others *outcome) string {
 }
 
 // holdsItems reports whether the item of the element i is a container, such as a page, with
-// items of its own. An error may end the payload if a member of a container has a wrong
+// items in it. An error may end the payload if a member of a container has a wrong
 // type.
 func (c *typeCheck) holdsItems(i int) bool {
 	own := c.without[i]

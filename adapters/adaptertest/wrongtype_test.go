@@ -173,7 +173,8 @@ func TestLayout(t *testing.T) {
 		for _, e := range l.elements {
 			elements = append(elements, body[:e.from]+body[e.to:])
 		}
-		if got, want := fmt.Sprintf("%q %q", places, elements), fmt.Sprintf("%q %q", want.places, want.elements); got != want {
+		if got, want := fmt.Sprintf("%q %q", places, elements),
+			fmt.Sprintf("%q %q", want.places, want.elements); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", body, got, want)
 		}
 	}

@@ -50,7 +50,8 @@ func (s *Spec) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink
 	if in.Format != "" && in.Format != s.Format {
 		return adapters.ErrUnknownFormat
 	}
-	d := &decoder{Spec: s, sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), in: &in}
+	d := &decoder{Spec: s, sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress),
+		in: &in}
 	return jsonitem.Payload(s.Format, d.answers())
 }
 
