@@ -29,7 +29,8 @@ type phoneDecoder struct {
 }
 
 func newPhoneDecoder(ctx context.Context, in adapters.Input, format, channel string, sink adapters.Sink) *phoneDecoder {
-	d := &phoneDecoder{format: format, channel: channel, sink: &jsonitem.Watch{Sink: sink}, clock: newClock(in.Received)}
+	d := &phoneDecoder{format: format, channel: channel, sink: &jsonitem.Watch{Sink: sink},
+		clock: newClock(in.Received)}
 	reported := int64(0)
 	d.rd = jsonitem.NewReader(ctx, in.Body, func(n int64) {
 		if n-reported >= progressStep {

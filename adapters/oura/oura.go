@@ -92,7 +92,8 @@ func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	if base != "" && base != format {
 		return adapters.ErrUnknownFormat
 	}
-	d := &decoder{sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), zone: in.Zone, received: in.Received}
+	d := &decoder{sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress),
+		zone: in.Zone, received: in.Received}
 	for _, h := range []string{in.Hint, hint, in.Name} {
 		if d.hint = nameHint(h); d.hint != "" {
 			break
