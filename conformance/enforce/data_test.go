@@ -24,7 +24,7 @@ const (
 
 var (
 	patients = []string{"p1", "p2", "p3"}
-	codes    = []string{"8867-4", "55423-8", "93832-4"}
+	codes    = []string{"8867-4", stepsCode, "93832-4"}
 	start    = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
 )
 
@@ -52,6 +52,7 @@ type testCase struct {
 	added          []measure // Observations stored while a Subscription is active
 	content        string    // payload content of the Subscription
 	pageCount      int
+	phoneScope     string // a further scope, without its level, of those that send from phones
 }
 
 // pick draws one of the values in from.
@@ -150,6 +151,7 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 		group: rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
 		a:     drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
 		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
+		phoneScope: pick(t, "phone", phoneScopes...),
 		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1,
 			3).Draw(t, "registered")}
 	if tc.notify { // only backends can have Subscriptions
@@ -278,7 +280,11 @@ func (m *measure) head() string {
 
 // tail returns the JSON of the Observation after its value.
 func (m *measure) tail() string {
-	b := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}`
+	unit := "/min"
+	if m.code == stepsCode {
+		unit = "{steps}"
+	}
+	b := `,"unit":"` + unit + `","system":"http://unitsofmeasure.org","code":"` + unit + `"}`
 	if m.device != "" {
 		b += `,"device":{"reference":"Device/` + m.device + `"}`
 	}
@@ -400,7 +406,8 @@ func load(w *world, tc *testCase) *data {
 			body = `,"patient":{"reference":"Patient/` + m.patient + `"}`
 			v.refs["patient"] = []string{"Patient/" + m.patient}
 		}
-		d.put(v, `,"status":"`+status+`","deviceName":[{"name":"`+v.id+`","type":"other"}]`+body)
+		d.put(v, `,"status":"`+status+`","type":{"text":"`+deviceKinds[v.id]+`"},"deviceName":[{"name":"`+v.id+
+			`","type":"other"}]`+body)
 	}
 	for i := range tc.docs {
 		d.put(tc.docs[i].version(fmt.Sprint("o", i)), tc.docs[i].body())

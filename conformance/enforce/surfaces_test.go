@@ -22,7 +22,10 @@ func (r *run) operations(tok *token, bearer string) error {
 		if err := r.ehrBundle(tok, bearer, p); err != nil {
 			return err
 		}
-		for _, code := range codes {
+		if err := r.preferredStats(tok, bearer, p); err != nil {
+			return err
+		}
+		for _, code := range append(slices.Clone(codes), derivedCode) {
 			var match []*version
 			for _, ref := range r.visible(tok, "s", r.of("Observation")) {
 				if v := r.d.current(ref); v.patient == p && v.code == code {
@@ -31,6 +34,9 @@ func (r *run) operations(tok *token, bearer string) error {
 			}
 			if err := r.lastn(tok, bearer, p, code, match); err != nil {
 				return err
+			}
+			if code == derivedCode {
+				continue // $stats leaves out derived values
 			}
 			if err := r.stats(tok, bearer, p, code, match); err != nil {
 				return err
@@ -102,6 +108,18 @@ func (r *run) stats(tok *token, bearer, p, code string, match []*version) error 
 			want = append(want, v.reference)
 		}
 	}
+	got, sources, err := statistics(a.body)
+	if err != nil {
+		return err
+	}
+	if a.status != 200 || got["count"] != n || got["sum"] != sum || !slices.Equal(sorted(sources), sorted(want)) {
+		return fmt.Errorf("%s: %d, %v of %v, want %v and %v of %v", q, a.status, got, sources, n, sum, want)
+	}
+	return nil
+}
+
+// statistics returns the sum of each statistic over the units, and the sources.
+func statistics(body []byte) (got map[string]float64, sources []string, err error) {
 	var out struct {
 		Parameter []struct {
 			Name     string
@@ -114,11 +132,10 @@ func (r *run) stats(tok *token, bearer, p, code string, match []*version) error 
 			}
 		}
 	}
-	if err := json.Unmarshal(a.body, &out); err != nil {
-		return err
+	if err := json.Unmarshal(body, &out); err != nil {
+		return nil, nil, err
 	}
-	got := map[string]float64{}
-	var sources []string
+	got = map[string]float64{}
 	for _, param := range out.Parameter {
 		if param.Name == "source" {
 			sources = append(sources, "Observation/"+param.Resource.ID)
@@ -129,10 +146,7 @@ func (r *run) stats(tok *token, bearer, p, code string, match []*version) error 
 			}
 		}
 	}
-	if a.status != 200 || got["count"] != n || got["sum"] != sum || !slices.Equal(sorted(sources), sorted(want)) {
-		return fmt.Errorf("%s: %d, %v of %v, want %v and %v of %v", q, a.status, got, sources, n, sum, want)
-	}
-	return nil
+	return got, sources, nil
 }
 
 // ehrBundle checks the pages of $ehr-bundle: they contain the visible heart rates that
@@ -475,6 +489,19 @@ func (r *run) notifications(tok *token, bearer string) error {
 		v := m.version(fmt.Sprint("n", i))
 		r.d.put(v, m.body())
 		if owner.sees(r.provisions, "r", v) {
+			events = append(events, v)
+		}
+		if witness.sees(r.provisions, "r", v) {
+			loggedEvent++
+		}
+	}
+	derived, err := r.derive()
+	if err != nil {
+		return err
+	}
+	for _, v := range derived {
+		if owner.sees(r.provisions, "r", v) {
+			r.count("event of a derived value")
 			events = append(events, v)
 		}
 		if witness.sees(r.provisions, "r", v) {

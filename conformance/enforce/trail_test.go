@@ -86,6 +86,9 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			if s.fault == omitsMatches && searches && len(e.Subtype) > 0 && e.Subtype[0].Code == "read" {
 				continue
 			}
+			if s.drops(w.Resource.JSON, &event) {
+				continue
+			}
 			if s.fault == namesOthers && event.patient != "" && event.query != "" {
 				line := "GET /fhir/Patient?_id=" + strings.Join(patients, ",")
 				old := base64.StdEncoding.EncodeToString([]byte(event.query))
@@ -94,6 +97,9 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 				w.Template, w.Cuts, event.query = nil, nil, line
 			}
 			notes = append(notes, noted{request, event})
+		}
+		if s.fault == derivesFreely && isDerived(w.Resource.JSON) {
+			w.Vendor = ""
 		}
 		c.Writes = append(c.Writes, w)
 	}

@@ -29,12 +29,14 @@ import (
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
@@ -83,19 +85,26 @@ var (
 type fault int
 
 const (
-	noFault       fault = iota
-	countsAll           // counts totals without the filter
-	exportsAll          // exports without the filter
-	oldVersions         // filters old versions by the facts of the current one
-	newestAll           // runs $lastn without the filter
-	staleConsents       // applies the consents of the first decision
-	losesOne            // omits the last match of a search
-	trailAll            // searches AuditEvents without the filter
-	anyOwner            // searches Subscriptions without the filter
-	omitsMatches        // does not record the matches of criteria
-	namesOthers         // records queries that name other patients in events of a patient
-	bundlesAll          // runs $ehr-bundle without the filter
-	anyDevice           // adds Devices to $ehr-bundle and by _include without the filter
+	noFault           fault = iota
+	countsAll               // counts totals without the filter
+	exportsAll              // exports without the filter
+	oldVersions             // filters old versions by the facts of the current one
+	newestAll               // runs $lastn without the filter
+	staleConsents           // applies the consents of the first decision
+	losesOne                // omits the last match of a search
+	trailAll                // searches AuditEvents without the filter
+	anyOwner                // searches Subscriptions without the filter
+	omitsMatches            // does not record the matches of criteria
+	namesOthers             // records queries that name other patients in events of a patient
+	bundlesAll              // runs $ehr-bundle without the filter
+	anyDevice               // adds Devices to $ehr-bundle and by _include without the filter
+	prefersHidden           // chooses the preferred source of $stats without the filter
+	derivesFreely           // stores derived values without the vendor of their source
+	pushesAll               // sends to targets without scopes and consents
+	pushesUnrecorded        // does not record what is sent to targets
+	collectsAll             // receives phone-made Observations without consent
+	believesPhones          // compares scopes with phone-made Observations as they were sent
+	createsUnrecorded       // does not record created Observations
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -107,7 +116,9 @@ const (
 
 func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
-		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice"}[f]
+		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
+		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
+		"createsUnrecorded"}[f]
 }
 
 // faulty is a store with a fault. With noFault, it changes nothing.
@@ -243,6 +254,9 @@ type world struct {
 	receiver  *httptest.Server
 	mu        sync.Mutex
 	received  [][]byte
+	preferred *preferred.Engine
+	push      *push.Engine
+	pushed    map[string][]string // references of what targets got, by name
 	issued    int
 	log       *trailLog
 	requests  int                    // number of requests
@@ -301,6 +315,9 @@ func open(f fault) *world {
 	if f != uncheckedConsents {
 		w.service.Checks["Consent"] = w.engine.Check
 	}
+	w.startDerived(f, st, rec)
+	w.startPush(f, st, rec, local, grantFor)
+	w.service.Receiver = newPhones(f, st, rec, w.engine)
 	var auth rest.Authenticator = w.policy
 	switch f {
 	case scopeSuffices:
@@ -316,10 +333,13 @@ func open(f fault) *world {
 		s.Consents = w.engine
 	}
 	w.handler = s.Handler()
-	w.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	w.receiver = httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if name, ok := strings.CutPrefix(r.URL.Path, "/ehr/"); ok {
+			w.accept(answer, name, b)
+		}
 		if r.URL.Path == "/s1" {
 			w.received = append(w.received, b)
 		}
@@ -329,6 +349,8 @@ func open(f fault) *world {
 
 func (w *world) close() error {
 	w.subs.Close()
+	w.push.Close()
+	w.preferred.Close()
 	w.exporter.Close()
 	w.engine.Close()
 	w.receiver.Close()
@@ -338,9 +360,11 @@ func (w *world) close() error {
 // register registers the client of a token. A backend has exactly these scopes; the app of
 // a person has all of them.
 func (w *world) register(tok *token, registered []string) {
-	c := client.Client{ID: tok.client, Name: tok.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
+	phones := registeredPhones(tok.client)
+	c := client.Client{ID: tok.client, Name: tok.client, Scope: strings.Join(registered, " "), JWKS: jwks(),
+		PhoneMade: phones}
 	if tok.person {
-		c = client.Client{ID: tok.client, Name: tok.client, Method: client.None,
+		c = client.Client{ID: tok.client, Name: tok.client, Method: client.None, PhoneMade: phones,
 			RedirectURIs: []string{"https://app.example/cb"},
 			Scope:        "openid fhirUser launch/patient patient/*.cruds user/*.cruds"}
 	}

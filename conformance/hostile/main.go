@@ -21,9 +21,10 @@ import (
 func main() {
 	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
+	only := flag.String("only", "", "run only the sections whose names begin with this")
 	list := flag.String("list", "", "write the attacks and the answers to this file")
 	flag.Parse()
-	if err := run(*bin, *keep, *list); err != nil {
+	if err := run(*bin, *keep, *list, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "hostile: FAIL:", err)
 		os.Exit(1)
 	}
@@ -40,13 +41,14 @@ var sections = []section{
 	{"FHIR requests", (*world).requests},
 	{"Tokens", (*world).tokens},
 	{"Reads without scope or consent", (*world).leaks},
+	{"Vendors: phone-made Observations, preferred sources, pages and keys", (*world).vendors},
 	{"Endpoints on private networks (SSRF)", (*world).ssrf},
 	{"Memory with costly bodies", (*world).memory},
 	{"Slow senders", (*world).slowEnd},
 	{"State after all attacks", (*world).unharmed},
 }
 
-func run(bin string, keep bool, list string) (err error) {
+func run(bin string, keep bool, list, only string) (err error) {
 	dir, err := os.MkdirTemp("", "pulsegate-hostile-")
 	if err != nil {
 		return err
@@ -83,6 +85,9 @@ func run(bin string, keep bool, list string) (err error) {
 	}
 	w.slowBegin()
 	for _, s := range sections {
+		if !strings.HasPrefix(s.name, only) {
+			continue
+		}
 		w.section = s.name
 		at, failed := time.Now(), w.failed
 		if err := s.do(w); err != nil {

@@ -100,6 +100,10 @@ func sourceChange(req *request) error {
 		err = to.Agree(ctx, req.by(), patient, s.Code,
 			SourceTerms{Shared: sees == "all", Locations: s.HasRoutes && req.value("locations") == "yes"})
 	case "locate", "unlocate":
+		if done == "locate" && !s.HasRoutes {
+			err = fhir.Errorf(fhir.Invalid, "pages.sourceChange", "%s sends no locations.", s.Name)
+			break
+		}
 		err = to.Locate(ctx, req.by(), patient, s.Code, done == "locate")
 	case "withdraw":
 		data := req.value("data")

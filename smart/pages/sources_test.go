@@ -133,6 +133,7 @@ func TestWithdrawASource(t *testing.T) {
 			status(http.StatusUnprocessableEntity).has("Choose whether to keep or delete the data")
 	}
 	post(url.Values{"vendor": {"oura"}, "do": {"everything"}}).status(http.StatusBadRequest)
+	post(url.Values{"vendor": {"oura"}, "do": {"locate"}}).status(http.StatusBadRequest).has("sends no locations")
 	if got := s.take(); got != "" {
 		t.Errorf("calls %s", got)
 	}
