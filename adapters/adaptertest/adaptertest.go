@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -190,6 +192,7 @@ func (s *suite) checkPayload(t *testing.T, p payload) {
 	s.checkRepeats(t, p, complete)
 	s.checkCuts(t, p, complete)
 	s.checkStops(t, p, complete)
+	t.Run("wrong types", func(t *testing.T) { s.checkWrongTypes(t, p) })
 }
 
 // checkRepeats checks that decoding again gives the same result.
@@ -275,22 +278,31 @@ func (s *suite) checkStops(t *testing.T, p payload, complete *Recorder) {
 // checkSilence checks that no canary occurs in err, in a reject or in a drop.
 func (s *suite) checkSilence(t *testing.T, r *Recorder, err error) {
 	t.Helper()
-	for _, c := range s.canaries {
+	if text := s.leak(r, err); text != "" {
+		t.Error(text)
+	}
+}
+
+// leak reports where a canary or one of the given texts occurs: in err, in a reject or
+// in a drop. It returns "" if none does.
+func (s *suite) leak(r *Recorder, err error, texts ...string) string {
+	for _, c := range slices.Concat(s.canaries, texts) {
 		if err != nil && strings.Contains(err.Error(), c) {
-			t.Errorf("an error contains a canary: %v", err)
+			return fmt.Sprintf("an error contains a text of the payload: %v", err)
 		}
 		for _, reject := range r.Rejects {
 			text := strings.Join([]string{reject.Where, reject.Detail, reject.Metric, reject.Component}, "\x00")
 			if strings.Contains(text, c) {
-				t.Errorf("a reject contains a canary: %s %s", reject.Where, reject.Detail)
+				return fmt.Sprintf("a reject contains a text of the payload: %q", text)
 			}
 		}
 		for k := range r.Drops {
 			if strings.Contains(k, c) {
-				t.Errorf("a drop contains a canary: %s", k)
+				return fmt.Sprintf("a drop contains a text of the payload: %s", k)
 			}
 		}
 	}
+	return ""
 }
 
 // checkCanaries checks that every canary occurs in a payload.

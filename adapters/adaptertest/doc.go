@@ -16,7 +16,8 @@
 //     limits its size and depth. Memory must not grow with the payload.
 //  4. Report an item that cannot be read with Sink.Reject and continue. Report a
 //     component that cannot be read with a Reject that names the Component, and emit the
-//     rest of the item. Count items that are left out on purpose with Sink.Drop. Return
+//     rest of the item. jsonitem.Watch does so for values that were read as another type
+//     than they have. Count items that are left out on purpose with Sink.Drop. Return
 //     a *adapters.PayloadError only if the payload as a whole is malformed.
 //  5. Return the errors of the sink and of the context unchanged and without delay.
 //  6. Never put bytes of the payload into an error, a Where, a Detail or a drop.
@@ -59,6 +60,10 @@
 //     for formats without an end mark).
 //   - Decode returns the error of a failing sink and of a canceled context.
 //   - No canary reaches an error, a Reject or a drop, and each occurs in a payload.
+//   - A payload with one value of a wrong type gives no panic, a sample, Reject or error
+//     that obeys its contract, and all other items unchanged. A sample does not lose a
+//     value without a Reject. JSON values become objects, arrays, texts, numbers, true
+//     and null; XML attributes and CSV cells become another text.
 //   - With Singles, Detect recognizes each element of a list without the list.
 //   - With Large, the heap stays below a limit for a long payload.
 //

@@ -281,8 +281,8 @@ func (c *companion) workout(r *record, n *jsonitem.Node) error {
 	r.sample.Value = code(activity)
 	c.part(r, "duration", w.Get("duration"), "s")
 	if list := w.Get("statistics"); list != nil {
-		for i := range list.Items {
-			c.statistic(r, &list.Items[i])
+		for i := range list.List() {
+			c.statistic(r, &list.List()[i])
 		}
 	}
 	total := routesOf(w)
@@ -296,8 +296,8 @@ func routesOf(w *jsonitem.Node) (total route) {
 	if list == nil {
 		return total
 	}
-	for i := range list.Items {
-		s := &list.Items[i]
+	for i := range list.List() {
+		s := &list.List()[i]
 		total.add(route{distance: floatOf(s.Get("distance")), ascent: floatOf(s.Get("ascent")),
 			descent: floatOf(s.Get("descent")), duration: floatOf(s.Get("duration")), points: 2,
 			climbs: s.Get("ascent") != nil || s.Get("descent") != nil, area: areaOf(s.Get("location"))})
@@ -314,11 +314,11 @@ func areaOf(n *jsonitem.Node) area {
 		into *position
 	}{{"start", &out.start}, {"end", &out.end}, {"southWest", &out.southWest}, {"northEast", &out.northEast}} {
 		list := n.Get(c.name)
-		if list == nil || len(list.Items) != 2 {
+		if list == nil || len(list.List()) != 2 {
 			return area{}
 		}
 		for i, limit := range []float64{90, 180} {
-			text := integer(&list.Items[i])
+			text := integer(&list.List()[i])
 			f, err := strconv.ParseFloat(text, 64)
 			if err != nil || math.Abs(f) > limit {
 				return area{}
@@ -393,9 +393,9 @@ func (c *companion) ecg(r *record, n *jsonitem.Node) error {
 		return missing("samplingFrequency is not between 1 and 100000 Hz")
 	case !ok:
 		return &itemError{sample.ReasonBadUnit, "the unit is neither microvolt nor millivolt"}
-	case list == nil || len(list.Items) == 0:
+	case list == nil || len(list.List()) == 0:
 		return missing("no voltages")
-	case len(list.Items) > maxVoltages:
+	case len(list.List()) > maxVoltages:
 		return &itemError{sample.ReasonTooLarge, "more than 262144 voltages"}
 	}
 	data, err := c.voltages(e.Get("voltages"))
@@ -405,7 +405,7 @@ func (c *companion) ecg(r *record, n *jsonitem.Node) error {
 	series := &sample.SeriesData{Period: periodOf(rate), Unit: unit, Data: data}
 	r.sample.Value = sample.Value{Kind: sample.Series, Series: series}
 	if r.sample.End.IsZero() {
-		r.sample.End = r.sample.Start.Add(time.Duration(len(e.Get("voltages").Items)) * series.Period)
+		r.sample.End = r.sample.Start.Add(time.Duration(len(e.Get("voltages").List())) * series.Period)
 	}
 	classification(r, e.Get("classification").String())
 	textPart(r, "symptoms", e.Get("symptoms").String())
@@ -418,11 +418,11 @@ func (c *companion) ecg(r *record, n *jsonitem.Node) error {
 // measured.
 func (c *companion) voltages(list *jsonitem.Node) (string, error) {
 	var b strings.Builder
-	for i := range list.Items {
+	for i := range list.List() {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		num, state := list.Items[i].Decimal()
+		num, state := list.List()[i].Decimal()
 		out, ok := plainNotation(num)
 		switch {
 		case state == jsonitem.Absent:
@@ -438,11 +438,11 @@ func (c *companion) voltages(list *jsonitem.Node) (string, error) {
 // audiogram reads the hearing thresholds of both ears by frequency.
 func (c *companion) audiogram(r *record, n *jsonitem.Node) error {
 	list := n.Get("sensitivityPoints")
-	if list == nil || len(list.Items) == 0 || len(list.Items) > maxPoints {
+	if list == nil || len(list.List()) == 0 || len(list.List()) > maxPoints {
 		return missing("sensitivityPoints has no points or more than 64")
 	}
-	for i := range list.Items {
-		p := &list.Items[i]
+	for i := range list.List() {
+		p := &list.List()[i]
 		freq, err := c.number(p.Get("frequency"), "frequency")
 		if err != nil || freq == "" {
 			return missing("a point has no frequency")

@@ -85,6 +85,9 @@ func (d fhirDecoder) single(number int) error {
 				return d.resource(r)
 			})
 		}
+		if name == "entry" && d.rd.Kind() != 'n' {
+			return d.rd.Fail("entry is not an array")
+		}
 		n, err := d.member("a member of the resource")
 		if err != nil {
 			return err
@@ -107,7 +110,10 @@ func (d fhirDecoder) single(number int) error {
 
 // resource reads one resource.
 func (d fhirDecoder) resource(n *jsonitem.Node) error {
-	if n.Get("resourceType").String() != "Observation" {
+	switch typ := n.Get("resourceType").String(); {
+	case typ == "":
+		return missing("resourceType is not a text")
+	case typ != "Observation":
 		d.sink.Drop(sample.DropIgnored, "resource", 1)
 		return nil
 	}
@@ -156,8 +162,8 @@ func observedType(n *jsonitem.Node) (string, error) {
 		return "", missing("the Observation has no code")
 	}
 	loinc := ""
-	for i := range coding.Items {
-		c := &coding.Items[i]
+	for i := range coding.List() {
+		c := &coding.List()[i]
 		code, system := c.Get("code").String(), c.Get("system").String()
 		switch {
 		case code == "HKElectrocardiogram":
@@ -187,8 +193,8 @@ func observedType(n *jsonitem.Node) (string, error) {
 // the Observation.
 func observationUUID(n *jsonitem.Node) (id string, grove bool) {
 	if list := n.Get("identifier"); list != nil {
-		for i := range list.Items {
-			x := &list.Items[i]
+		for i := range list.List() {
+			x := &list.List()[i]
 			grove = grove || strings.HasSuffix(x.Get("system").String(), groveIdentifier)
 			for _, s := range []string{x.Get("value").String(), x.Get("id").String()} {
 				if u, ok := uuid(s); ok && id == "" {
@@ -292,9 +298,12 @@ func (d fhirDecoder) observedCategory(r *record, n *jsonitem.Node) error {
 // valueCode returns the first code of valueCodeableConcept, or else its text or
 // valueString.
 func valueCode(n *jsonitem.Node) string {
-	if list := n.Get("valueCodeableConcept", "coding"); list != nil && len(list.Items) > 0 {
-		if c := list.Items[0].Get("code"); c != nil {
-			return cmp.Or(c.String(), integer(c))
+	if list := n.Get("valueCodeableConcept", "coding"); list != nil && len(list.List()) > 0 {
+		if c := list.List()[0].Get("code"); c != nil {
+			if c.Kind == '"' {
+				return c.Text
+			}
+			return integer(c)
 		}
 	}
 	return cmp.Or(n.Get("valueCodeableConcept", "text").String(), n.Get("valueString").String())
@@ -328,11 +337,11 @@ func components(n *jsonitem.Node, read func(name string, c *jsonitem.Node) error
 	if list == nil {
 		return nil
 	}
-	for i := range list.Items {
-		c := &list.Items[i]
+	for i := range list.List() {
+		c := &list.List()[i]
 		name, coding := "", c.Get("code", "coding")
-		for j := 0; coding != nil && j < len(coding.Items); j++ {
-			x := &coding.Items[j]
+		for j := 0; coding != nil && j < len(coding.List()); j++ {
+			x := &coding.List()[j]
 			if name == "" || strings.Contains(x.Get("system").String(), healthKitSystem) {
 				name = x.Get("code").String()
 			}
@@ -408,8 +417,8 @@ func (d fhirDecoder) ecg(r *record, n *jsonitem.Node) error {
 
 // displayOf returns the display of the first coding of valueCodeableConcept.
 func displayOf(c *jsonitem.Node) string {
-	if list := c.Get("valueCodeableConcept", "coding"); list != nil && len(list.Items) > 0 {
-		return list.Items[0].Get("display").String()
+	if list := c.Get("valueCodeableConcept", "coding"); list != nil && len(list.List()) > 0 {
+		return list.List()[0].Get("display").String()
 	}
 	return ""
 }
@@ -508,8 +517,8 @@ func (d fhirDecoder) extensions(r *record, n *jsonitem.Node) {
 	if list == nil {
 		return
 	}
-	for i := range list.Items {
-		x := &list.Items[i]
+	for i := range list.List() {
+		x := &list.List()[i]
 		_, name, ok := strings.Cut(x.Get("url").String(), extensionBase)
 		if !ok {
 			continue
@@ -538,8 +547,8 @@ func (d fhirDecoder) extensions(r *record, n *jsonitem.Node) {
 // and returns their names in order.
 func leavesOf(x *jsonitem.Node, leaves map[string]string, order []string, depth int) []string {
 	if list := x.Get("extension"); list != nil && depth < 4 {
-		for i := range list.Items {
-			order = leavesOf(&list.Items[i], leaves, order, depth+1)
+		for i := range list.List() {
+			order = leavesOf(&list.List()[i], leaves, order, depth+1)
 		}
 	}
 	url := x.Get("url").String()

@@ -101,6 +101,8 @@ type haeDecoder struct {
 	names  *interner
 	parser fastjson.Parser
 	items  int // counted to check the context now and then
+	// rejects counts the rejects of items and of their members.
+	rejects int
 
 	aggregation   aggregation      // of the rows, from the delivery
 	loneMidnights []*sample.Sample // rows of metrics with a single midnight
@@ -298,16 +300,28 @@ func (h *haeDecoder) run() error {
 func (h *haeDecoder) section(name string) error {
 	switch name {
 	case "metrics":
-		return h.array(h.metric)
+		return h.listOf(name, h.metric)
 	case "workouts":
-		return h.array(h.workout)
+		return h.listOf(name, h.workout)
 	}
 	read := haeSections[name]
 	if read == nil {
 		h.sink.Drop(sample.DropIgnored, "section", 1)
 		return h.skip()
 	}
-	return h.array(func() error { return h.item(name, func(v *fastjson.Value) error { return read(h, v) }) })
+	return h.listOf(name, func() error {
+		return h.item(name, func(v *fastjson.Value) error { return read(h, v) })
+	})
+}
+
+// listOf reads a list. Null counts as an empty list, and other values are rejected.
+func (h *haeDecoder) listOf(name string, each func() error) error {
+	if kind := h.dec.PeekKind(); kind != '[' && kind != 'n' && kind != 0 {
+		if err := h.reject(sample.ReasonBadValue, "", name+" is not a list", nil); err != nil {
+			return err
+		}
+	}
+	return h.array(each)
 }
 
 // item reads one object and passes it to read. A value of another type is
@@ -327,15 +341,27 @@ func (h *haeDecoder) parsed(metric string, raw []byte, read func(*fastjson.Value
 	if err != nil || v.Type() != fastjson.TypeObject {
 		return h.reject(sample.ReasonMissing, metric, "the item is not an object", raw)
 	}
+	rejects := h.rejects
 	err = read(v)
 	var bad *itemError
 	if errors.As(err, &bad) {
 		return h.reject(bad.reason, metric, bad.rule, raw)
 	}
+	if wrong := wrongMember(metric, v); err == nil && wrong != "" && h.rejects == rejects {
+		return h.rejectPart(metric, wrong)
+	}
 	return err
 }
 
+// rejectPart reports a member of a wrong type. The rest of its item is a sample.
+func (h *haeDecoder) rejectPart(metric, member string) error {
+	h.rejects++
+	return h.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: member,
+		Where: h.where(), Detail: member + " has a wrong type"})
+}
+
 func (h *haeDecoder) reject(reason, metric, rule string, raw []byte) error {
+	h.rejects++
 	return h.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Where: h.where(), Detail: rule, Raw: raw})
 }
 

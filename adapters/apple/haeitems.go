@@ -40,7 +40,7 @@ func (h *haeDecoder) metric() error {
 			return nil
 		case "data":
 			if hasName && hasUnits {
-				return h.array(func() error { return h.item(r.metric(), r.row) })
+				return h.listOf(key, func() error { return h.item(r.metric(), r.row) })
 			}
 			v, err := h.value()
 			early = bytes.Clone(v)
@@ -64,7 +64,10 @@ func (r *rows) early(b []byte) error {
 	var p fastjson.Parser
 	v, err := p.ParseBytes(b)
 	if err != nil || v.Type() != fastjson.TypeArray {
-		return nil // null or not an array: no rows
+		if err == nil && v.Type() == fastjson.TypeNull {
+			return nil
+		}
+		return r.decoder.reject(sample.ReasonBadValue, r.metric(), "data is not a list", nil)
 	}
 	for _, x := range v.GetArray() {
 		if err := r.decoder.parsed(r.metric(), x.MarshalTo(nil), r.row); err != nil {

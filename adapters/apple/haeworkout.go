@@ -56,16 +56,18 @@ func (w *haeWorkout) member(name string) error {
 	case name == "route" && h.dec.PeekKind() == '[':
 		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
 		return h.array(w.location)
+	case name == "heartRateData" && h.dec.PeekKind() != 'n',
+		scalarMember(name) && haeWorkoutNumbers[name] == "" && h.dec.PeekKind() == '[':
+		if err := h.rejectPart(w.sample.Metric, name); err != nil {
+			return err
+		}
+		return h.skip()
 	case h.dec.PeekKind() == '[':
 		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
 		return h.skip()
 	}
-	switch name {
-	case "id", "name", "start", "end", "duration", "isIndoor", "elevation", "location", "heartRate":
-	default:
-		if haeWorkoutNumbers[name] == "" {
-			return h.skip()
-		}
+	if !scalarMember(name) {
+		return h.skip()
 	}
 	v, err := h.value()
 	if err != nil {
@@ -77,6 +79,15 @@ func (w *haeWorkout) member(name string) error {
 	w.members = append(append(append(w.members, '"'), name...), '"', ':')
 	w.members = append(w.members, v...)
 	return nil
+}
+
+// scalarMember reports whether a workout has the member, and not as a list.
+func scalarMember(name string) bool {
+	switch name {
+	case "id", "name", "start", "end", "duration", "isIndoor", "elevation", "location", "heartRate":
+		return true
+	}
+	return haeWorkoutNumbers[name] != ""
 }
 
 // location adds a location to the summary of the route. A location never goes to

@@ -66,6 +66,9 @@ func (d *openWearables) body() error {
 		return d.rd.Fail(`no object "data"`)
 	}
 	for _, n := range early.early {
+		if n.Kind != '{' && n.Kind != 'n' {
+			return d.rd.Fail(`no object "data"`)
+		}
 		for _, name := range []string{"records", "sleep", "workouts"} {
 			if err := d.nodes(name, n.Get(name), d.reader(name)); err != nil {
 				return err
@@ -94,6 +97,8 @@ func (d *openWearables) header(name string) error {
 	}
 	if t, _, ok := n.Time(); ok && d.clock.plausible(t) {
 		d.revision = t.UnixMicro()
+	} else if n.Kind != '"' && n.Kind != 'n' {
+		return d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadTime, Where: name, Detail: name + " is not a text"})
 	}
 	return nil
 }
@@ -278,8 +283,8 @@ func (d *openWearables) workout(n *jsonitem.Node) error {
 	}
 	r.sample.Value = code(activityNamed(n.Get("type").String()))
 	if list := n.Get("values"); list != nil {
-		for i := range list.Items {
-			v := &list.Items[i]
+		for i := range list.List() {
+			v := &list.List()[i]
 			name, typ := workoutValues[v.Get("type").String()], v.Get("type").String()
 			switch {
 			case typ == "indoorWorkout" && (v.Get("value").IsBool() || v.Get("value") != nil):

@@ -16,7 +16,7 @@ import (
 // companion format, Open Wearables and FHIR Observations.
 type phoneDecoder struct {
 	format, channel string
-	sink            adapters.Sink
+	sink            *jsonitem.Watch
 	rd              *jsonitem.Reader
 	clock           *clock
 	entries         entries
@@ -29,7 +29,8 @@ type phoneDecoder struct {
 }
 
 func newPhoneDecoder(ctx context.Context, in adapters.Input, format, channel string, sink adapters.Sink) *phoneDecoder {
-	d := &phoneDecoder{format: format, channel: channel, sink: sink, clock: newClock(in.Received)}
+	d := &phoneDecoder{format: format, channel: channel, sink: &jsonitem.Watch{Sink: sink},
+		clock: newClock(in.Received)}
 	reported := int64(0)
 	d.rd = jsonitem.NewReader(ctx, in.Body, func(n int64) {
 		if n-reported >= progressStep {
@@ -68,9 +69,12 @@ func (d *phoneDecoder) nodes(section string, list *jsonitem.Node, read func(*jso
 	if list == nil {
 		return nil
 	}
-	for i := range list.Items {
+	if list.Kind != '[' {
+		return d.rd.Fail(section + " is not an array")
+	}
+	for i := range list.List() {
 		d.section, d.index = section, i
-		if err := d.item(&list.Items[i], nil, read); err != nil {
+		if err := d.item(&list.List()[i], nil, read); err != nil {
 			return err
 		}
 	}
@@ -88,12 +92,14 @@ func (d *phoneDecoder) item(n *jsonitem.Node, err error, read func(*jsonitem.Nod
 	case n.Kind != '{':
 		return d.reject(missing("the item is not an object"), n)
 	}
-	err = cmp.Or(read(n), d.sinkErr)
-	var bad *itemError
-	if errors.As(err, &bad) {
-		return d.reject(bad, n)
-	}
-	return err
+	return d.sink.Item(n, d.where, func() error {
+		err := cmp.Or(read(n), d.sinkErr)
+		var bad *itemError
+		if errors.As(err, &bad) {
+			return d.reject(bad, n)
+		}
+		return err
+	})
 }
 
 func (d *phoneDecoder) reject(bad *itemError, raw *jsonitem.Node) error {
@@ -159,7 +165,7 @@ func (d *phoneDecoder) metadata(r *record, n *jsonitem.Node) {
 	if n == nil {
 		return
 	}
-	for i := range n.Members {
+	for i := range n.Fields() {
 		if v, ok := metadataText(&n.Members[i].Value); ok {
 			d.entries.add(r, []byte(n.Members[i].Name), []byte(v))
 		}
@@ -169,6 +175,8 @@ func (d *phoneDecoder) metadata(r *record, n *jsonitem.Node) {
 // metadataText returns a value of metadata as an export writes it.
 func metadataText(n *jsonitem.Node) (string, bool) {
 	switch n.Kind {
+	case '[':
+		n.Refuse()
 	case '"', '0':
 		return n.Text, true
 	case 't':
@@ -177,6 +185,9 @@ func metadataText(n *jsonitem.Node) (string, bool) {
 		return "0", true
 	case '{':
 		num, state := n.Get("value").Decimal()
+		if state != jsonitem.Given {
+			n.Refuse()
+		}
 		return num + " " + n.Get("unit").String(), state == jsonitem.Given
 	}
 	return "", false
@@ -208,8 +219,8 @@ func (d *phoneDecoder) part(r *record, name string, n *jsonitem.Node, unit strin
 func words(r *record, name string, list *jsonitem.Node) {
 	out := ""
 	if list != nil {
-		for i := range list.Items {
-			if w := list.Items[i].String(); w != "" {
+		for i := range list.List() {
+			if w := list.List()[i].String(); w != "" {
 				if out != "" {
 					out += ", "
 				}

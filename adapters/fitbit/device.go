@@ -55,8 +55,8 @@ func (p *point) paired(id, deviceType string, battery *jsonitem.Node) error {
 	}
 	if f := n.Get("features"); f != nil {
 		var names []string
-		for i := range f.Items {
-			if v := enum(&f.Items[i]); v != "" {
+		for i := range f.List() {
+			if v := enum(&f.List()[i]); v != "" {
 				names = append(names, v)
 			}
 		}

@@ -137,7 +137,7 @@ const headSize = 64 << 10
 
 // newDecoder returns a decoder without a reader.
 func newDecoder(ctx context.Context, in adapters.Input, sink adapters.Sink) *decoder {
-	d := &decoder{ctx: ctx, sink: sink, received: in.Received}
+	d := &decoder{ctx: ctx, sink: &jsonitem.Watch{Sink: sink}, received: in.Received}
 	d.clock.configured = in.Zone != nil
 	zone := in.Zone
 	if zone == nil {
@@ -157,12 +157,13 @@ type decoder struct {
 	// fromGoogle tells for the metrics of an archive whether they are read from the
 	// tree of Google.
 	fromGoogle map[string]bool
-	sink       adapters.Sink
+	sink       *jsonitem.Watch
 	rd         *jsonitem.Reader
 	hint       string
 	received   time.Time
 	today      sample.Date // day of receipt in the patient's zone
 	pos        position
+	listed     bool // the body is an element of an array
 
 	next           point  // reused for every item
 	member, metric string // the last member that named a type, and the type
@@ -198,9 +199,19 @@ func (d *decoder) each(read func() error) error {
 			break
 		}
 		if d.rd.Kind() == '[' {
-			err = d.rd.Array(func(i int) error { d.pos.page = i; return read() })
+			err = d.rd.Array(func(i int) error {
+				d.pos.page, d.pos.member, d.pos.index, d.listed = i, "", 0, true
+				if d.rd.Kind() == '{' {
+					return read()
+				}
+				n, err := d.rd.Item()
+				if err != nil {
+					return err
+				}
+				return d.reject(sample.ReasonBadValue, "", "the element is not an object", n)
+			})
 		} else {
-			d.pos.page = n
+			d.pos.page, d.listed = n, false
 			err = read()
 		}
 		if err != nil {
@@ -250,7 +261,7 @@ func (d *decoder) page() error {
 	if err != nil || len(resource.Members) == 0 {
 		return err
 	}
-	return d.single(&resource)
+	return d.sink.Item(&resource, d.pos.String, func() error { return d.single(&resource) })
 }
 
 // items reads the array of a page. proto3 writes an empty list as null.
@@ -269,7 +280,7 @@ func (d *decoder) items(read func(*jsonitem.Node) error) error {
 		case n.Kind != '{':
 			return d.reject(sample.ReasonBadValue, d.hint, "an item must be an object", n)
 		}
-		return read(n)
+		return d.sink.Item(n, d.pos.String, func() error { return read(n) })
 	})
 }
 
@@ -333,8 +344,8 @@ var reasons = []string{
 func reason(n *jsonitem.Node) string {
 	texts := []string{n.String()}
 	if details := n.Get("details"); details != nil {
-		for i := range details.Items {
-			texts = append(texts, details.Items[i].Get("reason").String())
+		for i := range details.List() {
+			texts = append(texts, details.List()[i].Get("reason").String())
 		}
 	}
 	texts = append(texts, n.Get("status").String())

@@ -322,7 +322,11 @@ func (d *decoder) vo2(day string, value, item *jsonitem.Node) error {
 	}
 	p.sample.Method = "estimated"
 	const unit = "mL/kg/min"
-	if low, high, ok := strings.Cut(value.String(), "-"); ok && low != "" {
+	text := ""
+	if value != nil && value.Kind == '"' {
+		text = value.Text
+	}
+	if low, high, ok := strings.Cut(text, "-"); ok && low != "" {
 		l, a := (&jsonitem.Node{Kind: '"', Text: low}).Decimal()
 		h, b := (&jsonitem.Node{Kind: '"', Text: high}).Decimal()
 		if a != jsonitem.Given || b != jsonitem.Given || jsonitem.Float(l) > jsonitem.Float(h) {

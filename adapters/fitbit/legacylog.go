@@ -77,18 +77,18 @@ func (p *point) nightStages() *sample.SeriesData {
 	list := p.item.Get("levels", "data")
 	start, _, _, ok1 := reading(p.item.Get("startTime").String())
 	end, _, _, ok2 := reading(p.item.Get("endTime").String())
-	if list == nil || !ok1 || !ok2 || len(list.Items) > maxStages {
+	if list == nil || !ok1 || !ok2 || len(list.List()) > maxStages {
 		return nil
 	}
-	stages := make([]stage, 0, len(list.Items))
-	for i := range list.Items {
-		from, _, _, ok := reading(list.Items[i].Get("dateTime").String())
-		secs, state := list.Items[i].Get("seconds").Decimal()
+	stages := make([]stage, 0, len(list.List()))
+	for i := range list.List() {
+		from, _, _, ok := reading(list.List()[i].Get("dateTime").String())
+		secs, state := list.List()[i].Get("seconds").Decimal()
 		length, err := strconv.Atoi(secs)
 		if !ok || state != jsonitem.Given || err != nil || length <= 0 || length > 2*secondsPerDay {
 			return nil
 		}
-		stages = append(stages, stage{stageNames[list.Items[i].Get("level").String()], from,
+		stages = append(stages, stage{stageNames[list.List()[i].Get("level").String()], from,
 			from.Add(time.Duration(length) * time.Second)})
 	}
 	return hypnogram(start, end, stages)
@@ -136,9 +136,9 @@ func (d *decoder) workout(n *jsonitem.Node, b basis) error {
 	p.number("averageHeartRateBeatsPerMinute", "bpm", "averageHeartRate")
 	p.number("activeZoneMinutes", "min", "activeZoneMinutes", "totalMinutes")
 	if list := n.Get("heartRateZones"); list != nil {
-		for i := range list.Items {
-			if name := zoneTimes[list.Items[i].Get("name").String()]; name != "" {
-				p.numberOf(name+"Minutes", "min", list.Items[i].Get("minutes"))
+		for i := range list.List() {
+			if name := zoneTimes[list.List()[i].Get("name").String()]; name != "" {
+				p.numberOf(name+"Minutes", "min", list.List()[i].Get("minutes"))
 			}
 		}
 	}

@@ -23,8 +23,8 @@ func (p *point) choices(metric, member string) (found bool, err error) {
 	}
 	id := p.sample.VendorID
 	seen := map[string]bool{}
-	for i := range list.Items {
-		code := enum(&list.Items[i])
+	for i := range list.List() {
+		code := enum(&list.List()[i])
 		if code == "" || seen[code] {
 			continue
 		}
@@ -103,9 +103,9 @@ func (p *point) nutrients(amount string) {
 	if list == nil {
 		return
 	}
-	for i := range list.Items {
-		if name := enum(list.Items[i].Get("nutrient")); name != "" {
-			p.numberOf(name, "g", list.Items[i].Get("quantity", amount))
+	for i := range list.List() {
+		if name := enum(list.List()[i].Get("nutrient")); name != "" {
+			p.numberOf(name, "g", list.List()[i].Get("quantity", amount))
 		}
 	}
 }
@@ -129,12 +129,12 @@ func (p *point) rolledNutrition() *rejection {
 // sensor inside the device measures its surroundings.
 func skinSensors(p *point) (*rejection, error) {
 	list := p.body.Get("sensorData")
-	if list == nil || len(list.Items) == 0 {
+	if list == nil || len(list.List()) == 0 {
 		return missing("sensorData is required"), nil
 	}
 	p.sample.KeyValue = true
-	for i := range list.Items {
-		reading := &list.Items[i]
+	for i := range list.List() {
+		reading := &list.List()[i]
 		if reading.Get("metadata", "sensorType").String() == "INTERNAL_DEVICE_TEMPERATURE_SENSOR" {
 			p.dec.sink.Drop(sample.DropIgnored, p.metric, 1)
 			continue

@@ -98,11 +98,22 @@ const (
 	revisionAPI     = 2
 )
 
+// untyped reports an item without the object that holds its data. If a member has the
+// name of a type, the item is rejected. Else nothing tells the type of the body.
+func (d *decoder) untyped(n *jsonitem.Node) error {
+	for i := range n.Members {
+		if metric := kebab(n.Members[i].Name); isType(metric) {
+			return d.reject(sample.ReasonBadValue, metric, "the data of the item is not an object", n)
+		}
+	}
+	return d.rd.Fail(noType)
+}
+
 // point reads an item of list or reconcile.
 func (d *decoder) point(n *jsonitem.Node) error {
 	metric, body := d.splitType(n, "name", "dataPointName", "dataSource")
 	if metric == "" && body == n {
-		return d.rd.Fail(noType)
+		return d.untyped(n)
 	}
 	if _, ok := ignored[metric]; ok {
 		d.sink.Drop(sample.DropIgnored, metric, 1)

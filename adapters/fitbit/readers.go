@@ -50,8 +50,8 @@ func variability(p *point) (*rejection, error) {
 
 func heartRateZones(p *point) (*rejection, error) {
 	if zones := p.body.Get("heartRateZones"); zones != nil {
-		for i := range zones.Items {
-			z := &zones.Items[i]
+		for i := range zones.List() {
+			z := &zones.List()[i]
 			name := enum(z.Get("heartRateZoneType"))
 			low, ok1 := number(z, "minBeatsPerMinute")
 			high, ok2 := number(z, "maxBeatsPerMinute")
@@ -157,8 +157,8 @@ func (p *point) levels(list, name, amount, unit string) {
 	if l == nil {
 		return
 	}
-	for i := range l.Items {
-		e := &l.Items[i]
+	for i := range l.List() {
+		e := &l.List()[i]
 		key := enum(e.Get(name))
 		if key == "" {
 			continue
@@ -291,16 +291,16 @@ func electrocardiogram(p *point) (*rejection, error) {
 	scale, ok2 := number(p.body, "millivoltsScalingFactor")
 	wave := p.body.Get("waveformSamples")
 	hz, factor := jsonitem.Float(hertz), jsonitem.Float(scale)
-	if !ok1 || !ok2 || wave == nil || len(wave.Items) == 0 {
+	if !ok1 || !ok2 || wave == nil || len(wave.List()) == 0 {
 		return missing("samplingFrequencyHertz, millivoltsScalingFactor and waveformSamples are required"), nil
 	}
-	if hz < 1 || hz > 100_000 || factor < 1e-3 || factor > 1e9 || len(wave.Items) > maxWave {
+	if hz < 1 || hz > 100_000 || factor < 1e-3 || factor > 1e9 || len(wave.List()) > maxWave {
 		return &rejection{sample.ReasonBadValue,
 			"sampling frequency, scale or length of the recording is out of range"}, nil
 	}
 	var data strings.Builder
-	for i := range wave.Items {
-		v, ok := number(&wave.Items[i])
+	for i := range wave.List() {
+		v, ok := number(&wave.List()[i])
 		if !ok {
 			v = "E"
 		}
@@ -311,7 +311,7 @@ func electrocardiogram(p *point) (*rejection, error) {
 	}
 	// The samples and their rate determine the duration, even if an end is stated.
 	p.sample.End = p.sample.Start.Add(time.Duration(
-		float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
+		float64(len(wave.List())) / hz * float64(time.Second)).Round(time.Millisecond))
 	p.medicalDevice()
 	p.sample.Value = sample.Value{Kind: sample.Series, Unit: "mV", Series: &sample.SeriesData{
 		Period: time.Duration(1e9 / hz), Unit: "mV",
@@ -328,9 +328,9 @@ func electrocardiogram(p *point) (*rejection, error) {
 func irregularRhythm(p *point) (*rejection, error) {
 	positive, windows := 0, 0
 	if w := p.body.Get("alertWindows"); w != nil {
-		windows = len(w.Items)
-		for i := range w.Items {
-			if w.Items[i].Get("positive").IsTrue() {
+		windows = len(w.List())
+		for i := range w.List() {
+			if w.List()[i].Get("positive").IsTrue() {
 				positive++
 			}
 		}

@@ -59,7 +59,7 @@ var rollups = map[string]rollupSpec{
 func (d *decoder) rollup(n *jsonitem.Node) error {
 	metric, body := d.splitType(n, "civilStartTime", "civilEndTime")
 	if metric == "" && body == n {
-		return d.rd.Fail(noType)
+		return d.untyped(n)
 	}
 	spec, ok := rollups[metric]
 	if !ok {

@@ -81,9 +81,9 @@ func (p *point) stages() ([]stage, bool) {
 	if list == nil {
 		return nil, true
 	}
-	out := make([]stage, 0, len(list.Items))
-	for i := range list.Items {
-		n := &list.Items[i]
+	out := make([]stage, 0, len(list.List()))
+	for i := range list.List() {
+		n := &list.List()[i]
 		start, end, _, ok := period(n)
 		if !ok {
 			return nil, false
@@ -99,12 +99,12 @@ func (p *point) stages() ([]stage, bool) {
 func (p *point) stageMinutes(stages []stage) map[string]float64 {
 	out := map[string]float64{}
 	if list := p.body.Get("summary", "stagesSummary"); list != nil {
-		for i := range list.Items {
-			typ := list.Items[i].Get("type").String()
+		for i := range list.List() {
+			typ := list.List()[i].Get("type").String()
 			if _, ok := out[typ]; ok {
 				continue
 			}
-			v, state := list.Items[i].Get("minutes").Decimal()
+			v, state := list.List()[i].Get("minutes").Decimal()
 			if state == jsonitem.Given || state == jsonitem.Absent {
 				out[typ] = jsonitem.Float(v)
 			}

@@ -98,7 +98,7 @@ func (d *decoder) webBody() error {
 		return err
 	}
 	d.pos.member, d.pos.index = "", 0
-	return d.webSingle(&rest)
+	return d.sink.Item(&rest, d.pos.String, func() error { return d.webSingle(&rest) })
 }
 
 // webItems returns the reader of the list name. It adds the days of daily series to
@@ -209,6 +209,8 @@ func (d *decoder) webSingle(n *jsonitem.Node) error {
 		return d.night(n)
 	case n.Has("dateTime"):
 		return d.webSaturation(n)
+	case d.listed:
+		return d.reject(sample.ReasonUnmapped, "", "the element is not an item of the Fitbit Web API", n)
 	}
 	return d.rd.Fail("this is not a payload of the Fitbit Web API")
 }
@@ -220,8 +222,8 @@ var webReasons = []string{"expired_token", "invalid_token", "invalid_grant", "in
 // webReason returns the reason of an error body if it is one of webReasons.
 func webReason(list *jsonitem.Node) string {
 	if list != nil {
-		for i := range list.Items {
-			if r := list.Items[i].Get("errorType").String(); slices.Contains(webReasons, r) {
+		for i := range list.List() {
+			if r := list.List()[i].Get("errorType").String(); slices.Contains(webReasons, r) {
 				return r
 			}
 		}
@@ -238,8 +240,8 @@ func (d *decoder) webHeart(n *jsonitem.Node) error {
 	}
 	var parts []panel
 	if list := v.Get("heartRateZones"); list != nil {
-		for i := range list.Items {
-			z := &list.Items[i]
+		for i := range list.List() {
+			z := &list.List()[i]
 			if name := zoneTimes[z.Get("name").String()]; name != "" {
 				parts = append(parts, panel{name + "Minutes", "min", z.Get("minutes")},
 					panel{name + "Calories", "kcal", z.Get("caloriesOut")})
@@ -276,8 +278,8 @@ func eachMinute(n *jsonitem.Node, read func(at string, v, item *jsonitem.Node) e
 	if list == nil {
 		return nil
 	}
-	for i := range list.Items {
-		m := &list.Items[i]
+	for i := range list.List() {
+		m := &list.List()[i]
 		if err := read(m.Get("minute").String(), m.Get("value"), m); err != nil {
 			return err
 		}
@@ -400,7 +402,7 @@ func (d *decoder) webAlert(n *jsonitem.Node) error {
 	}
 	windows := 0
 	if w := n.Get("windows"); w != nil {
-		windows = len(w.Items)
+		windows = len(w.List())
 	}
 	p.add("windows", sample.Value{Kind: sample.Number, Num: decimal(float64(windows)), Unit: "count"})
 	p.model(n.Get("deviceType"), nil)

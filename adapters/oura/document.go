@@ -200,7 +200,7 @@ func (doc *document) contributors(metric string) []sample.Component {
 		return nil
 	}
 	seen := map[string]bool{}
-	for i := range c.Members {
+	for i := range c.Fields() {
 		name := plainName(c.Members[i].Name)
 		s, state := c.Members[i].Value.Decimal()
 		switch {
@@ -227,16 +227,16 @@ func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 		return nil, &rejection{sample.ReasonBadValue, "interval is not a number of seconds"}
 	}
 	items := n.Get("items")
-	if items == nil || len(items.Items) == 0 {
+	if items == nil || len(items.List()) == 0 {
 		return nil, nil
 	}
-	if len(items.Items) > maxPoints {
+	if len(items.List()) > maxPoints {
 		return nil, &rejection{sample.ReasonTooLarge, "a series has too many items"}
 	}
 	var data strings.Builder
 	hasValue := false
-	for i := range items.Items {
-		v, state := items.Items[i].Decimal()
+	for i := range items.List() {
+		v, state := items.List()[i].Decimal()
 		if state == jsonitem.Given {
 			hasValue = true
 		} else {

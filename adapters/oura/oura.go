@@ -92,7 +92,8 @@ func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 	if base != "" && base != format {
 		return adapters.ErrUnknownFormat
 	}
-	d := &decoder{sink: sink, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), zone: in.Zone, received: in.Received}
+	d := &decoder{sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress),
+		zone: in.Zone, received: in.Received}
 	for _, h := range []string{in.Hint, hint, in.Name} {
 		if d.hint = nameHint(h); d.hint != "" {
 			break
@@ -106,7 +107,7 @@ func (*adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sin
 
 // decoder holds the state of one Decode.
 type decoder struct {
-	sink     adapters.Sink
+	sink     *jsonitem.Watch
 	rd       *jsonitem.Reader
 	hint     string
 	zone     *time.Location
@@ -202,7 +203,14 @@ func (d *decoder) top() error {
 		return err
 	}
 	if replies > 0 {
-		return nil // members next to list replies do not come from Oura
+		for _, m := range doc.Members { // others do not come from Oura
+			if readers[m.Name] != nil && m.Value.Kind != 'n' {
+				if err := d.notList(m.Name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	}
 	if doc.Has("detail") && !doc.Has("id") {
 		return d.rd.Fail("the service answered with an error")
@@ -242,8 +250,13 @@ func (d *decoder) reply(key string) (*jsonitem.Node, error) {
 	isReply := first == "data" || first == "next_token"
 	member := func(name string) error {
 		if isReply {
-			if name == "data" && d.rd.Kind() == '[' {
+			switch kind := d.rd.Kind(); {
+			case name == "data" && kind == '[':
 				return d.list(key)
+			case name == "data" && kind != 'n':
+				if err := d.notList(key); err != nil {
+					return err
+				}
 			}
 			return d.rd.Skip()
 		}
@@ -301,6 +314,12 @@ func (d *decoder) list(key string) error {
 	})
 }
 
+// notList rejects a value in place of the list of a type.
+func (d *decoder) notList(key string) error {
+	d.key, d.index = key, 0
+	return d.reject(sample.ReasonBadValue, key, "the list of the documents is not an array", nil)
+}
+
 // where returns the position of the current document for rejects.
 func (d *decoder) where() string {
 	if d.key == "" {
@@ -353,17 +372,19 @@ func (d *decoder) document(typ string, n *jsonitem.Node) error {
 	if len(doc.id) > 128 {
 		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
 	}
-	before := d.outcomes
-	bad, err := read(doc)
-	switch {
-	case err != nil:
-		return err
-	case bad != nil:
-		return d.reject(bad.reason, typ, bad.rule, n)
-	case d.outcomes == before:
-		d.drop(sample.DropPlaceholder, typ) // all values are null
-	}
-	return nil
+	return d.sink.Item(n, d.where, func() error {
+		before := d.outcomes
+		bad, err := read(doc)
+		switch {
+		case err != nil:
+			return err
+		case bad != nil:
+			return d.reject(bad.reason, typ, bad.rule, n)
+		case d.outcomes == before:
+			d.drop(sample.DropPlaceholder, typ) // all values are null
+		}
+		return nil
+	})
 }
 
 // recognize returns the type of a document by its fields, in the order of the

@@ -219,8 +219,8 @@ func tag(doc *document) (*rejection, error) {
 	doc.sample.UserEntered, doc.sample.Device = true, sample.Device{}
 	var parts []sample.Component
 	if tags := doc.node.Get("tags"); tags != nil {
-		for i := range tags.Items {
-			if v, ok := code(&tags.Items[i]); ok && len(parts) < 64 {
+		for i := range tags.List() {
+			if v, ok := code(&tags.List()[i]); ok && len(parts) < 64 {
 				name := "tag"
 				if len(parts) > 0 {
 					name += "_" + strconv.Itoa(len(parts)+1)
@@ -239,7 +239,7 @@ func tag(doc *document) (*rejection, error) {
 func restMode(doc *document) (*rejection, error) {
 	episodes := 0
 	if e := doc.node.Get("episodes"); e != nil {
-		episodes = len(e.Items)
+		episodes = len(e.List())
 	}
 	var bad *rejection
 	switch {
@@ -253,7 +253,11 @@ func restMode(doc *document) (*rejection, error) {
 		bad = doc.at("start_time")
 	default:
 		bad = doc.at("start_time")
-		if end, _, ok := doc.node.Get("end_time").Time(); bad == nil && ok && end.After(doc.sample.Start) {
+		end, _, ok := doc.node.Get("end_time").Time()
+		if !ok {
+			doc.node.Get("end_time").Refuse()
+		}
+		if bad == nil && ok && end.After(doc.sample.Start) {
 			doc.sample.End = end // may be weeks later
 		}
 	}
@@ -261,6 +265,11 @@ func restMode(doc *document) (*rejection, error) {
 		return bad, nil
 	}
 	doc.sample.UserEntered, doc.sample.Device = true, sample.Device{}
+	if day := doc.node.Get("end_day"); day != nil {
+		if _, ok := day.Day(); !ok {
+			day.Refuse()
+		}
+	}
 	if doc.node.Get("end_day") == nil && doc.node.Get("end_time") == nil {
 		doc.sample.Status = sample.Preliminary
 	}

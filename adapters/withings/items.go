@@ -48,8 +48,8 @@ func group(it *listing.Item) (err error) {
 		return nil
 	}
 	var parts []sample.Component
-	for i := range list.Items {
-		if err = measure(it, &list.Items[i], &parts); err != nil {
+	for i := range list.List() {
+		if err = measure(it, &list.List()[i], &parts); err != nil {
 			return err
 		}
 	}

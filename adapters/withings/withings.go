@@ -58,7 +58,10 @@ func identify(it *listing.Item, field string) bool {
 	if at, ok := listing.Unix(it.Node.Get("modified")); ok {
 		it.Base.Revision = at.UnixMicro()
 	}
-	model := it.Text("model", 64)
+	model := ""
+	if n := it.Node.Get("model"); n != nil && n.Kind != '0' { // some lists have its number
+		model = it.Text("model", 64)
+	}
 	it.Base.Device = sample.Device{Name: cmp.Or(model, "Withings"), Manufacturer: "Withings", Model: model,
 		Serial: cmp.Or(it.Text("hash_deviceid", 128), it.Text("deviceid", 128))}
 	if id == "" || strings.ContainsAny(id, ".eE-") {

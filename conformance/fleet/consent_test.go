@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -15,8 +16,10 @@ import (
 	"pulsegate/fhir"
 )
 
-// TestMain sets the default to few cases. Flags override it.
+// TestMain sets the default to few cases, which flags override, and collects garbage less
+// often: the tests allocate much and keep little.
 func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
 	if f := flag.Lookup("rapid.checks"); f != nil {
 		if err := f.Value.Set("2"); err != nil {
 			panic(err)

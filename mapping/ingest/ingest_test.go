@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,12 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/table"
 )
+
+// TestMain collects garbage less often: the tests allocate much and keep little.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	m.Run()
+}
 
 // testKey is the secret for ids in tests.
 var testKey = []byte("0123456789abcdef0123456789abcdef")
@@ -84,6 +91,11 @@ type world struct {
 // than most tests.
 var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
 	return mapping.New(table.Builtin(), mapping.Options{Key: testKey})
+})
+
+// neverSeries is testMapper without rows in series.
+var neverSeries = sync.OnceValues(func() (*mapping.Mapper, error) {
+	return mapping.New(table.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
 })
 
 func newWorld(t testing.TB) *world {
@@ -149,14 +161,19 @@ func (w *world) must(vendor, name, body string) Summary {
 }
 
 // all returns the current resources of a type.
-func (w *world) all(typ string) map[string]fhir.Resource {
+func (w *world) all(typ string) map[string]fhir.Resource { return w.containing(typ, "") }
+
+// containing returns the current resources of a type whose JSON contains a text.
+func (w *world) containing(typ, text string) map[string]fhir.Resource {
 	w.t.Helper()
 	out := map[string]fhir.Resource{}
 	err := w.pipeline.Store.Scan(w.t.Context(),
 		store.ScanRange{Types: []string{typ}, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 			r := f.Resource
-			r.JSON = bytes.Clone(r.JSON)
-			out[r.ID] = r
+			if bytes.Contains(r.JSON, []byte(text)) {
+				r.JSON = bytes.Clone(r.JSON)
+				out[r.ID] = r
+			}
 			return true
 		})
 	if err != nil {

@@ -89,7 +89,7 @@ type seenObservation struct {
 func (w *world) chart(code string) []seenObservation {
 	w.t.Helper()
 	var out []seenObservation
-	for id, r := range w.all("Observation") {
+	for id, r := range w.containing("Observation", `"`+code+`"`) {
 		o := seenObservation{ID: id, raw: r}
 		if err := json.Unmarshal(r.JSON, &o); err != nil {
 			w.t.Fatal(err)

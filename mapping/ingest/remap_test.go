@@ -44,6 +44,9 @@ func correctedTable(vendor string, edit func(map[string]map[string]any, map[stri
 		return nil, err
 	}
 	trees := map[string]map[string]any{}
+	names = slices.DeleteFunc(names, func(name string) bool { // the tables of other vendors
+		return name != vendor+".yaml" && name != "units.yaml" && name != "codes.yaml"
+	})
 	for _, name := range names {
 		raw, err := fs.ReadFile(table.Builtin(), name)
 		if err != nil {

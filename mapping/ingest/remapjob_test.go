@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +22,19 @@ import (
 const weightType = "HKQuantityTypeIdentifierBodyMass"
 
 // renamed is a correction that changes the texts of all rows of Apple.
-func renamed(t tester) *mapping.Mapper { return corrected(t, "apple", corrections["texts"]) }
+func renamed(t tester) *mapping.Mapper {
+	t.Helper()
+	m, err := renamedTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// renamedTable is shared by all tests, because loading a table takes long.
+var renamedTable = sync.OnceValues(func() (*mapping.Mapper, error) {
+	return correctedTable("apple", corrections["texts"])
+})
 
 // twoKinds stores n rows of a series and one document.
 func (w *world) twoKinds(n int) {

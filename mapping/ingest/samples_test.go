@@ -20,7 +20,6 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
-	"pulsegate/mapping/table"
 )
 
 var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.FixedZone("", 7200))
@@ -126,7 +125,7 @@ func TestSeriesAndDocumentsAreEqual(t *testing.T) {
 				case "documents":
 					w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 				case "never":
-					m, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
+					m, err := neverSeries()
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -174,7 +173,7 @@ func difference(a, b string) string {
 // TestOrderDoesNotMatter checks that distinct samples result in the same store
 // in any order and split into payloads.
 func TestOrderDoesNotMatter(t *testing.T) {
-	m, err := mapping.New(table.Builtin(), mapping.Options{Key: testKey})
+	m, err := testMapper()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,3 +153,39 @@ func TestTime(t *testing.T) {
 		}
 	}
 }
+
+// TestMisread checks which readings of a value count as those of a wrong type, and that
+// the path holds only names that were asked for.
+func TestMisread(t *testing.T) {
+	for _, c := range []struct {
+		body string
+		read func(n *jsonitem.Node)
+		want string
+	}{
+		{`{"a":{}}`, func(n *jsonitem.Node) { _ = n.Get("a").String() }, "a"},
+		{`{"a":"x"}`, func(n *jsonitem.Node) { _ = n.Get("a", "b") }, "a"},
+		{`{"a":{"b":[]}}`, func(n *jsonitem.Node) { n.Get("a", "b").Decimal() }, "a.b"},
+		{`{"a":"x"}`, func(n *jsonitem.Node) { n.Get("a").Decimal() }, "a"},
+		{`{"a":[1,{}]}`, func(n *jsonitem.Node) { n.Get("a").List()[1].Decimal() }, "a[1]"},
+		{`{"a":{}}`, func(n *jsonitem.Node) { _ = n.Get("a").List() }, "a"},
+		{`{"a":[]}`, func(n *jsonitem.Node) { _ = n.Get("a").Fields() }, "a"},
+		{`{"a":"true"}`, func(n *jsonitem.Node) { _ = n.Get("a").IsTrue() }, "a"},
+		{`{"a":{"secret":true}}`, func(n *jsonitem.Node) { n.Get("a").Fields()[0].Value.Decimal() }, "a"},
+		{`{"a":1}`, func(n *jsonitem.Node) { n.Get("a").Refuse() }, "a"},
+		{`7`, func(n *jsonitem.Node) { _ = n.Get("a") }, "the item"},
+		{`{"a":"1","b":null,"c":true,"d":{}}`, func(n *jsonitem.Node) {
+			n.Get("a").Decimal()
+			_ = n.Get("b").String() + n.Get("b", "c").String()
+			n.Get("c").IsTrue()
+			_ = n.Get("d", "e").List()
+		}, ""},
+	} {
+		n, err := read(c.body).Item()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.read(n); n.Misread() != c.want {
+			t.Errorf("%s: %q, want %q", c.body, n.Misread(), c.want)
+		}
+	}
+}

@@ -11,6 +11,9 @@ type Node struct {
 	Text    string // text of a string, or a number as written
 	Items   []Node
 	Members []Member
+	// misread is set if the value was read as another type, and asked if Get returned
+	// it by its name.
+	misread, asked bool
 }
 
 // Member is a named value of an object.
@@ -26,10 +29,12 @@ func (n *Node) Get(path ...string) *Node {
 		if n == nil {
 			return nil
 		}
+		n.wrong(n.Kind != '{' && n.Kind != 'n')
 		var found *Node
 		for i := range n.Members {
 			if n.Members[i].Name == name {
 				found = &n.Members[i].Value
+				found.asked = true
 			}
 		}
 		n = found
@@ -54,17 +59,33 @@ func (n *Node) Has(names ...string) bool {
 
 // String returns the text of a string, or "" for other values.
 func (n *Node) String() string {
-	if n == nil || n.Kind != '"' {
+	if n == nil {
+		return ""
+	}
+	if n.Kind != '"' {
+		n.wrong(n.Kind != 'n')
 		return ""
 	}
 	return n.Text
 }
 
 // IsTrue reports whether n is the boolean true.
-func (n *Node) IsTrue() bool { return n != nil && n.Kind == 't' }
+func (n *Node) IsTrue() bool {
+	if n == nil {
+		return false
+	}
+	n.wrong(n.Kind == '{' || n.Kind == '[' || n.Kind == '"')
+	return n.Kind == 't'
+}
 
 // IsBool reports whether n is a boolean.
-func (n *Node) IsBool() bool { return n != nil && (n.Kind == 't' || n.Kind == 'f') }
+func (n *Node) IsBool() bool {
+	if n == nil {
+		return false
+	}
+	n.wrong(n.Kind == '{' || n.Kind == '[' || n.Kind == '"')
+	return n.Kind == 't' || n.Kind == 'f'
+}
 
 // JSON returns the value as compact JSON, with numbers as they were written.
 func (n *Node) JSON() []byte { return n.append(nil) }

@@ -27,6 +27,7 @@ func (n *Node) Decimal() (string, State) {
 		return "", Absent
 	}
 	if n.Kind != '0' && n.Kind != '"' {
+		n.misread = true
 		return "", Bad
 	}
 	switch n.Text {
@@ -34,6 +35,7 @@ func (n *Node) Decimal() (string, State) {
 		return "", NotFinite
 	}
 	if !isDecimal(n.Text) {
+		n.misread = n.Text != ""
 		return "", Bad
 	}
 	return n.Text, Given

@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,14 +50,15 @@ func (s *Spec) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink
 	if in.Format != "" && in.Format != s.Format {
 		return adapters.ErrUnknownFormat
 	}
-	d := &decoder{Spec: s, sink: sink, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), in: &in}
+	d := &decoder{Spec: s, sink: &jsonitem.Watch{Sink: sink}, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress),
+		in: &in}
 	return jsonitem.Payload(s.Format, d.answers())
 }
 
 // decoder holds the state of one Decode.
 type decoder struct {
 	*Spec
-	sink  adapters.Sink
+	sink  *jsonitem.Watch
 	rd    *jsonitem.Reader
 	in    *adapters.Input
 	found bool                      // the answer has one of the lists
@@ -81,10 +84,28 @@ func (d *decoder) answers() error {
 		if err := d.rd.Object(read); err != nil {
 			return err
 		}
+		if err := d.misread(); err != nil {
+			return err
+		}
 		if !d.found {
 			return d.rd.Fail("the answer has no known list")
 		}
 	}
+}
+
+// misread rejects the facts that an item read as another type than they have.
+func (d *decoder) misread() error {
+	for _, name := range slices.Sorted(maps.Keys(d.facts)) {
+		if d.facts[name].Misread() == "" {
+			continue
+		}
+		err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Where: d.Format + " answer",
+			Detail: "a member next to the lists has a wrong type"})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // top reads a member of an answer whose lists are in Body.
@@ -121,6 +142,9 @@ func (d *decoder) member(name string) error {
 		d.found = true
 		return d.rd.Array(func(i int) error { return d.item(name, i, read) })
 	case kind == '{' || kind == '[':
+		if len(d.facts) < maxFacts {
+			d.facts[name] = &jsonitem.Node{Kind: kind} // tells that the fact has a wrong type
+		}
 		return d.rd.Skip()
 	}
 	n, err := d.scalar(name)
@@ -142,14 +166,17 @@ func (d *decoder) item(list string, i int, read func(*Item) error) error {
 	if it.Node = n; n.Kind != '{' {
 		return it.Reject(sample.ReasonBadValue, "", "", "an item must be an object")
 	}
-	if err := read(it); err != nil {
+	return d.sink.Item(n, it.where, func() error {
+		err := read(it)
+		if err == nil && !it.some {
+			it.Drop(sample.DropPlaceholder, list)
+		}
 		return err
-	}
-	if !it.some {
-		it.Drop(sample.DropPlaceholder, list)
-	}
-	return nil
+	})
 }
+
+// where returns the position of the item.
+func (it *Item) where() string { return fmt.Sprintf("%s[%d]", it.list, it.index) }
 
 // Item is one object of a list.
 type Item struct {
@@ -176,7 +203,7 @@ func (it *Item) Drop(reason, metric string) {
 func (it *Item) Reject(reason, metric, component, rule string) error {
 	it.some = true
 	r := sample.Reject{Reason: reason, Metric: metric, Component: component, Detail: rule,
-		Where: fmt.Sprintf("%s[%d]", it.list, it.index), VendorID: it.Base.VendorID}
+		Where: it.where(), VendorID: it.Base.VendorID}
 	if it.Node != nil && component == "" {
 		r.Raw = it.Node.JSON()
 	}
