@@ -225,7 +225,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []elemen
 	m := &measurements{codes: codes, fn: fn, when: when, groups: map[*series.Template]*valueGroup{}}
 	var bad error
 	one := func(o *store.Found) bool {
-		if isPreferred(o.Resource.JSON) {
+		if o.Facts.Vendor != "" && isPreferred(o.Resource.JSON) {
 			return true // the measurements that it is derived from count
 		}
 		src.add(o.Resource.JSON)

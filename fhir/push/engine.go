@@ -274,15 +274,17 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	none := len(e.targets) == 0
 	e.mu.Unlock()
 	st := &stepState{engine: e, ctx: ctx, grants: map[string]*access.Grant{}, rows: map[string]*row{}}
+	if none { // a target that is added later gets what changes from then on
+		if to := e.opts.Store.LastSeq(); to > from {
+			return false, e.commit(ctx, st, to)
+		}
+		return false, nil
+	}
 	n, to, pace := 0, from, yield.Counter{Every: yieldEvery}
 	fn := func(c *store.Change) bool {
 		// Process commits whole, because the cursor cannot point inside one.
 		if n >= stepSize && c.Seq != to {
 			more = true
-			return false
-		}
-		if none && c.Seq != to && e.any() {
-			more = true // a target was added, and c may be all samples of a series
 			return false
 		}
 		n++
@@ -293,13 +295,7 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 		}
 		return st.err == nil
 	}
-	if s, ok := e.opts.Store.(store.Columnar); ok && none {
-		// Without a target, the individual samples do not matter.
-		err = s.ChangesBrief(ctx, from, fn)
-	} else {
-		err = e.opts.Store.Changes(ctx, from, fn)
-	}
-	if err == nil {
+	if err = e.opts.Store.Changes(ctx, from, fn); err == nil {
 		err = st.err
 	}
 	if err != nil || to == from {
@@ -334,13 +330,6 @@ func (e *Engine) commit(ctx context.Context, st *stepState, to store.Seq) error 
 		}
 	}
 	return nil
-}
-
-// any reports whether there is a target.
-func (e *Engine) any() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.targets) > 0
 }
 
 // stepState is the state of one step of the follower.

@@ -196,6 +196,9 @@ func (p *Policy) conceptsOf(codes []element.Coding) (out []int) {
 // observation marks the days of a document: those of the new version and of the one
 // before. The follower's own writes change nothing.
 func (st *step) observation(ctx context.Context, c *store.Change) error {
+	if c.Facts.Vendor == "" && c.Version == 1 {
+		return nil // a client has written it
+	}
 	if !c.Deleted {
 		for _, t := range c.Facts.Tokens("_tag") {
 			if t == (access.Token{System: measures, Code: Tag}) {

@@ -25,9 +25,11 @@ func softLimit(live uint64) int64 {
 	return max(softMemory, int64(live+live/2)+softMemory/8)
 }
 
-// keepMemory applies softLimit to the process until ctx ends. If the operator has
-// set a limit (GOMEMLIMIT), keepMemory does nothing.
+// keepMemory returns the garbage of the start to the operating system and applies
+// softLimit to the process until ctx ends. If the operator has set a limit (GOMEMLIMIT),
+// the limit stays as it is.
 func keepMemory(ctx context.Context) {
+	debug.FreeOSMemory()
 	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		return
 	}
