@@ -523,7 +523,8 @@ func TestRemapReplaces(t *testing.T) {
 
 // TestRemapOfAnyPayload checks that any samples mapped again under any correction are what
 // they would be if they had been delivered under the corrected pack, and that a redelivery
-// has the same effect.
+// has the same effect. It leaves out payloads of which the correction joins samples: numbers
+// that differ before a conversion and not after it, because it rounds.
 func TestRemapOfAnyPayload(t *testing.T) {
 	mappers := map[string]*mapping.Mapper{}
 	for name, edit := range corrections {
@@ -537,6 +538,9 @@ func TestRemapOfAnyPayload(t *testing.T) {
 		defer done()
 		other, doneOther := newWorldOf(t)
 		defer doneOther()
+		if distinct(w.pipeline.Mapper, samples) != distinct(m, samples) {
+			t.Skip("the correction joins samples")
+		}
 		w.use(w.pipeline.Mapper)
 		deliver := func(w *world) Counts {
 			sum, err := w.take("payload", samples...)
@@ -558,4 +562,15 @@ func TestRemapOfAnyPayload(t *testing.T) {
 		}
 		w.sameChart(other)
 	})
+}
+
+// distinct returns the number of ids that m gives to samples.
+func distinct(m *mapping.Mapper, samples []sample.Sample) int {
+	ids := map[string]bool{}
+	for i := range samples {
+		if r, err := m.Map(nil, "apple", &samples[i], "p1", nil); err == nil {
+			ids[r.ID] = true
+		}
+	}
+	return len(ids)
 }
