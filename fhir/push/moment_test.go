@@ -104,3 +104,44 @@ func anyMoment(t *testing.T, rt *rapid.T, form string) {
 	})
 	w.idle()
 }
+
+// TestRecreatedWithLostAnswers loses the answer to a creation, deletes the Observation and
+// creates it again, and loses that answer too. The target, which finds the retracted
+// resource, must end with the new value.
+func TestRecreatedWithLostAnswers(t *testing.T) {
+	w := newWorld(t)
+	w.add(nil)
+	var mu sync.Mutex
+	lose, down := true, false
+	w.ehr.setFault(func(rw http.ResponseWriter, r *http.Request, body string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if down {
+			rw.WriteHeader(503)
+			return true
+		}
+		if r.Method != http.MethodPost || !lose {
+			return false
+		}
+		lose, down = false, !strings.Contains(body, "84")
+		w.ehr.mu.Lock()
+		defer w.ehr.mu.Unlock()
+		w.ehr.one(r.Method, strings.TrimPrefix(r.URL.RequestURI(), "/base/"), r.Header.Get("If-None-Exist"),
+			[]byte(body))
+		panic(http.ErrAbortHandler)
+	})
+	w.put(observation("a", "ada", 51, 1, ""))
+	w.until("the first answer is lost", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return down
+	})
+	w.remove("a")
+	mu.Lock()
+	lose, down = true, false
+	mu.Unlock()
+	w.until("it is retracted", func() bool { return strings.Contains(w.ehr.has()["a"], "entered-in-error") })
+	w.put(observation("a", "ada", 84, 1, ""))
+	w.until("the new value arrives", func() bool { return strings.Contains(w.ehr.has()["a"], "final 84") })
+	w.idle()
+}

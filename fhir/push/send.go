@@ -289,7 +289,7 @@ func (s *sender) locate(ctx context.Context, t *Target, m *message) *failure {
 	case len(ids) == 0:
 		m.action, m.remote = create, ""
 	default:
-		m.remote, m.accepted.Remote = ids[0], ids[0]
+		m.remote, m.accepted.Remote, m.accepted.Created = ids[0], ids[0], true
 	}
 	return nil
 }
@@ -413,8 +413,9 @@ func (s *sender) accept(ctx context.Context, m *message, a *answer) {
 		case m.begun.Hash != r.Hash:
 			// An earlier request that was cut off has created it with other content.
 			r.Hash, r.Version, m.again = m.begun.Hash, 0, true
-		case !m.repeated && s.form.Updates:
-			// It is from before this target was added, perhaps with other content.
+		case s.form.Updates:
+			// An earlier request that was cut off has created it, or it is from before:
+			// from before this target was added, or retracted. Its content is not known.
 			r.Hash, r.Version, m.again = "", 0, true
 		}
 	}
