@@ -112,7 +112,7 @@ func TestRecreatedWithLostAnswers(t *testing.T) {
 	w := newWorld(t)
 	w.add(nil)
 	var mu sync.Mutex
-	lose, down := true, false
+	lose, down := "51", false // the value whose creation gets no answer
 	w.ehr.setFault(func(rw http.ResponseWriter, r *http.Request, body string) bool {
 		mu.Lock()
 		defer mu.Unlock()
@@ -120,10 +120,10 @@ func TestRecreatedWithLostAnswers(t *testing.T) {
 			rw.WriteHeader(503)
 			return true
 		}
-		if r.Method != http.MethodPost || !lose {
+		if r.Method != http.MethodPost || lose == "" || !strings.Contains(body, `"value":`+lose) {
 			return false
 		}
-		lose, down = false, !strings.Contains(body, "84")
+		lose, down = "", lose == "51"
 		w.ehr.mu.Lock()
 		defer w.ehr.mu.Unlock()
 		w.ehr.one(r.Method, strings.TrimPrefix(r.URL.RequestURI(), "/base/"), r.Header.Get("If-None-Exist"),
@@ -138,7 +138,7 @@ func TestRecreatedWithLostAnswers(t *testing.T) {
 	})
 	w.remove("a")
 	mu.Lock()
-	lose, down = true, false
+	lose, down = "84", false
 	mu.Unlock()
 	w.until("it is retracted", func() bool { return strings.Contains(w.ehr.has()["a"], "entered-in-error") })
 	w.put(observation("a", "ada", 84, 1, ""))
