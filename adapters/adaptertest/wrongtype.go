@@ -88,9 +88,9 @@ type outcome struct {
 	*Recorder
 	err      error
 	panicked any
-	// counts is the multiset of samples, rejects without their positions, and drops.
-	// facts is that of the samples without the texts that only describe them, and
-	// rejects that of the rejects with their positions.
+	// Three multisets: counts holds samples, rejects without their positions, and
+	// drops; facts holds samples without the texts that only describe them; rejects
+	// holds rejects with their positions.
 	counts, facts, rejects map[string]int
 	values                 int // values, components and times of all samples
 	ignored                int // drops of parts that are ignored

@@ -103,7 +103,7 @@ func (r *run) pushes(a *token) error {
 		time.Unix(1, 0), commit); err != nil {
 		return err
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Microsecond) {
 		d, err := r.w.push.Show(r.ctx(), name)
 		if err != nil {
 			return err

@@ -275,7 +275,7 @@ func (r *run) exports(tok *token, bearer string) error {
 // files downloads the files of an export and compares them with want.
 func (r *run) files(bearer, path, status string, want map[string]bool) error {
 	var a answer
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Microsecond) {
 		if a = r.w.get(bearer, status); a.status == 200 {
 			break
 		}
@@ -568,7 +568,7 @@ func (r *run) state(key string) string { return string(must(r.w.db.Get(r.ctx(), 
 
 // numbered waits until a Subscription has n events.
 func (r *run) numbered(id string, n int) error {
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(r.state("subscription/"+id+"/head"),
+	for end := time.Now().Add(2 * time.Minute); !strings.Contains(r.state("subscription/"+id+"/head"),
 		fmt.Sprintf(`"events":%d}`, n)); time.Sleep(200 * time.Microsecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("%s has %s, want %d events", id, r.state("subscription/"+id+"/head"), n)
@@ -582,7 +582,7 @@ func (r *run) delivered(events []*version) error {
 	if head := r.state("subscription/s1/head"); !strings.Contains(head, fmt.Sprintf(`"events":%d}`, len(events))) {
 		return fmt.Errorf("numbered %s, want %d", head, len(events))
 	}
-	for end := time.Now().Add(20 * time.Second); len(events) > 0 &&
+	for end := time.Now().Add(2 * time.Minute); len(events) > 0 &&
 		r.state("subscription/s1/sent") != fmt.Sprint(len(events)); time.Sleep(200 * time.Microsecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("sent %s of %d", r.state("subscription/s1/sent"), len(events))

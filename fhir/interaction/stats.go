@@ -83,9 +83,9 @@ type statsRequest struct {
 // skew and kurtosis are those of a sample; percentiles are interpolated.
 //
 // Preferred values do not count, because the measurements that they are
-// derived from do. With the parameter preferred=true, which R4 does not define, the
-// measurements are those of the preferred source of each day instead, so that the steps of
-// a phone and a watch are not added up.
+// derived from do. The parameter preferred=true, which R4 does not define, restricts the
+// measurements of each day to the preferred source, so that the steps of a phone and a
+// watch are not added up.
 func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, error) {
 	body, patient, err := s.stats(ctx, rq, ps)
 	if err != nil {

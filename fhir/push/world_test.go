@@ -408,7 +408,7 @@ func (w *world) patient(id, value string) {
 // until waits until cond holds.
 func (w *world) until(what string, cond func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !cond(); {
+	for end := time.Now().Add(2 * time.Minute); !cond(); {
 		if time.Now().After(end) {
 			w.t.Fatalf("%s: never; the EHR has %v, the target is %+v", what, w.ehr.has(), w.show())
 		}
