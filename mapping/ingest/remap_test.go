@@ -268,7 +268,7 @@ func checkRemap(t *testing.T, vendor adapters.Adapter, format string, m *mapping
 	old := w.pipeline.Mapper
 	w.use(old)
 	if w.deliverFormat(name, format); len(w.all("Observation")) == 0 {
-		t.Skip("there is no testdata of this format")
+		t.Fatal("there is no testdata of this format")
 	}
 	w.use(m)
 	other.use(m)
