@@ -22,6 +22,21 @@
 // document. A Write with the id of a sample takes that sample out of its series:
 // its version 1 becomes a document, which the new version supersedes.
 //
+// # Several processes
+//
+// A store can be shared by several processes, through a log of the commits in one
+// order (package sharedlog). Every process shows a state that was current at some
+// time, and Sync brings it up to what was acknowledged anywhere before the call. A
+// request calls Sync once, before it looks at its token; what it reads then is as
+// if there were one process. Whatever a request decides on and then writes must be
+// protected by a precondition (Write.Expect, StateWrite.Expect, Batch.Guards),
+// because a lock in memory does not stop another process. A refusal by Commit, such
+// as Conflict, is as current as an acknowledgment.
+//
+// Work that only one process may do at a time, such as sending notifications, runs
+// under a role (package fhir/cluster/role), whose epoch is a precondition of every
+// commit of that work.
+//
 // # Drivers
 //
 // The contract requires ordered keys and atomic writes of one batch, and nothing

@@ -17,7 +17,8 @@ func (d Documents) Commit(ctx context.Context, b *Batch) (Result, error) {
 	if len(b.Series) == 0 {
 		return d.Store.Commit(ctx, b)
 	}
-	plain := Batch{State: b.State, Leaves: b.Leaves}
+	plain := *b
+	plain.Series, plain.Probed, plain.Writes = nil, 0, nil
 	for i := range b.Series {
 		plain.Writes = appendSamples(plain.Writes, &b.Series[i])
 	}

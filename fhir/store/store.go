@@ -118,7 +118,29 @@ type Batch struct {
 	Writes []Write
 	State  []StateWrite
 	Leaves []Leaf
+
+	// Guards tie the batch to what its writer has read. If a commit after Seen
+	// touched one of them, the batch fails with Conflict, and the writer reads again.
+	// A store remembers the guards of recent commits only: a batch with guards and
+	// an older Seen fails with Conflict, too. Seen is a result of LastSeq.
+	Guards []string
+	Seen   Seq
+	// Touches names guards that this batch touches. A batch that writes a Consent of
+	// a patient also touches ConsentGuard of the patient.
+	Touches []string
+
+	// ID, if not zero, identifies the batch for BatchMemory. If a batch with the
+	// same ID was committed, Commit writes nothing and returns its result, without
+	// Outcome.JSON. The writer draws it at random.
+	ID [16]byte
 }
+
+// BatchMemory is the time for which a store knows the result of a batch with an ID.
+const BatchMemory = 10 * time.Minute
+
+// ConsentGuard returns the guard that a commit touches when it writes a Consent of
+// the patient with this id.
+func ConsentGuard(patient string) string { return "Consent?patient=" + patient }
 
 // Outcome is the result of one Write.
 type Outcome struct {
@@ -222,8 +244,14 @@ type Store interface {
 	// commits share an fsync.
 	Commit(ctx context.Context, b *Batch) (Result, error)
 
-	// LastSeq returns the sequence number of the latest durable commit.
+	// LastSeq returns the sequence number of the latest durable commit that this
+	// process shows.
 	LastSeq() Seq
+	// Sync returns when this process shows every commit that any process
+	// acknowledged before the call, and the watchers have been called for them. It
+	// fails with Unavailable if that cannot be confirmed. In a store of one process
+	// it returns at once.
+	Sync(ctx context.Context) error
 
 	// Read returns the version that was current at a Seq (0 is the latest). It
 	// fails with NotFound if there never was one. A deleted resource has Deleted
@@ -256,7 +284,8 @@ type Store interface {
 	Changes(ctx context.Context, from Seq, fn func(*Change) bool) error
 	// Watch registers fn, which is called after each durable commit, in order of
 	// Seq, before the commit's writer gets its answer. A withdrawn consent thereby
-	// reaches the next request. fn must be quick and must not call Commit. The
+	// reaches the next request. fn is called for the commits of other processes, too,
+	// when this process shows them. fn must be quick and must not call Commit. The
 	// returned func unregisters fn.
 	Watch(fn func(Commit)) (stop func())
 

@@ -77,6 +77,15 @@ type Config struct {
 	VendorHooks    string        `yaml:"vendor-webhooks" default:"auto" comment:"URL below which vendors reach the webhooks of this server, without a trailing slash. auto is BASE/hooks if base-url is set. off means that vendors cannot reach this server, which then polls them."`
 	VendorBackfill time.Duration `yaml:"vendor-backfill" default:"2160h" comment:"Time before the connection of an account for which its data are read. The default is 90 days."`
 
+	MongoDB             string `yaml:"mongodb" default:"" comment:"Connection string (mongodb:// or mongodb+srv://, with a database and without a password) of the replica set that holds the log of a cluster. If empty, this server is alone. Servers with the same database form a cluster."`
+	MongoDBPasswordFile string `yaml:"mongodb-password-file" default:"" comment:"File with the password of the user in mongodb."`
+	Redis               string `yaml:"redis" default:"" comment:"URL (redis:// or rediss://, without a password) of the Redis server through which the servers of a cluster wake each other and share rate limits. Without it, a cluster is slower."`
+	RedisPasswordFile   string `yaml:"redis-password-file" default:"" comment:"File with the password of the user in redis."`
+	ClusterKeyFile      string `yaml:"cluster-key-file" default:"" comment:"File with the key (32 bytes in base64) under which the servers of a cluster seal their shared keys, and by which they know each other. Required with mongodb. Make one with: openssl rand -base64 32."`
+	Node                string `yaml:"node" default:"" comment:"Name of this server in its cluster. If empty, it is the host name."`
+	PeerListen          string `yaml:"peer-listen" default:"" comment:"Address to listen on for the other servers of the cluster, with TLS under the cluster key. If empty, the others send this server no commits."`
+	PeerAddress         string `yaml:"peer-address" default:"" comment:"Host and port at which the other servers reach peer-listen. If empty, it is the host name and the port of peer-listen."`
+
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints, JWKS URLs and the clouds of vendors may be. Other private addresses are refused, and plain http is allowed only if this is set."`
 }
 

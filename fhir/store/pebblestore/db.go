@@ -329,6 +329,14 @@ func (d *DB) LastSeq() store.Seq {
 	return d.view.Head.Seq
 }
 
+// Sync implements store.Store.
+func (d *DB) Sync(context.Context) error {
+	if d.failed.Load() {
+		return errStopped("pebblestore.Sync")
+	}
+	return nil
+}
+
 // Stats implements store.Store.
 func (d *DB) Stats() store.Stats {
 	v, err := d.enter("pebblestore.Stats")
