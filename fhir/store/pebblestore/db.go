@@ -89,10 +89,10 @@ type DB struct {
 	head             rows.Head
 	groups           uint64
 	writtenTemplates *simplelru.LRU[[16]byte, struct{}] // templates whose F row is known to exist
-	edge             map[int][32]byte
+	edge             edge
 	lastSweep        time.Time
 	disk             spaceWatch
-	days             rows.DayWriter
+	days             *rows.Days
 }
 
 var _ store.Store = (*DB)(nil)
@@ -113,8 +113,8 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
-		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		reads: readcache.New(), days: rows.NewDayWriter()}
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}),
+		reads: readcache.New(), days: rows.NewDays()}
 	// fails only for a size below one
 	d.writtenTemplates, _ = simplelru.NewLRU[[16]byte, struct{}](rows.MaxTemplates, nil)
 	if d.fs == nil {
