@@ -287,6 +287,9 @@ func (d *DB) settle(s *stage) {
 		// Writing a row again does no harm, so the oldest ones may be forgotten.
 		d.writtenTemplates.Add(id, struct{}{})
 	}
+	for guard, seq := range s.touches {
+		d.guards.touch(guard, seq)
+	}
 	for _, n := range s.notes {
 		c := n.doc
 		d.search.Note(n.seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)

@@ -77,7 +77,8 @@ type stage struct {
 	days      rows.DayWriter
 	notes     []noted
 	grown     []grown
-	swept     time.Time // zero if the group does not sweep
+	touches   map[string]store.Seq // guards
+	swept     time.Time            // zero if the group does not sweep
 }
 
 // noted is a version of an Observation whose signature the group adds.
@@ -134,6 +135,15 @@ func (s *stage) add(r *request) error {
 	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
+	if was, ok, err := s.remembered(b.ID); err != nil || ok {
+		if r.result = was; err != nil {
+			return s.refuse(r, err)
+		}
+		return nil
+	}
+	if err := s.checkGuards(b); err != nil {
+		return s.refuse(r, err)
+	}
 	seq := s.meta.Seq + 1
 	updated := max(s.db.opts.Clock().UnixMilli(), s.from.head.Updated+1, s.meta.Updated)
 	local := map[fhir.Ref]*current{}
@@ -162,6 +172,9 @@ func (s *stage) add(r *request) error {
 	r.result.Seq = seq
 	r.commit.Seq = seq
 	s.meta.Seq, s.meta.Updated = seq, updated
+	for _, guard := range b.Touches {
+		s.touch(guard, seq)
+	}
 	for i, a := range r.series {
 		if err := s.putSeries(a, seq, updated, uint32(i)); err != nil {
 			return err
@@ -184,6 +197,9 @@ func (s *stage) add(r *request) error {
 		if err := s.putState(&b.State[i]); err != nil {
 			return err
 		}
+	}
+	if err := s.remember(b.ID, &r.result, updated); err != nil {
+		return err
 	}
 	return s.putLeaves(b.Leaves)
 }
@@ -394,10 +410,11 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 // It returns the change, or nil for an AuditEvent.
 func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
-		if err := s.touch(k.Identity, seq); err != nil {
+		if err := s.touchStream(k.Identity, seq); err != nil {
 			return nil, err
 		}
 	}
+	s.touchConsent(w, seq)
 	if w.old != nil {
 		s.changed = append(s.changed, readcache.Key{Ref: w.ref})
 		if w.old.sample != nil {

@@ -45,7 +45,7 @@ func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	return store.Seq(binary.BigEndian.Uint64(v)), nil
 }
 
-func (s *stage) touch(id series.Identity, seq store.Seq) error {
+func (s *stage) touchStream(id series.Identity, seq store.Seq) error {
 	s.touched[id] = seq
 	return s.batch.Set(keys.IdentityKey(id), keys.AppendUint64(nil, uint64(seq)), nil)
 }
@@ -98,7 +98,7 @@ func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint
 	st.MaxStart = max(st.MaxStart, a.Last)
 	s.written[ser.ID], s.appended[ser.Template.Identity] = ser, true
 	s.meta.Resources += uint64(a.Count)
-	if err := s.touch(ser.Template.Identity, seq); err != nil {
+	if err := s.touchStream(ser.Template.Identity, seq); err != nil {
 		return err
 	}
 	if err := s.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
