@@ -128,14 +128,13 @@ func (c *compactor) compact(ser *tier.Series, all bool) error {
 }
 
 // putCompaction applies a compaction to the group, unless a sample has left the
-// series since it was planned.
+// series, or another compaction has changed it, since it was planned.
 func (s *stage) putCompaction(x *tier.Compaction) error {
 	st, err := s.tally(x.Series.ID)
 	if err != nil {
 		return err
 	}
-	if st == nil || st.Moves != x.Moves {
-		x.Void = true
+	if x.Void = st == nil || st.Moves != x.Moves || st.Merges != x.Merges; x.Void {
 		return nil
 	}
 	for _, k := range x.Drop {

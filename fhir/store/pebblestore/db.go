@@ -52,7 +52,8 @@ type Options struct {
 // limits bounds the memory of searches. Tests make it small.
 type limits struct {
 	find.Bounds
-	run int // bytes of a sorted run in memory
+	run    int // bytes of a sorted run in memory
+	guards int // guards of a generation
 }
 
 // DB is an open store. It is safe for concurrent use.
@@ -89,10 +90,11 @@ type DB struct {
 	head             rows.Head
 	groups           uint64
 	writtenTemplates *simplelru.LRU[[16]byte, struct{}] // templates whose F row is known to exist
-	edge             map[int][32]byte
+	edge             edge
 	lastSweep        time.Time
 	disk             spaceWatch
-	days             rows.DayWriter
+	days             *rows.Days
+	guards           *guards
 }
 
 var _ store.Store = (*DB)(nil)
@@ -110,11 +112,11 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	if opts.bounds == (limits{}) {
-		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20}
+		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20, guards: maxGuards}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
-		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		reads: readcache.New(), days: rows.NewDayWriter()}
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}),
+		reads: readcache.New(), days: rows.NewDays()}
 	// fails only for a size below one
 	d.writtenTemplates, _ = simplelru.NewLRU[[16]byte, struct{}](rows.MaxTemplates, nil)
 	if d.fs == nil {
@@ -159,6 +161,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, fault.Wrap(op, err)
 	}
 	d.compactor = newCompactor(d)
+	d.guards = newGuards(d.head.Seq, opts.bounds.guards)
 	d.search = find.New(results, opts.bounds.Bounds)
 	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
