@@ -160,6 +160,9 @@ type Manifest struct {
 	Files   []File
 }
 
+// Of reports whether the snapshot belongs to the cluster and epoch of id.
+func (m *Manifest) Of(id Identity) bool { return m.Cluster == id.Cluster && m.Epoch == id.Epoch }
+
 // File is a file of a snapshot.
 type File struct {
 	Name string // relative, with slashes
