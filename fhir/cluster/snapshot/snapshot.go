@@ -167,15 +167,26 @@ func (t *Taker) prune(ctx context.Context) error {
 	return t.Log.Truncate(ctx, oldest)
 }
 
-// Newest returns the newest snapshot of the cluster, or nil if there is none.
-func Newest(ctx context.Context, s sharedlog.Snapshots, id sharedlog.Identity) (*sharedlog.Manifest, error) {
+// Newest returns the newest snapshot from which a process can follow the log, or nil
+// if there is none. A snapshot that is not in the log, because the log was restored
+// to an earlier state, is passed over.
+func Newest(ctx context.Context, s sharedlog.Snapshots, log sharedlog.Log,
+	id sharedlog.Identity) (*sharedlog.Manifest, error) {
+	const op = "snapshot.Newest"
 	all, err := s.List(ctx)
 	if err != nil {
-		return nil, fhir.Wrap("snapshot.Newest", err)
+		return nil, fhir.Wrap(op, err)
 	}
 	for _, m := range all {
-		if m.Of(id) {
+		if !m.Of(id) {
+			continue
+		}
+		err := log.Read(ctx, m.At, func(*sharedlog.Entry, sharedlog.Hash) bool { return false })
+		switch {
+		case err == nil:
 			return m, nil
+		case !errors.Is(err, sharedlog.ErrDiverged) && !errors.Is(err, sharedlog.ErrTruncated):
+			return nil, fhir.Wrap(op, err)
 		}
 	}
 	return nil, nil
