@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
@@ -118,12 +119,21 @@ func transact(entries ...string) act {
 	}
 }
 
+// consents writes a Consent of ada as the pages do, past the interactions.
+func consents(s *interaction.Service) (interaction.Written, error) {
+	r, err := consent.Build(consent.Terms{ID: "c", Patient: "ada", Vendor: "oura", VendorName: "Oura", Now: time.Now()})
+	if err == nil {
+		_, err = s.Store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: r}}})
+	}
+	return interaction.Written{}, err
+}
+
 // violations describes what one process would never have let happen: two resources with
 // the same identifier, and references to a deleted Patient.
 func violations(t *testing.T, st store.Store) (out []string) {
 	t.Helper()
 	organizations, references := 0, 0
-	err := st.Scan(t.Context(), store.ScanRange{Types: []string{"Organization", "Observation", "Device"},
+	err := st.Scan(t.Context(), store.ScanRange{Types: []string{"Organization", "Observation", "Device", "Consent"},
 		At: st.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		if f.Resource.Type == "Organization" {
 			organizations++
@@ -181,6 +191,7 @@ func TestGuards(t *testing.T) {
 		{"transaction after delete", transact(putMeasured), remove("Patient", "ada"), false, fhir.Unprocessable},
 		{"delete after create", remove("Patient", "ada"), measure, false, fhir.Conflict},
 		{"delete after transaction", remove("Patient", "ada"), transact(putMeasured), false, fhir.Conflict},
+		{"delete after a consent", remove("Patient", "ada"), consents, false, fhir.Conflict},
 		{"delete in a transaction after create", transact(deleteAda), measure, false, fhir.Conflict},
 		{"create after delete in a transaction", measure, transact(deleteAda), false, fhir.Unprocessable},
 	} {

@@ -18,10 +18,10 @@ func (b *Batch) Refer(patients ...string) {
 }
 
 // Abandon ties b, which deletes Patients, to the absence of other resources that refer
-// to them. The writer has found none with b.Seen or later.
+// to them. The writer has found none with b.Seen or later. Consents count without Refer.
 func (b *Batch) Abandon(patients ...string) {
 	for _, p := range patients {
-		b.Guards = append(b.Guards, InUseGuard(p))
+		b.Guards = append(b.Guards, InUseGuard(p), ConsentGuard(p))
 		b.Touches = append(b.Touches, DeletedGuard(p))
 	}
 }
