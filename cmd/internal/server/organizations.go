@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/mapping/ingest"
 )
@@ -13,17 +12,15 @@ import (
 // data refers to, unless they exist: one for the operator of this server, under
 // the name of its brand, and one for each vendor.
 func (s *services) addOrganizations(ctx context.Context) error {
-	ops, by := operations{s}, admin.Operator{Name: "server"}
 	want := map[string]string{ingest.ServerOrganization: s.brand.brand.Name}
 	for _, a := range s.adapters {
 		want[ingest.VendorOrganization+a.Vendor()] = a.Name()
 	}
 	for id, name := range want {
-		found, err := exists(ctx, s.store, fhir.Ref{Type: "Organization", ID: id})
-		if err != nil {
+		ref := fhir.Ref{Type: "Organization", ID: id}
+		if found, err := exists(ctx, s.store, ref); err != nil {
 			return err
-		}
-		if found {
+		} else if found {
 			continue
 		}
 		body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true,
@@ -31,7 +28,7 @@ func (s *services) addOrganizations(ctx context.Context) error {
 		if err != nil {
 			return fhir.Wrap("server.addOrganizations", err)
 		}
-		if _, err := ops.put(ctx, ops.request(by), "Organization", id, body); err != nil {
+		if err := s.publish(ctx, ref, body); err != nil {
 			return err
 		}
 	}
