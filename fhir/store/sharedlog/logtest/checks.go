@@ -223,11 +223,11 @@ func truncated(_ context.Context, a, b *client) error {
 	}
 	keep := uint64(n - 10)
 	if err := a.Truncate(a.ctx, keep); err != nil {
-		return fmt.Errorf("Truncate: %w", err)
+		return fmt.Errorf("truncate: %w", err)
 	}
 	first, last, err := b.Bounds(b.ctx)
 	if err != nil || first <= 1 || first > keep || last != n {
-		return fmt.Errorf("Bounds after Truncate(%d) of %d entries: %d to %d, error %v", keep, n, first, last, err)
+		return fmt.Errorf("bounds after Truncate(%d) of %d entries: %d to %d, error %v", keep, n, first, last, err)
 	}
 	edge := at(entries[:first-1])
 	late := entry(1, sharedlog.Hash{}, 100)
@@ -258,7 +258,7 @@ func identity(ctx context.Context, a, b *client) error {
 	is := func(c *client, want sharedlog.Identity) func() error {
 		return func() error {
 			if got, err := c.Identity(ctx); err != nil || got != want {
-				return fmt.Errorf("Identity: got %v and error %v, want %v", got, err, want)
+				return fmt.Errorf("identity: got %v and error %v, want %v", got, err, want)
 			}
 			return nil
 		}
@@ -266,7 +266,7 @@ func identity(ctx context.Context, a, b *client) error {
 	set := func(c *client, old, now sharedlog.Identity, want bool) func() error {
 		return func() error {
 			if got, err := c.SetIdentity(ctx, old, now); err != nil || got != want {
-				return fmt.Errorf("SetIdentity from %v to %v: got %t and error %v, want %t", old, now, got, err, want)
+				return fmt.Errorf("set identity from %v to %v: got %t and error %v, want %t", old, now, got, err, want)
 			}
 			return nil
 		}
@@ -336,10 +336,11 @@ func cancelled(ctx context.Context, a, b *client) error {
 	cancel()
 	e := entry(3, entries[1].Sum(), 100)
 	if err := a.Append(ended, e); err == nil {
-		return errors.New("Append succeeded although its context had ended")
+		return errors.New("append succeeded although its context had ended")
 	}
-	if err := a.Read(ended, sharedlog.Position{}, func(*sharedlog.Entry, sharedlog.Hash) bool { return true }); err == nil {
-		return errors.New("Read succeeded although its context had ended")
+	err = a.Read(ended, sharedlog.Position{}, func(*sharedlog.Entry, sharedlog.Hash) bool { return true })
+	if err == nil {
+		return errors.New("read succeeded although its context had ended")
 	}
 	// The client remains usable, and the entry can be appended again.
 	return step(
@@ -355,10 +356,10 @@ func closed(_ context.Context, a, b *client) error {
 		return err
 	}
 	if err := a.Close(a.ctx); err != nil {
-		return fmt.Errorf("Close: %w", err)
+		return fmt.Errorf("close: %w", err)
 	}
 	if err := a.Append(a.ctx, entry(3, entries[1].Sum(), 100)); err == nil {
-		return errors.New("Append succeeded after Close")
+		return errors.New("append succeeded after Close")
 	}
 	return b.expect(sharedlog.Position{}, entries...)
 }
@@ -442,7 +443,7 @@ func tampered(ctx context.Context, s *Server) error {
 			return true
 		})
 		if err == nil || len(read) > 1 {
-			return fmt.Errorf("Read over the damaged entry 2: got the entries %v and error %v", read, err)
+			return fmt.Errorf("read over the damaged entry 2: got the entries %v and error %v", read, err)
 		}
 		return a.expect(at(entries[:2]), entries[2])
 	})(ctx, s)
@@ -452,7 +453,7 @@ func tampered(ctx context.Context, s *Server) error {
 func epochs(ctx context.Context, a, b *client) error {
 	id := sharedlog.Identity{Cluster: [16]byte{1}, Epoch: 2}
 	if ok, err := a.SetIdentity(ctx, sharedlog.Identity{}, id); err != nil || !ok {
-		return fmt.Errorf("SetIdentity: %t and error %v", ok, err)
+		return fmt.Errorf("set identity: %t and error %v", ok, err)
 	}
 	old, current := entry(1, sharedlog.Hash{}, 100), entry(1, sharedlog.Hash{}, 100)
 	old.Epoch, current.Epoch = 1, 2

@@ -74,7 +74,7 @@ func (w *writer) write() (*sharedlog.Entry, error) {
 			return e, nil
 		}
 		if !errors.Is(err, sharedlog.ErrTaken) {
-			return nil, fmt.Errorf("Append at %d: %w", e.Index, err)
+			return nil, fmt.Errorf("append at %d: %w", e.Index, err)
 		}
 		if err := w.follow(); err != nil {
 			return nil, err
@@ -240,7 +240,7 @@ func identityRace(ctx context.Context, s *Server) error {
 	}
 	defer c.close()
 	if got, err := c.Identity(ctx); err != nil || got != old {
-		return fmt.Errorf("Identity: got %v and error %v, want %v", got, err, old)
+		return fmt.Errorf("identity: got %v and error %v, want %v", got, err, old)
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ import (
 
 // Server is a log under test, with its snapshots.
 type Server struct {
-	// Client returns a client, as another process has it. The check closes it.
+	// Client returns a client, as another process has it. The check closes it. It is
+	// called by several goroutines at once.
 	Client func() (sharedlog.Log, error)
 	// Snapshots returns the snapshots, as another process reaches them. If it is nil,
 	// they are not tested.
@@ -136,7 +137,7 @@ func (c *client) fill(n int) ([]*sharedlog.Entry, error) {
 
 func (c *client) append(e *sharedlog.Entry) error {
 	if err := c.Append(c.ctx, e); err != nil {
-		return fmt.Errorf("Append at %d: %w", e.Index, err)
+		return fmt.Errorf("append at %d: %w", e.Index, err)
 	}
 	return nil
 }
@@ -144,7 +145,7 @@ func (c *client) append(e *sharedlog.Entry) error {
 // refuse fails unless an Append fails with want.
 func (c *client) refuse(e *sharedlog.Entry, want error) error {
 	if err := c.Append(c.ctx, e); !errors.Is(err, want) {
-		return fmt.Errorf("Append at %d: got error %v, want %v", e.Index, err, want)
+		return fmt.Errorf("append at %d: got error %v, want %v", e.Index, err, want)
 	}
 	return nil
 }
@@ -165,9 +166,9 @@ func (c *client) read(p sharedlog.Position) ([]*sharedlog.Entry, error) {
 	var wrong error
 	err := c.Read(c.ctx, p, func(e *sharedlog.Entry, sum sharedlog.Hash) bool {
 		if e.Index != p.Index+uint64(len(out))+1 {
-			wrong = fmt.Errorf("Read after %d: entry %d has the place %d", p.Index, len(out)+1, e.Index)
+			wrong = fmt.Errorf("read after %d: entry %d has the place %d", p.Index, len(out)+1, e.Index)
 		} else if sum != e.Sum() {
-			wrong = fmt.Errorf("Read of the place %d: the hash is not that of the entry", e.Index)
+			wrong = fmt.Errorf("read of the place %d: the hash is not that of the entry", e.Index)
 		}
 		out = append(out, e)
 		return wrong == nil
@@ -179,10 +180,10 @@ func (c *client) read(p sharedlog.Position) ([]*sharedlog.Entry, error) {
 func (c *client) expect(p sharedlog.Position, want ...*sharedlog.Entry) error {
 	got, err := c.read(p)
 	if err != nil {
-		return fmt.Errorf("Read after %d: %w", p.Index, err)
+		return fmt.Errorf("read after %d: %w", p.Index, err)
 	}
 	if len(got) != len(want) {
-		return fmt.Errorf("Read after %d: got %d entries, want %d", p.Index, len(got), len(want))
+		return fmt.Errorf("read after %d: got %d entries, want %d", p.Index, len(got), len(want))
 	}
 	for i, e := range got {
 		if err := equal(e, want[i]); err != nil {
@@ -224,24 +225,24 @@ func equal(got, want *sharedlog.Entry) error {
 func (c *client) fails(p sharedlog.Position, want ...error) error {
 	got, err := c.read(p)
 	if len(got) > 0 {
-		return fmt.Errorf("Read after %d: got %d entries, want error %v", p.Index, len(got), want)
+		return fmt.Errorf("read after %d: got %d entries, want error %v", p.Index, len(got), want)
 	}
 	for _, w := range want {
 		if errors.Is(err, w) {
 			return nil
 		}
 	}
-	return fmt.Errorf("Read after %d: got error %v, want %v", p.Index, err, want)
+	return fmt.Errorf("read after %d: got error %v, want %v", p.Index, err, want)
 }
 
 // bounded fails unless Bounds returns these places.
 func (c *client) bounded(first, last uint64) error {
 	f, l, err := c.Bounds(c.ctx)
 	if err != nil {
-		return fmt.Errorf("Bounds: %w", err)
+		return fmt.Errorf("bounds: %w", err)
 	}
 	if f != first || l != last {
-		return fmt.Errorf("Bounds: got %d to %d, want %d to %d", f, l, first, last)
+		return fmt.Errorf("bounds: got %d to %d, want %d to %d", f, l, first, last)
 	}
 	return nil
 }

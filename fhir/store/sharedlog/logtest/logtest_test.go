@@ -210,7 +210,6 @@ func (b *broken) Append(ctx context.Context, e *sharedlog.Entry) error {
 	return err
 }
 
-// mutated are the faults that change the result of a Read.
 func (b *broken) Read(ctx context.Context, p sharedlog.Position, fn func(*sharedlog.Entry, sharedlog.Hash) bool) error {
 	var entries []*sharedlog.Entry
 	err := b.Client.Read(ctx, p, func(e *sharedlog.Entry, _ sharedlog.Hash) bool {

@@ -69,7 +69,7 @@ func (s *snapshot) open(f sharedlog.File) (io.ReadCloser, error) {
 
 func (s *snapshot) put(ctx context.Context, to sharedlog.Snapshots) error {
 	if err := to.Put(ctx, s.manifest, s.open); err != nil {
-		return fmt.Errorf("Put: %w", err)
+		return fmt.Errorf("put: %w", err)
 	}
 	return nil
 }
@@ -78,16 +78,16 @@ func (s *snapshot) put(ctx context.Context, to sharedlog.Snapshots) error {
 func has(ctx context.Context, in sharedlog.Snapshots, want ...*snapshot) error {
 	got, err := in.List(ctx)
 	if err != nil {
-		return fmt.Errorf("List: %w", err)
+		return fmt.Errorf("list: %w", err)
 	}
 	if len(got) != len(want) {
-		return fmt.Errorf("List: got %d snapshots, want %d", len(got), len(want))
+		return fmt.Errorf("list: got %d snapshots, want %d", len(got), len(want))
 	}
 	for i, m := range got {
 		w := want[i].manifest
 		if m.Identity != w.Identity || m.At != w.At || !m.Created.Equal(w.Created) || m.Node != w.Node ||
 			!slices.Equal(m.Files, w.Files) {
-			return fmt.Errorf("List: snapshot %d is not the one that was put", i)
+			return fmt.Errorf("list: snapshot %d is not the one that was put", i)
 		}
 	}
 	return nil
@@ -106,7 +106,7 @@ func (s *snapshot) opens(ctx context.Context, in sharedlog.Snapshots) error {
 func opens(ctx context.Context, in sharedlog.Snapshots, sum sharedlog.Hash, want []byte) error {
 	r, err := in.Open(ctx, sum)
 	if err != nil {
-		return fmt.Errorf("Open: %w", err)
+		return fmt.Errorf("open: %w", err)
 	}
 	got, err := io.ReadAll(r)
 	if err := errors.Join(err, r.Close()); err != nil {
@@ -196,7 +196,7 @@ func sharedFiles(ctx context.Context, s *Server) error {
 			return err
 		}
 		if want := []string{"dir/000001.sst"}; !slices.Equal(second.opened, want) {
-			return fmt.Errorf("Put read the files %q, want %q: the others were stored", second.opened, want)
+			return fmt.Errorf("put read the files %q, want %q: the others were stored", second.opened, want)
 		}
 		if s.Pass != nil {
 			s.Pass(48 * time.Hour)
@@ -218,7 +218,7 @@ func wrongFiles(ctx context.Context, s *Server) error {
 			sum := one.manifest.Files[1].Sum
 			one.content[sum] = wrong
 			if err := a.Put(ctx, one.manifest, one.open); err == nil {
-				return fmt.Errorf("Put accepted %d bytes that do not have the hash or the size", len(wrong))
+				return fmt.Errorf("put accepted %d bytes that do not have the hash or the size", len(wrong))
 			}
 			err := step(
 				func() error { return has(ctx, b) },
@@ -249,7 +249,7 @@ func incomplete(ctx context.Context, s *Server) error {
 			return one.open(f)
 		})
 		if !errors.Is(err, broken) {
-			return fmt.Errorf("Put of a file that cannot be read: got error %v", err)
+			return fmt.Errorf("put of a file that cannot be read: got error %v", err)
 		}
 		ended, cancel := context.WithCancel(ctx)
 		err = a.Put(ended, one.manifest, func(f sharedlog.File) (io.ReadCloser, error) {
@@ -258,7 +258,7 @@ func incomplete(ctx context.Context, s *Server) error {
 		})
 		cancel()
 		if err == nil {
-			return errors.New("Put succeeded although its context had ended")
+			return errors.New("put succeeded although its context had ended")
 		}
 		return step(
 			func() error { return has(ctx, b) },

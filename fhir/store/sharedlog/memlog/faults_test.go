@@ -205,10 +205,11 @@ func TestCutUnderWay(t *testing.T) {
 
 func TestLatency(t *testing.T) {
 	var slept []time.Duration
-	cluster := memlog.New(memlog.Options{Latency: 10 * time.Millisecond, Sleep: func(_ context.Context, d time.Duration) error {
+	sleep := func(_ context.Context, d time.Duration) error {
 		slept = append(slept, d)
 		return nil
-	}})
+	}
+	cluster := memlog.New(memlog.Options{Latency: 10 * time.Millisecond, Sleep: sleep})
 	check(t, cluster.Client("a").Append(t.Context(), entry(1, 1)), nil)
 	if want := []time.Duration{5 * time.Millisecond, 5 * time.Millisecond}; !slices.Equal(slept, want) {
 		t.Errorf("slept %v, want %v", slept, want)

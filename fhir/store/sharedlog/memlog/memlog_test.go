@@ -24,11 +24,8 @@ func server() *logtest.Server {
 		}
 		return f
 	}})
-	n := 0
-	client := func() *memlog.Client {
-		n++
-		return cluster.Client(fmt.Sprintf("node-%d", n))
-	}
+	var n atomic.Int64
+	client := func() *memlog.Client { return cluster.Client(fmt.Sprintf("node-%d", n.Add(1))) }
 	return &logtest.Server{
 		Client:    func() (sharedlog.Log, error) { return client(), nil },
 		Snapshots: func() (sharedlog.Snapshots, error) { return client().Snapshots(), nil },
