@@ -496,7 +496,8 @@ func (r *replica) applyAll(entries []logged) error {
 	return nil
 }
 
-// effects are what readers and watchers must learn of applied entries.
+// effects collects the values that the read cache must drop, and the commits for the
+// watchers, of applied entries.
 type effects struct {
 	any     bool
 	changed []readcache.Key
