@@ -22,8 +22,8 @@
 //
 // What a process does outside the store, such as sending a notification, is not
 // bound to the epoch. A process that was stopped for longer than its lease can repeat
-// a request that the next holder makes, too, until its own timer has run or its next
-// commit has failed. Such work must therefore commit before each request, and its
+// a request that the next holder makes, too, until its own timer has run. Such work
+// must therefore commit, or call Sync of the bound store, before each request, and its
 // requests must bear repetition, as they must after a crash.
 //
 // A process does not take all free roles at once: with each role that it holds, it
@@ -63,7 +63,8 @@ type Term interface {
 	// Bind adds the precondition of the term to a batch. The commit fails with
 	// Conflict if the role has changed hands, and the context of the work then ends.
 	Bind(b *store.Batch)
-	// Store returns st with every commit bound to the term.
+	// Store returns st with every commit bound to the term. Its Sync fails with
+	// Conflict, too, if the role has changed hands.
 	Store(st store.Store) store.Store
 }
 

@@ -359,6 +359,9 @@ func TestOverslept(t *testing.T) {
 		if err := put(old.term.Store(db), "before"); err != nil {
 			t.Fatal(err)
 		}
+		if err := old.term.Store(db).Sync(t.Context()); err != nil {
+			t.Error(err)
+		}
 		ps[0].stop()
 		pass(2 * testLease)
 		next := j.list()[1]
@@ -382,6 +385,9 @@ func TestOverslept(t *testing.T) {
 		}
 		if old.ctx.Err() == nil {
 			t.Error("the context of the work has not ended after the Conflict")
+		}
+		if err := old.term.Store(db).Sync(t.Context()); fhir.KindOf(err) != fhir.Conflict {
+			t.Errorf("Sync of the former term: %v", err)
 		}
 		// Bind replaces the precondition of an earlier term.
 		next.term.Bind(bare)

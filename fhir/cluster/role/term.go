@@ -71,6 +71,18 @@ func (s bound) Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 	return r, err
 }
 
+// Sync implements store.Store. It fails with Conflict if another process has taken the
+// role.
+func (s bound) Sync(ctx context.Context) error {
+	if err := s.Store.Sync(ctx); err != nil {
+		return err
+	}
+	if s.term.check(ctx) {
+		return nil
+	}
+	return fhir.Errorf(fhir.Conflict, "role.Sync", "another process has taken the role %s", s.term.name)
+}
+
 // renew returns the write of a renewal that begins at a time.
 func (t *term) renew(began time.Time) store.StateWrite {
 	t.leases.mu.Lock()
@@ -102,12 +114,15 @@ func (t *term) end(ctx context.Context, why string) {
 	}
 }
 
-// check ends the work if another process has taken the role.
-func (t *term) check(ctx context.Context) {
+// check ends the work if another process has taken the role. It reports whether this
+// process still has the role as far as it can see.
+func (t *term) check(ctx context.Context) bool {
 	v, err := t.leases.opts.State.Get(context.WithoutCancel(ctx), leaseKey(t.name))
 	if err == nil && !bytes.Equal(v, t.value) {
 		t.end(ctx, "taken by another process")
+		return false
 	}
+	return true
 }
 
 // watch ends the work when another process has taken the role, or when the lease has
