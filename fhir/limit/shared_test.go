@@ -102,10 +102,10 @@ func TestSharedLimit(t *testing.T) {
 			all = append(all, NewBuckets(rate, size).Share(s, "test"))
 		}
 		taken := 0
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			s.clock.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "ms")) * time.Millisecond)
 			b := all[rapid.IntRange(0, len(all)-1).Draw(t, "process")]
-			for range rapid.IntRange(1, 200).Draw(t, "requests") {
+			for range rapid.IntRange(1, 60).Draw(t, "requests") {
 				if wait, ok := b.Take(Named("key"), s.clock.Now(), 1); ok {
 					taken++
 				} else if wait < 0 {
