@@ -145,7 +145,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	if sending.ID == ([16]byte{}) && !s.opts.forgetID {
 		_, _ = rand.Read(sending.ID[:]) // never fails
 	}
-	payload := binary.AppendUvarint(make([]byte, 0, 1024), uint64(s.opts.Clock().UnixMilli()))
+	payload := appendSent(make([]byte, 0, 1024), s.opts.Clock())
 	payload, err := s.codec.AppendBatch(payload, &sending)
 	if err != nil || len(payload) > maxFrame {
 		return s.commitHere(ctx, b)
@@ -165,7 +165,10 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 				"error", err)
 		}
 		r, err := s.commitHere(context.WithoutCancel(ctx), &sending)
-		return stamped(r, &sending), err
+		if b.ID == ([16]byte{}) { // the writer does not know that there is an ID
+			r = stamped(r, &sending)
+		}
+		return r, err
 	}
 	shown := s.show(context.WithoutCancel(ctx), a.at)
 	switch {
@@ -174,7 +177,12 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	case shown != nil:
 		return store.Result{}, shown
 	}
-	return stamped(a.result, &sending), nil
+	return a.result, nil
+}
+
+// appendSent appends the time at which a batch is sent.
+func appendSent(b []byte, now time.Time) []byte {
+	return binary.AppendUvarint(b, uint64(now.UnixMilli()))
 }
 
 // canceled returns the error of a commit whose context ended before it was sent.
@@ -219,8 +227,8 @@ func (s *Store) show(ctx context.Context, at store.Seq) error {
 	return nil
 }
 
-// stamped adds the bytes of new versions to a result, as the store has stamped them.
-// A store with a Template would not return them, either.
+// stamped adds the bytes of new versions to the result of a batch with an ID, which may
+// be a repeated one and then has none.
 func stamped(r store.Result, b *store.Batch) store.Result {
 	for i := range r.Outcomes {
 		w, o := &b.Writes[i], &r.Outcomes[i]

@@ -13,11 +13,13 @@ const (
 	outcomeCreated = 1 << iota
 	outcomeUnchanged
 	outcomeDeleted
-	outcomeAll = 1<<iota - 1
+	outcomeJSON // JSON is set
+	outcomeAll  = 1<<iota - 1
 )
 
 // AppendResult appends the encoding of the result of a batch. It leaves out
-// Outcome.Ref and Outcome.JSON, which follow from the batch.
+// Outcome.Ref and the bytes of Outcome.JSON, which follow from the batch: the store
+// stamps the bytes of a write with its version and time.
 func AppendResult(dst []byte, r *store.Result) []byte {
 	dst = binary.AppendUvarint(dst, uint64(r.Seq))
 	dst = binary.AppendUvarint(dst, r.LeafIndex)
@@ -34,6 +36,9 @@ func AppendResult(dst []byte, r *store.Result) []byte {
 		if o.Deleted {
 			flags |= outcomeDeleted
 		}
+		if o.JSON != nil {
+			flags |= outcomeJSON
+		}
 		dst = binary.AppendUvarint(append(dst, flags), o.Version)
 		dst = appendTime(dst, o.LastUpdated)
 	}
@@ -48,13 +53,17 @@ func DecodeResult(b []byte, of *store.Batch) (out store.Result, err error) {
 		r.fail()
 	}
 	for i := range of.Writes {
+		w := &of.Writes[i].Resource
 		flags := r.enum(outcomeAll)
-		out.Outcomes = append(out.Outcomes, store.Outcome{Ref: of.Writes[i].Resource.Ref(),
-			Created: flags&outcomeCreated != 0, Unchanged: flags&outcomeUnchanged != 0,
-			Deleted: flags&outcomeDeleted != 0, Version: r.uvarint(), LastUpdated: r.time()})
+		o := store.Outcome{Ref: w.Ref(), Created: flags&outcomeCreated != 0, Unchanged: flags&outcomeUnchanged != 0,
+			Deleted: flags&outcomeDeleted != 0, Version: r.uvarint(), LastUpdated: r.time()}
 		if r.err != nil {
 			break
 		}
+		if flags&outcomeJSON != 0 {
+			o.JSON = fhir.Stamp(w.JSON, w.Type, w.ID, o.Version, o.LastUpdated)
+		}
+		out.Outcomes = append(out.Outcomes, o)
 	}
 	if err := r.end(); err != nil {
 		return store.Result{}, err

@@ -189,10 +189,14 @@ func TestResultRoundTrip(t *testing.T) {
 		want := store.Result{Seq: genSeq.Draw(t, "seq"), LeafIndex: rapid.Uint64().Draw(t, "leaf")}
 		for i := range rapid.IntRange(0, 4).Draw(t, "writes") {
 			ref := fhir.Ref{Type: "Patient", ID: fmt.Sprint(i)}
-			of.Writes = append(of.Writes, store.Write{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID}})
+			body := []byte(fhir.Prefix(ref.Type, ref.ID) + "}}")
+			of.Writes = append(of.Writes, store.Write{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body}})
 			want.Outcomes = append(want.Outcomes, store.Outcome{Ref: ref, Version: rapid.Uint64().Draw(t, "version"),
 				LastUpdated: genTime.Draw(t, "updated"), Created: rapid.Bool().Draw(t, "created"),
 				Unchanged: rapid.Bool().Draw(t, "unchanged"), Deleted: rapid.Bool().Draw(t, "deleted")})
+			if o := &want.Outcomes[i]; rapid.Bool().Draw(t, "json") {
+				o.JSON = fhir.Stamp(body, ref.Type, ref.ID, o.Version, o.LastUpdated)
+			}
 		}
 		enc := AppendResult(nil, &want)
 		got, err := DecodeResult(enc, of)
