@@ -2,6 +2,7 @@ package stores
 
 import (
 	crand "crypto/rand"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -29,7 +30,20 @@ type client struct {
 	outcomes map[uint64]outcome
 	// versions are the versions of resources that this client saw last.
 	versions map[string]uint64
-	rules    rules
+	// disclosures holds the disclosures that were done.
+	disclosures []disclosure
+	rules       rules
+	// at, if not nil, is the process of all operations.
+	at *process
+	// between, if not nil, is called once between the reads and the commit of the next
+	// operation.
+	between func()
+}
+
+// disclosure is a disclosure under the consent of a patient.
+type disclosure struct {
+	patient string
+	seq     store.Seq
 }
 
 // rules are ways in which clients break the contract of a store. The zero value keeps
@@ -37,6 +51,8 @@ type client struct {
 type rules struct {
 	noSync        bool // reads without Sync
 	unknownFailed bool // takes an unknown outcome for a refusal
+	otherID       bool // sends a batch again under another ID
+	noGuards      bool // commits without guards
 }
 
 // outcome is the outcome of a batch: unknown, done or refused.
@@ -47,6 +63,9 @@ type outcome struct {
 
 // anywhere returns a process that is up.
 func (c *client) anywhere() *life {
+	if c.at != nil {
+		return c.at.life.Load()
+	}
 	for {
 		if l := c.world.processes[c.random.IntN(len(c.world.processes))].life.Load(); l != nil {
 			return l
@@ -72,9 +91,20 @@ func (c *client) commit(l *life, b *store.Batch) (history.Status, store.Result) 
 	b.Writes = append(b.Writes, store.Write{Expect: store.Fresh, Resource: fhir.Resource{Type: "Device", ID: id,
 		JSON: fmt.Appendf(nil, `%s},"lotNumber":"%s"}`, fhir.Prefix("Device", id), id)}})
 	b.Leaves = []store.Leaf{store.Leaf(id)}
+	if c.between != nil {
+		between := c.between
+		c.between = nil
+		between()
+	}
+	if c.rules.noGuards {
+		b.Guards = nil
+	}
 	r, err := l.commit(b)
 	s := status(err)
 	for attempt := 0; s == history.Unknown && attempt < 2 && !c.rules.unknownFailed; attempt++ {
+		if c.rules.otherID {
+			b.ID[0]++
+		}
 		r, err = c.anywhere().commit(b)
 		if s = status(err); s == history.Refused {
 			// The first attempt may still take effect.
@@ -89,7 +119,30 @@ func (c *client) commit(l *life, b *store.Batch) (history.Status, store.Result) 
 	return s, r
 }
 
-func (l *life) commit(b *store.Batch) (store.Result, error) { return l.store.Commit(l.ctx, b) }
+// patience is the time for which a client waits for a commit.
+const patience = 5 * time.Second
+
+// errImpatient is the error of a commit for which the client did not wait. A store
+// answers only when it knows the outcome.
+var errImpatient = errors.New("the store does not answer")
+
+// commit sends a batch. It may return before the store does.
+func (l *life) commit(b *store.Batch) (r store.Result, err error) {
+	sent := *b
+	answer := make(chan struct{})
+	var result store.Result
+	var failed error
+	go func() {
+		defer close(answer)
+		result, failed = l.store.Commit(l.ctx, &sent)
+	}()
+	select {
+	case <-answer:
+		return result, failed
+	case <-time.After(patience):
+		return store.Result{}, errImpatient
+	}
+}
 
 // status returns the outcome of a commit with an error.
 func status(err error) history.Status {
@@ -265,9 +318,12 @@ func (c *client) disclose(key string) {
 			o.End(history.Output{Status: history.Refused})
 			return
 		}
-		s, _ := c.commit(l, &store.Batch{Guards: []string{store.ConsentGuard(key)}, Seen: seen})
+		s, r := c.commit(l, &store.Batch{Guards: []string{store.ConsentGuard(key)}, Seen: seen})
 		if s == history.Refused {
 			continue
+		}
+		if s == history.Done {
+			c.disclosures = append(c.disclosures, disclosure{key, r.Seq})
 		}
 		o.End(history.Output{Status: s})
 		return

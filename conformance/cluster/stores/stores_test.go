@@ -41,7 +41,7 @@ func TestHistories(t *testing.T) {
 				rates.Slow, rates.Latency = 0.3, 50*time.Millisecond
 				w := newWorld(t, nodes, options{plan: memlog.Random(seed, rates)})
 				defer w.close()
-				run := w.run(seed, steps, rules{})
+				run := w.run(seed, steps)
 				if err := run.recorder.Check(); err != nil {
 					t.Error(err)
 				}
@@ -52,8 +52,8 @@ func TestHistories(t *testing.T) {
 					t.Error(err)
 				}
 				done, unknown := run.recorder.Count(history.Done), run.recorder.Count(history.Unknown)
-				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log", done,
-					run.recorder.Count(history.Refused), unknown, w.cluster.Calls())
+				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts", done,
+					run.recorder.Count(history.Refused), unknown, w.cluster.Calls(), w.kills, w.cuts)
 				if done < clients*steps/4 {
 					t.Errorf("only %d operations were done: the history shows nothing", done)
 				}
@@ -66,17 +66,24 @@ func TestHistories(t *testing.T) {
 type run struct {
 	recorder history.Recorder
 	clients  []*client
+	next     atomic.Uint64
+}
+
+// client adds a client.
+func (r *run) client(w *world, seed uint64) *client {
+	n := len(r.clients)
+	c := &client{world: w, number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), recorder: &r.recorder,
+		next: &r.next, outcomes: map[uint64]outcome{}, versions: map[string]uint64{}}
+	r.clients = append(r.clients, c)
+	return c
 }
 
 // run lets clients do a number of steps each, while processes are killed and cut off.
-func (w *world) run(seed uint64, steps int, r rules) *run {
+func (w *world) run(seed uint64, steps int) *run {
 	out := &run{}
-	var next atomic.Uint64
 	var work sync.WaitGroup
-	for i := range clients {
-		c := &client{world: w, number: i, random: rand.New(rand.NewPCG(seed, uint64(i))), recorder: &out.recorder,
-			next: &next, outcomes: map[uint64]outcome{}, versions: map[string]uint64{}, rules: r}
-		out.clients = append(out.clients, c)
+	for range clients {
+		c := out.client(w, seed)
 		work.Go(func() {
 			for range steps {
 				c.step()
@@ -102,21 +109,24 @@ func (w *world) trouble(r *rand.Rand, ended <-chan struct{}) {
 		select {
 		case <-ended:
 			return
-		case <-time.After(time.Duration(r.IntN(3000)) * time.Millisecond):
+		case <-time.After(time.Duration(r.IntN(500)) * time.Millisecond):
 		}
 		p := w.processes[r.IntN(len(w.processes))]
 		l := p.life.Load()
 		length := time.Duration(r.IntN(6000)) * time.Millisecond
 		switch r.IntN(4) {
 		case 0:
+			w.cuts++
 			l.log.Cut()
 			time.Sleep(length)
 			l.log.Heal()
 		case 1:
+			w.cuts++
 			l.log.Hang()
 			time.Sleep(length)
 			l.log.Heal()
 		default:
+			w.kills++
 			if err := p.restart(r); err != nil {
 				w.t.Error(err)
 				return
@@ -152,7 +162,7 @@ func (r *run) verify(w *world) error {
 	var first string
 	for _, p := range w.processes {
 		s := p.life.Load().db
-		if err := r.once(s); err != nil {
+		if err := errors.Join(r.once(s), r.tied(s)); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		if err := s.Check(context.Background(), func(problem string) {
@@ -222,6 +232,23 @@ func (r *run) once(s store.Store) error {
 	}
 	if len(leaves) > 0 {
 		return fmt.Errorf("%d leaves are of no batch", len(leaves))
+	}
+	return nil
+}
+
+// tied checks that each disclosure was committed while the consent permitted it: the
+// audit log and the consents agree in the order of T.
+func (r *run) tied(s store.Store) error {
+	for _, c := range r.clients {
+		for _, d := range c.disclosures {
+			x, _, err := s.Read(context.Background(), fhir.Ref{Type: "Consent", ID: d.patient}, d.seq)
+			if err != nil {
+				return err
+			}
+			if got := consentValue(x); got != history.Permit {
+				return fmt.Errorf("a disclosure with T %d, at which the consent of %s is %q", d.seq, d.patient, got)
+			}
+		}
 	}
 	return nil
 }

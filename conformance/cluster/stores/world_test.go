@@ -42,6 +42,8 @@ type world struct {
 	cluster   *memlog.Cluster
 	processes []*process
 	calm      atomic.Bool // faults have ended
+	kills     int
+	cuts      int
 }
 
 // process is one process of the cluster, which lives several times.
@@ -191,7 +193,11 @@ func (c *consents) value(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return between(string(r.JSON), `"implicitRules":"urn:`, `"`), nil
+	return consentValue(r), nil
+}
+
+func consentValue(r fhir.Resource) string {
+	return between(string(r.JSON), `"implicitRules":"urn:`, `"`)
 }
 
 // between returns the part of s between two strings.
