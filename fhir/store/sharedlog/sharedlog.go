@@ -160,6 +160,11 @@ type Manifest struct {
 	Files   []File
 }
 
+// Of reports whether the snapshot belongs to the cluster of id. Its epoch may be an
+// earlier one: a log that was restored goes on from the snapshots that were restored
+// with it.
+func (m *Manifest) Of(id Identity) bool { return m.Cluster == id.Cluster && m.Epoch <= id.Epoch }
+
 // File is a file of a snapshot.
 type File struct {
 	Name string // relative, with slashes
