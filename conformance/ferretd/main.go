@@ -22,7 +22,7 @@ import (
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address to listen on")
-	dir := flag.String("dir", "", "directory of the databases; in memory if empty")
+	dir := flag.String("dir", "", "directory of the databases; a temporary one if empty")
 	flag.Parse()
 	if err := run(*listen, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "ferretd:", err)
@@ -33,15 +33,24 @@ func main() {
 // run serves until SIGTERM or SIGINT, or until standard input ends, which it
 // does when the process that started this one dies.
 func run(listen, dir string) error {
-	address := "file:./?mode=memory"
-	if dir != "" {
-		address = (&url.URL{Scheme: "file", Opaque: strings.TrimSuffix(dir, "/") + "/"}).String()
+	if dir == "" {
+		// Not in memory: FerretDB then has one connection to SQLite, and an update
+		// waits for itself.
+		temporary, err := os.MkdirTemp("", "ferretd-")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.RemoveAll(temporary) }()
+		dir = temporary
 	}
+	// Databases survive the end of this process, but need not survive the machine's.
+	address := url.URL{Scheme: "file", Opaque: strings.TrimSuffix(dir, "/") + "/",
+		RawQuery: url.Values{"_pragma": {"synchronous(off)"}}.Encode()}
 	db, err := ferretdb.New(&ferretdb.Config{
 		Listener:  ferretdb.ListenerConfig{TCP: listen},
 		Logger:    slog.New(slog.DiscardHandler),
 		Handler:   "sqlite",
-		SQLiteURL: address,
+		SQLiteURL: address.String(),
 	})
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func (l *Log) compare(ctx context.Context, e *sharedlog.Entry, sum sharedlog.Has
 	if string(there.Nonce) != string(e.Nonce[:]) {
 		return sharedlog.ErrTaken
 	}
-	if stored, ok := hash(there.Hash); !ok || stored != sum {
+	if stored, ok := toHash(there.Hash); !ok || stored != sum {
 		return fmt.Errorf("mongolog: another entry with the same nonce is at the place %d", e.Index)
 	}
 	return nil

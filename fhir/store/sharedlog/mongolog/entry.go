@@ -118,14 +118,14 @@ func (d *entryDoc) decode() (*sharedlog.Entry, sharedlog.Hash, error) {
 		return nil, sharedlog.Hash{}, fmt.Errorf("mongolog: entry %d is damaged: fields are missing", n)
 	}
 	sum := e.Sum()
-	if stored, ok := hash(d.Hash); !ok || stored != sum {
+	if stored, ok := toHash(d.Hash); !ok || stored != sum {
 		return nil, sharedlog.Hash{}, fmt.Errorf("mongolog: entry %d is damaged: it does not have its hash", n)
 	}
 	return e, sum, nil
 }
 
-// hash converts the bytes of a hash.
-func hash(b []byte) (h sharedlog.Hash, ok bool) {
+// toHash converts the bytes of a hash.
+func toHash(b []byte) (h sharedlog.Hash, ok bool) {
 	return h, copy(h[:], b) == len(h) && len(b) == len(h)
 }
 

@@ -41,14 +41,6 @@ var _ sharedlog.Log = (*Log)(nil)
 // Open connects to MongoDB and checks that it can keep a log: that the server is
 // the member of a replica set, is recent enough, and commits to a majority.
 func Open(ctx context.Context, o Options) (*Log, error) {
-	l, err := open(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("mongolog: %w", err)
-	}
-	return l, nil
-}
-
-func open(ctx context.Context, o Options) (*Log, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -106,13 +98,13 @@ func (l *Log) checkServer(ctx context.Context) error {
 	}
 	switch {
 	case h.Kind == "isdbgrid":
-		return errors.New("the server is the router of a sharded cluster: name a replica set")
+		return errors.New("mongolog: the server is the router of a sharded cluster: name a replica set")
 	case h.Set != "":
 		l.strong = readconcern.Linearizable()
 	case l.opt.Standalone:
 		l.strong = readconcern.Majority()
 	default:
-		return errors.New("the server is not a member of a replica set: initiate one, even of a single member")
+		return errors.New("mongolog: the server is not a member of a replica set: initiate one, even of a single member")
 	}
 	var build struct {
 		Version string  `bson:"version"`
@@ -129,7 +121,7 @@ func (l *Log) checkServer(ctx context.Context) error {
 
 func checkVersion(version string, parts []int32) error {
 	if len(parts) < 2 || parts[0] < oldestServer[0] || parts[0] == oldestServer[0] && parts[1] < oldestServer[1] {
-		return fmt.Errorf("the server has version %.20q, and at least %d.%d is needed",
+		return fmt.Errorf("mongolog: the server has version %.20q, and at least %d.%d is needed",
 			version, oldestServer[0], oldestServer[1])
 	}
 	return nil
@@ -169,10 +161,10 @@ func (l *Log) readLayout(ctx context.Context) error {
 		return failure("reading the layout of the log", err)
 	}
 	if now.Format != format {
-		return fmt.Errorf("the log has format %d, and this program knows %d", now.Format, format)
+		return fmt.Errorf("mongolog: the log has format %d, and this program knows %d", now.Format, format)
 	}
 	if now.Segment < 1 || now.Segment&(now.Segment-1) != 0 {
-		return fmt.Errorf("the log has segments of %d entries: not a power of two", now.Segment)
+		return fmt.Errorf("mongolog: the log has segments of %d entries: not a power of two", now.Segment)
 	}
 	l.segment = uint64(now.Segment)
 	return nil

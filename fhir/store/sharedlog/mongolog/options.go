@@ -60,7 +60,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Segment = defaultSegment
 	}
 	if o.Segment&(o.Segment-1) != 0 {
-		return o, fmt.Errorf("segments of %d entries: not a power of two", o.Segment)
+		return o, fmt.Errorf("mongolog: segments of %d entries: not a power of two", o.Segment)
 	}
 	if o.Grace == 0 {
 		o.Grace = defaultGrace
@@ -95,7 +95,7 @@ func (o Options) client() (*options.ClientOptions, string, error) {
 		rest, ok = strings.CutPrefix(o.URI, "mongodb+srv://")
 	}
 	if !ok {
-		return nil, "", errors.New("the connection string does not begin with mongodb:// or mongodb+srv://")
+		return nil, "", errors.New("mongolog: the connection string does not begin with mongodb:// or mongodb+srv://")
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	hosts, database, _ := strings.Cut(rest, "/")
@@ -104,11 +104,11 @@ func (o Options) client() (*options.ClientOptions, string, error) {
 		user = hosts[:i]
 	}
 	if strings.Contains(user, ":") {
-		return nil, "", errors.New("the connection string contains a password, which belongs into a file of its own")
+		return nil, "", errors.New("mongolog: the connection string contains a password, which belongs into a file of its own")
 	}
 	database, err := url.PathUnescape(database)
 	if err != nil || database == "" || strings.ContainsAny(database, `/\. "$`) {
-		return nil, "", errors.New("the connection string has no valid database: " +
+		return nil, "", errors.New("mongolog: the connection string has no valid database: " +
 			"expected mongodb://host/database or mongodb+srv://host/database")
 	}
 	given, err := o.checkQuery(query)
@@ -117,12 +117,12 @@ func (o Options) client() (*options.ClientOptions, string, error) {
 	}
 	c := options.Client().ApplyURI(o.URI)
 	if err := c.Validate(); err != nil {
-		return nil, "", errors.New("the connection string is not valid: check the hosts, the user, and the options behind ?")
+		return nil, "", errors.New("mongolog: the connection string is not valid: check the hosts, the user, and the options behind ?")
 	}
 	if c.Auth != nil && o.Password != "" {
 		c.Auth.Password, c.Auth.PasswordSet = o.Password, true
 	} else if o.Password != "" {
-		return nil, "", errors.New("there is a password, but the connection string names no user")
+		return nil, "", errors.New("mongolog: there is a password, but the connection string names no user")
 	}
 	if !given["serverselectiontimeoutms"] {
 		c.SetServerSelectionTimeout(selectionTimeout)
@@ -158,9 +158,9 @@ func (o Options) checkQuery(query string) (map[string]bool, error) {
 		switch {
 		case !ok || strings.EqualFold(value, want) && want != "":
 		case want == "":
-			return nil, fmt.Errorf("the option %s of the connection string is not supported: remove it", lower)
+			return nil, fmt.Errorf("mongolog: the option %s of the connection string is not supported: remove it", lower)
 		default:
-			return nil, fmt.Errorf("the option %s of the connection string must be %s: change or remove it", lower, want)
+			return nil, fmt.Errorf("mongolog: the option %s of the connection string must be %s: change or remove it", lower, want)
 		}
 	}
 	return given, nil

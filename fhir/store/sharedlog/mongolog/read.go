@@ -114,7 +114,7 @@ func (l *Log) checkPosition(ctx context.Context, p sharedlog.Position, at []entr
 		return nil
 	}
 	if len(at) > 0 {
-		if sum, ok := hash(at[0].Hash); !ok || sum != p.Last {
+		if sum, ok := toHash(at[0].Hash); !ok || sum != p.Last {
 			return sharedlog.ErrDiverged
 		}
 		return nil

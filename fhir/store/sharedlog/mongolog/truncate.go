@@ -84,7 +84,7 @@ func (l *Log) refreshKept(ctx context.Context) error {
 		return err
 	}
 	var ok bool
-	if k.before, ok = hash(d.Before); !ok {
+	if k.before, ok = toHash(d.Before); !ok {
 		return errors.New("mongolog: the record of a truncation is damaged")
 	}
 	l.learn(k)
