@@ -294,8 +294,10 @@ func (d *DB) settle(s *stage) {
 		c := n.doc
 		d.search.Note(n.seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 	}
-	for _, g := range s.grown {
-		d.compactor.consider(g.in, g.tally)
+	if d.compactor.enabled.Load() {
+		for _, g := range s.grown {
+			d.compactor.consider(g.in, g.tally)
+		}
 	}
 	if !s.swept.IsZero() {
 		d.lastSweep = s.swept
@@ -336,7 +338,7 @@ func (d *DB) syncer() {
 		}
 		if d.failed.Load() {
 			for _, r := range g.requests {
-				r.result, r.err = store.Result{}, errStopped("pebblestore.Commit")
+				r.result, r.err = store.Result{}, d.errStopped("pebblestore.Commit")
 				close(r.done)
 			}
 			continue
@@ -344,7 +346,9 @@ func (d *DB) syncer() {
 		if g.view != nil {
 			d.reads.Drop(g.changed, g.view.group)
 			d.publish(g.view)
-			d.notify(g)
+			if d.watched() {
+				d.notify(commitsOf(g.requests))
+			}
 		}
 		for _, r := range g.requests {
 			close(r.done)
@@ -352,8 +356,28 @@ func (d *DB) syncer() {
 	}
 }
 
-// notify calls the watchers with the commits of a group.
-func (d *DB) notify(g *group) {
+// watched reports whether there are watchers.
+func (d *DB) watched() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.watches) > 0
+}
+
+// commitsOf returns the commits of requests.
+func commitsOf(reqs []*request) (out []store.Commit) {
+	for _, r := range reqs {
+		if r.commit.Seq != 0 {
+			out = append(out, r.commit)
+		}
+	}
+	return out
+}
+
+// notify calls the watchers with commits.
+func (d *DB) notify(commits []store.Commit) {
+	if len(commits) == 0 {
+		return
+	}
 	d.mu.Lock()
 	fns := make([]func(store.Commit), 0, len(d.watches))
 	for id := uint64(0); id < d.nextID && len(fns) < len(d.watches); id++ {
@@ -362,12 +386,9 @@ func (d *DB) notify(g *group) {
 		}
 	}
 	d.mu.Unlock()
-	for _, r := range g.requests {
-		if r.commit.Seq == 0 {
-			continue
-		}
+	for _, c := range commits {
 		for _, fn := range fns {
-			fn(r.commit)
+			fn(c)
 		}
 	}
 }

@@ -119,6 +119,9 @@ type DayWriter struct {
 // that is applied before this one.
 func (d *Days) Writer(below *DayWriter) DayWriter { return DayWriter{known: d, below: below} }
 
+// Over replaces the writer of the batch that is applied before.
+func (w *DayWriter) Over(below *DayWriter) { w.below = below }
+
 func (w *DayWriter) have(key []byte) DayBits {
 	for at := w; at != nil; at = at.below {
 		if v, ok := at.own[string(key)]; ok {
