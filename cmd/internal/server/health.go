@@ -17,7 +17,7 @@ var errDraining = errors.New("draining")
 // healthStore is the part of the store whose state health reports.
 type healthStore interface {
 	Get(ctx context.Context, key string) ([]byte, error)
-	Sync(ctx context.Context) error
+	Ready() error
 	Space() pebblestore.Space
 }
 
@@ -51,7 +51,7 @@ func (h *health) check() error {
 	if _, err := h.store.Get(ctx, "client/none"); err != nil {
 		return errors.New("the store does not answer")
 	}
-	if err := h.store.Sync(ctx); err != nil {
+	if err := h.store.Ready(); err != nil {
 		return errors.New("the store cannot confirm that it is up to date")
 	}
 	return spaceError(h.store.Space())
