@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
@@ -31,6 +33,7 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/sharedlog/memlog"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/oauth/token"
 )
@@ -38,55 +41,68 @@ import (
 // twinsBase is the public base URL of twins.
 const twinsBase = "http://localhost:8080"
 
-// twins are several servers over one store. To their clients they are one server
-// behind a load balancer. They are what the processes of a cluster are to each
-// other, with a log that takes no time: state that a server keeps in memory is
-// missing at the others.
+// twins are several servers that share a store through a log, each with a copy of the
+// store. To their clients they are one server behind a load balancer.
 //
 // The servers have one keys directory, but each has its own data directory.
 type twins struct {
 	t     *testing.T
-	db    *pebblestore.DB
+	log   *memlog.Cluster
 	nodes []*twin
 }
 
 // twin is one server of twins.
 type twin struct {
 	*services
+	t    *testing.T
 	dir  string
 	addr string // of the listener
 	stop func() error
 }
 
-// newTwins starts n servers with the named settings changed. They end with the test.
+// newTwins starts n servers with the named settings changed. They end with the test. A
+// server looks at the log only when it writes or when it is told to: the commits of the
+// others are missing until Sync.
 func newTwins(t *testing.T, n int, set map[string]string) *twins {
 	t.Helper()
-	return newTwinsAt(t, n, set, time.Now)
+	return newTwinsAt(t, n, set, time.Now, time.Hour)
 }
 
-// newTwinsAt is newTwins with a clock for all servers and the store.
-func newTwinsAt(t *testing.T, n int, set map[string]string, clock func() time.Time) *twins {
+// newTwinsAt is newTwins with a clock for all servers, and with the interval at which
+// they look at the log.
+func newTwinsAt(t *testing.T, n int, set map[string]string, clock func() time.Time, poll time.Duration) *twins {
 	t.Helper()
-	db, err := pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, NoSync: true, CacheBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	tw := &twins{t: t, db: db}
+	tw := &twins{t: t, log: memlog.New(memlog.Options{})}
 	for range n {
-		tw.start(set, clock)
+		tw.start(set, clock, poll)
 	}
 	return tw
 }
 
-// start starts one more server.
-func (tw *twins) start(set map[string]string, clock func() time.Time) *twin {
+// open opens a copy of the store.
+func (tw *twins) open(clock func() time.Time, poll time.Duration) *pebblestore.DB {
 	tw.t.Helper()
-	n := &twin{dir: tw.t.TempDir()}
+	name := fmt.Sprint("server", len(tw.nodes))
+	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 8 << 20,
+		Shared: &pebblestore.Shared{Log: tw.log.Client(name), Node: name, Poll: poll}})
+	if err != nil {
+		tw.t.Fatal(err)
+	}
+	tw.t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			tw.t.Error(err)
+		}
+	})
+	if err := db.Sync(tw.t.Context()); err != nil {
+		tw.t.Fatal(err)
+	}
+	return db
+}
+
+// start starts one more server.
+func (tw *twins) start(set map[string]string, clock func() time.Time, poll time.Duration) *twin {
+	tw.t.Helper()
+	n := &twin{t: tw.t, dir: tw.t.TempDir()}
 	if err := os.Chmod(n.dir, 0o700); err != nil {
 		tw.t.Fatal(err)
 	}
@@ -102,7 +118,7 @@ func (tw *twins) start(set map[string]string, clock func() time.Time) *twin {
 	all := map[string]string{"base-url": twinsBase}
 	maps.Copy(all, set)
 	ready := make(chan struct{})
-	m := &Main{Config: settings(tw.t, n.dir, all), Version: versionOfTest, clock: clock, shared: tw.db,
+	m := &Main{Config: settings(tw.t, n.dir, all), Version: versionOfTest, clock: clock, shared: tw.open(clock, poll),
 		Log:    slog.New(slog.NewTextHandler(tw.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		opened: func(s *services, addr net.Addr) { n.services, n.addr = s, addr.String() },
 		Stdout: writerFunc(func(p []byte) (int, error) {
@@ -130,8 +146,15 @@ func (tw *twins) start(set map[string]string, clock func() time.Time) *twin {
 	return n
 }
 
-// ops returns the operator's commands of a server.
-func (n *twin) ops() operations { return operations{n.services} }
+// ops returns the operator's commands of a server. Like the admin socket, it brings the
+// store up to date before.
+func (n *twin) ops() operations {
+	n.t.Helper()
+	if err := n.store.Sync(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	return operations{n.services}
+}
 
 // RoundTrip sends a request for the base URL to this server.
 func (n *twin) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -363,7 +386,7 @@ func TestTwinsPublishOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	heads := func() []store.Head {
-		h, err := tw.db.Heads(t.Context(), []fhir.Ref{org, system})
+		h, err := tw.nodes[0].ops().store.Heads(t.Context(), []fhir.Ref{org, system})
 		if err != nil {
 			t.Fatal(err)
 		}
