@@ -34,7 +34,8 @@ type Main struct {
 
 	// The fields below are for tests.
 
-	shared *pebblestore.DB                  // the store, instead of the one in the data directory; Run does not close it
+	// the store, instead of the one in the data directory; Run does not close it
+	shared *pebblestore.DB
 	opened func(s *services, addr net.Addr) // called when the services are open
 }
 

@@ -336,7 +336,8 @@ func (b *backendApp) bearer(t *testing.T, c *http.Client) []string {
 	var out struct {
 		Token string `json:"access_token"`
 	}
-	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())), formType...).decode(t, &out)
+	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())),
+		formType...).decode(t, &out)
 	return []string{"Authorization", "Bearer " + out.Token, "Content-Type", "application/fhir+json"}
 }
 
@@ -373,10 +374,12 @@ func TestTwinsPublishOnce(t *testing.T) {
 	tw := newTwins(t, 3, nil)
 	org := fhir.Ref{Type: "Organization", ID: ingest.ServerOrganization}
 	ops := tw.nodes[0].ops()
-	if _, err := ops.fhir.Delete(t.Context(), ops.request(operatorOfTest), org, interaction.Preconditions{}); err != nil {
+	if _, err := ops.fhir.Delete(t.Context(), ops.request(operatorOfTest), org,
+		interaction.Preconditions{}); err != nil {
 		t.Fatal(err)
 	}
-	systems := pagesOf(t, tw.at(0), "/fhir/CodeSystem", tw.backend(0, "system/CodeSystem.rs", nil).bearer(t, tw.client()))
+	systems := pagesOf(t, tw.at(0), "/fhir/CodeSystem",
+		tw.backend(0, "system/CodeSystem.rs", nil).bearer(t, tw.client()))
 	if len(systems) == 0 {
 		t.Fatal("no CodeSystem is published")
 	}
