@@ -152,11 +152,11 @@ func (d *delivery) objectIDs(ctx context.Context, sw *sweep, vendorID string) ([
 // releaseObject removes the items of an object from quarantine, so that a retry
 // does not make it valid again.
 func (d *delivery) releaseObject(ctx context.Context, sw *sweep, vendorID string) error {
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	return d.exclusively(ctx, func() error { return d.tryRelease(ctx, sw, vendorID) })
+}
+
+// tryRelease is one attempt of releaseObject.
+func (d *delivery) tryRelease(ctx context.Context, sw *sweep, vendorID string) error {
 	if err := d.loadOpenItems(ctx); err != nil || len(d.openItems) == 0 {
 		return err
 	}
