@@ -21,6 +21,7 @@ const maxTries = 32
 func (d *delivery) commit(ctx context.Context, b *batch) error {
 	began := d.pipeline.Clock()
 	b.deduplicate()
+	written := b.writtenDevices()
 	var a *commitAttempt
 	err := d.exclusively(ctx, func() error {
 		if err := d.checkCaller(ctx); err != nil {
@@ -30,6 +31,9 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 			return err
 		}
 		a = newAttempt()
+		for i, dev := range b.devices {
+			dev.written = written[i] // an earlier attempt may have wanted it
+		}
 		return d.tryCommit(ctx, b, a)
 	})
 	if err != nil {
