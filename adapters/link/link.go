@@ -83,7 +83,10 @@ type Options struct {
 	Rand     io.Reader
 	// Erase deletes the data of a vendor about a patient. It may be called again
 	// after an error or a restart.
-	Erase  func(ctx context.Context, patient, vendor string, by audit.Caller) error
+	Erase func(ctx context.Context, patient, vendor string, by audit.Caller) error
+	// Shared is set if several processes share the store. Then changes of links are kept
+	// for Changes, and what a process does with a vendor is claimed in the store.
+	Shared bool
 	Logger *slog.Logger
 }
 
@@ -140,6 +143,7 @@ const (
 	patientPrefix = "link/patient/"
 	pendingPrefix = "link/pending/"
 	endedPrefix   = "link/ended/"
+	changedPrefix = "link/changed/"
 )
 
 func accountKey(vendor, account string) string {
@@ -249,8 +253,8 @@ func (ls *Links) setStatus(ctx context.Context, id string, status Status, reason
 		if err != nil {
 			return err
 		}
-		_, err = ls.Store.Commit(ctx, &store.Batch{State: append([]store.StateWrite{{Key: recordPrefix + id, Value: b,
-			Expect: store.StateEquals, Old: old}}, same...)})
+		writes := append([]store.StateWrite{{Key: recordPrefix + id, Value: b, Expect: store.StateEquals, Old: old}}, same...)
+		_, err = ls.Store.Commit(ctx, &store.Batch{State: append(writes, ls.announce(id)...)})
 		if err == nil {
 			changed = true
 			ls.changed(l)

@@ -122,7 +122,7 @@ func (r *reader) deliver(ctx context.Context, s *cloud.Stream, pages *pages, w *
 	l := &r.link
 	sum, err := r.engine.Ingest.Run(ctx, ingest.Request{Patient: l.Patient, Vendor: l.Vendor, Format: s.Format,
 		Name: s.Name + ".json", Body: pages, Complete: w, Since: r.task.plan.Since,
-		Origin: ingest.Origin{Channel: origin, Link: l.ID}, Caller: caller()})
+		Origin: ingest.Origin{Channel: origin, Link: l.ID}, Caller: caller(), Bind: r.engine.bind})
 	if pages.err != nil {
 		return pages.err
 	}

@@ -70,6 +70,9 @@ func (d *delivery) guard(b *store.Batch) {
 	b.Guards = append(b.Guards, pair, store.ConsentGuard(d.request.Patient))
 	b.Touches = append(b.Touches, pair)
 	b.Seen = d.asOf
+	if d.request.Bind != nil {
+		d.request.Bind(b)
+	}
 	d.request.part.bind(b, d.pipeline.Clock())
 }
 

@@ -82,6 +82,10 @@ type Request struct {
 	audit.Caller
 	Progress func(bytes int64)
 
+	// Bind, if not nil, adds preconditions to each commit of the delivery, such as that of
+	// the role under which the caller works.
+	Bind func(*store.Batch)
+
 	part *partClaim // nil unless the payload is a part that may be repeated
 }
 

@@ -29,6 +29,8 @@ type Retraction struct {
 	ByEnd, Days bool
 	// Origin tells how the vendor's statement arrived.
 	Origin Origin
+	// Bind is that of a Request.
+	Bind func(*store.Batch)
 
 	audit.Caller
 }
@@ -49,7 +51,8 @@ func (p *Pipeline) Retract(ctx context.Context, r Retraction) (_ Summary, err er
 	if a := p.adapter(r.Vendor); a != nil {
 		r.Vendor = a.Vendor()
 	}
-	req := Request{Patient: r.Patient, Vendor: r.Vendor, Origin: r.Origin, Caller: r.Caller}
+	req := Request{Patient: r.Patient, Vendor: r.Vendor, Origin: r.Origin, Caller: r.Caller,
+		Bind: r.Bind}
 	sw, err := p.newSweep(&r)
 	if err != nil {
 		return Summary{}, p.recordRefusal(ctx, &req, err, reasonBadRetraction)
