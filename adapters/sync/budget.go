@@ -2,6 +2,7 @@ package sync
 
 import (
 	"container/heap"
+	"math"
 	"net/http"
 	"time"
 
@@ -51,7 +52,7 @@ func (b *bucket) resume(s level, now time.Time) {
 		return
 	}
 	left := s.Left + max(0, now.Sub(s.At).Seconds())*float64(b.limit.Limit())
-	if n := b.limit.Burst() - int(left); n > 0 {
+	if n := b.limit.Burst() - int(math.Floor(left)); n > 0 {
 		// Reservations above the burst are refused.
 		for ; n > 0; n -= b.limit.Burst() {
 			b.limit.ReserveN(now, min(n, b.limit.Burst()))
