@@ -36,7 +36,7 @@
 //
 // # Several processes
 //
-// If Options.Shared is set, any process may serve each step of a flow. The mark of a
+// If Options.Clustered is set, any process may serve each step of a flow. The mark of a
 // refresh excludes other processes for two minutes, and a claim in link/ended/ID excludes
 // them from a revocation or an erasure under way. A change of a link is kept in
 // link/changed/ID until the process that reads the links has seen it.

@@ -84,10 +84,10 @@ type Options struct {
 	// Erase deletes the data of a vendor about a patient. It may be called again
 	// after an error or a restart.
 	Erase func(ctx context.Context, patient, vendor string, by audit.Caller) error
-	// Shared is set if several processes share the store. Then changes of links are kept
+	// Clustered is set if several processes share the store. Then changes of links are kept
 	// for Changes, and what a process does with a vendor is claimed in the store.
-	Shared bool
-	Logger *slog.Logger
+	Clustered bool
+	Logger    *slog.Logger
 	// Shared, if set, makes the limit of linking flows that of all processes together.
 	Shared limit.Shared
 }

@@ -13,7 +13,7 @@ import (
 // shared returns a world whose store is shared by w.links and another process.
 func shared(t *testing.T, rotates bool) (w *world, other *link.Links) {
 	w = newWorld(t, rotates)
-	w.opts.Shared = true
+	w.opts.Clustered = true
 	w.links = w.restart()
 	return w, w.restart()
 }

@@ -18,7 +18,7 @@ type Change struct {
 
 // announce returns the write that keeps a change of a link for Changes.
 func (ls *Links) announce(id string) []store.StateWrite {
-	if !ls.Shared {
+	if !ls.Clustered {
 		return nil
 	}
 	return []store.StateWrite{{Key: changedPrefix + id, Value: []byte(fhir.RandomID())}}

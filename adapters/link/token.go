@@ -159,7 +159,7 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 		return "", &cloud.Error{Problem: cloud.Unauthorized, Reason: "no-token"}
 	case t.Access != refused && !t.Refreshing && ls.Clock().Add(margin).Before(t.Expires):
 		return t.Access, nil // another call was faster
-	case t.Refreshing && ls.Shared && ls.Clock().Sub(t.Began) < refreshWithin:
+	case t.Refreshing && ls.Clustered && ls.Clock().Sub(t.Began) < refreshWithin:
 		return "", &cloud.Error{Problem: cloud.Unavailable, Reason: "refresh-in-progress", RetryAfter: refreshRetry}
 	case t.Refreshing && o.Rotates:
 		return "", ls.end(ctx, id, sealed, "refresh-interrupted")

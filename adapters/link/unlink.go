@@ -152,7 +152,7 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller, wait ti
 	if err := json.Unmarshal(old, &e); err != nil {
 		return fhir.Wrap(op, err)
 	}
-	if ls.Shared {
+	if ls.Clustered {
 		if old, err = ls.claim(ctx, id, &e, old); err != nil || old == nil {
 			return fhir.Wrap(op, err)
 		}

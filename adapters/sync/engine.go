@@ -46,7 +46,7 @@ type Options struct {
 	// 48 hours: several vendors send data only when their app is opened.
 	LateAfter time.Duration
 	// Roles gives the role "vendor-sync", whose holder reads the links. The default is
-	// role.Alone. With others, the store must be a store.Store, and Links.Shared set.
+	// role.Alone. With others, the store must be a store.Store, and Links.Clustered set.
 	Roles  role.Roles
 	Logger *slog.Logger
 }
@@ -158,8 +158,8 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	_, alone := e.Roles.(role.Alone)
 	if e.shared = !alone; e.shared {
 		st, ok := o.Store.(watched)
-		if !ok || !o.Links.Shared {
-			return nil, fhir.Errorf(fhir.Internal, op, "Store must be a store.Store, and Links.Shared set")
+		if !ok || !o.Links.Clustered {
+			return nil, fhir.Errorf(fhir.Internal, op, "Store must be a store.Store, and Links.Clustered set")
 		}
 		e.watch(st)
 	}

@@ -45,7 +45,7 @@ func (w *world) cluster(n int) (*roletest.Roles, []*node) {
 			w.t.Fatal(err)
 		}
 		p.links = link.New(link.Options{Store: w.db, Audit: rec, Vault: plainVault{}, Vendors: []cloud.Vendor{w.acme},
-			HTTP: http.DefaultClient, Callback: "https://pg.example/cb", Clock: w.clock.Now, Shared: true,
+			HTTP: http.DefaultClient, Callback: "https://pg.example/cb", Clock: w.clock.Now, Clustered: true,
 			API: func(_ cloud.Vendor, token string) *cloud.Client {
 				return &cloud.Client{Token: token, Clock: w.clock.Now}
 			}})

@@ -25,7 +25,10 @@ type reader struct {
 // page reads one page, with a new access token if the vendor does not accept the
 // current one.
 func (r *reader) page(ctx context.Context, q cloud.Query) (cloud.Page, error) {
-	// The consent may have been withdrawn since the previous page.
+	// The consent may have been withdrawn since the previous page, at any process.
+	if err := r.engine.current(ctx); err != nil {
+		return cloud.Page{}, err
+	}
 	switch _, ok, err := r.engine.Consents.Collects(ctx, r.link.Patient, r.link.Vendor); {
 	case err != nil:
 		return cloud.Page{}, err

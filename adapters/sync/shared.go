@@ -22,7 +22,16 @@ const (
 // watched is a store that tells of its commits.
 type watched interface {
 	store.State
+	Sync(ctx context.Context) error
 	Watch(fn func(store.Commit)) (stop func())
+}
+
+// current makes this process show what all processes have stored.
+func (e *Engine) current(ctx context.Context) error {
+	if !e.shared {
+		return nil
+	}
+	return fhir.Wrap("sync.current", e.Store.(watched).Sync(ctx)) // as New has checked
 }
 
 // ended returns a context that has ended.

@@ -15,7 +15,6 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/storetest"
 )
 
 // view is the store as one process of several sees it.
@@ -73,12 +72,11 @@ type process struct {
 func (w *world) cluster(n int) (*roletest.Roles, []*process) {
 	w.t.Helper()
 	w.exporter.Close()
-	shared := storetest.Guarded(w.st.(storetest.Columns))
-	roles := roletest.New(shared)
+	roles := roletest.New(w.st)
 	var all []*process
 	for range n {
 		p := &process{world: &world{t: w.t, st: w.st, opts: w.opts, consents: w.consents, clock: w.clock},
-			view: &view{Store: shared}, role: roles.Process()}
+			view: &view{Store: w.st}, role: roles.Process()}
 		p.opts.Store, p.opts.Roles = p.view, p.role
 		grant := p.opts.GrantFor
 		p.opts.GrantFor = func(ctx context.Context, client, scope string) (*access.Grant, error) {

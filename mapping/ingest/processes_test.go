@@ -22,14 +22,19 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/storetest"
 	"pulsegate/mapping/sample"
 )
+
+// columns is a store with columns.
+type columns interface {
+	store.Store
+	store.Columnar
+}
 
 // process is the store as one process of several sees it. A test can act before and
 // after its commits, as another process would.
 type process struct {
-	storetest.Columns
+	columns
 	before, after func(n int) // called with the number of the commit
 	commits       int
 	unguarded     bool // a broken driver: guards and preconditions are ignored
@@ -47,7 +52,7 @@ func (p *process) Commit(ctx context.Context, b *store.Batch) (store.Result, err
 			b.State[i].Expect, b.State[i].Old = store.StateAny, nil
 		}
 	}
-	res, err := p.Columns.Commit(ctx, b)
+	res, err := p.columns.Commit(ctx, b)
 	if err == nil && p.after != nil {
 		p.after(n)
 	}
@@ -57,7 +62,7 @@ func (p *process) Commit(ctx context.Context, b *store.Batch) (store.Result, err
 // shared makes the store of w one that several processes share, and returns the view
 // of w.
 func (w *world) shared() *process {
-	p := &process{Columns: storetest.Guarded(w.pipeline.Store.(storetest.Columns))}
+	p := &process{columns: w.pipeline.Store.(columns)}
 	w.pipeline.Store = p
 	return p
 }
@@ -65,7 +70,7 @@ func (w *world) shared() *process {
 // another returns another process over the store of w, which has called shared.
 func (w *world) another() (*world, *process) {
 	of := w.pipeline
-	p := &process{Columns: of.Store.(*process).Columns}
+	p := &process{columns: of.Store.(*process).columns}
 	return &world{w.t, &Pipeline{Store: p, Audit: of.Audit, Consents: of.Consents, Mapper: of.Mapper, Clock: of.Clock,
 		Adapters: of.Adapters, SpoolDir: of.SpoolDir}, w.consents, w.othersWrite}, p
 }
@@ -235,7 +240,7 @@ func TestConsentWithdrawnElsewhere(t *testing.T) {
 		w.consents.withdrawn = true
 		consent := fhir.Resource{Type: "Consent", ID: "c1", JSON: []byte(fhir.Prefix("Consent", "c1") +
 			`},"status":"inactive","patient":{"reference":"Patient/p1"}}`)}
-		if _, err := p.Columns.Commit(t.Context(),
+		if _, err := p.columns.Commit(t.Context(),
 			&store.Batch{Writes: []store.Write{{Resource: consent}}}); err != nil {
 			t.Fatal(err)
 		}
