@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/cluster/sealed"
+	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/internal/compact"
@@ -52,18 +53,12 @@ func (r *turns) SignAssertion(claims any) (string, error)          { return r.ne
 func (r *turns) Verify(token, typ string) (compact.Claims, error)  { return r.next().Verify(token, typ) }
 func (r *turns) ServeHTTP(w http.ResponseWriter, rq *http.Request) { r.next().ServeHTTP(w, rq) }
 
-// cluster is the store and the cluster key of several processes.
+// cluster is the store and the cluster key file of several processes.
 type cluster struct {
-	t  *testing.T
-	db *pebblestore.DB
-	// file is the cluster key file.
-	file string
+	t    *testing.T
+	db   *pebblestore.DB
+	file []string // names of keys, see sealedtest.Keys
 }
-
-const (
-	clusterKey = "cHVsc2VnYXRlIHRlc3Qga2V5IG9mIGEgY2x1c3RlciE="
-	otherKey   = "cHVsc2VnYXRlIHRlc3Qga2V5IG9mIGFub3RoZXIgMSE="
-)
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
@@ -76,32 +71,15 @@ func newCluster(t *testing.T) *cluster {
 			t.Error(err)
 		}
 	})
-	w := &cluster{t, db, filepath.Join(t.TempDir(), "cluster.key")}
-	w.setKey(clusterKey)
-	return w
-}
-
-func (w *cluster) setKey(text string) {
-	w.t.Helper()
-	if err := os.WriteFile(w.file, []byte(text), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
+	return &cluster{t, db, []string{"first"}}
 }
 
 func (w *cluster) vault(st sealed.Store) *sealed.Vault {
 	w.t.Helper()
-	ks, err := sealed.ReadKeys(w.file)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	v, err := sealed.Open(w.t.Context(), st, ks)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return v
+	return sealedtest.Open(w.t, st, w.file...)
 }
 
-// open starts a process whose view of the store is st.
+// open starts a process with the store st.
 func (w *cluster) open(st sealed.Store, clock *clocktest.Clock) *keys.Ring {
 	w.t.Helper()
 	r, err := keys.OpenShared(w.t.Context(), w.vault(st), clock.Now)
@@ -116,25 +94,8 @@ func (w *cluster) openTwo(clock *clocktest.Clock) ring {
 	return &turns{two: [2]*keys.Ring{w.open(w.db, clock), w.open(w.db, clock)}}
 }
 
-// slow is a store whose process is interrupted once, before a commit of signing keys. The
-// control ignores the preconditions of that commit.
-type slow struct {
-	*pebblestore.DB
-	interrupt func()
-	control   bool
-}
-
-func (s *slow) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	if s.interrupt != nil && b.State[0].Key == "sealed/signing-keys" {
-		fn := s.interrupt
-		s.interrupt = nil
-		fn()
-		if s.control {
-			b.State[0].Expect = store.StateAny
-		}
-	}
-	return s.DB.Commit(ctx, b)
-}
+// secretKey is the key of the signing keys in small state.
+const secretKey = "sealed/signing-keys"
 
 func verifies(r ring, token string) bool {
 	_, err := r.Verify(token, typ)
@@ -158,7 +119,7 @@ func TestFirstStartOfTwoProcesses(t *testing.T) {
 			clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
 			var one *keys.Ring
 			var token string
-			two := w.open(&slow{DB: w.db, control: control, interrupt: func() {
+			two := w.open(&sealedtest.Interrupted{Store: w.db, Key: secretKey, Careless: control, By: func() {
 				one = w.open(w.db, clock)
 				token = must(one.Sign(typ, map[string]any{"sub": "c"}))
 			}}, clock)
@@ -178,11 +139,11 @@ func TestRotationByTwoProcesses(t *testing.T) {
 	for name, control := range map[string]bool{"": false, "control": true} {
 		t.Run(name, func(t *testing.T) {
 			clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
-			one, st := w.open(w.db, clock), &slow{DB: w.db, control: control}
+			one, st := w.open(w.db, clock), &sealedtest.Interrupted{Store: w.db, Key: secretKey, Careless: control}
 			two := w.open(st, clock)
 			clock.Add(keys.MaxAge)
 			var rotated string
-			st.interrupt = func() {
+			st.By = func() {
 				if _, err := one.Tick(overlap); err != nil {
 					t.Error(err)
 				}
@@ -191,7 +152,7 @@ func TestRotationByTwoProcesses(t *testing.T) {
 			if _, err := two.Tick(overlap); err != nil {
 				t.Fatal(err)
 			}
-			if st.interrupt != nil || (jwks(t, two) == rotated) == control || jwks(t, one) != jwks(t, two) {
+			if st.By != nil || (jwks(t, two) == rotated) == control || jwks(t, one) != jwks(t, two) {
 				t.Errorf("rotated twice:\n%s\n%s", rotated, jwks(t, two))
 			}
 		})
@@ -278,7 +239,7 @@ func TestKeysThatCannotBeRead(t *testing.T) {
 	clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
 	behind := w.open(w.db, clock)
 	token := must(behind.Sign(typ, nil))
-	w.setKey(otherKey + "\n" + clusterKey)
+	w.file = []string{"second", "first"}
 	ahead := w.open(w.db, clock)
 	if err := ahead.Rotate(overlap); err != nil { // sealed under the new key
 		t.Fatal(err)
