@@ -53,7 +53,8 @@ func TestSharedVault(t *testing.T) {
 			var one *authn.Vault
 			two := openShared(t, &sealedtest.Interrupted{Store: db, Key: "sealed/seal-key", Careless: control,
 				By: func() { one = openShared(t, db, true) }}, true)
-			if ok := opens(one, two.Seal("p", []byte("secret"))) && opens(two, one.Seal("p", []byte("secret"))); ok == control {
+			ok := opens(one, two.Seal("p", []byte("secret"))) && opens(two, one.Seal("p", []byte("secret")))
+			if ok == control {
 				t.Errorf("the processes open each other's values: %t", ok)
 			}
 			if !opens(openShared(t, db, false), two.Seal("p", []byte("secret"))) {

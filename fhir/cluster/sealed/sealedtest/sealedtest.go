@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,21 +52,21 @@ type Interrupted struct {
 	Key string
 	// By is called before the commit, and set to nil.
 	By func()
-	// Careless removes the precondition of the write. Tests use it as a control.
+	// Careless removes the preconditions of the commit. Tests use it as a control.
 	Careless bool
 }
 
 // Commit implements store.Store.
 func (s *Interrupted) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	for i := range b.State {
-		if s.By == nil || b.State[i].Key != s.Key {
-			continue
-		}
+	at := slices.IndexFunc(b.State, func(w store.StateWrite) bool { return w.Key == s.Key })
+	if s.By != nil && at >= 0 {
 		fn := s.By
 		s.By = nil
 		fn()
-		if s.Careless {
-			b.State[i].Expect = store.StateAny
+		for i := range b.State {
+			if s.Careless {
+				b.State[i].Expect = store.StateAny
+			}
 		}
 	}
 	return s.Store.Commit(ctx, b)
