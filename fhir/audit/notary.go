@@ -125,7 +125,7 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 	if first {
 		return n, fhir.Wrap(op, n.sign(0, sha256.Sum256(nil)))
 	}
-	c, problem, err := n.continues(msg, checkpointFile)
+	c, problem, err := n.continues(msg, n.vkey, checkpointFile)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
@@ -181,12 +181,12 @@ func (n *Notary) reject(problem string) error {
 // continues checks the log against its last checkpoint, which is nil if it does not
 // exist; source is the place of the checkpoint. problem is empty if the log continues
 // the checkpoint.
-func (n *Notary) continues(msg []byte, source string) (c *checkpoint, problem string, err error) {
+func (n *Notary) continues(msg []byte, vkey, source string) (c *checkpoint, problem string, err error) {
 	if msg == nil {
 		return nil, fmt.Sprintf("the audit log has %d leaves, and %s, its last signed checkpoint, is missing",
 			n.opts.Store.Log().Size(), source), nil
 	}
-	if c, err = openCheckpoint(msg, n.vkey); err != nil {
+	if c, err = openCheckpoint(msg, vkey); err != nil {
 		return nil, source + " cannot be read or is not signed by this server's key", nil
 	}
 	if problem, err = n.extends(c); problem != "" || err != nil {

@@ -122,7 +122,7 @@ func (n *Notary) openShared(ctx context.Context, file []byte) error {
 		return err
 	}
 	if !bytes.Equal(row, accepted) {
-		_, problem, err := n.continues(row, rowSource)
+		_, problem, err := n.continues(row, n.vkey, rowSource)
 		if err == nil && problem != "" {
 			err = n.acceptRow(ctx, row, problem)
 		}
@@ -133,7 +133,7 @@ func (n *Notary) openShared(ctx context.Context, file []byte) error {
 	if file == nil {
 		return nil
 	}
-	c, problem, err := n.continues(file, checkpointFile)
+	c, problem, err := n.continues(file, n.vkey, checkpointFile)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (n *Notary) follow(ctx context.Context) error {
 		return err
 	}
 	row = bytes.Clone(row)
-	c, problem, err := n.continues(row, rowSource)
+	c, problem, err := n.continues(row, n.vkey, rowSource)
 	if err == nil && problem == "" && n.last != nil {
 		problem, err = n.extends(n.last)
 	}
@@ -258,7 +258,7 @@ func (n *Notary) signShared(ctx context.Context) error {
 		return nil
 	}
 	if !bytes.Equal(row, accepted) {
-		last, problem, err := n.continues(row, rowSource)
+		last, problem, err := n.continues(row, key.vkey, rowSource)
 		if err != nil {
 			return err
 		}
@@ -393,7 +393,7 @@ func ImportNotary(ctx context.Context, o NotaryOptions, secrets *sealed.Vault) (
 	if err != nil {
 		return false, fhir.Wrap(op, err)
 	}
-	_, problem, err := n.continues(msg, checkpointFile)
+	_, problem, err := n.continues(msg, n.vkey, checkpointFile)
 	if err == nil && problem != "" {
 		err = n.reject(problem)
 	}

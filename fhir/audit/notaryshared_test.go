@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -252,7 +253,7 @@ func TestOversleptNotary(t *testing.T) {
 			if got := string(one.Checkpoint()); !control && (got == w.row() || fork == w.row()) {
 				t.Error("published a forked tree")
 			}
-			if _, problem, err := two.continues([]byte(fork), rowSource); (problem != "") != control || err != nil {
+			if _, problem, err := two.continues([]byte(fork), two.Verifier(), rowSource); (problem != "") != control || err != nil {
 				t.Error(problem, err)
 			}
 		})
@@ -585,12 +586,7 @@ func TestRunOfACluster(t *testing.T) {
 		held, lose := context.WithCancel(t.Context())
 		turns[i%2] <- held
 		record(t, w.rec, 2)
-		for deadline := time.Now().Add(time.Minute); !covered(); {
-			if time.Now().After(deadline) {
-				t.Fatal("the processes do not follow the notary")
-			}
-			time.Sleep(time.Millisecond)
-		}
+		until(t, covered)
 		if i == 3 {
 			record(t, w.rec, 1) // signed at the end
 			stop()
@@ -603,6 +599,55 @@ func TestRunOfACluster(t *testing.T) {
 	}
 	if err := one.start(false); err != nil || one.size() != w.db.Log().Size() {
 		t.Error(err)
+	}
+}
+
+// until waits for a condition.
+func until(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the condition does not come true")
+		}
+	}
+}
+
+// TestNotaryRole runs two processes with leases, and stops them one after the other. The
+// other one must take over.
+func TestNotaryRole(t *testing.T) {
+	w := newCluster(t)
+	var ps []*process
+	var stops []func()
+	for range 3 {
+		p := w.started()
+		leases, err := role.New(role.Options{State: w.db, Node: "n", Lease: 200 * time.Millisecond, Clock: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.opts.Every, p.opts.Roles = time.Millisecond, leases
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		stop := func() { cancel(); running.Wait() }
+		defer stop()
+		ps, stops = append(ps, p), append(stops, stop)
+	}
+	for i := range ps {
+		record(t, w.rec, 2)
+		size := w.db.Log().Size()
+		until(t, func() bool {
+			return !slices.ContainsFunc(ps[i:], func(p *process) bool { return !p.covers(size) })
+		})
+		stops[i]()
+	}
+	for _, p := range ps {
+		if p.Checkpoint(); p.file() != w.row() {
+			t.Error("the processes have different checkpoints")
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -339,6 +340,37 @@ func TestRunWithoutRole(t *testing.T) {
 type never struct{}
 
 func (never) Run(context.Context, string, func(context.Context, role.Term)) {}
+
+// TestRunOfACluster runs three processes with leases. One of them rotates, once.
+func TestRunOfACluster(t *testing.T) {
+	clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
+	var rings []*keys.Ring
+	for range 3 {
+		rings = append(rings, w.open(w.db, clock))
+	}
+	clock.Add(keys.MaxAge)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	rotated := make(chan struct{}, 9)
+	log := slog.New(slog.NewTextHandler(writer(func([]byte) { rotated <- struct{}{} }), nil))
+	var running sync.WaitGroup
+	for _, r := range rings {
+		leases, err := role.New(role.Options{State: w.db, Node: "n", Lease: 200 * time.Millisecond, Clock: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() { r.Run(ctx, leases, overlap, log) })
+	}
+	<-rotated
+	published := jwks(t, rings[0])
+	stop() // the others may take the role until then
+	running.Wait()
+	for _, r := range rings {
+		if len(kids(t, r)) != 2 || jwks(t, r) != published {
+			t.Errorf("%d keys", len(kids(t, r)))
+		}
+	}
+}
 
 func TestLostKeys(t *testing.T) {
 	clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
