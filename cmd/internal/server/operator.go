@@ -100,7 +100,7 @@ func (ops operations) VerifyAudit(ctx context.Context, op admin.Operator, earlie
 	if err := ops.record(ctx, ops.request(op), "audit verify", ""); err != nil {
 		return nil, err
 	}
-	if err := ops.audit.notary.Sign(); err != nil {
+	if err := ops.audit.notary.Cover(ctx); err != nil {
 		return nil, err
 	}
 	opts := audit.VerifyOptions{Verifier: ops.audit.notary.Verifier(), Clock: ops.now}

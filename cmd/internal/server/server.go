@@ -18,6 +18,7 @@ import (
 	"pulsegate/cmd/internal/config"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/client"
 	"pulsegate/smart/oauth/token"
@@ -109,7 +110,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	go keepMemory(work)
 	notarized := make(chan error, 1)
 	go func() { notarized <- s.audit.notary.Run(work) }()
-	go s.keys.Run(work, token.MaxUserLife+client.Skew, m.Log)
+	go s.keys.Run(work, role.Alone{}, token.MaxUserLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx, s); err != nil {
 		m.Log.Error("start", "error", err)
