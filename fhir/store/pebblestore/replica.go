@@ -546,14 +546,12 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		return &effects{any: true}, nil
 	}
 	r.foreign++
-	if err := d.settleForeign(f); err != nil {
-		return nil, err
-	}
+	d.settleForeign(f)
 	out := &effects{any: true, changed: f.changed}
 	if f.documents != nil {
-		out.commits, err = d.commits(f)
+		out.commits = d.commits(f)
 	}
-	return out, err
+	return out, nil
 }
 
 // decode checks a valid entry and sets the representation of batch to its rows.
