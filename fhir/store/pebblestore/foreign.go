@@ -34,7 +34,7 @@ type documentRow struct {
 // changeRow is an L row of an entry: of a document or of samples.
 type changeRow struct {
 	seq      store.Seq
-	n        uint32
+	number   uint32
 	document *rows.Change
 	samples  *rows.SeriesChange
 }
@@ -138,7 +138,7 @@ func (f *foreign) change(set bool, k, v []byte) error {
 	if !set || len(k) != 13 || binary.BigEndian.Uint64(k[1:])-f.entry.First >= f.entry.Count {
 		return fault.ErrRow
 	}
-	x := changeRow{seq: store.Seq(binary.BigEndian.Uint64(k[1:])), n: binary.BigEndian.Uint32(k[9:])}
+	x := changeRow{seq: store.Seq(binary.BigEndian.Uint64(k[1:])), number: binary.BigEndian.Uint32(k[9:])}
 	if rows.IsSeriesChange(v) {
 		e, err := rows.DecodeSeriesChange(v)
 		if err != nil || e.Count > math.MaxInt32 {
@@ -222,7 +222,7 @@ func (d *DB) commits(f *foreign) []store.Commit {
 		out[i].Seq = store.Seq(f.entry.First) + store.Seq(i)
 	}
 	slices.SortFunc(f.changes, func(a, b changeRow) int {
-		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.n, b.n))
+		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.number, b.number))
 	})
 	for i := range f.changes {
 		x := &f.changes[i]

@@ -173,7 +173,7 @@ func (r *replica) run() {
 			r.onLooked(l)
 		case <-r.kick:
 		case <-poll.C:
-			r.wanted = r.wanted || r.look == nil
+			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
 		case _, ok := <-wake:
 			if r.wanted = true; !ok {
 				wake = nil
@@ -368,6 +368,13 @@ func (r *replica) confirm(ticket uint64, began time.Time) {
 	}
 	r.mu.Unlock()
 	r.release()
+}
+
+// idle returns the time since the head was confirmed.
+func (r *replica) idle() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.confirmed)
 }
 
 // sync waits for a look at the log that begins after the call.

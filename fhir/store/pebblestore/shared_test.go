@@ -33,7 +33,8 @@ func logOf(tb testing.TB, o memlog.Options) *memlog.Cluster {
 		}
 	}
 	c := memlog.New(o)
-	if ok, err := c.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, identity); !ok || err != nil {
+	if ok, err := c.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, identity); !ok ||
+		err != nil {
 		tb.Fatal(ok, err)
 	}
 	armed = true
@@ -47,10 +48,9 @@ type process struct {
 	clock func() time.Time
 	opts  pebblestore.Options
 	conf  pebblestore.Shared
-	// patience is that of Quick; zero is longer than any test. wrap, if not nil, is put
-	// around the log.
+	// patience is passed to Quick. Zero means longer than any test takes.
 	patience time.Duration
-	wrap     func(sharedlog.Log) sharedlog.Log
+	wrap     func(sharedlog.Log) sharedlog.Log // may be nil
 	change   func(*pebblestore.Shared)
 }
 

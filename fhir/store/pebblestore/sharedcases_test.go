@@ -177,7 +177,8 @@ func TestGuardsOfAnotherProcess(t *testing.T) {
 	seen := b.LastSeq()
 	must(t, a, batchOf(store.Write{Resource: fhir.Resource{Type: "Consent", ID: "c", JSON: []byte(fhir.Prefix("Consent",
 		"c") + `},"patient":{"reference":"Patient/p1"}}`)}}))
-	audited := &store.Batch{Leaves: []store.Leaf{store.Leaf("x")}, Guards: []string{store.ConsentGuard("p1")}, Seen: seen}
+	audited := &store.Batch{Leaves: []store.Leaf{store.Leaf("x")}, Guards: []string{store.ConsentGuard("p1")},
+		Seen: seen}
 	_, err := b.Commit(context.Background(), audited)
 	wantKind(t, err, fhir.Conflict)
 	audited.Guards = []string{store.ConsentGuard("p2")}
@@ -240,9 +241,11 @@ func TestForeignSignatures(t *testing.T) {
 	_, _, dbs := lazy(t, 2, nil)
 	a, b := dbs[0], dbs[1]
 	observed := func(id, status, start string) store.Write {
-		return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(fhir.Prefix("Observation", id) +
-			`},"status":"` + status + `","code":{"coding":[{"system":"urn:s","code":"c"},{"system":"urn:t","code":"` +
-			status + `"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"` + start + `"}`)}}
+		return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id,
+			JSON: []byte(fhir.Prefix("Observation", id) +
+				`},"status":"` + status +
+				`","code":{"coding":[{"system":"urn:s","code":"c"},{"system":"urn:t","code":"` +
+				status + `"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"` + start + `"}`)}}
 	}
 	v, err := search.Pairs("patient=p1")
 	if err != nil {
@@ -257,7 +260,8 @@ func TestForeignSignatures(t *testing.T) {
 		if err := b.Sync(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		err := b.FindNewest(context.Background(), store.Find{Query: query, Filter: access.All().Filter(access.Search)}, 1,
+		err := b.FindNewest(context.Background(),
+			store.Find{Query: query, Filter: access.All().Filter(access.Search)}, 1,
 			func(f *store.Found) bool { ids = append(ids, f.Resource.ID); return true })
 		if err != nil {
 			t.Fatal(err)
@@ -363,8 +367,9 @@ func TestTooLarge(t *testing.T) {
 		if i%5 == 0 {
 			n = 30000
 		}
-		answers = append(answers, commitLater(d, &store.Batch{Writes: []store.Write{device(fmt.Sprint("d", i), text(n))},
-			Leaves: []store.Leaf{store.Leaf(text(n))}}))
+		answers = append(answers, commitLater(d,
+			&store.Batch{Writes: []store.Write{device(fmt.Sprint("d", i), text(n))},
+				Leaves: []store.Leaf{store.Leaf(text(n))}}))
 	}
 	for i, a := range answers {
 		switch o := <-a; {
@@ -413,7 +418,8 @@ func TestLogFails(t *testing.T) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	wantKind(t, a.Sync(ended), fhir.Unavailable)
-	if r, _, err := a.Read(context.Background(), fhir.Ref{Type: "Device", ID: "before"}, 0); err != nil || r.Version != 1 {
+	if r, _, err := a.Read(context.Background(), fhir.Ref{Type: "Device", ID: "before"}, 0); err != nil ||
+		r.Version != 1 {
 		t.Fatal(r, err)
 	}
 	g.processes[0].log.Heal()

@@ -108,7 +108,8 @@ func TestRejoinOtherCluster(t *testing.T) {
 	p := *g.processes[0]
 	other := memlog.New(memlog.Options{})
 	id := sharedlog.Identity{Cluster: [16]byte{2}, Epoch: 1, Schema: pebblestore.RowSchema}
-	if ok, err := other.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, id); !ok || err != nil {
+	if ok, err := other.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, id); !ok ||
+		err != nil {
 		t.Fatal(ok, err)
 	}
 	p.log = other.Client("node0")
@@ -123,7 +124,8 @@ func TestFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, single, batchOf(device("d", "")))
-	if single.Position() != (sharedlog.Position{}) || single.Ready() != nil || single.Sync(context.Background()) != nil {
+	if single.Position() != (sharedlog.Position{}) || single.Ready() != nil ||
+		single.Sync(context.Background()) != nil {
 		t.Fatal("a store of one process has a position or is not ready")
 	}
 	if err := single.Close(); err != nil {
@@ -248,7 +250,8 @@ func TestCompactingProcesses(t *testing.T) {
 	for i := range int64(200) {
 		cols := samples(200-i, 3) // backwards, so that each becomes a tail
 		d := dbs[i%3]
-		if _, err := commitSamples(d, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}}); err != nil {
+		if _, err := commitSamples(d, &store.Batch{Series: []store.SeriesWrite{{Template: tpl,
+			Columns: cols}}}); err != nil {
 			t.Fatal(err)
 		}
 		if n += 3; i == 100 {
@@ -257,7 +260,8 @@ func TestCompactingProcesses(t *testing.T) {
 			}
 		}
 	}
-	until(t, "the series was compacted", func() bool { return dbs[0].Compaction().Series+dbs[1].Compaction().Series > 1 })
+	until(t, "the series was compacted",
+		func() bool { return dbs[0].Compaction().Series+dbs[1].Compaction().Series > 1 })
 	for _, d := range dbs {
 		if err := d.Compact(context.Background()); err != nil {
 			t.Fatal(err)
@@ -338,17 +342,19 @@ func TestMalformedEntries(t *testing.T) {
 	// A frame that states a size of 1 TiB.
 	bomb := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0}
 	for name, e := range map[string]*sharedlog.Entry{
-		"good":         {First: 1, Count: 1, Rows: pack(good)},
-		"no rows":      {First: 1, Count: 1},
-		"garbage":      {First: 1, Count: 1, Rows: []byte("garbage")},
-		"bomb":         {First: 1, Count: 1, Rows: bomb},
-		"short":        {First: 1, Count: 1, Rows: pack([]byte{1, 2})},
-		"cut":          {First: 1, Count: 1, Rows: pack(cut)},
-		"count":        {First: 1, Count: 1, Rows: pack(count)},
-		"first":        {First: 2, Count: 1, Rows: pack(good)},
-		"many":         {First: 1, Count: 2, Rows: pack(good)},
-		"huge":         {First: 1, Count: 1 << 60, Rows: pack(good)},
-		"no head":      {First: 1, Count: 1, Rows: pack(repr(t, func(b *pebble.Batch) error { return b.Set([]byte("Sk"), head(1), nil) }))},
+		"good":    {First: 1, Count: 1, Rows: pack(good)},
+		"no rows": {First: 1, Count: 1},
+		"garbage": {First: 1, Count: 1, Rows: []byte("garbage")},
+		"bomb":    {First: 1, Count: 1, Rows: bomb},
+		"short":   {First: 1, Count: 1, Rows: pack([]byte{1, 2})},
+		"cut":     {First: 1, Count: 1, Rows: pack(cut)},
+		"count":   {First: 1, Count: 1, Rows: pack(count)},
+		"first":   {First: 2, Count: 1, Rows: pack(good)},
+		"many":    {First: 1, Count: 2, Rows: pack(good)},
+		"huge":    {First: 1, Count: 1 << 60, Rows: pack(good)},
+		"no head": {First: 1, Count: 1, Rows: pack(repr(t, func(b *pebble.Batch) error {
+			return b.Set([]byte("Sk"), head(1), nil)
+		}))},
 		"other table":  {First: 1, Count: 1, Rows: pack(with("zk", nil))},
 		"position":     {First: 1, Count: 1, Rows: pack(with("Nlog", make([]byte, 96)))},
 		"schema":       {First: 1, Count: 1, Rows: pack(with("Nschema", []byte("5")))},
