@@ -93,7 +93,8 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return err
 	}
 	srv := m.httpServer(paced{next: memory.Handler(handler), now: env.now})
-	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory}
+	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory,
+		Sync: s.store.Sync}
 	al, err := adminServer.Listen()
 	if err != nil {
 		return err
