@@ -79,9 +79,13 @@ type lease struct {
 	mu       sync.Mutex
 	holder   hints.Holder
 	resigned atomic.Int32
+	other    atomic.Pointer[hints.Redis] // if set, used instead
 }
 
 func (l *lease) Sequencer() (hints.Holder, bool) {
+	if r := l.other.Load(); r != nil {
+		return r.Sequencer()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holder, l.holder.Instance != ""
