@@ -192,3 +192,29 @@ func TestSharedContractOfThree(t *testing.T) {
 	d.Lives = 2 * time.Second
 	storetest.Run(t, d)
 }
+
+// rough are faults of every kind.
+func rough(seed uint64) memlog.Options {
+	rates := memlog.Rough
+	rates.Slow, rates.Latency = 0.1, 2*time.Millisecond
+	random := memlog.Random(seed, rates)
+	return memlog.Options{Plan: func(c memlog.Call) memlog.Fault {
+		if c.Op == memlog.OpRead && c.Number%8 != 0 { // the suite reads very often
+			return memlog.Fault{}
+		}
+		return random(c)
+	}}
+}
+
+// TestSharedContractWithFaults runs the suite through processes whose log loses answers,
+// receives entries late, loses its majority and is slow.
+func TestSharedContractWithFaults(t *testing.T) {
+	sd := *seed
+	if sd == 0 {
+		sd = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", sd)
+	d := shared(3, pebblestore.Options{}, rough(sd))
+	d.Lives = time.Second
+	storetest.Run(t, d)
+}
