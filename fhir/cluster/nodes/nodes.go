@@ -78,7 +78,7 @@ type Registry struct {
 	asked  bool // a process that does not reach Redis needs the rows of the others
 }
 
-// sighting is what is known of a process.
+// sighting holds the latest description of a process.
 type sighting struct {
 	node Node
 	row  string    // its last row in small state

@@ -93,7 +93,8 @@ func TestResultsEqual(t *testing.T) {
 		first := put(prefix + "1")
 		second := put(prefix + "1")
 		second.Writes[0].SkipSame = true
-		remove := &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: fhir.Resource{Type: "Patient", ID: prefix + "1"}}}}
+		remove := &store.Batch{Writes: []store.Write{{Op: store.Remove,
+			Resource: fhir.Resource{Type: "Patient", ID: prefix + "1"}}}}
 		missing := put(prefix + "2")
 		missing.Writes[0].Expect = store.Existing
 		old := put(prefix + "1")
@@ -440,7 +441,8 @@ func (w *workers) check(processes ...*process) {
 		for i := range w.acks {
 			var of uint64
 			for j := range 4 {
-				heads, err := p.Heads(context.Background(), []fhir.Ref{{Type: "Patient", ID: fmt.Sprintf("w-%d-%d", i, j)}})
+				ref := fhir.Ref{Type: "Patient", ID: fmt.Sprintf("w-%d-%d", i, j)}
+				heads, err := p.Heads(context.Background(), []fhir.Ref{ref})
 				if err != nil {
 					w.t.Fatal(err)
 				}
