@@ -25,6 +25,7 @@ import (
 
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/clientaddr"
+	"pulsegate/fhir/cluster/hints"
 )
 
 // Config holds the settings.
@@ -198,6 +199,9 @@ func (c *Config) check() error {
 	if c.Forwarded != clientaddr.XForwardedFor && c.Forwarded != clientaddr.Forwarded {
 		return errors.New("forwarded-header: must be X-Forwarded-For or Forwarded")
 	}
+	if err := c.checkPeers(); err != nil {
+		return err
+	}
 	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
 		return fmt.Errorf("memory-mib: must be at least %d, so that one body of max-body-bytes fits", need)
 	}
@@ -206,6 +210,24 @@ func (c *Config) check() error {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be greater than 0", name)
 		}
+	}
+	return nil
+}
+
+// checkPeers checks the settings by which the servers of a cluster reach each other.
+func (c *Config) checkPeers() error {
+	if c.Redis != "" {
+		if _, err := hints.ParseURL(c.Redis); err != nil {
+			return err
+		}
+	}
+	for name, addr := range map[string]string{"peer-listen": c.PeerListen, "peer-address": c.PeerAddress} {
+		if _, _, err := net.SplitHostPort(addr); addr != "" && err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if c.PeerAddress != "" && c.PeerListen == "" {
+		return errors.New("peer-address: requires peer-listen")
 	}
 	return nil
 }
