@@ -80,6 +80,8 @@ type Config struct {
 
 	MongoDB             string `yaml:"mongodb" default:"" comment:"Connection string (mongodb:// or mongodb+srv://, with a database and without a password) of the replica set that holds the log of a cluster. If empty, this server is alone. Servers with the same database form a cluster."`
 	MongoDBPasswordFile string `yaml:"mongodb-password-file" default:"" comment:"File with the password of the user in mongodb."`
+	MongoDBStandalone   bool   `yaml:"mongodb-standalone" default:"false" comment:"Accept a MongoDB server that is not a member of a replica set. What is acknowledged can then be lost. Only for trying a cluster out."`
+	MongoDBMirror       string `yaml:"mongodb-mirror" default:"" comment:"Name of a database, on the same MongoDB, in which a server of the cluster keeps copies of the current resources as documents, for other programs. It must be used for nothing else. If empty, there is no mirror."`
 	Redis               string `yaml:"redis" default:"" comment:"URL (redis:// or rediss://, without a password) of the Redis server through which the servers of a cluster wake each other and share rate limits. Without it, a cluster is slower."`
 	RedisPasswordFile   string `yaml:"redis-password-file" default:"" comment:"File with the password of the user in redis."`
 	ClusterKeyFile      string `yaml:"cluster-key-file" default:"" comment:"File with the key (32 bytes in base64) under which the servers of a cluster seal their shared keys, and by which they know each other. Required with mongodb. Make one with: openssl rand -base64 32."`

@@ -53,7 +53,8 @@ func TestSyncBeforeEveryRoute(t *testing.T) {
 		if r.Method == http.MethodOptions || r.Method == http.MethodConnect {
 			continue
 		}
-		path := strings.NewReplacer(":type", "Patient", ":id", "ada", ":vid", "1", ":client", "c", ":job", "j", ":file", "f",
+		path := strings.NewReplacer(":type", "Patient", ":id", "ada", ":vid", "1", ":client", "c", ":job", "j",
+			":file", "f",
 			":vendor", "apple", ":format", "export.xml", "*page", "signin").Replace(r.Path)
 		before := synced
 		w := send(r.Method, path)

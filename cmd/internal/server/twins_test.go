@@ -308,7 +308,8 @@ func (b *backendApp) bearer(t *testing.T, c *http.Client) []string {
 	var out struct {
 		Token string `json:"access_token"`
 	}
-	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())), formType...).decode(t, &out)
+	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())),
+		formType...).decode(t, &out)
 	return []string{"Authorization", "Bearer " + out.Token, "Content-Type", "application/fhir+json"}
 }
 
