@@ -194,11 +194,13 @@ var directions = []struct {
 var owners = map[string]string{
 	"github.com/google/fhir/go":           "pulsegate/fhir/r4",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store",
+	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",
 	"github.com/spf13/cobra":              "pulsegate/cmd",
 	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd,pulsegate/adapters/cloud/googlehealth",
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
+	"go.mongodb.org/mongo-driver":         "pulsegate/fhir/store/sharedlog/mongolog,pulsegate/fhir/cluster/mirror",
 }
 
 // below reports whether package p is dir or one of its subpackages.

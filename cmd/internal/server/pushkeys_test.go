@@ -352,7 +352,8 @@ func TestPushKeysOfPages(t *testing.T) {
 	p := newPhone(t, true, nil)
 	ctx := context.Background()
 	all, err := pagePushKeys{p.services}.Vendors(ctx, "ada")
-	if err != nil || len(all) != len(vendors.All()) || all[0].Code != "apple" || !all[0].Consented || len(all[0].Apps) != 1 ||
+	if err != nil || len(all) != len(vendors.All()) || all[0].Code != "apple" || !all[0].Consented ||
+		len(all[0].Apps) != 1 ||
 		all[1].Consented {
 		t.Errorf("%+v, %v", all, err)
 	}

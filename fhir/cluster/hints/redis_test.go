@@ -132,7 +132,10 @@ func TestStartsWithoutRedis(t *testing.T) {
 	s.Restart()
 	heard(t, "connection", a.Wake())
 	eventually(t, "lease", func() bool { h, ok := a.Sequencer(); return ok && h == a.Self() })
-	eventually(t, "shared bucket", func() bool { _, _, ok, err := a.Take([]byte("x"), 1, 1e6, 1, 0); return ok && err == nil })
+	eventually(t, "shared bucket", func() bool {
+		_, _, ok, err := a.Take([]byte("x"), 1, 1e6, 1, 0)
+		return ok && err == nil
+	})
 }
 
 // agree waits until every process names the same sequencer, and returns it.
@@ -418,7 +421,7 @@ func TestNonsense(t *testing.T) {
 	}
 }
 
-// serveNonsense sends answer for whatever it reads.
+// serveNonsense sends answer for everything it reads.
 func serveNonsense(l net.Listener, answer string) {
 	for {
 		c, err := l.Accept()

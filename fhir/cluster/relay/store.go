@@ -64,7 +64,7 @@ type Options struct {
 	Lease Lease
 	// Trust is required with Lease.
 	Trust *Trust
-	// Instance is the one by which the lease names this process.
+	// Instance names this process in the lease.
 	Instance string
 	Clock    func() time.Time // the real time, which deadlines of connections need
 	Logger   *slog.Logger
@@ -312,7 +312,8 @@ func (s *Store) reconnect() time.Duration {
 	c, err := dial(s.ctx, h, s.opts.Trust, s.opts.Timing)
 	if err != nil {
 		if s.ctx.Err() == nil {
-			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node, "error", err)
+			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node,
+				"error", err)
 		}
 		return s.opts.Timing.Retry
 	}

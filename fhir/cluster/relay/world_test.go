@@ -43,7 +43,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// clusterKey returns a cluster key of 32 bytes that count up from first.
+// clusterKeys returns cluster keys of 32 bytes that count up from each of firsts.
 func clusterKeys(t testing.TB, firsts ...byte) sealed.Keys {
 	t.Helper()
 	var text []byte
@@ -79,9 +79,13 @@ type lease struct {
 	mu       sync.Mutex
 	holder   hints.Holder
 	resigned atomic.Int32
+	other    atomic.Pointer[hints.Redis] // if set, used instead
 }
 
 func (l *lease) Sequencer() (hints.Holder, bool) {
+	if r := l.other.Load(); r != nil {
+		return r.Sequencer()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holder, l.holder.Instance != ""
@@ -189,7 +193,8 @@ func (c *cluster) start(t testing.TB) {
 	for i, fs := range c.files {
 		name := fmt.Sprint("p", i)
 		db, err := pebblestore.Open("", pebblestore.Options{FS: fs, CacheBytes: 8 << 20, Clock: c.clock,
-			Shared: &pebblestore.Shared{Log: c.log.Client(name), Node: name, Identity: identity, Poll: 5 * time.Millisecond}})
+			Shared: &pebblestore.Shared{Log: c.log.Client(name), Node: name, Identity: identity,
+				Poll: 5 * time.Millisecond}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -176,7 +176,7 @@ func (r *replica) run() {
 			r.onLooked(l)
 		case <-r.kick:
 		case <-poll.C:
-			r.wanted = r.wanted || r.look == nil
+			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
 		case _, ok := <-wake:
 			if r.wanted = true; !ok {
 				wake = nil
@@ -373,6 +373,13 @@ func (r *replica) confirm(ticket uint64, began time.Time) {
 	r.release()
 }
 
+// idle returns the time since the head was confirmed.
+func (r *replica) idle() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.confirmed)
+}
+
 // sync waits for a look at the log that begins after the call.
 func (r *replica) sync(ctx context.Context) error {
 	const op = "pebblestore.Sync"
@@ -549,14 +556,12 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		return &effects{any: true}, nil
 	}
 	r.foreign++
-	if err := d.settleForeign(f); err != nil {
-		return nil, err
-	}
+	d.settleForeign(f)
 	out := &effects{any: true, changed: f.changed}
 	if f.documents != nil {
-		out.commits, err = d.commits(f)
+		out.commits = d.commits(f)
 	}
-	return out, err
+	return out, nil
 }
 
 // decode checks a valid entry and sets the representation of batch to its rows.
