@@ -21,10 +21,7 @@ func Key(ctx context.Context, st store.Store, random io.Reader) ([]byte, error) 
 		return nil, fhir.Wrap(op, err)
 	}
 	if key == nil {
-		if key, err = newKey(ctx, st, random); store.Lost(err) { // another process was faster
-			key, err = st.Get(ctx, keyIDSecret)
-		}
-		if err != nil {
+		if key, err = newKey(ctx, st, random); err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
 	}

@@ -156,12 +156,12 @@ func (p *Pipeline) FollowRemap(ctx context.Context, job RemapJob, progress func(
 // currentRemap returns the state of the job of a vendor: that of this process if it runs
 // it, or else the stored one.
 func (p *Pipeline) currentRemap(ctx context.Context, vendor string) (*RemapJob, error) {
-	if live := p.remaps.get(vendor); live != nil {
-		if job := live.state(); job.Status == RemapRunning && !job.DryRun {
-			return &job, nil
+	job, _, err := p.remapJob(ctx, vendor)
+	if live := p.remaps.get(vendor); live != nil && job != nil {
+		if state := live.state(); state.Status == RemapRunning && state.ID == job.ID {
+			return &state, err
 		}
 	}
-	job, _, err := p.remapJob(ctx, vendor)
 	return job, err
 }
 

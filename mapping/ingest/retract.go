@@ -126,7 +126,7 @@ func (d *delivery) retractSweep(ctx context.Context, sw *sweep, vendorID string)
 	if d.wroteResources {
 		return nil
 	}
-	return d.write(ctx, newAttempt(), true)
+	return d.exclusively(ctx, func() error { return d.write(ctx, newAttempt(), true) })
 }
 
 // objectIDs returns the ids of the Observations of an object: those with its
