@@ -256,7 +256,8 @@ func (ls *Links) setStatus(ctx context.Context, id string, status Status, reason
 		if err != nil {
 			return err
 		}
-		writes := append([]store.StateWrite{{Key: recordPrefix + id, Value: b, Expect: store.StateEquals, Old: old}}, same...)
+		writes := append([]store.StateWrite{{Key: recordPrefix + id, Value: b, Expect: store.StateEquals,
+			Old: old}}, same...)
 		_, err = ls.Store.Commit(ctx, &store.Batch{State: append(writes, ls.announce(id)...)})
 		if err == nil {
 			changed = true

@@ -67,7 +67,7 @@ type Engine struct {
 	duties   []*duty
 	changed  map[string]struct{} // patients whose Consents have changed
 	consent  chan struct{}       // has an element if changed may have one
-	// term is that of the role, or nil while another process has it. Without other
+	// term is nil while another process has the role. Without other
 	// processes, it never ends.
 	term   role.Term
 	queued map[string]struct{} // keys of the notifications in memory, if shared

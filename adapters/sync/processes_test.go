@@ -188,7 +188,8 @@ func TestAnyProcessServes(t *testing.T) {
 	at := w.clock.Now().Add(-time.Hour)
 	w.change("ada", "days", item{"d-new", at, 7})
 	send := func(p *node, nonce string) int {
-		body, err := json.Marshal([]note{{Account: "ada", Stream: "days", From: at, To: at.Add(time.Minute), Nonce: nonce}})
+		body, err := json.Marshal([]note{{Account: "ada", Stream: "days", From: at, To: at.Add(time.Minute),
+			Nonce: nonce}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +255,8 @@ func TestReaderEnds(t *testing.T) {
 	give(t, roles, nil)
 	at := w.clock.Now().Add(-time.Hour)
 	w.change("ada", "days", item{"d-new", at, 7})
-	if code := all[2].notify(note{Account: "ada", Stream: "days", From: at, To: at.Add(time.Minute)}); code != http.StatusNoContent {
+	if code := all[2].notify(note{Account: "ada", Stream: "days", From: at,
+		To: at.Add(time.Minute)}); code != http.StatusNoContent {
 		t.Fatal(code)
 	}
 	w.acme.mu.Lock()
@@ -262,7 +264,10 @@ func TestReaderEnds(t *testing.T) {
 	w.acme.mu.Unlock()
 	w.clock.Add(2 * time.Minute)
 	give(t, roles, all[1])
-	until(t, "the account is read", func() bool { return all[2].upToDate(l.ID) && w.equals("p1", "ada") && w.inbox() == 0 })
+	until(t, "the account is read", func() bool {
+		return all[2].upToDate(l.ID) && w.equals("p1", "ada") &&
+			w.inbox() == 0
+	})
 }
 
 // TestReaderOversleeps checks that a process that was suspended in the middle of a window

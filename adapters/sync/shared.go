@@ -282,7 +282,7 @@ type level struct {
 // saveBudgetEvery is the time between two saves of the budget of a vendor.
 const saveBudgetEvery = 10 * time.Second
 
-// saveBudget stores the budget of a vendor, if that was not done lately.
+// saveBudget stores the budget of a vendor, unless that was done within saveBudgetEvery.
 func (e *Engine) saveBudget(ctx context.Context, v *vendor) {
 	e.mu.Lock()
 	now := e.Clock()
@@ -290,7 +290,8 @@ func (e *Engine) saveBudget(ctx context.Context, v *vendor) {
 	if state.Blocked = v.blocked; !v.blocked.After(now) {
 		state.Blocked = time.Time{}
 	}
-	same := state.Blocked.Equal(v.saved.Blocked) && (v.application.limit == nil || now.Sub(v.saved.At) < saveBudgetEvery)
+	same := state.Blocked.Equal(v.saved.Blocked) &&
+		(v.application.limit == nil || now.Sub(v.saved.At) < saveBudgetEvery)
 	if !same {
 		v.saved = state
 	}

@@ -63,7 +63,7 @@ func (l *erasures) end(key string) {
 }
 
 // erasureMark returns the mark of a patient and vendor, which is zero if nothing was
-// erased lately.
+// erased within keepErasure.
 func (p *Pipeline) erasureMark(ctx context.Context, patient, vendor string) (m erasureMark, err error) {
 	m, _, err = p.readErasure(ctx, erasureKey(patient, vendor))
 	return m, err

@@ -29,7 +29,7 @@ type Retraction struct {
 	ByEnd, Days bool
 	// Origin tells how the vendor's statement arrived.
 	Origin Origin
-	// Bind is that of a Request.
+	// Bind has the meaning of Request.Bind.
 	Bind func(*store.Batch)
 
 	audit.Caller

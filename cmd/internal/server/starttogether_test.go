@@ -95,7 +95,8 @@ func TestServersStartTogether(t *testing.T) {
 		t.Errorf("%d resources, want %d", len(got), len(want))
 	}
 	events := 0
-	err := db.Scan(t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, Filter: access.All().Filter(access.Read)},
+	err := db.Scan(t.Context(), store.ScanRange{Types: []string{"AuditEvent"},
+		Filter: access.All().Filter(access.Read)},
 		func(f *store.Found) bool {
 			for ref := range got {
 				if bytes.Contains(f.Resource.JSON, []byte(`"`+ref.String()+`/_history/`)) ||
@@ -190,7 +191,8 @@ func TestInTurn(t *testing.T) {
 		t.Errorf("%d of 3 servers", done)
 	}
 	s := &services{environment: environment{roles: role.Alone{}}}
-	if err := s.inTurn(t.Context(), "test", func(context.Context) error { done++; return nil }); err != nil || done != 4 {
+	if err := s.inTurn(t.Context(), "test", func(context.Context) error { done++; return nil }); err != nil ||
+		done != 4 {
 		t.Errorf("alone: %d, %v", done, err)
 	}
 }
