@@ -463,7 +463,7 @@ func (r *replica) onLooked(l *look) {
 			return
 		}
 		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
-		r.pause = time.After(r.delay)
+		r.pause, r.wanted = time.After(r.delay), true
 	case l.more:
 		r.delay = 0
 		r.startLook(&look{began: l.began, ticket: l.ticket})
