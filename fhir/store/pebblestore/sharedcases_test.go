@@ -281,25 +281,29 @@ func TestForeignSignatures(t *testing.T) {
 }
 
 // TestNothingBeforeTheMajority requires that a commit is neither answered nor shown
-// before its entry is durable.
+// before its entry is durable. The controls do so, and must be found.
 func TestNothingBeforeTheMajority(t *testing.T) {
-	_, g, dbs := lazy(t, 2, nil)
-	g.cluster.LoseMajority()
-	answer := commitLater(dbs[0], batchOf(device("d", "")))
-	until(t, "the entry is stored", func() bool { return g.cluster.Holds(1) })
-	for _, d := range dbs {
-		if d.LastSeq() != 0 {
-			t.Fatal("a commit shows before its entry is durable")
-		}
-	}
-	select {
-	case o := <-answer:
-		t.Fatalf("a commit was answered before its entry is durable: %+v", o)
-	default:
-	}
-	g.cluster.RegainMajority()
-	if o := <-answer; o.err != nil || o.result.Seq != 1 {
-		t.Fatalf("%+v", o)
+	for name, change := range map[string]func(*pebblestore.Shared){
+		"": nil, "answer early": pebblestore.AnswerEarly, "apply early": pebblestore.ApplyEarly,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, g, dbs := lazy(t, 2, func(p *process) { p.change = change })
+			g.cluster.LoseMajority()
+			answer := commitLater(dbs[0], batchOf(device("d", "")))
+			until(t, "the entry is stored", func() bool { return g.cluster.Holds(1) })
+			early := func() bool { return dbs[0].LastSeq() != 0 || dbs[1].LastSeq() != 0 || len(answer) > 0 }
+			if change != nil {
+				until(t, "the control shows or answers too early", early)
+			} else if early() {
+				t.Fatal("a commit was shown or answered before its entry is durable")
+			}
+			g.cluster.RegainMajority()
+			if o := <-answer; o.err != nil || o.result.Seq != 1 {
+				t.Fatalf("%+v", o)
+			}
+			until(t, "the commit shows",
+				func() bool { return dbs[0].Sync(context.Background()) == nil && dbs[0].LastSeq() == 1 })
+		})
 	}
 }
 
