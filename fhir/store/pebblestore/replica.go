@@ -595,7 +595,7 @@ func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, err
 // troubled reports whether the log fails.
 func (r *replica) troubled() bool {
 	for _, f := range r.flights {
-		if f.troubled {
+		if f.troubled || f.taken {
 			return true
 		}
 	}

@@ -436,6 +436,49 @@ func TestLogFails(t *testing.T) {
 	})
 }
 
+// TestTakenWithoutMajority lets an entry have the place of another that is not durable.
+// Neither is answered until one of them is; meanwhile further commits fail.
+func TestTakenWithoutMajority(t *testing.T) {
+	for _, rollBack := range []bool{false, true} {
+		t.Run(fmt.Sprint("rollback=", rollBack), func(t *testing.T) {
+			_, g, dbs := lazy(t, 2, func(p *process) {
+				if p.conf.Node == "node0" {
+					p.patience = 20 * time.Millisecond
+				}
+			})
+			g.cluster.LoseMajority()
+			b := commitLater(dbs[1], &store.Batch{Leaves: []store.Leaf{store.Leaf("b")}})
+			until(t, "an entry has the place", func() bool { return g.cluster.Holds(1) })
+			a := commitLater(dbs[0], &store.Batch{Leaves: []store.Leaf{store.Leaf("a")}})
+			until(t, "commits are refused", func() bool {
+				select {
+				case o := <-commitLater(dbs[0], batchOf(device("refused", ""))):
+					wantKind(t, o.err, fhir.Unavailable)
+					return true
+				case <-time.After(time.Millisecond):
+					return false
+				}
+			})
+			if len(a)+len(b) > 0 {
+				t.Fatal("a commit was answered without a majority")
+			}
+			if rollBack {
+				g.cluster.RollBack()
+			} else {
+				g.cluster.RegainMajority()
+			}
+			for _, answer := range []<-chan outcome{a, b} {
+				if o := <-answer; o.err != nil {
+					t.Fatal(o.err)
+				}
+			}
+			if err := dbs[0].Sync(context.Background()); err != nil || dbs[0].Log().Size() != 2 {
+				t.Fatalf("%d leaves, error %v", dbs[0].Log().Size(), err)
+			}
+		})
+	}
+}
+
 func TestReady(t *testing.T) {
 	_, g, dbs := lazy(t, 1, func(p *process) {
 		p.conf.Poll, p.conf.Confirmed = time.Millisecond, 200*time.Millisecond

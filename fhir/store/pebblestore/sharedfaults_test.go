@@ -181,11 +181,12 @@ func TestSharedWithFaults(t *testing.T) {
 }
 
 // TestSharedControls breaks the rules of the commit path one at a time. The check of
-// TestSharedWithFaults must find each within a few runs.
+// TestSharedWithFaults must find each within a few runs. TestNothingBeforeTheMajority has
+// the control that applies a group too early.
 func TestSharedControls(t *testing.T) {
 	rng := rand.New(rand.NewPCG(firstSeed(t), 2))
 	for name, change := range map[string]func(*pebblestore.Shared){
-		"answer early": pebblestore.AnswerEarly, "apply early": pebblestore.ApplyEarly, "forget": pebblestore.Forget,
+		"answer early": pebblestore.AnswerEarly, "forget": pebblestore.Forget,
 	} {
 		t.Run(name, func(t *testing.T) {
 			for run := range 20 {
