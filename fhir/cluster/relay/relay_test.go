@@ -55,11 +55,34 @@ func (c *cluster) store() *whole {
 func TestOnlySequencerAppends(t *testing.T) {
 	c := newCluster(t, 2, nil, nil)
 	a, b := c.processes[0], c.processes[1]
+	// The watcher is called for a commit that the local store already shows.
 	var seen atomic.Uint64
-	b.Watch(func(c store.Commit) { seen.Store(uint64(c.Seq)) })
-	r, err := b.Commit(t.Context(), put("x"))
-	if err != nil {
-		t.Fatal(err)
+	called, finish := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	stop := b.Watch(func(c store.Commit) {
+		once.Do(func() { close(called); <-finish })
+		seen.Store(uint64(c.Seq))
+	})
+	defer stop()
+	done := make(chan store.Result, 1)
+	go func() {
+		r, err := b.Commit(t.Context(), put("x"))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- r
+	}()
+	<-called
+	eventually(t, "the answer of the sequencer", func() bool { return a.server.calls.Load() == 0 && a.LastSeq() > 0 })
+	select {
+	case <-done:
+		t.Error("answered before the watcher was called")
+	default:
+	}
+	close(finish)
+	r := <-done
+	if r.Seq == 0 {
+		t.FailNow()
 	}
 	// The answer is as of what this process shows, and its watchers were called.
 	if b.LastSeq() < r.Seq || seen.Load() != uint64(r.Seq) {

@@ -85,6 +85,9 @@ type Store struct {
 	opts  Options
 	codec *wire.Codec
 	sent  *semaphore.Weighted
+	watch watchers
+	// unwatch ends the calls of watch.
+	unwatch func()
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -114,6 +117,9 @@ func New(o Options) (*Store, error) {
 	s := &Store{Local: o.Local, opts: o, codec: codec, sent: semaphore.NewWeighted(maxSent),
 		connect: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.watch = watchers{fns: map[uint64]func(store.Commit){}, waits: map[uint64]func(store.Seq) bool{}}
+	s.unwatch = o.Local.Watch(s.watch.notify)
+	s.watch.start(o.Local.LastSeq())
 	if o.Lease != nil {
 		s.tasks.Go(s.connector)
 	}
@@ -121,6 +127,7 @@ func New(o Options) (*Store, error) {
 }
 
 // Stop ends the connection to the sequencer. From then on, this process commits itself.
+// Watchers are still called.
 func (s *Store) Stop() {
 	s.cancel()
 	s.tasks.Wait()
@@ -129,7 +136,9 @@ func (s *Store) Stop() {
 // Close stops the relay and closes the local store.
 func (s *Store) Close() error {
 	s.Stop()
-	return s.Local.Close()
+	err := s.Local.Close()
+	s.unwatch()
+	return err
 }
 
 // Commit implements store.Store. It sends the batch to the sequencer if there is a
@@ -202,14 +211,19 @@ func (s *Store) commitHere(ctx context.Context, b *store.Batch) (store.Result, e
 	return r, err
 }
 
-// show returns when the local store shows the commit at. What the sequencer answered,
-// and the data that a refusal depended on, can then be read here.
+// show returns when the local store shows the commit at and the watchers were called for
+// it. What the sequencer answered, and the data that a refusal depended on, can then be
+// read here.
 func (s *Store) show(ctx context.Context, at store.Seq) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timing.Show)
 	defer cancel()
-	for s.LastSeq() < at {
-		err := s.Sync(ctx)
-		if err == nil && s.LastSeq() >= at {
+	seen, stop, wait := s.watch.until(ctx, at)
+	defer stop()
+	for wait {
+		// Sync looks at the log. The local store may learn of the commit before that by
+		// itself, which ends seen.
+		err := s.Sync(seen)
+		if err == nil || s.watch.reached(at) {
 			return nil
 		}
 		t := time.NewTimer(s.opts.Timing.Retry / 10)
