@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"pulsegate/fhir/cluster/hints/redistest"
+	"pulsegate/fhir/limit"
 )
 
 // patience bounds the wait for a condition.
@@ -440,5 +441,38 @@ func serveNonsense(l net.Listener, answer string) {
 				}
 			}
 		}()
+	}
+}
+
+// TestLimitsOfInstallation spends the failures that an endpoint allows at two
+// processes. With Redis they have one limit; without it, each has half of it.
+func TestLimitsOfInstallation(t *testing.T) {
+	s := redistest.Start(t)
+	open := newCluster(t, s.URL())
+	limiter := func(node string) *limit.Limiter {
+		l := &Limits{Redis: open(node, quick), Live: func() int { return 2 }}
+		return limit.New(limit.Limits{Failures: 1, Shared: l, Name: "token"})
+	}
+	both := []*limit.Limiter{limiter("a"), limiter("b")}
+	// The clock of the processes stands still, and that of Redis does not: it earns
+	// one token per second.
+	now := time.Now()
+	spend := func(claimed string) (n int) {
+		k := limit.Failing("192.0.2.1", claimed)
+		for i := range 100 {
+			if _, ok := both[i%2].MayFail(k, now); ok {
+				both[i%2].Failed(k, now)
+				n++
+			}
+		}
+		return n
+	}
+	start := time.Now()
+	if n := spend("app"); n < 20 || float64(n) > 21+time.Since(start).Seconds() {
+		t.Errorf("%d failures with Redis, want 20", n)
+	}
+	s.Stop()
+	if n := spend("other app"); n != 20 {
+		t.Errorf("%d failures without Redis, want 10 at each process", n)
 	}
 }
