@@ -85,7 +85,9 @@ type Store struct {
 	opts  Options
 	codec *wire.Codec
 	sent  *semaphore.Weighted
-	watch watchers
+
+	meters meters
+	watch  watchers
 	// unwatch ends the calls of watch.
 	unwatch func()
 
@@ -114,7 +116,11 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{Local: o.Local, opts: o, codec: codec, sent: semaphore.NewWeighted(maxSent),
+	m, err := newMeters()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{Local: o.Local, meters: m, opts: o, codec: codec, sent: semaphore.NewWeighted(maxSent),
 		connect: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.watch = watchers{fns: map[uint64]func(store.Commit){}, waits: map[uint64]func(store.Seq) bool{}}
@@ -148,6 +154,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	const op = "relay.Commit"
 	c := s.sequencer()
 	if c == nil {
+		s.meters.count(ctx, byThis)
 		return s.commitHere(ctx, b)
 	}
 	sending := *b
@@ -157,6 +164,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	payload := appendSent(make([]byte, 0, 1024), s.opts.Clock())
 	payload, err := s.codec.AppendBatch(payload, &sending)
 	if err != nil || len(payload) > maxFrame {
+		s.meters.count(ctx, byThis)
 		return s.commitHere(ctx, b)
 	}
 	if err := ctx.Err(); err != nil {
@@ -173,12 +181,14 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			s.opts.Logger.Warn("the sequencer did not answer; the commit is repeated here", "node", c.holder.Node,
 				"error", err)
 		}
+		s.meters.count(ctx, byRepeating)
 		r, err := s.commitHere(context.WithoutCancel(ctx), &sending)
 		if b.ID == ([16]byte{}) { // the writer does not know that there is an ID
 			r = stamped(r, &sending)
 		}
 		return r, err
 	}
+	s.meters.count(ctx, bySequencer)
 	shown := s.show(context.WithoutCancel(ctx), a.at)
 	switch {
 	case a.refusal != nil:
