@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/hints"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/sharedlog/memlog"
 	"pulsegate/fhir/store/storetest"
 	"pulsegate/fhir/store/storetest/several"
 )
@@ -374,7 +375,9 @@ type workers struct {
 	t    testing.TB
 	wg   sync.WaitGroup
 	stop atomic.Bool
-	acks [3]atomic.Uint64 // by process
+	// unknown allows commits of which the process does not know whether they took place.
+	unknown bool
+	acks    [3]atomic.Uint64 // by process
 }
 
 func (w *workers) start(c *cluster, perProcess int) {
@@ -390,6 +393,10 @@ func (w *workers) work(p *process, process int, id string) {
 		b := put(id)
 		b.Leaves = []store.Leaf{store.Leaf(fmt.Sprint(id, n))}
 		r, err := p.Commit(context.Background(), b)
+		if err != nil && w.unknown && fhir.KindOf(err) == fhir.Unavailable {
+			n = w.version(p, id, n)
+			continue
+		}
 		if err != nil {
 			if process != 0 { // process 0 is killed
 				w.t.Errorf("%s %d: %v", id, n, err)
@@ -402,6 +409,25 @@ func (w *workers) work(p *process, process int, id string) {
 		}
 		w.acks[process].Add(1)
 	}
+}
+
+// version returns the version of a document after a commit whose outcome is unknown: n or
+// the one before.
+func (w *workers) version(p *process, id string, n uint64) uint64 {
+	eventually(w.t, "the log", func() bool { return p.Sync(context.Background()) == nil })
+	heads, err := p.Heads(context.Background(), []fhir.Ref{{Type: "Patient", ID: id}})
+	if err != nil {
+		w.t.Error(err)
+		return n
+	}
+	v := heads[0].Version
+	if v != n && v != n-1 {
+		w.t.Errorf("%s: version %d after commit %d", id, v, n)
+	}
+	if v == n {
+		w.acks[p.number].Add(1)
+	}
+	return v
 }
 
 // atLeast waits until every process in from.. has n more acknowledgments.
@@ -432,6 +458,31 @@ func TestSequencerKilled(t *testing.T) {
 	w.stop.Store(true)
 	w.wg.Wait()
 	w.check(b, d)
+}
+
+// TestRoughLog lets the log lose requests, answers and majorities, and deliver entries
+// late, while the sequencer changes and connections are cut.
+func TestRoughLog(t *testing.T) {
+	c := newCluster(t, 3, nil, nil)
+	w := &workers{t: t, unknown: true}
+	plan := memlog.Random(7, memlog.Rough)
+	c.faults.Store(&plan)
+	w.start(c, 4)
+	for i := range 6 {
+		next := c.processes[i%3].holder
+		for _, p := range c.processes {
+			p.lease.set(next)
+		}
+		w.atLeast(5, 0)
+		if l := c.processes[(i+1)%3].link.Load(); l != nil {
+			_ = l.conn.Close() // what is on its way is lost
+		}
+		w.atLeast(5, 0)
+	}
+	w.stop.Store(true)
+	w.wg.Wait()
+	c.faults.Store(nil)
+	w.check(c.processes...)
 }
 
 // TestTwoSequencers lets two processes believe that they are the sequencer.
