@@ -96,6 +96,8 @@ type Store struct {
 	tasks   sync.WaitGroup
 	link    atomic.Pointer[client] // the connection to the sequencer, or nil
 	connect chan struct{}          // asks connector to look at the lease
+	// unreachable is the sequencer to which the latest attempt to connect failed.
+	unreachable atomic.Pointer[hints.Holder]
 }
 
 var (
@@ -335,12 +337,13 @@ func (s *Store) reconnect() time.Duration {
 	}
 	c, err := dial(s.ctx, h, s.opts.Trust, s.opts.Timing)
 	if err != nil {
-		if s.ctx.Err() == nil {
+		if old := s.unreachable.Swap(&h); s.ctx.Err() == nil && (old == nil || *old != h) { // once per sequencer
 			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node,
 				"error", err)
 		}
 		return s.opts.Timing.Retry
 	}
+	s.unreachable.Store(nil)
 	s.link.Store(c)
 	return look
 }
