@@ -122,7 +122,8 @@ func TestCommands(t *testing.T) {
 	c.grow(t, l, testSegment-int(c.at.Index)-1)
 	r.take()
 	mustRead(t, l, c.at)
-	check("Read at the end of a segment", "find "+l.segmentName(testSegment)+" linearizable", "find "+segment+" linearizable")
+	check("Read at the end of a segment", "find "+l.segmentName(testSegment)+" linearizable",
+		"find "+segment+" linearizable")
 	if _, err := l.SetIdentity(t.Context(), sharedlog.Identity{}, sharedlog.Identity{Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,8 @@ func TestEveryCommand(t *testing.T) {
 		if _, err := raw.LookupErr("maxTimeMS"); err != nil && single {
 			t.Errorf("%q has no time limit on the server", text)
 		}
-		if mode := raw.Lookup("$readPreference", "mode"); mode.Type != 0 && !strings.HasPrefix(mode.StringValue(), "primary") {
+		if mode := raw.Lookup("$readPreference", "mode"); mode.Type != 0 &&
+			!strings.HasPrefix(mode.StringValue(), "primary") {
 			t.Errorf("%q goes to a secondary", text)
 		}
 	}

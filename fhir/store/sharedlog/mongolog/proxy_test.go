@@ -13,7 +13,7 @@ import (
 	"pulsegate/fhir/store/sharedlog"
 )
 
-// fault is what a proxy does with the next insert of an entry.
+// fault tells a proxy how to treat the next insert of an entry.
 type fault int
 
 const (

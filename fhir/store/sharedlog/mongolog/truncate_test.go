@@ -71,7 +71,8 @@ func TestTruncateWaits(t *testing.T) {
 		t.Errorf("%d segments, want 1", n)
 	}
 	var records []firstDoc
-	if err := l.all(t.Context(), l.db.Collection("log_first"), bson.D{}, nil, &records); err != nil || len(records) != 1 {
+	if err := l.all(t.Context(), l.db.Collection("log_first"), bson.D{}, nil, &records); err != nil ||
+		len(records) != 1 {
 		t.Errorf("%d records, %v: want 1", len(records), err)
 	}
 	if got, err := read(t, l, c.at); err != nil || len(got) != 0 {
