@@ -107,7 +107,7 @@ func TestCommands(t *testing.T) {
 	mustRead(t, l, before)
 	check("Read of small entries", "find "+segment+" linearizable")
 	before = c.at
-	large := c.add(t, l, random(smallParts+1))
+	large := c.add(t, l, random(smallParts+100))
 	check("Append of a large entry", "insert log_parts majority journal", "insert log_parts majority journal",
 		"insert "+segment+" majority journal")
 	mustRead(t, l, before)
@@ -137,7 +137,7 @@ func TestEveryCommand(t *testing.T) {
 	l.opt.Grace = -1
 	s := l.Snapshots()
 	c := &chain{}
-	c.add(t, l, random(smallParts+1))
+	c.add(t, l, random(smallParts+100))
 	c.grow(t, l, 2*testSegment)
 	mustRead(t, l, sharedlog.Position{})
 	m, content := manifest(1, random(1000))
