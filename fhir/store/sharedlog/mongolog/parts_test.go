@@ -115,12 +115,12 @@ func TestSweep(t *testing.T) {
 	c := &chain{}
 	before := *c
 	kept := c.add(t, l, random(2*smallParts+100))
-	lost := before.entry(random(3*smallParts+100))
+	lost := before.entry(random(3*smallParts + 100))
 	if err := l.Append(t.Context(), lost); !errors.Is(err, sharedlog.ErrTaken) {
 		t.Fatal(err)
 	}
 	// The parts of an entry on its way.
-	coming := c.entry(random(smallParts+100))
+	coming := c.entry(random(smallParts + 100))
 	doc, pieces, err := encode(coming, coming.Sum(), l.inline)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func appendAndDie(t *testing.T, uri string) {
 // TestPartsAtOnce lets processes append the same large entry at the same time.
 func TestPartsAtOnce(t *testing.T) {
 	o := testOptions(t)
-	e := (&chain{}).entry(random(4*smallParts+100))
+	e := (&chain{}).entry(random(4*smallParts + 100))
 	var all sync.WaitGroup
 	for range 4 {
 		l := openParts(t, o)

@@ -26,7 +26,7 @@ func (l *Log) Read(ctx context.Context, p sharedlog.Position, fn func(*sharedlog
 			return err
 		}
 		for i := range docs {
-			e, sum, err := l.whole(ctx, &docs[i])
+			e, sum, err := l.complete(ctx, &docs[i])
 			if err != nil {
 				return err
 			}
@@ -120,8 +120,8 @@ func (l *Log) checkPosition(ctx context.Context, p sharedlog.Position, at []entr
 	return nil
 }
 
-// whole returns the entry of a document from a look, and verifies its hash.
-func (l *Log) whole(ctx context.Context, d *entryDoc) (*sharedlog.Entry, sharedlog.Hash, error) {
+// complete returns the entry of a document from a look, and verifies its hash.
+func (l *Log) complete(ctx context.Context, d *entryDoc) (*sharedlog.Entry, sharedlog.Hash, error) {
 	if d.IsLarge {
 		if err := l.bringLarge(ctx, d); err != nil {
 			return nil, sharedlog.Hash{}, err
