@@ -38,7 +38,7 @@ test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, r
 	$(MAKE) smoke
 	$(MAKE) hostile
 
-CLUSTER := ./fhir/store/sharedlog/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
+CLUSTER := ./fhir/store/sharedlog/... ./fhir/cluster/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
 
 test-cluster: ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
 	PULSEGATE_TEST_MONGODB='$(MONGODB)' PULSEGATE_TEST_REDIS='$(REDIS)' $(GO) test -count 1 -timeout 25m $(CLUSTER)
