@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/find"
 	"pulsegate/fhir/store/pebblestore/internal/readcache"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
@@ -202,69 +203,106 @@ func (d *DB) gather(first *request) []*request {
 }
 
 // build assembles and applies the Pebble batch of a group.
-func (d *DB) build(reqs []*request) (g *group, err error) {
-	g = &group{requests: reqs}
-	if d.failed.Load() {
-		return g, nil
-	}
-	if !d.refuseForSpace(reqs) {
+func (d *DB) build(reqs []*request) (*group, error) {
+	g := &group{requests: reqs}
+	if d.failed.Load() || !d.refuseForSpace(reqs) {
 		return g, nil
 	}
 	d.meters.group.Record(context.Background(), int64(len(reqs)))
-	for left := slices.Clone(reqs); ; {
-		bad, err := d.assemble(g, left)
-		if bad == nil {
-			return g, err
+	s, err := d.assemble(d.base(), reqs)
+	if s == nil || err != nil {
+		return g, err
+	}
+	if err := d.apply(s.batch); err != nil {
+		return g, err
+	}
+	d.settle(s)
+	g.batch, g.view, g.changed = s.batch, d.newView(), s.changed
+	return g, nil
+}
+
+// base returns the state after the groups that were applied.
+func (d *DB) base() base { return base{reader: d.pdb, head: d.head, edge: d.edge} }
+
+// assemble builds the Pebble batch of the requests that have no error yet, and sets
+// their results. It returns nil if there is nothing to write. A request whose rows
+// cannot be read fails alone. An error means that the store cannot be written.
+func (d *DB) assemble(from base, reqs []*request) (*stage, error) {
+	left := slices.DeleteFunc(slices.Clone(reqs), func(r *request) bool { return r.err != nil })
+	for {
+		s := newStage(d, from)
+		bad, err := s.addAll(left)
+		if err == nil && s.meta == from.head && s.batch.Empty() { // nothing was written
+			return nil, s.batch.Close()
 		}
-		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
-		// Rows of this request could not be read. It fails alone; assemble the
-		// group again without the changes it left in memory.
+		if err == nil {
+			return s, nil
+		}
+		err = errors.Join(err, s.batch.Close())
+		if bad == nil {
+			return nil, err
+		}
+		// The stage holds a part of the request. Assemble the group without it.
 		bad.err = fault.Wrap("pebblestore.Commit", err)
-		clear(d.edge)
-		d.days.Reset()
+		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
 	}
 }
 
-// assemble builds and applies the Pebble batch of a group's requests. If rows of a
-// request could not be read, it returns the request as bad. An error without a bad
-// request means that the store cannot be written.
-func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
-	d.days.Trim()
-	s := newStage(d)
+// addAll adds requests to the group and completes it. If rows of a request could not
+// be read, it returns the request as bad.
+func (s *stage) addAll(reqs []*request) (bad *request, err error) {
 	defer s.close()
 	for _, r := range reqs {
-		if r.compact != nil || r.err != nil {
+		r.err = nil
+		if r.compact != nil {
 			continue
 		}
 		if err := s.add(r); err != nil {
-			return r, errors.Join(err, s.batch.Close())
+			return r, err
 		}
 	}
 	// Compactions come last: a sample that a commit of this group removed from a
 	// series voids them.
 	for _, r := range reqs {
-		if r.compact == nil || r.err != nil {
+		if r.compact == nil {
 			continue
 		}
 		if err := s.putCompaction(r.compact); err != nil {
-			return r, errors.Join(err, s.batch.Close())
+			return r, err
 		}
 	}
-	if s.meta == d.head && s.batch.Empty() { // nothing was written
-		return nil, s.batch.Close()
+	if s.meta == s.from.head && s.batch.Empty() {
+		return nil, nil
 	}
-	if err := s.finish(); err != nil {
-		return nil, errors.Join(err, s.batch.Close())
-	}
-	if err := d.apply(s.batch); err != nil {
-		return nil, err
-	}
-	d.head, g.batch = s.meta, s.batch
-	d.noteTemplates(s.templates)
+	return nil, s.finish()
+}
+
+// settle lets the effects of a group take place whose batch was applied. Call it
+// before a view shows the group.
+func (d *DB) settle(s *stage) {
+	d.head, d.edge = s.meta, s.edge
 	d.groups++
-	g.view = d.newView()
-	g.changed = s.changed
-	return nil, nil
+	d.days.Add(&s.days)
+	for id := range s.templates {
+		// Writing a row again does no harm, so the oldest ones may be forgotten.
+		d.writtenTemplates.Add(id, struct{}{})
+	}
+	for guard, seq := range s.touches {
+		d.guards.touch(guard, seq)
+	}
+	for _, n := range s.notes {
+		c := n.doc
+		d.search.Note(n.seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
+	}
+	if d.compactor.enabled.Load() {
+		for _, g := range s.grown {
+			d.compactor.consider(g.in, g.tally)
+		}
+	}
+	if !s.swept.IsZero() {
+		d.lastSweep = s.swept
+		d.search.Tidy()
+	}
 }
 
 // apply writes a batch to the WAL and the memtable. It runs Pebble on a
@@ -300,7 +338,7 @@ func (d *DB) syncer() {
 		}
 		if d.failed.Load() {
 			for _, r := range g.requests {
-				r.result, r.err = store.Result{}, errStopped("pebblestore.Commit")
+				r.result, r.err = store.Result{}, d.errStopped("pebblestore.Commit")
 				close(r.done)
 			}
 			continue
@@ -308,7 +346,9 @@ func (d *DB) syncer() {
 		if g.view != nil {
 			d.reads.Drop(g.changed, g.view.group)
 			d.publish(g.view)
-			d.notify(g)
+			if d.watched() {
+				d.notify(commitsOf(g.requests))
+			}
 		}
 		for _, r := range g.requests {
 			close(r.done)
@@ -316,8 +356,28 @@ func (d *DB) syncer() {
 	}
 }
 
-// notify calls the watchers with the commits of a group.
-func (d *DB) notify(g *group) {
+// watched reports whether there are watchers.
+func (d *DB) watched() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.watches) > 0
+}
+
+// commitsOf returns the commits of requests.
+func commitsOf(reqs []*request) (out []store.Commit) {
+	for _, r := range reqs {
+		if r.commit.Seq != 0 {
+			out = append(out, r.commit)
+		}
+	}
+	return out
+}
+
+// notify calls the watchers with commits.
+func (d *DB) notify(commits []store.Commit) {
+	if len(commits) == 0 {
+		return
+	}
 	d.mu.Lock()
 	fns := make([]func(store.Commit), 0, len(d.watches))
 	for id := uint64(0); id < d.nextID && len(fns) < len(d.watches); id++ {
@@ -326,12 +386,9 @@ func (d *DB) notify(g *group) {
 		}
 	}
 	d.mu.Unlock()
-	for _, r := range g.requests {
-		if r.commit.Seq == 0 {
-			continue
-		}
+	for _, c := range commits {
 		for _, fn := range fns {
-			fn(r.commit)
+			fn(c)
 		}
 	}
 }

@@ -25,10 +25,14 @@ type compactor struct {
 	mu     sync.Mutex
 	queued map[series.SeriesID]*tier.Series
 	order  []series.SeriesID
-	busy   int // series being compacted, 0 or 1
+	busy   int  // series being compacted, 0 or 1
+	scan   bool // look at every series, because compactions were enabled
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{}
+
+	// enabled is set if this process plans compactions.
+	enabled atomic.Bool
 
 	series, samples atomic.Uint64 // compactions, and samples they rewrote, since the store was opened
 }
@@ -38,7 +42,7 @@ func newCompactor(d *DB) *compactor {
 		stop: make(chan struct{}), done: make(chan struct{})}
 }
 
-// consider queues a series that has grown. Only the committer calls it.
+// consider queues a series that has grown, if it is due.
 func (c *compactor) consider(ser *tier.Series, st *rows.Tally) {
 	if !tier.Due(st) {
 		return
@@ -83,17 +87,72 @@ func (c *compactor) run() {
 			return
 		case <-c.wake:
 		}
+		if err := c.scanAll(); err != nil && fhir.KindOf(err) != fhir.Unavailable {
+			c.db.opts.Logger.Error("compaction", "error", fault.Describe(err))
+		}
 		for ser := c.take(); ser != nil; ser = c.take() {
 			select {
 			case <-c.stop:
 				return
 			default:
 			}
+			if !c.enabled.Load() {
+				continue
+			}
 			if err := c.compact(ser, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
 				c.db.opts.Logger.Error("compaction", "error", fault.Describe(err))
 			}
 		}
 	}
+}
+
+// SetCompacting sets whether this process compacts series in the background. It is true
+// in a store of one process, and false at first in a shared one: of the processes that
+// share a store, one at a time should compact. If two do, no answer changes, but one of
+// them works in vain.
+func (d *DB) SetCompacting(on bool) {
+	if d.compactor.enabled.Swap(on) || !on {
+		return
+	}
+	d.compactor.mu.Lock()
+	d.compactor.scan = true
+	d.compactor.mu.Unlock()
+	select {
+	case d.compactor.wake <- struct{}{}:
+	default:
+	}
+}
+
+// scanAll queues the series that became due while another process was to compact them.
+func (c *compactor) scanAll() error {
+	c.mu.Lock()
+	scan := c.scan
+	c.scan = false
+	c.mu.Unlock()
+	if !scan {
+		return nil
+	}
+	v, err := c.db.enter("pebblestore.compact")
+	if err != nil {
+		return err
+	}
+	defer c.db.leave(v)
+	return c.db.eachSeries(v, func(ser *tier.Series) error {
+		select {
+		case <-c.stop:
+			return errClosed("pebblestore.compact")
+		default:
+		}
+		raw, err := rows.Get(v.Reader, keys.TallyKey(ser.ID))
+		if err != nil || raw == nil {
+			return err
+		}
+		st, err := rows.DecodeTally(raw)
+		if err == nil {
+			c.consider(ser, &st)
+		}
+		return err
+	})
 }
 
 // compact merges the tails of a series: into the base if that is worth its cost, or
@@ -128,14 +187,13 @@ func (c *compactor) compact(ser *tier.Series, all bool) error {
 }
 
 // putCompaction applies a compaction to the group, unless a sample has left the
-// series since it was planned.
+// series, or another compaction has changed it, since it was planned.
 func (s *stage) putCompaction(x *tier.Compaction) error {
 	st, err := s.tally(x.Series.ID)
 	if err != nil {
 		return err
 	}
-	if st == nil || st.Moves != x.Moves {
-		x.Void = true
+	if x.Void = st == nil || st.Moves != x.Moves || st.Merges != x.Merges; x.Void {
 		return nil
 	}
 	for _, k := range x.Drop {
@@ -159,7 +217,17 @@ func (s *stage) putCompaction(x *tier.Compaction) error {
 }
 
 // compactAll merges the tails of every series into the base.
-func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
+func (d *DB) compactAll(ctx context.Context, v *view) error {
+	return d.eachSeries(v, func(ser *tier.Series) error {
+		if ctx.Err() != nil {
+			return fault.Canceled("pebblestore.Compact", ctx.Err())
+		}
+		return d.compactor.compact(ser, true)
+	})
+}
+
+// eachSeries calls fn with every series.
+func (d *DB) eachSeries(v *view, fn func(*tier.Series) error) (err error) {
 	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableSeries},
 		UpperBound: []byte{keys.TableSeries + 1}})
 	if err != nil {
@@ -167,9 +235,6 @@ func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
 	}
 	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		if ctx.Err() != nil {
-			return fault.Canceled("pebblestore.Compact", ctx.Err())
-		}
 		var id series.SeriesID
 		if k := it.Key(); len(k) > 8 {
 			copy(id[:], k[len(k)-8:])
@@ -178,7 +243,7 @@ func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := d.compactor.compact(ser, true); err != nil {
+		if err := fn(ser); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 // schemaVersion is the version of the key layout that this package reads and
@@ -45,6 +46,10 @@ type Options struct {
 	// NoSync acknowledges commits without an fsync. A crash then loses commits; it is
 	// for tests and for stores that are thrown away.
 	NoSync bool
+	// Shared, if set, connects the store to the log through which several processes
+	// share it. Commits are then durable in the log, and the files are a copy that can
+	// be replaced.
+	Shared *Shared
 
 	bounds limits
 }
@@ -52,7 +57,8 @@ type Options struct {
 // limits bounds the memory of searches. Tests make it small.
 type limits struct {
 	find.Bounds
-	run int // bytes of a sorted run in memory
+	run    int // bytes of a sorted run in memory
+	guards int // guards of a generation
 }
 
 // DB is an open store. It is safe for concurrent use.
@@ -64,6 +70,7 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
+	why    atomic.Pointer[error] // reason for failed, if it was not a failed write
 	meters *meters
 
 	reads     *readcache.Cache
@@ -71,6 +78,7 @@ type DB struct {
 	tier      *tier.Tier
 	search    *find.Searcher
 	compactor *compactor
+	replica   *replica // nil if the store is not shared
 	damage    damage
 
 	mu      sync.Mutex
@@ -85,14 +93,16 @@ type DB struct {
 	toSync chan *group
 	done   chan struct{}
 
-	// The fields below belong to the committer's goroutine.
+	// The fields below belong to the goroutine of the committer or of the replica.
+	position         rows.Position // in the log, if the store is shared
 	head             rows.Head
 	groups           uint64
 	writtenTemplates *simplelru.LRU[[16]byte, struct{}] // templates whose F row is known to exist
-	edge             map[int][32]byte
+	edge             edge
 	lastSweep        time.Time
 	disk             spaceWatch
-	days             rows.DayWriter
+	days             *rows.Days
+	guards           *guards
 }
 
 var _ store.Store = (*DB)(nil)
@@ -110,16 +120,18 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	if opts.bounds == (limits{}) {
-		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20}
+		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20, guards: maxGuards}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
-		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		reads: readcache.New(), days: rows.NewDayWriter()}
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}),
+		reads: readcache.New(), days: rows.NewDays()}
 	// fails only for a size below one
 	d.writtenTemplates, _ = simplelru.NewLRU[[16]byte, struct{}](rows.MaxTemplates, nil)
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
+	opts.NoSync = opts.NoSync || opts.Shared != nil
+	d.opts.NoSync = opts.NoSync
 	d.idle = sync.NewCond(&d.mu)
 	d.wopts = pebble.Sync
 	if opts.NoSync {
@@ -159,15 +171,25 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, fault.Wrap(op, err)
 	}
 	d.compactor = newCompactor(d)
+	d.guards = newGuards(d.head.Seq, opts.bounds.guards)
 	d.search = find.New(results, opts.bounds.Bounds)
+	if err := d.share(); err != nil {
+		err = errors.Join(err, pdb.Close())
+		d.cache.Unref()
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+	}
 	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.Reader.Close(), pdb.Close())
 		d.cache.Unref()
 		return nil, fault.Wrap(op, err)
 	}
-	go d.committer()
-	go d.syncer()
+	if d.replica != nil {
+		go d.replica.run()
+	} else {
+		go d.committer()
+		go d.syncer()
+	}
 	go d.compactor.run()
 	return d, nil
 }
@@ -204,24 +226,49 @@ func (d *DB) load() error {
 	return err
 }
 
+// share brings a shared store up to date with the log.
+func (d *DB) share() error {
+	d.compactor.enabled.Store(d.opts.Shared == nil)
+	if d.opts.Shared == nil {
+		return d.checkAlone()
+	}
+	conf, err := d.opts.Shared.setDefaults()
+	if err != nil {
+		return err
+	}
+	r, err := newReplica(d, conf)
+	if err != nil {
+		return err
+	}
+	if err := d.loadPosition(r.ctx, conf); err != nil {
+		return err
+	}
+	if err := r.catchUp(); err != nil {
+		return err
+	}
+	d.replica = r
+	return nil
+}
+
 // view is the durable state that readers see.
 type view struct {
 	snapshot.Snapshot
-	group uint64 // groups written since the store was opened, up to this one
-	refs  int    // guarded by DB.mu; the DB counts as one
+	position sharedlog.Position
+	group    uint64 // groups written since the store was opened, up to this one
+	refs     int    // guarded by DB.mu; the DB counts as one
 }
 
 // newView takes a snapshot of the applied groups. The caller releases it.
 func (d *DB) newView() *view {
 	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates,
 		Tier: d.tier},
-		group: d.groups, refs: 1}
+		position: d.position.Position, group: d.groups, refs: 1}
 }
 
 // enter returns the current view for a read. The caller passes it to leave.
 func (d *DB) enter(op string) (*view, error) {
 	if d.failed.Load() {
-		return nil, errStopped(op)
+		return nil, d.errStopped(op)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -264,10 +311,6 @@ func (d *DB) publish(v *view) {
 	d.release(old)
 }
 
-func errStopped(op string) error {
-	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; restart the server")
-}
-
 func errClosed(op string) error {
 	return fhir.Errorf(fhir.Unavailable, op, "the store is closed")
 }
@@ -291,6 +334,9 @@ func (d *DB) Close() error {
 	d.closed = true
 	d.reads.Stop()
 	close(d.compactor.stop)
+	if d.replica != nil {
+		close(d.replica.closing)
+	}
 	for d.readers > 0 {
 		d.idle.Wait()
 	}
@@ -299,7 +345,7 @@ func (d *DB) Close() error {
 	close(d.in)
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
-	if d.failed.Load() {
+	if d.failed.Load() && d.why.Load() == nil {
 		return fault.Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
@@ -327,14 +373,6 @@ func (d *DB) LastSeq() store.Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.view.Head.Seq
-}
-
-// Sync implements store.Store.
-func (d *DB) Sync(context.Context) error {
-	if d.failed.Load() {
-		return errStopped("pebblestore.Sync")
-	}
-	return nil
 }
 
 // Stats implements store.Store.

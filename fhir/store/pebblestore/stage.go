@@ -15,7 +15,6 @@ import (
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
-	"pulsegate/fhir/store/pebblestore/internal/find"
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/readcache"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
@@ -40,19 +39,30 @@ type current struct {
 	sample    *tier.Located // set if the resource is a sample
 }
 
-// stage is a group in preparation: the Pebble batch, and the changes that earlier
-// batches of the group made to the database.
+// base is the state on which a group is built.
+type base struct {
+	reader pebble.Reader
+	head   rows.Head
+	edge   edge
+	// below, if not nil, is a group that is not applied yet. reader, head and edge
+	// include it.
+	below *stage
+}
+
+// stage is a group in preparation: its Pebble batch, the changes that earlier
+// batches of the group made to the base, and the effects that take place when the
+// Pebble batch is applied (DB.settle). It changes nothing else, so that it can be
+// discarded.
 type stage struct {
-	db        *DB
-	batch     *pebble.Batch
-	meta      rows.Head
-	heads     map[fhir.Ref]*current
-	state     map[string][]byte // a nil value means that the key is absent
-	templates map[[16]byte]bool // written in this group
-	// changed becomes group.changed.
-	changed []readcache.Key
+	db      *DB
+	from    base
+	batch   *pebble.Batch
+	meta    rows.Head
+	edge    edge
+	heads   map[fhir.Ref]*current
+	state   map[string][]byte           // a nil value means that the key is absent
 	updates map[updatesID]*updatesGroup // of the batch that is being added
-	ids     *pebble.Iterator            // over the database before this group; opened when first needed
+	ids     *pebble.Iterator            // over the base; opened when first needed
 
 	// The series that the group changes.
 	touched  map[series.Identity]store.Seq
@@ -60,6 +70,27 @@ type stage struct {
 	tallies  map[series.SeriesID]*rows.Tally
 	written  map[series.SeriesID]*tier.Series // series whose tally has changed
 	blocks   map[string]*openBlock            // by the key of the H row
+
+	// Effects.
+	changed   []readcache.Key // the values that the read cache must drop
+	templates map[[16]byte]bool
+	days      rows.DayWriter
+	notes     []noted
+	grown     []grown
+	touches   map[string]store.Seq // guards
+	swept     time.Time            // zero if the group does not sweep
+}
+
+// noted is a version of an Observation whose signature the group adds.
+type noted struct {
+	seq store.Seq
+	doc *current
+}
+
+// grown is a series that the group changes, and its tally after the group.
+type grown struct {
+	in    *tier.Series
+	tally *rows.Tally
 }
 
 // close closes the iterators. The caller closes or commits the batch.
@@ -73,13 +104,19 @@ func (s *stage) close() {
 	}
 }
 
-func newStage(d *DB) *stage {
-	return &stage{db: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
-		state:   map[string][]byte{},
+func newStage(d *DB, from base) *stage {
+	s := &stage{db: d, from: from, batch: d.pdb.NewBatch(), meta: from.head, edge: from.edge,
+		heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
 		tallies: map[series.SeriesID]*rows.Tally{},
 		written: map[series.SeriesID]*tier.Series{}, blocks: map[string]*openBlock{},
 		updates: map[updatesID]*updatesGroup{}}
+	if from.below != nil {
+		s.days = d.days.Writer(&from.below.days)
+	} else {
+		s.days = d.days.Writer(nil)
+	}
+	return s
 }
 
 // write is one resolved resource write.
@@ -98,8 +135,17 @@ func (s *stage) add(r *request) error {
 	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
+	if was, ok, err := s.remembered(b.ID); err != nil || ok {
+		if r.result = was; err != nil {
+			return s.refuse(r, err)
+		}
+		return nil
+	}
+	if err := s.checkGuards(b); err != nil {
+		return s.refuse(r, err)
+	}
 	seq := s.meta.Seq + 1
-	updated := max(s.db.opts.Clock().UnixMilli(), s.db.head.Updated+1, s.meta.Updated)
+	updated := max(s.db.opts.Clock().UnixMilli(), s.from.head.Updated+1, s.meta.Updated)
 	local := map[fhir.Ref]*current{}
 	var writes []write
 	outcomes := make([]store.Outcome, len(b.Writes))
@@ -126,6 +172,9 @@ func (s *stage) add(r *request) error {
 	r.result.Seq = seq
 	r.commit.Seq = seq
 	s.meta.Seq, s.meta.Updated = seq, updated
+	for _, guard := range b.Touches {
+		s.touch(guard, seq)
+	}
 	for i, a := range r.series {
 		if err := s.putSeries(a, seq, updated, uint32(i)); err != nil {
 			return err
@@ -149,6 +198,9 @@ func (s *stage) add(r *request) error {
 			return err
 		}
 	}
+	if err := s.remember(b.ID, &r.result, updated); err != nil {
+		return err
+	}
 	return s.putLeaves(b.Leaves)
 }
 
@@ -170,7 +222,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		return nil, nil
 	}
 	if s.ids == nil {
-		it, err := rows.NewIDIter(s.db.pdb)
+		it, err := rows.NewIDIter(s.from.reader)
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +246,7 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	} else if s.appended[k.Identity] {
 		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
 	}
-	l, err := s.db.tier.Sample(s.db.pdb, ref)
+	l, err := s.db.tier.Sample(s.from.reader, ref)
 	if err != nil || l == nil {
 		return nil, err
 	}
@@ -213,14 +265,14 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	if c == nil || c.loaded {
 		return nil
 	}
-	v, err := rows.Get(s.db.pdb, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
+	v, err := rows.Get(s.from.reader, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
 	if err != nil {
 		return err
 	}
 	if v == nil {
 		return fault.ErrRow
 	}
-	if c.doc, err = s.db.templates.Document(s.db.pdb, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
+	if c.doc, err = s.db.templates.Document(s.from.reader, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
 	c.values, c.complete, err = rows.ExtractStored(ref.Type, c.doc.JSON)
@@ -344,7 +396,7 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	if v, ok := s.state[key]; ok {
 		return v, nil
 	}
-	v, err := rows.Get(s.db.pdb, keys.StateKey(key))
+	v, err := rows.Get(s.from.reader, keys.StateKey(key))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -358,10 +410,11 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 // It returns the change, or nil for an AuditEvent.
 func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
-		if err := s.touch(k.Identity, seq); err != nil {
+		if err := s.touchStream(k.Identity, seq); err != nil {
 			return nil, err
 		}
 	}
+	s.touchConsent(w, seq)
 	if w.old != nil {
 		s.changed = append(s.changed, readcache.Key{Ref: w.ref})
 		if w.old.sample != nil {
@@ -372,7 +425,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 				return nil, err
 			}
 			w.old.sample = nil
-			if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
+			if err := s.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
 				return nil, err
 			}
 		}
@@ -390,7 +443,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 		return nil, err
 	}
 	if !w.now.Deleted {
-		if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
+		if err := s.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
 			return nil, err
 		}
 	}
@@ -500,12 +553,14 @@ func (s *stage) finish() error {
 	if err := s.finishSeries(); err != nil {
 		return err
 	}
-	now := s.db.opts.Clock()
-	if now.Sub(s.db.lastSweep) < time.Second {
+	now, last := s.db.opts.Clock(), s.db.lastSweep
+	if s.from.below != nil && !s.from.below.swept.IsZero() {
+		last = s.from.below.swept
+	}
+	if now.Sub(last) < time.Second {
 		return nil
 	}
-	s.db.lastSweep = now
-	s.db.search.Tidy()
+	s.swept = now
 	if err := s.sweep(now); err != nil { // expired state can be removed later
 		s.db.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
 	}
@@ -513,7 +568,7 @@ func (s *stage) finish() error {
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.db.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
+	it, err := s.from.reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
 		UpperBound: keys.ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
@@ -528,7 +583,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 		if _, touched := s.state[key]; touched {
 			continue
 		}
-		v, err := rows.Get(s.db.pdb, keys.StateKey(key))
+		v, err := rows.Get(s.from.reader, keys.StateKey(key))
 		if err != nil {
 			return err
 		}
@@ -546,13 +601,12 @@ func (s *stage) sweep(now time.Time) (err error) {
 }
 
 // noteCluster adds the signature of a document that the group writes.
-func (s *stage) noteCluster(seq store.Seq, c *current) {
-	s.db.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
-}
+func (s *stage) noteCluster(seq store.Seq, c *current) { s.notes = append(s.notes, noted{seq, c}) }
 
 // putTemplate writes the F row of a template, unless it is known to exist.
 func (s *stage) putTemplate(f *store.Template) error {
-	if _, ok := s.db.writtenTemplates.Get(f.ID); ok || s.templates[f.ID] {
+	if _, ok := s.db.writtenTemplates.Get(f.ID); ok || s.templates[f.ID] ||
+		s.from.below != nil && s.from.below.templates[f.ID] {
 		return nil
 	}
 	if s.templates == nil {
@@ -560,12 +614,4 @@ func (s *stage) putTemplate(f *store.Template) error {
 	}
 	s.templates[f.ID] = true
 	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
-}
-
-// noteTemplates records the templates of a group that was applied. Writing a row
-// again does no harm, so the oldest ones may be forgotten.
-func (d *DB) noteTemplates(ids map[[16]byte]bool) {
-	for id := range ids {
-		d.writtenTemplates.Add(id, struct{}{})
-	}
 }

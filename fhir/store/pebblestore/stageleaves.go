@@ -11,6 +11,18 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
+// edge holds hashes on the right edge of the log's tree, by level. A level that is
+// not known is read from the store.
+type edge struct {
+	known uint64 // bit set of levels
+	at    [64]tlog.Hash
+}
+
+func (e *edge) set(level int, h tlog.Hash) {
+	e.known |= 1 << level
+	e.at[level] = h
+}
+
 // putLeaves appends to the log one row of leaves and one of hashes. It needs the
 // hashes on the right edge of the tree, which the committer keeps in memory and
 // reads after a start.
@@ -22,13 +34,13 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 	var leaves []byte
 	hashes := make([]byte, 0, 2*tlog.HashSize*(len(ls)+8))
 	for _, l := range ls {
-		hs, err := tlog.StoredHashes(int64(s.meta.Leaves), l, tlog.HashReaderFunc(s.edge))
+		hs, err := tlog.StoredHashes(int64(s.meta.Leaves), l, tlog.HashReaderFunc(s.edgeHashes))
 		if err != nil {
 			return err
 		}
 		leaves = append(binary.AppendUvarint(leaves, uint64(len(l))), l...)
 		for level, h := range hs {
-			s.db.edge[level] = h
+			s.edge.set(level, h)
 			hashes = append(hashes, h[:]...)
 		}
 		s.meta.Leaves++
@@ -39,8 +51,8 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 	return s.batch.Set(keys.HashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
 }
 
-// edge returns hashes of the right edge.
-func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
+// edgeHashes returns hashes of the right edge.
+func (s *stage) edgeHashes(indexes []int64) (out []tlog.Hash, err error) {
 	out = make([]tlog.Hash, len(indexes))
 	var log *rows.Log
 	defer func() {
@@ -50,12 +62,12 @@ func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	}()
 	for i, x := range indexes {
 		level, _ := tlog.SplitStoredHashIndex(x)
-		if h, ok := s.db.edge[level]; ok {
-			out[i] = h
+		if s.edge.known&(1<<level) != 0 {
+			out[i] = s.edge.at[level]
 			continue
 		}
 		if log == nil {
-			if log, err = rows.OpenLog(s.db.pdb); err != nil {
+			if log, err = rows.OpenLog(s.from.reader); err != nil {
 				return nil, err
 			}
 		}

@@ -18,7 +18,7 @@ func (s *stage) tally(id series.SeriesID) (*rows.Tally, error) {
 	if st, ok := s.tallies[id]; ok {
 		return st, nil
 	}
-	v, err := rows.Get(s.db.pdb, keys.TallyKey(id))
+	v, err := rows.Get(s.from.reader, keys.TallyKey(id))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	if seq, ok := s.touched[id]; ok {
 		return seq, nil
 	}
-	v, err := rows.Get(s.db.pdb, keys.IdentityKey(id))
+	v, err := rows.Get(s.from.reader, keys.IdentityKey(id))
 	if err != nil || v == nil {
 		return 0, err
 	}
@@ -45,7 +45,7 @@ func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	return store.Seq(binary.BigEndian.Uint64(v)), nil
 }
 
-func (s *stage) touch(id series.Identity, seq store.Seq) error {
+func (s *stage) touchStream(id series.Identity, seq store.Seq) error {
 	s.touched[id] = seq
 	return s.batch.Set(keys.IdentityKey(id), keys.AppendUint64(nil, uint64(seq)), nil)
 }
@@ -98,10 +98,10 @@ func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint
 	st.MaxStart = max(st.MaxStart, a.Last)
 	s.written[ser.ID], s.appended[ser.Template.Identity] = ser, true
 	s.meta.Resources += uint64(a.Count)
-	if err := s.touch(ser.Template.Identity, seq); err != nil {
+	if err := s.touchStream(ser.Template.Identity, seq); err != nil {
 		return err
 	}
-	if err := s.db.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
+	if err := s.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
 		return err
 	}
 	s.noteUpdate("Observation", ser.Patient, n, uint64(a.Count))
@@ -144,7 +144,7 @@ func (s *stage) register(ser *tier.Series) error {
 func (s *stage) takeOut(l *tier.Located) error {
 	b := s.blocks[string(l.HeaderKey)]
 	if b == nil {
-		v, err := rows.Get(s.db.pdb, l.HeaderKey)
+		v, err := rows.Get(s.from.reader, l.HeaderKey)
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (s *stage) takeOut(l *tier.Located) error {
 			return err
 		}
 		b = &openBlock{in: l.Series, head: l.HeaderKey}
-		if err := s.db.tier.ReadBlock(s.db.pdb, l.HeaderKey, &h, &b.cols); err != nil {
+		if err := s.db.tier.ReadBlock(s.from.reader, l.HeaderKey, &h, &b.cols); err != nil {
 			return err
 		}
 		s.blocks[string(l.HeaderKey)] = b
@@ -225,7 +225,7 @@ func (s *stage) finishSeries() error {
 		if err := s.batch.Set(keys.TallyKey(id), st.Encode(), nil); err != nil {
 			return err
 		}
-		s.db.compactor.consider(ser, st)
+		s.grown = append(s.grown, grown{ser, st})
 	}
 	return nil
 }

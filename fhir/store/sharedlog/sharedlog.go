@@ -21,12 +21,14 @@
 // only when it is durable and valid, which it knows only when all places before it
 // are filled.
 //
-// # Unknown fates
+// # Unknown outcomes
 //
 // An Append can fail without an answer. The entry may then be stored, now or later.
 // Its writer appends the same entry at the same place until it knows, and neither
 // gives up the place nor sends the same rows as another entry, which could write
-// them twice.
+// them twice. ErrTaken alone is not that knowledge: the other entry may be rolled
+// back, and the own one may then land in the place. The writer knows when Read
+// returns the entry at the place.
 package sharedlog
 
 import (
@@ -136,7 +138,8 @@ type Log interface {
 	// Append stores e at the place e.Index. It returns nil when the entry is durable:
 	// stored by this call or, if the nonces are equal, by an earlier one. It returns
 	// ErrTaken if another entry is there, which need not be durable yet. It does not
-	// require that the places before are filled.
+	// require that the places before are filled. It fails with ErrTruncated if the
+	// place was truncated; the entry may then have been there.
 	Append(ctx context.Context, e *Entry) error
 	// Read calls fn for the durable entries after p, in order and without gaps, until
 	// fn returns false. It sees every entry that was durable before the call. It
@@ -158,6 +161,19 @@ type Manifest struct {
 	Created time.Time
 	Node    string
 	Files   []File
+}
+
+// Of reports whether the snapshot belongs to the cluster of id. Its epoch may be an
+// earlier one: a log that was restored goes on from the snapshots that were restored
+// with it.
+func (m *Manifest) Of(id Identity) bool { return m.Cluster == id.Cluster && m.Epoch <= id.Epoch }
+
+// Bytes returns the size of all files.
+func (m *Manifest) Bytes() (n int64) {
+	for i := range m.Files {
+		n += m.Files[i].Size
+	}
+	return n
 }
 
 // File is a file of a snapshot.

@@ -62,6 +62,8 @@ func Run(t *testing.T, d Driver) {
 		"filter": testFilter, "closed": testClosed,
 		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved,
 		"samples conflict": testSamplesConflict,
+		"guards":           testGuards, "guards forgotten": testGuardsForgotten, "consent guard": testConsentGuard,
+		"batch id": testBatchID,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := d.Open(t, nil)
@@ -71,6 +73,8 @@ func Run(t *testing.T, d Driver) {
 	}
 	t.Run("reopen", func(t *testing.T) { testReopen(t, d) })
 	t.Run("samples reopen", func(t *testing.T) { testSamplesReopen(t, d) })
+	t.Run("guards reopen", func(t *testing.T) { testGuardsReopen(t, d) })
+	t.Run("batch id reopen", func(t *testing.T) { testBatchIDReopen(t, d) })
 	t.Run("find", func(t *testing.T) { testFind(t, d) })
 	if !d.documents {
 		t.Run("pair", func(t *testing.T) { testPair(t, d) })

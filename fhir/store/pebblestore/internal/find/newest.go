@@ -70,6 +70,27 @@ func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, delet
 	}
 }
 
+// noteRow is note for a document that is decoded only if its cluster is cached. A
+// cluster that is added meanwhile needs a snapshot with the document.
+func (c *signatureCache) noteRow(seq store.Seq, id Cluster,
+	decode func() (*rows.Document, *search.Values, error)) {
+	c.mu.Lock()
+	c.staged = max(c.staged, seq)
+	cached := c.byID.Contains(id)
+	c.mu.Unlock()
+	if !cached {
+		return
+	}
+	d, values, err := decode()
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.byID.Remove(id)
+		return
+	}
+	c.note(seq, id, d, d.Deleted, values)
+}
+
 // lookup returns the signatures of a cluster as of a snapshot at seq. If they are
 // not cached, the caller may read the whole cluster at seq and pass its signatures
 // to learn, unless learn is nil.

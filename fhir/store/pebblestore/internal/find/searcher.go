@@ -118,5 +118,11 @@ func (s *Searcher) Note(seq store.Seq, id Cluster, d *rows.Document, deleted boo
 	s.clusters.note(seq, id, d, deleted, values)
 }
 
+// NoteRow is Note for a document that another process wrote. It calls decode only if
+// signatures of the cluster are kept, and forgets them if decode fails.
+func (s *Searcher) NoteRow(seq store.Seq, id Cluster, decode func() (*rows.Document, *search.Values, error)) {
+	s.clusters.noteRow(seq, id, decode)
+}
+
 // RowsRead returns the number of rows that finished searches looked at.
 func (s *Searcher) RowsRead() uint64 { return s.looked.Load() }

@@ -305,8 +305,9 @@ func HashesKey(i int64) []byte { return AppendUint64([]byte{TableLog, LogHashes}
 func TemplateKey(id [16]byte) []byte { return append([]byte{TableTemplate}, id[:]...) }
 
 var (
-	Schema = []byte("Nschema")
-	Head   = []byte("Nhead")
+	Schema   = []byte("Nschema")
+	Head     = []byte("Nhead")
+	Position = []byte("Nlog")
 )
 
 // SeriesKey returns a Q or R key: the series of a patient under a code, in the

@@ -89,14 +89,47 @@ func DecodeDayBits(v []byte) (b DayBits, err error) {
 // end the compaction. DecodeDayBits refuses a row of another length.
 type mergedBits []byte
 
-const cachedDays = 1 << 15 // rows that a DayWriter remembers
+const cachedDays = 1 << 15 // rows that Days remembers
 
-// DayWriter writes W rows. It remembers the bits it has written and does not write
-// them again.
-type DayWriter struct{ written map[string]DayBits }
+// Days remembers W rows that are stored, so that their bits are not written again.
+type Days struct{ bits map[string]DayBits }
 
-// NewDayWriter returns a DayWriter that remembers no rows.
-func NewDayWriter() DayWriter { return DayWriter{written: map[string]DayBits{}} }
+// NewDays returns a Days that remembers no rows.
+func NewDays() *Days { return &Days{bits: map[string]DayBits{}} }
+
+// Add remembers the rows of a writer whose batch was applied.
+func (d *Days) Add(w *DayWriter) {
+	if len(d.bits) > cachedDays {
+		clear(d.bits)
+	}
+	for k, v := range w.own {
+		d.bits[k] = v
+	}
+}
+
+// DayWriter writes the W rows of one batch. It leaves out bits that it has written or
+// that are stored.
+type DayWriter struct {
+	known *Days
+	below *DayWriter
+	own   map[string]DayBits
+}
+
+// Writer returns a writer for a batch. below, if not nil, is the writer of a batch
+// that is applied before this one.
+func (d *Days) Writer(below *DayWriter) DayWriter { return DayWriter{known: d, below: below} }
+
+// Over replaces the writer of the batch that is applied before.
+func (w *DayWriter) Over(below *DayWriter) { w.below = below }
+
+func (w *DayWriter) have(key []byte) DayBits {
+	for at := w; at != nil; at = at.below {
+		if v, ok := at.own[string(key)]; ok {
+			return v
+		}
+	}
+	return w.known.bits[string(key)]
+}
 
 // PutDocument sets the bits of a document at p.
 func (w *DayWriter) PutDocument(b *pebble.Batch, typ string, p *keys.Location, values *search.Values) error {
@@ -140,25 +173,16 @@ func (w *DayWriter) PutSamples(b *pebble.Batch, p *keys.Location, others [][8]by
 // set adds bits to a row. It need not read the row, because Merger merges the
 // values.
 func (w *DayWriter) set(b *pebble.Batch, key []byte, bits *DayBits) error {
-	have := w.written[string(key)]
+	have := w.have(key)
 	now := have
 	now.Documents.Or(&bits.Documents)
 	now.Samples.Or(&bits.Samples)
 	if now == have {
 		return nil
 	}
-	w.written[string(key)] = now
+	if w.own == nil {
+		w.own = map[string]DayBits{}
+	}
+	w.own[string(key)] = now
 	return b.Merge(key, append(bits.Documents[:], bits.Samples[:]...), nil)
 }
-
-// Trim forgets all rows if they are too many. Call it between groups: the rows of
-// an unfinished group cannot be read yet.
-func (w *DayWriter) Trim() {
-	if len(w.written) > cachedDays {
-		clear(w.written)
-	}
-}
-
-// Reset forgets all rows. Call it when a batch that holds some of them was not
-// committed.
-func (w *DayWriter) Reset() { clear(w.written) }

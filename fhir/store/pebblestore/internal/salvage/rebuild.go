@@ -23,6 +23,7 @@ type rebuilder struct {
 	db    *pebble.DB
 	snap  *snapshot.Snapshot
 	batch *pebble.Batch
+	known *rows.Days
 	days  rows.DayWriter
 	read  uint32
 }
@@ -30,8 +31,8 @@ type rebuilder struct {
 // RebuildOrders deletes the U, V and W rows and writes them again.
 func RebuildOrders(db *pebble.DB, f *rows.Templates, t *tier.Tier) (err error) {
 	r := &rebuilder{db: db, snap: &snapshot.Snapshot{Reader: db.NewSnapshot(), Templates: f, Tier: t},
-		batch: db.NewBatch(),
-		days:  rows.NewDayWriter()}
+		batch: db.NewBatch(), known: rows.NewDays()}
+	r.days = r.known.Writer(nil)
 	defer fault.Close(r.snap.Reader, &err)
 	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		if err := r.batch.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
@@ -71,14 +72,14 @@ func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
 	return it.Error()
 }
 
-// flush commits the rows written so far. Trim must not forget rows before they are
-// committed.
+// flush commits the rows written so far.
 func (r *rebuilder) flush() error {
 	if err := r.batch.Commit(pebble.Sync); err != nil {
 		return err
 	}
 	r.batch = r.db.NewBatch()
-	r.days.Trim()
+	r.known.Add(&r.days)
+	r.days = r.known.Writer(nil)
 	return nil
 }
 

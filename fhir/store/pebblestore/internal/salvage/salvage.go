@@ -109,6 +109,9 @@ func (s *salvager) table(src *pebble.DB, tab byte) error {
 			s.schema = slices.Clone(v)
 			return nil
 		}
+		if bytes.Equal(k, keys.Position) {
+			return nil // the copy has not read the log that the store shared
+		}
 		s.report.Rows[string(rune(tab))]++
 		return s.set(k, v)
 	}, func(g fault.Gap) error {

@@ -29,7 +29,8 @@ const (
 // Compaction is a planned change of the rows of a series. It changes no answer.
 type Compaction struct {
 	Series      *Series
-	Moves       uint64   // Tally.Moves when the series was read
+	Moves       uint64 // Tally.Moves and Tally.Merges when the series was read
+	Merges      uint64
 	Drop        [][]byte // H keys; their B rows are deleted, too
 	Put         []placed
 	Tails       int64 // change of Tally.Tails
@@ -73,7 +74,7 @@ func (t *Tier) Plan(r pebble.Reader, ser *Series, all bool) (*Compaction, error)
 	if err != nil || len(tails) == 0 {
 		return nil, err
 	}
-	x := &Compaction{Series: ser, Moves: st.Moves}
+	x := &Compaction{Series: ser, Moves: st.Moves, Merges: st.Merges}
 	if st.TailSamples >= mergeLoose || all {
 		done, err := t.intoBase(r, x, tails, all)
 		if err != nil || done {

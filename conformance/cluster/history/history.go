@@ -1,0 +1,254 @@
+// Package history records what clients of several servers did and saw, and checks that
+// it is linearizable: that there is an order of the operations, as if one server had
+// done them one after the other, in which each operation lies between its call and its
+// answer.
+//
+// An operation without an answer, because a server was killed or a connection was cut,
+// has an unknown outcome. It may have taken effect at any time after its call, or not
+// at all.
+package history
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Kind is the kind of an operation on an object.
+type Kind int
+
+const (
+	// Read returns the value and the version.
+	Read Kind = iota
+	// Update replaces the value if the version is Input.Version, and is refused
+	// otherwise. The version grows by one.
+	Update
+	// Put replaces the value at any version. The version grows by one.
+	Put
+	// Create sets the value if it is empty. It returns the value that is there then.
+	Create
+	// Swap replaces the value if it is Input.Old, and is refused otherwise.
+	Swap
+	// Set replaces the value.
+	Set
+	// Disclose is allowed if the value is Permit, and refused otherwise.
+	Disclose
+)
+
+// Permit is the value of a consent under which Disclose is allowed.
+const Permit = "permit"
+
+var names = map[Kind]string{Read: "read", Update: "update", Put: "put", Create: "create", Swap: "swap", Set: "set",
+	Disclose: "disclose"}
+
+// Input is the request of a client.
+type Input struct {
+	Kind    Kind
+	Key     string // the object
+	Version uint64 // of Update
+	Old     string // of Swap
+	New     string // of all that write
+}
+
+// Status is the outcome of an operation.
+type Status int
+
+const (
+	// Unknown is the outcome of an operation without an answer.
+	Unknown Status = iota
+	// Done is the outcome of an operation that took effect.
+	Done
+	// Refused is the outcome of an operation whose precondition did not hold.
+	Refused
+)
+
+// Output is the answer that a client got.
+type Output struct {
+	Status  Status
+	Version uint64
+	Value   string
+}
+
+// Recorder records operations. The zero value is ready, and safe for concurrent use.
+type Recorder struct {
+	mu         sync.Mutex
+	clock      int64 // counts calls and answers, which are thereby ordered
+	operations []*Operation
+}
+
+// Operation is an operation of a client.
+type Operation struct {
+	recorder *Recorder
+	client   int
+	input    Input
+	output   Output
+	called   int64
+	answered int64
+}
+
+// Begin records the call of an operation.
+func (r *Recorder) Begin(client int, in Input) *Operation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock++
+	o := &Operation{recorder: r, client: client, input: in, called: r.clock, answered: math.MaxInt64}
+	r.operations = append(r.operations, o)
+	return o
+}
+
+// End records the answer of an operation. An operation that never ends, or ends with
+// Unknown, has an unknown outcome.
+func (o *Operation) End(out Output) {
+	o.recorder.mu.Lock()
+	defer o.recorder.mu.Unlock()
+	if out.Status == Unknown {
+		return
+	}
+	o.recorder.clock++
+	o.output, o.answered = out, o.recorder.clock
+}
+
+// Count returns the number of operations with an outcome.
+func (r *Recorder) Count(s Status) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, o := range r.operations {
+		if o.output.Status == s {
+			n++
+		}
+	}
+	return n
+}
+
+// Check returns an error that lists the operations of each object whose history is not
+// linearizable. All objects are empty at the beginning.
+func (r *Recorder) Check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	objects := map[string][]*Operation{}
+	for _, o := range r.operations {
+		objects[o.input.Key] = append(objects[o.input.Key], o)
+	}
+	var wrong []string
+	for key, operations := range objects {
+		var history []porcupine.Operation
+		for _, o := range operations {
+			// A read without an answer says nothing.
+			if o.output.Status == Unknown && (o.input.Kind == Read || o.input.Kind == Disclose) {
+				continue
+			}
+			history = append(history, porcupine.Operation{ClientId: o.client, Input: o.input, Call: o.called,
+				Output: o.output, Return: o.answered})
+		}
+		if !porcupine.CheckOperations(model, history) {
+			wrong = append(wrong, fmt.Sprintf("the history of %s is not linearizable:\n%s", key, list(operations)))
+		}
+	}
+	if wrong == nil {
+		return nil
+	}
+	slices.Sort(wrong)
+	return fmt.Errorf("%s", strings.Join(wrong, "\n"))
+}
+
+// list describes operations, one per line.
+func list(operations []*Operation) string {
+	var b strings.Builder
+	for _, o := range operations {
+		answered := fmt.Sprint(o.answered)
+		if o.answered == math.MaxInt64 {
+			answered = "…"
+		}
+		fmt.Fprintf(&b, "%5d–%-5s client %d: %s\n", o.called, answered, o.client, describe(o.input, o.output))
+	}
+	return b.String()
+}
+
+func describe(in Input, out Output) string {
+	var b strings.Builder
+	b.WriteString(names[in.Kind])
+	switch in.Kind {
+	case Update:
+		fmt.Fprintf(&b, " version %d to %q", in.Version, in.New)
+	case Swap:
+		fmt.Fprintf(&b, " %q to %q", in.Old, in.New)
+	case Put, Create, Set:
+		fmt.Fprintf(&b, " %q", in.New)
+	}
+	switch out.Status {
+	case Unknown:
+		b.WriteString(": unknown")
+	case Refused:
+		b.WriteString(": refused")
+	case Done:
+		fmt.Fprintf(&b, ": done, version %d, value %q", out.Version, out.Value)
+	}
+	return b.String()
+}
+
+// object is the state of an object. Only Update and Put count versions.
+type object struct {
+	version uint64
+	value   string
+}
+
+var model = porcupine.Model{
+	Init: func() any { return object{} },
+	Step: func(state, input, output any) (bool, any) {
+		return next(state.(object), input.(Input), output.(Output))
+	},
+	DescribeOperation: func(input, output any) string { return describe(input.(Input), output.(Output)) },
+}
+
+// next returns whether an operation may have this outcome in a state, and the state
+// after it.
+func next(s object, in Input, out Output) (bool, object) {
+	after, allowed := effect(s, in)
+	switch out.Status {
+	case Unknown:
+		if !allowed {
+			after = s
+		}
+		return true, after
+	case Refused:
+		return !allowed, s
+	}
+	switch in.Kind {
+	case Read:
+		return out.Version == s.version && out.Value == s.value, s
+	case Update, Put:
+		return allowed && out.Version == after.version, after
+	case Create:
+		return out.Value == after.value, after
+	default:
+		return allowed, after
+	}
+}
+
+// effect returns the state after an operation, and whether its precondition holds.
+func effect(s object, in Input) (after object, allowed bool) {
+	switch in.Kind {
+	case Update:
+		return object{s.version + 1, in.New}, s.version == in.Version
+	case Put:
+		return object{s.version + 1, in.New}, true
+	case Create:
+		if s.value == "" {
+			s.value = in.New
+		}
+		return s, true
+	case Swap:
+		return object{s.version, in.New}, s.value == in.Old
+	case Set:
+		return object{s.version, in.New}, true
+	case Disclose:
+		return s, s.value == Permit
+	default:
+		return s, true
+	}
+}

@@ -1,0 +1,673 @@
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/sharedlog"
+)
+
+// maxFlights is the number of groups that are on their way to the log at the same
+// time. The second is built on the first.
+const maxFlights = 2
+
+// replica follows the log of a shared store, and puts the groups of this process into
+// it. Its goroutine (run) takes the place of the committer and the syncer, and owns all
+// that they own. Calls of the log run on goroutines of their own, which send their
+// results to it.
+type replica struct {
+	db      *DB
+	conf    *Shared
+	codec   *entryCodec
+	ctx     context.Context // ends the calls of the log
+	stop    context.CancelFunc
+	calls   sync.WaitGroup
+	kick    chan struct{} // a caller of Sync waits
+	closing chan struct{}
+	sent    chan sent
+	looked  chan *look
+
+	mu        sync.Mutex
+	waiting   map[*waiter]struct{}
+	tickets   uint64
+	confirmed time.Time // when the latest successful look or append began
+	ended     bool
+
+	// The fields below belong to the goroutine of run.
+	flights []*flight
+	backlog []work // to be built before new requests
+	held    []*held
+	served  uint64           // tickets up to this one are served
+	foreign uint64           // entries of other processes that were applied
+	look    *look            // under way, or nil
+	wanted  bool             // a look is wanted
+	pause   <-chan time.Time // until it ends, no look begins
+	delay   time.Duration    // of the next pause
+	patient <-chan time.Time // until it ends, requests wait although the log fails
+	stalled bool             // requests are refused, because the log fails
+	dead    bool             // the store has stopped
+	closed  bool             // the store is closed, and waits for nothing
+	last    <-chan time.Time // ends the wait of Close; nil until then
+}
+
+// waiter is a caller of Sync. A look at the log serves it if it began after the
+// waiter drew its ticket.
+type waiter struct {
+	ticket uint64
+	err    error
+	done   chan struct{}
+}
+
+// work holds requests that are built as one group.
+type work struct {
+	requests []*request
+	// confirmed is set if the head of the log was confirmed after the requests came, so
+	// that a refusal is an answer.
+	confirmed bool
+}
+
+// held is a group that writes nothing. Its answers, refusals and unchanged resources,
+// hold if no other process had changed the store when they were submitted.
+type held struct {
+	work
+	over    *flight // on which it was built, if that is not applied yet
+	ticket  uint64
+	foreign uint64 // replica.foreign when it was built
+}
+
+// look is one reading of the log.
+type look struct {
+	ticket  uint64
+	began   time.Time
+	entries []logged
+	more    bool // there may be further entries
+	err     error
+}
+
+type logged struct {
+	entry *sharedlog.Entry
+	sum   sharedlog.Hash
+}
+
+// Bounds of the entries that a look holds in memory.
+const (
+	lookEntries = 256
+	lookBytes   = 32 << 20
+)
+
+func newReplica(d *DB, conf *Shared) (*replica, error) {
+	codec, err := newEntryCodec()
+	if err != nil {
+		return nil, err
+	}
+	r := &replica{db: d, conf: conf, codec: codec, kick: make(chan struct{}, 1), closing: make(chan struct{}),
+		sent: make(chan sent), looked: make(chan *look), waiting: map[*waiter]struct{}{}}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r, nil
+}
+
+// catchUp applies the log up to its end, before the store is opened.
+func (r *replica) catchUp() error {
+	id, err := r.conf.Log.Identity(r.ctx)
+	if err != nil {
+		return r.openError(err)
+	}
+	if id == (sharedlog.Identity{}) && r.conf.Found {
+		id = r.conf.Identity // this process is founding the cluster
+	}
+	if id.Cluster != r.conf.Identity.Cluster || id.Epoch != r.conf.Identity.Epoch {
+		return rejoin("the log is of another cluster or epoch")
+	}
+	for {
+		l := r.read(&look{began: time.Now()})
+		for _, e := range l.entries {
+			if _, err := r.applyForeign(e.entry, e.sum); err != nil {
+				return err
+			}
+		}
+		if l.err != nil {
+			return r.openError(l.err)
+		}
+		if !l.more {
+			r.confirmed = l.began
+			return nil
+		}
+	}
+}
+
+func (r *replica) openError(err error) error {
+	if e := mustRejoin(err); e != nil {
+		return e
+	}
+	return unreachable("pebblestore.Open", err)
+}
+
+// run is the goroutine of the replica. It ends when DB.in is closed.
+func (r *replica) run() {
+	defer close(r.db.done)
+	defer r.end()
+	poll := time.NewTicker(r.conf.Poll)
+	defer poll.Stop()
+	wake, closing := r.conf.Wake, r.closing
+	for {
+		r.advance()
+		var in <-chan *request
+		if r.accepts() {
+			in = r.db.in
+		}
+		select {
+		case q, ok := <-in:
+			if !ok {
+				return
+			}
+			r.accept(q)
+		case s := <-r.sent:
+			r.onSent(s)
+		case l := <-r.looked:
+			r.onLooked(l)
+		case <-r.kick:
+		case <-poll.C:
+			r.wanted = r.wanted || r.look == nil
+		case _, ok := <-wake:
+			if r.wanted = true; !ok {
+				wake = nil
+			}
+		case <-r.pause:
+			r.pause = nil
+		case <-r.patient:
+			r.patient, r.stalled = nil, true
+			r.refuseWaiting(unreachable("pebblestore.Commit", errors.New("no answer for too long")))
+		case <-closing:
+			closing = nil
+			r.last = time.After(r.conf.limits.grace)
+		case <-r.last:
+			r.giveUp()
+		}
+	}
+}
+
+// advance does what can be done without waiting.
+func (r *replica) advance() {
+	if r.db.failed.Load() && !r.dead {
+		r.die()
+	}
+	r.watchTrouble()
+	for len(r.backlog) > 0 && r.buildable() {
+		w := r.backlog[0]
+		r.backlog = r.backlog[1:]
+		r.build(w)
+	}
+	if !r.dead && r.look == nil && r.pause == nil && (r.wanted || r.unserved()) {
+		r.startLook(&look{began: time.Now(), ticket: r.lastTicket()})
+	}
+}
+
+// buildable reports whether another group can be built now.
+func (r *replica) buildable() bool {
+	n := len(r.flights)
+	return !r.dead && n < maxFlights && (n == 0 || !r.flights[n-1].taken)
+}
+
+// accepts reports whether new requests are taken from the queue.
+func (r *replica) accepts() bool {
+	return r.dead || r.closed || r.stalled || r.buildable() && len(r.backlog) == 0
+}
+
+func (r *replica) accept(q *request) {
+	switch {
+	case r.dead:
+		r.fail([]*request{q}, r.db.errStopped("pebblestore.Commit"))
+	case r.closed:
+		r.fail([]*request{q}, errClosed("pebblestore.Commit"))
+	case r.stalled:
+		r.fail([]*request{q}, unreachable("pebblestore.Commit", errors.New("no answer for too long")))
+	default:
+		r.build(work{requests: r.db.gather(q)})
+	}
+}
+
+// fail answers requests of which nothing was written, or of which it is not known.
+func (r *replica) fail(reqs []*request, err error) {
+	for _, q := range reqs {
+		q.result, q.commit, q.err = store.Result{}, store.Commit{}, err
+	}
+	r.answer(reqs)
+}
+
+func (r *replica) answer(reqs []*request) {
+	for _, q := range reqs {
+		close(q.done)
+	}
+}
+
+// build assembles a group on the newest state, and sends it on its way.
+func (r *replica) build(w work) {
+	d := r.db
+	for _, q := range w.requests {
+		q.err = nil
+	}
+	if !d.refuseForSpace(w.requests) {
+		r.answer(w.requests)
+		return
+	}
+	d.meters.group.Record(context.Background(), int64(len(w.requests)))
+	s, err := r.assemble(w.requests)
+	if err != nil {
+		d.fail(err)
+		r.backlog = append(r.backlog, w) // die answers it
+		return
+	}
+	if s == nil {
+		r.hold(w)
+		return
+	}
+	r.launch(s, w.requests)
+}
+
+// assemble builds a group on the state after the group that is on its way, if there is
+// one.
+func (r *replica) assemble(reqs []*request) (_ *stage, err error) {
+	d := r.db
+	from := d.base()
+	if n := len(r.flights); n > 0 && !r.flights[n-1].applied {
+		below := r.flights[n-1].stage
+		over := d.pdb.NewIndexedBatch()
+		defer fault.Close(over, &err)
+		if err := over.Apply(below.batch, nil); err != nil {
+			return nil, err
+		}
+		from = base{reader: over, head: below.meta, edge: below.edge, below: below}
+	}
+	return d.assemble(from, reqs)
+}
+
+// hold keeps the answers of a group that writes nothing until they are known to be
+// current.
+func (r *replica) hold(w work) {
+	h := &held{work: w, foreign: r.foreign}
+	if n := len(r.flights); n > 0 {
+		h.over = r.flights[n-1]
+	}
+	if !w.confirmed {
+		h.ticket = r.draw()
+	}
+	r.held = append(r.held, h)
+	r.release()
+}
+
+// release answers the held groups whose answers are known to be current, and builds
+// those again that are not.
+func (r *replica) release() {
+	var keep []*held
+	for _, h := range r.held {
+		if h.over != nil && h.over.applied {
+			h.over = nil
+		}
+		current := h.ticket <= r.served
+		switch {
+		case h.over != nil && h.over.gone:
+			r.backlog = append(r.backlog, work{h.requests, h.confirmed || current})
+		case h.over != nil || !current:
+			keep = append(keep, h)
+		case h.foreign != r.foreign && !h.confirmed:
+			r.backlog = append(r.backlog, work{h.requests, true})
+		default:
+			r.answer(h.requests)
+		}
+	}
+	r.held = keep
+}
+
+// draw returns a new ticket.
+func (r *replica) draw() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tickets++
+	return r.tickets
+}
+
+func (r *replica) lastTicket() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tickets
+}
+
+// unserved reports whether somebody waits for a look that neither has happened nor is
+// replaced by an append under way.
+func (r *replica) unserved() bool {
+	covered := r.served
+	for _, f := range r.flights {
+		if !f.troubled && !f.taken {
+			covered = max(covered, f.ticket)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tickets > covered && len(r.waiting)+len(r.held) > 0
+}
+
+// confirm serves those who waited for a look that began after their ticket: the store
+// now shows all that was acknowledged before.
+func (r *replica) confirm(ticket uint64, began time.Time) {
+	r.served = max(r.served, ticket)
+	r.mu.Lock()
+	if began.After(r.confirmed) {
+		r.confirmed = began
+	}
+	for w := range r.waiting {
+		if w.ticket <= r.served {
+			delete(r.waiting, w)
+			close(w.done)
+		}
+	}
+	r.mu.Unlock()
+	r.release()
+}
+
+// sync waits for a look at the log that begins after the call.
+func (r *replica) sync(ctx context.Context) error {
+	const op = "pebblestore.Sync"
+	w := &waiter{done: make(chan struct{})}
+	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
+		return errClosed(op)
+	}
+	r.tickets++
+	w.ticket = r.tickets
+	r.waiting[w] = struct{}{}
+	r.mu.Unlock()
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+	timeout := time.NewTimer(r.conf.limits.patience)
+	defer timeout.Stop()
+	var err error
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		err = fault.Canceled(op, ctx.Err())
+	case <-timeout.C:
+		err = unreachable(op, errors.New("no answer for too long"))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiting, w)
+	return err
+}
+
+// startLook reads the log on another goroutine.
+func (r *replica) startLook(l *look) {
+	r.look, r.wanted = l, false
+	from := r.db.position.Position
+	r.calls.Add(1)
+	go func() {
+		defer r.calls.Done()
+		r.readFrom(from, l)
+		select {
+		case r.looked <- l:
+		case <-r.ctx.Done():
+		}
+	}()
+}
+
+func (r *replica) read(l *look) *look { return r.readFrom(r.db.position.Position, l) }
+
+func (r *replica) readFrom(from sharedlog.Position, l *look) *look {
+	ctx, cancel := context.WithTimeout(r.ctx, r.conf.limits.attempt)
+	defer cancel()
+	bytes := 0
+	l.err = r.conf.Log.Read(ctx, from, func(e *sharedlog.Entry, sum sharedlog.Hash) bool {
+		l.entries = append(l.entries, logged{e, sum})
+		bytes += len(e.Rows)
+		l.more = len(l.entries) >= lookEntries || bytes >= lookBytes
+		return !l.more
+	})
+	return l
+}
+
+// onLooked applies what a look has found.
+func (r *replica) onLooked(l *look) {
+	if r.look = nil; r.dead {
+		return
+	}
+	if len(l.entries) > 0 && r.db.spaceSince(lookAtSpace).level() == over {
+		l.entries, l.more, l.err = nil, false, fault.Refusal("the disk is full")
+	}
+	if err := r.applyAll(l.entries); err != nil {
+		r.db.stopped(err)
+		return
+	}
+	switch {
+	case l.err != nil:
+		if err := mustRejoin(l.err); err != nil {
+			r.db.stopped(err)
+			return
+		}
+		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
+		r.pause = time.After(r.delay)
+	case l.more:
+		r.delay = 0
+		r.startLook(&look{began: l.began, ticket: l.ticket})
+	default:
+		r.delay = 0
+		r.confirm(l.ticket, l.began)
+	}
+}
+
+// applyAll applies entries in order, shows them, and calls the watchers.
+func (r *replica) applyAll(entries []logged) error {
+	var all effects
+	for _, e := range entries {
+		at := r.db.position.Index
+		if e.entry.Index <= at { // an append has told before
+			continue
+		}
+		if e.entry.Index != at+1 {
+			return fault.Refusal("the log has left out an entry")
+		}
+		if len(r.flights) > 0 && r.flights[0].sum == e.sum {
+			r.show(&all)
+			r.flights[0].durable = true
+			if err := r.land(); err != nil {
+				return err
+			}
+			continue
+		}
+		r.abandon(0) // another entry is at the place of the first
+		one, err := r.applyForeign(e.entry, e.sum)
+		if err != nil {
+			return err
+		}
+		all.add(one)
+	}
+	r.show(&all)
+	return nil
+}
+
+// effects collects the values that the read cache must drop, and the commits for the
+// watchers, of applied entries.
+type effects struct {
+	any     bool
+	changed []readcache.Key
+	commits []store.Commit
+}
+
+func (e *effects) add(o *effects) {
+	e.any = true
+	e.changed = append(e.changed, o.changed...)
+	e.commits = append(e.commits, o.commits...)
+}
+
+// show publishes the state after entries, and calls the watchers.
+func (r *replica) show(e *effects) {
+	if !e.any {
+		return
+	}
+	d := r.db
+	d.groups++
+	v := d.newView()
+	d.reads.Drop(e.changed, v.group)
+	d.publish(v)
+	d.notify(e.commits)
+	*e = effects{}
+}
+
+// applyForeign applies the rows of an entry of another process, if it is valid.
+func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effects, err error) {
+	d := r.db
+	at := d.position
+	next, valid := at.Next(e, sum)
+	at.Position = next
+	batch := d.pdb.NewBatch()
+	defer fault.Close(batch, &err)
+	var f *foreign
+	if valid {
+		if f, err = r.decode(e, batch); err != nil {
+			return nil, err
+		}
+	}
+	if err := batch.Set(keys.Position, at.Encode(), nil); err != nil {
+		return nil, err
+	}
+	if err := d.apply(batch); err != nil {
+		return nil, err
+	}
+	d.position = at
+	if !valid {
+		return &effects{any: true}, nil
+	}
+	r.foreign++
+	if err := d.settleForeign(f); err != nil {
+		return nil, err
+	}
+	out := &effects{any: true, changed: f.changed}
+	if f.documents != nil {
+		out.commits, err = d.commits(f)
+	}
+	return out, err
+}
+
+// decode checks a valid entry and sets the representation of batch to its rows.
+func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, error) {
+	// Entries of earlier epochs are those before a restore of the log.
+	if e.Epoch > r.conf.Identity.Epoch {
+		return nil, rejoin("the log has entries of a later epoch")
+	}
+	if e.Schema > RowSchema {
+		return nil, rejoin("the log has entries in a newer encoding; install a newer version of this program")
+	}
+	repr, err := r.codec.unpack(e)
+	if err != nil {
+		return nil, err
+	}
+	f, err := scan(e, repr, r.db.head, r.db.watched())
+	if err != nil {
+		return nil, err
+	}
+	return f, batch.SetRepr(repr)
+}
+
+// troubled reports whether the log fails.
+func (r *replica) troubled() bool {
+	for _, f := range r.flights {
+		if f.troubled {
+			return true
+		}
+	}
+	return r.delay > 0
+}
+
+// watchTrouble starts the time after which requests are refused because the log fails,
+// and ends it.
+func (r *replica) watchTrouble() {
+	switch {
+	case !r.troubled():
+		r.patient, r.stalled = nil, false
+	case r.last != nil && !r.closed:
+		r.giveUp()
+	case r.patient == nil && !r.stalled:
+		r.patient = time.After(r.conf.limits.patience)
+	}
+}
+
+// refuseWaiting answers the requests of which nothing is on its way.
+func (r *replica) refuseWaiting(err error) {
+	for _, h := range r.held {
+		r.fail(h.requests, err)
+	}
+	for _, w := range r.backlog {
+		r.fail(w.requests, err)
+	}
+	r.held, r.backlog = nil, nil
+}
+
+// giveUp ends the attempts whose outcome is not known, because the store is closed.
+func (r *replica) giveUp() {
+	r.closed = true
+	r.failFlights()
+	r.refuseWaiting(errClosed("pebblestore.Commit"))
+}
+
+// die answers everybody after the store has stopped.
+func (r *replica) die() {
+	r.dead = true
+	r.failFlights()
+	r.refuseWaiting(r.db.errStopped("pebblestore.Commit"))
+	r.endWaiters(r.db.errStopped("pebblestore.Sync"), false)
+}
+
+// failFlights gives up the groups on their way.
+func (r *replica) failFlights() {
+	for _, f := range r.ground(0) {
+		r.fail(f.requests, errUnknown())
+	}
+	r.release()
+}
+
+func (r *replica) endWaiters(err error, ended bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = r.ended || ended
+	for w := range r.waiting {
+		w.err = err
+		close(w.done)
+	}
+	clear(r.waiting)
+}
+
+// end stops the calls of the log.
+func (r *replica) end() {
+	r.stop()
+	r.calls.Wait()
+	r.endWaiters(errClosed("pebblestore.Sync"), true)
+}
+
+// stopped stops the store because of an error that is not one of the disk, or of one.
+func (d *DB) stopped(err error) {
+	var own fault.Refusal
+	if errors.Is(err, ErrRejoin) || errors.As(err, &own) {
+		d.why.CompareAndSwap(nil, &err)
+	}
+	d.fail(err)
+}
+
+// errStopped returns the error of every call of a store that has stopped.
+func (d *DB) errStopped(op string) error {
+	if why := d.why.Load(); why != nil {
+		return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: *why, Issues: []fhir.Issue{{Severity: "error",
+			Code: fhir.Unavailable.IssueCode(), Diagnostics: "this server cannot follow the log of its cluster; its log says why"}}}
+	}
+	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; restart the server")
+}
