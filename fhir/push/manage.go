@@ -230,7 +230,10 @@ func (e *Engine) Remove(ctx context.Context, name string, commit Commit) error {
 		return nil, nil
 	})
 	if err == nil && s != nil {
-		<-s.ended
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
+		}
 	}
 	return err
 }

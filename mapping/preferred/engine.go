@@ -121,7 +121,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 }
 
 // serve derives values during a term of the role. The result of reading the state is sent
-// to loaded if nobody has done so before.
+// to loaded in the first term.
 func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
 	f := &follower{Engine: e, opts: e.opts, ctx: ctx}
 	f.opts.Store = t.Store(e.opts.Store)

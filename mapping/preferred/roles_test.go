@@ -44,7 +44,8 @@ func (u unbound) Run(ctx context.Context, name string, work func(context.Context
 func (w *world) newPeer(node string, edit func(*Options)) *peer {
 	w.t.Helper()
 	p := &peer{DB: w.db, clock: clocktest.At(time.Unix(0, 0))}
-	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now, After: p.clock.After})
+	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now,
+		After: p.clock.After})
 	if err != nil {
 		w.t.Fatal(err)
 	}
