@@ -6,16 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"pulsegate/conformance/cluster/dump"
 	"pulsegate/conformance/cluster/history"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
@@ -170,14 +169,14 @@ func (r *run) verify(w *world) error {
 		}); err != nil {
 			return err
 		}
-		got, err := dump(s)
+		got, err := dump.Of(context.Background(), s)
 		if err != nil {
 			return err
 		}
 		if first == "" {
 			first = got
 		} else if got != first {
-			return fmt.Errorf("the stores of %s and %s differ: %s", w.processes[0].name, p.name, difference(first, got))
+			return fmt.Errorf("the stores of %s and %s differ: %s", w.processes[0].name, p.name, dump.Difference(first, got))
 		}
 	}
 	return nil
@@ -251,49 +250,4 @@ func (r *run) tied(s store.Store) error {
 		}
 	}
 	return nil
-}
-
-// dump returns the content of a store, one fact per line.
-func dump(s store.Store) (string, error) {
-	ctx := context.Background()
-	var b strings.Builder
-	var refs []fhir.Ref
-	err := s.Changes(ctx, 0, func(c *store.Change) bool {
-		fmt.Fprintf(&b, "change %d %s %d %t %t\n", c.Seq, c.Ref, c.Version, c.Created, c.Deleted)
-		refs = append(refs, c.Ref)
-		return true
-	})
-	if err != nil {
-		return "", err
-	}
-	for _, ref := range refs {
-		err := s.History(ctx, ref, 0, 0, func(r fhir.Resource, _ *access.Facts) bool {
-			fmt.Fprintf(&b, "version %d %s %s\n", r.Version, r.LastUpdated.Format(time.RFC3339Nano), r.JSON)
-			return true
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	err = s.List(ctx, "", func(key string, value []byte) bool {
-		fmt.Fprintf(&b, "state %q %q\n", key, value)
-		return true
-	})
-	if err != nil {
-		return "", err
-	}
-	root, err := s.Log().Root(s.Log().Size())
-	fmt.Fprintf(&b, "log %d %x\n", s.Log().Size(), root)
-	return b.String(), err
-}
-
-// difference returns the first line in which two dumps differ.
-func difference(a, b string) string {
-	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
-	for i := range min(len(x), len(y)) {
-		if x[i] != y[i] {
-			return fmt.Sprintf("%q and %q", x[i], y[i])
-		}
-	}
-	return fmt.Sprintf("%d and %d lines", len(x), len(y))
 }
