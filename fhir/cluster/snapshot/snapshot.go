@@ -141,7 +141,8 @@ func describe(path, name string) (sharedlog.File, error) {
 // kept is the number of snapshots that are kept.
 const kept = 2
 
-// prune removes the snapshots that are no longer needed, and truncates the log.
+// prune removes the snapshots of the cluster that are no longer needed, and truncates
+// the log. The snapshot of another cluster may be one that is being founded.
 func (t *Taker) prune(ctx context.Context) error {
 	all, err := t.Snapshots.List(ctx)
 	if err != nil {
@@ -149,11 +150,9 @@ func (t *Taker) prune(ctx context.Context) error {
 	}
 	own := slices.DeleteFunc(slices.Clone(all), func(m *sharedlog.Manifest) bool { return !m.Of(t.Identity) })
 	keep := own[:min(kept, len(own))]
-	for _, m := range all {
-		if !slices.Contains(keep, m) {
-			if err := t.Snapshots.Remove(ctx, m); err != nil {
-				return err
-			}
+	for _, m := range own[len(keep):] {
+		if err := t.Snapshots.Remove(ctx, m); err != nil {
+			return err
 		}
 	}
 	if len(keep) < kept {

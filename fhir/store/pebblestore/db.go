@@ -230,7 +230,7 @@ func (d *DB) load() error {
 func (d *DB) share() error {
 	d.compactor.enabled.Store(d.opts.Shared == nil)
 	if d.opts.Shared == nil {
-		return nil
+		return d.checkAlone()
 	}
 	conf, err := d.opts.Shared.setDefaults()
 	if err != nil {

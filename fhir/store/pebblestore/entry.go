@@ -69,7 +69,7 @@ func malformed(e *sharedlog.Entry, rule string) error {
 	return fault.Refusal(fmt.Sprintf("entry %d of the log is malformed: %s", e.Index, rule))
 }
 
-// Header of the representation of a batch: sequence number(8) | count(4), both
+// batchHeader is the length of the header of a batch: sequence number(8) | count(4), both
 // little-endian.
 const batchHeader = 12
 

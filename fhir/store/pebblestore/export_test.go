@@ -1,11 +1,61 @@
 package pebblestore
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
 	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 // Tight makes the bounds of searches as small as possible.
 func Tight(o Options) Options {
 	o.bounds = limits{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300, guards: 4}
 	return o
+}
+
+// Quick lets a shared store repeat calls of the log at once, and wait for it for
+// patience.
+func Quick(s Shared, patience time.Duration) *Shared {
+	s.limits = pace{attempt: 5 * time.Second, patience: patience, grace: patience, retry: time.Millisecond,
+		maxRetry: 4 * time.Millisecond}
+	return &s
+}
+
+// AnswerEarly breaks a shared store: it answers before the entry is in the log.
+func AnswerEarly(s *Shared) { s.broken.answerEarly = true }
+
+// ApplyEarly breaks a shared store: it shows a group before its entry is durable.
+func ApplyEarly(s *Shared) { s.broken.applyEarly = true }
+
+// Forget breaks a shared store: it takes an unknown outcome for a failure.
+func Forget(s *Shared) { s.broken.forget = true }
+
+// RowSum returns a hash of all rows of the store, and the position to which it belongs.
+func RowSum(d *DB) (sum string, at sharedlog.Position, err error) {
+	v, err := d.enter("pebblestore.RowSum")
+	if err != nil {
+		return "", at, err
+	}
+	defer d.leave(v)
+	it, err := v.Reader.NewIter(&pebble.IterOptions{})
+	if err != nil {
+		return "", at, err
+	}
+	h := sha256.New()
+	for ok := it.First(); ok; ok = it.Next() {
+		for _, b := range [][]byte{it.Key(), it.Value()} {
+			h.Write(binary.AppendUvarint(nil, uint64(len(b))))
+			h.Write(b)
+		}
+	}
+	err = it.Error()
+	if e := it.Close(); err == nil {
+		err = e
+	}
+	return hex.EncodeToString(h.Sum(nil)), v.position, err
 }

@@ -36,7 +36,7 @@ type foreign struct {
 	templates [][16]byte
 	observed  []row             // D rows of Observations
 	changes   []row             // L rows
-	documents map[string][]byte // D rows by key, for the facts of changes; nil if nobody watches
+	documents map[string][]byte // D rows by key, for the facts of changes; nil without watchers
 }
 
 // scan checks the rows of an entry that follows head, and finds those that have

@@ -121,6 +121,9 @@ func (r *replica) catchUp() error {
 	if err != nil {
 		return r.openError(err)
 	}
+	if id == (sharedlog.Identity{}) && r.conf.Found {
+		id = r.conf.Identity // this process is founding the cluster
+	}
 	if id.Cluster != r.conf.Identity.Cluster || id.Epoch != r.conf.Identity.Epoch {
 		return rejoin("the log is of another cluster or epoch")
 	}
@@ -493,7 +496,8 @@ func (r *replica) applyAll(entries []logged) error {
 	return nil
 }
 
-// effects are what readers and watchers must learn of applied entries.
+// effects collects the values that the read cache must drop, and the commits for the
+// watchers, of applied entries.
 type effects struct {
 	any     bool
 	changed []readcache.Key
@@ -557,8 +561,9 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 
 // decode checks a valid entry and sets the representation of batch to its rows.
 func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, error) {
-	if e.Epoch != r.conf.Identity.Epoch {
-		return nil, rejoin("the log has entries of another epoch")
+	// Entries of earlier epochs are those before a restore of the log.
+	if e.Epoch > r.conf.Identity.Epoch {
+		return nil, rejoin("the log has entries of a later epoch")
 	}
 	if e.Schema > RowSchema {
 		return nil, rejoin("the log has entries in a newer encoding; install a newer version of this program")

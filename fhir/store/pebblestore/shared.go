@@ -22,6 +22,10 @@ import (
 // program suffices. Open returns it, and a running store stops with it.
 var ErrRejoin = errors.New("this copy of the store cannot follow the log of the cluster")
 
+// ErrSchema reports that the cluster writes rows in an encoding that this program does
+// not read. A newer program does.
+var ErrSchema = errors.New("this program is too old for the cluster")
+
 // Shared connects a store to the log through which several processes share it.
 type Shared struct {
 	Log  sharedlog.Log
@@ -33,6 +37,9 @@ type Shared struct {
 	// of a cluster whose log is empty. All others begin from a snapshot of it. Without
 	// Found, Open refuses such a store with ErrRejoin.
 	Found bool
+	// Adopt allows a store of an earlier epoch, which was just installed from a snapshot
+	// in the log's own database.
+	Adopt bool
 	// Ring, if not nil, is called after the process has put an entry at the place
 	// index. It must be quick.
 	Ring func(index uint64)
@@ -108,6 +115,12 @@ func (d *DB) loadPosition(ctx context.Context, conf *Shared) error {
 	}
 	if p.Cluster != conf.Identity.Cluster {
 		return rejoin("the store belongs to another cluster")
+	}
+	if conf.Adopt && p.Epoch < conf.Identity.Epoch {
+		p.Epoch = conf.Identity.Epoch
+		if err := d.pdb.Set(keys.Position, p.Encode(), pebble.Sync); err != nil {
+			return err
+		}
 	}
 	if p.Epoch != conf.Identity.Epoch {
 		return rejoin(fmt.Sprintf("the store is of epoch %d, the cluster of epoch %d", p.Epoch, conf.Identity.Epoch))

@@ -168,6 +168,14 @@ type Manifest struct {
 // with it.
 func (m *Manifest) Of(id Identity) bool { return m.Cluster == id.Cluster && m.Epoch <= id.Epoch }
 
+// Bytes returns the size of all files.
+func (m *Manifest) Bytes() (n int64) {
+	for i := range m.Files {
+		n += m.Files[i].Size
+	}
+	return n
+}
+
 // File is a file of a snapshot.
 type File struct {
 	Name string // relative, with slashes
