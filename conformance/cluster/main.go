@@ -32,6 +32,7 @@ type settings struct {
 	length, lease       time.Duration
 	only                string
 	env                 list
+	verbose             bool
 }
 
 // list is a flag that may be given several times.
@@ -53,6 +54,7 @@ func main() {
 	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
 	flag.StringVar(&s.only, "only", "", "only faults whose name contains this")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
+	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
 	flag.Parse()
 	if err := run(&s); err != nil {
 		fmt.Fprintf(os.Stderr, "cluster: FAIL (seed %d): %v\n", s.seed, err)

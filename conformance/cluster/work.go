@@ -18,6 +18,10 @@ import (
 // assertionType is the type of a client assertion (RFC 7523).
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
+// consents is the number of patients whose consents are given and withdrawn. They
+// follow the patient of the writes in harness.patients.
+const consents = 2
+
 // objects are the objects of a round. Every round has its own, so that histories are
 // short.
 type objects struct {
@@ -50,7 +54,7 @@ func (h *harness) newObjects() (*objects, error) {
 			history.Output{Status: history.Done, Version: 1})
 		o.criteria = append(o.criteria, fmt.Sprintf("criteria-%d-%d", h.runs, i))
 	}
-	for i := range h.patients {
+	for i := 1; i <= consents; i++ {
 		if err := h.grant(n, i); err != nil {
 			return nil, err
 		}
@@ -135,9 +139,9 @@ func (w *worker) step(n *node) bool {
 	case 10, 11, 12:
 		return w.create(n) == nil
 	case 13, 14, 15:
-		return w.disclose(n, w.random.IntN(2))
+		return w.disclose(n, 1+w.random.IntN(consents))
 	case 16:
-		return w.decide(n, w.random.IntN(2))
+		return w.decide(n, 1+w.random.IntN(consents))
 	case 17:
 		return w.issue(n)
 	case 18:
@@ -151,13 +155,22 @@ func (w *worker) step(n *node) bool {
 func (h *harness) json(n *node, method, path string, body []byte, header ...string) (int, map[string]any) {
 	c, err := h.client(n)
 	if err != nil {
+		h.note("token", 0)
 		return 0, nil
 	}
 	status, out, err := c.JSON(method, path, body, header...)
 	if err != nil {
-		return 0, nil
+		status, out = 0, nil
 	}
+	h.note(method, status)
 	return status, out
+}
+
+// note counts an answer, so that a run shows what its clients met.
+func (h *harness) note(what string, status int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.answers[fmt.Sprintf("%s %d", what, status)]++
 }
 
 func value(r map[string]any) string {
@@ -215,9 +228,11 @@ func (w *worker) createOnce(n *node, key string) bool {
 	}
 	r, err := c.Do("POST", "Observation", w.body("", key, marker), "If-None-Exist", "identifier=urn:test|"+key)
 	if err != nil {
+		w.note("create", 0)
 		return false
 	}
 	_ = r.Body.Close()
+	w.note("create", r.StatusCode)
 	switch r.StatusCode {
 	case http.StatusCreated:
 		o.End(history.Output{Status: history.Done, Value: strconv.Itoa(marker)})
@@ -246,9 +261,9 @@ var errNoAnswer = errors.New("no answer, or a refusal")
 func (h *harness) create(n *node) error {
 	marker := h.marker()
 	h.created(marker, false)
-	status, _ := h.json(n, "POST", "Observation", h.body("", fmt.Sprintf("creation-%d", marker), marker))
+	status, out := h.json(n, "POST", "Observation", h.body("", fmt.Sprintf("creation-%d", marker), marker))
 	if status != http.StatusCreated {
-		return fmt.Errorf("%w: status %d", errNoAnswer, status)
+		return fmt.Errorf("%w: status %d: %v", errNoAnswer, status, out)
 	}
 	h.created(marker, true)
 	return nil
@@ -276,22 +291,33 @@ func (w *worker) disclose(n *node, patient int) bool {
 	return true
 }
 
-// decide gives or withdraws a consent with the operator's command.
+// nothingToWithdraw is part of the answer to a withdrawal without a consent.
+const nothingToWithdraw = "no active consent"
+
+// decide gives or withdraws a consent with the operator's command. A withdrawal is
+// refused if no consent is active.
 func (w *worker) decide(n *node, patient int) bool {
 	key := w.objects.consent(patient)
-	in := history.Input{Kind: history.Set, Key: key, New: history.Permit}
-	change := func() error { return w.grant(n, patient) }
 	if w.random.IntN(2) == 0 {
-		in.New = "deny"
-		change = func() error {
-			return n.server.Run(nil, "consent", "withdraw", "--patient", w.patients[patient], "--vendor", vendor)
+		o := w.history.Begin(w.number, history.Input{Kind: history.Set, Key: key, New: history.Permit})
+		if w.grant(n, patient) != nil {
+			w.note("grant", 0)
+			return false
 		}
+		o.End(history.Output{Status: history.Done})
+		return true
 	}
-	o := w.history.Begin(w.number, in)
-	if change() != nil {
+	o := w.history.Begin(w.number, history.Input{Kind: history.Swap, Key: key, Old: history.Permit, New: "deny"})
+	err := n.server.Run(nil, "consent", "withdraw", "--patient", w.patients[patient], "--vendor", vendor)
+	switch {
+	case err == nil:
+		o.End(history.Output{Status: history.Done})
+	case strings.Contains(err.Error(), nothingToWithdraw):
+		o.End(history.Output{Status: history.Refused})
+	default:
+		w.note("withdraw", 0)
 		return false
 	}
-	o.End(history.Output{Status: history.Done})
 	return true
 }
 
@@ -302,6 +328,7 @@ func (w *worker) issue(n *node) bool {
 	o := w.history.Begin(w.number, history.Input{Kind: history.Set, Key: key, New: "live"})
 	token, err := c.Token()
 	if err != nil {
+		w.note("token", 0)
 		return false
 	}
 	o.End(history.Output{Status: history.Done})
@@ -331,8 +358,10 @@ func (w *worker) use(n *node) bool {
 	o := w.history.Begin(w.number, history.Input{Kind: history.Read, Key: t.key})
 	status, _, err := c.JSON("GET", "Patient/"+w.patients[0], nil)
 	if err != nil {
+		w.note("use", 0)
 		return false
 	}
+	w.note("use", status)
 	switch status {
 	case http.StatusOK:
 		o.End(history.Output{Status: history.Done, Value: "live"})
@@ -361,6 +390,7 @@ func (w *worker) revoke(n *node) bool {
 		return false
 	}
 	_ = r.Body.Close()
+	w.note("revoke", r.StatusCode)
 	if r.StatusCode != http.StatusOK {
 		return false
 	}

@@ -67,6 +67,11 @@ var controls = map[string]control{
 		two.between = func() { one.decide("consent", "deny") }
 		two.disclose("consent")
 	}},
+	"samples without a probe": {rules: rules{blind: true}, script: func(one, two *client, _ *atomic.Bool) {
+		one.measure(1, 0, 3)
+		two.between = func() { one.measure(1, 3, 3) }
+		two.measure(1, 2, 3)
+	}},
 	"watchers miss a withdrawal": {around: func(l *life) store.Store { return forgetful{l.db} },
 		script: func(one, two *client, _ *atomic.Bool) {
 			two.decide("consent", history.Permit)

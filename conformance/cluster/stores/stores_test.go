@@ -161,7 +161,7 @@ func (r *run) verify(w *world) error {
 	var first string
 	for _, p := range w.processes {
 		s := p.life.Load().db
-		if err := errors.Join(r.once(s), r.tied(s)); err != nil {
+		if err := errors.Join(r.once(s), r.tied(s), r.measured(s)); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		if err := s.Check(context.Background(), func(problem string) {
@@ -231,6 +231,30 @@ func (r *run) once(s store.Store) error {
 	}
 	if len(leaves) > 0 {
 		return fmt.Errorf("%d leaves are of no batch", len(leaves))
+	}
+	return nil
+}
+
+// measured checks that each sample was written by the commit that was acknowledged, and
+// by no other one.
+func (r *run) measured(s store.Store) error {
+	for _, c := range r.clients {
+		for _, m := range c.samples {
+			for i := range m.columns.Len() {
+				x := m.columns.At(i)
+				key := stream(m.patient).Key(&x)
+				ref := fhir.Ref{Type: "Observation", ID: key.ID()}
+				for at, there := range map[store.Seq]bool{m.seq - 1: false, m.seq: true} {
+					if at == 0 {
+						continue
+					}
+					o, _, err := s.Read(context.Background(), ref, at)
+					if got := err == nil && o.Version == 1; got != there {
+						return fmt.Errorf("a sample written with T %d is there at T %d: %t", m.seq, at, got)
+					}
+				}
+			}
+		}
 	}
 	return nil
 }

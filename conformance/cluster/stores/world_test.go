@@ -120,13 +120,16 @@ func (p *process) start(fs *vfs.MemFS) error {
 }
 
 // restart ends a process without a warning, and starts it again from the files that
-// were on its disk.
+// were on its disk, or from an empty disk.
 func (p *process) restart(r *rand.Rand) error {
 	l := p.life.Swap(nil)
 	l.log.Cut()
 	l.kill()
 	left := l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101),
 		RNG: rand.New(rand.NewPCG(r.Uint64(), 0))})
+	if r.IntN(4) == 0 {
+		left = vfs.NewCrashableMem()
+	}
 	l.cache.stop()
 	// Whatever the old life still does to its files is lost, as are its answers.
 	_ = l.db.Close()
