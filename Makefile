@@ -16,7 +16,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser oracle pair race smoke hostile vendors bench fuzz generate release comments clean
+.PHONY: run app build test check browser test-cluster oracle pair race smoke hostile vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -37,6 +37,11 @@ test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, r
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
 	$(MAKE) smoke
 	$(MAKE) hostile
+
+CLUSTER := ./fhir/store/sharedlog/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
+
+test-cluster: ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
+	PULSEGATE_TEST_MONGODB='$(MONGODB)' PULSEGATE_TEST_REDIS='$(REDIS)' $(GO) test -count 1 -timeout 25m $(CLUSTER)
 
 check: ## run vet, lint and every suite in its short form, in under three minutes
 	$(GO) vet ./...

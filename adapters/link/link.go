@@ -85,6 +85,8 @@ type Options struct {
 	// after an error or a restart.
 	Erase  func(ctx context.Context, patient, vendor string, by audit.Caller) error
 	Logger *slog.Logger
+	// Shared, if set, makes the limit of linking flows that of all processes together.
+	Shared limit.Shared
 }
 
 // Links manages links. It is safe for concurrent use.
@@ -103,7 +105,8 @@ func New(o Options) *Links {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Links{Options: o, refreshes: map[string]*refresh{}, starts: limit.NewBuckets(1, maxStarts*startInterval)}
+	return &Links{Options: o, refreshes: map[string]*refresh{},
+		starts: limit.NewBuckets(1, maxStarts*startInterval).Share(o.Shared, "linking flows")}
 }
 
 // Notify registers fn, which is called after a link was made, connected again,

@@ -84,7 +84,9 @@ type Options struct {
 	// Rate is the number of deliveries per second of one key, 2 if it is zero. Burst
 	// is the number of deliveries that may come at once, 120 if it is zero.
 	Rate, Burst int
-	Logger      *slog.Logger
+	// Shared, if set, makes the limits those of all processes together.
+	Shared limit.Shared
+	Logger *slog.Logger
 }
 
 // Keys creates, lists, revokes and checks push keys. It is safe for concurrent use.
@@ -108,7 +110,8 @@ func New(o Options) (*Keys, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Keys{Options: o, guesses: limit.New(limit.Limits{}), deliveries: limit.NewBuckets(o.Rate, o.Burst)}, nil
+	return &Keys{Options: o, guesses: limit.New(limit.Limits{Shared: o.Shared, Name: "push key"}),
+		deliveries: limit.NewBuckets(o.Rate, o.Burst).Share(o.Shared, "push key deliveries")}, nil
 }
 
 // NewKey describes a key to be created.

@@ -2,6 +2,11 @@
 // address and per claimed client or key, in bounded memory. The limits only
 // protect against overload: no security property depends on them, and they do
 // not survive a restart.
+//
+// The limits are those of this process, unless Limits.Shared is set: then the
+// processes of a cluster share each bucket, and while they cannot, each process
+// applies its share of the limit, which is the limit divided by the number of
+// processes.
 package limit
 
 import (
@@ -18,6 +23,11 @@ type Limits struct {
 	Remote   int // requests per second per IPv4 address or IPv6 /64; default 2000
 	Failures int // failures per second per claimed client and address; default 5
 	Denied   int // refusals per second recorded in the audit trail; default 20
+
+	// Shared, if set, makes the limits those of all processes together. Name then
+	// distinguishes the endpoint from others.
+	Shared Shared
+	Name   string
 }
 
 const (
@@ -87,6 +97,7 @@ func (b *bucket) refill(now time.Time, rate, size float64) {
 // that limit somebody.
 type Buckets struct {
 	rate, size float64
+	shared     *sharing // nil for buckets of this process only
 
 	mu    sync.Mutex
 	byKey map[Key]*bucket
@@ -106,6 +117,19 @@ func Named(name string) Key { return Key{client: name} }
 // Take removes n tokens from a bucket. If it has less than one, Take removes
 // nothing and returns the time until it has one.
 func (t *Buckets) Take(k Key, now time.Time, n float64) (wait time.Duration, ok bool) {
+	if t.shared == nil {
+		return t.take(k, now, n, t.rate, t.size)
+	}
+	wait, ok, err := t.shared.take(k, now, n, t.rate, t.size)
+	if err == nil {
+		return wait, ok
+	}
+	processes := float64(max(1, t.shared.by.Processes()))
+	return t.take(k, now, n, t.rate/processes, max(1, t.size/processes))
+}
+
+// take removes n tokens from a bucket of this process.
+func (t *Buckets) take(k Key, now time.Time, n, rate, size float64) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.byKey[k]
@@ -114,12 +138,12 @@ func (t *Buckets) Take(k Key, now time.Time, n float64) (wait time.Duration, ok 
 			return 0, true // a query creates no entry
 		}
 		t.evict(now)
-		b = &bucket{left: t.size, at: now}
+		b = &bucket{left: size, at: now}
 		t.byKey[k] = b
 	}
-	b.refill(now, t.rate, t.size)
+	b.refill(now, rate, size)
 	if b.left < 1 {
-		return time.Duration((1 - b.left) / t.rate * float64(time.Second)), false
+		return time.Duration((1 - b.left) / rate * float64(time.Second)), false
 	}
 	b.left -= n
 	return 0, true
@@ -156,10 +180,10 @@ type Limiter struct {
 func New(l Limits) *Limiter {
 	l = l.withDefaults()
 	return &Limiter{
-		global:   NewBuckets(l.Global, burst*l.Global),
-		remote:   NewBuckets(l.Remote, burst*l.Remote),
-		failures: NewBuckets(l.Failures, max(l.Failures, burstFailures)),
-		denied:   NewBuckets(l.Denied, l.Denied),
+		global:   NewBuckets(l.Global, burst*l.Global).Share(l.Shared, l.Name+" global"),
+		remote:   NewBuckets(l.Remote, burst*l.Remote).Share(l.Shared, l.Name+" remote"),
+		failures: NewBuckets(l.Failures, max(l.Failures, burstFailures)).Share(l.Shared, l.Name+" failures"),
+		denied:   NewBuckets(l.Denied, l.Denied).Share(l.Shared, l.Name+" denied"),
 	}
 }
 

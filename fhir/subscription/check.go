@@ -3,11 +3,14 @@ package subscription
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"net/url"
 	"slices"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -18,7 +21,10 @@ import (
 // requested, and the endpoint is verified again.
 func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhir.Resource) (*fhir.Resource, error) {
 	const op = "subscription.Check"
-	owner := e.ownerOf(prev)
+	owner, err := e.ownerOf(ctx, prev)
+	if err != nil {
+		return nil, err
+	}
 	if prev != nil && owner != "" && (p == nil || p.Operator == "" && owner != p.ClientID) {
 		return nil, fhir.Errorf(fhir.Forbidden, op, "this Subscription belongs to another client")
 	}
@@ -58,81 +64,109 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 }
 
 // ownerOf returns the owner of prev, or "" if it has none.
-func (e *Engine) ownerOf(prev *fhir.Resource) string {
+func (e *Engine) ownerOf(ctx context.Context, prev *fhir.Resource) (string, error) {
 	if prev == nil {
-		return ""
+		return "", nil
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if s := e.subs[prev.ID]; s != nil {
-		return s.owner
+	_, facts, err := e.opts.Store.Read(ctx, prev.Ref(), 0)
+	if err != nil || facts == nil {
+		return "", err
 	}
-	return ""
+	return facts.Author, nil
+}
+
+// own calls fn for the Subscriptions of a client until it returns false.
+func (e *Engine) own(ctx context.Context, client string, fn func(*fhir.Resource) bool) error {
+	q, err := search.Parse("Subscription", nil, search.ParseOptions{Base: e.opts.Base})
+	if err != nil {
+		return err
+	}
+	grant := &access.Grant{Recipient: client, Rules: []access.Rule{{Type: "Subscription", May: access.Read}}}
+	return e.opts.Store.Find(ctx, store.Find{Query: q, Filter: grant.Filter(access.Read)}, func(f *store.Found) bool {
+		return f.Facts.Author != client || fn(&f.Resource)
+	})
 }
 
 // reserveFor bounds the time for which a Subscription that passed Check counts
-// against the limit of its client without being in the change log. Every
-// request commits or fails within that time.
+// against the limit of its client without being stored. Every request commits or
+// fails within that time.
 const reserveFor = 2 * time.Minute
+
+// reservedKey returns the key of the reservations of a client. It has one slash, and
+// the keys of a Subscription have two.
+func reservedKey(client string) string { return keyPrefix + "reserved:" + url.QueryEscape(client) }
 
 // reserve counts a new Subscription against the limit of its client before it is
 // committed, so that the limit also holds within a transaction and for concurrent
-// requests.
+// requests, which other processes may answer.
 func (e *Engine) reserve(ctx context.Context, client, id string) error {
+	return store.Retry(64, "subscription.Check", "other requests create Subscriptions; repeat the request",
+		func() error { return e.tryReserve(ctx, client, id) })
+}
+
+func (e *Engine) tryReserve(ctx context.Context, client, id string) error {
 	const op = "subscription.Check"
-	select {
-	case <-e.caughtUp: // all Subscriptions that existed at the start are counted
-	case <-ctx.Done():
-		return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: ctx.Err()}
+	key := reservedKey(client)
+	old, err := e.opts.Store.Get(ctx, key)
+	if err != nil {
+		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := e.opts.Clock()
-	reserved := e.reserved[client]
-	for id, at := range reserved {
-		if now.Sub(at) > reserveFor {
-			delete(reserved, id)
+	reserved := map[string]time.Time{} // time of the reservation by id
+	if old != nil {
+		if err := json.Unmarshal(old, &reserved); err != nil {
+			return fhir.Wrap(op, err)
 		}
 	}
-	count := len(reserved)
-	for id, s := range e.subs {
-		if _, ok := reserved[id]; s.owner == client && !ok {
-			count++
-		}
+	now := e.opts.Clock().UTC()
+	if err := e.expire(ctx, reserved, now); err != nil {
+		return err
 	}
 	if _, ok := reserved[id]; ok { // the request retries its commit
 		return nil
+	}
+	// The Subscriptions are read after the reservations, so that one that is stored
+	// meanwhile is counted in either.
+	count := len(reserved)
+	err = e.own(ctx, client, func(r *fhir.Resource) bool {
+		if _, ok := reserved[r.ID]; !ok {
+			count++
+		}
+		return count < e.opts.MaxPerClient
+	})
+	if err != nil {
+		return fhir.Wrap(op, err)
 	}
 	if count >= e.opts.MaxPerClient {
 		return fhir.Errorf(fhir.TooMany, op, "a client can have at most %d Subscriptions; delete one first",
 			e.opts.MaxPerClient)
 	}
-	if reserved == nil {
-		reserved = map[string]time.Time{}
-		e.reserved[client] = reserved
-	}
 	reserved[id] = now
-	return nil
+	w := store.StateWrite{Key: key, Expect: store.StateAbsent, Expires: now.Add(2 * reserveFor)}
+	if old != nil {
+		w.Expect, w.Old = store.StateEquals, old
+	}
+	if w.Value, err = json.Marshal(reserved); err != nil {
+		return fhir.Wrap(op, err)
+	}
+	_, err = e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+	return err
 }
 
-// release ends the reservation of a Subscription that the follower has found in
-// the change log. The caller holds mu.
-func (e *Engine) release(client, id string) {
-	if reserved := e.reserved[client]; reserved != nil {
-		if delete(reserved, id); len(reserved) == 0 {
-			delete(e.reserved, client)
+// expire removes the reservations that are too old, and those of Subscriptions that
+// were stored, even if they were deleted later.
+func (e *Engine) expire(ctx context.Context, reserved map[string]time.Time, now time.Time) error {
+	maps.DeleteFunc(reserved, func(_ string, at time.Time) bool { return now.Sub(at) > reserveFor })
+	var refs []fhir.Ref
+	for id := range reserved {
+		refs = append(refs, fhir.Ref{Type: "Subscription", ID: id})
+	}
+	heads, err := e.opts.Store.Heads(ctx, refs)
+	for i := range heads {
+		if heads[i].Version > 0 {
+			delete(reserved, refs[i].ID)
 		}
 	}
-}
-
-// releaseDeleted ends the reservation of a Subscription that was deleted before
-// the follower found it.
-func (e *Engine) releaseDeleted(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for client := range e.reserved {
-		e.release(client, id)
-	}
+	return err
 }
 
 // keepMissed bounds the events that are stored for a Subscription in error. Later
@@ -146,10 +180,10 @@ const keepMissed = 256
 // counted again. heads returns the commit up to which each written count is
 // valid, zero for the cursor.
 func (st *stepState) heads() (map[string]store.Seq, error) {
-	e := st.engine
+	f := st.follower
 	written := map[string]store.Seq{}
 	put := func(id string, n uint64, at store.Seq) error {
-		s := e.subs[id] // only the follower changes events and counts, so no lock is needed
+		s := f.subs[id] // only the follower changes events and counts, so no lock is needed
 		if s == nil {
 			return nil
 		}
@@ -169,7 +203,7 @@ func (st *stepState) heads() (map[string]store.Seq, error) {
 		}
 	}
 	for id, n := range st.counted {
-		s := e.subs[id]
+		s := f.subs[id]
 		if s == nil || slices.Contains(st.resuming, id) || st.numbered[id] == 0 && s.counts > 0 &&
 			st.to < s.counts+saveCursor {
 			continue

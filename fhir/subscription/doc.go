@@ -47,6 +47,19 @@
 // Only the owner can read $status, $events and the Subscription itself, because
 // channel.header may contain a secret of the endpoint (access.Filter).
 //
+// # Several processes
+//
+// Every process answers requests: Check, $status and $events read the store. One
+// process, which holds the role "subscriptions" (package fhir/cluster/role), numbers and
+// delivers events. All that it writes is bound to its term, also the audit record that
+// precedes each notification. The next holder goes on from the durable cursor and
+// positions. As after a crash, it can repeat the notifications that the former holder
+// delivered after it had last written its position, and the repetitions are equal.
+//
+// The limit of Subscriptions per client holds across processes by reservations in small
+// state. Of the events that are only counted, the processes that do not hold the role
+// know the last durable count, which is at most 5,000 commits old.
+//
 // # State
 //
 //	subscription/cursor             Seq up to which the follower is done, decimal
@@ -58,6 +71,8 @@
 //	                                consecutive changes of one commit, by their
 //	                                indexes in the change log
 //	subscription/<id>/sent          number of the last delivered event
+//	subscription/reserved:<client>  JSON: ids and times of Subscriptions that Check has
+//	                                accepted and that may not be stored yet
 //
 // Delivered events are kept for $events, at least the latest 1,000 of each
 // Subscription.

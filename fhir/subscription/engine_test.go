@@ -62,6 +62,15 @@ func loopback() egress.Policy {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	w := newStore(t)
+	w.start()
+	t.Cleanup(func() { w.engine.Close() })
+	return w
+}
+
+// newStore returns a world without an Engine.
+func newStore(t *testing.T) *world {
+	t.Helper()
 	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {
 		t.Fatal(err)
@@ -77,9 +86,7 @@ func newWorld(t *testing.T) *world {
 		HandshakeDelay: 5 * time.Millisecond, MinBackoff: 5 * time.Millisecond, MaxBackoff: 40 * time.Millisecond,
 		GrantFor: func(context.Context, string) (*access.Grant, error) { return w.grant("ehr"), nil },
 	}
-	w.start()
 	t.Cleanup(func() {
-		w.engine.Close()
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
@@ -536,7 +543,10 @@ func TestWithdrawnConsent(t *testing.T) {
 	}
 	// A grant that is revoked while the events are read ends the response.
 	revoked := w.principal("ehr")
-	revoked.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
+	revoked.Grant.Recheck = func(context.Context) error {
+		return fhir.Errorf(fhir.Unauthorized, "test",
+			"invalid_token")
+	}
 	if b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: revoked}}, "s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
 		t.Errorf("$events with a revoked token: %v", err)
@@ -544,12 +554,11 @@ func TestWithdrawnConsent(t *testing.T) {
 }
 
 func (e *Engine) count(id string) uint64 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if s := e.subs[id]; s != nil {
-		return s.events
+	n, err := e.total(context.Background(), id)
+	if err != nil {
+		panic(err)
 	}
-	return 0
+	return n
 }
 
 // TestHandshakeHeartbeatAndEnd checks the transitions after a failed handshake and

@@ -66,8 +66,8 @@ func TestLimitBeforeCommit(t *testing.T) {
 	if err := w.check("third", "r9"); fhir.KindOf(err) != fhir.TooMany {
 		t.Errorf("after a restart: %v", err)
 	}
-	if n := len(w.engine.reserved["third"]); n != 0 {
-		t.Errorf("%d reservations of committed Subscriptions", n)
+	if v, err := w.st.Get(context.Background(), reservedKey("third")); err != nil || v != nil {
+		t.Errorf("reservations of committed Subscriptions: %s, %v", v, err)
 	}
 }
 

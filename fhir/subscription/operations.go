@@ -2,8 +2,10 @@ package subscription
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strconv"
+	"strings"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -36,33 +38,16 @@ func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, 
 	if err := e.may(c); err != nil {
 		return nil, err
 	}
-	type row struct {
-		h header
+	rows, err := e.statuses(ctx, c.Principal.ClientID, ids)
+	if err != nil {
+		return nil, err
 	}
-	var rows []row
-	e.mu.Lock()
-	for id, s := range e.subs {
-		if s.owner != c.Principal.ClientID || len(ids) > 0 && !slices.Contains(ids, id) ||
-			len(statuses) > 0 && !slices.Contains(statuses, s.status) {
-			continue
-		}
-		h := header{id: id, status: s.status, notificationType: "query-status", total: s.events, reason: s.reason,
-			criteria: Topic}
-		if s.spec != nil {
-			h.criteria, h.content = s.spec.Criteria, s.spec.Content
-		}
-		rows = append(rows, row{h})
-	}
-	e.mu.Unlock()
+	rows = slices.DeleteFunc(rows, func(h header) bool {
+		return len(statuses) > 0 && !slices.Contains(statuses, h.status)
+	})
 	if instance && len(rows) == 0 {
 		return nil, fhir.Errorf(fhir.NotFound, "subscription.Status", "there is no such Subscription")
 	}
-	slices.SortFunc(rows, func(a, b row) int {
-		if a.h.id < b.h.id {
-			return -1
-		}
-		return 1
-	})
 	if err := e.opts.Audit.Record(ctx, c.event(audit.Rest)); err != nil {
 		return nil, err
 	}
@@ -83,13 +68,97 @@ func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, 
 			return nil, err
 		}
 		b = append(b, `{"fullUrl":"urn:uuid:`+uuid+`","resource":`...)
-		b = appendStatus(b, e.opts.Base, uuid, &rows[i].h, nil)
+		b = appendStatus(b, e.opts.Base, uuid, &rows[i], nil)
 		b = append(b, `,"search":{"mode":"match"}}`...)
 	}
 	if len(rows) > 0 {
 		b = append(b, ']')
 	}
 	return append(b, '}'), nil
+}
+
+// statuses returns the headers of the Subscriptions of a client with one of ids, or of
+// all if ids is empty, ordered by id.
+func (e *Engine) statuses(ctx context.Context, client string, ids []string) ([]header, error) {
+	var rows []header
+	if len(ids) == 0 {
+		err := e.own(ctx, client, func(r *fhir.Resource) bool {
+			rows = append(rows, e.header(r))
+			return true
+		})
+		if err != nil {
+			return nil, fhir.Wrap("subscription.Status", err)
+		}
+	}
+	slices.SortFunc(rows, func(a, b header) int { return strings.Compare(a.id, b.id) })
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+		h, err := e.headerOf(ctx, client, id)
+		switch {
+		case err == nil:
+			rows = append(rows, h)
+		case fhir.KindOf(err) != fhir.NotFound:
+			return nil, err
+		}
+	}
+	for i := range rows {
+		var err error
+		if rows[i].total, err = e.total(ctx, rows[i].id); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+// headerOf returns the header of a Subscription of a client, without the number of
+// events. It fails with NotFound if the client has no such Subscription.
+func (e *Engine) headerOf(ctx context.Context, client, id string) (header, error) {
+	const op = "subscription.headerOf"
+	missing := fhir.Errorf(fhir.NotFound, op, "there is no such Subscription")
+	if !fhir.ValidID(id) {
+		return header{}, missing
+	}
+	res, facts, err := e.opts.Store.Read(ctx, fhir.Ref{Type: "Subscription", ID: id}, 0)
+	switch {
+	case fhir.KindOf(err) == fhir.NotFound, err == nil && (res.Deleted || facts == nil || facts.Author != client):
+		return header{}, missing
+	case err != nil:
+		return header{}, fhir.Wrap(op, err)
+	}
+	return e.header(&res), nil
+}
+
+// header returns the header of a Subscription, without the number of events.
+func (e *Engine) header(res *fhir.Resource) header {
+	spec, status, reason := e.interpret(res.JSON)
+	h := header{id: res.ID, status: status, notificationType: "query-status", reason: reason, criteria: Topic}
+	if spec != nil {
+		h.criteria, h.content = spec.Criteria, spec.Content
+	}
+	return h
+}
+
+// total returns the number of events of a Subscription. While events are only counted,
+// the process that counts them knows more of them than the others, which know the last
+// durable count.
+func (e *Engine) total(ctx context.Context, id string) (uint64, error) {
+	v, err := e.opts.Store.Get(ctx, headKey(id))
+	if err != nil {
+		return 0, err
+	}
+	var h head
+	if v != nil {
+		if err := json.Unmarshal(v, &h); err != nil {
+			return 0, fhir.Wrap("subscription.total", err)
+		}
+	}
+	if f := e.current.Load(); f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if s := f.subs[id]; s != nil {
+			h.Events = max(h.Events, s.events)
+		}
+	}
+	return h.Events, nil
 }
 
 // maxEvents bounds the events in one response to $events.
@@ -106,19 +175,16 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	if err := e.may(c); err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	s := e.subs[id]
-	var h header
-	if s != nil && s.owner == c.Principal.ClientID {
-		h = header{id: id, status: s.status, notificationType: "query-event", total: s.events, reason: s.reason,
-			criteria: Topic, content: empty}
-		if s.spec != nil {
-			h.criteria, h.content = s.spec.Criteria, s.spec.Content
-		}
+	h, err := e.headerOf(ctx, c.Principal.ClientID, id)
+	if err == nil {
+		h.total, err = e.total(ctx, id)
 	}
-	e.mu.Unlock()
-	if h.id == "" {
-		return nil, fhir.Errorf(fhir.NotFound, op, "there is no such Subscription")
+	if err != nil {
+		return nil, err
+	}
+	h.notificationType = "query-event"
+	if h.content == "" { // not supported by the current configuration
+		h.content = empty
 	}
 	switch content {
 	case "":

@@ -40,8 +40,8 @@ const (
 // sender delivers the events of one Subscription. All fields belong to the
 // goroutine of run.
 type sender struct {
-	engine *Engine
-	sub    *sub
+	follower *follower
+	sub      *sub
 
 	saved    uint64    // durable position: number of the last delivered event
 	buffered []event   // the next events
@@ -55,7 +55,7 @@ type sender struct {
 	audited string
 }
 
-// view is a consistent copy of the fields of sub that Engine.mu guards.
+// view is a consistent copy of the fields of sub that follower.mu guards.
 type view struct {
 	spec              *Spec
 	version           uint64
@@ -65,15 +65,15 @@ type view struct {
 }
 
 func (s *sender) view() view {
-	s.engine.mu.Lock()
-	defer s.engine.mu.Unlock()
+	s.follower.mu.Lock()
+	defer s.follower.mu.Unlock()
 	sub := s.sub
 	return view{sub.spec, sub.version, sub.status, sub.reason, sub.events, sub.delivered, sub.since}
 }
 
 func (s *sender) run(ctx context.Context) {
 	s.saved = s.view().delivered
-	s.lastSent = s.engine.opts.Clock()
+	s.lastSent = s.follower.opts.Clock()
 	for ctx.Err() == nil {
 		wait := s.step(ctx)
 		if ctx.Err() != nil {
@@ -86,9 +86,9 @@ func (s *sender) run(ctx context.Context) {
 	// Save the position, so that nothing is repeated after a restart.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	s.engine.mu.Lock()
-	_, alive := s.engine.subs[s.sub.id]
-	s.engine.mu.Unlock()
+	s.follower.mu.Lock()
+	_, alive := s.follower.subs[s.sub.id]
+	s.follower.mu.Unlock()
 	if alive {
 		s.save(end)
 	}
@@ -100,7 +100,7 @@ const idle = time.Hour
 // to continue immediately.
 func (s *sender) step(ctx context.Context) time.Duration {
 	v := s.view()
-	now := s.engine.opts.Clock()
+	now := s.follower.opts.Clock()
 	if v.spec == nil {
 		return idle
 	}
@@ -116,7 +116,7 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		if s.verified == v.version {
 			return wait // accepted; the follower will apply the new status
 		}
-		if due := v.since.Add(s.engine.opts.HandshakeDelay); now.Before(due) {
+		if due := v.since.Add(s.follower.opts.HandshakeDelay); now.Before(due) {
 			return due.Sub(now)
 		}
 		if s.notify(ctx, v, "handshake", nil) {
@@ -156,12 +156,12 @@ func (s *sender) failed(ctx context.Context, v view) time.Duration {
 	if ctx.Err() != nil {
 		return 0
 	}
-	wait := s.engine.opts.MinBackoff << min(s.attempt, 20)
-	if s.attempt > 0 && wait/2 >= s.engine.opts.MaxBackoff {
+	wait := s.follower.opts.MinBackoff << min(s.attempt, 20)
+	if s.attempt > 0 && wait/2 >= s.follower.opts.MaxBackoff {
 		return s.transition(ctx, v, "error", errorText)
 	}
 	s.attempt++
-	wait = min(wait, s.engine.opts.MaxBackoff)
+	wait = min(wait, s.follower.opts.MaxBackoff)
 	// Add up to a quarter, so that the senders do not all call an endpoint at the
 	// same moment when it is back.
 	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
@@ -191,20 +191,20 @@ func (s *sender) deliver(ctx context.Context, v view) time.Duration {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			s.engine.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", s.sub.id, "error", err)
+			s.follower.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", s.sub.id, "error", err)
 		}
 		return s.failed(ctx, v)
 	}
 	if !s.notify(ctx, v, "event-notification", items) {
 		return s.failed(ctx, v)
 	}
-	now := s.engine.opts.Clock()
+	now := s.follower.opts.Clock()
 	for i := range items {
-		s.engine.latency.Record(ctx, now.Sub(items[i].At).Seconds())
+		s.follower.latency.Record(ctx, now.Sub(items[i].At).Seconds())
 	}
-	s.engine.mu.Lock()
+	s.follower.mu.Lock()
 	s.sub.delivered = items[len(items)-1].Number
-	s.engine.mu.Unlock()
+	s.follower.mu.Unlock()
 	if now.Sub(s.lastSave) >= saveInterval {
 		s.save(ctx)
 	}
@@ -217,7 +217,7 @@ func (s *sender) items(ctx context.Context, v view) ([]item, error) {
 	if err != nil {
 		return nil, err
 	}
-	grant, err := s.engine.opts.GrantFor(ctx, s.sub.owner)
+	grant, err := s.follower.opts.GrantFor(ctx, s.sub.owner)
 	if err != nil {
 		grant = nil // permits nothing
 	}
@@ -226,7 +226,7 @@ func (s *sender) items(ctx context.Context, v view) ([]item, error) {
 	for i := range next {
 		yield.Now() // let requests go first
 		it := item{event: next[i]}
-		if err := s.engine.disclose(ctx, &it, grant); err != nil {
+		if err := s.follower.disclose(ctx, &it, grant); err != nil {
 			return nil, err
 		}
 		if v.spec.Content == fullResource {
@@ -252,7 +252,7 @@ func (s *sender) next(ctx context.Context, v view) ([]event, error) {
 	want := int(min(v.events-v.delivered, uint64(v.spec.MaxCount)))
 	if len(s.buffered) < want {
 		var err error
-		if s.buffered, err = s.engine.events(ctx, s.sub.id, first,
+		if s.buffered, err = s.follower.events(ctx, s.sub.id, first,
 			int(min(v.events-v.delivered, readAhead))); err != nil {
 			return nil, err
 		}
@@ -277,10 +277,10 @@ func (s *sender) skipMissed(ctx context.Context, v view, first uint64) error {
 	if len(s.buffered) > 0 {
 		last = s.buffered[0].Number - 1
 	}
-	s.engine.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are skipped", "subscription",
+	s.follower.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are skipped", "subscription",
 		s.sub.id, "from", first, "to", last)
-	s.engine.mu.Lock()
-	defer s.engine.mu.Unlock()
+	s.follower.mu.Lock()
+	defer s.follower.mu.Unlock()
 	s.sub.delivered = last
 	return errMissed
 }
@@ -313,29 +313,30 @@ func (e *Engine) disclose(ctx context.Context, it *item, grant *access.Grant) er
 func (s *sender) notify(ctx context.Context, v view, typ string, items []item) bool {
 	if err := s.record(ctx, v, typ, items); err != nil {
 		if ctx.Err() == nil {
-			s.engine.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription",
+			s.follower.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent",
+				"subscription",
 				s.sub.id, "error", err)
 		}
 		return false
 	}
-	uuid, err := newUUID(s.engine.opts.Rand)
+	uuid, err := newUUID(s.follower.opts.Rand)
 	if err == nil {
 		var id string
-		if id, err = newUUID(s.engine.opts.Rand); err == nil {
+		if id, err = newUUID(s.follower.opts.Rand); err == nil {
 			h := &header{id: s.sub.id, status: v.status, notificationType: typ, criteria: v.spec.Criteria,
 				total:   v.events,
 				content: v.spec.Content}
-			err = s.post(ctx, v, appendNotification(make([]byte, 0, 4096), s.engine.opts.Base, id, uuid,
-				s.engine.opts.Clock(), h, items))
+			err = s.post(ctx, v, appendNotification(make([]byte, 0, 4096), s.follower.opts.Base, id, uuid,
+				s.follower.opts.Clock(), h, items))
 		}
 	}
-	s.engine.attempts.Add(ctx, 1)
-	s.lastSent = s.engine.opts.Clock()
+	s.follower.attempts.Add(ctx, 1)
+	s.lastSent = s.follower.opts.Clock()
 	if err != nil {
 		if ctx.Err() == nil {
 			// Do not log the error: it may contain the URL of the endpoint with
 			// secrets in its path.
-			s.engine.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", s.sub.id, "type", typ,
+			s.follower.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", s.sub.id, "type", typ,
 				"attempt", s.attempt+1)
 		}
 		return false
@@ -363,7 +364,7 @@ func (s *sender) post(ctx context.Context, v view, body []byte) error {
 		req.Header.Add(h[0], h[1])
 	}
 	req.Header.Set("Content-Type", v.spec.Payload)
-	resp, err := s.engine.client.Do(req)
+	resp, err := s.follower.client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -400,11 +401,20 @@ func (s *sender) record(ctx context.Context, v view, typ string, items []item) e
 	if len(evs) == 0 {
 		evs = []audit.Event{base}
 	}
-	if err := s.engine.opts.Audit.Record(ctx, evs...); err != nil {
+	if err := s.follower.record(ctx, evs); err != nil {
 		return err
 	}
 	s.audited = mark
 	return nil
+}
+
+// record makes audit events durable, in a commit that is bound to the term.
+func (f *follower) record(ctx context.Context, evs []audit.Event) error {
+	if f.alone {
+		return f.opts.Audit.Record(ctx, evs...)
+	}
+	_, err := audit.Commit(ctx, f.opts.Store, f.opts.Audit, &store.Batch{}, evs...)
+	return err
 }
 
 // auditMark identifies events and their visible parts.
@@ -452,7 +462,7 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 // save makes the position durable and deletes old events.
 func (s *sender) save(ctx context.Context) {
 	v := s.view()
-	s.lastSave = s.engine.opts.Clock()
+	s.lastSave = s.follower.opts.Clock()
 	if v.delivered == s.saved {
 		return
 	}
@@ -461,7 +471,7 @@ func (s *sender) save(ctx context.Context) {
 	var err error
 	if v.delivered > keepEvents {
 		kept := eventKey(s.sub.id, v.delivered-keepEvents+1)
-		err = s.engine.opts.Store.List(ctx, eventPrefix(s.sub.id), func(k string, _ []byte) bool {
+		err = s.follower.opts.Store.List(ctx, eventPrefix(s.sub.id), func(k string, _ []byte) bool {
 			if k >= kept || len(b.State) == 500 {
 				return false
 			}
@@ -470,11 +480,12 @@ func (s *sender) save(ctx context.Context) {
 		})
 	}
 	if err == nil {
-		_, err = s.engine.opts.Store.Commit(ctx, &b)
+		_, err = s.follower.opts.Store.Commit(ctx, &b)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			s.engine.opts.Logger.ErrorContext(ctx, "the position of a subscription cannot be written", "subscription",
+		// If the role is lost, the next holder repeats what was delivered since.
+		if ctx.Err() == nil && !store.Lost(err) {
+			s.follower.opts.Logger.ErrorContext(ctx, "the position of a subscription cannot be written", "subscription",
 				s.sub.id, "error", err)
 		}
 		return
@@ -493,10 +504,10 @@ func (s *sender) transition(ctx context.Context, v view, status, reason string) 
 	case fhir.KindOf(err) == fhir.PreconditionFailed || fhir.KindOf(err) == fhir.Conflict ||
 		fhir.KindOf(err) == fhir.Gone:
 	default:
-		s.engine.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription",
+		s.follower.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription",
 			s.sub.id, "error", err)
 		s.verified = 0
-		return s.engine.opts.MinBackoff
+		return s.follower.opts.MinBackoff
 	}
 	// There is nothing to do until the follower has applied the new version.
 	for s.view().version == v.version {
@@ -509,7 +520,7 @@ func (s *sender) transition(ctx context.Context, v view, status, reason string) 
 
 func (s *sender) write(ctx context.Context, v view, status, reason string) error {
 	ref := fhir.Ref{Type: "Subscription", ID: s.sub.id}
-	res, facts, err := s.engine.opts.Store.Read(ctx, ref, 0)
+	res, facts, err := s.follower.opts.Store.Read(ctx, ref, 0)
 	if err != nil {
 		return err
 	}
@@ -524,7 +535,7 @@ func (s *sender) write(ctx context.Context, v view, status, reason string) error
 	if body, err = setStatus(body, status, reason); err != nil {
 		return err
 	}
-	_, err = audit.Commit(ctx, s.engine.opts.Store, s.engine.opts.Audit, &store.Batch{
+	_, err = audit.Commit(ctx, s.follower.opts.Store, s.follower.opts.Audit, &store.Batch{
 		Writes: []store.Write{{
 			Op: store.Put, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body},
 			Vendor: facts.Vendor, Author: facts.Author, Expect: store.Version, IfVersion: v.version,

@@ -44,6 +44,9 @@ type Handler struct {
 	RequestID func(*gin.Context) string
 	Limits    Limits
 	Logger    *slog.Logger
+	// Shared, if set, makes the limit of recorded refusals that of all processes
+	// together.
+	Shared limit.Shared
 
 	once    sync.Once
 	refused *limit.Limiter // bounds the recorded refusals of callers without access
@@ -118,7 +121,7 @@ func (h *Handler) request(c *gin.Context, principal *access.Principal) Request {
 // returns err. It records a limited number per second, so that callers without access
 // cannot fill the disk. Only the credential tells whom the request is about.
 func (h *Handler) recordNoAccess(ctx context.Context, req *Request, err error) error {
-	h.once.Do(func() { h.refused = limit.New(limit.Limits{}) })
+	h.once.Do(func() { h.refused = limit.New(limit.Limits{Shared: h.Shared, Name: "ingest"}) })
 	if k := fhir.KindOf(err); k != fhir.Unauthorized && k != fhir.Forbidden ||
 		!h.refused.Record(h.Pipeline.Clock()) {
 		return err

@@ -95,7 +95,7 @@ func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, 
 		return out, err
 	}
 	out.registration = &register.Handler{Store: db, Audit: rec, Registry: clients, Scopes: scopes, Clock: env.now,
-		Rand: rand.Reader, Issuer: env.base, Logger: env.log, Limits: register.NewLimits()}
+		Rand: rand.Reader, Issuer: env.base, Logger: env.log, Limits: register.NewLimits(nil)}
 	out.introspection = introspect.New(introspect.Options{Policy: pol, Assertions: assertions, Tokens: out.tokens,
 		Authorizations: pol.Authorizations, Clients: clients, Audit: rec, Clock: env.now, Issuer: env.base,
 		Logger: env.log})

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/cmd/internal/config"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/store/pebblestore"
 )
 
 // environment holds the parameters that the constructors of this package share.
@@ -17,13 +18,15 @@ type environment struct {
 	version string
 	log     *slog.Logger
 	now     func() time.Time
-	base    string        // the public base URL, without a final slash
-	egress  egress.Policy // for outgoing requests
+	base    string          // the public base URL, without a final slash
+	egress  egress.Policy   // for outgoing requests
+	shared  *pebblestore.DB // see Main
 }
 
 // newEnvironment returns the environment of a server that listens on addr.
 func newEnvironment(m *Main, addr net.Addr) (environment, error) {
-	e := environment{config: m.Config, version: m.Version, log: m.Log, now: m.clock, base: m.Config.BaseURL}
+	e := environment{config: m.Config, version: m.Version, log: m.Log, now: m.clock, base: m.Config.BaseURL,
+		shared: m.shared}
 	if e.now == nil {
 		e.now = time.Now
 	}

@@ -18,6 +18,7 @@ import (
 	"pulsegate/cmd/internal/config"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/client"
 	"pulsegate/smart/oauth/token"
 )
@@ -30,6 +31,11 @@ type Main struct {
 	Log     *slog.Logger
 
 	clock func() time.Time // time.Now if nil
+
+	// The fields below are for tests.
+
+	shared *pebblestore.DB                  // the store, instead of the one in the data directory; Run does not close it
+	opened func(s *services, addr net.Addr) // called when the services are open
 }
 
 // Serve returns the function behind the serve command.
@@ -75,6 +81,9 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	}
 	s.demo = demo
 	opened.add(s.close)
+	if m.opened != nil {
+		m.opened(s, l.Addr())
+	}
 
 	memory := budget.New(int64(m.Config.MemoryMiB) << 20) // for request bodies
 	health := &health{store: s.store, draining: make(chan struct{})}

@@ -97,10 +97,12 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.telemetry, err = telemetry.Start(ctx, env.version, env.log); err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(env); err != nil {
-		return nil, err
+	if s.store = env.shared; s.store == nil {
+		if s.store, err = openStore(env); err != nil {
+			return nil, err
+		}
+		s.closers.add(s.store.Close)
 	}
-	s.closers.add(s.store.Close)
 	fresh := s.store.Log().Size() == 0
 	if s.audit, err = openAudit(ctx, env, s.store); err != nil {
 		return nil, err

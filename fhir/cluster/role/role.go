@@ -7,7 +7,40 @@
 // changes hands, its epoch grows. Every commit of the work has the epoch as a
 // precondition, so that a process that overslept its lease can write nothing.
 //
-// A server that is alone holds every role from its start (Alone).
+// A server that is alone holds every role from its start (Alone). A server of a
+// cluster uses Leases.
+//
+// # Leases
+//
+// A process takes a role by a commit whose preconditions are the lease and the
+// renewal that it has seen, so that a renewal that it has not seen yet makes it fail.
+// It renews all its roles in one commit, four times per lease. The work ends as soon
+// as a lease length has passed since the last acknowledged renewal began, even if the
+// store cannot be reached. Since a renewal begins before anybody sees it, the work of
+// the former holder has ended when the next one begins, as long as their clocks run
+// at the same rate and neither is suspended. Commits need no such assumption.
+//
+// What a process does outside the store, such as sending a notification, is not
+// bound to the epoch. A process that was stopped for longer than its lease can repeat
+// a request that the next holder makes, too, until its own timer has run. Such work
+// must therefore commit, or call Sync of the bound store, before each request, and its
+// requests must bear repetition, as they must after a crash.
+//
+// A process does not take all free roles at once: with each role that it holds, it
+// waits longer before it takes another, so that the roles of processes that start
+// together are spread over them. Roles are not moved afterwards.
+//
+// A process is known by an instance id that is drawn at its start. A lease from
+// before a restart is not its own: it waits for the end of that lease like any other
+// process.
+//
+// # State
+//
+//	role/<name>           JSON: node, instance, epoch, length of the lease, time of the
+//	                      takeover. Without an instance, the role is free.
+//	role/<name>/renewed   JSON: epoch, number and time of the last renewal
+//
+// The times are for operators. Nothing compares them.
 package role
 
 import (
@@ -30,7 +63,8 @@ type Term interface {
 	// Bind adds the precondition of the term to a batch. The commit fails with
 	// Conflict if the role has changed hands, and the context of the work then ends.
 	Bind(b *store.Batch)
-	// Store returns st with every commit bound to the term.
+	// Store returns st with every commit bound to the term. Its Sync fails with
+	// Conflict, too, if the role has changed hands.
 	Store(st store.Store) store.Store
 }
 

@@ -103,6 +103,7 @@ func New(o Options) (*Service, error) {
 	if o.Limits.Global == 0 {
 		o.Limits.Global = 500
 	}
+	o.Limits.Name = "authorize"
 	return &Service{opts: o, limits: limit.New(o.Limits)}, nil
 }
 

@@ -76,6 +76,7 @@ func New(o Options) *Handler {
 	if o.Limits.Remote == 0 {
 		o.Limits.Remote = 20000 // a resource server introspects once per request that it serves
 	}
+	o.Limits.Name = "introspect"
 	return &Handler{opts: o, limits: limit.New(o.Limits)}
 }
 

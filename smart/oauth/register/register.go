@@ -69,8 +69,10 @@ type Handler struct {
 }
 
 // NewLimits returns the limits of the endpoint. They are low because
-// registrations are rare.
-func NewLimits() *limit.Limiter { return limit.New(limit.Limits{Global: 50, Remote: 10}) }
+// registrations are rare. shared may be nil.
+func NewLimits(shared limit.Shared) *limit.Limiter {
+	return limit.New(limit.Limits{Global: 50, Remote: 10, Shared: shared, Name: "register"})
+}
 
 // Mount registers the endpoints below Path.
 func (h *Handler) Mount(m gin.IRouter) {

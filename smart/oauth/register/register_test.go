@@ -413,7 +413,7 @@ func TestInitialTokens(t *testing.T) {
 // limited.
 func TestFailuresAreLimited(t *testing.T) {
 	w := newWorld(t)
-	w.handler.Limits = register.NewLimits()
+	w.handler.Limits = register.NewLimits(nil)
 	n := 0
 	for ; n < 100; n++ {
 		if s, out, h := w.send("GET", register.Path+"/x", "guess", nil); s == 429 {

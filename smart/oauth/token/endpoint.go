@@ -92,6 +92,7 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.UserLife = UserLife(o.UserLife)
+	o.Limits.Name = "token"
 	e := &Endpoint{opts: o, limits: limit.New(o.Limits), grants: &authz.Store{State: o.Store}}
 	b, err := o.Store.Get(ctx, highWater)
 	if err != nil {

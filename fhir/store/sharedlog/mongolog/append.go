@@ -31,7 +31,7 @@ func (l *Log) Append(ctx context.Context, e *sharedlog.Entry) error {
 
 func (l *Log) append(ctx context.Context, e *sharedlog.Entry) error {
 	sum := e.Sum()
-	doc, parts, err := encode(e, sum)
+	doc, parts, err := encode(e, sum, l.inline)
 	if err != nil {
 		return err
 	}

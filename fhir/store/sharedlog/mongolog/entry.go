@@ -58,16 +58,17 @@ func index(place string) (uint64, error) {
 	return n, nil
 }
 
-// pieces cuts rows into parts.
-func pieces(rows []byte) (out [][]byte) {
-	for len(rows) > maxInline {
-		out, rows = append(out, rows[:maxInline]), rows[maxInline:]
+// pieces cuts rows into parts of a size.
+func pieces(rows []byte, size int) (out [][]byte) {
+	for len(rows) > size {
+		out, rows = append(out, rows[:size]), rows[size:]
 	}
 	return append(out, rows)
 }
 
-// encode returns the document of e, and the parts that must be stored first.
-func encode(e *sharedlog.Entry, sum sharedlog.Hash) (*entryDoc, [][]byte, error) {
+// encode returns the document of e, and the parts that must be stored first, if the
+// rows have more than inline bytes.
+func encode(e *sharedlog.Entry, sum sharedlog.Hash, inline int) (*entryDoc, [][]byte, error) {
 	head := len(e.Node)
 	for _, t := range e.Touched {
 		head += len(t) + 16 // the key of an array element, its type and its length
@@ -91,11 +92,11 @@ func encode(e *sharedlog.Entry, sum sharedlog.Hash) (*entryDoc, [][]byte, error)
 		return d, nil, nil
 	}
 	d.IsLarge, d.Large = true, &largeDoc{Touched: e.Touched, Size: int64(len(e.Rows))}
-	if len(e.Rows) <= maxInline {
+	if len(e.Rows) <= inline {
 		d.Large.Rows = e.Rows
 		return d, nil, nil
 	}
-	parts := pieces(e.Rows)
+	parts := pieces(e.Rows, inline)
 	for _, p := range parts {
 		h := sha256.Sum256(p)
 		d.Large.Parts = append(d.Large.Parts, h[:])
@@ -130,7 +131,7 @@ func toHash(b []byte) (h sharedlog.Hash, ok bool) {
 }
 
 // errDamagedParts reports parts that do not make up the rows of their entry.
-var errDamagedParts = errors.New("its parts are damaged")
+var errDamagedParts = errors.New("its parts are not those that it names")
 
 // byID returns the filter for one document.
 func byID(id string) bson.D { return bson.D{{Key: "_id", Value: id}} }

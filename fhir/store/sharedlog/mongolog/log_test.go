@@ -113,9 +113,8 @@ func random(n int) []byte {
 // update changes fields of one stored document.
 func update(t testing.TB, c *mongo.Collection, id string, fields bson.D) {
 	t.Helper()
-	res, err := c.UpdateOne(t.Context(), byID(id), bson.D{{Key: "$set", Value: fields}})
-	if err != nil || res.MatchedCount != 1 {
-		t.Fatalf("updating %s in %s: %v, %v", id, c.Name(), res, err)
+	if err := set(t.Context(), c, id, fields); err != nil {
+		t.Fatalf("updating %s in %s: %v", id, c.Name(), err)
 	}
 }
 
@@ -271,15 +270,15 @@ func TestDamagedEntry(t *testing.T) {
 	}
 }
 
-// TestSizes appends entries on both sides of each limit.
+// TestSizes appends entries on both sides of each limit, with smaller parts. The
+// suite appends entries with parts of 12 MB.
 func TestSizes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 60 MB")
-	}
+	const inline = 40_000
 	l := openLog(t, testOptions(t))
+	l.inline = inline
 	c := &chain{}
 	var want [][32]byte
-	sizes := []int{0, 1, maxSmall - 200, maxSmall, maxSmall + 1, maxInline, maxInline + 1, 2*maxInline + 5}
+	sizes := []int{0, 1, maxSmall - 200, maxSmall, maxSmall + 1, inline, inline + 1, 2*inline + 5}
 	for _, n := range sizes {
 		e := c.add(t, l, random(n))
 		want = append(want, sha256.Sum256(e.Rows))
@@ -306,7 +305,7 @@ func TestDocumentLimit(t *testing.T) {
 	for size := 0; size+100+16 < maxTouched-1; size += 100 + 16 {
 		e.Touched = append(e.Touched, string(make([]byte, 100)))
 	}
-	d, parts, err := encode(e, sharedlog.Hash{})
+	d, parts, err := encode(e, sharedlog.Hash{}, maxInline)
 	if err != nil || len(parts) != 0 {
 		t.Fatal(len(parts), err)
 	}
@@ -314,11 +313,11 @@ func TestDocumentLimit(t *testing.T) {
 		t.Errorf("an entry of %d bytes, %v", len(b), err)
 	}
 	e.Touched = append(e.Touched, string(make([]byte, 200)))
-	if _, _, err := encode(e, sharedlog.Hash{}); !errors.Is(err, sharedlog.ErrTooLarge) {
+	if _, _, err := encode(e, sharedlog.Hash{}, maxInline); !errors.Is(err, sharedlog.ErrTooLarge) {
 		t.Errorf("more guards: %v, want ErrTooLarge", err)
 	}
 	e.Touched, e.Rows = nil, make([]byte, sharedlog.MaxRows)
-	if d, parts, err = encode(e, sharedlog.Hash{}); err != nil || len(parts) != 11 {
+	if d, parts, err = encode(e, sharedlog.Hash{}, maxInline); err != nil || len(parts) != 11 {
 		t.Fatal(len(parts), err)
 	}
 	b, err := bson.Marshal(d)
@@ -331,12 +330,12 @@ func TestDocumentLimit(t *testing.T) {
 		}
 	}
 	e.Rows = make([]byte, sharedlog.MaxRows+1)
-	if _, _, err := encode(e, sharedlog.Hash{}); !errors.Is(err, sharedlog.ErrTooLarge) {
+	if _, _, err := encode(e, sharedlog.Hash{}, maxInline); !errors.Is(err, sharedlog.ErrTooLarge) {
 		t.Errorf("more rows: %v, want ErrTooLarge", err)
 	}
 	for _, n := range []uint64{0, 1<<62 + 1} {
 		e := &sharedlog.Entry{Index: n}
-		if _, _, err := encode(e, e.Sum()); err == nil {
+		if _, _, err := encode(e, e.Sum(), maxInline); err == nil {
 			t.Errorf("the place %d is accepted", n)
 		}
 	}

@@ -28,6 +28,7 @@ type Log struct {
 	db      *mongo.Database
 	opt     Options
 	segment uint64 // entries per segment
+	inline  int    // size of the rows above which they are in parts
 	strong  *readconcern.ReadConcern
 	meters  *meters
 
@@ -57,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if err != nil {
 		return nil, failure("connecting", err)
 	}
-	l := &Log{client: client, db: client.Database(name), opt: o, meters: m}
+	l := &Log{client: client, db: client.Database(name), opt: o, meters: m, inline: maxInline}
 	if err := l.start(ctx); err != nil {
 		_ = client.Disconnect(context.WithoutCancel(ctx))
 		return nil, err
@@ -90,21 +91,28 @@ func (l *Log) hello(ctx context.Context) (h hello, err error) {
 	return h, failure("asking the server for its state", err)
 }
 
+// strong returns the read concern under which the server shows everything that was
+// durable before the read, and nothing that is not.
+func (h hello) strong(standalone bool) (*readconcern.ReadConcern, error) {
+	switch {
+	case h.Kind == "isdbgrid":
+		return nil, errors.New("mongolog: the server is the router of a sharded cluster: name a replica set")
+	case h.Set != "":
+		return readconcern.Linearizable(), nil
+	case standalone:
+		return readconcern.Majority(), nil
+	}
+	return nil, errors.New("mongolog: the server is not a member of a replica set: initiate one, even of one member")
+}
+
 // checkServer refuses servers that cannot make entries durable on a majority.
 func (l *Log) checkServer(ctx context.Context) error {
 	h, err := l.hello(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case h.Kind == "isdbgrid":
-		return errors.New("mongolog: the server is the router of a sharded cluster: name a replica set")
-	case h.Set != "":
-		l.strong = readconcern.Linearizable()
-	case l.opt.Standalone:
-		l.strong = readconcern.Majority()
-	default:
-		return errors.New("mongolog: the server is not a member of a replica set: initiate one, even of a single member")
+	if l.strong, err = h.strong(l.opt.Standalone); err != nil {
+		return err
 	}
 	var build struct {
 		Version string  `bson:"version"`
@@ -186,6 +194,9 @@ func (l *Log) ServerTime(ctx context.Context) (at time.Time, roundTrip time.Dura
 	}
 	if h.LocalTime.IsZero() {
 		return time.Time{}, 0, errors.New("mongolog: the server does not tell its time")
+	}
+	if l.opt.shift != nil {
+		h.LocalTime = h.LocalTime.Add(l.opt.shift())
 	}
 	return h.LocalTime.UTC(), l.opt.Clock().Sub(sent), nil
 }

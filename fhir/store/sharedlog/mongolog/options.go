@@ -39,6 +39,7 @@ type Options struct {
 	Clock func() time.Time
 
 	monitor *event.CommandMonitor // observes commands in tests
+	shift   func() time.Duration  // moves the time of the server in tests
 }
 
 const (
@@ -166,8 +167,9 @@ func (o Options) checkQuery(query string) (map[string]bool, error) {
 	return given, nil
 }
 
-// bounded returns ctx with the timeout of an operation. The driver tells the
-// server, which gives up a query that waits for a majority.
+// bounded returns ctx with the timeout of an operation. If the operation returns
+// one document, the driver also tells the server. Otherwise the server gives up
+// when the driver closes the connection.
 func (l *Log) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, l.opt.Timeout)
 }

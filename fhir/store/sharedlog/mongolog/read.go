@@ -64,8 +64,6 @@ func (l *Log) look(ctx context.Context, p sharedlog.Position) (docs []entryDoc, 
 			at, docs = docs[:1], docs[1:]
 		}
 	} else if p.Index > 0 {
-		// The query comes after the one above, so that an entry found here proves that
-		// the segment after it was not truncated, either.
 		if at, err = l.find(ctx, p.Index, next); err != nil {
 			return nil, false, err
 		}
@@ -86,8 +84,9 @@ func (l *Log) find(ctx context.Context, from, to uint64) (docs []entryDoc, err e
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	n := int64(to - from)
+	// The batch is larger than the limit, so that the first answer ends the query.
 	c, err := l.strongly(l.segmentName(from)).Find(ctx, between(place(from), place(to)), options.Find().
-		SetProjection(without("l")).SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(n).SetBatchSize(int32(n)))
+		SetProjection(without("l")).SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(n).SetBatchSize(int32(n)+1))
 	if err == nil {
 		err = c.All(ctx, &docs)
 	}
@@ -104,22 +103,17 @@ func (l *Log) checkPosition(ctx context.Context, p sharedlog.Position, at []entr
 			return err
 		}
 	}
-	if err := l.checkKept(ctx, p.Index+1); err != nil {
+	if err := l.checkKept(ctx, p.Index); err != nil {
 		return err
 	}
-	if p.Index == 0 {
-		if p.Last != (sharedlog.Hash{}) {
+	var sum sharedlog.Hash // before the first entry
+	if p.Index > 0 {
+		if len(at) == 0 {
 			return sharedlog.ErrDiverged
 		}
-		return nil
+		sum, _ = toHash(at[0].Hash)
 	}
-	if len(at) > 0 {
-		if sum, ok := toHash(at[0].Hash); !ok || sum != p.Last {
-			return sharedlog.ErrDiverged
-		}
-		return nil
-	}
-	if k := l.lastKept(); k.first != p.Index+1 || k.before != p.Last {
+	if sum != p.Last {
 		return sharedlog.ErrDiverged
 	}
 	return nil

@@ -242,7 +242,11 @@ func (s *Snapshots) putFile(ctx context.Context, f sharedlog.File,
 		err = s.mark(ctx, s.files, u.ID, bson.D{{Key: "complete", Value: true}})
 	}
 	if err != nil {
-		_ = s.discard(context.WithoutCancel(ctx), byID(u.ID)) // else Remove does it in a day
+		// What remains if this fails, Remove removes in a day. But if it has already
+		// collected this upload, only this call knows of chunks that came later.
+		ctx := context.WithoutCancel(ctx)
+		_ = s.discard(ctx, byID(u.ID))
+		_ = s.deleteChunks(ctx, u.ID)
 	}
 	return err
 }

@@ -21,16 +21,14 @@ const keptFor = time.Minute
 
 // kept is the latest record of a truncation that this process has read.
 type kept struct {
-	first  uint64         // the first place that is kept; 0 if there was no truncation
-	before sharedlog.Hash // hash of the entry before it
-	asked  time.Time      // when the query was sent
+	first uint64    // the first place that is kept; 0 if there was no truncation
+	asked time.Time // when the query was sent
 }
 
 // firstDoc records a truncation. Its _id is the first place that is kept.
 type firstDoc struct {
-	ID     string    `bson:"_id"`
-	Before []byte    `bson:"h"`
-	At     time.Time `bson:"at"` // by the clock of the primary
+	ID string    `bson:"_id"`
+	At time.Time `bson:"at"` // by the clock of the primary
 }
 
 // lastKept returns the latest record that was read.
@@ -40,8 +38,8 @@ func (l *Log) lastKept() kept {
 	return l.kept
 }
 
-// checkKept returns ErrTruncated if a place is not kept. It is called after the
-// operation on the place. A record that was read a short time ago proves that the
+// checkKept returns ErrTruncated if a place is not kept. It is called after an
+// operation on the place, and before it reports a result. A record that was read a short time ago proves that the
 // segment had not been removed when the operation took place, because removal
 // waits for Options.Grace.
 func (l *Log) checkKept(ctx context.Context, place uint64) error {
@@ -82,10 +80,6 @@ func (l *Log) refreshKept(ctx context.Context) error {
 	k := kept{asked: asked}
 	if k.first, err = index(d.ID); err != nil {
 		return err
-	}
-	var ok bool
-	if k.before, ok = toHash(d.Before); !ok {
-		return errors.New("mongolog: the record of a truncation is damaged")
 	}
 	l.learn(k)
 	return nil
@@ -145,22 +139,15 @@ func (l *Log) Truncate(ctx context.Context, index uint64) error {
 	return l.removeSegments(ctx)
 }
 
-// recordFirst records the first place to keep, and the entry before it.
+// recordFirst records the first place to keep.
 func (l *Log) recordFirst(ctx context.Context, first uint64) error {
-	docs, err := l.find(ctx, first-1, first)
-	if err != nil {
-		return err
-	}
-	if len(docs) == 0 {
-		return errors.New("mongolog: the log has a gap before the place at which it is truncated")
-	}
 	at, _, err := l.ServerTime(ctx)
 	if err != nil {
 		return err
 	}
 	bound, cancel := l.bounded(ctx)
 	defer cancel()
-	_, err = l.db.Collection("log_first").InsertOne(bound, firstDoc{place(first), docs[0].Hash, at})
+	_, err = l.db.Collection("log_first").InsertOne(bound, firstDoc{place(first), at})
 	if err != nil && !mongo.IsDuplicateKeyError(err) {
 		return failure("recording the first place that is kept", err)
 	}
