@@ -35,7 +35,7 @@ type harness struct {
 	signer   *blackbox.Key
 	runs     int // rounds so far
 
-	// history is that of the current round.
+	// history records the current round.
 	history                *history.Recorder
 	done, refused, unknown int
 

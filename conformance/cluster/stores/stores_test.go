@@ -31,14 +31,28 @@ const (
 )
 
 // TestHistories records histories under faults, kills and cuts.
-func TestHistories(t *testing.T) {
+func TestHistories(t *testing.T) { testHistories(t, options{}) }
+
+// TestHistoriesWithSnapshots records histories in which processes make snapshots, which
+// truncates the log, and begin with them.
+func TestHistoriesWithSnapshots(t *testing.T) { testHistories(t, options{joining: true}) }
+
+func testHistories(t *testing.T, o options) {
 	for i := range uint64(*histories) {
 		seed := *firstSeed + i
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rates := memlog.Rough
 				rates.Slow, rates.Latency = 0.3, 50*time.Millisecond
-				w := newWorld(t, nodes, options{plan: memlog.Random(seed, rates)})
+				random := memlog.Random(seed, rates)
+				o.plan = func(c memlog.Call) memlog.Fault {
+					// A snapshot is many calls, of which most must succeed.
+					if c.Op >= memlog.OpPutFile && c.Number%8 != 0 {
+						return memlog.Fault{}
+					}
+					return random(c)
+				}
+				w := newWorld(t, nodes, o)
 				defer w.close()
 				run := w.run(seed, steps)
 				if err := run.recorder.Check(); err != nil {
@@ -51,8 +65,10 @@ func TestHistories(t *testing.T) {
 					t.Error(err)
 				}
 				done, unknown := run.recorder.Count(history.Done), run.recorder.Count(history.Unknown)
-				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts", done,
-					run.recorder.Count(history.Refused), unknown, w.cluster.Calls(), w.kills, w.cuts)
+				first, _, err := w.servers.Client("setup").Bounds(t.Context())
+				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts, %d snapshots; "+
+					"the log begins at %d (%v)", done, run.recorder.Count(history.Refused), unknown, w.servers.Calls(),
+					w.kills, w.cuts, w.snapshots, first, err)
 				if done < clients*steps/4 {
 					t.Errorf("only %d operations were done: the history shows nothing", done)
 				}
@@ -113,6 +129,13 @@ func (w *world) trouble(r *rand.Rand, ended <-chan struct{}) {
 		p := w.processes[r.IntN(len(w.processes))]
 		l := p.life.Load()
 		length := time.Duration(r.IntN(6000)) * time.Millisecond
+		if w.options.joining && r.IntN(2) == 0 {
+			// A fault of the log may meet a snapshot. The next one takes its place.
+			if _, err := l.member.Snapshot(l.ctx); err == nil {
+				w.snapshots++
+			}
+			continue
+		}
 		switch r.IntN(4) {
 		case 0:
 			w.cuts++
@@ -137,8 +160,8 @@ func (w *world) trouble(r *rand.Rand, ended <-chan struct{}) {
 // settle ends all faults and brings all stores up to date.
 func (w *world) settle() error {
 	w.calm.Store(true)
-	w.cluster.DeliverLate()
-	w.cluster.RegainMajority()
+	w.servers.DeliverLate()
+	w.servers.RegainMajority()
 	for _, p := range w.processes {
 		l := p.life.Load()
 		if l == nil {
