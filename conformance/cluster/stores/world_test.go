@@ -141,7 +141,8 @@ func (l *life) open() (err error) {
 		l.db, err = pebblestore.Open("", o)
 		return err
 	}
-	l.member, err = cluster.Open(l.ctx, cluster.Options{Log: l.log, Snapshots: l.log.Snapshots(), Dir: p.dir(), Store: o})
+	l.member, err = cluster.Open(l.ctx,
+		cluster.Options{Log: l.log, Snapshots: l.log.Snapshots(), Dir: p.dir(), Store: o})
 	if err == nil {
 		l.db = l.member.DB
 	}
