@@ -38,9 +38,9 @@ test: build browser redis ## run every suite: lint, oracle, crash tests, fuzz se
 	$(MAKE) smoke
 	$(MAKE) hostile
 
-CLUSTER := ./fhir/store/sharedlog/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
+CLUSTER := ./fhir/store/sharedlog/... ./fhir/cluster/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
 
-test-cluster: ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
+test-cluster: redis ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
 	PULSEGATE_TEST_MONGODB='$(MONGODB)' PULSEGATE_TEST_REDIS='$(REDIS)' $(GO) test -count 1 -timeout 25m $(CLUSTER)
 
 check: ## run vet, lint and every suite in its short form, in under three minutes

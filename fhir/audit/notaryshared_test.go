@@ -215,6 +215,27 @@ func TestFirstStartOfTwoNotaries(t *testing.T) {
 	}
 }
 
+// TestNotariesWithFiles is the control of the tests of a cluster: two processes that keep
+// their keys in files have different ones, and a process that joins is refused.
+func TestNotariesWithFiles(t *testing.T) {
+	w := newCluster(t)
+	open := func() (*Notary, error) {
+		return OpenNotary(NotaryOptions{Store: w.db, Dir: t.TempDir(), Rand: rand.Reader})
+	}
+	one, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := open()
+	if err != nil || one.Verifier() == two.Verifier() {
+		t.Error("the same key:", err)
+	}
+	record(t, w.rec, 1)
+	if _, err := open(); fhir.KindOf(err) != fhir.Conflict {
+		t.Error(err)
+	}
+}
+
 // forked returns a store with other leaves from the leaf from on, such as a damaged copy.
 func forked(st store.Store, from uint64) *tampered {
 	return &tampered{Store: st, recompute: true, leaf: func(i uint64, l store.Leaf) store.Leaf {
@@ -240,8 +261,7 @@ func TestOversleptNotary(t *testing.T) {
 			two.hold("2", true)
 			record(t, w.rec, 2)
 			one.opts.Store = forked(w.db, size)
-			err := one.Sign()
-			if store.Lost(err) == control {
+			if err := one.Sign(); store.Lost(err) == control {
 				t.Error(err)
 			}
 			fork := w.row()
@@ -253,7 +273,8 @@ func TestOversleptNotary(t *testing.T) {
 			if got := string(one.Checkpoint()); !control && (got == w.row() || fork == w.row()) {
 				t.Error("published a forked tree")
 			}
-			if _, problem, err := two.continues([]byte(fork), two.Verifier(), rowSource); (problem != "") != control || err != nil {
+			_, problem, err := two.continues([]byte(fork), two.Verifier(), rowSource)
+			if (problem != "") != control || err != nil {
 				t.Error(problem, err)
 			}
 		})

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,9 +131,9 @@ func (m *member) importKeys(ctx context.Context) error {
 
 func (m *member) openLog(ctx context.Context) (err error) {
 	c := m.env.config
-	password, err := secretFile(c.MongoDBPasswordFile)
+	password, err := readSecret("mongodb-password-file", c.MongoDBPasswordFile)
 	if err != nil {
-		return fmt.Errorf("mongodb-password-file: %w", err)
+		return err
 	}
 	m.log, err = mongolog.Open(ctx, mongolog.Options{URI: c.MongoDB, Password: password,
 		Standalone: c.MongoDBStandalone})
@@ -145,30 +144,13 @@ func (m *member) openLog(ctx context.Context) (err error) {
 	return nil
 }
 
-// secretFile returns the content of a file without spaces around it. Without a path it
-// returns an empty secret.
-func secretFile(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	if info.Mode().Perm()&0o004 != 0 {
-		return "", fmt.Errorf("%s can be read by all users of the machine; run `chmod 600 %s`", path, path)
-	}
-	b, err := os.ReadFile(path)
-	return string(bytes.TrimSpace(b)), err
-}
-
 // connect opens the connection to Redis, the relay and the list of live processes.
 func (m *member) connect() (err error) {
 	c := m.env.config
 	if c.Redis != "" {
-		password, err := secretFile(c.RedisPasswordFile)
+		password, err := readSecret("redis-password-file", c.RedisPasswordFile)
 		if err != nil {
-			return fmt.Errorf("redis-password-file: %w", err)
+			return err
 		}
 		address, err := m.peerAddress()
 		if err != nil {

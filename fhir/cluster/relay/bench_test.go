@@ -19,7 +19,9 @@ func (instant) Commit(_ context.Context, b *store.Batch) (store.Result, error) {
 	}
 	return r, nil
 }
-func (instant) LastSeq() store.Seq { return 0 }
+
+func (instant) LastSeq() store.Seq                     { return 0 }
+func (instant) Watch(func(store.Commit)) (stop func()) { return func() {} }
 
 // BenchmarkCommit measures the relay alone, both sides of it: a commit of one document
 // and one leaf of audit-event size. cpu-us/op is the processor time of both.

@@ -28,7 +28,8 @@ type nothing struct{ Local }
 func (nothing) Commit(context.Context, *store.Batch) (store.Result, error) {
 	return store.Result{}, nil
 }
-func (nothing) LastSeq() store.Seq { return 0 }
+func (nothing) LastSeq() store.Seq                     { return 0 }
+func (nothing) Watch(func(store.Commit)) (stop func()) { return func() {} }
 
 // connect dials a listener with a TLS configuration and reads the hello.
 func connect(t *testing.T, address string, conf *tls.Config) error {

@@ -102,6 +102,7 @@ func (l *lease) set(h hints.Holder) {
 // process is one process of a cluster.
 type process struct {
 	*Store
+	number int
 	t      testing.TB
 	db     Local
 	server *Server
@@ -156,6 +157,7 @@ type cluster struct {
 	files     []vfs.FS // of each process
 	change    func(*Options)
 	processes []*process
+	faults    atomic.Pointer[memlog.Plan] // of the log, nil for none
 
 	mu      sync.Mutex
 	appends map[string]int // calls of the log, by process
@@ -172,6 +174,9 @@ func newCluster(t testing.TB, n int, clock func() time.Time, change func(*Option
 			c.mu.Lock()
 			c.appends[call.Client]++
 			c.mu.Unlock()
+		}
+		if plan := c.faults.Load(); plan != nil {
+			return (*plan)(call)
 		}
 		return memlog.Fault{}
 	}})
@@ -199,6 +204,7 @@ func (c *cluster) start(t testing.TB) {
 			t.Fatal(err)
 		}
 		p := newProcess(t, name, db, tr, c.change)
+		p.number = i
 		p.lease.set(p.holder)
 		c.processes = append(c.processes, p)
 		t.Cleanup(func() { _ = p.Close() }) // fails only if the test closed it

@@ -54,9 +54,13 @@ type replica struct {
 	delay   time.Duration    // of the next pause
 	patient <-chan time.Time // until it ends, requests wait although the log fails
 	stalled bool             // requests are refused, because the log fails
-	dead    bool             // the store has stopped
-	closed  bool             // the store is closed, and waits for nothing
-	last    <-chan time.Time // ends the wait of Close; nil until then
+	// latency is the mean duration of recent appends. The next group is not built before
+	// notBefore, so that it can hold more requests.
+	latency   time.Duration
+	notBefore time.Time
+	dead      bool             // the store has stopped
+	closed    bool             // the store is closed, and waits for nothing
+	last      <-chan time.Time // ends the wait of Close; nil until then
 }
 
 // waiter is a caller of Sync. A look at the log serves it if it began after the
@@ -161,8 +165,11 @@ func (r *replica) run() {
 	for {
 		r.advance()
 		var in <-chan *request
-		if r.accepts() {
+		var later <-chan time.Time
+		if wait := time.Until(r.notBefore); r.accepts() && (wait <= 0 || r.stalled || r.dead || r.closed) {
 			in = r.db.in
+		} else if wait > 0 {
+			later = time.After(wait)
 		}
 		select {
 		case q, ok := <-in:
@@ -175,6 +182,7 @@ func (r *replica) run() {
 		case l := <-r.looked:
 			r.onLooked(l)
 		case <-r.kick:
+		case <-later:
 		case <-poll.C:
 			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
 		case _, ok := <-wake:
@@ -463,7 +471,7 @@ func (r *replica) onLooked(l *look) {
 			return
 		}
 		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
-		r.pause = time.After(r.delay)
+		r.pause, r.wanted = time.After(r.delay), true
 	case l.more:
 		r.delay = 0
 		r.startLook(&look{began: l.began, ticket: l.ticket})
@@ -587,7 +595,7 @@ func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, err
 // troubled reports whether the log fails.
 func (r *replica) troubled() bool {
 	for _, f := range r.flights {
-		if f.troubled {
+		if f.troubled || f.taken {
 			return true
 		}
 	}

@@ -281,25 +281,29 @@ func TestForeignSignatures(t *testing.T) {
 }
 
 // TestNothingBeforeTheMajority requires that a commit is neither answered nor shown
-// before its entry is durable.
+// before its entry is durable. The controls do so, and must be found.
 func TestNothingBeforeTheMajority(t *testing.T) {
-	_, g, dbs := lazy(t, 2, nil)
-	g.cluster.LoseMajority()
-	answer := commitLater(dbs[0], batchOf(device("d", "")))
-	until(t, "the entry is stored", func() bool { return g.cluster.Holds(1) })
-	for _, d := range dbs {
-		if d.LastSeq() != 0 {
-			t.Fatal("a commit shows before its entry is durable")
-		}
-	}
-	select {
-	case o := <-answer:
-		t.Fatalf("a commit was answered before its entry is durable: %+v", o)
-	default:
-	}
-	g.cluster.RegainMajority()
-	if o := <-answer; o.err != nil || o.result.Seq != 1 {
-		t.Fatalf("%+v", o)
+	for name, change := range map[string]func(*pebblestore.Shared){
+		"": nil, "answer early": pebblestore.AnswerEarly, "apply early": pebblestore.ApplyEarly,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, g, dbs := lazy(t, 2, func(p *process) { p.change = change })
+			g.cluster.LoseMajority()
+			answer := commitLater(dbs[0], batchOf(device("d", "")))
+			until(t, "the entry is stored", func() bool { return g.cluster.Holds(1) })
+			early := func() bool { return dbs[0].LastSeq() != 0 || dbs[1].LastSeq() != 0 || len(answer) > 0 }
+			if change != nil {
+				until(t, "the control shows or answers too early", early)
+			} else if early() {
+				t.Fatal("a commit was shown or answered before its entry is durable")
+			}
+			g.cluster.RegainMajority()
+			if o := <-answer; o.err != nil || o.result.Seq != 1 {
+				t.Fatalf("%+v", o)
+			}
+			until(t, "the commit shows",
+				func() bool { return dbs[0].Sync(context.Background()) == nil && dbs[0].LastSeq() == 1 })
+		})
 	}
 }
 
@@ -430,6 +434,49 @@ func TestLogFails(t *testing.T) {
 		_, err := a.Commit(context.Background(), batchOf(device("after", "")))
 		return err == nil
 	})
+}
+
+// TestTakenWithoutMajority lets an entry have the place of another that is not durable.
+// Neither is answered until one of them is; meanwhile further commits fail.
+func TestTakenWithoutMajority(t *testing.T) {
+	for _, rollBack := range []bool{false, true} {
+		t.Run(fmt.Sprint("rollback=", rollBack), func(t *testing.T) {
+			_, g, dbs := lazy(t, 2, func(p *process) {
+				if p.conf.Node == "node0" {
+					p.patience = 20 * time.Millisecond
+				}
+			})
+			g.cluster.LoseMajority()
+			b := commitLater(dbs[1], &store.Batch{Leaves: []store.Leaf{store.Leaf("b")}})
+			until(t, "an entry has the place", func() bool { return g.cluster.Holds(1) })
+			a := commitLater(dbs[0], &store.Batch{Leaves: []store.Leaf{store.Leaf("a")}})
+			until(t, "commits are refused", func() bool {
+				select {
+				case o := <-commitLater(dbs[0], batchOf(device("refused", ""))):
+					wantKind(t, o.err, fhir.Unavailable)
+					return true
+				case <-time.After(time.Millisecond):
+					return false
+				}
+			})
+			if len(a)+len(b) > 0 {
+				t.Fatal("a commit was answered without a majority")
+			}
+			if rollBack {
+				g.cluster.RollBack()
+			} else {
+				g.cluster.RegainMajority()
+			}
+			for _, answer := range []<-chan outcome{a, b} {
+				if o := <-answer; o.err != nil {
+					t.Fatal(o.err)
+				}
+			}
+			if err := dbs[0].Sync(context.Background()); err != nil || dbs[0].Log().Size() != 2 {
+				t.Fatalf("%d leaves, error %v", dbs[0].Log().Size(), err)
+			}
+		})
+	}
 }
 
 func TestReady(t *testing.T) {

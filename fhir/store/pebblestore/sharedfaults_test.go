@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,11 +181,12 @@ func TestSharedWithFaults(t *testing.T) {
 }
 
 // TestSharedControls breaks the rules of the commit path one at a time. The check of
-// TestSharedWithFaults must find each within a few runs.
+// TestSharedWithFaults must find each within a few runs. TestNothingBeforeTheMajority has
+// the control that applies a group too early.
 func TestSharedControls(t *testing.T) {
 	rng := rand.New(rand.NewPCG(firstSeed(t), 2))
 	for name, change := range map[string]func(*pebblestore.Shared){
-		"answer early": pebblestore.AnswerEarly, "apply early": pebblestore.ApplyEarly, "forget": pebblestore.Forget,
+		"answer early": pebblestore.AnswerEarly, "forget": pebblestore.Forget,
 	} {
 		t.Run(name, func(t *testing.T) {
 			for run := range 20 {
@@ -195,5 +197,62 @@ func TestSharedControls(t *testing.T) {
 			}
 			t.Fatal("nothing was found: the test proves nothing")
 		})
+	}
+}
+
+// TestSharedCrash opens clones of the files of a process that is killed at random
+// moments. After they have read the log, they hold what was acknowledged, and have the
+// same rows as the process.
+func TestSharedCrash(t *testing.T) {
+	sd := firstSeed(t)
+	rng := rand.New(rand.NewPCG(sd, 3))
+	cluster := logOf(t, memlog.Options{})
+	p := &process{fs: vfs.NewCrashableMem(), log: cluster.Client("node0")}
+	d, err := p.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j journal
+	var stop atomic.Bool
+	done := make(chan error, crashWriters)
+	for w := range crashWriters {
+		go func() { done <- writer(d, w, &j, &stop) }()
+	}
+	behind := 0
+	for n := range clones(20) / 2 {
+		until(t, "there are more commits", func() bool { return len(j.all()) > 20*(n+1) })
+		want := j.all()
+		q := &process{log: cluster.Client(fmt.Sprint("clone", n)), fs: p.fs.CrashClone(vfs.CrashCloneCfg{
+			UnsyncedDataPercent: rng.IntN(101), RNG: rand.New(rand.NewPCG(sd, uint64(n)))})}
+		j.pause.Lock()
+		if at, err := pebblestore.PositionOf("", q.fs); err != nil {
+			t.Fatal(err)
+		} else if at.Index < d.Position().Index {
+			behind++
+		}
+		c, err := q.open()
+		if err != nil {
+			t.Fatalf("clone %d does not open: %v", n, err)
+		}
+		if missing := lost(t, c, want); missing > 0 {
+			t.Fatalf("%d of %d acknowledged commits are missing", missing, len(want))
+		}
+		equal(t, []store.Store{c, d})
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j.pause.Unlock()
+	}
+	stop.Store(true)
+	for range crashWriters {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if behind == 0 {
+		t.Fatal("no clone was behind the log: the test proves nothing")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
