@@ -285,7 +285,7 @@ type Store interface {
 	// Watch registers fn, which is called after each durable commit, in order of
 	// Seq, before the commit's writer gets its answer. A withdrawn consent thereby
 	// reaches the next request. fn is called for the commits of other processes, too,
-	// when this process shows them. fn must be quick and must not call Commit. The
+	// when this process shows them. fn must be quick and must not call Commit or Sync. The
 	// returned func unregisters fn.
 	Watch(fn func(Commit)) (stop func())
 

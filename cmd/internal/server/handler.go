@@ -66,7 +66,7 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	for _, part := range []rest.Mounter{s.pages, s.keys, s.oauth.tokens, s.oauth.authorize, s.oauth.launches,
 		s.oauth.registration, s.oauth.introspection, s.discovery(), brands.Handler{Bundle: s.brand.bundle},
 		&ingest.Handler{Pipeline: s.pipeline, Auth: s.pushKeys.Or(s.policy), RequestID: rest.RequestID,
-			Limits: s.pipeline.Limits, Logger: s.log}, s.sync} {
+			Limits: s.pipeline.Limits, Logger: s.log, Shared: s.limits()}, s.sync} {
 		part.Mount(e)
 	}
 	return e, nil

@@ -24,6 +24,7 @@ type healthStore interface {
 // health answers whether the server takes requests.
 type health struct {
 	store    healthStore
+	member   *member       // nil if this server is alone
 	draining chan struct{} // closed when the server begins to drain
 }
 
@@ -50,6 +51,11 @@ func (h *health) check() error {
 	defer cancel()
 	if _, err := h.store.Get(ctx, "client/none"); err != nil {
 		return errors.New("the store does not answer")
+	}
+	if h.member != nil {
+		if err := h.member.ready(); err != nil {
+			return err
+		}
 	}
 	if err := h.store.Ready(); err != nil {
 		return errors.New("the store cannot confirm that it is up to date")

@@ -87,7 +87,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	}
 
 	memory := budget.New(int64(m.Config.MemoryMiB) << 20) // for request bodies
-	health := &health{store: s.store, draining: make(chan struct{})}
+	health := &health{store: s.embedded, member: s.member, draining: make(chan struct{})}
 	handler, err := s.handler(health)
 	if err != nil {
 		return err
@@ -105,13 +105,16 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return err
 	}
 	opened.add(metrics.Close)
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
+	if s.member != nil {
+		go func() { failed <- s.member.lost(work) }()
+	}
 	go func() { failed <- m.serveHTTP(srv, l) }()
 	go func() { failed <- adminServer.Serve(al) }()
 	go keepMemory(work)
 	notarized := make(chan error, 1)
 	go func() { notarized <- s.audit.notary.Run(work) }()
-	go s.keys.Run(work, token.MaxUserLife+client.Skew, m.Log)
+	go s.keys.Run(work, s.roles, token.MaxUserLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx, s); err != nil {
 		m.Log.Error("start", "error", err)
@@ -123,6 +126,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	case err = <-failed:
 	}
 	close(health.draining)
+	s.member.drain()
 	m.Log.Info("draining", "timeout", m.Config.DrainTimeout)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.Config.DrainTimeout)
 	defer cancel()
@@ -141,7 +145,8 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 		return err
 	}
 	if m.Config.Demo {
-		if err := (operations{s}).fillDemo(ctx, m.Stdout); err != nil {
+		err := s.inTurn(ctx, "demo", func(ctx context.Context) error { return (operations{s}).fillDemo(ctx, m.Stdout) })
+		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 	}

@@ -39,7 +39,7 @@ func TestSyncBeforeEveryRoute(t *testing.T) {
 	s := mustOpen(t, t.TempDir())
 	var synced int
 	s.fhir.Store = unconfirmed{s.store, &synced}
-	e, err := s.engine(&health{store: unconfirmedHealth{s.store}, draining: make(chan struct{})})
+	e, err := s.engine(&health{store: unconfirmedHealth{s.embedded}, draining: make(chan struct{})})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,18 +69,24 @@ func stream(w int) *series.Template {
 	return t
 }
 
+// samples returns n samples of a stream, after those of lesser i.
+func samples(i int64, n int) *series.Columns {
+	cols := &series.Columns{}
+	for k := range n {
+		x := series.Sample{Start: 1767225600e6 + i*100e6 + int64(k)*1e6, End: series.NoEnd}
+		x.Values[0] = series.Decimal{Mant: int64(60 + k)}
+		cols.Append(&x, 1)
+	}
+	return cols
+}
+
 // writer commits a resource, samples, state and a leaf together until stop is set.
 // Every seventh commit takes an earlier sample out of its series.
 func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 	tpl := stream(w)
 	var refs []fhir.Ref
 	for i := 0; !stop.Load(); i++ {
-		cols := &series.Columns{}
-		for k := range 1 + i*37%90 {
-			x := series.Sample{Start: 1767225600e6 + int64(i)*100e6 + int64(k)*1e6, End: series.NoEnd}
-			x.Values[0] = series.Decimal{Mant: int64(60 + k)}
-			cols.Append(&x, 1)
-		}
+		cols := samples(int64(i), 1+i*37%90)
 		first := cols.At(0)
 		key := tpl.Key(&first)
 		sample, moved := fhir.Ref{Type: "Observation", ID: key.ID()}, fhir.Ref{}

@@ -240,10 +240,11 @@ func (d *DB) share() error {
 	if err != nil {
 		return err
 	}
-	if err := d.loadPosition(r.ctx, conf); err != nil {
-		return err
+	if err = d.loadPosition(r.ctx, conf); err == nil {
+		err = r.catchUp()
 	}
-	if err := r.catchUp(); err != nil {
+	if err != nil {
+		r.stop()
 		return err
 	}
 	d.replica = r

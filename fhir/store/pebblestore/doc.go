@@ -20,7 +20,8 @@
 //	readcache  cache of single resources and of small state
 //
 // The committer stays one package, in the files commit.go, stage.go, stageseries.go,
-// stageleaves.go and stageupdates.go: a stage reads and writes the committer's
+// stageleaves.go, stageupdates.go, guards.go and memory.go, and, for a shared store,
+// replica.go, flight.go, foreign.go and entry.go: a stage reads and writes the committer's
 // state for each row, and an interface between them would cost a dynamic call or a
 // copy per row. For the same reason, snapshots, matches and walks are concrete types
 // with exported fields.
@@ -126,6 +127,9 @@
 //	    The schema version, 4. Open refuses every other one.
 //	N | "head"
 //	    seq | lastUpdated(8) in Unix milliseconds | leaves(8) | current resources(8).
+//	N | "log"
+//	    The position of a shared store in its log: index(8) | hash of the last
+//	    entry(32) | hash of the last valid entry(32) | cluster(16) | epoch(8).
 //
 // Token, reference and URI parameters have X rows, with two exceptions. Observation
 // has only identifier and device: code and patient are part of its D and P keys, and
@@ -148,6 +152,61 @@
 // group that is on stable storage, so that they never see what is not durable.
 // lastUpdated grows with every group, and LastSeq never splits a group, so that an
 // export at LastSeq followed by _since misses nothing.
+//
+// A stage builds a group. It changes nothing but its Pebble batch: what else the group
+// changes in memory (hashes on the edge of the log's tree, known W and F rows, guards,
+// signatures, queued compactions) takes place when the batch is applied. A group can
+// therefore be discarded and built again on another state.
+//
+// The result of a batch with an ID is small state under "commit/", which expires after
+// store.BatchMemory. Guards are kept in memory, see guards.go: those of the last 65,536
+// touches at least, and none from before the store was opened.
+//
+// # Several processes
+//
+// With Options.Shared, a replica takes the place of the committer and the syncer. The
+// store on disk is then a copy that is made by applying a log of groups
+// (package sharedlog), and all copies have equal rows. An entry of the log holds the
+// representation of the group's Pebble batch, compressed: rows rather than commands, so
+// that every version of this program writes the same bytes, and applying an entry costs
+// a fraction of building it. The position row is written in the same Pebble batch, so
+// that it never disagrees with the rows, and nothing is synced: a copy that lost its
+// last writes in a crash reads them from the log again.
+//
+// The replica builds a group on the newest state, appends it to the log, and applies,
+// shows, reports and answers it when it is durable there. If another process has the
+// place, the replica applies that entry and builds the group again from its requests.
+// While an entry is on its way, a second group is built over its batch; it names the
+// first as its parent and is answered after it. If the first loses its place, the second
+// is void (sharedlog.Position.Next), and both are built again.
+//
+// An Append without an answer may have stored the entry, or may do so later. So it is
+// repeated until the entry is durable or another durable entry has its place, which only
+// a read of the log tells. Meanwhile writers wait, and after a few seconds the requests
+// that are not on their way fail with Unavailable. Close gives up; its writers learn that
+// the outcome is not known.
+//
+// A refusal, such as Conflict, is an answer only as of a state that was current after
+// the request came. The append of the request's group shows that it was. A group that
+// writes nothing waits for a look at the log, and is built again if the look found
+// entries of other processes.
+//
+// Sync waits for a look at the log that began after the call. One look serves all who
+// wait, and an append that began after the call is one, too.
+//
+// Entries of other processes are checked and applied row for row. Their effects in memory
+// are derived from the rows: cached resources and state are dropped, and commits for
+// watchers are made of L and D rows. Rows that this program does not know, or that do not
+// agree with the entry, stop the store.
+//
+// Compactions of series go through the log. One process at a time should plan them
+// (SetCompacting); a plan is void if the series has lost a sample or was compacted
+// meanwhile, so that two do no harm.
+//
+// A store stops with ErrRejoin if the log does not continue its position: the process
+// then begins again from a snapshot (Checkpoint) of another one.
+//
+// # Caches
 //
 // Package readcache answers repeated reads of one resource and of small state. The
 // values that a group changes are dropped before its view is published.

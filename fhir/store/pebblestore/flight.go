@@ -13,6 +13,12 @@ import (
 	"pulsegate/fhir/store/sharedlog"
 )
 
+// Bounds of the delay of a group. A shorter one costs more than it saves.
+const (
+	minGather = 50 * time.Microsecond
+	maxGather = 20 * time.Millisecond
+)
+
 // flight is a group on its way to the log. An Append that fails may have stored the
 // entry, or may do so later. So the same entry is appended at the same place until it is
 // durable there, or until another entry is (Log.Read): that one then keeps this one
@@ -62,6 +68,7 @@ func (r *replica) launch(s *stage, reqs []*request) {
 	}
 	f.sum = f.entry.Sum()
 	f.began, f.ticket = time.Now(), r.lastTicket()
+	r.gatherFor(r.latency / 2) // the next group is sent halfway between two of these
 	r.flights = append(r.flights, f)
 	if r.conf.broken.applyEarly {
 		if err := r.apply(f); err != nil {
@@ -150,11 +157,16 @@ func (r *replica) land() error {
 				return err
 			}
 		}
-		r.flights = r.flights[1:]
-		if len(r.flights) > 0 { // it was built on f, which now is part of the store
+		if r.flights = r.flights[1:]; len(r.flights) == 0 {
+			r.notBefore = time.Time{}
+		} else { // it was built on f, which now is part of the store
 			next := r.flights[0].stage
 			next.from.below = nil
 			next.days.Over(nil)
+		}
+		r.latency += (time.Since(f.began) - r.latency) / 8
+		if len(f.requests) > 1 {
+			r.gatherFor(r.latency / 8) // their writers may come back at once
 		}
 		r.answer(f.requests)
 		r.confirm(f.ticket, f.began)
@@ -163,6 +175,18 @@ func (r *replica) land() error {
 		}
 	}
 	return nil
+}
+
+// gatherFor delays the next group, so that requests that arrive together share one.
+// Otherwise the first of them would take a place in the log alone, and the others would
+// wait for the next one.
+func (r *replica) gatherFor(wait time.Duration) {
+	if wait = min(wait, maxGather); wait < minGather {
+		return
+	}
+	if at := time.Now().Add(wait); at.After(r.notBefore) {
+		r.notBefore = at
+	}
 }
 
 // apply applies the rows of a flight, shows them, and calls the watchers.

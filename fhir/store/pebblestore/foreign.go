@@ -2,7 +2,10 @@ package pebblestore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -22,8 +25,19 @@ import (
 	"pulsegate/fhir/store/sharedlog"
 )
 
-// row is a row of an entry.
-type row struct{ key, value []byte }
+// documentRow is a D row of an entry.
+type documentRow struct {
+	at    keys.Row
+	value []byte
+}
+
+// changeRow is an L row of an entry: of a document or of samples.
+type changeRow struct {
+	seq      store.Seq
+	number   uint32
+	document *rows.Change
+	samples  *rows.SeriesChange
+}
 
 // foreign is an entry of another process, with the rows that have effects besides
 // being stored. They alias the representation of the batch.
@@ -34,8 +48,8 @@ type foreign struct {
 	leaves    bool
 	changed   []readcache.Key
 	templates [][16]byte
-	observed  []row             // D rows of Observations
-	changes   []row             // L rows
+	observed  []documentRow // of Observations
+	changes   []changeRow
 	documents map[string][]byte // D rows by key, for the facts of changes; nil without watchers
 }
 
@@ -46,8 +60,8 @@ func scan(e *sharedlog.Entry, repr []byte, head rows.Head, watched bool) (*forei
 	if watched {
 		f.documents = map[string][]byte{}
 	}
-	if e.First != uint64(head.Seq)+1 || e.Count > 1<<32 {
-		return nil, malformed(e, "its sequence numbers do not follow those before")
+	if e.First != uint64(head.Seq)+1 { // this copy did not begin as the others did
+		return nil, rejoin(fmt.Sprintf("entry %d of the log does not follow commit %d of this copy", e.Index, head.Seq))
 	}
 	if err := eachRow(repr, f.row); err != nil {
 		return nil, malformed(e, err.Error())
@@ -81,10 +95,7 @@ func (f *foreign) row(kind pebble.InternalKeyKind, k, v []byte) error {
 	case keys.TableDocument:
 		return f.document(set, k, v)
 	case keys.TableChange:
-		if !set || len(k) != 13 || binary.BigEndian.Uint64(k[1:])-f.entry.First >= f.entry.Count {
-			return fault.ErrRow
-		}
-		f.changes = append(f.changes, row{k, v})
+		return f.change(set, k, v)
 	case keys.TableTemplate:
 		if !set || len(k) != 17 {
 			return fault.ErrRow
@@ -115,7 +126,7 @@ func (f *foreign) document(set bool, k, v []byte) error {
 		return fault.ErrRow
 	}
 	if r.Type == "Observation" {
-		f.observed = append(f.observed, row{k, v})
+		f.observed = append(f.observed, documentRow{r, v})
 	}
 	if f.documents != nil && r.Type != "AuditEvent" {
 		f.documents[string(k)] = slices.Clone(v)
@@ -123,9 +134,31 @@ func (f *foreign) document(set bool, k, v []byte) error {
 	return nil
 }
 
+func (f *foreign) change(set bool, k, v []byte) error {
+	if !set || len(k) != 13 || binary.BigEndian.Uint64(k[1:])-f.entry.First >= f.entry.Count {
+		return fault.ErrRow
+	}
+	x := changeRow{seq: store.Seq(binary.BigEndian.Uint64(k[1:])), number: binary.BigEndian.Uint32(k[9:])}
+	if rows.IsSeriesChange(v) {
+		e, err := rows.DecodeSeriesChange(v)
+		if err != nil || e.Count > math.MaxInt32 {
+			return fault.ErrRow
+		}
+		x.samples = &e
+	} else {
+		e, err := rows.DecodeChange(v)
+		if err != nil {
+			return err
+		}
+		x.document = &e
+	}
+	f.changes = append(f.changes, x)
+	return nil
+}
+
 // settleForeign lets the effects of an entry take place whose rows were applied. Call
 // it before a view shows the entry.
-func (d *DB) settleForeign(f *foreign) error {
+func (d *DB) settleForeign(f *foreign) {
 	if f.leaves {
 		d.edge = edge{}
 	}
@@ -136,23 +169,21 @@ func (d *DB) settleForeign(f *foreign) error {
 	for _, guard := range f.entry.Touched {
 		d.guards.touch(guard, f.head.Seq)
 	}
-	for _, w := range f.observed {
-		r, ok := keys.ParseRow(w.key)
-		if !ok {
-			return fault.ErrRow
-		}
-		d.search.NoteRow(f.head.Seq, find.Cluster{Patient: r.Patient, Code: r.Code},
-			func() (*rows.Document, *search.Values, error) { return d.decodeDocument(&r, w.value) })
+	for i := range f.observed {
+		w := &f.observed[i]
+		d.search.NoteRow(f.head.Seq, find.Cluster{Patient: w.at.Patient, Code: w.at.Code},
+			func() (*rows.Document, *search.Values, error) { return d.decodeDocument(&w.at, w.value) })
 	}
 	if !d.compactor.enabled.Load() {
-		return nil
+		return
 	}
-	for _, w := range f.changes {
-		if err := d.considerChange(w.value); err != nil {
-			return err
+	for i := range f.changes {
+		if e := f.changes[i].samples; e != nil {
+			if err := d.considerSamples(e); err != nil {
+				d.opts.Logger.Warn("a series was not considered for compaction", "error", fault.Describe(err))
+			}
 		}
 	}
-	return nil
 }
 
 // decodeDocument decodes the value of a D row of an Observation, with the index values
@@ -166,15 +197,8 @@ func (d *DB) decodeDocument(r *keys.Row, v []byte) (*rows.Document, *search.Valu
 	return &doc, vals, err
 }
 
-// considerChange queues the series of an L row for compaction if it is due.
-func (d *DB) considerChange(raw []byte) error {
-	if !rows.IsSeriesChange(raw) {
-		return nil
-	}
-	e, err := rows.DecodeSeriesChange(raw)
-	if err != nil {
-		return err
-	}
+// considerSamples queues the series of an L row for compaction if it is due.
+func (d *DB) considerSamples(e *rows.SeriesChange) error {
 	v, err := rows.Get(d.pdb, keys.TallyKey(e.Series))
 	if err != nil || v == nil {
 		return err
@@ -192,56 +216,47 @@ func (d *DB) considerChange(raw []byte) error {
 }
 
 // commits returns the commits of an entry for watchers.
-func (d *DB) commits(f *foreign) ([]store.Commit, error) {
+func (d *DB) commits(f *foreign) []store.Commit {
 	out := make([]store.Commit, f.entry.Count)
 	for i := range out {
 		out[i].Seq = store.Seq(f.entry.First) + store.Seq(i)
 	}
-	slices.SortFunc(f.changes, func(a, b row) int { return bytes.Compare(a.key, b.key) })
-	for _, w := range f.changes {
-		c := &out[binary.BigEndian.Uint64(w.key[1:])-f.entry.First]
-		if rows.IsSeriesChange(w.value) {
-			e, err := rows.DecodeSeriesChange(w.value)
-			if err != nil {
-				return nil, err
-			}
-			c.Samples += int(e.Count)
-			continue
+	slices.SortFunc(f.changes, func(a, b changeRow) int {
+		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.number, b.number))
+	})
+	for i := range f.changes {
+		x := &f.changes[i]
+		c := &out[uint64(x.seq)-f.entry.First]
+		if x.samples != nil {
+			c.Samples += int(x.samples.Count)
+		} else {
+			c.Changes = append(c.Changes, d.change(x, f.documents))
 		}
-		x, err := d.change(c.Seq, w.value, f.documents)
-		if err != nil {
-			return nil, err
-		}
-		c.Changes = append(c.Changes, x)
 	}
-	return out, nil
+	return out
 }
 
-// change returns the change of an L row. It is valid for as long as its holder keeps
+// change returns the change of a document. It is valid for as long as its holder keeps
 // it.
-func (d *DB) change(seq store.Seq, raw []byte, documents map[string][]byte) (c store.Change, err error) {
-	e, err := rows.DecodeChange(raw)
-	if err != nil {
-		return c, err
-	}
-	var doc rows.Document
-	v := documents[string(keys.RowKey(keys.TableDocument, &e.Location, e.Code, e.Type, e.ID, seq))]
-	if v == nil {
-		return c, fault.ErrRow
-	}
-	if doc, err = d.templates.Document(d.pdb, new(rows.Recent), e.Type, e.ID, v); err != nil {
-		return c, err
+func (d *DB) change(x *changeRow, documents map[string][]byte) store.Change {
+	e := x.document
+	// A document that cannot be read has no tokens, so that no granular scope covers it.
+	var json []byte
+	if v := documents[string(keys.RowKey(keys.TableDocument, &e.Location, e.Code, e.Type, e.ID, x.seq))]; v != nil {
+		if doc, err := d.templates.Document(d.pdb, new(rows.Recent), e.Type, e.ID, v); err == nil {
+			json = doc.JSON
+		}
 	}
 	values := sync.OnceValue(func() *search.Values {
-		x, err := search.Extract(e.Type, doc.JSON)
-		if err != nil { // no granular scope covers a document that cannot be read
-			x = &search.Values{}
+		v, err := search.Extract(e.Type, json)
+		if err != nil {
+			v = &search.Values{}
 		}
-		return x
+		return v
 	})
-	return store.Change{Seq: seq, Ref: fhir.Ref{Type: e.Type, ID: e.ID}, Version: e.Version, Created: e.Created,
+	return store.Change{Seq: x.seq, Ref: fhir.Ref{Type: e.Type, ID: e.ID}, Version: e.Version, Created: e.Created,
 		Deleted: e.Deleted,
 		Facts: access.Facts{Type: e.Type, ID: e.ID, Patient: e.Patient, Vendor: e.Vendor, Author: e.Author,
 			Categories: e.Categories,
-			Tokens:     func(param string) []access.Token { return snapshot.Tokens(values(), param) }}}, nil
+			Tokens:     func(param string) []access.Token { return snapshot.Tokens(values(), param) }}}
 }

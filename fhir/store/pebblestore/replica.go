@@ -54,9 +54,13 @@ type replica struct {
 	delay   time.Duration    // of the next pause
 	patient <-chan time.Time // until it ends, requests wait although the log fails
 	stalled bool             // requests are refused, because the log fails
-	dead    bool             // the store has stopped
-	closed  bool             // the store is closed, and waits for nothing
-	last    <-chan time.Time // ends the wait of Close; nil until then
+	// latency is the mean duration of recent appends. The next group is not built before
+	// notBefore, so that it can hold more requests.
+	latency   time.Duration
+	notBefore time.Time
+	dead      bool             // the store has stopped
+	closed    bool             // the store is closed, and waits for nothing
+	last      <-chan time.Time // ends the wait of Close; nil until then
 }
 
 // waiter is a caller of Sync. A look at the log serves it if it began after the
@@ -161,8 +165,11 @@ func (r *replica) run() {
 	for {
 		r.advance()
 		var in <-chan *request
-		if r.accepts() {
+		var later <-chan time.Time
+		if wait := time.Until(r.notBefore); r.accepts() && (wait <= 0 || r.stalled || r.dead || r.closed) {
 			in = r.db.in
+		} else if wait > 0 {
+			later = time.After(wait)
 		}
 		select {
 		case q, ok := <-in:
@@ -175,8 +182,9 @@ func (r *replica) run() {
 		case l := <-r.looked:
 			r.onLooked(l)
 		case <-r.kick:
+		case <-later:
 		case <-poll.C:
-			r.wanted = r.wanted || r.look == nil
+			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
 		case _, ok := <-wake:
 			if r.wanted = true; !ok {
 				wake = nil
@@ -373,6 +381,13 @@ func (r *replica) confirm(ticket uint64, began time.Time) {
 	r.release()
 }
 
+// idle returns the time since the head was confirmed.
+func (r *replica) idle() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.confirmed)
+}
+
 // sync waits for a look at the log that begins after the call.
 func (r *replica) sync(ctx context.Context) error {
 	const op = "pebblestore.Sync"
@@ -456,7 +471,7 @@ func (r *replica) onLooked(l *look) {
 			return
 		}
 		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
-		r.pause = time.After(r.delay)
+		r.pause, r.wanted = time.After(r.delay), true
 	case l.more:
 		r.delay = 0
 		r.startLook(&look{began: l.began, ticket: l.ticket})
@@ -549,14 +564,12 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		return &effects{any: true}, nil
 	}
 	r.foreign++
-	if err := d.settleForeign(f); err != nil {
-		return nil, err
-	}
+	d.settleForeign(f)
 	out := &effects{any: true, changed: f.changed}
 	if f.documents != nil {
-		out.commits, err = d.commits(f)
+		out.commits = d.commits(f)
 	}
-	return out, err
+	return out, nil
 }
 
 // decode checks a valid entry and sets the representation of batch to its rows.
@@ -582,7 +595,7 @@ func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, err
 // troubled reports whether the log fails.
 func (r *replica) troubled() bool {
 	for _, f := range r.flights {
-		if f.troubled {
+		if f.troubled || f.taken {
 			return true
 		}
 	}

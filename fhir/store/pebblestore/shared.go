@@ -65,7 +65,7 @@ type pace struct {
 	maxRetry time.Duration
 }
 
-var defaultPace = pace{attempt: 10 * time.Second, patience: 3 * time.Second, grace: 5 * time.Second,
+var defaultPace = pace{attempt: 4 * time.Second, patience: 3 * time.Second, grace: 5 * time.Second,
 	retry: 10 * time.Millisecond, maxRetry: time.Second}
 
 // broken selects wrong behavior, for controls of tests.
@@ -91,6 +91,10 @@ func (s Shared) setDefaults() (*Shared, error) {
 	}
 	if s.Identity.Schema == 0 {
 		s.Identity.Schema = RowSchema
+	}
+	if s.Identity.Schema < RowSchema {
+		return nil, fault.Refusal(fmt.Sprintf("the cluster writes row schema %d, which this program cannot write",
+			s.Identity.Schema))
 	}
 	if s.Identity.Schema > RowSchema {
 		return nil, rejoin(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d",

@@ -33,7 +33,8 @@ func logOf(tb testing.TB, o memlog.Options) *memlog.Cluster {
 		}
 	}
 	c := memlog.New(o)
-	if ok, err := c.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, identity); !ok || err != nil {
+	if ok, err := c.Client("operator").SetIdentity(context.Background(), sharedlog.Identity{}, identity); !ok ||
+		err != nil {
 		tb.Fatal(ok, err)
 	}
 	armed = true
@@ -47,6 +48,10 @@ type process struct {
 	clock func() time.Time
 	opts  pebblestore.Options
 	conf  pebblestore.Shared
+	// patience is passed to Quick. Zero means longer than any test takes.
+	patience time.Duration
+	wrap     func(sharedlog.Log) sharedlog.Log // may be nil
+	change   func(*pebblestore.Shared)
 }
 
 const patience = time.Minute // longer than any test
@@ -59,7 +64,17 @@ func (p *process) open() (*pebblestore.DB, error) {
 	if c.Poll == 0 {
 		c.Poll = 5 * time.Millisecond
 	}
-	o.Shared = pebblestore.Quick(c, patience)
+	if p.wrap != nil {
+		c.Log = p.wrap(c.Log)
+	}
+	wait := p.patience
+	if wait == 0 {
+		wait = patience
+	}
+	o.Shared = pebblestore.Quick(c, wait)
+	if p.change != nil {
+		p.change(o.Shared)
+	}
 	return pebblestore.Open("", o)
 }
 
@@ -209,12 +224,7 @@ func rough(seed uint64) memlog.Options {
 // TestSharedContractWithFaults runs the suite through processes whose log loses answers,
 // receives entries late, loses its majority and is slow.
 func TestSharedContractWithFaults(t *testing.T) {
-	sd := *seed
-	if sd == 0 {
-		sd = uint64(time.Now().UnixNano())
-	}
-	t.Logf("-seed %d", sd)
-	d := shared(3, pebblestore.Options{}, rough(sd))
+	d := shared(3, pebblestore.Options{}, rough(firstSeed(t)))
 	d.Lives = time.Second
 	storetest.Run(t, d)
 }
