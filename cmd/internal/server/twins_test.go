@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,15 +25,11 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
-	"golang.org/x/sync/errgroup"
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
-	"pulsegate/fhir/interaction"
-	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog/memlog"
-	"pulsegate/mapping/ingest"
 	"pulsegate/smart/oauth/token"
 )
 
@@ -366,46 +361,4 @@ func TestTwinsStop(t *testing.T) {
 	}
 	send(t, tw.at(1), http.StatusOK, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
 	tw.patient(1, "ben")
-}
-
-// TestTwinsPublishOnce lets three servers publish what has changed at the same time, as at
-// their start. There must be one new version of each resource, and no server may fail.
-func TestTwinsPublishOnce(t *testing.T) {
-	tw := newTwins(t, 3, nil)
-	org := fhir.Ref{Type: "Organization", ID: ingest.ServerOrganization}
-	ops := tw.nodes[0].ops()
-	if _, err := ops.fhir.Delete(t.Context(), ops.request(operatorOfTest), org,
-		interaction.Preconditions{}); err != nil {
-		t.Fatal(err)
-	}
-	systems := pagesOf(t, tw.at(0), "/fhir/CodeSystem",
-		tw.backend(0, "system/CodeSystem.rs", nil).bearer(t, tw.client()))
-	if len(systems) == 0 {
-		t.Fatal("no CodeSystem is published")
-	}
-	system := fhir.Ref{Type: "CodeSystem", ID: systems[0]}
-	if _, err := ops.put(t.Context(), ops.request(operatorOfTest), system.Type, system.ID, []byte(
-		`{"resourceType":"CodeSystem","id":"`+system.ID+`","status":"active","content":"complete"}`)); err != nil {
-		t.Fatal(err)
-	}
-	heads := func() []store.Head {
-		h, err := tw.nodes[0].ops().store.Heads(t.Context(), []fhir.Ref{org, system})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	before := heads()
-	var all errgroup.Group
-	for _, n := range tw.nodes {
-		all.Go(func() error { return errors.Join(n.addOrganizations(t.Context()), n.publishTerminology(t.Context())) })
-	}
-	if err := all.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	for i, after := range heads() {
-		if after.Deleted || after.Version != before[i].Version+1 {
-			t.Errorf("version %d before, %+v after", before[i].Version, after)
-		}
-	}
 }

@@ -62,7 +62,7 @@ func pagesOf(t *testing.T, c *http.Client, path string, bearer []string) (ids []
 // server than the last: registration, token, ingest, search with pages, export,
 // subscription, and the end of all when the consent is withdrawn and the token revoked.
 func TestTwinsBackend(t *testing.T) {
-	tw := newTwinsAt(t, 3, map[string]string{"egress-allow": "127.0.0.0/8"}, time.Now, 20*time.Millisecond)
+	tw := newTwinsAt(t, 3, map[string]string{"egress-allow": "127.0.0.0/8", "preferred": "false"}, time.Now, 20*time.Millisecond)
 	tw.patient(0, "ada")
 	c := tw.client()
 	app := tw.registered(c, "system/*.cruds")
