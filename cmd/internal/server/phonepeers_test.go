@@ -35,10 +35,10 @@ func (s *overtaken) Commit(ctx context.Context, b *store.Batch) (store.Result, e
 // at one server overtake one at another. The later one must find the match.
 func TestPhoneMadeCriteriaOfTwoServers(t *testing.T) {
 	for _, unguarded := range []bool{false, true} {
-		tw := newTwins(t, 2, map[string]string{"preferred": "false"})
-		tw.patient(0, "ada")
-		tw.patient(0, "ben")
-		create := func(n *twin, patient, uuid string) (matched bool) {
+		all := newPeers(t, 2, map[string]string{"preferred": "false"})
+		all.patient(0, "ada")
+		all.patient(0, "ben")
+		create := func(n *peer, patient, uuid string) (matched bool) {
 			ops := n.ops()
 			w, err := ops.fhir.Create(t.Context(), ops.request(operatorOfTest), "Observation",
 				[]byte(saturation(patient, uuid, "0.97", profiled)), "status=final")
@@ -47,18 +47,18 @@ func TestPhoneMadeCriteriaOfTwoServers(t *testing.T) {
 			}
 			return w.Matched
 		}
-		st := &overtaken{Store: tw.nodes[0].store, unguarded: unguarded, by: func() {
-			if create(tw.nodes[1], "ben", strings.Replace(saturationID, "F1", "F2", 1)) {
+		st := &overtaken{Store: all.nodes[0].store, unguarded: unguarded, by: func() {
+			if create(all.nodes[1], "ben", strings.Replace(saturationID, "F1", "F2", 1)) {
 				t.Error("the first create has found a match")
 			}
 		}}
-		tw.nodes[0].pipeline.Store = st
-		matched := create(tw.nodes[0], "ada", saturationID)
+		all.nodes[0].pipeline.Store = st
+		matched := create(all.nodes[0], "ada", saturationID)
 		q, err := search.Parse("Observation", [][2]string{{"status", "final"}}, search.ParseOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := tw.nodes[0].ops().store.Count(t.Context(), store.Find{Query: q,
+		n, err := all.nodes[0].ops().store.Count(t.Context(), store.Find{Query: q,
 			Filter: access.All().Filter(access.Search)})
 		if err != nil {
 			t.Fatal(err)
