@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -78,6 +79,9 @@ func (n *node) start() error {
 		"PULSEGATE_PEER_LISTEN=" + n.peer, "PULSEGATE_PEER_ADDRESS=" + n.toPeer.addr(),
 		"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8", "PULSEGATE_METRICS_LISTEN=127.0.0.1:0",
 	}, n.harness.settings.env...)
+	if n.harness.stand != nil {
+		env = append(env, "PULSEGATE_MONGODB_STANDALONE=true")
+	}
 	var err error
 	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
@@ -118,6 +122,9 @@ type standIn struct {
 }
 
 func startStandIn(dir string) (*standIn, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
 	path, err := mongotest.Build(context.Background())
 	if err != nil {
 		return nil, err
@@ -160,7 +167,7 @@ func (h *harness) close() error {
 	if h.redis != nil {
 		errs = append(errs, h.redis.kill())
 	}
-	if h.stand != nil {
+	if h.stand != nil && h.stand.stop != nil {
 		errs = append(errs, h.stand.stop())
 	}
 	return errors.Join(errs...)
