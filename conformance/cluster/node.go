@@ -64,7 +64,7 @@ func (h *harness) newNode(i int) (*node, error) {
 	}
 	// All processes have one base URL. The client chooses the process.
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	n.http = &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16,
+	n.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, n.listen)
 		}}}
@@ -73,14 +73,13 @@ func (h *harness) newNode(i int) (*node, error) {
 
 // start starts the process and waits until it is ready.
 func (n *node) start() error {
-	env := append([]string{
-		"PULSEGATE_MONGODB=" + n.mongodb, "PULSEGATE_REDIS=" + n.redis,
-		"PULSEGATE_CLUSTER_KEY_FILE=" + n.harness.key, "PULSEGATE_NODE=" + n.name,
-		"PULSEGATE_PEER_LISTEN=" + n.peer, "PULSEGATE_PEER_ADDRESS=" + n.toPeer.addr(),
-		"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8", "PULSEGATE_METRICS_LISTEN=127.0.0.1:0",
-	}, n.harness.settings.env...)
-	if n.harness.stand != nil {
-		env = append(env, "PULSEGATE_MONGODB_STANDALONE=true")
+	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
+		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, n.harness.settings.env...)
+	if !n.harness.settings.control {
+		env = append(env, "PULSEGATE_MONGODB="+n.mongodb, "PULSEGATE_REDIS="+n.redis,
+			"PULSEGATE_CLUSTER_KEY_FILE="+n.harness.key, "PULSEGATE_NODE="+n.name,
+			"PULSEGATE_PEER_LISTEN="+n.peer, "PULSEGATE_PEER_ADDRESS="+n.toPeer.addr(),
+			"PULSEGATE_MONGODB_STANDALONE="+strconv.FormatBool(n.harness.stand != nil))
 	}
 	var err error
 	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
