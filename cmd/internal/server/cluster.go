@@ -74,9 +74,6 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	if env.config.ClusterKeyFile == "" {
-		return nil, errors.New("cluster-key-file: a cluster needs a key; make one with: openssl rand -base64 32")
-	}
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
