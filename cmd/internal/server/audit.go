@@ -52,6 +52,11 @@ func openAudit(ctx context.Context, env environment, db database) (auditTrail, e
 	if err := t.recordRejoin(ctx, env); err != nil {
 		return auditTrail{}, err
 	}
+	for _, what := range []string{recovery.ClusterRestore, recovery.ClusterLeave} {
+		if err := t.recordChange(ctx, env, what); err != nil {
+			return auditTrail{}, err
+		}
+	}
 	return t, t.recordRecovery(ctx, env, recovery.AuditLog, decision, t.notary.Accepted())
 }
 
@@ -74,6 +79,25 @@ func (t auditTrail) recordRejoin(ctx context.Context, env environment) error {
 			[2]string{"former-epoch", strconv.FormatUint(m.Was, 10)})
 	}
 	return t.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: what, Extra: extra})
+}
+
+// recordChange records a change of the cluster that an operator ordered while the server
+// was stopped, and removes the order.
+func (t auditTrail) recordChange(ctx context.Context, env environment, what string) error {
+	d, err := recovery.Requested(env.config.Data, what)
+	if err != nil || d == nil {
+		return err
+	}
+	extra := append([][2]string{{"decided", d.At.Format(time.RFC3339)}}, d.Details...)
+	if m := env.member; m != nil {
+		extra = append(extra, [2]string{"epoch", strconv.FormatUint(m.Identity.Epoch, 10)})
+	}
+	err = t.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: what,
+		Caller: audit.Caller{Principal: &access.Principal{Operator: d.By}, RequestID: fhir.RandomID()}, Extra: extra})
+	if err != nil {
+		return err
+	}
+	return d.Done()
 }
 
 // recordRecovery records that the server starts after a loss because an
