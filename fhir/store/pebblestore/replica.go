@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -28,6 +29,8 @@ type replica struct {
 	db      *DB
 	conf    *Shared
 	codec   *entryCodec
+	meters  *logMeters
+	index   atomic.Uint64   // place up to which the log was applied, for metrics
 	ctx     context.Context // ends the calls of the log
 	stop    context.CancelFunc
 	calls   sync.WaitGroup
@@ -563,10 +566,13 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		return nil, err
 	}
 	d.position = at
+	r.index.Store(at.Index)
 	if !valid {
+		r.meters.entries.Add(r.ctx, 1, r.meters.void)
 		return &effects{any: true}, nil
 	}
 	r.foreign++
+	r.meters.entries.Add(r.ctx, 1, r.meters.foreign)
 	d.settleForeign(f)
 	out := &effects{any: true, changed: f.changed}
 	if f.documents != nil {
@@ -689,6 +695,9 @@ func (r *replica) endWaiters(err error, ended bool) {
 func (r *replica) end() {
 	r.stop()
 	r.calls.Wait()
+	if err := r.meters.reg.Unregister(); err != nil {
+		r.db.opts.Logger.Error("metrics of the log", "error", fault.Describe(err))
+	}
 	r.endWaiters(errClosed("pebblestore.Sync"), true)
 }
 
