@@ -16,7 +16,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser test-cluster oracle pair race smoke hostile vendors bench fuzz generate release comments clean
+.PHONY: run app build test check browser redis test-cluster oracle pair race smoke hostile vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -30,7 +30,7 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
-test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, race detector, smoke test, hostile input
+test: build browser redis ## run every suite: lint, oracle, crash tests, fuzz seeds, race detector, smoke test, hostile input
 	PULSEGATE_BROWSER=1 $(GO) test -timeout 25m ./...
 	$(MAKE) oracle ORACLE=60s
 	$(MAKE) race
@@ -38,9 +38,9 @@ test: build browser ## run every suite: lint, oracle, crash tests, fuzz seeds, r
 	$(MAKE) smoke
 	$(MAKE) hostile
 
-CLUSTER := ./fhir/store/sharedlog/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
+CLUSTER := ./fhir/store/sharedlog/... ./fhir/cluster/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
 
-test-cluster: ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
+test-cluster: redis ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
 	PULSEGATE_TEST_MONGODB='$(MONGODB)' PULSEGATE_TEST_REDIS='$(REDIS)' $(GO) test -count 1 -timeout 25m $(CLUSTER)
 
 check: ## run vet, lint and every suite in its short form, in under three minutes
@@ -54,6 +54,9 @@ oracle: ## compare documents and samples under random operations for ORACLE (def
 browser: ## install the browser that the tests of the pages need
 	sh deploy/ensure-chromium.sh
 
+redis: ## install the Redis server that the tests of several servers start
+	sh deploy/ensure-redis.sh
+
 pair: ## compare two stores through every method of the contract for PAIR (default 10m)
 	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/pair$$' -pair $(or $(PAIR),10m) -rapid.checks 100000
 
@@ -63,7 +66,7 @@ SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrder
 
 race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh
-	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./adapters/link ./adapters/sync ./adapters/pushkey ./mapping/ingest/...
+	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/cluster/... ./fhir/limit ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./adapters/link ./adapters/sync ./adapters/pushkey ./mapping/ingest/...
 
 smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)

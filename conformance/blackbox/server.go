@@ -119,6 +119,9 @@ func (s *Server) Stop() error {
 	}
 }
 
+// Signal sends a signal to the process, such as SIGSTOP and SIGCONT.
+func (s *Server) Signal(sig os.Signal) error { return s.cmd.Process.Signal(sig) }
+
 // pID returns the process id.
 func (s *Server) pID() int { return s.cmd.Process.Pid }
 

@@ -71,8 +71,10 @@ const (
 // which the client "ehr" and the app "appl" of a person may read.
 func newLongWorld(f fault) (w *world, backend, person token) {
 	w = open(f)
-	w.policy.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
-		return []string{"patient"}, !w.ended.Load(), nil
+	for _, p := range w.policies {
+		p.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
+			return []string{"patient"}, !w.ended.Load(), nil
+		}
 	}
 	ctx := context.Background()
 	b := &store.Batch{Writes: []store.Write{{Resource: must(validator().Resource("Patient",

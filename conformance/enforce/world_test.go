@@ -239,34 +239,37 @@ func (e allRecordConsents) Authenticate(r *http.Request) (*access.Principal, err
 	return &q, nil
 }
 
-// world is one server in this process.
+// world is several servers in this process, over one store. The consents, the clients and
+// the service are those of one of them.
 type world struct {
-	db        *pebblestore.DB
-	consents  access.Consents
-	engine    *consent.Engine
-	clients   *client.Registry
-	grants    *authz.Store
-	policy    *policy.Engine
-	subs      *subscription.Engine
-	exporter  *bulk.Exporter
-	service   *interaction.Service
-	handler   http.Handler
-	receiver  *httptest.Server
-	mu        sync.Mutex
-	received  [][]byte
-	preferred *preferred.Engine
-	push      *push.Engine
-	pushed    map[string][]string // references of what targets got, by name
-	issued    int
-	log       *trailLog
-	requests  int                    // number of requests
-	trailErrs []error                // errors of checkTrail
-	skew      atomic.Int64           // of the clock of the policy, in nanoseconds
-	ended     atomic.Bool            // the accounts of all persons have ended
-	during    atomic.Pointer[func()] // called once, at the first resource of a scan
+	db         *pebblestore.DB
+	consents   access.Consents
+	engine     *consent.Engine
+	clients    *client.Registry
+	grants     *authz.Store
+	policies   []*policy.Engine // of every server
+	subs       *subscription.Engine
+	exporter   *bulk.Exporter
+	service    *interaction.Service
+	handler    http.Handler
+	closeOther func()
+	receiver   *httptest.Server
+	mu         sync.Mutex
+	received   [][]byte
+	preferred  *preferred.Engine
+	push       *push.Engine
+	pushed     map[string][]string // references of what targets got, by name
+	issued     int
+	log        *trailLog
+	requests   int                    // number of requests
+	trailErrs  []error                // errors of checkTrail
+	skew       atomic.Int64           // of the clock of the policy, in nanoseconds
+	ended      atomic.Bool            // the accounts of all persons have ended
+	during     atomic.Pointer[func()] // called once, at the first resource of a scan
 }
 
-// open starts a server with a fault.
+// open starts two servers over one store, with a fault. Each request goes to another one
+// than the last.
 func open(f fault) *world {
 	ctx, quiet := context.Background(), slog.New(slog.DiscardHandler)
 	w := &world{db: must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))}
@@ -278,18 +281,12 @@ func open(f fault) *world {
 	}}
 	rec := must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: issuer,
 		Logger: quiet}))
-	w.engine = must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))
-	w.consents = w.engine
-	if f == staleConsents {
-		w.consents = &frozen{Consents: w.engine, first: map[string]bool{}}
-	}
-	scopes := scope.Parser{TokenParam: scope.Registered}
-	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
 	w.grants = &authz.Store{State: st}
-	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes,
-		Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: w.grants,
-		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
+	processes := [2]*process{w.process(f, st, rec, quiet), w.process(f, st, rec, quiet)}
+	w.engine, w.consents, w.clients = processes[0].engine, processes[0].consents, processes[0].clients
+	w.service, w.policies = processes[0].service, []*policy.Engine{processes[0].policy, processes[1].policy}
+	w.closeOther = processes[1].engine.Close
+	// The work that one process does at a time.
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)
 		if err != nil {
@@ -298,7 +295,7 @@ func open(f fault) *world {
 		if s == "" {
 			s = c.Scope
 		}
-		set, err := scopes.Parse(s)
+		set, err := w.clients.Scopes.Parse(s)
 		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents,
 			RecordsConsent: c.RecordsConsent}, err
 	}
@@ -309,30 +306,17 @@ func open(f fault) *world {
 		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
 	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base: base, GrantFor: grantFor, Logger: quiet}))
-	w.service = &interaction.Service{Store: st, Validator: validator(), Audit: rec, Clock: time.Now, Rand: rand.Reader,
-		Base:   base,
-		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}, Forms: forms.All(nil)}
-	if f != uncheckedConsents {
-		w.service.Checks["Consent"] = w.engine.Check
-	}
 	w.startDerived(f, st, rec)
 	w.startPush(f, st, rec, local, grantFor)
-	w.service.Receiver = newPhones(f, st, rec, w.engine)
-	var auth rest.Authenticator = w.policy
-	switch f {
-	case scopeSuffices:
-		auth = allRecordConsents{w.policy}
-	case neverRechecks:
-		auth = neverRechecked{w.policy}
+	var handlers [2]http.Handler
+	for i, p := range processes {
+		p.service.Preferred, p.service.Checks["Subscription"] = w.service.Preferred, w.subs.Check
+		handlers[i] = w.serve(f, p, quiet)
 	}
-	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
-		Metadata: func() []byte { return []byte("{}") },
-		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service},
-			rest.Subscriptions{Engine: w.subs, Service: w.service}}}
-	if f != ignoresWithdrawal {
-		s.Consents = w.engine
-	}
-	w.handler = s.Handler()
+	var next atomic.Uint64
+	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		handlers[next.Add(1)%2].ServeHTTP(rw, r)
+	})
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))
 		w.mu.Lock()
@@ -347,12 +331,62 @@ func open(f fault) *world {
 	return w
 }
 
+// process is the part of a server that keeps state in memory.
+type process struct {
+	engine   *consent.Engine
+	consents access.Consents
+	clients  *client.Registry
+	policy   *policy.Engine
+	service  *interaction.Service
+}
+
+func (w *world) process(f fault, st faulty, rec *audit.Recorder, quiet *slog.Logger) *process {
+	p := &process{engine: must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))}
+	p.consents = p.engine
+	if f == staleConsents {
+		p.consents = &frozen{Consents: p.engine, first: map[string]bool{}}
+	}
+	scopes := scope.Parser{TokenParam: scope.Registered}
+	p.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
+	p.policy = &policy.Engine{Keys: ring(), Clients: p.clients, Consents: p.consents, Scopes: scopes,
+		Issuer: issuer, Audience: base,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: w.grants,
+		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
+	p.service = &interaction.Service{Store: st, Validator: validator(), Audit: rec, Clock: time.Now,
+		Rand: rand.Reader, Base: base, Checks: map[string]interaction.Check{}, Forms: forms.All(nil),
+		Receiver: newPhones(f, st, rec, p.engine)}
+	if f != uncheckedConsents {
+		p.service.Checks["Consent"] = p.engine.Check
+	}
+	return p
+}
+
+// serve returns the handler of a process.
+func (w *world) serve(f fault, p *process, quiet *slog.Logger) http.Handler {
+	var auth rest.Authenticator = p.policy
+	switch f {
+	case scopeSuffices:
+		auth = allRecordConsents{p.policy}
+	case neverRechecks:
+		auth = neverRechecked{p.policy}
+	}
+	s := &rest.Server{Service: p.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
+		Metadata: func() []byte { return []byte("{}") },
+		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: p.service},
+			rest.Subscriptions{Engine: w.subs, Service: p.service}}}
+	if f != ignoresWithdrawal {
+		s.Consents = p.engine
+	}
+	return s.Handler()
+}
+
 func (w *world) close() error {
 	w.subs.Close()
 	w.push.Close()
 	w.preferred.Close()
 	w.exporter.Close()
 	w.engine.Close()
+	w.closeOther()
 	w.receiver.Close()
 	return w.db.Close()
 }

@@ -68,4 +68,12 @@
 // writes it outside the store. The private key is on the same machine, so an
 // attacker with access to both can rewrite them. Verify detects that with earlier
 // checkpoints that an auditor has kept, and accepts any number of them.
+//
+// In a cluster, the key is in the secrets of the cluster (package
+// fhir/cluster/sealed), and the latest checkpoint is the value of "audit/checkpoint" in
+// small state. The process with the role "notary" signs. The commit of a checkpoint
+// depends on the role, on the key, and on the checkpoint before, and a checkpoint is
+// published once it is committed. Two processes can therefore not publish different
+// trees of one size. Every other process checks that its log continues the checkpoint,
+// and writes it to its own file.
 package audit

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 )
 
@@ -79,16 +80,18 @@ type NotaryOptions struct {
 	// Accept makes OpenNotary accept a log that does not continue the checkpoint on
 	// disk, which it rejects otherwise. It is the decision of an operator.
 	Accept bool
+	// Roles gives the role of the process that signs to a Notary of a cluster.
+	Roles role.Roles
 }
 
 // Notary signs checkpoints of the growing log.
 type Notary struct {
 	opts   NotaryOptions
-	signer note.Signer
-	vkey   string
-	mu     sync.Mutex // guards last and bytes
-	last   *checkpoint
-	bytes  []byte // last as signed
+	shared *shared    // nil for a server without a cluster
+	mu     sync.Mutex // guards the key, last and bytes
+	noteKey
+	last  *checkpoint
+	bytes []byte // last as signed
 	// accepted describes the problems that NotaryOptions.Accept overrode.
 	accepted string
 }
@@ -101,25 +104,16 @@ type Notary struct {
 // server must not start then.
 func OpenNotary(o NotaryOptions) (*Notary, error) {
 	const op = "audit.OpenNotary"
-	if o.Store == nil || o.Rand == nil || o.Dir == "" {
-		return nil, fhir.Errorf(fhir.Internal, op, "Store, Rand and Dir are required")
+	n, err := newNotary(o)
+	if err != nil {
+		return nil, err
 	}
-	if o.Every <= 0 {
-		o.Every = time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Origin = strings.Join(strings.Fields(strings.ReplaceAll(o.Origin, "+", "-")), "-"); o.Origin == "" {
-		o.Origin = "pulsegate/audit"
-	}
-	n := &Notary{opts: o}
 	_, kerr := os.Lstat(filepath.Join(o.Dir, keyFile))
-	msg, err := os.ReadFile(filepath.Join(o.Dir, checkpointFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	msg, err := n.readCheckpoint()
+	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	first := o.Store.Log().Size() == 0 && errors.Is(kerr, fs.ErrNotExist) && err != nil
+	first := o.Store.Log().Size() == 0 && errors.Is(kerr, fs.ErrNotExist) && msg == nil
 	if errors.Is(kerr, fs.ErrNotExist) && !first {
 		if err := n.reject("keys/audit-note.key, which signs the checkpoints of the audit log, is missing"); err != nil {
 			return nil, err
@@ -131,7 +125,7 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 	if first {
 		return n, fhir.Wrap(op, n.sign(0, sha256.Sum256(nil)))
 	}
-	c, problem, err := n.continues(msg)
+	c, problem, err := n.continues(msg, n.vkey, checkpointFile)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
@@ -143,6 +137,31 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 		return nil, err
 	}
 	return n, fhir.Wrap(op, n.setAside(msg))
+}
+
+func newNotary(o NotaryOptions) (*Notary, error) {
+	if o.Store == nil || o.Rand == nil || o.Dir == "" {
+		return nil, fhir.Errorf(fhir.Internal, "audit.OpenNotary", "Store, Rand and Dir are required")
+	}
+	if o.Every <= 0 {
+		o.Every = time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Origin = strings.Join(strings.Fields(strings.ReplaceAll(o.Origin, "+", "-")), "-"); o.Origin == "" {
+		o.Origin = "pulsegate/audit"
+	}
+	return &Notary{opts: o}, nil
+}
+
+// readCheckpoint returns the checkpoint on disk, or nil if it does not exist.
+func (n *Notary) readCheckpoint() ([]byte, error) {
+	msg, err := os.ReadFile(filepath.Join(n.opts.Dir, checkpointFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return msg, err
 }
 
 // reject returns an error for a problem with the log unless Accept is set.
@@ -159,32 +178,41 @@ func (n *Notary) reject(problem string) error {
 	return nil
 }
 
-// continues checks the log against the checkpoint on disk, which is nil if it does
-// not exist. problem is empty if the log continues the checkpoint.
-func (n *Notary) continues(msg []byte) (c *checkpoint, problem string, err error) {
-	log := n.opts.Store.Log()
-	size := log.Size()
+// continues checks the log against its last checkpoint, which is nil if it does not
+// exist; source is the place of the checkpoint. problem is empty if the log continues
+// the checkpoint.
+func (n *Notary) continues(msg []byte, vkey, source string) (c *checkpoint, problem string, err error) {
 	if msg == nil {
-		return nil, fmt.Sprintf("the audit log has %d leaves, and audit/checkpoint, its last signed checkpoint, is missing", size), nil
+		return nil, fmt.Sprintf("the audit log has %d leaves, and %s, its last signed checkpoint, is missing",
+			n.opts.Store.Log().Size(), source), nil
 	}
-	c, err = openCheckpoint(msg, n.vkey)
-	if err != nil {
-		return nil, "audit/checkpoint cannot be read or is not signed by this server's key", nil
+	if c, err = openCheckpoint(msg, vkey); err != nil {
+		return nil, source + " cannot be read or is not signed by this server's key", nil
 	}
-	if size < c.size {
-		return nil, fmt.Sprintf("the audit log has %d leaves, its last signed checkpoint %d: the store was rolled back", size, c.size), nil
+	if problem, err = n.extends(c); problem != "" || err != nil {
+		return nil, problem, err
+	}
+	return c, "", nil
+}
+
+// extends checks the log against a checkpoint. problem is empty if the log continues it.
+func (n *Notary) extends(c *checkpoint) (problem string, err error) {
+	log := n.opts.Store.Log()
+	if size := log.Size(); size < c.size {
+		return fmt.Sprintf("the audit log has %d leaves, its last signed checkpoint %d: the store was rolled back",
+			size, c.size), nil
 	}
 	if c.size == 0 {
-		return c, "", nil
+		return "", nil
 	}
 	root, err := log.Root(c.size)
 	switch {
 	case err != nil && fhir.KindOf(err) == fhir.Unavailable:
-		return nil, "", err
+		return "", err
 	case err != nil || tlog.Hash(root) != c.root:
-		return nil, fmt.Sprintf("the audit log does not continue its last signed checkpoint of %d leaves", c.size), nil
+		return fmt.Sprintf("the audit log does not continue its last signed checkpoint of %d leaves", c.size), nil
 	}
-	return c, "", nil
+	return "", nil
 }
 
 // setAside renames a checkpoint that the log does not continue, so that auditors
@@ -193,9 +221,13 @@ func (n *Notary) setAside(msg []byte) error {
 	if msg == nil {
 		return nil
 	}
+	return os.Rename(filepath.Join(n.opts.Dir, checkpointFile), filepath.Join(n.opts.Dir, former(msg)))
+}
+
+// former returns the name of the file for a checkpoint that the log does not continue.
+func former(msg []byte) string {
 	sum := sha256.Sum256(msg)
-	from := filepath.Join(n.opts.Dir, checkpointFile)
-	return os.Rename(from, from+".former-"+hex.EncodeToString(sum[:4]))
+	return checkpointFile + ".former-" + hex.EncodeToString(sum[:4])
 }
 
 // Accepted describes the problems that NotaryOptions.Accept overrode, or returns ""
@@ -204,47 +236,97 @@ func (n *Notary) Accepted() string { return n.accepted }
 
 func (n *Notary) loadKey() error {
 	path := filepath.Join(n.opts.Dir, keyFile)
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		skey, vkey, gerr := note.GenerateKey(n.opts.Rand, n.opts.Origin)
-		if gerr != nil {
-			return gerr
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		key, err := n.generateKey()
+		if err != nil {
+			return err
 		}
-		raw = []byte(skey + "\n" + vkey + "\n")
-		err = writeFile(path, raw)
+		if err := writeFile(path, key); err != nil {
+			return err
+		}
 	}
+	key, err := readKeyFile(path)
 	if err != nil {
 		return err
 	}
-	if info, err := os.Lstat(path); err != nil {
-		return err
-	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return errors.New("keys/audit-note.key must be a regular file that only its owner may read (mode 0600)")
+	n.noteKey, err = parseKey(key, keyFile)
+	return err
+}
+
+// noteKey is a key that signs checkpoints, with its verifier key.
+type noteKey struct {
+	signer note.Signer
+	vkey   string
+}
+
+// generateKey returns a new key as it is stored.
+func (n *Notary) generateKey() ([]byte, error) {
+	skey, vkey, err := note.GenerateKey(n.opts.Rand, n.opts.Origin)
+	return []byte(skey + "\n" + vkey + "\n"), err
+}
+
+func readKeyFile(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
+	if info, err := os.Lstat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return nil, errors.New("keys/audit-note.key must be a regular file that only its owner may read (mode 0600)")
+	}
+	return raw, nil
+}
+
+// parseKey parses a stored key. source is its place.
+func parseKey(raw []byte, source string) (noteKey, error) {
+	malformed := errors.New(source + " cannot be parsed")
 	skey, vkey, ok := strings.Cut(strings.TrimSpace(string(raw)), "\n")
 	if !ok {
-		return errors.New("keys/audit-note.key cannot be parsed")
+		return noteKey{}, malformed
 	}
-	if n.signer, err = note.NewSigner(skey); err != nil {
-		// The error of package note may contain the key.
-		return errors.New("keys/audit-note.key cannot be parsed")
+	signer, err := note.NewSigner(skey)
+	if err != nil {
+		return noteKey{}, malformed // the error of package note may contain the key
 	}
-	n.vkey = strings.TrimSpace(vkey)
-	return nil
+	return noteKey{signer, strings.TrimSpace(vkey)}, nil
 }
 
 // Verifier returns the public verifier key for auditors.
-func (n *Notary) Verifier() string { return n.vkey }
+func (n *Notary) Verifier() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.vkey
+}
 
 // Checkpoint returns the latest signed checkpoint, or nil before the first.
 func (n *Notary) Checkpoint() []byte {
+	if n.shared != nil {
+		if err := n.follow(context.Background()); err != nil {
+			n.opts.Logger.Error("audit checkpoint of the cluster was not taken over", "error", err)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return bytes.Clone(n.bytes)
 }
 
-// Sign signs a checkpoint of the current log if it has grown since the last one.
+// Cover returns when the latest checkpoint covers the log as it is now. In a cluster,
+// it waits for the process that signs. If there is none for a while, Cover returns
+// nil, and the latest checkpoint is an earlier one.
+func (n *Notary) Cover(ctx context.Context) error {
+	if n.shared != nil {
+		return n.await(ctx)
+	}
+	return n.Sign()
+}
+
+// Sign signs a checkpoint of the current log if it has grown since the last one. In a
+// cluster, a process that does not have the role of the notary signs nothing.
 func (n *Notary) Sign() error {
+	if n.shared != nil {
+		return n.signShared(context.Background())
+	}
 	const op = "audit.Sign"
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -264,9 +346,7 @@ func (n *Notary) Sign() error {
 
 // sign signs and writes a checkpoint of the first size leaves.
 func (n *Notary) sign(size uint64, root tlog.Hash) error {
-	text := n.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" +
-		base64.StdEncoding.EncodeToString(root[:]) + "\n"
-	msg, err := note.Sign(&note.Note{Text: text}, n.signer)
+	msg, err := n.noteKey.sign(size, root)
 	if err != nil {
 		return err
 	}
@@ -277,9 +357,21 @@ func (n *Notary) sign(size uint64, root tlog.Hash) error {
 	return nil
 }
 
+// sign returns a signed checkpoint of the first size leaves.
+func (k noteKey) sign(size uint64, root tlog.Hash) ([]byte, error) {
+	text := k.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" +
+		base64.StdEncoding.EncodeToString(root[:]) + "\n"
+	return note.Sign(&note.Note{Text: text}, k.signer)
+}
+
 // Run calls Sign at the interval Every until ctx ends, and once more at the end. It
-// logs errors and retries, because the log does not depend on checkpoints.
+// logs errors and retries, because the log does not depend on checkpoints. In a
+// cluster, it signs while this process has the role, and writes the checkpoints that
+// another process has signed to the checkpoint file.
 func (n *Notary) Run(ctx context.Context) error {
+	if n.shared != nil {
+		return n.runShared(ctx)
+	}
 	t := time.NewTicker(n.opts.Every)
 	defer t.Stop()
 	for {

@@ -36,10 +36,9 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 	if err != nil {
 		return Written{}, err
 	}
-	disc := &disclosures{}
+	var c *criteria
 	if ifNoneExist != "" {
-		c, err := s.criteriaOf(rq, op, "If-None-Exist", rq.Line, typ, ifNoneExist)
-		if err != nil {
+		if c, err = s.criteriaOf(rq, op, "If-None-Exist", rq.Line, typ, ifNoneExist); err != nil {
 			return Written{}, err
 		}
 		release, err := s.locks.lockCriteria(ctx, c.locks())
@@ -47,6 +46,21 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 			return Written{}, err
 		}
 		defer release()
+	}
+	var w Written
+	err = s.retry(ctx, func() error {
+		w, err = s.createOnce(ctx, rq, op, res, c, body)
+		return err
+	})
+	return w, err
+}
+
+// createOnce creates res unless its criteria, which may be nil, find a match.
+func (s *Service) createOnce(ctx context.Context, rq *Request, op string, res fhir.Resource, c *criteria,
+	body []byte) (Written, error) {
+	b := &store.Batch{Seen: s.Store.LastSeq()}
+	disc := &disclosures{}
+	if c != nil {
 		if err := s.find(ctx, rq, op, c); err != nil {
 			return Written{}, err
 		}
@@ -57,19 +71,22 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 		if c.match != nil {
 			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
+		b.Guards, b.Touches = c.guards(), c.guards()
 	}
-	if s.phoneMade(rq, typ, body) {
+	if s.phoneMade(rq, res.Type, body) {
 		return s.receive(ctx, rq, op, &res, body, disc)
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, disc)
+	return s.write(ctx, rq, op, b, d, disc)
 }
 
-// write checks the rules between resources and commits one draft.
-func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, disc *disclosures) (Written, error) {
+// write checks the rules between resources and commits b with one draft, which was
+// prepared with b.Seen or later.
+func (s *Service) write(ctx context.Context, rq *Request, op string, b *store.Batch, d *draft,
+	disc *disclosures) (Written, error) {
 	release, err := s.locks.lockPatients(ctx, d.patients(), nil)
 	if err != nil {
 		return Written{}, err
@@ -82,7 +99,9 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, d
 	if len(disc.queries) > 0 {
 		evs = append(evs, disc.events(rq, nil)...)
 	}
-	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, evs...)
+	b.Writes = append(b.Writes, d.write)
+	b.Refer(d.patients()...)
+	out, err := s.commit(ctx, b, evs...)
 	if err != nil {
 		return Written{}, raced(err)
 	}

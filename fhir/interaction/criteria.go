@@ -2,6 +2,8 @@ package interaction
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -87,6 +89,17 @@ func (c *criteria) locks() []string {
 		return out
 	}
 	return []string{c.key()}
+}
+
+// guards returns the guards by which conditional creates with the same criteria, in any
+// process, notice each other. They are hashes, because criteria may identify people.
+func (c *criteria) guards() []string {
+	out := c.locks()
+	for i, key := range out {
+		sum := sha256.Sum256([]byte(key))
+		out[i] = "criteria/" + base64.RawURLEncoding.EncodeToString(sum[:16])
+	}
+	return out
 }
 
 // find searches for the match among the resources that the caller may see. It

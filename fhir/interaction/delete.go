@@ -28,6 +28,7 @@ func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Pre
 
 func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref,
 	pre Preconditions) (uint64, error) {
+	b := &store.Batch{Seen: s.Store.LastSeq()}
 	d, err := s.draftDelete(ctx, rq, op, ref, pre)
 	if err != nil {
 		return 0, err
@@ -44,8 +45,10 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 		if err := s.unreferenced(ctx, op, ref.ID, nil); err != nil {
 			return 0, err
 		}
+		b.Abandon(ref.ID)
 	}
-	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, d.events(rq)...)
+	b.Writes = append(b.Writes, d.write)
+	out, err := s.commit(ctx, b, d.events(rq)...)
 	if err != nil {
 		return 0, raced(err)
 	}

@@ -165,6 +165,14 @@ func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed 
 	if at, err = p.open(op, bound, sealed); err != nil {
 		return at, err
 	}
+	if at.at <= s.Store.LastSeq() {
+		return at, nil
+	}
+	// Another process may have made the link with commits that this one does not
+	// show yet.
+	if err := s.Store.Sync(ctx); err != nil {
+		return at, err
+	}
 	if at.at > s.Store.LastSeq() {
 		return at, fhir.Errorf(fhir.Gone, op, "the page link refers to a state that this server does not have; repeat the search")
 	}

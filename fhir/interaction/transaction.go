@@ -171,6 +171,7 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 // attempt prepares all writes against the current state and commits them.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
 	minimal bool) (store.Seq, error) {
+	b := &store.Batch{Seen: s.Store.LastSeq()}
 	disc := &disclosures{}
 	l, err := s.resolve(ctx, rq, op, steps, disc, minimal)
 	if err != nil {
@@ -186,6 +187,10 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	for i := range steps {
 		st := &steps[i]
 		if !st.matched() {
+			if st.criteria != nil {
+				b.Guards = append(b.Guards, st.criteria.guards()...)
+				b.Touches = append(b.Touches, st.criteria.guards()...)
+			}
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
 				return 0, at(st.entry.path(), err)
@@ -212,7 +217,8 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			return 0, err
 		}
 	}
-	b := &store.Batch{}
+	b.Refer(referred...)
+	b.Abandon(deleted...)
 	for _, d := range live {
 		if !d.done {
 			b.Writes = append(b.Writes, d.write)

@@ -6,6 +6,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
 )
 
 // Update stores a new version of ref, or creates it under the id that the caller
@@ -42,7 +43,7 @@ func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.R
 	return w, err
 }
 
-// errRaced marks a commit that lost a race for a version.
+// errRaced marks a commit that lost a race for a version, or whose guards were touched.
 type errRaced struct{ cause error }
 
 func (e *errRaced) Error() string { return e.cause.Error() }
@@ -56,7 +57,8 @@ func raced(err error) error {
 }
 
 // retry repeats f while it loses races. Every write states the version on which it
-// is based, because its audit event must name the new version.
+// is based, because its audit event must name the new version, and the guards of what
+// else it has read.
 func (s *Service) retry(ctx context.Context, f func() error) error {
 	var r *errRaced
 	for attempt := 0; ; attempt++ {
@@ -67,13 +69,14 @@ func (s *Service) retry(ctx context.Context, f func() error) error {
 		if attempt == retries || ctx.Err() != nil {
 			return &fhir.Error{Kind: fhir.Conflict, Op: "interaction.retry", Err: r.cause, Issues: []fhir.Issue{{
 				Severity: "error", Code: "conflict",
-				Diagnostics: "other requests keep changing the resource; try again"}}}
+				Diagnostics: "other requests keep changing the same resources; try again"}}}
 		}
 	}
 }
 
 func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fhir.Resource,
 	pre Preconditions) (Written, error) {
+	b := &store.Batch{Seen: s.Store.LastSeq()}
 	old, err := s.current(ctx, res.Ref())
 	if err != nil {
 		return Written{}, err
@@ -82,7 +85,7 @@ func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fh
 	if err != nil {
 		return Written{}, err
 	}
-	return s.write(ctx, rq, op, d, &disclosures{})
+	return s.write(ctx, rq, op, b, d, &disclosures{})
 }
 
 // draftUpdate checks the current version against the caller's grant and the

@@ -35,6 +35,7 @@ type sharing struct {
 
 	mu    sync.Mutex
 	byKey map[Key]*shareState
+	swept time.Time
 }
 
 // shareState is the state of one shared bucket in this process. Its lock is held
@@ -84,8 +85,7 @@ func (s *sharing) take(k Key, now time.Time, n, rate, size float64) (wait time.D
 	return wait, ok, nil
 }
 
-// state returns the state of a bucket. If there are too many, it removes those
-// that spare no call, and then arbitrary ones.
+// state returns the state of a bucket.
 func (s *sharing) state(k Key, now time.Time) *shareState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,22 +93,32 @@ func (s *sharing) state(k Key, now time.Time) *shareState {
 	if st != nil {
 		return st
 	}
-	if len(s.byKey) >= maxBuckets {
-		for k, old := range s.byKey {
-			if old.idle(now) {
-				delete(s.byKey, k)
-			}
-		}
-		for k := range s.byKey {
-			if len(s.byKey) < maxBuckets {
-				break
-			}
-			delete(s.byKey, k)
-		}
-	}
+	s.evict(now)
 	st = &shareState{at: now}
 	s.byKey[k] = st
 	return st
+}
+
+// evict makes space for one more state. At most once a second it removes those that
+// spare no call. Then it removes arbitrary ones.
+func (s *sharing) evict(now time.Time) {
+	if len(s.byKey) < maxBuckets {
+		return
+	}
+	if d := now.Sub(s.swept); d >= time.Second || d < 0 {
+		s.swept = now
+		for k, st := range s.byKey {
+			if st.idle(now) {
+				delete(s.byKey, k)
+			}
+		}
+	}
+	for k := range s.byKey {
+		if len(s.byKey) < maxBuckets {
+			return
+		}
+		delete(s.byKey, k)
+	}
 }
 
 // idle reports whether the state can be removed. A state in use is kept.

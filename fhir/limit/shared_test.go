@@ -232,8 +232,13 @@ func TestSharedMemory(t *testing.T) {
 	for i := range 3 * maxBuckets {
 		b.Take(Named(fmt.Sprint(i)), s.clock.Now(), 1)
 	}
-	if n := len(b.shared.byKey); n > maxBuckets {
-		t.Errorf("%d states, want at most %d", n, maxBuckets)
+	if n := len(b.shared.byKey); n != maxBuckets {
+		t.Errorf("%d states, want %d", n, maxBuckets)
+	}
+	now := s.clock.Add(2 * keep)
+	b.Take(Named("later"), now, 1)
+	if n := len(b.shared.byKey); n != 1 {
+		t.Errorf("%d states after those before have lost their use, want 1", n)
 	}
 }
 

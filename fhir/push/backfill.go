@@ -20,13 +20,13 @@ const backfillCommit = 16
 // them, and they come before those of later changes.
 func (s *sender) backfill(ctx context.Context, t Target) error {
 	const op = "push.backfill"
-	q, err := search.Parse("Patient", nil, search.ParseOptions{Base: s.engine.opts.Base})
+	q, err := search.Parse("Patient", nil, search.ParseOptions{Base: s.follower.opts.Base})
 	if err != nil {
 		return err
 	}
 	next := *t.Backfill
 	patient := ""
-	err = s.engine.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Read),
+	err = s.follower.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Read),
 		After: search.Position(next.After), Limit: 1}, func(f *store.Found) bool {
 		patient, next.After = f.Resource.ID, string(f.Pos)
 		return false
@@ -39,7 +39,7 @@ func (s *sender) backfill(ctx context.Context, t Target) error {
 			return fhir.Wrap(op, err)
 		}
 	}
-	_, err = s.engine.change(ctx, t.Name, s.engine.commitState, func(now *Target) ([]store.StateWrite, error) {
+	return s.alter(ctx, func(now *Target) ([]store.StateWrite, error) {
 		switch {
 		case now.Backfill == nil || now.Backfill.At != next.At:
 			// Another one was started meanwhile.
@@ -50,12 +50,11 @@ func (s *sender) backfill(ctx context.Context, t Target) error {
 		}
 		return nil, nil
 	})
-	return err
 }
 
 // backfillPatient queues what is stored of a patient.
 func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string) error {
-	grant, err := s.engine.opts.GrantFor(ctx, t.Recipient)
+	grant, err := s.follower.opts.GrantFor(ctx, t.Recipient)
 	if err != nil || !grant.May(access.Read, "Observation") {
 		return nil // the client may see nothing
 	}
@@ -67,13 +66,13 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 	if len(t.Codes) > 0 {
 		pairs = append(pairs, [2]string{"code", strings.Join(t.Codes, ",")})
 	}
-	q, err := search.Parse("Observation", pairs, search.ParseOptions{Base: s.engine.opts.Base})
+	q, err := search.Parse("Observation", pairs, search.ParseOptions{Base: s.follower.opts.Base})
 	if err != nil {
 		return err
 	}
 	prefix := rowPrefix("queue", t.Name) + patient + "/"
 	var ws []store.StateWrite
-	r := &row{seq: t.Backfill.At, number: backfillRow, At: s.engine.opts.Clock().UnixMilli()}
+	r := &row{seq: t.Backfill.At, number: backfillRow, At: s.follower.opts.Clock().UnixMilli()}
 	last := map[string]int64{} // time of the latest value by code
 	pace := yield.Counter{Every: yieldEvery}
 	var bad error
@@ -87,7 +86,7 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 		}
 		r = &row{seq: r.seq, number: r.number + 1, At: r.At}
 	}
-	err = s.engine.opts.Store.Find(ctx, store.Find{Query: q, Filter: grant.Filter(access.Read)},
+	err = s.follower.opts.Store.Find(ctx, store.Find{Query: q, Filter: grant.Filter(access.Read)},
 		func(f *store.Found) bool {
 			pace.Add(1)
 			if t.passes(f.Resource.JSON, last) {
@@ -96,7 +95,7 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 				}
 			}
 			if len(ws) >= backfillCommit && bad == nil {
-				bad = s.engine.commitState(ctx, ws...)
+				bad = s.follower.commitState(ctx, ws...)
 				ws = nil
 			}
 			return bad == nil
@@ -106,7 +105,7 @@ func (s *sender) backfillPatient(ctx context.Context, t *Target, patient string)
 		err = bad
 	}
 	if err == nil && len(ws) > 0 {
-		err = s.engine.commitState(ctx, ws...)
+		err = s.follower.commitState(ctx, ws...)
 	}
 	return err
 }

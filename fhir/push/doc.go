@@ -52,9 +52,23 @@
 //	other 4xx                          the Observation is set aside until `target retry`
 //	no or several matching Patients    the patient waits
 //
+// # Several processes
+//
+// Every process takes commands about targets: they change the rows of the targets, with
+// the revision of all targets as a precondition. One process, which holds the role "push"
+// (package fhir/cluster/role), queues and sends. It looks for a new revision after
+// commits, at most every 50 milliseconds. All that it writes is bound to its term. Before
+// each request it synchronizes its store, so that it neither sends what a consent does
+// not permit any more that was withdrawn at another process, nor goes on when it has lost
+// the role. The next holder goes on from the durable cursor and the queue.
+//
+// The process that sends may have passed changes when it learns of a new target. They
+// are queued for the target before anything else (Target.Joining).
+//
 // # State
 //
 //	push/cursor                             Seq up to which the follower is done, decimal
+//	push/revision                           number that each change of a target increases
 //	push/target/<name>                      JSON of the Target
 //	push/stat/<name>                        JSON of counters
 //	push/queue/<name>/<patient>/<seq>/<n>   JSON of a row; seq and n in hex digits

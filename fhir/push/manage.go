@@ -1,9 +1,11 @@
 package push
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,22 +25,114 @@ func (t *Target) write() (store.StateWrite, error) {
 	return store.StateWrite{Key: targetKey(t.Name), Value: v}, fhir.Wrap("push.write", err)
 }
 
-// validate checks a new target and returns it with its initial state. The caller holds
-// stepping, so that the follower has processed nothing after From.
-func (e *Engine) validate(t Target, since time.Time) (Target, error) {
+// targetRow is a target with the value of its row.
+type targetRow struct {
+	Target
+	row []byte
+}
+
+// rows returns all targets, including those that are being removed.
+func (e *Engine) rows(ctx context.Context) ([]targetRow, error) {
+	var all []targetRow
+	var bad error
+	err := e.opts.Store.List(ctx, keyPrefix+"target/", func(_ string, v []byte) bool {
+		t := targetRow{row: bytes.Clone(v)}
+		if bad = json.Unmarshal(v, &t.Target); bad == nil {
+			all = append(all, t)
+		}
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	return all, fhir.Wrap("push.rows", err)
+}
+
+// find returns a target that is not being removed.
+func (e *Engine) find(ctx context.Context, name string) (t targetRow, err error) {
+	if !fhir.ValidID(name) {
+		return t, notFound()
+	}
+	if t.row, err = e.opts.Store.Get(ctx, targetKey(name)); err != nil {
+		return t, err
+	}
+	if t.row == nil {
+		return t, notFound()
+	}
+	if err := json.Unmarshal(t.row, &t.Target); err != nil {
+		return t, fhir.Wrap("push.find", err)
+	}
+	if t.Status == removed {
+		return t, notFound()
+	}
+	return t, nil
+}
+
+// maxTries bounds the attempts of a change of targets, which fail if another process
+// changes targets meanwhile.
+const maxTries = 64
+
+// revise commits the writes that prepare returns, and a new revision of the targets. If
+// the revision has changed since, prepare is called again.
+func (e *Engine) revise(ctx context.Context, commit Commit, prepare func() ([]store.StateWrite, error)) error {
+	const op = "push.revise"
+	e.manage.Lock()
+	defer e.manage.Unlock()
+	for range maxTries {
+		old, err := e.opts.Store.Get(ctx, revisionKey)
+		if err != nil {
+			return err
+		}
+		ws, err := prepare()
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseUint("0"+string(old), 10, 64)
+		if err != nil {
+			return fhir.Wrap(op, err)
+		}
+		w := store.StateWrite{Key: revisionKey, Value: strconv.AppendUint(nil, n+1, 10), Expect: store.StateAbsent}
+		if old != nil {
+			w.Expect, w.Old = store.StateEquals, old
+		}
+		if err = commit(ctx, append(ws, w)...); !store.Lost(err) {
+			return err
+		}
+		now, gerr := e.opts.Store.Get(ctx, revisionKey)
+		if gerr != nil || bytes.Equal(now, old) {
+			return err // the command conflicts with something else
+		}
+	}
+	return fhir.Errorf(fhir.Unavailable, op, "other commands change targets; repeat the command")
+}
+
+// validate checks a new target and returns it with its initial state.
+func (e *Engine) validate(ctx context.Context, t Target, since time.Time) (Target, error) {
+	const op = "push.Add"
 	if err := t.check(e.opts.Base, e.opts.Policy, e.opts.Forms); err != nil {
 		return t, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.targets[t.Name] != nil {
-		return t, fhir.Errorf(fhir.Conflict, "push.Add", "name: there is such a target already")
+	if _, err := e.opts.TokensFor(t); err != nil {
+		return t, err
 	}
-	if len(e.targets) >= maxTargets {
-		return t, fhir.Errorf(fhir.TooMany, "push.Add", "there are %d targets, which is the maximum", maxTargets)
+	all, err := e.rows(ctx)
+	if err != nil {
+		return t, err
+	}
+	for i := range all {
+		switch {
+		case all[i].Name != t.Name:
+		case all[i].Status == removed:
+			return t, fhir.Errorf(fhir.Conflict, op, "name: the former target of this name is still being removed")
+		default:
+			return t, fhir.Errorf(fhir.Conflict, op, "name: there is such a target already")
+		}
+	}
+	if len(all) >= maxTargets {
+		return t, fhir.Errorf(fhir.TooMany, op, "there are %d targets, which is the maximum", maxTargets)
 	}
 	t.Status, t.Reason, t.Created, t.From = Active, "", e.opts.Clock().UTC(), e.opts.Store.LastSeq()
-	t.Backfill = e.backfillFrom(since)
+	t.Backfill, t.Joining = e.backfillFrom(since), true
 	return t, nil
 }
 
@@ -52,159 +146,96 @@ func (e *Engine) backfillFrom(since time.Time) *Backfill {
 // Add adds a target. What changes from now on is sent; if since is not zero, also what
 // is stored with an effective time from since on.
 func (e *Engine) Add(ctx context.Context, t Target, since time.Time, commit Commit) (Target, error) {
-	e.manage.Lock()
-	defer e.manage.Unlock()
-	e.stepping.Lock()
-	defer e.stepping.Unlock()
-	t, err := e.validate(t, since)
-	if err != nil {
-		return t, err
+	err := e.revise(ctx, commit, func() ([]store.StateWrite, error) {
+		var err error
+		if t, err = e.validate(ctx, t, since); err != nil {
+			return nil, err
+		}
+		w, err := t.write()
+		w.Expect = store.StateAbsent
+		return []store.StateWrite{w}, err
+	})
+	if err == nil {
+		e.refresh(ctx)
 	}
-	// A target of this name that is being removed still has state.
-	old, err := e.opts.Store.Get(ctx, targetKey(t.Name))
-	if err != nil {
-		return t, err
+	return t, err
+}
+
+// refresh tells the follower of this process, if there is one, about changed targets.
+func (e *Engine) refresh(ctx context.Context) {
+	f := e.current.Load()
+	if f == nil {
+		return
 	}
-	if old != nil {
-		return t, fhir.Errorf(fhir.Conflict, "push.Add", "name: the former target of this name is still being removed")
+	if err := f.refresh(); err != nil && f.ctx.Err() == nil {
+		e.opts.Logger.ErrorContext(ctx, "targets cannot be read", "error", err)
+		signal(e.committed) // try again
 	}
-	w, err := t.write()
-	if err != nil {
-		return t, err
-	}
-	w.Expect = store.StateAbsent
-	if err := commit(ctx, w); err != nil {
-		return t, err
-	}
-	if err := e.launch(ctx, t); err != nil {
-		return t, err
-	}
-	signal(e.wake)
-	return t, nil
 }
 
 // change applies fn to a target and makes the result durable.
 func (e *Engine) change(ctx context.Context, name string, commit Commit,
-	fn func(*Target) ([]store.StateWrite, error)) (*sender, error) {
-	e.manage.Lock()
-	defer e.manage.Unlock()
-	e.mu.Lock()
-	s := e.targets[name]
-	var t Target
-	if s != nil {
-		t = s.target
+	fn func(*Target) ([]store.StateWrite, error)) error {
+	err := e.revise(ctx, commit, func() ([]store.StateWrite, error) {
+		t, err := e.find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		ws, err := fn(&t.Target)
+		if err != nil {
+			return nil, err
+		}
+		w, err := t.write()
+		w.Expect, w.Old = store.StateEquals, t.row
+		return append(ws, w), err
+	})
+	if err == nil {
+		e.refresh(ctx)
 	}
-	e.mu.Unlock()
-	if s == nil {
-		return nil, notFound()
-	}
-	ws, err := fn(&t)
-	if err != nil {
-		return nil, err
-	}
-	w, err := t.write()
-	if err != nil {
-		return nil, err
-	}
-	if err := commit(ctx, append(ws, w)...); err != nil {
-		return nil, err
-	}
-	e.mu.Lock()
-	s.target = t
-	e.mu.Unlock()
-	signal(s.wake)
-	return s, nil
+	return err
 }
 
 // Pause stops sending to a target. Changes are still queued.
 func (e *Engine) Pause(ctx context.Context, name string, commit Commit) error {
-	_, err := e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
+	return e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
 		t.Status, t.Reason = Paused, ""
 		return nil, nil
 	})
-	return err
 }
 
 // Resume sends to a target again that was paused or is in error. since is as in
 // Add.
 func (e *Engine) Resume(ctx context.Context, name string, since time.Time, commit Commit) error {
-	_, err := e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
+	return e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
 		t.Status, t.Reason = Active, ""
 		if b := e.backfillFrom(since); b != nil {
 			t.Backfill = b
 		}
 		return nil, nil
 	})
-	return err
 }
 
-// fail sets the status of a target to error, unless an operator has changed it.
-func (e *Engine) fail(ctx context.Context, s *sender, class string) error {
-	_, err := e.change(ctx, s.name, e.commitState, func(t *Target) ([]store.StateWrite, error) {
-		if t.Status == Active {
-			t.Status, t.Reason = Failed, class
-		}
-		return nil, nil
-	})
-	return err
-}
-
-// commitState is a Commit for changes that no command made.
-func (e *Engine) commitState(ctx context.Context, ws ...store.StateWrite) error {
-	_, err := e.opts.Store.Commit(ctx, &store.Batch{State: ws})
-	return err
-}
-
-// Remove removes a target and deletes its state in the background. A request that is
-// under way is finished. What was sent remains at the target.
+// Remove removes a target. The process that sends deletes its state in the background.
+// If that is this process, Remove waits for a request that is under way. What was sent
+// remains at the target.
 func (e *Engine) Remove(ctx context.Context, name string, commit Commit) error {
-	s, err := e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
+	var s *sender
+	if f := e.current.Load(); f != nil {
+		f.mu.Lock()
+		s = f.targets[name]
+		f.mu.Unlock()
+	}
+	err := e.change(ctx, name, commit, func(t *Target) ([]store.StateWrite, error) {
 		t.Status, t.Backfill = removed, nil
 		return nil, nil
 	})
-	if err != nil {
-		return err
-	}
-	s.cancel()
-	<-s.ended
-	e.stepping.Lock() // a step that began before may queue for the target
-	//lint:ignore SA2001 no step that knows the target runs after this point
-	e.stepping.Unlock()
-	e.mu.Lock()
-	delete(e.targets, name)
-	e.mu.Unlock()
-	e.wg.Go(func() { e.purge(e.ctx, name) })
-	return nil
-}
-
-// purge deletes the state of a removed target, its own row last. After a crash, the
-// next start continues.
-func (e *Engine) purge(ctx context.Context, name string) {
-	if err := e.deleteRows(ctx, name); err != nil && ctx.Err() == nil {
-		e.opts.Logger.Error("the state of a removed target cannot be deleted", "target", name, "error", err)
-	}
-}
-
-func (e *Engine) deleteRows(ctx context.Context, name string) error {
-	for _, kind := range rowKinds() {
-		for {
-			var ws []store.StateWrite
-			err := e.opts.Store.List(ctx, rowPrefix(kind, name), func(k string, _ []byte) bool {
-				ws = append(ws, store.StateWrite{Key: k})
-				return len(ws) < 1000
-			})
-			if err == nil && len(ws) > 0 {
-				err = e.commitState(ctx, ws...)
-			}
-			if err != nil {
-				return fhir.Wrap("push.deleteRows", err)
-			}
-			if len(ws) == 0 {
-				break
-			}
+	if err == nil && s != nil {
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
 		}
 	}
-	return e.commitState(ctx, store.StateWrite{Key: statKey(name)}, store.StateWrite{Key: targetKey(name)})
+	return err
 }
 
 // Retry queues what was set aside again and returns the number.
@@ -212,7 +243,7 @@ func (e *Engine) Retry(ctx context.Context, name string, commit Commit) (int, er
 	total := 0
 	for {
 		n := 0
-		s, err := e.change(ctx, name, commit, func(t *Target) (ws []store.StateWrite, err error) {
+		err := e.change(ctx, name, commit, func(t *Target) (ws []store.StateWrite, err error) {
 			ws, n, err = e.requeue(ctx, t.Name)
 			return ws, err
 		})
@@ -220,8 +251,6 @@ func (e *Engine) Retry(ctx context.Context, name string, commit Commit) (int, er
 			return total, err
 		}
 		if total += n; n < maxRetry {
-			// Patients whose request failed for this reason need not wait.
-			signal(s.wake)
 			return total, nil
 		}
 	}
@@ -317,12 +346,21 @@ type Aside struct {
 
 // List describes all targets, ordered by name.
 func (e *Engine) List(ctx context.Context) ([]Summary, error) {
-	e.mu.Lock()
-	out := make([]Summary, 0, len(e.targets))
-	for _, s := range e.targets {
-		out = append(out, Summary{Target: s.target, Stat: s.stat})
+	all, err := e.rows(ctx)
+	if err != nil {
+		return nil, err
 	}
-	e.mu.Unlock()
+	out := make([]Summary, 0, len(all))
+	for _, t := range all {
+		if t.Status == removed {
+			continue
+		}
+		stat, err := e.stat(ctx, t.Name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Summary{Target: t.Target, Stat: stat})
+	}
 	slices.SortFunc(out, func(a, b Summary) int { return strings.Compare(a.Name, b.Name) })
 	for i := range out {
 		if err := e.summarize(ctx, &out[i]); err != nil {
@@ -330,6 +368,23 @@ func (e *Engine) List(ctx context.Context) ([]Summary, error) {
 		}
 	}
 	return out, nil
+}
+
+// stat returns the counters of a target: the present ones if this process sends, and the
+// durable ones otherwise.
+func (e *Engine) stat(ctx context.Context, name string) (out Stat, err error) {
+	if f := e.current.Load(); f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if s := f.targets[name]; s != nil {
+			return s.stat, nil
+		}
+	}
+	v, err := e.opts.Store.Get(ctx, statKey(name))
+	if err == nil && v != nil {
+		err = json.Unmarshal(v, &out)
+	}
+	return out, fhir.Wrap("push.stat", err)
 }
 
 // summarize adds what the rows of a target say.
@@ -368,15 +423,14 @@ func (e *Engine) summarize(ctx context.Context, s *Summary) error {
 
 // Show describes one target.
 func (e *Engine) Show(ctx context.Context, name string) (Details, error) {
-	e.mu.Lock()
-	s := e.targets[name]
 	var d Details
-	if s != nil {
-		d.Target, d.Stat = s.target, s.stat
+	t, err := e.find(ctx, name)
+	if err != nil {
+		return d, err
 	}
-	e.mu.Unlock()
-	if s == nil {
-		return d, notFound()
+	d.Target = t.Target
+	if d.Stat, err = e.stat(ctx, name); err != nil {
+		return d, err
 	}
 	if err := e.summarize(ctx, &d.Summary); err != nil {
 		return d, err
@@ -384,7 +438,7 @@ func (e *Engine) Show(ctx context.Context, name string) (Details, error) {
 	d.Unmatched, d.Asides = []Unmatched{}, []Aside{}
 	var bad error
 	prefix := rowPrefix("patient", name)
-	err := e.opts.Store.List(ctx, prefix, func(k string, v []byte) bool {
+	err = e.opts.Store.List(ctx, prefix, func(k string, v []byte) bool {
 		var m match
 		if bad = json.Unmarshal(v, &m); bad == nil && m.Remote == "" {
 			d.Unmatched = append(d.Unmatched, Unmatched{strings.TrimPrefix(k, prefix), m.Waits, m.At})

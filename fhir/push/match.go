@@ -43,7 +43,7 @@ func (s *sender) subject(ctx context.Context, t *Target, grant *access.Grant, pa
 		return true, nil
 	}
 	key := rowPrefix("patient", s.name) + patient
-	v, err := s.engine.opts.Store.Get(ctx, key)
+	v, err := s.follower.opts.Store.Get(ctx, key)
 	if err != nil {
 		return false, internal(err)
 	}
@@ -66,10 +66,10 @@ func (s *sender) subject(ctx context.Context, t *Target, grant *access.Grant, pa
 		if f != nil {
 			return false, f
 		}
-		next.At = s.engine.opts.Clock().UTC()
+		next.At = s.follower.opts.Clock().UTC()
 		b, err := json.Marshal(next)
 		if err == nil {
-			_, err = s.engine.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key, Value: b}}})
+			_, err = s.follower.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key, Value: b}}})
 		}
 		if err != nil {
 			return false, internal(err)
@@ -87,7 +87,7 @@ func (s *sender) subject(ctx context.Context, t *Target, grant *access.Grant, pa
 func (s *sender) find(ctx context.Context, t *Target, grant *access.Grant, patient string,
 	facts *access.Facts) (match, *failure) {
 	ref := fhir.Ref{Type: "Patient", ID: patient}
-	res, pf, err := s.engine.opts.Store.Read(ctx, ref, 0)
+	res, pf, err := s.follower.opts.Store.Read(ctx, ref, 0)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return match{}, internal(err)
 	}

@@ -54,14 +54,14 @@ type message struct {
 func (s *sender) current(ctx context.Context, id string) (res fhir.Resource, facts *access.Facts, deleted bool,
 	err error) {
 	ref := fhir.Ref{Type: "Observation", ID: id}
-	res, facts, err = s.engine.opts.Store.Read(ctx, ref, 0)
+	res, facts, err = s.follower.opts.Store.Read(ctx, ref, 0)
 	if err != nil || !res.Deleted {
 		return res, facts, false, err
 	}
 	version := res.Version
 	for v := version; v > 1; {
 		v--
-		if res, facts, err = s.engine.opts.Store.ReadVersion(ctx, ref, v); err != nil || !res.Deleted {
+		if res, facts, err = s.follower.opts.Store.ReadVersion(ctx, ref, v); err != nil || !res.Deleted {
 			break
 		}
 	}
@@ -134,7 +134,7 @@ func (s *sender) device(ctx context.Context, grant *access.Grant, reference stri
 	if !ok || ref.Type != "Device" || !grant.May(access.Read, "Device") {
 		return nil, nil
 	}
-	res, facts, err := s.engine.opts.Store.Read(ctx, ref, 0)
+	res, facts, err := s.follower.opts.Store.Read(ctx, ref, 0)
 	if fhir.KindOf(err) == fhir.NotFound {
 		return nil, nil
 	}
@@ -277,5 +277,5 @@ func (s *sender) slot(ctx context.Context, key string) ([]byte, error) {
 	if v, ok := s.claimed[key]; ok {
 		return v, nil
 	}
-	return s.engine.opts.Store.Get(ctx, key)
+	return s.follower.opts.Store.Get(ctx, key)
 }

@@ -574,7 +574,7 @@ func TestPauseResumeRemove(t *testing.T) {
 	w.until("the state of the target is deleted", func() bool {
 		rows := 0
 		if err := w.st.List(ctx, keyPrefix, func(k string, _ []byte) bool {
-			if k != cursorKey {
+			if k != cursorKey && k != revisionKey {
 				rows++
 			}
 			return true

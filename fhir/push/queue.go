@@ -67,7 +67,7 @@ func (s *sender) next(ctx context.Context, now time.Time) (q queued, wait time.D
 	for {
 		var key string
 		var value []byte
-		if err := s.engine.opts.Store.ListFrom(ctx, prefix, from, func(k string, v []byte) bool {
+		if err := s.follower.opts.Store.ListFrom(ctx, prefix, from, func(k string, v []byte) bool {
 			key, value = k, append([]byte(nil), v...)
 			return false
 		}); err != nil {
@@ -124,7 +124,7 @@ func (s *sender) sentOf(ctx context.Context, id string) (*sent, error) {
 	if r, ok := s.buffered[id]; ok {
 		return &r, nil
 	}
-	v, err := s.engine.opts.Store.Get(ctx, s.sentKey(id))
+	v, err := s.follower.opts.Store.Get(ctx, s.sentKey(id))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -154,9 +154,9 @@ func (s *sender) flush(ctx context.Context, more ...store.StateWrite) error {
 		ws = append(ws, store.StateWrite{Key: s.sentKey(id), Value: v})
 	}
 	ws = append(ws, s.writes...)
-	s.engine.mu.Lock()
+	s.follower.mu.Lock()
 	stat := s.stat
-	s.engine.mu.Unlock()
+	s.follower.mu.Unlock()
 	if stat != s.savedStat {
 		v, err := json.Marshal(stat)
 		if err != nil {
@@ -167,7 +167,7 @@ func (s *sender) flush(ctx context.Context, more ...store.StateWrite) error {
 	if len(ws) == 0 {
 		return nil
 	}
-	if _, err := s.engine.opts.Store.Commit(ctx, &store.Batch{State: ws}); err != nil {
+	if _, err := s.follower.opts.Store.Commit(ctx, &store.Batch{State: ws}); err != nil {
 		return err
 	}
 	s.savedStat, s.writes = stat, nil

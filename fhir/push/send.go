@@ -73,7 +73,12 @@ func (s *sender) request(ctx context.Context, t *Target, c *call) (*answer, *fai
 			}
 			return nil, &failure{class: class}
 		}
-		grant, err := s.engine.opts.GrantFor(ctx, t.Recipient)
+		// A consent that was withdrawn at another process must stop the request, and so
+		// must the loss of the role.
+		if err := s.follower.opts.Store.Sync(ctx); err != nil {
+			return nil, internal(err)
+		}
+		grant, err := s.follower.opts.GrantFor(ctx, t.Recipient)
 		if err != nil || !c.still(grant) {
 			return nil, &failure{class: withheld}
 		}
@@ -93,7 +98,7 @@ func (s *sender) exchange(ctx context.Context, t *Target, c *call, token string)
 	// At shutdown, wait for a pending answer, so that what was accepted is not sent
 	// again.
 	stopping := ctx
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.engine.opts.Timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.follower.opts.Timeout)
 	defer cancel()
 	defer context.AfterFunc(stopping, func() {
 		if sleep(ctx, nil, drainTimeout) {
@@ -116,12 +121,12 @@ func (s *sender) exchange(ctx context.Context, t *Target, c *call, token string)
 	for k, v := range c.header {
 		rq.Header.Set(k, v)
 	}
-	resp, err := s.engine.client.Do(rq)
+	resp, err := s.follower.client.Do(rq)
 	if err != nil {
 		return nil, &failure{class: networkClass(err)}
 	}
 	a := &answer{status: resp.StatusCode, location: resp.Header.Get("Location"),
-		retryAfter: retryAfter(resp.Header.Get("Retry-After"), s.engine.opts.Clock())}
+		retryAfter: retryAfter(resp.Header.Get("Retry-After"), s.follower.opts.Clock())}
 	// The status decides; a body that cannot be read is like none.
 	b, rerr := io.ReadAll(resp.Body)
 	if err := resp.Body.Close(); rerr == nil {
@@ -191,7 +196,7 @@ func (s *sender) audit(ctx context.Context, t *Target, patient, operation string
 	if len(ev.Data) == 0 {
 		return nil
 	}
-	_, err := audit.Commit(ctx, s.engine.opts.Store, s.engine.opts.Audit, b, ev)
+	_, err := audit.Commit(ctx, s.follower.opts.Store, s.follower.opts.Audit, b, ev)
 	return err
 }
 
@@ -230,7 +235,7 @@ func (s *sender) send(ctx context.Context, t *Target, patient string, msgs []*me
 		if f.class == withheld {
 			return nil // the next round leaves out what is not visible any more
 		}
-		s.engine.requests.Add(ctx, int64(len(msgs)), metric.WithAttributes(attribute.String("result", "failed")))
+		s.follower.requests.Add(ctx, int64(len(msgs)), metric.WithAttributes(attribute.String("result", "failed")))
 		return f
 	}
 	if t.Batch <= 1 {
@@ -383,7 +388,7 @@ func temporary(status int) bool {
 func (s *sender) apply(ctx context.Context, t *Target, m *message, a *answer) *failure {
 	result := "failed"
 	defer func() {
-		s.engine.requests.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+		s.follower.requests.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
 	}()
 	switch {
 	case a.ok():
@@ -424,19 +429,19 @@ func (s *sender) accept(ctx context.Context, m *message, a *answer) {
 	}
 	s.buffered[m.id] = r
 	m.done = !m.again
-	now := s.engine.opts.Clock()
+	now := s.follower.opts.Clock()
 	s.count(func(st *Stat) { st.Sent++; st.LastSent = now.UTC() })
-	s.engine.latency.Record(ctx, now.Sub(m.queued).Seconds())
+	s.follower.latency.Record(ctx, now.Sub(m.queued).Seconds())
 }
 
 // setAside removes a message from the queue and records why.
 func (s *sender) setAside(m *message, a *answer) {
 	v, err := json.Marshal(aside{Patient: m.patient, Version: m.version, Status: a.status, Codes: a.codes(),
-		At: s.engine.opts.Clock().UTC()})
+		At: s.follower.opts.Clock().UTC()})
 	if err != nil { // the type has no values that cannot be encoded
 		v = []byte("{}")
 	}
 	s.writes = append(s.writes, store.StateWrite{Key: rowPrefix("aside", s.name) + m.id, Value: v})
 	m.done, m.action = true, ""
-	s.count(func(st *Stat) { st.Aside++; st.LastError = a.class(); st.LastErrorAt = s.engine.opts.Clock().UTC() })
+	s.count(func(st *Stat) { st.Aside++; st.LastError = a.class(); st.LastErrorAt = s.follower.opts.Clock().UTC() })
 }

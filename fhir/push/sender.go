@@ -48,15 +48,15 @@ type waiting struct {
 // sender sends what is queued for one target. Unless stated otherwise, its fields
 // belong to the goroutine of run.
 type sender struct {
-	engine *Engine
-	name   string
-	tokens Tokens
-	form   Form
-	wake   chan struct{} // capacity 1
-	cancel context.CancelFunc
-	ended  chan struct{} // closed when run has returned
+	follower *follower
+	name     string
+	tokens   Tokens
+	form     Form
+	wake     chan struct{} // capacity 1
+	cancel   context.CancelFunc
+	ended    chan struct{} // closed when run has returned
 
-	// target, stat are guarded by Engine.mu. target is changed under Engine.manage, too.
+	// target, stat are guarded by follower.mu.
 	target Target
 	stat   Stat
 
@@ -71,18 +71,18 @@ type sender struct {
 	claimed map[string][]byte
 }
 
-func newSender(ctx context.Context, e *Engine, t Target) (*sender, error) {
-	form, ok := e.opts.Forms[t.Form]
+func newSender(ctx context.Context, f *follower, t Target) (*sender, error) {
+	form, ok := f.opts.Forms[t.Form]
 	if !ok {
 		return nil, fhir.Errorf(fhir.Invalid, "push.newSender", "form: this server has no such form")
 	}
-	tokens, err := e.opts.TokensFor(t)
+	tokens, err := f.opts.TokensFor(t)
 	if err != nil {
 		return nil, err
 	}
-	s := &sender{engine: e, name: t.Name, tokens: tokens, form: form, wake: make(chan struct{}, 1),
+	s := &sender{follower: f, name: t.Name, tokens: tokens, form: form, wake: make(chan struct{}, 1),
 		ended: make(chan struct{}), target: t, waiting: map[string]waiting{}, buffered: map[string]sent{}}
-	v, err := e.opts.Store.Get(ctx, statKey(t.Name))
+	v, err := f.opts.Store.Get(ctx, statKey(t.Name))
 	if err == nil && v != nil {
 		err = json.Unmarshal(v, &s.stat)
 	}
@@ -92,15 +92,15 @@ func newSender(ctx context.Context, e *Engine, t Target) (*sender, error) {
 
 // view returns a copy of the target.
 func (s *sender) view() Target {
-	s.engine.mu.Lock()
-	defer s.engine.mu.Unlock()
+	s.follower.mu.Lock()
+	defer s.follower.mu.Unlock()
 	return s.target
 }
 
 // count changes the counters.
 func (s *sender) count(fn func(*Stat)) {
-	s.engine.mu.Lock()
-	defer s.engine.mu.Unlock()
+	s.follower.mu.Lock()
+	defer s.follower.mu.Unlock()
 	fn(&s.stat)
 }
 
@@ -130,7 +130,7 @@ func (s *sender) turn(ctx context.Context) time.Duration {
 	if t.Status != Active {
 		return idle
 	}
-	now := s.engine.opts.Clock()
+	now := s.follower.opts.Clock()
 	if t.Backfill != nil {
 		if err := s.backfill(ctx, t); err != nil {
 			s.logFailure(ctx, "what is stored cannot be queued for a target", err)
@@ -187,7 +187,7 @@ func (f *failure) ceiling(o *Options) time.Duration {
 
 // settle draws the consequences of the work on a row.
 func (s *sender) settle(ctx context.Context, q *queued, f *failure) time.Duration {
-	now := s.engine.opts.Clock()
+	now := s.follower.opts.Clock()
 	if f == nil {
 		s.tries = 0
 		delete(s.waiting, q.patient)
@@ -208,32 +208,37 @@ func (s *sender) settle(ctx context.Context, q *queued, f *failure) time.Duratio
 		st.Failures++
 		st.Repeating, st.LastError, st.LastErrorAt = true, f.class, now.UTC()
 	})
+	if !s.follower.alone { // other processes show the durable counters
+		if err := s.flush(ctx); err != nil {
+			s.logFailure(ctx, "the counters of a target cannot be written", err)
+		}
+	}
 	if f.broken {
-		if err := s.engine.fail(ctx, s, f.class); err != nil {
+		if err := s.fail(ctx, f.class); err != nil {
 			s.logFailure(ctx, "the status of a target cannot be written", err)
 			return s.backoff(0)
 		}
-		s.engine.opts.Logger.WarnContext(ctx, "a target is in error", "target", s.name, "class", f.class)
+		s.follower.opts.Logger.WarnContext(ctx, "a target is in error", "target", s.name, "class", f.class)
 		return 0
 	}
-	s.engine.opts.Logger.WarnContext(ctx, "a request to a target failed", "target", s.name, "class", f.class)
+	s.follower.opts.Logger.WarnContext(ctx, "a request to a target failed", "target", s.name, "class", f.class)
 	// This patient waits for longer than the target, so that one Observation that the
 	// target fails at does not stop the others.
-	wait := s.backoffWithin(f.ceiling(&s.engine.opts), f.wait)
-	w.until = now.Add(max(wait, jitter(grow(s.engine.opts.MinBackoff, s.engine.opts.MaxBackoff, w.tries))))
+	wait := s.backoffWithin(f.ceiling(&s.follower.opts), f.wait)
+	w.until = now.Add(max(wait, jitter(grow(s.follower.opts.MinBackoff, s.follower.opts.MaxBackoff, w.tries))))
 	s.waiting[q.patient] = w
 	return wait
 }
 
 // backoff makes all patients wait after a failure, at least for least.
 func (s *sender) backoff(least time.Duration) time.Duration {
-	return s.backoffWithin(s.engine.opts.MaxBackoff, least)
+	return s.backoffWithin(s.follower.opts.MaxBackoff, least)
 }
 
 func (s *sender) backoffWithin(ceiling, least time.Duration) time.Duration {
 	s.tries++
-	wait := max(jitter(grow(s.engine.opts.MinBackoff, ceiling, s.tries)), min(least, maxWait))
-	s.until = s.engine.opts.Clock().Add(wait)
+	wait := max(jitter(grow(s.follower.opts.MinBackoff, ceiling, s.tries)), min(least, maxWait))
+	s.until = s.follower.opts.Clock().Add(wait)
 	return wait
 }
 
@@ -321,7 +326,7 @@ func unique(ids []string) []string {
 // round prepares the Observations of a chunk and sends them in one request. It
 // returns those that need another round, in order.
 func (s *sender) round(ctx context.Context, t Target, q *queued, chunk []string) (again []string, f *failure) {
-	grant, err := s.engine.opts.GrantFor(ctx, t.Recipient)
+	grant, err := s.follower.opts.GrantFor(ctx, t.Recipient)
 	if err != nil {
 		grant = nil // permits nothing
 	}
@@ -353,4 +358,27 @@ func (s *sender) round(ctx context.Context, t Target, q *queued, chunk []string)
 		}
 	}
 	return again, f
+}
+
+// alter changes the target of the sender and makes the result durable.
+func (s *sender) alter(ctx context.Context, fn func(*Target) ([]store.StateWrite, error)) error {
+	return s.follower.change(ctx, s.name, s.follower.commitState, fn)
+}
+
+// fail sets the status of the target to error, unless an operator has changed it.
+func (s *sender) fail(ctx context.Context, class string) error {
+	return s.alter(ctx, func(t *Target) ([]store.StateWrite, error) {
+		if t.Status == Active {
+			t.Status, t.Reason = Failed, class
+		}
+		return nil, nil
+	})
+}
+
+// logFailure logs an error that is not the target's. What fails because the role is lost
+// is repeated by the next holder.
+func (s *sender) logFailure(ctx context.Context, what string, err error) {
+	if ctx.Err() == nil && (s.follower.ctx.Err() == nil || !store.Lost(err)) {
+		s.follower.opts.Logger.ErrorContext(ctx, what, "target", s.name, "error", err)
+	}
 }

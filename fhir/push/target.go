@@ -56,6 +56,9 @@ type Target struct {
 	Reason string `json:"reason,omitempty"`
 	// From is the commit after which changes are queued.
 	From store.Seq `json:"from"`
+	// Joining is set until what has changed since From is queued up to the position of
+	// the process that sends.
+	Joining bool `json:"joining,omitempty"`
 	// Backfill is set while what was stored before is queued.
 	Backfill *Backfill `json:"backfill,omitempty"`
 }
@@ -71,6 +74,8 @@ type Backfill struct {
 const (
 	keyPrefix = "push/"
 	cursorKey = keyPrefix + "cursor"
+	// revisionKey is the key of a number that each change of a target increases.
+	revisionKey = keyPrefix + "revision"
 
 	maxTargets = 100
 	maxBatch   = 100

@@ -319,16 +319,19 @@ func (w *world) open() {
 func (w *world) start(st store.Store) {
 	w.t.Helper()
 	var err error
-	w.engine, err = New(context.Background(), Options{Store: st, Audit: w.rec, Clock: time.Now, Base: own,
+	if w.engine, err = New(context.Background(), w.options(st)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) options(st store.Store) Options {
+	return Options{Store: st, Audit: w.rec, Clock: time.Now, Base: own,
 		Policy:     egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true},
 		MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond, Timeout: 10 * time.Second, Forms: w.forms,
 		TokensFor: func(Target) (Tokens, error) { return w.tokens, nil },
 		GrantFor: func(_ context.Context, id string) (*access.Grant, error) {
 			return &access.Grant{Recipient: id, Consents: w.consents, Rules: w.rules}, nil
-		}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+		}}
 }
 
 func (w *world) shut() {
@@ -429,18 +432,30 @@ func (w *world) show() Details {
 func (w *world) idle() {
 	w.t.Helper()
 	w.until("idle", func() bool {
-		w.engine.mu.Lock()
-		cursor := w.engine.cursor
-		w.engine.mu.Unlock()
-		return cursor >= w.lastChange() && w.show().Waiting == 0
+		return w.cursor() >= w.lastChange() && w.show().Waiting == 0
 	})
+}
+
+// commitState is a Commit without a record.
+func (e *Engine) commitState(ctx context.Context, ws ...store.StateWrite) error {
+	_, err := e.opts.Store.Commit(ctx, &store.Batch{State: ws})
+	return err
+}
+
+// cursor returns the position of the follower, or 0 if there is none.
+func (w *world) cursor() store.Seq {
+	f := w.engine.current.Load()
+	if f == nil {
+		return 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cursor
 }
 
 // lastChange returns the last commit with a change.
 func (w *world) lastChange() (seq store.Seq) {
-	w.engine.mu.Lock()
-	from := w.engine.cursor
-	w.engine.mu.Unlock()
+	from := w.cursor()
 	seq = from
 	last := func(c *store.Change) bool { seq = c.Seq; return true }
 	if err := w.st.Changes(context.Background(), from, last); err != nil {

@@ -8,11 +8,13 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
 )
 
 // askEvery is the number of bytes of an answer between two checks of the grant. An
 // ordinary search page is shorter and is written in one piece. Kernels buffer more
-// than this per connection anyway.
+// than this per connection anyway. Before each check, the store is brought up to date,
+// so that an answer also ends if the process cannot confirm that it is.
 const askEvery = 256 << 10
 
 // asking is the response writer of every authenticated request. It sends a long
@@ -26,6 +28,7 @@ type asking struct {
 	gin.ResponseWriter
 	context   *gin.Context
 	grant     *access.Grant
+	store     store.Store
 	consents  Consents // nil: not asked
 	epoch     uint64   // of the consents, before the answer was made
 	disclosed access.Disclosed
@@ -86,7 +89,10 @@ func (w *asking) WriteString(s string) (int, error) { return w.Write([]byte(s)) 
 func (w *asking) ask() {
 	w.sent = 0
 	// The timeout applies to the work, not to the transfer.
-	w.err = w.grant.Live(context.WithoutCancel(w.context.Request.Context()))
+	ctx := context.WithoutCancel(w.context.Request.Context())
+	if w.err = syncStore(ctx, w.store); w.err == nil {
+		w.err = w.grant.Live(ctx)
+	}
 	if w.err != nil {
 		w.stop()
 		return

@@ -62,7 +62,7 @@ func (h *AuditLog) checkpoint(c *gin.Context) {
 	if !h.allowed(c) {
 		return
 	}
-	if err := h.Notary.Sign(); err != nil {
+	if err := h.Notary.Cover(c.Request.Context()); err != nil {
 		fail(c, err)
 		return
 	}
@@ -80,7 +80,7 @@ func (h *AuditLog) verify(c *gin.Context) {
 			maxCheckpoint))
 		return
 	}
-	// It reads the whole log, so only one may run at a time.
+	// It reads the whole log, so only one may run in this process at a time.
 	if !h.running.TryLock() {
 		c.Header("Retry-After", "10")
 		fail(c, fhir.Errorf(fhir.TooMany, "rest.AuditLog", "a verification is running already"))

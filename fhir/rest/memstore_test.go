@@ -42,6 +42,8 @@ func newModelStore(clock func() time.Time) *modelStore {
 
 func (m *modelStore) LastSeq() store.Seq { m.mu.Lock(); defer m.mu.Unlock(); return m.t }
 
+func (m *modelStore) Sync(context.Context) error { return nil }
+
 func (m *modelStore) at(ref fhir.Ref, t store.Seq) *row {
 	var last *row
 	for _, r := range m.rows[ref] {

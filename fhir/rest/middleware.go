@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
 )
 
 // identify uses the caller's X-Request-Id if it is harmless, and otherwise
@@ -121,6 +122,41 @@ func (s *Server) headers(c *gin.Context) {
 	c.Next()
 }
 
+// syncTimeout bounds the time for which a request waits until the store shows all
+// that was acknowledged before it.
+const syncTimeout = 5 * time.Second
+
+// sync brings the store up to date before anything of it is read, so that the request
+// sees what any process has acknowledged before: revoked tokens, withdrawn consents,
+// and the client's own writes.
+func (s *Server) sync(c *gin.Context) {
+	r := c.Request
+	if r.Method == http.MethodOptions || !isFHIR(r.URL.Path) && s.Unsynced != nil && s.Unsynced(r) {
+		return
+	}
+	err := syncStore(r.Context(), s.Service.Store)
+	switch {
+	case err == nil:
+	case isFHIR(r.URL.Path) || s.Unavailable == nil:
+		fail(c, err)
+	default:
+		c.Header("Retry-After", "1")
+		s.Unavailable(c, err)
+		c.Abort()
+	}
+}
+
+func syncStore(ctx context.Context, st store.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	err := st.Sync(ctx)
+	if err == nil {
+		return nil
+	}
+	return &fhir.Error{Kind: fhir.Unavailable, Op: "rest.sync", Err: err, Issues: []fhir.Issue{{Severity: "error",
+		Code: "transient", Diagnostics: "the server cannot confirm that it is up to date; try again"}}}
+}
+
 // authenticate puts the principal into the context. It records a limited number of
 // refused requests per second, so that callers without a token cannot fill the
 // disk.
@@ -131,7 +167,8 @@ func (s *Server) authenticate(c *gin.Context) {
 	}
 	if err == nil {
 		c.Set(keyPrincipal, p)
-		w := &asking{ResponseWriter: c.Writer, context: c, grant: p.Grant, consents: s.Consents}
+		w := &asking{ResponseWriter: c.Writer, context: c, grant: p.Grant, consents: s.Consents,
+			store: s.Service.Store}
 		if w.consents != nil {
 			w.epoch = w.consents.Epoch()
 		}

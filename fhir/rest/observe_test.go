@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/fhir/interaction"
+
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -23,7 +25,8 @@ func TestRequestMetrics(t *testing.T) {
 	before := otel.GetMeterProvider()
 	otel.SetMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
 	t.Cleanup(func() { otel.SetMeterProvider(before) })
-	s := &Server{Metadata: func() []byte { return []byte(`{}`) }, Logger: slog.New(slog.DiscardHandler),
+	s := &Server{Service: &interaction.Service{Store: newModelStore(time.Now)},
+		Metadata: func() []byte { return []byte(`{}`) }, Logger: slog.New(slog.DiscardHandler),
 		Clock: time.Now, Rand: rand.Reader}
 	h := s.Handler()
 	for _, r := range []*http.Request{

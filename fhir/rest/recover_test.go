@@ -10,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"pulsegate/fhir/interaction"
 
 	"github.com/gin-gonic/gin"
 )
@@ -19,7 +22,8 @@ import (
 // logged.
 func TestPanic(t *testing.T) {
 	var log lockedBuffer
-	s := &Server{Logger: slog.New(slog.NewTextHandler(&log, nil)), Rand: rand.Reader}
+	s := &Server{Service: &interaction.Service{Store: newModelStore(time.Now)},
+		Logger: slog.New(slog.NewTextHandler(&log, nil)), Rand: rand.Reader}
 	e := gin.New()
 	e.Use(s.identify, s.recover)
 	e.GET("/before", func(*gin.Context) { panic("canary") })

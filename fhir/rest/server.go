@@ -66,6 +66,12 @@ type Server struct {
 	Consents Consents
 	// Operations are mounted below /fhir with authentication, Public without it.
 	Operations, Public []Mounter
+	// Unsynced reports whether a request outside of /fhir reads nothing of the store.
+	// It is then answered without store.Store.Sync. It may be nil.
+	Unsynced func(*http.Request) bool
+	// Unavailable answers a request outside of /fhir for which Sync has failed with
+	// err. If it is nil, the answer is an OperationOutcome, as below /fhir.
+	Unavailable func(c *gin.Context, err error)
 
 	randMu sync.Mutex
 	denied struct {
@@ -85,7 +91,7 @@ func (s *Server) Engine() *gin.Engine {
 	e.RedirectTrailingSlash = false
 	e.HandleMethodNotAllowed = true
 	e.ContextWithFallback = true
-	e.Use(s.identify, s.observe(), s.recover, s.headers)
+	e.Use(s.identify, s.observe(), s.recover, s.headers, s.sync)
 	e.NoRoute(s.noRoute)
 	e.NoMethod(s.noMethod)
 	s.Mount(e)

@@ -52,7 +52,8 @@
 // Every process answers requests: Check, $status and $events read the store. One
 // process, which holds the role "subscriptions" (package fhir/cluster/role), numbers and
 // delivers events. All that it writes is bound to its term, also the audit record that
-// precedes each notification. The next holder goes on from the durable cursor and
+// precedes each notification. Before each notification it synchronizes its store, so that
+// a consent that was withdrawn at another process counts. The next holder goes on from the durable cursor and
 // positions. As after a crash, it can repeat the notifications that the former holder
 // delivered after it had last written its position, and the repetitions are equal.
 //

@@ -96,7 +96,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if o.Store == nil || o.Audit == nil || o.Clock == nil || o.Rand == nil || o.GrantFor == nil || o.Base == "" {
 		return nil, fhir.Errorf(fhir.Internal, op, "Store, Audit, Clock, Rand, Base and GrantFor are required")
 	}
-	o.setDefaults()
+	setDefaults(&o)
 	e := &Engine{opts: o, client: egress.New(o.Policy), wake: make(chan struct{}, 1)}
 	_, e.alone = o.Roles.(role.Alone)
 	if err := e.metrics(); err != nil {
@@ -124,7 +124,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	return e, nil
 }
 
-func (o *Options) setDefaults() {
+func setDefaults(o *Options) {
 	if o.Roles == nil {
 		o.Roles = role.Alone{}
 	}
@@ -160,7 +160,7 @@ func (e *Engine) metrics() (err error) {
 }
 
 // serve numbers and delivers events during a term of the role. The result of reading
-// the state is sent to loaded if nobody has done so before.
+// the state is sent to loaded in the first term.
 func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
 	f := &follower{Engine: e, opts: e.opts, ctx: ctx, subs: map[string]*sub{}}
 	f.opts.Store = t.Store(e.opts.Store)

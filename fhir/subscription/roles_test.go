@@ -27,6 +27,17 @@ type peer struct {
 	// commits that succeeded.
 	killed  atomic.Bool
 	written atomic.Int64
+	// onSync, if set, is called by Sync.
+	onSync func() error
+}
+
+func (p *peer) Sync(ctx context.Context) error {
+	if p.onSync != nil {
+		if err := p.onSync(); err != nil {
+			return err
+		}
+	}
+	return p.DB.Sync(ctx)
 }
 
 func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
@@ -56,10 +67,16 @@ type never struct{}
 
 func (never) Run(ctx context.Context, _ string, _ func(context.Context, role.Term)) { <-ctx.Done() }
 
-// newPeer starts an Engine in a process of its own. edit may change its options.
+// newPeer starts an Engine in another process. edit may change its options.
 func (w *world) newPeer(node string, edit func(*Options)) *peer {
 	w.t.Helper()
-	p := &peer{DB: w.st.(*pebblestore.DB), clock: clocktest.At(time.Unix(0, 0))}
+	return w.newSyncedPeer(node, nil, edit)
+}
+
+// newSyncedPeer is newPeer with a function that Sync calls.
+func (w *world) newSyncedPeer(node string, onSync func() error, edit func(*Options)) *peer {
+	w.t.Helper()
+	p := &peer{DB: w.st.(*pebblestore.DB), clock: clocktest.At(time.Unix(0, 0)), onSync: onSync}
 	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now,
 		After: p.clock.After})
 	if err != nil {
@@ -290,4 +307,54 @@ func TestOwnerAtEveryProcess(t *testing.T) {
 	if err != nil || !strings.Contains(string(all), `"total":0`) {
 		t.Errorf("$status of all by another client: %v %s", err, all)
 	}
+}
+
+// TestConsentWithdrawnElsewhere withdraws a consent at another process after an event was
+// numbered: this process learns of it by Sync, and the notification has no content.
+func TestConsentWithdrawnElsewhere(t *testing.T) {
+	w, r := newStore(t), newReceiver(t)
+	var active atomic.Bool
+	p := w.newSyncedPeer("a", func() error {
+		if active.Load() {
+			w.consents.withdraw("p1")
+		}
+		return nil
+	}, nil)
+	w.engine = p.engine
+	w.pass("a has the role", w.held("a"), p)
+	w.subscribe("s1", subscriptionJSON(r.URL, fullResource, "", ""))
+	w.pass("active", func() bool { return w.status("s1") == "active" }, p)
+	active.Store(true)
+	w.observe("p1", "8867-4")
+	w.pass("event", func() bool { n, _ := r.events(); return len(n) == 1 }, p)
+	if _, all := r.events(); len(all[len(all)-1].focus)+len(all[len(all)-1].resources) != 0 {
+		t.Errorf("disclosed %+v", all[len(all)-1])
+	}
+}
+
+// TestCutOffSendsNothing fails Sync: nothing is sent, and the Subscription does not go to
+// error, however long that takes.
+func TestCutOffSendsNothing(t *testing.T) {
+	w, r := newStore(t), newReceiver(t)
+	var cut atomic.Bool
+	var tries atomic.Int64
+	p := w.newSyncedPeer("a", func() error {
+		if !cut.Load() {
+			return nil
+		}
+		tries.Add(1)
+		return fhir.Errorf(fhir.Unavailable, "test", "cut off")
+	}, nil)
+	w.engine = p.engine
+	w.pass("a has the role", w.held("a"), p)
+	w.subscribe("s1", subscriptionJSON(r.URL, iDOnly, "", ""))
+	w.pass("active", func() bool { return w.status("s1") == "active" }, p)
+	cut.Store(true)
+	w.observe("p1", "8867-4")
+	w.pass("many attempts", func() bool { return tries.Load() > 50 }, p)
+	if n, _ := r.events(); len(n) != 0 || w.status("s1") != "active" {
+		t.Errorf("events %v, status %s", n, w.status("s1"))
+	}
+	cut.Store(false)
+	w.pass("event", func() bool { n, _ := r.events(); return len(n) == 1 }, p)
 }

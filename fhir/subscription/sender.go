@@ -119,6 +119,9 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		if due := v.since.Add(s.follower.opts.HandshakeDelay); now.Before(due) {
 			return due.Sub(now)
 		}
+		if !s.sync(ctx) {
+			return 0
+		}
 		if s.notify(ctx, v, "handshake", nil) {
 			s.verified = v.version
 			return s.transition(ctx, v, "active", "")
@@ -129,10 +132,16 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		return s.failed(ctx, v)
 	case "active":
 		if v.delivered < v.events {
+			if !s.sync(ctx) {
+				return 0
+			}
 			return s.deliver(ctx, v)
 		}
 		if v.spec.Heartbeat > 0 {
 			if due := s.lastSent.Add(v.spec.Heartbeat); !now.Before(due) {
+				if !s.sync(ctx) {
+					return 0
+				}
 				if !s.notify(ctx, v, "heartbeat", nil) {
 					return s.failed(ctx, v)
 				}
@@ -148,6 +157,18 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		s.save(ctx)
 	}
 	return wait
+}
+
+// sync waits until this process shows what any process has acknowledged: a consent that
+// was withdrawn at another one must stop the notification, and so must the loss of the
+// role. If that cannot be confirmed, sync waits and reports false. The endpoint is not to
+// blame then, so that the attempt does not count.
+func (s *sender) sync(ctx context.Context) bool {
+	err := s.follower.opts.Store.Sync(ctx)
+	if err != nil {
+		sleep(ctx, nil, s.follower.opts.MinBackoff)
+	}
+	return err == nil
 }
 
 // failed counts a failed attempt and waits before the next, or sets the

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/table"
@@ -79,6 +80,30 @@ func TestIDsDifferBetweenInstallations(t *testing.T) {
 		if n > 1 {
 			t.Errorf("both installations have the id %s", id)
 		}
+	}
+}
+
+// TestKeyOfTwoProcesses interrupts a process, which has found no key, by another one that
+// makes one. Both must use the same key, because ids are derived from it.
+func TestKeyOfTwoProcesses(t *testing.T) {
+	for name, control := range map[string]bool{"": false, "control": true} {
+		t.Run(name, func(t *testing.T) {
+			db := newWorld(t).pipeline.Store
+			var one []byte
+			two, err := Key(t.Context(), &sealedtest.Interrupted{Store: db, Key: keyIDSecret, Careless: control,
+				By: func() {
+					var err error
+					if one, err = Key(t.Context(), db, rand.Reader); err != nil {
+						t.Error(err)
+					}
+				}}, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(one) != mapping.KeySize || bytes.Equal(one, two) == control {
+				t.Error("two processes have different keys, or the control has one")
+			}
+		})
 	}
 }
 

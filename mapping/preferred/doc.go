@@ -76,6 +76,10 @@
 // A change of a Device, such as a new name, changes the kind of a source only for values that
 // are derived afterwards.
 //
+// In a cluster, the process that holds the role "preferred" (package fhir/cluster/role) is
+// the one that follows. All that it writes is bound to its term, and the next holder goes
+// on from the durable cursor.
+//
 // # View
 //
 // View answers $stats with preferred=true by the same rules, among the measurements that the

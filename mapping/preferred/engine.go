@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 )
 
@@ -28,30 +29,44 @@ type Options struct {
 	// Zone returns the configured zone of a patient, or nil. If Zone is nil, no patient has
 	// a zone.
 	Zone func(ctx context.Context, patient string) (*time.Location, error)
+	// Roles decides which process derives the values. The default is role.Alone.
+	Roles role.Roles
 	// Delay is the time that the follower waits after a change, so that a burst of changes
 	// is worked off together. The default is 1 second.
 	Delay  time.Duration
 	Logger *slog.Logger
 }
 
-// Engine keeps the preferred values up to date. It is safe for concurrent use.
+// Engine keeps the preferred values up to date in the process that holds the role. It is
+// safe for concurrent use.
 type Engine struct {
 	opts   Options
-	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	stop   func()
 	wake   chan struct{}
+	// current is the follower while this process holds the role, and nil otherwise.
+	current atomic.Pointer[follower]
+	// behind is the time in Unix nanoseconds of the first change that has not been
+	// processed, or 0. It has no meaning while current is nil.
+	behind atomic.Int64
+	meters *meters
+}
+
+// follower derives values while this process holds the role.
+type follower struct {
+	*Engine
+	opts Options // those of the Engine, with a store that is bound to the term
+	ctx  context.Context
 
 	// mu is held during a step and guards the cursor, which is the last commit that has
 	// been processed, and saved, its durable copy.
 	mu            sync.Mutex
 	cursor, saved store.Seq
-	// behind is the time in Unix nanoseconds of the first change that has not been
-	// processed, or 0.
-	behind atomic.Int64
-	meters *meters
 }
+
+// roleName is the name of the role of the process that derives values.
+const roleName = "preferred"
 
 // Keys of the state.
 const (
@@ -76,24 +91,60 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Roles == nil {
+		o.Roles = role.Alone{}
+	}
 	e := &Engine{opts: o, wake: make(chan struct{}, 1)}
 	var err error
 	if e.meters, err = newMeters(e); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if err := e.load(ctx); err != nil {
-		e.meters.stop()
-		return nil, fhir.Wrap(op, err)
-	}
-	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	var run context.Context
+	run, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = o.Store.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
 			e.signal()
 		}
 	})
-	e.signal()
-	e.wg.Go(e.follow)
+	loaded := make(chan error, 1)
+	e.wg.Go(func() {
+		o.Roles.Run(run, roleName, func(ctx context.Context, t role.Term) { e.serve(ctx, t, loaded) })
+	})
+	if _, alone := o.Roles.(role.Alone); alone {
+		// The state is read now, so that a server does not start that cannot read it.
+		if err := <-loaded; err != nil {
+			e.Close()
+			return nil, fhir.Wrap(op, err)
+		}
+	}
 	return e, nil
+}
+
+// serve derives values during a term of the role. The result of reading the state is sent
+// to loaded in the first term.
+func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
+	f := &follower{Engine: e, opts: e.opts, ctx: ctx}
+	f.opts.Store = t.Store(e.opts.Store)
+	err := f.load(ctx)
+	if err == nil {
+		e.behind.Store(0)
+		e.current.Store(f)
+	}
+	select {
+	case loaded <- err:
+	default:
+	}
+	if err != nil {
+		e.opts.Logger.ErrorContext(ctx, "the state of preferred values cannot be read", "error", err)
+		return
+	}
+	e.signal()
+	f.follow()
+	e.current.Store(nil)
+	// A call of Sync may be in a step.
+	f.mu.Lock()
+	//lint:ignore SA2001 no step of this term runs after this point
+	f.mu.Unlock()
 }
 
 // signal wakes the follower.
@@ -105,7 +156,7 @@ func (e *Engine) signal() {
 	}
 }
 
-// Close stops the follower and waits for it.
+// Close stops the follower, waits for it, and gives up the role.
 func (e *Engine) Close() {
 	e.stop()
 	e.cancel()
@@ -114,26 +165,26 @@ func (e *Engine) Close() {
 }
 
 // load reads the cursor.
-func (e *Engine) load(ctx context.Context) error {
-	hash, err := e.opts.Policy.hash()
+func (f *follower) load(ctx context.Context) error {
+	hash, err := f.opts.Policy.hash()
 	if err != nil {
 		return err
 	}
-	have, err := e.opts.Store.Get(ctx, policyKey)
+	have, err := f.opts.Store.Get(ctx, policyKey)
 	if err != nil {
 		return err
 	}
 	if string(have) != hash {
-		_, err := e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{
+		_, err := f.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{
 			{Key: policyKey, Value: []byte(hash)}, {Key: cursorKey, Value: []byte("0")}}})
 		return err
 	}
-	v, err := e.opts.Store.Get(ctx, cursorKey)
+	v, err := f.opts.Store.Get(ctx, cursorKey)
 	if err != nil || v == nil {
 		return err
 	}
 	n, err := strconv.ParseUint(string(v), 10, 64)
-	e.cursor, e.saved = store.Seq(n), store.Seq(n)
+	f.cursor, f.saved = store.Seq(n), store.Seq(n)
 	return err
 }
 
@@ -144,35 +195,35 @@ func (p *Policy) hash() (string, error) {
 	return hex.EncodeToString(sum[:16]), err
 }
 
-// follow processes changes, and days and nights that have ended, until the Engine is
-// closed.
-func (e *Engine) follow() {
-	backoff := e.opts.Delay
+// follow processes changes, and days and nights that have ended, until the term
+// ends.
+func (f *follower) follow() {
+	backoff := f.opts.Delay
 	next := time.Duration(0)
 	for {
-		if !e.wait(next) {
+		if !f.wait(next) {
 			return
 		}
 		var err error
-		if next, err = e.sync(e.ctx); e.ctx.Err() != nil {
+		if next, err = f.sync(f.ctx); f.ctx.Err() != nil {
 			return
 		}
 		if err == nil {
-			backoff = e.opts.Delay
+			backoff = f.opts.Delay
 			continue
 		}
-		e.opts.Logger.Error("preferred values cannot follow the change log", "error", err)
-		if !sleepFor(e.ctx, backoff) {
+		f.opts.Logger.Error("preferred values cannot follow the change log", "error", err)
+		if !sleepFor(f.ctx, backoff) {
 			return
 		}
 		backoff = min(2*backoff, maxBackoff)
-		e.signal()
+		f.signal()
 	}
 }
 
 // wait waits for a change and then for Delay, or for next unless it is 0. It reports false
-// if the Engine is closed.
-func (e *Engine) wait(next time.Duration) bool {
+// if the term ends.
+func (f *follower) wait(next time.Duration) bool {
 	var timer <-chan time.Time
 	if next > 0 {
 		t := time.NewTimer(next)
@@ -180,12 +231,12 @@ func (e *Engine) wait(next time.Duration) bool {
 		timer = t.C
 	}
 	select {
-	case <-e.ctx.Done():
+	case <-f.ctx.Done():
 		return false
 	case <-timer:
 		return true
-	case <-e.wake:
-		return sleepFor(e.ctx, e.opts.Delay)
+	case <-f.wake:
+		return sleepFor(f.ctx, f.opts.Delay)
 	}
 }
 
@@ -202,9 +253,14 @@ func sleepFor(ctx context.Context, d time.Duration) bool {
 }
 
 // Sync processes everything that is due now. When it returns nil, the preferred values
-// reflect all commits before the call.
+// reflect all commits before the call. It fails with Unavailable if another process
+// derives the values.
 func (e *Engine) Sync(ctx context.Context) error {
-	_, err := e.sync(ctx)
+	f := e.current.Load()
+	if f == nil {
+		return fhir.Errorf(fhir.Unavailable, "preferred.Sync", "another process derives the preferred values")
+	}
+	_, err := f.sync(ctx)
 	return err
 }
 
@@ -213,24 +269,30 @@ const maxTries = 16
 
 // sync runs steps until nothing is due. It returns the time until a day or night ends, or
 // 0.
-func (e *Engine) sync(ctx context.Context) (next time.Duration, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (f *follower) sync(ctx context.Context) (next time.Duration, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for more := true; more; {
-		e.behind.Store(0)
+		f.behind.Store(0)
 		err := store.Retry(maxTries, "preferred.step", "other writers changed the preferred values again and again",
-			func() (err error) { more, err = e.step(ctx); return err })
+			func() (err error) {
+				if f.ctx.Err() != nil { // the role is lost, so that every commit fails
+					return fhir.Wrap("preferred.step", f.ctx.Err())
+				}
+				more, err = f.step(ctx)
+				return err
+			})
 		if err != nil {
-			e.behind.CompareAndSwap(0, e.opts.Clock().UnixNano())
+			f.behind.CompareAndSwap(0, f.opts.Clock().UnixNano())
 			return 0, err
 		}
 		if ctx.Err() != nil {
 			return 0, fhir.Wrap("preferred.step", ctx.Err())
 		}
 	}
-	err = e.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
+	err = f.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
 		if o, ok := parseOpen(key); ok {
-			next = max(time.Unix(o.closes, 0).Sub(e.opts.Clock()), time.Second)
+			next = max(time.Unix(o.closes, 0).Sub(f.opts.Clock()), time.Second)
 		}
 		return next == 0
 	})

@@ -252,8 +252,8 @@ func TestInterrupted(t *testing.T) {
 	if err := e.Sync(t.Context()); err == nil {
 		t.Fatal("no error")
 	}
-	if e.Lag() < 0 || e.cursor != 0 {
-		t.Errorf("cursor %d after an error", e.cursor)
+	if f := e.current.Load(); e.Lag() < 0 || f.cursor != 0 {
+		t.Errorf("cursor %d after an error", f.cursor)
 	}
 	e.Close()
 	written := len(w.preferred("preferred-steps"))

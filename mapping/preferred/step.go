@@ -42,21 +42,21 @@ type days [2]int64
 
 // step is one step of the follower.
 type step struct {
-	engine *Engine
-	to     store.Seq
-	due    map[dueKey][]days
-	count  int // of periods
-	byType map[series.Identity][]int
-	writes []write
-	state  []store.StateWrite // committed with writes
-	over   []store.StateWrite // deletes the days and nights that are over, in the last commit
+	follower *follower
+	to       store.Seq
+	due      map[dueKey][]days
+	count    int // of periods
+	byType   map[series.Identity][]int
+	writes   []write
+	state    []store.StateWrite // committed with writes
+	over     []store.StateWrite // deletes the days and nights that are over, in the last commit
 }
 
 // step processes about stepSize changes, and the days and nights that are over. All values
 // are committed before the cursor, so that an interrupted step is repeated with the same
 // result.
-func (e *Engine) step(ctx context.Context) (more bool, err error) {
-	st := &step{engine: e, due: map[dueKey][]days{}, byType: map[series.Identity][]int{}}
+func (f *follower) step(ctx context.Context) (more bool, err error) {
+	st := &step{follower: f, due: map[dueKey][]days{}, byType: map[series.Identity][]int{}}
 	if err := st.ended(ctx); err != nil {
 		return false, err
 	}
@@ -71,16 +71,16 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	to := max(st.to, e.cursor)
-	if len(st.writes)+len(st.state)+len(st.over) > 0 || to > e.saved+saveCursor {
+	to := max(st.to, f.cursor)
+	if len(st.writes)+len(st.state)+len(st.over) > 0 || to > f.saved+saveCursor {
 		st.state = append(append(st.state, st.over...),
 			store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
 		if err := st.commit(ctx); err != nil {
 			return false, err
 		}
-		e.saved = to
+		f.saved = to
 	}
-	e.cursor = to
+	f.cursor = to
 	return more, nil
 }
 
@@ -111,14 +111,14 @@ func merge(list []days) (out []days) {
 
 // ended marks the days and nights that are over.
 func (st *step) ended(ctx context.Context) error {
-	now := st.engine.opts.Clock().Unix()
-	err := st.engine.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
+	now := st.follower.opts.Clock().Unix()
+	err := st.follower.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
 		o, ok := parseOpen(key)
 		if ok && o.closes > now || len(st.over) >= stepSize {
 			return false
 		}
 		st.over = append(st.over, store.StateWrite{Key: strings.Clone(key)})
-		i := slices.IndexFunc(st.engine.opts.Policy.Concepts, func(c Concept) bool { return c.Name == o.concept })
+		i := slices.IndexFunc(st.follower.opts.Policy.Concepts, func(c Concept) bool { return c.Name == o.concept })
 		if ok && i >= 0 {
 			st.add(o.patient, i, o.day, o.day)
 		}
@@ -129,14 +129,14 @@ func (st *step) ended(ctx context.Context) error {
 
 // changes marks the days of the changes after the cursor.
 func (st *step) changes(ctx context.Context) (more bool, err error) {
-	e := st.engine
+	f := st.follower
 	n, pace := 0, yield.Counter{Every: 128}
 	var bad error
-	each := e.opts.Store.Changes
-	if s, ok := e.opts.Store.(store.Columnar); ok {
+	each := f.opts.Store.Changes
+	if s, ok := f.opts.Store.(store.Columnar); ok {
 		each = s.ChangesBrief
 	}
-	err = each(ctx, e.cursor, func(c *store.Change) bool {
+	err = each(ctx, f.cursor, func(c *store.Change) bool {
 		// Process commits whole, because the cursor cannot point inside one.
 		if (n >= stepSize || st.count >= maxDue) && c.Seq != st.to {
 			more = true
@@ -166,7 +166,7 @@ func (st *step) samples(run *store.SampleChange) error {
 	if !known {
 		s := series.Sample{Start: run.First, End: series.NoEnd}
 		if m, ok := specimen(t, s); ok {
-			concepts = st.engine.opts.Policy.conceptsOf(m.codes)
+			concepts = st.follower.opts.Policy.conceptsOf(m.codes)
 		}
 		st.byType[t.Identity] = concepts
 	}
@@ -207,7 +207,7 @@ func (st *step) observation(ctx context.Context, c *store.Change) error {
 		}
 		input := false
 		for _, t := range c.Facts.Tokens("code") {
-			input = input || len(st.engine.opts.Policy.byInput[element.Coding{System: t.System, Code: t.Code}]) > 0
+			input = input || len(st.follower.opts.Policy.byInput[element.Coding{System: t.System, Code: t.Code}]) > 0
 		}
 		if !input && c.Version == 1 {
 			return nil
@@ -224,14 +224,14 @@ func (st *step) observation(ctx context.Context, c *store.Change) error {
 
 // version marks the days of one version of an Observation.
 func (st *step) version(ctx context.Context, ref fhir.Ref, version uint64) error {
-	res, facts, err := st.engine.opts.Store.ReadVersion(ctx, ref, version)
+	res, facts, err := st.follower.opts.Store.ReadVersion(ctx, ref, version)
 	if fhir.KindOf(err) == fhir.NotFound {
 		return nil
 	}
 	if err != nil || res.Deleted || facts.Patient == "" {
 		return err
 	}
-	p := st.engine.opts.Policy
+	p := st.follower.opts.Policy
 	m, preferred, ok := read(res.JSON, ref.ID, facts.Vendor)
 	if preferred { // it was deleted
 		if i, day, ok := p.timing(res.JSON); ok {
@@ -259,17 +259,17 @@ func (st *step) version(ctx context.Context, ref fhir.Ref, version uint64) error
 
 // concept determines the values of a concept on some days again.
 func (st *step) concept(ctx context.Context, k dueKey, periods []days) error {
-	e := st.engine
-	r := &reader{store: e.opts.Store, policy: e.opts.Policy, filter: access.All().Filter(access.Search),
+	f := st.follower
+	r := &reader{store: f.opts.Store, policy: f.opts.Policy, filter: access.All().Filter(access.Search),
 		patient: k.patient, kinds: map[string]string{}}
 	var zone *time.Location
-	if e.opts.Zone != nil {
+	if f.opts.Zone != nil {
 		var err error
-		if zone, err = e.opts.Zone(ctx, k.patient); err != nil && fhir.KindOf(err) != fhir.NotFound {
+		if zone, err = f.opts.Zone(ctx, k.patient); err != nil && fhir.KindOf(err) != fhir.NotFound {
 			return err
 		}
 	}
-	c := &e.opts.Policy.Concepts[k.concept]
+	c := &f.opts.Policy.Concepts[k.concept]
 	if c.Kind == night || c.Kind == nightValue {
 		for i := range periods { // sessions of a night may move it to another day
 			periods[i][0] -= 2

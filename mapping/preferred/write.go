@@ -25,7 +25,7 @@ type write struct {
 // stored returns the current version of a preferred value. Its Version is 0 if there never
 // was one.
 func (st *step) stored(ctx context.Context, r *reader, c *Concept, day int64, nth int) (fhir.Resource, error) {
-	res, _, err := r.store.Read(ctx, fhir.Ref{Type: "Observation", ID: st.engine.id(r.patient, c, day, nth)}, r.at)
+	res, _, err := r.store.Read(ctx, fhir.Ref{Type: "Observation", ID: st.follower.id(r.patient, c, day, nth)}, r.at)
 	if fhir.KindOf(err) == fhir.NotFound {
 		return fhir.Resource{}, nil
 	}
@@ -35,7 +35,7 @@ func (st *step) stored(ctx context.Context, r *reader, c *Concept, day int64, nt
 // value compares a preferred value, or nil, with the stored one and adds the difference to
 // the step.
 func (st *step) value(ctx context.Context, r *reader, k *collector, day int64, nth int, d *derived) error {
-	e, c := st.engine, k.concept
+	f, c := st.follower, k.concept
 	old, err := st.stored(ctx, r, c, day, nth)
 	if err != nil {
 		return err
@@ -43,19 +43,19 @@ func (st *step) value(ctx context.Context, r *reader, k *collector, day int64, n
 	if d == nil {
 		return st.withdraw(ctx, r, k, day, &old)
 	}
-	id := e.id(r.patient, c, day, nth)
+	id := f.id(r.patient, c, day, nth)
 	before := ""
 	if old.Version > 0 && !old.Deleted {
 		before = statusOf(old.JSON)
 	}
-	open := d.preliminary || e.opts.Clock().Before(d.closes)
-	if e.opts.Clock().Before(d.closes) {
+	open := d.preliminary || f.opts.Clock().Before(d.closes)
+	if f.opts.Clock().Before(d.closes) {
 		st.open(openKey{d.closes.Unix(), r.patient, c.Name, day})
 	}
 	status := "final"
 	switch before {
 	case "final", "amended":
-		if status = before; !bytes.Equal(e.opts.Policy.render(id, r.patient, before, c, d), unstamped(&old)) {
+		if status = before; !bytes.Equal(f.opts.Policy.render(id, r.patient, before, c, d), unstamped(&old)) {
 			status = "amended"
 		}
 	case statusRetracted:
@@ -65,7 +65,7 @@ func (st *step) value(ctx context.Context, r *reader, k *collector, day int64, n
 			status = "preliminary"
 		}
 	}
-	body := e.opts.Policy.render(id, r.patient, status, c, d)
+	body := f.opts.Policy.render(id, r.patient, status, c, d)
 	if before != "" && bytes.Equal(body, unstamped(&old)) {
 		return nil
 	}
@@ -129,7 +129,7 @@ func (k *collector) exist(body []byte, day int64) bool {
 
 // vendorOf returns the vendor of a stored value.
 func (st *step) vendorOf(ctx context.Context, old *fhir.Resource) (string, error) {
-	_, facts, err := st.engine.opts.Store.ReadVersion(ctx, old.Ref(), old.Version)
+	_, facts, err := st.follower.opts.Store.ReadVersion(ctx, old.Ref(), old.Version)
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +150,7 @@ func (st *step) put(id, vendor string, body []byte, old *fhir.Resource, patient 
 // and an AuditEvent for each patient.
 func (st *step) commit(ctx context.Context) error {
 	const op = "preferred.commit"
-	e := st.engine
+	f := st.follower
 	batch := &store.Batch{State: st.state}
 	type group struct {
 		patient, vendor string
@@ -169,23 +169,23 @@ func (st *step) commit(ctx context.Context) error {
 	})
 	var events []audit.Event
 	for _, g := range keys {
-		event := audit.Event{Type: audit.Rest, Interaction: "update", Outcome: audit.Success, At: e.opts.Clock(),
-			Patient: g.patient, Extra: [][2]string{{"policy", e.opts.Policy.Version},
+		event := audit.Event{Type: audit.Rest, Interaction: "update", Outcome: audit.Success, At: f.opts.Clock(),
+			Patient: g.patient, Extra: [][2]string{{"policy", f.opts.Policy.Version},
 				{"written", strconv.Itoa(len(groups[g]))}}}
 		if g.op == store.Remove {
 			event.Interaction = "delete"
 		} else {
-			batch.Writes = append(batch.Writes, e.provenance(groups[g], g.retracted))
+			batch.Writes = append(batch.Writes, f.provenance(groups[g], g.retracted))
 		}
 		for _, w := range groups[g] {
 			event.Data = append(event.Data, audit.DataRef{Ref: w.Resource.Ref()})
 		}
 		events = append(events, event)
 	}
-	if _, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, batch, events...); err != nil {
+	if _, err := audit.Commit(ctx, f.opts.Store, f.opts.Audit, batch, events...); err != nil {
 		return fhir.Wrap(op, err)
 	}
-	e.meters.values.Add(ctx, int64(len(st.writes)))
+	f.meters.values.Add(ctx, int64(len(st.writes)))
 	st.writes, st.state = nil, nil
 	return nil
 }

@@ -66,9 +66,11 @@ func newHospital(w *world) *hospital {
 	})
 	h.srv = httptest.NewTLSServer(mux)
 	w.t.Cleanup(h.srv.Close)
-	w.signs.Provider = &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
-		Redirect: w.base + "/auth/external/callback", Name: "General Hospital",
-		MFA: []string{"gold"}, HTTP: h.srv.Client(), Clock: w.now}
+	for _, s := range w.allSigns {
+		s.Provider = &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
+			Redirect: w.base + "/auth/external/callback", Name: "General Hospital",
+			MFA: []string{"gold"}, HTTP: h.srv.Client(), Clock: w.now}
+	}
 	return h
 }
 

@@ -2,6 +2,7 @@ package pages_test
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"strings"
 	"sync"
@@ -37,15 +38,15 @@ func concurrently(n int, f func(i int) error) (ok int, errs []error) {
 }
 
 // TestOneCodeOneSignIn checks that exactly one of many concurrent sign-ins with
-// the same code succeeds.
+// the same code, at two servers, succeeds.
 func TestOneCodeOneSignIn(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
 	secret := w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	code := authn.Code(secret, w.now())
-	ok, errs := concurrently(6, func(int) error {
-		_, err := w.signs.Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+	ok, errs := concurrently(6, func(i int) error {
+		_, err := w.allSigns[i%2].Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
 			"ada", password, code, nil)
 		return err
 	})
@@ -54,15 +55,15 @@ func TestOneCodeOneSignIn(t *testing.T) {
 	}
 }
 
-// TestConcurrentGuesses checks that concurrent guesses are delayed like
-// sequential ones.
+// TestConcurrentGuesses checks that concurrent guesses, at two servers, are delayed
+// like sequential ones.
 func TestConcurrentGuesses(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
 	secret := w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
-	ok, _ := concurrently(12, func(int) error {
-		_, err := w.signs.Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+	ok, _ := concurrently(12, func(i int) error {
+		_, err := w.allSigns[i%2].Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
 			"ada",
 			"guess guess guess", "000000", nil)
 		return err
@@ -87,13 +88,35 @@ func TestOneLinkOneAccount(t *testing.T) {
 	inv, u, err := w.users.Invited(context.Background(), token)
 	must(t, err)
 	secret := authn.NewSecret()
-	ok, errs := concurrently(4, func(int) error {
-		_, _, err := w.signs.EnrollPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
+	ok, errs := concurrently(4, func(i int) error {
+		_, _, err := w.allSigns[i%2].EnrollPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
 			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
 	})
 	if ok != 1 {
 		t.Errorf("%d enrolled: %v", ok, errs)
+	}
+}
+
+// TestOneAdministratorLinkAtOnce checks that at most one of the bootstrap links that
+// operators create at the same time at two servers is valid.
+func TestOneAdministratorLinkAtOnce(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	tokens := make([]string, 8)
+	_, errs := concurrently(len(tokens), func(i int) error {
+		var err error
+		_, tokens[i], err = w.allSigns[i%2].Bootstrap(ctx, "uid:0", fmt.Sprint("root", i), "Root Admin")
+		return err
+	})
+	valid := 0
+	for _, token := range tokens {
+		if _, _, err := w.users.Invited(ctx, token); err == nil {
+			valid++
+		}
+	}
+	if valid != 1 {
+		t.Errorf("%d links are valid; %v", valid, errs)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +60,7 @@ type world struct {
 	srv         *httptest.Server
 	store       *pebblestore.DB
 	signs       *signin.Service
+	allSigns    []*signin.Service // of every server
 	users       *user.Registry
 	glass       *breakglass.Service
 	consents    *consent.Engine
@@ -161,14 +163,28 @@ func newWorld(t *testing.T) *world {
 				JSON: []byte(string(fhir.Prefix(typ, id)) + `}}`)}}}})
 		must(t, err)
 	}
-	e := gin.New()
-	w.build(e, dir, log)
-	w.srv.Config.Handler = e
+	w.srv.Config.Handler = w.processes(dir, log)
 	w.srv.StartTLS()
 	t.Cleanup(w.srv.Close)
 	return w
 }
 
+// processes starts two servers over the store and returns a handler that passes each
+// request to another one than the last. They share the keys, and nothing that one of
+// them keeps in memory.
+func (w *world) processes(dir string, log *slog.Logger) http.Handler {
+	var all [2]*gin.Engine
+	for i := range all {
+		all[i] = gin.New()
+		w.build(all[i], dir, log)
+	}
+	var next atomic.Uint64
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		all[next.Add(1)%uint64(len(all))].ServeHTTP(rw, r)
+	})
+}
+
+// build starts one server. The fields of the world are those of the last one.
 func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	t := w.t
 	ctx := context.Background()
@@ -208,6 +224,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 			return w.glass.EndAll(ctx, b, userID, by)
 		}})
 	must(t, err)
+	w.allSigns = append(w.allSigns, w.signs)
 	agreements := &appconsent.Approvals{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
@@ -263,6 +280,9 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 		c.Data(http.StatusOK, "text/html; charset=utf-8",
 			[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
 	})
+	if w.app.ID != "" {
+		return
+	}
 	w.app, err = clients.Add(ctx, client.Client{ID: "heartbook", Name: "Heartbook", Method: client.None,
 		RedirectURIs: []string{w.base + "/app/callback"},
 		LaunchURL:    w.base + "/app/launch",

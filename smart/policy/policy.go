@@ -257,8 +257,11 @@ func (e *Engine) verify(ctx context.Context, raw string) (*verifiedToken, error)
 		}
 	}
 	claims, err := e.Keys.Verify(raw, token.Type)
-	if err != nil {
+	switch {
+	case errors.Is(err, compact.ErrMalformed):
 		return nil, invalid()
+	case err != nil: // the keys cannot be read
+		return nil, err
 	}
 	longest := token.MaxLife
 	if claims.Authz != "" {

@@ -82,6 +82,8 @@ type Server struct {
 	// Memory bounds the memory of request bodies, together with those of the
 	// public listener. If it is nil, there is no bound.
 	Memory *budget.Budget
+	// Sync is called before each operation (store.Store.Sync). It may be nil.
+	Sync func(context.Context) error
 
 	srv *http.Server
 }
@@ -173,7 +175,7 @@ func (s *Server) Routes() []string { return s.routes().patterns }
 
 // Handler returns the handler of the socket for requests by op.
 func (s *Server) Handler(op Operator) http.Handler {
-	m := s.routes()
+	m := s.synced(s.routes())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, op)))
 	})
@@ -181,9 +183,31 @@ func (s *Server) Handler(op Operator) http.Handler {
 
 func (s *Server) handler() http.Handler {
 	if s.Memory == nil {
-		return s.routes()
+		return s.synced(s.routes())
 	}
-	return s.Memory.Handler(s.routes())
+	return s.Memory.Handler(s.synced(s.routes()))
+}
+
+// syncTimeout bounds the time for which an operation waits until the store shows all
+// that was acknowledged before it.
+const syncTimeout = 10 * time.Second
+
+// synced calls Sync before next, except for profiles, which tell why a server hangs.
+func (s *Server) synced(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Sync == nil || strings.HasPrefix(r.URL.Path, "/debug/pprof/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), syncTimeout)
+		defer cancel()
+		if err := s.Sync(ctx); err != nil {
+			s.answer(w, r, nil, &fhir.Error{Kind: fhir.Unavailable, Op: "admin.synced", Err: err,
+				Issues: []fhir.Issue{{Diagnostics: "the server cannot confirm that it is up to date; repeat the command"}}})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // profile records that a profile is taken before next takes it.

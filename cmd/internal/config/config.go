@@ -25,6 +25,7 @@ import (
 
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/clientaddr"
+	"pulsegate/fhir/cluster/hints"
 )
 
 // Config holds the settings.
@@ -79,6 +80,8 @@ type Config struct {
 
 	MongoDB             string `yaml:"mongodb" default:"" comment:"Connection string (mongodb:// or mongodb+srv://, with a database and without a password) of the replica set that holds the log of a cluster. If empty, this server is alone. Servers with the same database form a cluster."`
 	MongoDBPasswordFile string `yaml:"mongodb-password-file" default:"" comment:"File with the password of the user in mongodb."`
+	MongoDBStandalone   bool   `yaml:"mongodb-standalone" default:"false" comment:"Accept a MongoDB server that is not a member of a replica set. What is acknowledged can then be lost. Only for trying a cluster out."`
+	MongoDBMirror       string `yaml:"mongodb-mirror" default:"" comment:"Name of a database, on the same MongoDB, in which a server of the cluster keeps copies of the current resources as documents, for other programs. It must be used for nothing else. If empty, there is no mirror."`
 	Redis               string `yaml:"redis" default:"" comment:"URL (redis:// or rediss://, without a password) of the Redis server through which the servers of a cluster wake each other and share rate limits. Without it, a cluster is slower."`
 	RedisPasswordFile   string `yaml:"redis-password-file" default:"" comment:"File with the password of the user in redis."`
 	ClusterKeyFile      string `yaml:"cluster-key-file" default:"" comment:"File with the key (32 bytes in base64) under which the servers of a cluster seal their shared keys, and by which they know each other. Required with mongodb. Make one with: openssl rand -base64 32."`
@@ -198,6 +201,9 @@ func (c *Config) check() error {
 	if c.Forwarded != clientaddr.XForwardedFor && c.Forwarded != clientaddr.Forwarded {
 		return errors.New("forwarded-header: must be X-Forwarded-For or Forwarded")
 	}
+	if err := c.checkPeers(); err != nil {
+		return err
+	}
 	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
 		return fmt.Errorf("memory-mib: must be at least %d, so that one body of max-body-bytes fits", need)
 	}
@@ -206,6 +212,24 @@ func (c *Config) check() error {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be greater than 0", name)
 		}
+	}
+	return nil
+}
+
+// checkPeers checks the settings by which the servers of a cluster reach each other.
+func (c *Config) checkPeers() error {
+	if c.Redis != "" {
+		if _, err := hints.ParseURL(c.Redis); err != nil {
+			return err
+		}
+	}
+	for name, addr := range map[string]string{"peer-listen": c.PeerListen, "peer-address": c.PeerAddress} {
+		if _, _, err := net.SplitHostPort(addr); addr != "" && err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if c.PeerAddress != "" && c.PeerListen == "" {
+		return errors.New("peer-address: requires peer-listen")
 	}
 	return nil
 }

@@ -88,6 +88,10 @@ func TestLoadRefuses(t *testing.T) {
 		"memory for no body":   {"memory-mib": "100"},
 		"limit of zero":        {"max-body-bytes": "0"},
 		"duration not a value": {"drain-timeout": "soon"},
+		"redis by http":        {"redis": "http://cache.example"},
+		"redis with password":  {"redis": "redis://:hunter2@cache.example"},
+		"peers without port":   {"peer-listen": "0.0.0.0"},
+		"address of nothing":   {"peer-address": "node1:7000"},
 	} {
 		if _, err := Load("", noEnv, o); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -3,13 +3,15 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"strconv"
 	"time"
 
 	"pulsegate/cmd/internal/recovery"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/store"
 )
 
 // auditOrigin names the audit log in its checkpoints. It does not depend on the
@@ -25,7 +27,7 @@ type auditTrail struct {
 
 // openAudit opens the audit trail. It fails if the log does not continue its
 // last checkpoint, unless an operator has decided to accept that.
-func openAudit(ctx context.Context, env environment, db *pebblestore.DB) (auditTrail, error) {
+func openAudit(ctx context.Context, env environment, db database) (auditTrail, error) {
 	decision, err := recovery.Requested(env.config.Data, recovery.AuditLog)
 	if err != nil {
 		return auditTrail{}, err
@@ -35,12 +37,43 @@ func openAudit(ctx context.Context, env environment, db *pebblestore.DB) (auditT
 		Observer: env.base, Logger: env.log}); err != nil {
 		return auditTrail{}, err
 	}
-	t.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: db, Dir: env.config.Data, Origin: auditOrigin,
-		Rand: rand.Reader, Clock: env.now, Logger: env.log, Accept: decision != nil})
+	o := notaryOptions(env, db, env.roles)
+	o.Accept = decision != nil
+	if m := env.member; m == nil {
+		t.notary, err = audit.OpenNotary(o)
+	} else {
+		// The operator who restored the log has accepted that it is shorter.
+		o.Accept = o.Accept || m.Was != 0
+		t.notary, err = audit.OpenSharedNotary(ctx, o, m.vault)
+	}
 	if err != nil {
 		return auditTrail{}, err
 	}
+	if err := t.recordRejoin(ctx, env); err != nil {
+		return auditTrail{}, err
+	}
 	return t, t.recordRecovery(ctx, env, recovery.AuditLog, decision, t.notary.Accepted())
+}
+
+func notaryOptions(env environment, db store.Store, roles role.Roles) audit.NotaryOptions {
+	return audit.NotaryOptions{Store: db, Dir: env.config.Data, Origin: auditOrigin, Rand: rand.Reader, Clock: env.now,
+		Logger: env.log, Roles: roles}
+}
+
+// recordRejoin records that a server of a cluster has discarded its copy of the store.
+func (t auditTrail) recordRejoin(ctx context.Context, env environment) error {
+	m := env.member
+	if m == nil || m.Discarded == "" {
+		return nil
+	}
+	extra := [][2]string{{"node", m.Node}, {"reason", m.Discarded}}
+	what := "cluster-rejoin"
+	if m.Was != 0 {
+		what = "cluster-restore"
+		extra = append(extra, [2]string{"epoch", strconv.FormatUint(m.Identity.Epoch, 10)},
+			[2]string{"former-epoch", strconv.FormatUint(m.Was, 10)})
+	}
+	return t.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: what, Extra: extra})
 }
 
 // recordRecovery records that the server starts after a loss because an

@@ -14,7 +14,7 @@ import (
 
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/limit"
 	"pulsegate/smart/appconsent"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/brands"
@@ -44,7 +44,7 @@ type authorization struct {
 }
 
 // newPolicy returns the engine that turns access tokens into grants.
-func newPolicy(ctx context.Context, env environment, db *pebblestore.DB, ring *keys.Ring, clients *client.Registry,
+func newPolicy(ctx context.Context, env environment, db database, ring *keys.Ring, clients *client.Registry,
 	consents *consent.Engine, people people) (*policy.Engine, error) {
 	external, err := newExternalIssuers(env)
 	if err != nil {
@@ -64,7 +64,7 @@ func newPolicy(ctx context.Context, env environment, db *pebblestore.DB, ring *k
 
 // newAuthorization returns the authorization server. It calls refused to show
 // an error of the authorization endpoint to a person.
-func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
+func newAuthorization(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	clients *client.Registry, pol *policy.Engine, people people,
 	refused func(w http.ResponseWriter, r *http.Request, status int, text string)) (authorization, error) {
 	var out authorization
@@ -80,7 +80,8 @@ func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, 
 	out.tokens, err = token.New(ctx, token.Options{Store: db, Audit: rec, Keys: pol.Keys, Assertions: assertions,
 		Scopes: scopes, Clock: env.now, Rand: rand.Reader, Issuer: env.base, Audience: env.fhirBase(), Logger: env.log,
 		UserLife: env.config.UserTokenLife, Alive: people.signs.Alive, Hold: people.signs.Hold,
-		Begun: agreements.Begun, Ended: agreements.Ended, Nonces: pol.Nonces})
+		Begun: agreements.Begun, Ended: agreements.Ended, Nonces: pol.Nonces,
+		Limits: limit.Limits{Shared: env.limits()}})
 	if err != nil {
 		return out, err
 	}
@@ -90,15 +91,16 @@ func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, 
 	out.authorize, err = authorize.New(authorize.Options{Store: db, Audit: rec, Clients: clients,
 		Launches: out.launches, Scopes: scopes, Clock: env.now, Rand: rand.Reader, Issuer: env.base,
 		Audience: env.fhirBase(), Logger: env.log, Page: env.config.ConsentPage, ShowError: refused,
-		RoleRules: role.RulesOf, MaySelect: selection.check, Now: out.tokens.Now})
+		RoleRules: role.RulesOf, MaySelect: selection.check, Now: out.tokens.Now,
+		Limits: limit.Limits{Shared: env.limits()}})
 	if err != nil {
 		return out, err
 	}
 	out.registration = &register.Handler{Store: db, Audit: rec, Registry: clients, Scopes: scopes, Clock: env.now,
-		Rand: rand.Reader, Issuer: env.base, Logger: env.log, Limits: register.NewLimits(nil)}
+		Rand: rand.Reader, Issuer: env.base, Logger: env.log, Limits: register.NewLimits(env.limits())}
 	out.introspection = introspect.New(introspect.Options{Policy: pol, Assertions: assertions, Tokens: out.tokens,
 		Authorizations: pol.Authorizations, Clients: clients, Audit: rec, Clock: env.now, Issuer: env.base,
-		Logger: env.log})
+		Logger: env.log, Limits: limit.Limits{Shared: env.limits()}})
 	return out, nil
 }
 

@@ -17,7 +17,11 @@ func clockInfo(m token.Mark) admin.Clock {
 
 // ShowClock returns the clock and the mark of the token endpoint.
 func (ops operations) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
-	return clockInfo(ops.oauth.tokens.Mark()), ops.record(ctx, ops.request(op), "clock show", "")
+	m, err := ops.oauth.tokens.Mark(ctx)
+	if err != nil {
+		return admin.Clock{}, err
+	}
+	return clockInfo(m), ops.record(ctx, ops.request(op), "clock show", "")
 }
 
 // ResetClock sets the mark back to the clock.

@@ -7,7 +7,6 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/oauth/authorize"
 	"pulsegate/smart/people/role"
@@ -16,7 +15,7 @@ import (
 // contextSelection decides which patient and encounter a person may put into
 // the launch context of an app.
 type contextSelection struct {
-	store *pebblestore.DB
+	store database
 	base  string // FHIR base URL
 	roles func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
 }

@@ -8,7 +8,6 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/sample"
 )
 
@@ -24,7 +23,7 @@ func demoZone() *time.Location {
 // demoDays returns the first day of the demo's data and the number of days up to
 // and including today. The store keeps the first day, so that a later start adds
 // days and leaves the earlier ones unchanged.
-func demoDays(ctx context.Context, db *pebblestore.DB, at time.Time) (start time.Time, days int, err error) {
+func demoDays(ctx context.Context, db database, at time.Time) (start time.Time, days int, err error) {
 	now := at.In(demoZone())
 	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 	stored, err := db.Get(ctx, demoStart)

@@ -61,8 +61,9 @@ func (ops operations) connectDemo(ctx context.Context, op admin.Operator, w wear
 		return link.Link{}, err
 	}
 	q := back.Query()
-	return ops.links.Complete(ctx, ops.request(op).Caller, session, link.Answer{State: q.Get("state"), Code: q.Get("code"),
-		Scope: q.Get("scope")})
+	return ops.links.Complete(ctx, ops.request(op).Caller, session,
+		link.Answer{State: q.Get("state"), Code: q.Get("code"),
+			Scope: q.Get("scope")})
 }
 
 // demoPast is the time that reading the past of the demo's accounts may take.

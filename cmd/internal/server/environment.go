@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"pulsegate/cmd/internal/config"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store/pebblestore"
 )
 
@@ -21,6 +23,19 @@ type environment struct {
 	base    string          // the public base URL, without a final slash
 	egress  egress.Policy   // for outgoing requests
 	shared  *pebblestore.DB // see Main
+
+	// The fields below are set when the store is open.
+
+	member *member    // nil if this server is alone
+	roles  role.Roles // work that one server of a cluster does at a time
+}
+
+// limits returns the buckets that the servers of a cluster share, or nil.
+func (e environment) limits() limit.Shared {
+	if e.member == nil {
+		return nil
+	}
+	return e.member.limits()
 }
 
 // newEnvironment returns the environment of a server that listens on addr.

@@ -26,7 +26,8 @@ func measured(t *testing.T) (s *services, ids map[string]string) {
 	t.Helper()
 	s = mustOpen(t, t.TempDir())
 	for _, id := range []string{"ada", "ben"} {
-		if code := call(t, s, "POST", "/patient", `{"id":"`+id+`","given":"A","family":"B"}`, &admin.ID{}); code != 200 {
+		if code := call(t, s, "POST", "/patient", `{"id":"`+id+`","given":"A","family":"B"}`,
+			&admin.ID{}); code != 200 {
 			t.Fatal(code)
 		}
 	}
@@ -80,7 +81,8 @@ func TestExplainCommand(t *testing.T) {
 		t.Fatal(code)
 	}
 	if x.Patient != "ada" || x.Origin != explain.FromVendor || !x.Now.Same || len(x.Versions) != 1 ||
-		x.Versions[0].Provenance == "" || x.Samples[0].Values[0].Numbers[0].Text != "180 lb × 0.45359237 = 81.6466266 kg" {
+		x.Versions[0].Provenance == "" ||
+		x.Samples[0].Values[0].Numbers[0].Text != "180 lb × 0.45359237 = 81.6466266 kg" {
 		t.Errorf("%+v", x)
 	}
 	events := s.read(t, "Observation/"+ids["weight"])
@@ -113,7 +115,8 @@ func TestExplanationsAreOnesOwn(t *testing.T) {
 		}
 		for _, who := range [][2]string{{"ben", "ben"}, {"ada", "ben"}, {"ben", "ada"}} {
 			caller := patientCaller(who[0])
-			if _, err := x.Explain(t.Context(), caller, who[1], id); who[1] != "ada" && fhir.KindOf(err) != fhir.NotFound {
+			if _, err := x.Explain(t.Context(), caller, who[1], id); who[1] != "ada" &&
+				fhir.KindOf(err) != fhir.NotFound {
 				t.Errorf("%v: %v", who, err)
 			}
 		}

@@ -52,7 +52,7 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
 		Terminology: func() []byte { return terminology },
 		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
-		Rand: rand.Reader, Consents: s.consents,
+		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
@@ -66,7 +66,7 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	for _, part := range []rest.Mounter{s.pages, s.keys, s.oauth.tokens, s.oauth.authorize, s.oauth.launches,
 		s.oauth.registration, s.oauth.introspection, s.discovery(), brands.Handler{Bundle: s.brand.bundle},
 		&ingest.Handler{Pipeline: s.pipeline, Auth: s.pushKeys.Or(s.policy), RequestID: rest.RequestID,
-			Limits: s.pipeline.Limits, Logger: s.log}, s.sync} {
+			Limits: s.pipeline.Limits, Logger: s.log, Shared: s.limits()}, s.sync} {
 		part.Mount(e)
 	}
 	return e, nil

@@ -14,9 +14,17 @@ import (
 
 var errDraining = errors.New("draining")
 
+// healthStore is the part of the store whose state health reports.
+type healthStore interface {
+	Get(ctx context.Context, key string) ([]byte, error)
+	Sync(ctx context.Context) error
+	Space() pebblestore.Space
+}
+
 // health answers whether the server takes requests.
 type health struct {
-	store    *pebblestore.DB
+	store    healthStore
+	member   *member       // nil if this server is alone
 	draining chan struct{} // closed when the server begins to drain
 }
 
@@ -43,6 +51,14 @@ func (h *health) check() error {
 	defer cancel()
 	if _, err := h.store.Get(ctx, "client/none"); err != nil {
 		return errors.New("the store does not answer")
+	}
+	if h.member != nil {
+		if err := h.member.ready(); err != nil {
+			return err
+		}
+	}
+	if err := h.store.Sync(ctx); err != nil {
+		return errors.New("the store cannot confirm that it is up to date")
 	}
 	return spaceError(h.store.Space())
 }

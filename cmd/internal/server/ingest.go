@@ -11,14 +11,13 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/element"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/table"
 )
 
 // newPipeline returns the pipeline that turns vendor payloads into resources.
-func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
+func newPipeline(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	consents *consent.Engine, all []adapters.Adapter) (*ingest.Pipeline, error) {
 	key, err := ingest.Key(ctx, db, rand.Reader)
 	if err != nil {
@@ -59,7 +58,7 @@ const timezoneURL = element.StructureDefinition + "timezone"
 // zoneOf returns the time zone that the Patient resource names, or nil. An
 // unknown name counts as none, so that the rules for payloads without a zone
 // apply.
-func zoneOf(ctx context.Context, db *pebblestore.DB, patient string) (*time.Location, error) {
+func zoneOf(ctx context.Context, db database, patient string) (*time.Location, error) {
 	r, _, err := db.Read(ctx, fhir.Ref{Type: "Patient", ID: patient}, 0)
 	if err != nil || r.Deleted {
 		return nil, err

@@ -15,7 +15,6 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
@@ -70,7 +69,7 @@ type followers struct {
 
 // newFollowers starts the delivery of notifications and to targets, and the derivation of
 // preferred values, and resumes export jobs.
-func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder,
+func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
@@ -100,7 +99,7 @@ func newFollowers(ctx context.Context, env environment, db *pebblestore.DB, rec 
 }
 
 // startPreferred starts the derivation of preferred values.
-func (f *followers) startPreferred(ctx context.Context, env environment, db *pebblestore.DB,
+func (f *followers) startPreferred(ctx context.Context, env environment, db database,
 	rec *audit.Recorder) error {
 	policy, err := preferred.Load(env.config.PreferredRules)
 	if err != nil {
@@ -150,7 +149,7 @@ func vendorsOf(all []adapters.Adapter) map[string]forms.Vendor {
 }
 
 // newInteractions returns the FHIR interactions.
-func newInteractions(env environment, db *pebblestore.DB, rec *audit.Recorder, consents *consent.Engine,
+func newInteractions(env environment, db database, rec *audit.Recorder, consents *consent.Engine,
 	background followers, all []adapters.Adapter) (*interaction.Service, error) {
 	validator, err := r4.New(r4.Limits{Bytes: int(env.config.MaxBodyBytes), Entries: env.config.MaxBundle})
 	if err != nil {

@@ -100,7 +100,7 @@ func (ops operations) VerifyAudit(ctx context.Context, op admin.Operator, earlie
 	if err := ops.record(ctx, ops.request(op), "audit verify", ""); err != nil {
 		return nil, err
 	}
-	if err := ops.audit.notary.Sign(); err != nil {
+	if err := ops.audit.notary.Cover(ctx); err != nil {
 		return nil, err
 	}
 	opts := audit.VerifyOptions{Verifier: ops.audit.notary.Verifier(), Clock: ops.now}
@@ -118,12 +118,12 @@ func (ops operations) StoreStat(ctx context.Context, op admin.Operator) (admin.S
 	s := ops.store.Stats()
 	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq),
 		AuditLeaves: s.Log, Dir: filepath.Join(ops.config.Data, "store")}
-	if space := ops.store.Space(); space.Known {
+	if space := ops.embedded.Space(); space.Known {
 		out.FreeBytes, out.ReserveBytes = space.Free, space.Reserve
 	}
-	c := ops.store.Compaction()
+	c := ops.embedded.Compaction()
 	out.Compactions, out.Rewritten, out.Waiting = c.Series, c.Rewritten, c.Waiting
-	stats, err := ops.store.SeriesStats(ctx)
+	stats, err := ops.embedded.SeriesStats(ctx)
 	if err != nil {
 		return out, err
 	}

@@ -13,7 +13,6 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/people/authn"
 	"pulsegate/smart/people/breakglass"
 	"pulsegate/smart/people/session"
@@ -32,10 +31,18 @@ type people struct {
 	vault    *authn.Vault
 }
 
+// openSeal opens the key that seals secrets of people.
+func openSeal(ctx context.Context, env environment, fresh bool) (*authn.Vault, error) {
+	if env.member == nil {
+		return authn.OpenVault(env.config.Data, fresh)
+	}
+	return authn.OpenSharedVault(ctx, env.member.vault, fresh)
+}
+
 // newPeople opens the accounts. fresh says that the store was empty, so that a
 // missing sealing key is not a loss. newPeople calls endTokens to add to b the
 // end of a person's tokens.
-func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail auditTrail, consents *consent.Engine,
+func newPeople(ctx context.Context, env environment, db database, trail auditTrail, consents *consent.Engine,
 	fresh bool, endTokens func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error,
 ) (people, error) {
 
@@ -43,7 +50,7 @@ func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail a
 	if err != nil {
 		return people{}, err
 	}
-	vault, err := authn.OpenVault(env.config.Data, fresh || decision != nil)
+	vault, err := openSeal(ctx, env, fresh || decision != nil)
 	if err != nil {
 		return people{}, err
 	}
@@ -131,7 +138,7 @@ func newProvider(env environment) (*authn.Provider, error) {
 }
 
 // exists reports whether a resource exists and is not deleted.
-func exists(ctx context.Context, db *pebblestore.DB, ref fhir.Ref) (bool, error) {
+func exists(ctx context.Context, db database, ref fhir.Ref) (bool, error) {
 	r, _, err := db.Read(ctx, ref, 0)
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
 		return false, nil

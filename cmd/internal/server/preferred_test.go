@@ -55,7 +55,8 @@ func TestPreferredValues(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		q, err := search.Parse("Observation", [][2]string{{"patient", p.ID}, {"_tag", "preferred"}}, search.ParseOptions{})
+		q, err := search.Parse("Observation", [][2]string{{"patient", p.ID}, {"_tag", "preferred"}},
+			search.ParseOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

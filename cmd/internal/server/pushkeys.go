@@ -15,14 +15,13 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/clientaddr"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/pages"
 )
 
 // newPushKeys returns the push keys of the store.
-func newPushKeys(env environment, db *pebblestore.DB, rec *audit.Recorder) (*pushkey.Keys, error) {
+func newPushKeys(env environment, db database, rec *audit.Recorder) (*pushkey.Keys, error) {
 	return pushkey.New(pushkey.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Secure: env.secure, Logger: env.log})
+		Secure: env.secure, Logger: env.log, Shared: env.limits()})
 }
 
 // secure reports whether a secret may be sent in the headers of r: over TLS to this

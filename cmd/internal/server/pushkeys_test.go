@@ -46,7 +46,7 @@ func newPhone(t *testing.T, encrypted bool, change func(*services)) *phone {
 		change(s)
 	}
 	p.services, p.ops = s, operations{s}
-	h, err := s.handler(&health{store: s.store, draining: make(chan struct{})})
+	h, err := s.handler(&health{store: s.embedded, draining: make(chan struct{})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestPushKeyReachesIngestOnly(t *testing.T) {
 	if code, body := p.send("", haePayload(t)); code != http.StatusOK {
 		t.Fatalf("%d %s", code, body)
 	}
-	e, err := p.engine(&health{store: p.store, draining: make(chan struct{})})
+	e, err := p.engine(&health{store: p.embedded, draining: make(chan struct{})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,8 @@ func TestPushKeysOfPages(t *testing.T) {
 	p := newPhone(t, true, nil)
 	ctx := context.Background()
 	all, err := pagePushKeys{p.services}.Vendors(ctx, "ada")
-	if err != nil || len(all) != len(vendors.All()) || all[0].Code != "apple" || !all[0].Consented || len(all[0].Apps) != 1 ||
+	if err != nil || len(all) != len(vendors.All()) || all[0].Code != "apple" || !all[0].Consented ||
+		len(all[0].Apps) != 1 ||
 		all[1].Consented {
 		t.Errorf("%+v, %v", all, err)
 	}

@@ -115,7 +115,8 @@ func TestEveryAnswerIsHardened(t *testing.T) {
 	s := start(t, nil)
 	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/nothing", "/favicon.ico", "/fhir",
 		"/fhir/metadata", "/fhir/Observation", "/fhir/nothing/at/all",
-		"/fhir/.well-known/smart-configuration", "/.well-known/jwks.json", "/.well-known/client-jwks.json", "/.well-known/openid-configuration",
+		"/fhir/.well-known/smart-configuration", "/.well-known/jwks.json", "/.well-known/client-jwks.json",
+		"/.well-known/openid-configuration",
 		"/auth/", "/auth/signin", "/auth/nothing", "/auth/static/none",
 		"/oauth/authorize", "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/register",
 		"/oauth/launch", "/brands", "/ingest/apple/health-auto-export?patient=x", "/fhir/$export"} {

@@ -34,7 +34,8 @@ type Main struct {
 
 	// The fields below are for tests.
 
-	shared *pebblestore.DB                  // the store, instead of the one in the data directory; Run does not close it
+	// the store, instead of the one in the data directory; Run does not close it
+	shared *pebblestore.DB
 	opened func(s *services, addr net.Addr) // called when the services are open
 }
 
@@ -86,13 +87,14 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	}
 
 	memory := budget.New(int64(m.Config.MemoryMiB) << 20) // for request bodies
-	health := &health{store: s.store, draining: make(chan struct{})}
+	health := &health{store: s.embedded, member: s.member, draining: make(chan struct{})}
 	handler, err := s.handler(health)
 	if err != nil {
 		return err
 	}
 	srv := m.httpServer(paced{next: memory.Handler(handler), now: env.now})
-	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory}
+	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory,
+		Sync: s.store.Sync}
 	al, err := adminServer.Listen()
 	if err != nil {
 		return err
@@ -103,13 +105,16 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return err
 	}
 	opened.add(metrics.Close)
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
+	if s.member != nil {
+		go func() { failed <- s.member.lost(work) }()
+	}
 	go func() { failed <- m.serveHTTP(srv, l) }()
 	go func() { failed <- adminServer.Serve(al) }()
 	go keepMemory(work)
 	notarized := make(chan error, 1)
 	go func() { notarized <- s.audit.notary.Run(work) }()
-	go s.keys.Run(work, token.MaxUserLife+client.Skew, m.Log)
+	go s.keys.Run(work, s.roles, token.MaxUserLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx, s); err != nil {
 		m.Log.Error("start", "error", err)
@@ -121,6 +126,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	case err = <-failed:
 	}
 	close(health.draining)
+	s.member.drain()
 	m.Log.Info("draining", "timeout", m.Config.DrainTimeout)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.Config.DrainTimeout)
 	defer cancel()

@@ -15,6 +15,7 @@ import (
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
@@ -31,7 +32,8 @@ import (
 type services struct {
 	environment
 	telemetry *telemetry.Telemetry
-	store     *pebblestore.DB
+	store     database
+	embedded  *pebblestore.DB // the embedded store below store
 	audit     auditTrail
 	keys      *keys.Ring
 	consents  *consent.Engine
@@ -97,18 +99,16 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.telemetry, err = telemetry.Start(ctx, env.version, env.log); err != nil {
 		return nil, err
 	}
-	if s.store = env.shared; s.store == nil {
-		if s.store, err = openStore(env); err != nil {
-			return nil, err
-		}
-		s.closers.add(s.store.Close)
+	if err := s.openStore(ctx); err != nil {
+		return nil, err
 	}
+	env = s.environment
 	fresh := s.store.Log().Size() == 0
 	if s.audit, err = openAudit(ctx, env, s.store); err != nil {
 		return nil, err
 	}
 
-	if s.keys, err = keys.Open(env.config.Data, env.now); err != nil {
+	if s.keys, err = openKeys(ctx, env); err != nil {
 		return nil, err
 	}
 	s.consents, err = consent.New(consent.Options{Store: s.store, Clock: env.now, Logger: env.log})
@@ -184,7 +184,45 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 
 func (s *services) close() error { return s.closers.close() }
 
-func openStore(env environment) (*pebblestore.DB, error) {
-	return pebblestore.Open(filepath.Join(env.config.Data, "store"), pebblestore.Options{Clock: env.now,
-		Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20})
+// database is a store with samples.
+type database interface {
+	store.Store
+	store.Columnar
+}
+
+// openStore opens the store of a server that is alone, or that of a member of a
+// cluster.
+func (s *services) openStore(ctx context.Context) (err error) {
+	s.roles = role.Alone{}
+	if s.config.MongoDB != "" && s.shared == nil {
+		if s.member, err = join(ctx, s.environment); err != nil {
+			return err
+		}
+		s.closers.add(s.member.close)
+		s.embedded, s.store, s.roles = s.member.DB, s.member.store, s.member.roles
+		return nil
+	}
+	if s.embedded = s.shared; s.embedded == nil {
+		if s.embedded, err = pebblestore.Open(storeDir(s.environment), storeOptions(s.environment)); err != nil {
+			return err
+		}
+		s.closers.add(s.embedded.Close)
+	}
+	s.store = s.embedded
+	return nil
+}
+
+// openKeys opens the signing keys: those in the data directory, or those that the
+// servers of a cluster share.
+func openKeys(ctx context.Context, env environment) (*keys.Ring, error) {
+	if env.member == nil {
+		return keys.Open(env.config.Data, env.now)
+	}
+	return keys.OpenShared(ctx, env.member.vault, env.now)
+}
+
+func storeDir(env environment) string { return filepath.Join(env.config.Data, "store") }
+
+func storeOptions(env environment) pebblestore.Options {
+	return pebblestore.Options{Clock: env.now, Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20}
 }

@@ -12,7 +12,6 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/uscore"
 	"pulsegate/mapping/uscore/forms"
 	"pulsegate/smart/backend"
@@ -22,7 +21,7 @@ import (
 
 // newPush starts sending to targets. The assertions for their token endpoints are
 // signed with the keys at keys.AssertionPath.
-func newPush(ctx context.Context, env environment, db *pebblestore.DB, rec *audit.Recorder, grants clientGrants,
+func newPush(ctx context.Context, env environment, db database, rec *audit.Recorder, grants clientGrants,
 	ring *keys.Ring, all []adapters.Adapter) (*push.Engine, error) {
 	http := env.client(10*time.Second, 64<<10)
 	return push.New(ctx, push.Options{Store: db, Audit: rec, Clock: env.now, Base: env.fhirBase(), Policy: env.egress,

@@ -130,10 +130,14 @@ func (n *twin) ops() operations { return operations{n.services} }
 
 // RoundTrip sends a request for the base URL to this server.
 func (n *twin) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Host = r.URL.Host
-	r.URL.Host = n.addr
-	return http.DefaultTransport.RoundTrip(r)
+	sent := r.Clone(r.Context())
+	sent.Host = r.URL.Host
+	sent.URL.Host = n.addr
+	resp, err := http.DefaultTransport.RoundTrip(sent)
+	if err == nil {
+		resp.Request = r // so that redirects are relative to the base URL
+	}
+	return resp, err
 }
 
 // rotation sends each request to another server than the last.
@@ -221,26 +225,33 @@ type backendApp struct {
 	scope string
 }
 
-// backend registers a backend client at a server.
-func (tw *twins) backend(node int, scope string, change func(*admin.NewClient)) *backendApp {
-	tw.t.Helper()
+// keyPair returns the key of a client and its key set.
+func keyPair(t *testing.T) (*ecdsa.PrivateKey, json.RawMessage) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
-		tw.t.Fatal(err)
+		t.Fatal(err)
 	}
 	public, err := jwk.FromRaw(key.Public())
 	if err != nil {
-		tw.t.Fatal(err)
+		t.Fatal(err)
 	}
 	for name, v := range map[string]any{jwk.KeyIDKey: "k", jwk.AlgorithmKey: jwa.ES384, jwk.KeyUsageKey: "sig"} {
 		if err := public.Set(name, v); err != nil {
-			tw.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	set, err := json.Marshal(map[string]any{"keys": []any{public}})
 	if err != nil {
-		tw.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return key, set
+}
+
+// backend registers a backend client at a server.
+func (tw *twins) backend(node int, scope string, change func(*admin.NewClient)) *backendApp {
+	tw.t.Helper()
+	key, set := keyPair(tw.t)
 	in := admin.NewClient{Name: "Backend", JWKS: set, Scope: scope}
 	if change != nil {
 		change(&in)
@@ -273,6 +284,14 @@ func (b *backendApp) assertion(t *testing.T, now time.Time) string {
 	return string(signed)
 }
 
+// authenticated returns a form with the authentication of the backend.
+func (b *backendApp) authenticated(t *testing.T, form url.Values) string {
+	t.Helper()
+	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	form.Set("client_assertion", b.assertion(t, time.Now()))
+	return form.Encode()
+}
+
 // form returns the token request of the backend.
 func (b *backendApp) form(assertion string) string {
 	return url.Values{"grant_type": {"client_credentials"}, "scope": {b.scope},
@@ -289,7 +308,8 @@ func (b *backendApp) bearer(t *testing.T, c *http.Client) []string {
 	var out struct {
 		Token string `json:"access_token"`
 	}
-	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())), formType...).decode(t, &out)
+	send(t, c, http.StatusOK, http.MethodPost, token.Path, b.form(b.assertion(t, time.Now())),
+		formType...).decode(t, &out)
 	return []string{"Authorization", "Bearer " + out.Token, "Content-Type", "application/fhir+json"}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"pulsegate/conformance/cluster/history"
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -32,7 +34,9 @@ type client struct {
 	versions map[string]uint64
 	// disclosures holds the disclosures that were done.
 	disclosures []disclosure
-	rules       rules
+	// samples holds the samples that were written.
+	samples []measured
+	rules   rules
 	// at, if not nil, is the process of all operations.
 	at *process
 	// between, if not nil, is called once between the reads and the commit of the next
@@ -53,6 +57,7 @@ type rules struct {
 	unknownFailed bool // takes an unknown outcome for a refusal
 	otherID       bool // sends a batch again under another ID
 	noGuards      bool // commits without guards
+	blind         bool // claims to have probed the latest state
 }
 
 // outcome is the outcome of a batch: unknown, done or refused.
@@ -160,7 +165,7 @@ func status(err error) history.Status {
 func (c *client) step() {
 	n := strconv.Itoa(c.random.IntN(objects))
 	value := fmt.Sprintf("v%d", c.next.Load()*100+uint64(c.number))
-	switch c.random.IntN(11) {
+	switch c.random.IntN(12) {
 	case 0, 1:
 		c.read("resource" + n)
 	case 2, 3:
@@ -177,6 +182,8 @@ func (c *client) step() {
 		c.decide("consent"+n, [...]string{history.Permit, "deny"}[c.random.IntN(2)])
 	case 10:
 		c.disclose("consent" + n)
+	case 11:
+		c.measure(c.random.IntN(objects), c.random.Int64N(40), 1+c.random.IntN(5))
 	}
 }
 
@@ -328,4 +335,66 @@ func (c *client) disclose(key string) {
 		o.End(history.Output{Status: s})
 		return
 	}
+}
+
+// stream returns the template of the samples of a patient.
+func stream(patient int) *series.Template {
+	t := &series.Template{Patient: fmt.Sprintf("p%d", patient), Vendor: "oura", Values: 1,
+		Slots: []series.Slot{series.SlotEffective, series.SlotValue},
+		Parts: [][]byte{
+			fmt.Appendf(nil, `},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},`+
+				`"subject":{"reference":"Patient/p%d"},`, patient),
+			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
+	copy(t.Identity[:], fmt.Sprintf("stream-%d", patient))
+	return t
+}
+
+// measure writes samples that the store does not have yet. All clients draw from the
+// same few samples of a stream, and the last one to write a sample finds it there.
+func (c *client) measure(patient int, first int64, n int) {
+	l := c.anywhere()
+	cols := &series.Columns{}
+	for i := range int64(n) {
+		x := series.Sample{Start: 1767225600e6 + (first+i)*1e6, End: series.NoEnd}
+		x.Values[0] = series.Decimal{Mant: 60 + first + i}
+		cols.Append(&x, 1)
+	}
+	for range 20 {
+		if c.sync(l) != nil {
+			return
+		}
+		writes := []store.SeriesWrite{{Template: stream(patient), Columns: cols}}
+		at, found, err := l.store.Probe(l.ctx, writes)
+		if err != nil || slices.Contains(found[0], store.Other) {
+			return
+		}
+		missing := &series.Columns{}
+		for i, p := range found[0] {
+			if x := cols.At(i); p == store.Missing {
+				missing.Append(&x, 1)
+			}
+		}
+		if missing.Len() == 0 {
+			return
+		}
+		writes[0].Columns = missing
+		if c.rules.blind {
+			at = ^store.Seq(0)
+		}
+		s, r := c.commit(l, &store.Batch{Series: writes, Probed: at})
+		if s == history.Refused {
+			continue
+		}
+		if s == history.Done {
+			c.samples = append(c.samples, measured{patient, r.Seq, missing})
+		}
+		return
+	}
+}
+
+// measured are samples that were written.
+type measured struct {
+	patient int
+	seq     store.Seq
+	columns *series.Columns
 }

@@ -6,16 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"pulsegate/conformance/cluster/dump"
 	"pulsegate/conformance/cluster/history"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
@@ -32,14 +31,28 @@ const (
 )
 
 // TestHistories records histories under faults, kills and cuts.
-func TestHistories(t *testing.T) {
+func TestHistories(t *testing.T) { testHistories(t, options{}) }
+
+// TestHistoriesWithSnapshots records histories in which processes make snapshots, which
+// truncates the log, and begin with them.
+func TestHistoriesWithSnapshots(t *testing.T) { testHistories(t, options{joining: true}) }
+
+func testHistories(t *testing.T, o options) {
 	for i := range uint64(*histories) {
 		seed := *firstSeed + i
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rates := memlog.Rough
 				rates.Slow, rates.Latency = 0.3, 50*time.Millisecond
-				w := newWorld(t, nodes, options{plan: memlog.Random(seed, rates)})
+				random := memlog.Random(seed, rates)
+				o.plan = func(c memlog.Call) memlog.Fault {
+					// A snapshot is many calls, of which most must succeed.
+					if c.Op >= memlog.OpPutFile && c.Number%8 != 0 {
+						return memlog.Fault{}
+					}
+					return random(c)
+				}
+				w := newWorld(t, nodes, o)
 				defer w.close()
 				run := w.run(seed, steps)
 				if err := run.recorder.Check(); err != nil {
@@ -52,8 +65,10 @@ func TestHistories(t *testing.T) {
 					t.Error(err)
 				}
 				done, unknown := run.recorder.Count(history.Done), run.recorder.Count(history.Unknown)
-				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts", done,
-					run.recorder.Count(history.Refused), unknown, w.cluster.Calls(), w.kills, w.cuts)
+				first, _, err := w.servers.Client("setup").Bounds(t.Context())
+				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts, %d snapshots; "+
+					"the log begins at %d (%v)", done, run.recorder.Count(history.Refused), unknown, w.servers.Calls(),
+					w.kills, w.cuts, w.snapshots, first, err)
 				if done < clients*steps/4 {
 					t.Errorf("only %d operations were done: the history shows nothing", done)
 				}
@@ -114,6 +129,13 @@ func (w *world) trouble(r *rand.Rand, ended <-chan struct{}) {
 		p := w.processes[r.IntN(len(w.processes))]
 		l := p.life.Load()
 		length := time.Duration(r.IntN(6000)) * time.Millisecond
+		if w.options.joining && r.IntN(2) == 0 {
+			// A fault of the log may meet a snapshot. The next one takes its place.
+			if _, err := l.member.Snapshot(l.ctx); err == nil {
+				w.snapshots++
+			}
+			continue
+		}
 		switch r.IntN(4) {
 		case 0:
 			w.cuts++
@@ -138,8 +160,8 @@ func (w *world) trouble(r *rand.Rand, ended <-chan struct{}) {
 // settle ends all faults and brings all stores up to date.
 func (w *world) settle() error {
 	w.calm.Store(true)
-	w.cluster.DeliverLate()
-	w.cluster.RegainMajority()
+	w.servers.DeliverLate()
+	w.servers.RegainMajority()
 	for _, p := range w.processes {
 		l := p.life.Load()
 		if l == nil {
@@ -162,7 +184,7 @@ func (r *run) verify(w *world) error {
 	var first string
 	for _, p := range w.processes {
 		s := p.life.Load().db
-		if err := errors.Join(r.once(s), r.tied(s)); err != nil {
+		if err := errors.Join(r.once(s), r.tied(s), r.measured(s)); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		if err := s.Check(context.Background(), func(problem string) {
@@ -170,14 +192,14 @@ func (r *run) verify(w *world) error {
 		}); err != nil {
 			return err
 		}
-		got, err := dump(s)
+		got, err := dump.Of(context.Background(), s)
 		if err != nil {
 			return err
 		}
 		if first == "" {
 			first = got
 		} else if got != first {
-			return fmt.Errorf("the stores of %s and %s differ: %s", w.processes[0].name, p.name, difference(first, got))
+			return fmt.Errorf("the stores of %s and %s differ: %s", w.processes[0].name, p.name, dump.Difference(first, got))
 		}
 	}
 	return nil
@@ -236,6 +258,30 @@ func (r *run) once(s store.Store) error {
 	return nil
 }
 
+// measured checks that each sample was written by the commit that was acknowledged, and
+// by no other one.
+func (r *run) measured(s store.Store) error {
+	for _, c := range r.clients {
+		for _, m := range c.samples {
+			for i := range m.columns.Len() {
+				x := m.columns.At(i)
+				key := stream(m.patient).Key(&x)
+				ref := fhir.Ref{Type: "Observation", ID: key.ID()}
+				for at, there := range map[store.Seq]bool{m.seq - 1: false, m.seq: true} {
+					if at == 0 {
+						continue
+					}
+					o, _, err := s.Read(context.Background(), ref, at)
+					if got := err == nil && o.Version == 1; got != there {
+						return fmt.Errorf("a sample written with T %d is there at T %d: %t", m.seq, at, got)
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // tied checks that each disclosure was committed while the consent permitted it: the
 // audit log and the consents agree in the order of T.
 func (r *run) tied(s store.Store) error {
@@ -251,49 +297,4 @@ func (r *run) tied(s store.Store) error {
 		}
 	}
 	return nil
-}
-
-// dump returns the content of a store, one fact per line.
-func dump(s store.Store) (string, error) {
-	ctx := context.Background()
-	var b strings.Builder
-	var refs []fhir.Ref
-	err := s.Changes(ctx, 0, func(c *store.Change) bool {
-		fmt.Fprintf(&b, "change %d %s %d %t %t\n", c.Seq, c.Ref, c.Version, c.Created, c.Deleted)
-		refs = append(refs, c.Ref)
-		return true
-	})
-	if err != nil {
-		return "", err
-	}
-	for _, ref := range refs {
-		err := s.History(ctx, ref, 0, 0, func(r fhir.Resource, _ *access.Facts) bool {
-			fmt.Fprintf(&b, "version %d %s %s\n", r.Version, r.LastUpdated.Format(time.RFC3339Nano), r.JSON)
-			return true
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	err = s.List(ctx, "", func(key string, value []byte) bool {
-		fmt.Fprintf(&b, "state %q %q\n", key, value)
-		return true
-	})
-	if err != nil {
-		return "", err
-	}
-	root, err := s.Log().Root(s.Log().Size())
-	fmt.Fprintf(&b, "log %d %x\n", s.Log().Size(), root)
-	return b.String(), err
-}
-
-// difference returns the first line in which two dumps differ.
-func difference(a, b string) string {
-	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
-	for i := range min(len(x), len(y)) {
-		if x[i] != y[i] {
-			return fmt.Sprintf("%q and %q", x[i], y[i])
-		}
-	}
-	return fmt.Sprintf("%d and %d lines", len(x), len(y))
 }

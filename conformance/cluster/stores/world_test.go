@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog"
@@ -30,6 +33,9 @@ var identity = sharedlog.Identity{Cluster: [16]byte{7}, Epoch: 1, Schema: pebble
 type options struct {
 	plan memlog.Plan
 	poll time.Duration // zero means the default of the store
+	// joining lets processes open their stores as members of the cluster do, on disk,
+	// and begin with snapshots.
+	joining bool
 	// around, if not nil, wraps the store of a process.
 	around func(l *life) store.Store
 }
@@ -39,11 +45,13 @@ type options struct {
 type world struct {
 	t         *testing.T
 	options   options
-	cluster   *memlog.Cluster
+	servers   *memlog.Cluster
 	processes []*process
+	disk      string      // directory of the stores, with options.joining
 	calm      atomic.Bool // faults have ended
 	kills     int
 	cuts      int
+	snapshots int
 }
 
 // process is one process of the cluster, which lives several times.
@@ -56,11 +64,15 @@ type process struct {
 	life atomic.Pointer[life]
 }
 
+// dir is the directory of the process's store, if it is on disk.
+func (p *process) dir() string { return filepath.Join(p.world.disk, p.name) }
+
 // life is the time from a start of a process to its end.
 type life struct {
 	process *process
 	log     *memlog.Client
-	fs      *vfs.MemFS
+	fs      *vfs.MemFS      // nil if the store is on disk
+	member  *cluster.Member // nil unless options.joining
 	db      *pebblestore.DB
 	store   store.Store
 	cache   *consents
@@ -72,13 +84,16 @@ type life struct {
 func newWorld(t *testing.T, n int, o options) *world {
 	t.Helper()
 	w := &world{t: t, options: o}
-	w.cluster = memlog.New(memlog.Options{Plan: func(c memlog.Call) memlog.Fault {
+	if o.joining {
+		w.disk = t.TempDir()
+	}
+	w.servers = memlog.New(memlog.Options{Plan: func(c memlog.Call) memlog.Fault {
 		if o.plan == nil || c.Client == "setup" || w.calm.Load() {
 			return memlog.Fault{}
 		}
 		return o.plan(c)
 	}})
-	if _, err := w.cluster.Client("setup").SetIdentity(t.Context(), sharedlog.Identity{}, identity); err != nil {
+	if _, err := w.servers.Client("setup").SetIdentity(t.Context(), sharedlog.Identity{}, identity); err != nil {
 		t.Fatal(err)
 	}
 	for i := range n {
@@ -94,15 +109,12 @@ func newWorld(t *testing.T, n int, o options) *world {
 // start opens the store of a process.
 func (p *process) start(fs *vfs.MemFS) error {
 	p.lives++
-	l := &life{process: p, fs: fs, log: p.world.cluster.Client(fmt.Sprintf("%s.%d", p.name, p.lives))}
+	l := &life{process: p, fs: fs, log: p.world.servers.Client(fmt.Sprintf("%s.%d", p.name, p.lives))}
 	l.ctx, l.kill = context.WithCancel(context.Background())
 	var err error
 	for range 100 {
-		l.db, err = pebblestore.Open("", pebblestore.Options{FS: fs,
-			Clock:  func() time.Time { return time.Now().Add(p.skew) },
-			Shared: &pebblestore.Shared{Log: l.log, Node: p.name, Identity: identity, Poll: p.world.options.poll}})
 		// A fault of the log may meet Open, too. The process is then started again.
-		if err == nil || errors.Is(err, pebblestore.ErrRejoin) {
+		if err = l.open(); err == nil || errors.Is(err, pebblestore.ErrRejoin) {
 			break
 		}
 		time.Sleep(time.Second)
@@ -119,17 +131,47 @@ func (p *process) start(fs *vfs.MemFS) error {
 	return nil
 }
 
+// open opens the store.
+func (l *life) open() (err error) {
+	p := l.process
+	o := pebblestore.Options{Clock: func() time.Time { return time.Now().Add(p.skew) },
+		Shared: &pebblestore.Shared{Log: l.log, Node: p.name, Identity: identity, Poll: p.world.options.poll}}
+	if !p.world.options.joining {
+		o.FS = l.fs
+		l.db, err = pebblestore.Open("", o)
+		return err
+	}
+	l.member, err = cluster.Open(l.ctx,
+		cluster.Options{Log: l.log, Snapshots: l.log.Snapshots(), Dir: p.dir(), Store: o})
+	if err == nil {
+		l.db = l.member.DB
+	}
+	return err
+}
+
 // restart ends a process without a warning, and starts it again from the files that
-// were on its disk.
+// were on its disk, or from an empty disk.
 func (p *process) restart(r *rand.Rand) error {
 	l := p.life.Swap(nil)
 	l.log.Cut()
 	l.kill()
-	left := l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101),
-		RNG: rand.New(rand.NewPCG(r.Uint64(), 0))})
+	var left *vfs.MemFS
+	empty := r.IntN(4) == 0
+	if !p.world.options.joining {
+		left = l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101),
+			RNG: rand.New(rand.NewPCG(r.Uint64(), 0))})
+		if empty {
+			left = vfs.NewCrashableMem()
+		}
+	}
 	l.cache.stop()
-	// Whatever the old life still does to its files is lost, as are its answers.
+	// The old life may still write to its files and answer. Both are lost.
 	_ = l.db.Close()
+	if p.world.options.joining && empty {
+		if err := os.RemoveAll(p.dir()); err != nil {
+			return err
+		}
+	}
 	return p.start(left)
 }
 

@@ -20,7 +20,7 @@ type Holder struct {
 // maxHolder bounds the value of the lease in bytes.
 const maxHolder = 1024
 
-// lease is what this process knows of the sequencer's lease.
+// lease holds the knowledge of this process about the lease of the sequencer.
 type lease struct {
 	mine string // the value of the lease while this process holds it
 	look chan struct{}

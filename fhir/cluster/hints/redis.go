@@ -53,6 +53,9 @@ type Options struct {
 	Clock  func() time.Time
 	Logger *slog.Logger
 	Timing Timing
+	// Wake, if not nil, is the channel that Redis.Wake returns. It has space for one
+	// value. A store that is opened before the id of the cluster is known needs it.
+	Wake chan struct{}
 }
 
 // Redis keeps hints in a Redis server. It is safe for concurrent use, and usable
@@ -108,6 +111,9 @@ func Open(o Options) (*Redis, error) {
 	r := &Redis{client: redis.NewClient(opts), prefix: "pulsegate:{" + hex.EncodeToString(o.Cluster[:]) + "}:",
 		secret: o.Secret, self: o.Self, clock: o.Clock, logger: o.Logger, timing: t,
 		ring: make(chan struct{}, 1), wake: make(chan struct{}, 1), probe: make(chan struct{}, 1)}
+	if o.Wake != nil {
+		r.wake = o.Wake
+	}
 	if r.self.Instance == "" {
 		r.self.Instance = rand.Text()
 	}

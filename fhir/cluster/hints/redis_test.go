@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"pulsegate/fhir/cluster/hints/redistest"
+	"pulsegate/fhir/limit"
 )
 
 // patience bounds the wait for a condition.
@@ -45,15 +46,21 @@ func heard(t *testing.T, what string, ch <-chan struct{}) {
 	}
 }
 
+// observer names a process without a peer listener.
+const observer = "observer"
+
 // newCluster returns a function that opens Redis values of one new cluster.
 func newCluster(t *testing.T, url string) func(node string, timing Timing) *Redis {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
 	return func(node string, timing Timing) *Redis {
 		t.Helper()
-		r, err := Open(Options{URL: url, Cluster: id, Secret: []byte("0123456789abcdef"),
-			Self: Holder{Node: node, Address: node + ":1"}, Clock: time.Now, Logger: slog.New(slog.DiscardHandler),
-			Timing: timing})
+		self := Holder{Node: node, Address: node + ":1"}
+		if node == observer {
+			self.Address = ""
+		}
+		r, err := Open(Options{URL: url, Cluster: id, Secret: []byte("0123456789abcdef"), Self: self, Clock: time.Now,
+			Logger: slog.New(slog.DiscardHandler), Timing: timing})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +139,10 @@ func TestStartsWithoutRedis(t *testing.T) {
 	s.Restart()
 	heard(t, "connection", a.Wake())
 	eventually(t, "lease", func() bool { h, ok := a.Sequencer(); return ok && h == a.Self() })
-	eventually(t, "shared bucket", func() bool { _, _, ok, err := a.Take([]byte("x"), 1, 1e6, 1, 0); return ok && err == nil })
+	eventually(t, "shared bucket", func() bool {
+		_, _, ok, err := a.Take([]byte("x"), 1, 1e6, 1, 0)
+		return ok && err == nil
+	})
 }
 
 // agree waits until every process names the same sequencer, and returns it.
@@ -156,16 +166,16 @@ func agree(t *testing.T, rs ...*Redis) (h Holder) {
 func TestLease(t *testing.T) {
 	s := redistest.Start(t)
 	open := newCluster(t, s.URL())
-	a, b := open("a", quick), open("b", quick)
-	c, err := Open(Options{URL: s.URL(), Cluster: [16]byte{}, Secret: a.secret, Self: Holder{Node: "c"}, Clock: time.Now,
-		Logger: slog.New(slog.DiscardHandler), Timing: quick})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	first := agree(t, a, b)
+	c := open(observer, quick)
+	foreign := newCluster(t, s.URL())(observer, quick)
+	heard(t, "subscription", c.Wake())
 	if h, ok := c.Sequencer(); ok {
-		t.Errorf("a process without a peer listener, in a cluster of its own, has the sequencer %v", h)
+		t.Errorf("a process without a peer listener is the sequencer: %v", h)
+	}
+	a, b := open("a", quick), open("b", quick)
+	agree(t, a, b, c)
+	if h, ok := foreign.Sequencer(); ok {
+		t.Errorf("a process of another cluster has the sequencer %v", h)
 	}
 	for _, command := range []string{
 		"FLUSHALL",
@@ -186,9 +196,8 @@ func TestLease(t *testing.T) {
 		return !okA && !okB
 	})
 	s.Do("FLUSHALL")
-	first = agree(t, a, b)
 	holder, other := a, b
-	if first == b.Self() {
+	if agree(t, a, b, c) == b.Self() {
 		holder, other = b, a
 	}
 	if err := holder.Close(); err != nil {
@@ -418,7 +427,7 @@ func TestNonsense(t *testing.T) {
 	}
 }
 
-// serveNonsense sends answer for whatever it reads.
+// serveNonsense sends answer for everything it reads.
 func serveNonsense(l net.Listener, answer string) {
 	for {
 		c, err := l.Accept()
@@ -437,5 +446,38 @@ func serveNonsense(l net.Listener, answer string) {
 				}
 			}
 		}()
+	}
+}
+
+// TestLimitsOfInstallation spends the failures that an endpoint allows at two
+// processes. With Redis they have one limit; without it, each has half of it.
+func TestLimitsOfInstallation(t *testing.T) {
+	s := redistest.Start(t)
+	open := newCluster(t, s.URL())
+	limiter := func(node string) *limit.Limiter {
+		l := &Limits{Redis: open(node, quick), Live: func() int { return 2 }}
+		return limit.New(limit.Limits{Failures: 1, Shared: l, Name: "token"})
+	}
+	both := []*limit.Limiter{limiter("a"), limiter("b")}
+	// The clock of the processes stands still, and that of Redis does not: it earns
+	// one token per second.
+	now := time.Now()
+	spend := func(claimed string) (n int) {
+		k := limit.Failing("192.0.2.1", claimed)
+		for i := range 100 {
+			if _, ok := both[i%2].MayFail(k, now); ok {
+				both[i%2].Failed(k, now)
+				n++
+			}
+		}
+		return n
+	}
+	start := time.Now()
+	if n := spend("app"); n < 20 || float64(n) > 21+time.Since(start).Seconds() {
+		t.Errorf("%d failures with Redis, want 20", n)
+	}
+	s.Stop()
+	if n := spend("other app"); n != 20 {
+		t.Errorf("%d failures without Redis, want 10 at each process", n)
 	}
 }

@@ -183,8 +183,8 @@ func (w *world) expand(d bson.D, into map[string]string) {
 		patient := strings.TrimPrefix(o["subject"].(map[string]any)["reference"].(string), "Patient/")
 		copy(k.Identity[:], "hr-"+patient)
 		r, _, err := w.st.Read(context.Background(), fhir.Ref{Type: "Observation", ID: k.ID()}, 0)
-		if err != nil {
-			w.t.Errorf("the mirror has a sample at %s that the store does not have: %v", at, err)
+		if err != nil || r.Deleted || r.Version != 1 {
+			w.t.Errorf("the mirror has a sample at %s that the store does not have: version %d, %v", at, r.Version, err)
 			continue
 		}
 		// Times are compared as instants; the store's form of the rest must agree.

@@ -64,7 +64,7 @@ type Options struct {
 	Lease Lease
 	// Trust is required with Lease.
 	Trust *Trust
-	// Instance is the one by which the lease names this process.
+	// Instance names this process in the lease.
 	Instance string
 	Clock    func() time.Time // the real time, which deadlines of connections need
 	Logger   *slog.Logger
@@ -86,11 +86,18 @@ type Store struct {
 	codec *wire.Codec
 	sent  *semaphore.Weighted
 
+	meters meters
+	watch  watchers
+	// unwatch ends the calls of watch.
+	unwatch func()
+
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
 	link    atomic.Pointer[client] // the connection to the sequencer, or nil
 	connect chan struct{}          // asks connector to look at the lease
+	// unreachable is the sequencer to which the latest attempt to connect failed.
+	unreachable atomic.Pointer[hints.Holder]
 }
 
 var (
@@ -111,9 +118,16 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{Local: o.Local, opts: o, codec: codec, sent: semaphore.NewWeighted(maxSent),
+	m, err := newMeters()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{Local: o.Local, meters: m, opts: o, codec: codec, sent: semaphore.NewWeighted(maxSent),
 		connect: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.watch = watchers{fns: map[uint64]func(store.Commit){}, waits: map[uint64]func(store.Seq) bool{}}
+	s.unwatch = o.Local.Watch(s.watch.notify)
+	s.watch.start(o.Local.LastSeq())
 	if o.Lease != nil {
 		s.tasks.Go(s.connector)
 	}
@@ -121,6 +135,7 @@ func New(o Options) (*Store, error) {
 }
 
 // Stop ends the connection to the sequencer. From then on, this process commits itself.
+// Watchers are still called.
 func (s *Store) Stop() {
 	s.cancel()
 	s.tasks.Wait()
@@ -129,7 +144,9 @@ func (s *Store) Stop() {
 // Close stops the relay and closes the local store.
 func (s *Store) Close() error {
 	s.Stop()
-	return s.Local.Close()
+	err := s.Local.Close()
+	s.unwatch()
+	return err
 }
 
 // Commit implements store.Store. It sends the batch to the sequencer if there is a
@@ -139,6 +156,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	const op = "relay.Commit"
 	c := s.sequencer()
 	if c == nil {
+		s.meters.count(ctx, byThis)
 		return s.commitHere(ctx, b)
 	}
 	sending := *b
@@ -148,6 +166,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	payload := appendSent(make([]byte, 0, 1024), s.opts.Clock())
 	payload, err := s.codec.AppendBatch(payload, &sending)
 	if err != nil || len(payload) > maxFrame {
+		s.meters.count(ctx, byThis)
 		return s.commitHere(ctx, b)
 	}
 	if err := ctx.Err(); err != nil {
@@ -164,12 +183,14 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			s.opts.Logger.Warn("the sequencer did not answer; the commit is repeated here", "node", c.holder.Node,
 				"error", err)
 		}
+		s.meters.count(ctx, byRepeating)
 		r, err := s.commitHere(context.WithoutCancel(ctx), &sending)
 		if b.ID == ([16]byte{}) { // the writer does not know that there is an ID
 			r = stamped(r, &sending)
 		}
 		return r, err
 	}
+	s.meters.count(ctx, bySequencer)
 	shown := s.show(context.WithoutCancel(ctx), a.at)
 	switch {
 	case a.refusal != nil:
@@ -202,14 +223,19 @@ func (s *Store) commitHere(ctx context.Context, b *store.Batch) (store.Result, e
 	return r, err
 }
 
-// show returns when the local store shows the commit at. What the sequencer answered,
-// and the data that a refusal depended on, can then be read here.
+// show returns when the local store shows the commit at and the watchers were called for
+// it. What the sequencer answered, and the data that a refusal depended on, can then be
+// read here.
 func (s *Store) show(ctx context.Context, at store.Seq) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timing.Show)
 	defer cancel()
-	for s.LastSeq() < at {
-		err := s.Sync(ctx)
-		if err == nil && s.LastSeq() >= at {
+	seen, stop, wait := s.watch.until(ctx, at)
+	defer stop()
+	for wait {
+		// Sync looks at the log. The local store may learn of the commit before that by
+		// itself, which ends seen.
+		err := s.Sync(seen)
+		if err == nil || s.watch.reached(at) {
 			return nil
 		}
 		t := time.NewTimer(s.opts.Timing.Retry / 10)
@@ -311,11 +337,13 @@ func (s *Store) reconnect() time.Duration {
 	}
 	c, err := dial(s.ctx, h, s.opts.Trust, s.opts.Timing)
 	if err != nil {
-		if s.ctx.Err() == nil {
-			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node, "error", err)
+		if old := s.unreachable.Swap(&h); s.ctx.Err() == nil && (old == nil || *old != h) { // once per sequencer
+			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node,
+				"error", err)
 		}
 		return s.opts.Timing.Retry
 	}
+	s.unreachable.Store(nil)
 	s.link.Store(c)
 	return look
 }

@@ -43,7 +43,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// clusterKey returns a cluster key of 32 bytes that count up from first.
+// clusterKeys returns cluster keys of 32 bytes that count up from each of firsts.
 func clusterKeys(t testing.TB, firsts ...byte) sealed.Keys {
 	t.Helper()
 	var text []byte
@@ -79,9 +79,13 @@ type lease struct {
 	mu       sync.Mutex
 	holder   hints.Holder
 	resigned atomic.Int32
+	other    atomic.Pointer[hints.Redis] // if set, used instead
 }
 
 func (l *lease) Sequencer() (hints.Holder, bool) {
+	if r := l.other.Load(); r != nil {
+		return r.Sequencer()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holder, l.holder.Instance != ""
@@ -98,6 +102,7 @@ func (l *lease) set(h hints.Holder) {
 // process is one process of a cluster.
 type process struct {
 	*Store
+	number int
 	t      testing.TB
 	db     Local
 	server *Server
@@ -152,6 +157,7 @@ type cluster struct {
 	files     []vfs.FS // of each process
 	change    func(*Options)
 	processes []*process
+	faults    atomic.Pointer[memlog.Plan] // of the log, nil for none
 
 	mu      sync.Mutex
 	appends map[string]int // calls of the log, by process
@@ -168,6 +174,9 @@ func newCluster(t testing.TB, n int, clock func() time.Time, change func(*Option
 			c.mu.Lock()
 			c.appends[call.Client]++
 			c.mu.Unlock()
+		}
+		if plan := c.faults.Load(); plan != nil {
+			return (*plan)(call)
 		}
 		return memlog.Fault{}
 	}})
@@ -189,11 +198,13 @@ func (c *cluster) start(t testing.TB) {
 	for i, fs := range c.files {
 		name := fmt.Sprint("p", i)
 		db, err := pebblestore.Open("", pebblestore.Options{FS: fs, CacheBytes: 8 << 20, Clock: c.clock,
-			Shared: &pebblestore.Shared{Log: c.log.Client(name), Node: name, Identity: identity, Poll: 5 * time.Millisecond}})
+			Shared: &pebblestore.Shared{Log: c.log.Client(name), Node: name, Identity: identity,
+				Poll: 5 * time.Millisecond}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p := newProcess(t, name, db, tr, c.change)
+		p.number = i
 		p.lease.set(p.holder)
 		c.processes = append(c.processes, p)
 		t.Cleanup(func() { _ = p.Close() }) // fails only if the test closed it

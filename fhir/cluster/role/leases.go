@@ -52,8 +52,10 @@ type Leases struct {
 
 	// taking and renewing have capacity 1. taking is full during an attempt to take a
 	// role, so that the number of roles held is right in each attempt, and renewing
-	// during a renewal.
+	// during a renewal. Who fills renewing may use failing, which is set if the last
+	// renewal failed.
 	taking, renewing chan struct{}
+	failing          bool
 	mu               sync.Mutex
 	held             map[string]*term // by role, guarded by mu
 }
@@ -146,14 +148,17 @@ type candidate struct {
 // acquire waits until this process takes a role. It returns nil if ctx ends first.
 func (l *Leases) acquire(ctx context.Context, name string) *term {
 	var c candidate
+	failing := false
 	for ctx.Err() == nil {
 		t, err := l.try(ctx, name, &c)
 		if t != nil {
 			return t
 		}
-		if err != nil && !store.Lost(err) && ctx.Err() == nil {
+		failed := err != nil && !store.Lost(err) && ctx.Err() == nil
+		if failed && !failing { // once per outage
 			l.opts.Logger.WarnContext(ctx, "a role cannot be taken", "role", name, "error", err)
 		}
+		failing = failed
 		select {
 		case <-ctx.Done():
 		case <-l.opts.After(l.poll):
@@ -298,21 +303,22 @@ func (l *Leases) renewAll(ctx context.Context, t *term) {
 		b.State = append(b.State, t.renew(began))
 	}
 	err := l.commit(ctx, b)
-	if err == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, t := range terms {
-			t.renewed = began
-		}
-		return
+	failed := err != nil && !store.Lost(err) && ctx.Err() == nil
+	if failed && !l.failing { // once per outage
+		l.opts.Logger.WarnContext(ctx, "roles cannot be renewed", "error", err)
 	}
+	l.failing = failed
 	if store.Lost(err) {
 		for _, t := range terms {
 			t.check(ctx)
 		}
 		return // those that are left are renewed in the next attempt
 	}
-	if ctx.Err() == nil {
-		l.opts.Logger.WarnContext(ctx, "roles cannot be renewed", "error", err)
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, t := range terms {
+			t.renewed = began
+		}
 	}
 }

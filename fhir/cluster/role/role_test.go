@@ -1,11 +1,14 @@
 package role
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -56,6 +59,7 @@ type process struct {
 	// the time that the clock shows. Both are guarded by mu.
 	swallow int
 	still   time.Time
+	failing bool // commits fail; guarded by mu
 }
 
 func newProcess(t *testing.T, st store.State, node string) *process {
@@ -171,8 +175,11 @@ func (p *process) Get(ctx context.Context, key string) ([]byte, error) {
 func (p *process) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	p.mu.Lock()
 	p.commits++
-	cut, mangle := p.cut, p.mangle
+	cut, mangle, failing := p.cut, p.mangle, p.failing
 	p.mu.Unlock()
+	if failing {
+		return store.Result{}, errCut
+	}
 	if mangle != nil {
 		mangle(b)
 	}
@@ -609,6 +616,35 @@ func TestStore(t *testing.T) {
 			t.Error(err)
 		}
 		only(t, j.running())
+	})
+}
+
+// TestOutage takes the store away for a minute: that is logged once for each role that
+// the process holds or waits for, and not at each attempt.
+func TestOutage(t *testing.T) {
+	cluster(t, 1, func(t *testing.T, _ *pebblestore.DB, ps []*process, j *journal) {
+		var log bytes.Buffer
+		ps[0].leases.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		ps[0].set(func() { ps[0].failing = true })
+		j.start(ps[0], "x")
+		j.start(ps[0], "y")
+		pass(time.Minute)
+		if n := strings.Count(log.String(), "cannot be taken"); n != 2 {
+			t.Errorf("%d lines for 2 roles:\n%s", n, log.String())
+		}
+		ps[0].set(func() { ps[0].failing = false })
+		pass(time.Minute)
+		if n := len(j.running()); n != 2 {
+			t.Errorf("%d roles after the outage, want 2", n)
+		}
+		ps[0].set(func() { ps[0].failing = true })
+		pass(time.Minute)
+		if n := len(j.running()); n != 0 {
+			t.Errorf("%d roles during the outage", n)
+		}
+		if n := strings.Count(log.String(), "cannot be renewed"); n == 0 || n > 2 {
+			t.Errorf("%d lines about renewals:\n%s", n, log.String())
+		}
 	})
 }
 

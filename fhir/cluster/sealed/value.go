@@ -19,7 +19,7 @@ type Value[T any] struct {
 }
 
 type cached[T any] struct {
-	// The secret was read when the store showed at least the commit seq.
+	// The secret was read after LastSeq had returned seq.
 	seq    store.Seq
 	secret Secret
 	value  T
@@ -35,7 +35,7 @@ func NewValue[T any](v *Vault, name string, decode func([]byte) (T, error)) *Val
 func (c *Value[T]) Get(ctx context.Context) (T, Secret, error) {
 	old := c.cached.Load()
 	seq := c.vault.store.LastSeq() // before the read, so that the read is not older
-	if old != nil && old.seq >= seq {
+	if old != nil && old.seq == seq {
 		return old.value, old.secret, nil
 	}
 	var zero T

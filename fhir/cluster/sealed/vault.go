@@ -134,13 +134,18 @@ func (v *Vault) Make(ctx context.Context, name string, generate func() ([]byte, 
 }
 
 // Replace stores a new value if the secret is still old, and fails with Conflict
-// otherwise. A nil value deletes the secret.
-func (v *Vault) Replace(ctx context.Context, old Secret, value []byte) (Secret, error) {
+// otherwise. A nil value deletes the secret. bind adds preconditions to the commit, such
+// as that of a role (role.Term.Bind).
+func (v *Vault) Replace(ctx context.Context, old Secret, value []byte, bind ...func(*store.Batch)) (Secret, error) {
 	write, out, err := v.Write(old, value)
 	if err != nil {
 		return Secret{}, err
 	}
-	_, err = v.store.Commit(ctx, &store.Batch{State: []store.StateWrite{write}})
+	b := &store.Batch{State: []store.StateWrite{write}}
+	for _, fn := range bind {
+		fn(b)
+	}
+	_, err = v.store.Commit(ctx, b)
 	return out, fhir.Wrap("sealed.Replace", err)
 }
 
@@ -190,6 +195,9 @@ func (v *Vault) open(name string, stored []byte) (Secret, error) {
 			return Secret{}, fhir.Errorf(fhir.Internal, op,
 				"%s%s was changed, or is sealed under another cluster key: check that cluster-key-file is the same on "+
 					"every server", prefix, name)
+		}
+		if value == nil {
+			value = []byte{} // nil would mean that there is no secret
 		}
 		return Secret{Name: name, Value: value, stored: stored}, nil
 	}

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +144,16 @@ func (s *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
+// rotation passes each request to another of its handlers than the last.
+type rotation struct {
+	handlers []http.Handler
+	next     atomic.Uint64
+}
+
+func (r *rotation) ServeHTTP(w http.ResponseWriter, rq *http.Request) {
+	r.handlers[r.next.Add(1)%uint64(len(r.handlers))].ServeHTTP(w, rq)
+}
+
 const categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
 
 const redirect = "https://app.example/cb"
@@ -190,17 +201,39 @@ func (w *world) close() {
 	}
 }
 
-// open starts the server again with the same data directory.
+// processes is the number of servers behind the address of a world. They share the
+// store and the keys, and nothing that one of them keeps in memory.
+const processes = 2
+
+// open starts the servers again with the same data directory.
 func (w *world) open() {
+	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: w.clock.now}))
+	w.ring = must(keys.Open(w.dir, w.clock.now)) // one for all
+	r := &rotation{}
+	var stops []func()
+	for range processes {
+		h, stop := w.process()
+		r.handlers, stops = append(r.handlers, h), append(stops, stop)
+	}
+	w.stop = func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+	w.handler.mu.Lock()
+	w.handler.h = r
+	w.handler.mu.Unlock()
+}
+
+// process starts one server. The fields of the world are those of the last one.
+func (w *world) process() (h http.Handler, stop func()) {
 	ctx := context.Background()
 	now := w.clock.now
 	logger := slog.New(slog.DiscardHandler)
 	scopes := scope.Parser{TokenParam: scope.Registered}
-	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: now}))
 	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base,
 		Logger: logger}))
 	consents := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: logger}))
-	w.ring = must(keys.Open(w.dir, now))
 	w.clients = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
 	as := must(client.NewAssertions(w.clients, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
 	grants := &authz.Store{State: w.store}
@@ -245,7 +278,6 @@ func (w *world) open() {
 		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
 			return nil, fhir.Errorf(fhir.NotFound, "test", "no export job runs in this test")
 		}}))
-	w.stop = func() { exporter.Close(); consents.Close() }
 	s := &rest.Server{Service: service, Auth: w.policy, Metadata: func() []byte { return []byte("{}") }, Logger: logger,
 		Clock: now, Rand: rand.Reader,
 		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: service,
@@ -259,9 +291,7 @@ func (w *world) open() {
 		mounter.Mount(engine)
 	}
 	engine.GET("/auth/consent", w.page)
-	w.handler.mu.Lock()
-	w.handler.h = w.nonces.Offer(engine)
-	w.handler.mu.Unlock()
+	return w.nonces.Offer(engine), func() { exporter.Close(); consents.Close() }
 }
 
 func (w *world) reopen() { w.close(); w.open() }

@@ -5,8 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -73,15 +71,12 @@ type Endpoint struct {
 	grants *authz.Store
 	issued metric.Int64Counter
 	limits *limit.Limiter
-
-	mu   sync.Mutex
-	high int64 // high-water mark in Unix seconds, guarded by mu
 }
 
 // Limits of the endpoint; zero fields take the defaults.
 type Limits = limit.Limits
 
-// New returns the endpoint. It reads the high-water mark from the store.
+// New returns the endpoint. It fails if the high-water mark cannot be read.
 func New(ctx context.Context, o Options) (*Endpoint, error) {
 	const op = "token.New"
 	if o.Store == nil || o.Audit == nil || o.Keys == nil || o.Assertions == nil || o.Clock == nil ||
@@ -94,14 +89,9 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 	o.UserLife = UserLife(o.UserLife)
 	o.Limits.Name = "token"
 	e := &Endpoint{opts: o, limits: limit.New(o.Limits), grants: &authz.Store{State: o.Store}}
-	b, err := o.Store.Get(ctx, highWater)
+	_, _, err := e.readMark(ctx)
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	if b != nil {
-		if e.high, err = strconv.ParseInt(string(b), 10, 64); err != nil {
-			return nil, fhir.Wrap(op, err)
-		}
+		return nil, err
 	}
 	e.issued, err = otel.Meter("pulsegate/smart/oauth/token").Int64Counter("pulsegate.token.requests",
 		metric.WithUnit("{request}"),

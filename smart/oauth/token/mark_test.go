@@ -136,7 +136,7 @@ func TestResetMark(t *testing.T) {
 	if s, _ := w.requestToken(w.assertion(nil)); s != 401 {
 		t.Fatalf("a token was issued during the wait: %d", s)
 	}
-	if mark := w.endpoint.Mark(); mark.Mark.Sub(mark.Clock) != longestWait {
+	if mark, err := w.endpoint.Mark(t.Context()); err != nil || mark.Mark.Sub(mark.Clock) != longestWait {
 		t.Errorf("the mark leads by %s", mark.Mark.Sub(mark.Clock))
 	}
 	by := audit.Event{Type: audit.Operator, Interaction: "clock-reset",
@@ -162,6 +162,44 @@ func TestResetMark(t *testing.T) {
 			t.Error("replayed assertion after the reset:", s)
 		}
 		w.open()
+	}
+}
+
+// TestMarkOfTwoServers checks that a server sees the mark that another has moved, and its
+// reset, although both were started before.
+func TestMarkOfTwoServers(t *testing.T) {
+	w := newWorld(t)
+	here := w.endpoint
+	w.open()
+	there := w.endpoint
+	at := func(e *token.Endpoint, assertion string) int {
+		w.endpoint = e
+		s, _ := w.requestToken(assertion)
+		return s
+	}
+	old := w.assertion(m{"exp": w.clock.Now().Add(time.Minute).Unix()})
+	const lead = 4 * time.Minute
+	w.clock.Add(lead)
+	if s := at(there, w.assertion(nil)); s != 200 {
+		t.Fatal(s)
+	}
+	w.clock.Add(-lead) // this server's clock is slow
+	if s := at(here, old); s != 401 {
+		t.Errorf("an assertion that had expired for the other server: %d", s)
+	}
+	w.clock.Add(72 * time.Hour)
+	if s := at(there, w.assertion(nil)); s != 200 {
+		t.Fatal(s)
+	}
+	w.clock.Add(-72 * time.Hour)
+	if s := at(here, w.assertion(nil)); s != 401 {
+		t.Errorf("before the reset: %d", s)
+	}
+	if _, err := there.ResetMark(t.Context(), audit.Event{Type: audit.Operator, Interaction: "clock-reset"}); err != nil {
+		t.Fatal(err)
+	}
+	if s := at(here, w.assertion(nil)); s != 200 {
+		t.Errorf("after the reset at the other server: %d", s)
 	}
 }
 

@@ -94,9 +94,6 @@ func (e *Endpoint) authenticate(r *http.Request, rq *request) *oauth.Error {
 	if rq.proof, err = e.opts.Assertions.Authenticate(ctx, r, rq.form, rq.now); err != nil {
 		return oauth.Client(err)
 	}
-	if rq.proof.Method != client.None {
-		e.advance(rq.now)
-	}
 	if !rq.proof.Client.May(rq.grantType) {
 		return oauth.Bad("unauthorized_client", "the client is not registered for this grant type")
 	}

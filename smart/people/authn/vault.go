@@ -1,12 +1,16 @@
 package authn
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"os"
 	"path/filepath"
+
+	"pulsegate/fhir/cluster/sealed"
 
 	"pulsegate/fhir"
 )
@@ -14,7 +18,11 @@ import (
 // Vault encrypts small secrets: TOTP secrets at rest, and state in cookies.
 type Vault struct{ aead cipher.AEAD }
 
-const vaultKey = 32
+const (
+	vaultKey = 32
+	// secretName is the name of the key in the secrets of a cluster.
+	secretName = "seal-key"
+)
 
 // OpenVault reads the key from DIR/keys/seal.key, which must have mode 0600. If
 // the key is missing and fresh is set, OpenVault creates it. Otherwise it fails
@@ -22,40 +30,93 @@ const vaultKey = 32
 // secrets.
 func OpenVault(dir string, fresh bool) (*Vault, error) {
 	const op = "authn.OpenVault"
-	path := filepath.Join(dir, "keys", "seal.key")
-	key, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist) && !fresh:
-		return nil, fhir.Errorf(fhir.Conflict, op,
-			"keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
-				"restore it, or accept a new key with `pulsegate recover seal-key`, which is recorded")
-	case errors.Is(err, os.ErrNotExist):
-		if key, err = makeKey(path); err != nil {
-			return nil, fhir.Wrap(op, err)
+	path := keyPath(dir)
+	key, err := readKey(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if !fresh {
+			return nil, fhir.Errorf(fhir.Conflict, op,
+				"keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
+					"restore it, or accept a new key with `pulsegate recover seal-key`, which is recorded")
 		}
-	case err != nil:
+		key, err = makeKey(path)
+	}
+	if err != nil {
 		return nil, fhir.Wrap(op, err)
-	default:
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, fhir.Wrap(op, err)
+	}
+	return newVault(key)
+}
+
+// OpenSharedVault is OpenVault for a server of a cluster, which has the key in its
+// secrets. If the key is missing and fresh is set, all servers that start at a time
+// create one key.
+func OpenSharedVault(ctx context.Context, secrets *sealed.Vault, fresh bool) (*Vault, error) {
+	const op = "authn.OpenSharedVault"
+	s, err := secrets.Get(ctx, secretName)
+	switch {
+	case err != nil:
+		return nil, err
+	case !s.Exists() && !fresh:
+		return nil, fhir.Errorf(fhir.Conflict, op,
+			"the cluster's secret seal-key, which encrypts the secrets of authenticator apps, is missing; "+
+				"restore the cluster, or accept a new key with `pulsegate recover seal-key`, which is recorded")
+	case !s.Exists():
+		if s, err = secrets.Make(ctx, secretName, func() ([]byte, error) { return drawKey(), nil }); err != nil {
+			return nil, err
 		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: other users may read it; set its mode to 0600")
-		}
+	}
+	if len(s.Value) != vaultKey {
+		return nil, fhir.Errorf(fhir.Internal, op, "the cluster's secret seal-key must have %d bytes", vaultKey)
+	}
+	return newVault(s.Value)
+}
+
+// ImportKey stores the key of OpenVault in the secrets of a cluster if they have none
+// yet, and reports whether it did. A single server that becomes a cluster calls it once.
+func ImportKey(ctx context.Context, dir string, secrets *sealed.Vault) (imported bool, err error) {
+	key, err := readKey(keyPath(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fhir.Wrap("authn.ImportKey", err)
+	}
+	s, err := secrets.Make(ctx, secretName, func() ([]byte, error) { return key, nil })
+	return err == nil && subtle.ConstantTimeCompare(s.Value, key) == 1, err
+}
+
+func keyPath(dir string) string { return filepath.Join(dir, "keys", "seal.key") }
+
+// readKey reads a key file. The error wraps os.ErrNotExist if there is none.
+func readKey(path string) ([]byte, error) {
+	const op = "authn.readKey"
+	key, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: other users may read it; set its mode to 0600")
 	}
 	if len(key) != vaultKey {
 		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: it must have %d bytes", vaultKey)
 	}
-	return newVault(key)
+	return key, nil
+}
+
+func drawKey() []byte {
+	key := make([]byte, vaultKey)
+	_, _ = rand.Read(key) // crypto/rand never fails
+	return key
 }
 
 func makeKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	key := make([]byte, vaultKey)
-	_, _ = rand.Read(key) // crypto/rand never fails
+	key := drawKey()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -75,18 +74,21 @@ func (override *Override) Pending() bool { return override.Reviewer == "" }
 
 // Service manages overrides. It is safe for concurrent use.
 type Service struct {
-	store  store.State
+	store  Store
 	audit  audit.Trail
 	clock  func() time.Time
 	log    *slog.Logger
 	opened metric.Int64Counter
-	// changes counts the overrides that this process started and ended, so that
-	// views notice them.
-	changes atomic.Uint64
+}
+
+// Store is the part of store.Store that a Service needs.
+type Store interface {
+	store.State
+	LastSeq() store.Seq
 }
 
 // New returns a Service. log may be nil.
-func New(s store.State, a audit.Trail, clock func() time.Time, log *slog.Logger) (*Service, error) {
+func New(s Store, a audit.Trail, clock func() time.Time, log *slog.Logger) (*Service, error) {
 	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
 		metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
@@ -98,7 +100,6 @@ func New(s store.State, a audit.Trail, clock func() time.Time, log *slog.Logger)
 
 func (s *Service) commit(ctx context.Context, by audit.Caller, what string, override *Override,
 	state ...store.StateWrite) error {
-	defer s.changes.Add(1)
 	_, err := audit.Commit(ctx, s.store, s.audit, &store.Batch{State: state}, override.event(by, what))
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, "breakglass.commit",
@@ -214,9 +215,7 @@ func (s *Service) Close(ctx context.Context, by audit.Caller, user, id string) e
 }
 
 // EndAll adds the end of a user's overrides to a batch that ends all access of
-// the user, each with its AuditEvent. by describes who ends them. Views of this
-// process may still permit access for up to a second; the caller ends the
-// user's tokens and sessions in the same commit.
+// the user, each with its AuditEvent. by describes who ends them.
 func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Caller) error {
 	open, err := s.Active(ctx, user)
 	if err != nil {
@@ -318,8 +317,9 @@ func (s *Service) Active(ctx context.Context, user string) ([]Override, error) {
 }
 
 // Consents returns base extended by the overrides of a user, for a token of
-// that user. The result may be kept as long as the token: overrides that start
-// or end in this process count immediately, others within a second.
+// that user. The result may be kept as long as the token: an override counts from
+// the commit that starts it to the commit that ends it, in every process that shows
+// that commit.
 func (s *Service) Consents(base access.Consents, user string) access.Consents {
 	return &view{service: s, base: base, user: user}
 }
@@ -329,13 +329,12 @@ type view struct {
 	base    access.Consents
 	user    string
 
-	mu     sync.Mutex
-	read   time.Time
-	change uint64
-	open   []Override
+	// mu guards the fields below.
+	mu   sync.Mutex
+	read bool
+	at   store.Seq // the latest commit before open was read
+	open []Override
 }
-
-const refreshInterval = time.Second
 
 // Permits implements access.Consents. If the overrides cannot be read, none
 // counts.
@@ -347,21 +346,24 @@ func (view *view) Permits(recipient string, f *access.Facts) bool {
 		return false
 	}
 	now := view.service.clock()
-	return slices.ContainsFunc(view.current(now),
+	return slices.ContainsFunc(view.current(),
 		func(override Override) bool { return override.Patient == f.Patient && now.Before(override.End) })
 }
 
-func (view *view) current(now time.Time) []Override {
+// current returns the active overrides of the user as of the latest commit.
+func (view *view) current() []Override {
+	at := view.service.store.LastSeq() // before the overrides are read, so that they are at least this recent
 	view.mu.Lock()
 	defer view.mu.Unlock()
-	change := view.service.changes.Load()
-	if age := now.Sub(view.read); view.read.IsZero() || change != view.change || age >= refreshInterval || age < 0 {
-		open, err := view.service.Active(context.Background(), view.user)
-		if err != nil {
-			view.service.log.Error("break-glass overrides cannot be read", "error", err)
-			open = nil
-		}
-		view.open, view.read, view.change = open, now, change
+	if view.read && at <= view.at {
+		return view.open
 	}
-	return view.open
+	open, err := view.service.Active(context.Background(), view.user)
+	if err != nil {
+		view.service.log.Error("break-glass overrides cannot be read", "error", err)
+		view.read = false
+		return nil
+	}
+	view.open, view.read, view.at = open, true, at
+	return open
 }

@@ -23,8 +23,8 @@ type noConsent struct{}
 
 func (noConsent) Permits(string, *access.Facts) bool { return false }
 
-// TestConsentsModel compares the consents of a user with a model, for random
-// sequences of overrides, early ends and waits.
+// TestConsentsModel compares the consents of a user at two processes with a model, for
+// random sequences of overrides, early ends and waits, each at one of the processes.
 func TestConsentsModel(t *testing.T) {
 	clock := clocktest.At(time.Unix(1e9, 0))
 	var log strings.Builder
@@ -43,9 +43,11 @@ func TestConsentsModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := breakglass.New(s, rec, clock.Now, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
+	var processes [2]*breakglass.Service
+	for i := range processes {
+		if processes[i], err = breakglass.New(s, rec, clock.Now, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx := context.Background()
 	round := 0
@@ -61,14 +63,17 @@ func TestConsentsModel(t *testing.T) {
 		// Generated ids have no hyphen, so the check of the log below cannot match
 		// one by chance.
 		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"}
-		views := map[string]access.Consents{}
+		views := map[string][]access.Consents{}
 		for _, u := range users {
-			views[u] = service.Consents(noConsent{}, u)
+			for _, p := range processes {
+				views[u] = append(views[u], p.Consents(noConsent{}, u))
+			}
 		}
 		ends := map[[2]string]time.Time{}
 		ids := map[[2]string]string{}
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			pair := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
+			service := rapid.SampledFrom(processes[:]).Draw(t, "process")
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
 				override, err := service.Open(ctx, audit.Caller{Principal: &access.Principal{Subject: pair[0]}},
@@ -104,12 +109,14 @@ func TestConsentsModel(t *testing.T) {
 			}
 			for _, u := range users {
 				for _, p := range patients {
-					if got, want := views[u].Permits("app", &access.Facts{Type: "Observation", Patient: p}),
-						clock.Now().Before(ends[[2]string{u, p}]); got != want {
-						t.Fatalf("%s sees %s: %v, want %v", u, p, got, want)
+					for i, view := range views[u] {
+						if got, want := view.Permits("app", &access.Facts{Type: "Observation", Patient: p}),
+							clock.Now().Before(ends[[2]string{u, p}]); got != want {
+							t.Fatalf("%s sees %s at process %d: %v, want %v", u, p, i, got, want)
+						}
 					}
 				}
-				if views[u].Permits("app", &access.Facts{Type: "Observation"}) {
+				if views[u][0].Permits("app", &access.Facts{Type: "Observation"}) {
 					t.Fatal("data without a patient is permitted")
 				}
 			}

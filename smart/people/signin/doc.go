@@ -13,4 +13,5 @@
 // and logged, so that an attacker cannot fill the trail.
 //
 //	ceremony/<SHA-256 of challenge or state>   used, kept until it would have expired
+//	signin/bootstrap                           random; changes with every bootstrap link
 package signin

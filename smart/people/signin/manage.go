@@ -53,7 +53,7 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	if err := s.checkLinks(ctx, n.Patient, n.Practitioner); err != nil {
 		return user.User{}, "", err
 	}
-	token, err := s.linked(ctx, from, by, &u, false)
+	token, err := s.linked(ctx, from, by, &u, false, nil)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "signin.Invite", "This login is already in use.")
 	}
@@ -61,13 +61,14 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 }
 
 // linked commits u with a new one-time link and ends all access of u. It also
-// ends the access of others, which voids their links.
+// ends the access of others, which voids their links, and commits also.
 func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool,
-	others ...user.User) (string, error) {
+	others []user.User, also ...store.StateWrite) (string, error) {
 	writes, err := s.Users.Writes(u)
 	if err != nil {
 		return "", err
 	}
+	writes = append(writes, also...)
 	for i := range others {
 		others[i].EndAll()
 		w, err := s.Users.Writes(&others[i])
@@ -139,14 +140,14 @@ func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string,
 		return user.User{}, "", fhir.Errorf(fhir.Forbidden, op, "You cannot reset your own sign-in.")
 	}
 	err = retry(op, func() error {
-		u, token, err = s.reinvite(ctx, from, by, id, reset)
+		u, token, err = s.reinvite(ctx, from, by, id, reset, nil)
 		return err
 	})
 	return u, token, err
 }
 
 func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, reset bool,
-	others ...user.User) (user.User, string, error) {
+	others []user.User, also ...store.StateWrite) (user.User, string, error) {
 	u, err := s.Users.Get(ctx, id)
 	if err != nil {
 		return user.User{}, "", err
@@ -155,7 +156,7 @@ func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, 
 		return user.User{}, "", fhir.Errorf(fhir.Invalid, "signin.Reinvite", "The user is disabled.")
 	}
 	u.EndAll()
-	token, err := s.linked(ctx, from, by, &u, reset, others...)
+	token, err := s.linked(ctx, from, by, &u, reset, others, also...)
 	return u, token, err
 }
 
@@ -226,6 +227,16 @@ func (s *Service) Bootstrap(ctx context.Context, operator, login, name string) (
 
 func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (user.User, string, error) {
 	const op = "signin.Bootstrap"
+	last, err := s.Store.Get(ctx, keyBootstrap)
+	if err != nil {
+		return user.User{}, "", fhir.Wrap(op, err)
+	}
+	// One of two that create a link at the same time fails and reads again, so that it
+	// voids the link of the other.
+	turn := store.StateWrite{Key: keyBootstrap, Value: []byte(fhir.RandomID()), Expect: store.StateAbsent}
+	if last != nil {
+		turn.Expect, turn.Old = store.StateEquals, last
+	}
 	us, err := s.Users.List(ctx)
 	if err != nil {
 		return user.User{}, "", err
@@ -253,12 +264,12 @@ func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (
 		if !mine.Roles.Has(role.Administrator) {
 			return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "a user who is not an administrator has this login")
 		}
-		return s.reinvite(ctx, from, by, mine.ID, true, others...)
+		return s.reinvite(ctx, from, by, mine.ID, true, others, turn)
 	}
 	u, err := s.Users.New(login, name, role.Roles{role.Administrator}, "", "")
 	if err != nil {
 		return user.User{}, "", err
 	}
-	token, err := s.linked(ctx, from, by, &u, false, others...)
+	token, err := s.linked(ctx, from, by, &u, false, others, turn)
 	return u, token, err
 }

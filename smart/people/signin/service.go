@@ -25,6 +25,7 @@ import (
 
 const (
 	prefixCeremony = "ceremony/"
+	keyBootstrap   = "signin/bootstrap" // changes with every bootstrap link
 	// attempts is the maximum number of commits of a sign-in that conflict.
 	attempts = 4
 	// changes is the maximum number of commits of an account change that

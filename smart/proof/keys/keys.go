@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,17 +10,16 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/sealed"
 	"pulsegate/smart/internal/compact"
 )
 
@@ -51,11 +51,8 @@ const (
 
 // Ring is the set of signing keys. It is safe for concurrent use.
 type Ring struct {
-	dir   string
-	clock func() time.Time
-
-	mu   sync.RWMutex
-	keys map[string][]signing // by purpose, newest first
+	storage storage
+	clock   func() time.Time
 }
 
 type signing struct {
@@ -94,100 +91,36 @@ func (f facts) purpose() string {
 // Open reads the keys in dir/keys, and creates the directory and the first keys
 // if they are missing. It refuses key files that other users may read.
 func Open(dir string, clock func() time.Time) (*Ring, error) {
-	r := &Ring{dir: filepath.Join(dir, "keys"), clock: clock, keys: map[string][]signing{}}
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		return nil, fhir.Wrap("keys.Open", err)
-	}
-	names, err := filepath.Glob(filepath.Join(r.dir, "*.jwk"))
+	files, err := openFiles(filepath.Join(dir, "keys"), clock().Unix())
 	if err != nil {
-		return nil, fhir.Wrap("keys.Open", err)
+		return nil, err
 	}
-	now := clock().Unix()
-	for _, name := range names {
-		k, err := read(name)
-		if err != nil {
-			return nil, err
-		}
-		if k.Retires != 0 && k.Retires <= now {
-			if err := os.Remove(name); err != nil {
-				return nil, fhir.Wrap("keys.Open", err)
+	r := &Ring{storage: files, clock: clock}
+	return r, r.complete(context.Background())
+}
+
+// OpenShared returns the ring of a cluster, with its keys in the vault, and creates the
+// first keys if they are missing. Every process has the same keys at any time.
+func OpenShared(ctx context.Context, vault *sealed.Vault, clock func() time.Time) (*Ring, error) {
+	r := &Ring{storage: newVaultStorage(vault), clock: clock}
+	return r, r.complete(ctx)
+}
+
+// complete creates a key for each purpose without one.
+func (r *Ring) complete(ctx context.Context) error {
+	return r.storage.change(ctx, nil, func(set keySet) (next keySet, err error) {
+		for _, purpose := range purposes() {
+			ks := set[purpose]
+			if len(ks) > 0 && ks[0].Retires == 0 && ks[0].Alg == purpose {
+				continue
 			}
-			continue
-		}
-		r.keys[k.purpose()] = append(r.keys[k.purpose()], k)
-	}
-	for _, purpose := range purposes() {
-		ks := r.keys[purpose]
-		slices.SortFunc(ks, newest)
-		if len(ks) == 0 || ks[0].Retires != 0 || ks[0].Alg != purpose {
-			if err := r.rotate(purpose, legacyOverlap, 0); err != nil {
+			if set, err = set.rotate(purpose, r.clock().Unix(), legacyOverlap, 0); err != nil {
 				return nil, err
 			}
+			next = set
 		}
-	}
-	return r, nil
-}
-
-func newest(a, b signing) int {
-	if (a.Retires == 0) != (b.Retires == 0) {
-		if a.Retires == 0 {
-			return -1
-		}
-		return 1
-	}
-	return int(b.Created - a.Created)
-}
-
-func read(name string) (signing, error) {
-	refuse := func(rule string) (signing, error) {
-		return signing{}, fhir.Errorf(fhir.Internal, "keys.Open", "key file %s: %s", filepath.Base(name), rule)
-	}
-	info, err := os.Lstat(name)
-	if err != nil {
-		return signing{}, fhir.Wrap("keys.Open", err)
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || info.Size() > maxFile {
-		return refuse("must be a regular file that only its owner may read (mode 0600)")
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return signing{}, fhir.Wrap("keys.Open", err)
-	}
-	key := signing{}
-	if err := json.Unmarshal(b, &key.facts); err != nil {
-		return refuse("not a JWK")
-	}
-	j, err := jwk.ParseKey(b)
-	if err != nil {
-		return refuse("not a JWK")
-	}
-	var raw any
-	if err := j.Raw(&raw); err != nil {
-		return refuse("not a private key")
-	}
-	switch p := raw.(type) {
-	case *ecdsa.PrivateKey:
-		if _, err := p.ECDH(); err != nil ||
-			key.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
-			return refuse("the curve does not fit the algorithm")
-		}
-		key.private = p
-	case *rsa.PrivateKey:
-		if key.Alg != IDAlg || p.Validate() != nil || p.N.BitLen() < rsaBits {
-			return refuse("not an RSA key of at least 2048 bits for RS256")
-		}
-		key.private = p
-	default:
-		return refuse("not a private key for signing")
-	}
-	kid, err := thumbprint(key.private.Public())
-	if err != nil {
-		return signing{}, err
-	}
-	if kid != key.Kid || filepath.Base(name) != kid+".jwk" {
-		return refuse("the name is not the key's thumbprint")
-	}
-	return key, nil
+		return next, nil
+	})
 }
 
 func thumbprint(public any) (string, error) {
@@ -202,12 +135,14 @@ func thumbprint(public any) (string, error) {
 // Rotate creates new signing keys that sign immediately. The previous keys
 // verify for overlap, which should be at least the lifetime of a token.
 func (r *Ring) Rotate(overlap time.Duration) error {
-	for _, purpose := range purposes() {
-		if err := r.rotate(purpose, overlap, 0); err != nil {
-			return err
+	return r.storage.change(context.Background(), nil, func(set keySet) (_ keySet, err error) {
+		for _, purpose := range purposes() {
+			if set, err = set.rotate(purpose, r.clock().Unix(), overlap, 0); err != nil {
+				return nil, err
+			}
 		}
-	}
-	return nil
+		return set, nil
+	})
 }
 
 func generate(alg string) (crypto.Signer, error) {
@@ -218,52 +153,6 @@ func generate(alg string) (crypto.Signer, error) {
 		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	}
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-}
-
-// rotate creates a key that signs after lead.
-func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
-	private, err := generate(alg)
-	if err != nil {
-		return fhir.Wrap("keys.Rotate", err)
-	}
-	kid, err := thumbprint(private.Public())
-	if err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now, old := r.clock().Unix(), r.keys[alg]
-	next := signing{facts: facts{Kid: kid, Alg: alg, Use: "sig", Created: now}, private: private}
-	if alg == assertionAlg {
-		next.For = forAssertion
-	}
-	if len(old) > 0 && old[0].Created >= now {
-		next.Created = old[0].Created + 1 // keeps the order within one second and if the clock is wrong
-	}
-	if lead > 0 {
-		next.Begins = now + int64(lead/time.Second)
-	}
-	// The new key is written first. A crash in between leaves two keys that
-	// verify.
-	if err := r.write(next); err != nil {
-		return err
-	}
-	kept := []signing{next}
-	for _, k := range old {
-		if k.Retires == 0 {
-			k.Retires = now + int64((lead+overlap)/time.Second)
-			if err := r.write(k); err != nil {
-				return err
-			}
-		}
-		if k.Retires > now {
-			kept = append(kept, k)
-		} else if err := os.Remove(filepath.Join(r.dir, k.Kid+".jwk")); err != nil {
-			return fhir.Wrap("keys.Rotate", err)
-		}
-	}
-	r.keys[alg] = kept
-	return nil
 }
 
 // members returns the members of a key as a JWK, together with those of f.
@@ -287,44 +176,6 @@ func members(raw any, f any) (map[string]any, error) {
 	return out, nil
 }
 
-// write replaces the key file atomically and durably.
-func (r *Ring) write(key signing) error {
-	f, err := members(key.private, key.facts)
-	if err != nil {
-		return err
-	}
-	b, err := json.Marshal(f)
-	if err != nil {
-		return fhir.Wrap("keys.write", err)
-	}
-	tmp, err := os.CreateTemp(r.dir, "new-*") // mode 0600
-	if err != nil {
-		return fhir.Wrap("keys.write", err)
-	}
-	_, err = tmp.Write(b)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(r.dir, key.Kid+".jwk"))
-	}
-	if err != nil {
-		return fhir.Wrap("keys.write", err)
-	}
-	d2, err := os.Open(r.dir)
-	if err != nil {
-		return fhir.Wrap("keys.write", err)
-	}
-	err = d2.Sync()
-	if cerr := d2.Close(); err == nil {
-		err = cerr
-	}
-	return fhir.Wrap("keys.write", err)
-}
-
 // Sign returns a compact JWS of the claims, signed with the current key for
 // access tokens.
 func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(accessAlg, typ, claims) }
@@ -336,27 +187,37 @@ func (r *Ring) SignID(claims any) (string, error) { return r.sign(IDAlg, "JWT", 
 func (r *Ring) SignAssertion(claims any) (string, error) { return r.sign(assertionAlg, "JWT", claims) }
 
 func (r *Ring) sign(purpose, typ string, claims any) (string, error) {
-	k := r.current(purpose)
+	k, err := r.current(purpose)
+	if err != nil {
+		return "", err
+	}
 	s, err := compact.Sign(k.Alg, typ, k.Kid, claims, k.private)
 	return s, fhir.Wrap("keys.Sign", err)
 }
 
 // current returns the newest key that has begun to sign, or the oldest if the
 // clock was set back before all of them.
-func (r *Ring) current(purpose string) signing {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	ks, now := r.keys[purpose], r.clock().Unix()
+func (r *Ring) current(purpose string) (signing, error) {
+	set, err := r.storage.keys(context.Background())
+	if err != nil {
+		return signing{}, err
+	}
+	ks, now := set[purpose], r.clock().Unix()
 	for _, k := range ks {
 		if k.Begins <= now {
-			return k
+			return k, nil
 		}
 	}
-	return ks[len(ks)-1]
+	if len(ks) == 0 {
+		return signing{}, fhir.Errorf(fhir.Unavailable, "keys.Sign", "there is no key for %s; restart this server",
+			purpose)
+	}
+	return ks[len(ks)-1], nil
 }
 
 // Verify returns the claims of a token with the given typ that was signed by
-// this ring. It does not check the claims.
+// this ring. It does not check the claims. The error is compact.ErrMalformed unless
+// the keys of a cluster cannot be read.
 func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	h, c, err := compact.Parse(token)
 	if err != nil {
@@ -366,7 +227,11 @@ func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	if !strings.EqualFold(strings.TrimPrefix(strings.ToLower(h.Typ), "application/"), typ) {
 		return compact.Claims{}, compact.ErrMalformed
 	}
-	for _, k := range r.live(accessAlg) {
+	live, err := r.live(accessAlg)
+	if err != nil {
+		return compact.Claims{}, err
+	}
+	for _, k := range live {
 		if k.Kid == h.Kid {
 			if k.Alg == h.Alg && compact.Verify(token, k.Alg, k.private.Public()) {
 				return c, nil
@@ -377,12 +242,10 @@ func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	return compact.Claims{}, compact.ErrMalformed
 }
 
-func (r *Ring) live(purpose string) []signing {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
+func (r *Ring) live(purpose string) ([]signing, error) {
+	set, err := r.storage.keys(context.Background())
 	now := r.clock().Unix()
-	return slices.DeleteFunc(slices.Clone(r.keys[purpose]),
-		func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
+	return slices.DeleteFunc(slices.Clone(set[purpose]), func(k signing) bool { return k.retired(now) }), err
 }
 
 // JWKS returns the public JWK Set of the keys that sign tokens.
@@ -397,7 +260,11 @@ func (r *Ring) jwks(purposes ...string) ([]byte, error) {
 	}{Keys: []map[string]any{}}
 	var ks []signing
 	for _, p := range purposes {
-		ks = append(ks, r.live(p)...)
+		live, err := r.live(p)
+		if err != nil {
+			return nil, err
+		}
+		ks = append(ks, live...)
 	}
 	for _, k := range ks {
 		m, err := members(k.private.Public(), struct {

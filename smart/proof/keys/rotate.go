@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/store"
 )
 
 const (
@@ -15,57 +18,62 @@ const (
 	retry = time.Minute
 )
 
-// due returns the time when the oldest current key has signed for MaxAge. The
-// key's file stores its creation, so a restart does not postpone the rotation.
-func (r *Ring) due() time.Time {
-	_, due := r.next()
-	return due
-}
-
-func (r *Ring) next() (purpose string, due time.Time) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, p := range purposes() {
-		if at := time.Unix(r.keys[p][0].Created, 0).Add(MaxAge); due.IsZero() || at.Before(due) {
-			purpose, due = p, at
-		}
-	}
-	return purpose, due
-}
-
 // Tick rotates the keys that are due and returns the time until the next check.
 // A new key is published for Lead before it signs, or for a day if it signs
 // assertions; the previous key verifies for overlap after that.
 func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
+	return r.tick(context.Background(), nil, overlap)
+}
+
+func (r *Ring) tick(ctx context.Context, bind func(*store.Batch), overlap time.Duration) (time.Duration, error) {
 	now := r.clock()
 	for range purposes() {
-		purpose, due := r.next()
-		if now.Before(due) {
+		set, err := r.storage.keys(ctx)
+		if err != nil {
+			return retry, err
+		}
+		if _, due := set.due(); now.Before(due) {
 			return min(due.Sub(now), recheck), nil
 		}
-		lead, overlap := Lead, overlap
-		if purpose == assertionAlg {
-			lead, overlap = assertionLead, max(overlap, assertionLead)
-		}
-		if err := r.rotate(purpose, overlap, lead); err != nil {
+		err = r.storage.change(ctx, bind, func(set keySet) (keySet, error) {
+			purpose, due := set.due()
+			if purpose == "" || now.Before(due) {
+				return nil, nil // another process was faster
+			}
+			if purpose == assertionAlg {
+				return set.rotate(purpose, now.Unix(), max(overlap, assertionLead), assertionLead)
+			}
+			return set.rotate(purpose, now.Unix(), overlap, Lead)
+		})
+		if err != nil {
 			return retry, err
 		}
 	}
 	return recheck, nil
 }
 
-// Run rotates keys until ctx ends. overlap must be at least the maximum
-// lifetime of a token plus the clock skew of its verifiers.
-func (r *Ring) Run(ctx context.Context, overlap time.Duration, log *slog.Logger) {
+// roleName is the role of the process that rotates the keys.
+const roleName = "keys"
+
+// Run rotates keys until ctx ends, while this process has the role. overlap must be at
+// least the maximum lifetime of a token plus the clock skew of its verifiers.
+func (r *Ring) Run(ctx context.Context, roles role.Roles, overlap time.Duration, log *slog.Logger) {
+	roles.Run(ctx, roleName, func(ctx context.Context, t role.Term) { r.run(ctx, t, overlap, log) })
+}
+
+func (r *Ring) run(ctx context.Context, t role.Term, overlap time.Duration, log *slog.Logger) {
+	due := r.due(ctx)
 	for {
-		due := r.due()
-		wait, err := r.Tick(overlap)
+		wait, err := r.tick(ctx, t.Bind, overlap)
+		next := r.due(ctx)
 		switch {
+		case err != nil && ctx.Err() != nil: // the role is lost, or the server stops
 		case err != nil:
 			log.ErrorContext(ctx, "signing key not rotated", "error", err)
-		case !r.due().Equal(due):
-			log.InfoContext(ctx, "signing key rotated", "next", r.due())
+		case !next.Equal(due):
+			log.InfoContext(ctx, "signing key rotated", "next", next)
 		}
+		due = next
 		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -74,4 +82,14 @@ func (r *Ring) Run(ctx context.Context, overlap time.Duration, log *slog.Logger)
 		case <-t.C:
 		}
 	}
+}
+
+// due returns the time of the next rotation, for the log.
+func (r *Ring) due(ctx context.Context) time.Time {
+	set, err := r.storage.keys(ctx)
+	if err != nil {
+		return time.Time{}
+	}
+	_, due := set.due()
+	return due
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"pulsegate/fhir/clocktest"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/smart/proof/keys"
 )
 
@@ -23,7 +24,7 @@ const (
 	overlap = 6 * time.Minute
 )
 
-func kids(t *testing.T, r *keys.Ring) (out []string) {
+func kids(t *testing.T, r ring) (out []string) {
 	t.Helper()
 	b, err := r.JWKS()
 	if err != nil {
@@ -70,16 +71,33 @@ func kid(t *testing.T, token string) string {
 }
 
 func TestRotation(t *testing.T) {
-	clock := clocktest.At(time.Unix(1_800_000_000, 0))
-	dir := t.TempDir()
-	open := func() *keys.Ring {
-		r, err := keys.Open(dir, clock.Now)
-		if err != nil {
-			t.Fatal(err)
+	t.Run("files", func(t *testing.T) {
+		clock, dir := clocktest.At(time.Unix(1_800_000_000, 0)), t.TempDir()
+		open := func() ring { return openFiles(t, dir, clock) }
+		testRotation(t, clock, open)
+		clock.Add(48 * time.Hour) // the previous key of assertions is published for longer
+		open()
+		if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 3 {
+			t.Error(files, err)
 		}
-		return r
+	})
+	t.Run("two processes", func(t *testing.T) {
+		clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
+		testRotation(t, clock, func() ring { return w.openTwo(clock) })
+	})
+}
+
+func openFiles(t *testing.T, dir string, clock *clocktest.Clock) *keys.Ring {
+	t.Helper()
+	r, err := keys.Open(dir, clock.Now)
+	if err != nil {
+		t.Fatal(err)
 	}
-	tick := func(r *keys.Ring) time.Duration {
+	return r
+}
+
+func testRotation(t *testing.T, clock *clocktest.Clock, open func() ring) {
+	tick := func(r ring) time.Duration {
 		t.Helper()
 		wait, err := r.Tick(overlap)
 		if err != nil || wait <= 0 || wait > time.Hour {
@@ -135,22 +153,23 @@ func TestRotation(t *testing.T) {
 	if _, err := r.Verify(fresh, typ); err != nil {
 		t.Error(err)
 	}
-	clock.Add(48 * time.Hour) // the previous key of assertions is published for longer
-	open()
-	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 3 {
-		t.Error(files, err)
-	}
 }
 
 // TestAssertionKeys checks that the keys of assertions are published for themselves,
 // a day before they sign and a day longer than they sign.
 func TestAssertionKeys(t *testing.T) {
-	clock := clocktest.At(time.Unix(1_800_000_000, 0))
-	dir := t.TempDir()
-	r, err := keys.Open(dir, clock.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Run("files", func(t *testing.T) {
+		clock, dir := clocktest.At(time.Unix(1_800_000_000, 0)), t.TempDir()
+		testAssertionKeys(t, clock, func() ring { return openFiles(t, dir, clock) })
+	})
+	t.Run("two processes", func(t *testing.T) {
+		clock, w := clocktest.At(time.Unix(1_800_000_000, 0)), newCluster(t)
+		testAssertionKeys(t, clock, func() ring { return w.openTwo(clock) })
+	})
+}
+
+func testAssertionKeys(t *testing.T, clock *clocktest.Clock, open func() ring) {
+	r := open()
 	published := func() (out []string) {
 		w := httptest.NewRecorder()
 		r.ServeHTTP(w, httptest.NewRequest(http.MethodGet, keys.AssertionPath, nil))
@@ -187,9 +206,7 @@ func TestAssertionKeys(t *testing.T) {
 	if len(both) != 2 || signs() != first[0] {
 		t.Fatal(both)
 	}
-	if r, err = keys.Open(dir, clock.Now); err != nil { // a restart keeps the purpose
-		t.Fatal(err)
-	}
+	r = open() // a restart keeps the purpose
 	clock.Add(24*time.Hour - time.Second)
 	if signs() != first[0] {
 		t.Error("a key signs before it was published for a day")
@@ -213,7 +230,7 @@ func TestRunRotatesDueKeysImmediately(t *testing.T) {
 	clock.Add(2 * keys.MaxAge)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // checks once before it returns
+	r.Run(ctx, role.Alone{}, overlap, slog.New(slog.DiscardHandler)) // checks once before it returns
 	if n := len(kids(t, r)); n != 2 {
 		t.Fatal(n, "keys")
 	}

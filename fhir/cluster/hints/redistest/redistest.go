@@ -35,7 +35,7 @@ func URL(t testing.TB) string {
 // Server is a redis-server process on a port of the loopback interface, with a
 // directory of its own.
 type Server struct {
-	t    testing.TB
+	test testing.TB
 	dir  string
 	port int
 
@@ -56,7 +56,7 @@ func Start(t testing.TB) *Server {
 	}
 	// Another process may take a free port before the server does.
 	for range 5 {
-		s := &Server{t: t, dir: t.TempDir(), port: freePort(t)}
+		s := &Server{test: t, dir: t.TempDir(), port: freePort(t)}
 		if s.start() {
 			t.Cleanup(s.Stop)
 			return s
@@ -84,18 +84,18 @@ func (s *Server) URL() string { return "redis://" + s.Addr() }
 
 // Restart starts the server again after Stop, at the same address and without data.
 func (s *Server) Restart() {
-	s.t.Helper()
+	s.test.Helper()
 	if !s.start() {
-		s.t.Fatal("redis-server does not start again")
+		s.test.Fatal("redis-server does not start again")
 	}
 }
 
 func (s *Server) start() bool {
-	s.t.Helper()
+	s.test.Helper()
 	cmd := exec.Command("redis-server", "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "no", "--unixsocket", filepath.Join(s.dir, "socket"))
 	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.test.Fatal(err)
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -148,27 +148,27 @@ func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
 func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(sig syscall.Signal) {
-	s.t.Helper()
+	s.test.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.process.Process.Signal(sig); err != nil {
-		s.t.Fatal(err)
+		s.test.Fatal(err)
 	}
 }
 
 // Do sends a command to the server. It fails the test if the server refuses it.
 func (s *Server) Do(command string) {
-	s.t.Helper()
+	s.test.Helper()
 	c, err := net.DialTimeout("tcp", s.Addr(), patience)
 	if err != nil {
-		s.t.Fatal(err)
+		s.test.Fatal(err)
 	}
 	defer c.Close()
 	if _, err := c.Write([]byte(command + "\r\n")); err != nil {
-		s.t.Fatal(err)
+		s.test.Fatal(err)
 	}
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil || strings.HasPrefix(line, "-") {
-		s.t.Fatalf("%s: %s%v", command, line, err)
+		s.test.Fatalf("%s: %s%v", command, line, err)
 	}
 }

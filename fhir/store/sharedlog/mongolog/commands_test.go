@@ -107,7 +107,7 @@ func TestCommands(t *testing.T) {
 	mustRead(t, l, before)
 	check("Read of small entries", "find "+segment+" linearizable")
 	before = c.at
-	large := c.add(t, l, random(smallParts+1))
+	large := c.add(t, l, random(smallParts+100))
 	check("Append of a large entry", "insert log_parts majority journal", "insert log_parts majority journal",
 		"insert "+segment+" majority journal")
 	mustRead(t, l, before)
@@ -122,7 +122,8 @@ func TestCommands(t *testing.T) {
 	c.grow(t, l, testSegment-int(c.at.Index)-1)
 	r.take()
 	mustRead(t, l, c.at)
-	check("Read at the end of a segment", "find "+l.segmentName(testSegment)+" linearizable", "find "+segment+" linearizable")
+	check("Read at the end of a segment", "find "+l.segmentName(testSegment)+" linearizable",
+		"find "+segment+" linearizable")
 	if _, err := l.SetIdentity(t.Context(), sharedlog.Identity{}, sharedlog.Identity{Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestEveryCommand(t *testing.T) {
 	l.opt.Grace = -1
 	s := l.Snapshots()
 	c := &chain{}
-	c.add(t, l, random(smallParts+1))
+	c.add(t, l, random(smallParts+100))
 	c.grow(t, l, 2*testSegment)
 	mustRead(t, l, sharedlog.Position{})
 	m, content := manifest(1, random(1000))
@@ -179,7 +180,8 @@ func TestEveryCommand(t *testing.T) {
 		if _, err := raw.LookupErr("maxTimeMS"); err != nil && single {
 			t.Errorf("%q has no time limit on the server", text)
 		}
-		if mode := raw.Lookup("$readPreference", "mode"); mode.Type != 0 && !strings.HasPrefix(mode.StringValue(), "primary") {
+		if mode := raw.Lookup("$readPreference", "mode"); mode.Type != 0 &&
+			!strings.HasPrefix(mode.StringValue(), "primary") {
 			t.Errorf("%q goes to a secondary", text)
 		}
 	}

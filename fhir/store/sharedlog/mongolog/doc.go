@@ -34,6 +34,7 @@
 //   - Inserts have the write concern majority with journal. Retryable writes are
 //     off: the caller decides what happens to an insert without an answer, and
 //     does so by sending the same entry again.
+//     The driver does repeat queries, until Options.Timeout has passed.
 //   - If a place is taken, the nonce there is read with the read concern
 //     linearizable. For this, the primary commits a write of its own to a
 //     majority after the query, which covers everything that the query saw. An

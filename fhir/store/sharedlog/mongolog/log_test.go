@@ -25,7 +25,8 @@ const testSegment = 32
 func testOptions(t testing.TB) Options {
 	t.Helper()
 	d := mongotest.New(t)
-	return Options{URI: d.URI, Password: d.Password, Standalone: d.Standalone, Segment: testSegment, Timeout: time.Minute}
+	return Options{URI: d.URI, Password: d.Password, Standalone: d.Standalone, Segment: testSegment,
+		Timeout: time.Minute}
 }
 
 // openLog opens a log and closes it at the end of the test.
@@ -136,7 +137,8 @@ func TestSegmentBorders(t *testing.T) {
 			}
 		}
 		n := 0
-		if err := l.Read(t.Context(), p, func(*sharedlog.Entry, sharedlog.Hash) bool { n++; return false }); err != nil {
+		if err := l.Read(t.Context(), p,
+			func(*sharedlog.Entry, sharedlog.Hash) bool { n++; return false }); err != nil {
 			t.Fatal(err)
 		}
 		if n > 1 {
@@ -285,7 +287,8 @@ func TestSizes(t *testing.T) {
 	}
 	for i, e := range mustRead(t, l, sharedlog.Position{}) {
 		if len(e.Rows) != sizes[i] || sha256.Sum256(e.Rows) != want[i] || len(e.Touched) != 1 {
-			t.Errorf("entry %d: %d bytes of rows and %d guards, want %d and 1", e.Index, len(e.Rows), len(e.Touched), sizes[i])
+			t.Errorf("entry %d: %d bytes of rows and %d guards, want %d and 1", e.Index, len(e.Rows),
+				len(e.Touched), sizes[i])
 		}
 	}
 	n, err := l.db.Collection("log_parts").CountDocuments(t.Context(), bson.D{})

@@ -27,17 +27,20 @@ func newMeters() (*meters, error) {
 	var err error
 	if out.appends, err = m.Float64Histogram("pulsegate.log.append.duration", metric.WithUnit("s"),
 		metric.WithDescription("Time of an Append, by outcome: stored, taken, refused or unknown"),
-		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)); err != nil {
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5,
+			10)); err != nil {
 		return nil, err
 	}
 	if out.size, err = m.Int64Histogram("pulsegate.log.append.size", metric.WithUnit("By"),
 		metric.WithDescription("Size of the rows of an entry"),
-		metric.WithExplicitBucketBoundaries(256, 1<<10, 4<<10, 16<<10, 64<<10, 256<<10, 1<<20, 4<<20, 16<<20)); err != nil {
+		metric.WithExplicitBucketBoundaries(256, 1<<10, 4<<10, 16<<10, 64<<10, 256<<10, 1<<20, 4<<20,
+			16<<20)); err != nil {
 		return nil, err
 	}
 	if out.reads, err = m.Float64Histogram("pulsegate.log.look.duration", metric.WithUnit("s"),
 		metric.WithDescription("Time of a query for the entries after a position"),
-		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)); err != nil {
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5,
+			10)); err != nil {
 		return nil, err
 	}
 	if out.entries, err = m.Int64Counter("pulsegate.log.read.entries", metric.WithUnit("{entry}"),

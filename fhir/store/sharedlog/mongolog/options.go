@@ -159,7 +159,8 @@ func (o Options) checkQuery(query string) (map[string]bool, error) {
 		switch {
 		case !ok || strings.EqualFold(value, want) && want != "":
 		case want == "":
-			return nil, fmt.Errorf("mongolog: the option %s of the connection string is not supported: remove it", lower)
+			return nil, fmt.Errorf("mongolog: the option %s of the connection string is not supported: remove it",
+				lower)
 		default:
 			return nil, fmt.Errorf("mongolog: the option %s of the connection string must be %s: change or remove it", lower, want)
 		}

@@ -36,10 +36,12 @@ func TestConnectionString(t *testing.T) {
 		{"mongodb://db/pulsegate?w=1", "", "option w of the connection string must be majority"},
 		{"mongodb://db/pulsegate?W=2", "", "option w of the connection string must be majority"},
 		{"mongodb://db/pulsegate?journal=false", "", "option journal"},
-		{"mongodb://db/pulsegate?retryWrites=true&w=majority", "", "option retrywrites of the connection string must be false"},
+		{"mongodb://db/pulsegate?retryWrites=true&w=majority", "",
+			"option retrywrites of the connection string must be false"},
 		{"mongodb://db/pulsegate?readConcernLevel=local", "", "option readconcernlevel"},
 		{"mongodb://db/pulsegate?readPreference=nearest", "", "option readpreference"},
-		{"mongodb://db/pulsegate?maxStalenessSeconds=100", "", "maxstalenessseconds of the connection string is not supported"},
+		{"mongodb://db/pulsegate?maxStalenessSeconds=100", "",
+			"maxstalenessseconds of the connection string is not supported"},
 		{"mongodb://db/pulsegate?timeoutMS=100", "", "timeoutms"},
 		{"mongodb://db/pulsegate?wTimeoutMS=100", "", "wtimeoutms"},
 		{"mongodb://db/pulsegate?directConnection=true", "", "directconnection of the connection string must be false"},
@@ -51,7 +53,8 @@ func TestConnectionString(t *testing.T) {
 		c, database, err := Options{URI: test.uri, Password: test.password}.client()
 		switch {
 		case err == nil && test.want == "":
-			if database != "pulsegate" || *c.RetryWrites || c.WriteConcern.W != "majority" || !*c.WriteConcern.Journal ||
+			if database != "pulsegate" || *c.RetryWrites || c.WriteConcern.W != "majority" ||
+				!*c.WriteConcern.Journal ||
 				c.ReadConcern.Level != "majority" || c.ReadPreference.Mode().String() != "primary" ||
 				c.Auth != nil && c.Auth.Password != test.password {
 				t.Errorf("%s: wrong settings", test.uri)
@@ -64,7 +67,8 @@ func TestConnectionString(t *testing.T) {
 			t.Errorf("%s: the error contains the password: %v", test.uri, err)
 		}
 	}
-	if _, _, err := (Options{URI: "mongodb://db/pulsegate?directConnection=true", Standalone: true}).client(); err != nil {
+	if _, _, err := (Options{URI: "mongodb://db/pulsegate?directConnection=true",
+		Standalone: true}).client(); err != nil {
 		t.Errorf("a direct connection to a standalone server: %v", err)
 	}
 	if _, err := (Options{Segment: 33}).withDefaults(); err == nil {
@@ -91,7 +95,8 @@ func TestServers(t *testing.T) {
 			t.Errorf("%+v, %v: %v, %v", test.h, test.standalone, got, err)
 		}
 	}
-	for version, want := range map[string]bool{"5.0.9": false, "4.4.0": false, "6.0.0": true, "7.0.42": true, "10.1": true, "": false} {
+	for version, want := range map[string]bool{"5.0.9": false, "4.4.0": false, "6.0.0": true, "7.0.42": true,
+		"10.1": true, "": false} {
 		var parts []int32
 		for _, s := range strings.Split(version, ".") {
 			var n int32
@@ -153,8 +158,10 @@ func TestErrors(t *testing.T) {
 	const secret = "hunter2secret"
 	for _, err := range []error{
 		mongo.CommandError{Code: 121, Name: "DocumentValidationFailure", Message: "document " + secret},
-		mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: 11000, Message: "dup key: { _id: " + secret + " }"}}},
-		mongo.WriteException{WriteConcernError: &mongo.WriteConcernError{Code: 64, Name: "WriteConcernFailed", Message: secret}},
+		mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: 11000,
+			Message: "dup key: { _id: " + secret + " }"}}},
+		mongo.WriteException{WriteConcernError: &mongo.WriteConcernError{Code: 64, Name: "WriteConcernFailed",
+			Message: secret}},
 		errors.New("dial mongodb://user:" + secret + "@db:27017: refused"),
 	} {
 		got := failure("reading", err)

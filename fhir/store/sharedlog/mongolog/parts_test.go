@@ -114,13 +114,13 @@ func TestSweep(t *testing.T) {
 	l := openParts(t, testOptions(t))
 	c := &chain{}
 	before := *c
-	kept := c.add(t, l, random(2*smallParts+1))
-	lost := before.entry(random(3*smallParts + 1))
+	kept := c.add(t, l, random(2*smallParts+100))
+	lost := before.entry(random(3*smallParts + 100))
 	if err := l.Append(t.Context(), lost); !errors.Is(err, sharedlog.ErrTaken) {
 		t.Fatal(err)
 	}
 	// The parts of an entry on its way.
-	coming := c.entry(random(smallParts + 1))
+	coming := c.entry(random(smallParts + 100))
 	doc, pieces, err := encode(coming, coming.Sum(), l.inline)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := *small
-	late.Nonce, late.Rows = [16]byte{1}, random(smallParts+1)
+	late.Nonce, late.Rows = [16]byte{1}, random(smallParts+100)
 	if err := l.Append(t.Context(), &late); !errors.Is(err, sharedlog.ErrTaken) {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestKilledBetweenPartsAndEntry(t *testing.T) {
 	}
 	sweep(t, l, 0) // the process may only have stopped
 	c := &chain{}
-	e := c.add(t, l, random(smallParts+1))
+	e := c.add(t, l, random(smallParts+100))
 	sweep(t, l, 3)
 	if got := mustRead(t, l, sharedlog.Position{}); len(got) != 1 || !bytes.Equal(got[0].Rows, e.Rows) {
 		t.Errorf("%d entries", len(got))
@@ -202,14 +202,14 @@ func appendAndDie(t *testing.T, uri string) {
 		}
 	}}
 	l := openParts(t, o)
-	err := l.Append(t.Context(), (&chain{}).entry(random(2*smallParts+1)))
+	err := l.Append(t.Context(), (&chain{}).entry(random(2*smallParts+100)))
 	t.Errorf("the process lives: %v", err)
 }
 
 // TestPartsAtOnce lets processes append the same large entry at the same time.
 func TestPartsAtOnce(t *testing.T) {
 	o := testOptions(t)
-	e := (&chain{}).entry(random(4*smallParts + 1))
+	e := (&chain{}).entry(random(4*smallParts + 100))
 	var all sync.WaitGroup
 	for range 4 {
 		l := openParts(t, o)

@@ -9,11 +9,12 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"pulsegate/fhir/store/sharedlog"
 )
 
-// fault is what a proxy does with the next insert of an entry.
+// fault tells a proxy how to treat the next insert of an entry.
 type fault int
 
 const (
@@ -21,6 +22,7 @@ const (
 	loseInsert       // closes the connection instead of sending the insert
 	loseAnswer       // sends the insert, waits for its answer, and closes the connection
 	holdInsert       // closes the connection to the client, and sends the insert on release
+	loseFinds        // closes the connection at each query for entries, until told otherwise
 )
 
 // proxy forwards connections to a server, message by message.
@@ -107,6 +109,24 @@ func message(r io.Reader) ([]byte, error) {
 	return b, err
 }
 
+// faultOf returns the fault that applies to a request.
+func (p *proxy) faultOf(request []byte) fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	has := func(command string) bool {
+		return bytes.Contains(request, []byte(command+"\x00")) && bytes.Contains(request, []byte(segmentPrefix+"0"))
+	}
+	f := p.next
+	switch {
+	case f == loseFinds && has("find"):
+		return f
+	case f != loseFinds && has("insert"):
+		p.next = none
+		return f
+	}
+	return none
+}
+
 // serve forwards the requests of a connection one at a time, as the driver sends
 // them, and their answers.
 func (p *proxy) serve(client, server net.Conn) {
@@ -116,14 +136,9 @@ func (p *proxy) serve(client, server net.Conn) {
 		if err != nil {
 			return
 		}
-		f := none
-		if bytes.Contains(request, []byte("insert\x00")) && bytes.Contains(request, []byte(segmentPrefix+"0")) {
-			p.mu.Lock()
-			f, p.next = p.next, none
-			p.mu.Unlock()
-		}
+		f := p.faultOf(request)
 		switch f {
-		case loseInsert:
+		case loseInsert, loseFinds:
 			return
 		case holdInsert:
 			_ = client.Close()
@@ -249,5 +264,32 @@ func TestLateInsertControl(t *testing.T) {
 	<-p.released
 	if got := mustRead(t, l, sharedlog.Position{}); len(got) != 2 || !bytes.Equal(got[0].Rows, got[1].Rows) {
 		t.Errorf("%d entries: the control does not show what the contract prevents", len(got))
+	}
+}
+
+// TestUnconfirmed cuts the query for the nonce at a place that is taken. The outcome
+// is unknown, whether the entry there is the same one or another one.
+func TestUnconfirmed(t *testing.T) {
+	o, p := newProxy(t, testOptions(t))
+	l := openLog(t, o)
+	c := &chain{}
+	before := *c
+	e := c.add(t, l, []byte("rows"))
+	other := before.entry([]byte("other rows"))
+	p.fail(loseFinds)
+	timeout := l.opt.Timeout
+	l.opt.Timeout = 100 * time.Millisecond // the driver repeats queries until then
+	isUnknown(t, l.Append(t.Context(), e))
+	isUnknown(t, l.Append(t.Context(), other))
+	if got, err := read(t, l, sharedlog.Position{}); err == nil || len(got) != 0 {
+		t.Errorf("Read: %d entries, %v, want an error", len(got), err)
+	}
+	p.fail(none)
+	l.opt.Timeout = timeout
+	if err := l.Append(t.Context(), e); err != nil {
+		t.Errorf("the entry again: %v", err)
+	}
+	if err := l.Append(t.Context(), other); !errors.Is(err, sharedlog.ErrTaken) {
+		t.Errorf("another entry: %v, want ErrTaken", err)
 	}
 }

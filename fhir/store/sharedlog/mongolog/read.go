@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -25,7 +26,7 @@ func (l *Log) Read(ctx context.Context, p sharedlog.Position, fn func(*sharedlog
 			return err
 		}
 		for i := range docs {
-			e, sum, err := l.whole(ctx, &docs[i])
+			e, sum, err := l.complete(ctx, &docs[i])
 			if err != nil {
 				return err
 			}
@@ -119,8 +120,8 @@ func (l *Log) checkPosition(ctx context.Context, p sharedlog.Position, at []entr
 	return nil
 }
 
-// whole returns the entry of a document from a look, and verifies its hash.
-func (l *Log) whole(ctx context.Context, d *entryDoc) (*sharedlog.Entry, sharedlog.Hash, error) {
+// complete returns the entry of a document from a look, and verifies its hash.
+func (l *Log) complete(ctx context.Context, d *entryDoc) (*sharedlog.Entry, sharedlog.Hash, error) {
 	if d.IsLarge {
 		if err := l.bringLarge(ctx, d); err != nil {
 			return nil, sharedlog.Hash{}, err
@@ -190,33 +191,25 @@ func (l *Log) Bounds(ctx context.Context) (first, last uint64, err error) {
 		return 0, 0, err
 	}
 	kept := l.lastKept().first
-	for i, j := 0, len(segments)-1; i < j; i, j = i+1, j-1 {
-		segments[i], segments[j] = segments[j], segments[i]
+	segments = slices.DeleteFunc(segments, func(s segmentInfo) bool { return s.end <= kept })
+	if first, err = l.firstEdge(ctx, segments, 1); err != nil {
+		return 0, 0, err
 	}
-	for _, s := range segments { // newest first
-		if s.end <= kept {
-			break
-		}
-		d, err := l.edge(ctx, s.name, -1)
+	slices.Reverse(segments)
+	last, err = l.firstEdge(ctx, segments, -1)
+	return first, last, err
+}
+
+// firstEdge returns the edge of the first segment that has entries, or 0.
+func (l *Log) firstEdge(ctx context.Context, segments []segmentInfo, order int) (uint64, error) {
+	for _, s := range segments {
+		d, err := l.edge(ctx, s.name, order)
 		if err != nil {
-			return 0, 0, err
-		}
-		if d == nil {
-			continue
-		}
-		if last == 0 {
-			if last, err = index(d.ID); err != nil {
-				return 0, 0, err
-			}
-		}
-		if d, err = l.edge(ctx, s.name, 1); err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		if d != nil {
-			if first, err = index(d.ID); err != nil {
-				return 0, 0, err
-			}
+			return index(d.ID)
 		}
 	}
-	return first, last, nil
+	return 0, nil
 }

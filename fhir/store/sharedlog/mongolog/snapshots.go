@@ -242,8 +242,8 @@ func (s *Snapshots) putFile(ctx context.Context, f sharedlog.File,
 		err = s.mark(ctx, s.files, u.ID, bson.D{{Key: "complete", Value: true}})
 	}
 	if err != nil {
-		// What remains if this fails, Remove removes in a day. But if it has already
-		// collected this upload, only this call knows of chunks that came later.
+		// If this fails, Remove removes the rest after a day. If Remove has already
+		// collected the upload, only this call knows of chunks that came later.
 		ctx := context.WithoutCancel(ctx)
 		_ = s.discard(ctx, byID(u.ID))
 		_ = s.deleteChunks(ctx, u.ID)

@@ -100,7 +100,8 @@ func TestChunks(t *testing.T) {
 	if err != nil || len(have) != 1 {
 		t.Fatal(len(have), err)
 	}
-	if err := s.log.all(t.Context(), s.chunks, between(have[0].ID, have[0].ID+"."), nil, &docs); err != nil || len(docs) != 3 {
+	if err := s.log.all(t.Context(), s.chunks, between(have[0].ID, have[0].ID+"."), nil, &docs); err != nil ||
+		len(docs) != 3 {
 		t.Fatal(len(docs), err)
 	}
 	for _, d := range docs {

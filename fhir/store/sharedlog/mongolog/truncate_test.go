@@ -39,9 +39,9 @@ func TestTruncateWaits(t *testing.T) {
 	o.shift = func() time.Duration { return shift }
 	l := openParts(t, o)
 	c := &chain{}
-	c.add(t, l, random(smallParts+1))
+	c.add(t, l, random(smallParts+100))
 	c.grow(t, l, 3*testSegment)
-	large := c.add(t, l, random(smallParts+1))
+	large := c.add(t, l, random(smallParts+100))
 	truncate(t, l, 0)
 	truncate(t, l, testSegment-1)
 	if first, last, err := l.Bounds(t.Context()); first != 1 || last != c.at.Index || err != nil {
@@ -71,7 +71,8 @@ func TestTruncateWaits(t *testing.T) {
 		t.Errorf("%d segments, want 1", n)
 	}
 	var records []firstDoc
-	if err := l.all(t.Context(), l.db.Collection("log_first"), bson.D{}, nil, &records); err != nil || len(records) != 1 {
+	if err := l.all(t.Context(), l.db.Collection("log_first"), bson.D{}, nil, &records); err != nil ||
+		len(records) != 1 {
 		t.Errorf("%d records, %v: want 1", len(records), err)
 	}
 	if got, err := read(t, l, c.at); err != nil || len(got) != 0 {

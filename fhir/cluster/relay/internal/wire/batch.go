@@ -174,8 +174,10 @@ func (c *Codec) DecodeBatch(b []byte) (*store.Batch, error) {
 		out.Writes = append(out.Writes, r.write())
 	}
 	for n := r.count(maxItems); len(out.State) < n && r.err == nil; {
-		out.State = append(out.State, store.StateWrite{Key: r.text(), Expect: store.StateExpect(r.enum(byte(store.StateEquals))),
-			Value: r.bytes(), Old: r.bytes(), Expires: r.time()})
+		s := store.StateWrite{Key: r.text()}
+		s.Expect = store.StateExpect(r.enum(byte(store.StateEquals)))
+		s.Value, s.Old, s.Expires = r.bytes(), r.bytes(), r.time()
+		out.State = append(out.State, s)
 	}
 	for n := r.count(maxItems); len(out.Leaves) < n && r.err == nil; {
 		out.Leaves = append(out.Leaves, r.bytes())

@@ -166,13 +166,14 @@ func TestBounds(t *testing.T) {
 	many := &series.Columns{Start: make([]int64, maxSamples+1), Off: make([]int16, maxSamples+1)}
 	cuts := store.NewTemplate([]byte(fhir.Prefix("Patient", "p")+"}}"), len(fhir.Prefix("Patient", "p")), nil)
 	for name, b := range map[string]*store.Batch{
-		"writes":    {Writes: make([]store.Write, maxItems+1)},
-		"state":     {State: make([]store.StateWrite, maxItems+1)},
-		"series":    {Series: make([]store.SeriesWrite, maxSeries+1)},
-		"samples":   {Series: []store.SeriesWrite{{Template: one, Columns: many}}},
-		"values":    {Series: []store.SeriesWrite{{Template: &series.Template{Values: 9}, Columns: &series.Columns{}}}},
-		"slots":     {Series: []store.SeriesWrite{{Template: &series.Template{}, Columns: &series.Columns{}}}},
-		"commits":   {Series: []store.SeriesWrite{{Template: one, Columns: &series.Columns{Commits: make([]series.Commit, 1)}}}},
+		"writes":  {Writes: make([]store.Write, maxItems+1)},
+		"state":   {State: make([]store.StateWrite, maxItems+1)},
+		"series":  {Series: make([]store.SeriesWrite, maxSeries+1)},
+		"samples": {Series: []store.SeriesWrite{{Template: one, Columns: many}}},
+		"values":  {Series: []store.SeriesWrite{{Template: &series.Template{Values: 9}, Columns: &series.Columns{}}}},
+		"slots":   {Series: []store.SeriesWrite{{Template: &series.Template{}, Columns: &series.Columns{}}}},
+		"commits": {Series: []store.SeriesWrite{{Template: one,
+			Columns: &series.Columns{Commits: make([]series.Commit, 1)}}}},
 		"operation": {Writes: []store.Write{{Op: 7}}},
 		"expect":    {Writes: []store.Write{{Expect: 7}}},
 		"template":  {Writes: []store.Write{{Template: cuts, Resource: fhir.Resource{JSON: []byte("{}")}}}},
@@ -248,7 +249,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(AppendError(nil, fhir.Errorf(fhir.Gone, "op", "gone")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got, err := c.DecodeBatch(slices.Clone(b)); err == nil {
-			// What is accepted can be encoded, and is then the same batch.
+			// An accepted batch can be encoded, and is decoded as the same batch.
 			enc, err := c.AppendBatch(nil, got)
 			if err != nil {
 				t.Fatalf("accepted, but not encoded: %v", err)

@@ -48,10 +48,11 @@ func New(t testing.TB) Database {
 	base := os.Getenv(Variable)
 	standalone := base == ""
 	if standalone {
-		var err error
-		if base, err = shared(); err != nil {
+		s, err := shared()
+		if err != nil {
 			t.Fatalf("starting the stand-in for MongoDB: %v", err)
 		}
+		base = s.uri
 	}
 	name := "pulsegate_test_" + strings.ToLower(rand.Text())
 	uri, password, err := withDatabase(base, name)
@@ -113,21 +114,23 @@ func withDatabase(uri, name string) (string, string, error) {
 	return scheme + "://" + hosts + "/" + name + query, password, nil
 }
 
-// shared returns the address of the stand-in that this process shares. The
-// stand-in ends with this process, because its standard input does.
-var shared = sync.OnceValues(func() (string, error) {
-	path, err := Build(context.Background())
-	if err != nil {
-		return "", err
-	}
-	uri, stop, err := Start(exec.Command(path))
-	stopShared = stop
-	return uri, err
-})
+// standIn is a running stand-in.
+type standIn struct {
+	uri string
+	// stop ends it. It also keeps its standard input open, which the garbage collector
+	// would close otherwise.
+	stop func() error
+}
 
-// stopShared keeps the standard input of the stand-in open: an unreachable pipe is
-// closed by the garbage collector.
-var stopShared func() error
+// shared starts the stand-in that this process shares. It ends with this process,
+// because its standard input does.
+var shared = sync.OnceValues(func() (s standIn, err error) {
+	path, err := Build(context.Background())
+	if err == nil {
+		s.uri, s.stop, err = Start(exec.Command(path))
+	}
+	return s, err
+})
 
 // Start starts the stand-in and returns its address when it is ready. It ends when
 // stop is called, or when this process ends.

@@ -1,0 +1,107 @@
+// Command cluster tests several server processes over one log. It starts three of
+// them, and lets clients read, update, create, disclose and withdraw at one process
+// after the other, while it kills processes (the sequencer on purpose), stops them for
+// longer than their leases, cuts and delays the network between them and their
+// servers, empties Redis and ends it, and ends MongoDB. The history that the clients
+// saw must be linearizable: a consent that was withdrawn at one process stops the next
+// request at every other one, a revoked token is revoked everywhere, and no update is
+// lost. Every acknowledged write must be there once, the sequence numbers must have no
+// gaps, and all processes must have the same content.
+//
+// Without -mongodb and -redis it starts a stand-in for MongoDB (conformance/ferretd)
+// and a redis-server. With them it uses the given servers, and leaves out the faults
+// for which it would have to end them or to sit between them and the processes.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+)
+
+// settings are the flags of the program.
+type settings struct {
+	bin, mongodb, redis string
+	nodes, rounds       int
+	workers             int
+	seed                uint64
+	length, lease       time.Duration
+	only                string
+	env                 list
+	verbose             bool
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+func main() {
+	var s settings
+	flag.StringVar(&s.bin, "bin", "bin/pulsegate", "the binary to start")
+	flag.StringVar(&s.mongodb, "mongodb", "", "connection string of an empty database; empty starts a stand-in")
+	flag.StringVar(&s.redis, "redis", "", "URL of a Redis server; empty starts one, and none does without")
+	flag.IntVar(&s.nodes, "nodes", 3, "number of processes")
+	flag.IntVar(&s.rounds, "rounds", 1, "how often each fault occurs")
+	flag.IntVar(&s.workers, "workers", 6, "number of concurrent clients")
+	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "seed of the operations")
+	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
+	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
+	flag.StringVar(&s.only, "only", "", "only faults whose name contains this")
+	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
+	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
+	flag.Parse()
+	if err := run(&s); err != nil {
+		fmt.Fprintf(os.Stderr, "cluster: FAIL (seed %d): %v\n", s.seed, err)
+		os.Exit(1)
+	}
+}
+
+func run(s *settings) (err error) {
+	dir, err := os.MkdirTemp("", "pulsegate-cluster-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			slog.Warn("clean-up", "error", err)
+		}
+	}()
+	h := &harness{settings: s, dir: dir}
+	defer func() {
+		if err != nil {
+			h.logs()
+		}
+		err = errors.Join(err, h.close())
+	}()
+	if err := h.start(); err != nil {
+		return err
+	}
+	passed := 0
+	for round := range s.rounds {
+		for _, f := range h.faults() {
+			if !strings.Contains(f.name, s.only) {
+				continue
+			}
+			if err := h.round(f); err != nil {
+				return fmt.Errorf("round %d, %s: %w", round+1, f.name, err)
+			}
+			passed++
+		}
+	}
+	if passed == 0 {
+		return errors.New("no fault has such a name")
+	}
+	if err := h.verify(); err != nil {
+		return err
+	}
+	fmt.Printf("cluster: %d operations done, %d refused, %d unknown; %d creations, each there once; "+
+		"all histories linearizable, all processes equal\n%d passed, 0 failed\n",
+		h.done, h.refused, h.unknown, len(h.creations), passed)
+	return nil
+}

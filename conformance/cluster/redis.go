@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+// redis is a Redis server without persistence, which a test may end and start again.
+type redis struct {
+	port int
+	cmd  *exec.Cmd // nil while it is down
+}
+
+func startRedis() (*redis, error) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return nil, errors.New("redis-server is missing; deploy/ensure-redis.sh installs it")
+	}
+	port, err := blackbox.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	r := &redis{port: port}
+	return r, r.start()
+}
+
+func (r *redis) addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
+
+// start starts the server, with no keys, and waits until it answers.
+func (r *redis) start() error {
+	r.cmd = exec.Command("redis-server", "--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--save", "",
+		"--appendonly", "no")
+	if err := r.cmd.Start(); err != nil {
+		return err
+	}
+	for range 100 {
+		if _, err := r.do("PING"); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return errors.Join(errors.New("redis-server does not start"), r.kill())
+}
+
+func (r *redis) kill() error {
+	if r.cmd == nil {
+		return nil
+	}
+	err := r.cmd.Process.Kill()
+	_ = r.cmd.Wait() // reports the kill
+	r.cmd = nil
+	return err
+}
+
+// flush removes all keys.
+func (r *redis) flush() error {
+	_, err := r.do("FLUSHALL")
+	return err
+}
+
+// sequencer returns the value of the lease of the sequencer, or "" if there is none.
+func (r *redis) sequencer() (string, error) {
+	keys, err := r.do("KEYS", "pulsegate:*:sequencer")
+	if err != nil || len(keys) == 0 {
+		return "", err
+	}
+	value, err := r.do("GET", keys[0])
+	if err != nil || len(value) == 0 {
+		return "", err
+	}
+	return value[0], nil
+}
+
+// do sends a command (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec)
+// and returns the strings of the answer.
+func (r *redis) do(args ...string) ([]string, error) {
+	c, err := net.DialTimeout("tcp", r.addr(), 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(a), a)
+	}
+	if _, err := io.WriteString(c, b.String()); err != nil {
+		return nil, err
+	}
+	return reply(bufio.NewReader(c))
+}
+
+func reply(r *bufio.Reader) ([]string, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" {
+		return nil, errors.New("empty reply of Redis")
+	}
+	switch rest := line[1:]; line[0] {
+	case '+', ':':
+		return []string{rest}, nil
+	case '$':
+		n, err := strconv.Atoi(rest)
+		if err != nil || n < 0 {
+			return nil, err
+		}
+		b := make([]byte, n+2)
+		_, err = io.ReadFull(r, b)
+		return []string{string(b[:n])}, err
+	case '*':
+		n, err := strconv.Atoi(rest)
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for range n {
+			one, err := reply(r)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, one...)
+		}
+		return out, nil
+	}
+	return nil, errors.New("the command is refused")
+}
