@@ -32,7 +32,7 @@ type settings struct {
 	length, lease       time.Duration
 	only                string
 	env                 list
-	verbose             bool
+	verbose, control    bool
 }
 
 // list is a flag that may be given several times.
@@ -55,11 +55,26 @@ func main() {
 	flag.StringVar(&s.only, "only", "", "only faults whose name contains this")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
+	flag.BoolVar(&s.control, "control", false,
+		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()
-	if err := run(&s); err != nil {
+	err := run(&s)
+	if s.control {
+		err = failed(err)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "cluster: FAIL (seed %d): %v\n", s.seed, err)
 		os.Exit(1)
 	}
+}
+
+// failed returns an error unless a run failed because a history was not linearizable.
+func failed(err error) error {
+	if err == nil || !strings.Contains(err.Error(), "not linearizable") {
+		return fmt.Errorf("the processes know nothing of each other, and the run did not find it: %w", err)
+	}
+	fmt.Println("cluster: the history of processes that know nothing of each other is not linearizable, as it must be")
+	return nil
 }
 
 func run(s *settings) (err error) {
@@ -74,7 +89,7 @@ func run(s *settings) (err error) {
 	}()
 	h := &harness{settings: s, dir: dir}
 	defer func() {
-		if err != nil {
+		if err != nil && !s.control {
 			h.logs()
 		}
 		err = errors.Join(err, h.close())

@@ -105,7 +105,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Clock: time.Now, Logger: env.log}); err != nil {
 		return nil, err
 	}
 	env.log.Info("member of a cluster", "node", m.node(), "entry", m.Position().Index, "founded", m.Founded,
@@ -158,7 +158,7 @@ func (m *member) connect() (err error) {
 		}
 		m.redis, err = hints.Open(hints.Options{URL: c.Redis, Password: password, Cluster: m.Identity.Cluster,
 			Secret: sealed.Derive(m.keys.Current, "pulsegate rate limits", 32),
-			Self:   hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
+			Self:   hints.Holder{Node: m.node(), Address: address}, Clock: time.Now, Logger: m.env.log})
 		if err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
