@@ -30,6 +30,12 @@ type environment struct {
 	roles  role.Roles // work that one server of a cluster does at a time
 }
 
+// clustered reports whether other servers share the store.
+func (e environment) clustered() bool {
+	_, alone := e.roles.(role.Alone)
+	return !alone
+}
+
 // limits returns the buckets that the servers of a cluster share, or nil.
 func (e environment) limits() limit.Shared {
 	if e.member == nil {

@@ -77,7 +77,7 @@ func newFollowers(ctx context.Context, env environment, db database, rec *audit.
 		return followers{}, err
 	}
 	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), GrantFor: grants.compile, Logger: env.log})
+		Base: env.fhirBase(), GrantFor: grants.compile, Roles: env.roles, Logger: env.log})
 	if err != nil {
 		subs.Close()
 		return followers{}, err

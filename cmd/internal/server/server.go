@@ -145,7 +145,8 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 		return err
 	}
 	if m.Config.Demo {
-		if err := (operations{s}).fillDemo(ctx, m.Stdout); err != nil {
+		err := s.inTurn(ctx, "demo", func(ctx context.Context) error { return (operations{s}).fillDemo(ctx, m.Stdout) })
+		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 	}
