@@ -87,13 +87,9 @@ func (e *Engine) revise(ctx context.Context, commit Commit, prepare func() ([]st
 		if err != nil {
 			return err
 		}
-		n, err := strconv.ParseUint("0"+string(old), 10, 64)
+		w, err := revision(old)
 		if err != nil {
-			return fhir.Wrap(op, err)
-		}
-		w := store.StateWrite{Key: revisionKey, Value: strconv.AppendUint(nil, n+1, 10), Expect: store.StateAbsent}
-		if old != nil {
-			w.Expect, w.Old = store.StateEquals, old
+			return err
 		}
 		if err = commit(ctx, append(ws, w)...); !store.Lost(err) {
 			return err
@@ -104,6 +100,22 @@ func (e *Engine) revise(ctx context.Context, commit Commit, prepare func() ([]st
 		}
 	}
 	return fhir.Errorf(fhir.Unavailable, op, "other commands change targets; repeat the command")
+}
+
+// revision returns the write of the revision that follows old, which is nil if there is
+// none.
+func revision(old []byte) (store.StateWrite, error) {
+	w := store.StateWrite{Key: revisionKey, Expect: store.StateAbsent}
+	var n uint64
+	if old != nil {
+		var err error
+		if n, err = strconv.ParseUint(string(old), 10, 64); err != nil {
+			return w, fhir.Wrap("push.revision", err)
+		}
+		w.Expect, w.Old = store.StateEquals, old
+	}
+	w.Value = strconv.AppendUint(nil, n+1, 10)
+	return w, nil
 }
 
 // validate checks a new target and returns it with its initial state.
