@@ -111,6 +111,9 @@ func (f *follower) read() error {
 	if f.closed {
 		return nil
 	}
+	if err := f.ctx.Err(); err != nil { // the role is lost, so that every commit fails
+		return fhir.Wrap("push.refresh", err)
+	}
 	// The revision is read first: a change meanwhile is seen by the next call.
 	current, err := f.opts.Store.Get(f.ctx, revisionKey)
 	if err != nil || f.known && bytes.Equal(current, f.revision) {
