@@ -12,6 +12,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -21,6 +22,7 @@ type follower struct {
 	*Engine
 	opts  Options // those of the Engine, with a store that is bound to the term
 	ctx   context.Context
+	term  role.Term
 	tasks sync.WaitGroup // senders and other goroutines of the term
 
 	// stepping is held during a step and while the targets are read, so that no step
