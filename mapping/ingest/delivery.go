@@ -58,6 +58,7 @@ type delivery struct {
 	devices        map[string]*mapping.DeviceFacts
 	learned        map[string]bool     // pairs that learnSources has recorded
 	exemplars      map[string]bool     // keys of exemplars that the store has
+	overtaken      bool                // Request.Again has ended the delivery
 	asOf           store.Seq           // the commit as of which the caches above are valid
 	openItems      map[string][]string // items in quarantine by subjectID; nil until loadOpenItems
 	wroteResources bool

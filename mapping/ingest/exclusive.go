@@ -35,6 +35,12 @@ func (d *delivery) exclusively(ctx context.Context, attempt func() error) error 
 			d.forget() // another writer may have changed what the caches hold
 			d.asOf = at
 		}
+		if d.request.Again != nil {
+			if err := d.request.Again(ctx); err != nil {
+				d.overtaken = true
+				return err
+			}
+		}
 		erased, err := d.pipeline.erasureMark(ctx, d.request.Patient, d.request.Vendor)
 		if err != nil {
 			return err

@@ -86,6 +86,11 @@ type Request struct {
 	// the role under which the caller works.
 	Bind func(*store.Batch)
 
+	// Again, if not nil, is called before each attempt to commit, when the attempt's Seen
+	// is known, and reads again what Bind ties the commit to. If it fails, the delivery
+	// ends with its error.
+	Again func(context.Context) error
+
 	part *partClaim // nil unless the payload is a part that may be repeated
 }
 
