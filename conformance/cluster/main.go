@@ -48,7 +48,7 @@ func main() {
 	flag.StringVar(&s.redis, "redis", "", "URL of a Redis server; empty starts one, and none does without")
 	flag.IntVar(&s.nodes, "nodes", 3, "number of processes")
 	flag.IntVar(&s.rounds, "rounds", 1, "how often each fault occurs")
-	flag.IntVar(&s.workers, "workers", 6, "number of concurrent clients")
+	flag.IntVar(&s.workers, "workers", 8, "number of concurrent clients")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "seed of the operations")
 	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
 	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
