@@ -14,6 +14,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
 	"pulsegate/fhir/cluster/hints"
+	"pulsegate/fhir/cluster/mirror"
 	"pulsegate/fhir/cluster/nodes"
 	"pulsegate/fhir/cluster/relay"
 	"pulsegate/fhir/cluster/role"
@@ -54,6 +55,8 @@ type member struct {
 	store database
 	relay *relay.Store // nil without Redis
 	peers *relay.Server
+	// mirror is nil if there is none. Only the server with its role runs it.
+	mirror *mirror.Mirror
 
 	wake   chan struct{}
 	bell   atomic.Pointer[hints.Redis]
@@ -74,9 +77,6 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	if env.config.ClusterKeyFile == "" {
-		return nil, errors.New("cluster-key-file: a cluster needs a key; make one with: openssl rand -base64 32")
-	}
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
@@ -108,6 +108,9 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Clock: time.Now, Logger: env.log}); err != nil {
 		return nil, err
 	}
+	if err := m.openMirror(); err != nil {
+		return nil, err
+	}
 	env.log.Info("member of a cluster", "node", m.node(), "entry", m.Position().Index, "founded", m.Founded,
 		"redis", m.redis != nil)
 	m.run(ctx)
@@ -127,6 +130,28 @@ func (m *member) importKeys(ctx context.Context) error {
 		_, err = audit.ImportNotary(ctx, notaryOptions(m.env, m.store, nil), m.vault)
 	}
 	return err
+}
+
+// openMirror prepares the mirror of the settings.
+func (m *member) openMirror() error {
+	name := m.env.config.MongoDBMirror
+	if name == "" {
+		return nil
+	}
+	db, err := m.log.Database(name)
+	if err == nil {
+		m.mirror, err = mirror.New(mirror.Options{Store: m.store, DB: db, Source: m.source(), Clock: m.env.now,
+			Logger: m.env.log})
+	}
+	if err != nil {
+		return fmt.Errorf("mongodb-mirror: %w", err)
+	}
+	return nil
+}
+
+// source names the store to the mirror, which is emptied when the log was restored.
+func (m *member) source() string {
+	return fmt.Sprintf("%x/%d", m.Identity.Cluster, m.Identity.Epoch)
 }
 
 func (m *member) openLog(ctx context.Context) (err error) {
@@ -276,7 +301,7 @@ func (m *member) run(ctx context.Context) {
 	if m.redis != nil {
 		m.work.Go(func() { m.forwardWakes(ctx) })
 	}
-	for name, work := range map[string]func(context.Context, role.Term){
+	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
 		"compaction": func(ctx context.Context, _ role.Term) {
@@ -284,7 +309,11 @@ func (m *member) run(ctx context.Context) {
 			defer m.SetCompacting(false)
 			<-ctx.Done()
 		},
-	} {
+	}
+	if m.mirror != nil {
+		works["mirror"] = func(ctx context.Context, _ role.Term) { m.mirror.Run(ctx) }
+	}
+	for name, work := range works {
 		m.work.Go(func() { m.roles.Run(ctx, name, work) })
 	}
 }
@@ -335,9 +364,12 @@ func (m *member) watchClock(ctx context.Context) {
 	}
 }
 
+// clockOffset returns the offset of this server's clock from MongoDB's.
+func (m *member) clockOffset() time.Duration { return time.Duration(m.offset.Load()) }
+
 // ready returns the reason why this server must not serve, or nil.
 func (m *member) ready() error {
-	if off := time.Duration(m.offset.Load()).Abs(); off > maxOffset {
+	if off := m.clockOffset().Abs(); off > maxOffset {
 		return fmt.Errorf("the clock of this server is %s off that of MongoDB", off.Round(time.Millisecond))
 	}
 	return m.Ready()
