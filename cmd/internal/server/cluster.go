@@ -182,7 +182,7 @@ func (m *member) connect() (err error) {
 			return err
 		}
 		m.redis, err = hints.Open(hints.Options{URL: c.Redis, Password: password, Cluster: m.Identity.Cluster,
-			Secret: sealed.Derive(m.keys.Current, "pulsegate rate limits", 32),
+			Secret: sealed.Derive(m.keys.Current, "pulsegate rate limits", 32), Wake: m.wake,
 			Self:   hints.Holder{Node: m.node(), Address: address}, Clock: time.Now, Logger: m.env.log})
 		if err != nil {
 			return fmt.Errorf("redis: %w", err)
@@ -298,9 +298,6 @@ func (m *member) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.work.Go(func() { m.nodes.Run(ctx) })
 	m.work.Go(func() { m.watchClock(ctx) })
-	if m.redis != nil {
-		m.work.Go(func() { m.forwardWakes(ctx) })
-	}
 	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
@@ -315,20 +312,6 @@ func (m *member) run(ctx context.Context) {
 	}
 	for name, work := range works {
 		m.work.Go(func() { m.roles.Run(ctx, name, work) })
-	}
-}
-
-func (m *member) forwardWakes(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.redis.Wake():
-			select {
-			case m.wake <- struct{}{}:
-			default:
-			}
-		}
 	}
 }
 
