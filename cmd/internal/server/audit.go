@@ -42,8 +42,8 @@ func openAudit(ctx context.Context, env environment, db database) (auditTrail, e
 	if m := env.member; m == nil {
 		t.notary, err = audit.OpenNotary(o)
 	} else {
-		// The operator who restored the log has accepted that it is shorter.
-		o.Accept = o.Accept || m.Was != 0
+		// A restored log is shorter than the checkpoint of this server. Only its operator
+		// can accept that: who can write to MongoDB could otherwise hide a rollback.
 		t.notary, err = audit.OpenSharedNotary(ctx, o, m.vault)
 	}
 	if err != nil {
