@@ -219,6 +219,9 @@ func (h *harness) round(f fault) error {
 	if failed != nil {
 		return failed
 	}
+	if err := h.history.Check(); err != nil {
+		return err
+	}
 	if f.hit != nil && others == 0 && len(h.nodes) > 1 {
 		return errors.New("no other process acknowledged anything during the fault")
 	}
@@ -229,9 +232,6 @@ func (h *harness) round(f fault) error {
 		if err := h.writable(n); err != nil {
 			return err
 		}
-	}
-	if err := h.history.Check(); err != nil {
-		return err
 	}
 	done, unknown := h.history.Count(history.Done), h.history.Count(history.Unknown)
 	h.done, h.unknown, h.refused = h.done+done, h.unknown+unknown, h.refused+h.history.Count(history.Refused)

@@ -32,7 +32,7 @@ type settings struct {
 	length, lease       time.Duration
 	only                string
 	env                 list
-	verbose             bool
+	verbose, control    bool
 }
 
 // list is a flag that may be given several times.
@@ -48,18 +48,36 @@ func main() {
 	flag.StringVar(&s.redis, "redis", "", "URL of a Redis server; empty starts one, and none does without")
 	flag.IntVar(&s.nodes, "nodes", 3, "number of processes")
 	flag.IntVar(&s.rounds, "rounds", 1, "how often each fault occurs")
-	flag.IntVar(&s.workers, "workers", 6, "number of concurrent clients")
+	flag.IntVar(&s.workers, "workers", 8, "number of concurrent clients")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "seed of the operations")
 	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
 	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
 	flag.StringVar(&s.only, "only", "", "only faults whose name contains this")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
+	flag.BoolVar(&s.control, "control", false,
+		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()
-	if err := run(&s); err != nil {
+	err := run(&s)
+	if s.control {
+		err = failed(err)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "cluster: FAIL (seed %d): %v\n", s.seed, err)
 		os.Exit(1)
 	}
+}
+
+// failed returns an error unless a run failed because a history was not linearizable.
+func failed(err error) error {
+	if err == nil {
+		return errors.New("the processes know nothing of each other, and the run did not find it")
+	}
+	if !strings.Contains(err.Error(), "not linearizable") {
+		return err
+	}
+	fmt.Println("cluster: the history of processes that know nothing of each other is not linearizable, as it must be")
+	return nil
 }
 
 func run(s *settings) (err error) {
@@ -74,7 +92,7 @@ func run(s *settings) (err error) {
 	}()
 	h := &harness{settings: s, dir: dir}
 	defer func() {
-		if err != nil {
+		if err != nil && !s.control {
 			h.logs()
 		}
 		err = errors.Join(err, h.close())

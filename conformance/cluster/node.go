@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -63,7 +64,7 @@ func (h *harness) newNode(i int) (*node, error) {
 	}
 	// All processes have one base URL. The client chooses the process.
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	n.http = &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16,
+	n.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, n.listen)
 		}}}
@@ -72,12 +73,14 @@ func (h *harness) newNode(i int) (*node, error) {
 
 // start starts the process and waits until it is ready.
 func (n *node) start() error {
-	env := append([]string{
-		"PULSEGATE_MONGODB=" + n.mongodb, "PULSEGATE_REDIS=" + n.redis,
-		"PULSEGATE_CLUSTER_KEY_FILE=" + n.harness.key, "PULSEGATE_NODE=" + n.name,
-		"PULSEGATE_PEER_LISTEN=" + n.peer, "PULSEGATE_PEER_ADDRESS=" + n.toPeer.addr(),
-		"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8", "PULSEGATE_METRICS_LISTEN=127.0.0.1:0",
-	}, n.harness.settings.env...)
+	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
+		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, n.harness.settings.env...)
+	if !n.harness.settings.control {
+		env = append(env, "PULSEGATE_MONGODB="+n.mongodb, "PULSEGATE_REDIS="+n.redis,
+			"PULSEGATE_CLUSTER_KEY_FILE="+n.harness.key, "PULSEGATE_NODE="+n.name,
+			"PULSEGATE_PEER_LISTEN="+n.peer, "PULSEGATE_PEER_ADDRESS="+n.toPeer.addr(),
+			"PULSEGATE_MONGODB_STANDALONE="+strconv.FormatBool(n.harness.stand != nil))
+	}
 	var err error
 	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
@@ -118,6 +121,9 @@ type standIn struct {
 }
 
 func startStandIn(dir string) (*standIn, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
 	path, err := mongotest.Build(context.Background())
 	if err != nil {
 		return nil, err
@@ -160,7 +166,7 @@ func (h *harness) close() error {
 	if h.redis != nil {
 		errs = append(errs, h.redis.kill())
 	}
-	if h.stand != nil {
+	if h.stand != nil && h.stand.stop != nil {
 		errs = append(errs, h.stand.stop())
 	}
 	return errors.Join(errs...)

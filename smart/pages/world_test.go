@@ -169,6 +169,12 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// backInApp is the page of the app to which people return.
+func backInApp(c *gin.Context) {
+	c.Data(http.StatusOK, "text/html; charset=utf-8",
+		[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
+}
+
 // processes starts two servers over the store and returns a handler that passes each
 // request to another one than the last. They share the keys, and nothing that one of
 // them keeps in memory.
@@ -276,10 +282,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	w.pages.Mount(engine)
 	flow.Mount(engine)
 	w.apps.Mount(engine)
-	engine.GET("/app/callback", func(c *gin.Context) {
-		c.Data(http.StatusOK, "text/html; charset=utf-8",
-			[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
-	})
+	engine.GET("/app/callback", backInApp)
 	if w.app.ID != "" {
 		return
 	}

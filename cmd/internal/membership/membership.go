@@ -72,14 +72,14 @@ func OpenLog(ctx context.Context, c *config.Config) (*mongolog.Log, error) {
 }
 
 // OpenRedis opens the Redis server that the settings name, for a process of the cluster.
-func OpenRedis(c *config.Config, id [16]byte, k sealed.Keys, self hints.Holder, log *slog.Logger) (*hints.Redis, error) {
-	password, err := config.ReadSecret("redis-password-file", c.RedisPasswordFile)
-	if err != nil {
+// o has the options that the settings do not decide.
+func OpenRedis(c *config.Config, id [16]byte, k sealed.Keys, o hints.Options) (r *hints.Redis, err error) {
+	if o.Password, err = config.ReadSecret("redis-password-file", c.RedisPasswordFile); err != nil {
 		return nil, err
 	}
-	r, err := hints.Open(hints.Options{URL: c.Redis, Password: password, Cluster: id,
-		Secret: sealed.Derive(k.Current, "pulsegate rate limits", 32), Self: self, Clock: time.Now, Logger: log})
-	if err != nil {
+	o.URL, o.Cluster, o.Clock = c.Redis, id, time.Now
+	o.Secret = sealed.Derive(k.Current, "pulsegate rate limits", 32)
+	if r, err = hints.Open(o); err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	return r, nil
@@ -153,8 +153,8 @@ func (o *Change) confirmed(verb string, id [16]byte, about string) error {
 func (o *Change) stopped(ctx context.Context, log sharedlog.Log, id [16]byte, k sealed.Keys, last uint64) error {
 	const advice = "stop all servers of the cluster, and repeat the command"
 	if o.Config.Redis != "" {
-		r, err := OpenRedis(o.Config, id, k, hints.Holder{Node: "pulsegate cluster restore"},
-			slog.New(slog.DiscardHandler))
+		r, err := OpenRedis(o.Config, id, k, hints.Options{
+			Self: hints.Holder{Node: "pulsegate cluster restore"}, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			return err
 		}

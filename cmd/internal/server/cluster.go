@@ -106,7 +106,8 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Clock: time.Now, Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
+		Logger: env.log}); err != nil {
 		return nil, err
 	}
 	if err := m.openMirror(); err != nil {
@@ -171,8 +172,8 @@ func (m *member) connect() (err error) {
 		if err != nil {
 			return err
 		}
-		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys,
-			hints.Holder{Node: m.node(), Address: address}, m.env.log)
+		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys, hints.Options{Wake: m.wake,
+			Self: hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
 		if err != nil {
 			return err
 		}
@@ -287,9 +288,6 @@ func (m *member) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.work.Go(func() { m.nodes.Run(ctx) })
 	m.work.Go(func() { m.watchClock(ctx) })
-	if m.redis != nil {
-		m.work.Go(func() { m.forwardWakes(ctx) })
-	}
 	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
@@ -304,20 +302,6 @@ func (m *member) run(ctx context.Context) {
 	}
 	for name, work := range works {
 		m.work.Go(func() { m.roles.Run(ctx, name, work) })
-	}
-}
-
-func (m *member) forwardWakes(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.redis.Wake():
-			select {
-			case m.wake <- struct{}{}:
-			default:
-			}
-		}
 	}
 }
 
