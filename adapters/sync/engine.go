@@ -215,17 +215,25 @@ func (e *Engine) add(l link.Link, p *plan) *task {
 	return t
 }
 
-// linkChanged follows a change of a link.
+// linkChanged follows a change of a link by this process.
 func (e *Engine) linkChanged(l link.Link) {
+	if err := e.followLink(l); err != nil {
+		// begin reads the plan, or followStore looks at the change again.
+		e.Logger.Warn("sync: a plan could not be read", "link", l.ID, "error", err.Error())
+	}
+}
+
+// followLink follows a change of a link.
+func (e *Engine) followLink(l link.Link) error {
 	e.mu.Lock()
 	t := e.tasks[l.ID]
 	if t == nil {
 		working := e.term != nil
 		e.mu.Unlock()
 		if l.Status != link.Ended && working {
-			e.add(l, nil)
+			return e.addChanged(l)
 		}
-		return
+		return nil
 	}
 	var dropped []*entry
 	switch connected := l.Connected.After(t.link.Connected); {
@@ -255,6 +263,7 @@ func (e *Engine) linkChanged(l link.Link) {
 	if l.Status == link.Ended {
 		e.log(e.deletePlan(ctx, l.ID), t, "plan")
 	}
+	return nil
 }
 
 // schedule puts a task into a queue of its vendor, for the given time or, if that is

@@ -97,6 +97,20 @@ func (e *Engine) begin(ctx context.Context, t role.Term) error {
 	return e.readInbox(ctx)
 }
 
+// addChanged adds a link that has changed and is not in memory. It has a stored plan if
+// the links are being read, and if another process has read it.
+func (e *Engine) addChanged(l link.Link) error {
+	var p *plan
+	if e.shared {
+		var err error
+		if p, err = e.loadPlan(context.Background(), l.ID); err != nil {
+			return err
+		}
+	}
+	e.add(l, p)
+	return nil
+}
+
 // resign forgets the links, which another process reads from now on.
 func (e *Engine) resign() {
 	e.mu.Lock()
@@ -184,7 +198,9 @@ func (e *Engine) followLinks(ctx context.Context) (done []store.StateWrite, err 
 		if err != nil {
 			l = link.Link{ID: changes[i].ID, Status: link.Ended}
 		}
-		e.linkChanged(l)
+		if err := e.followLink(l); err != nil {
+			return done, err
+		}
 		done = append(done, changes[i].Seen())
 	}
 	return done, err

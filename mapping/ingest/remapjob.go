@@ -284,7 +284,8 @@ func (r *Remapping) resume(ctx context.Context, takeOver bool) error {
 	if stored != nil && stored.continues(&r.job) {
 		r.job, r.job.Status, r.job.Reason, r.job.Process = *stored, RemapRunning, "", process
 		if stored.Process == "" && stored.Status == RemapRunning { // StartRemap has recorded it
-			return r.save(ctx)
+			r.notify()
+			return nil
 		}
 	}
 	err = r.record(ctx)

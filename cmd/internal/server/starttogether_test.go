@@ -6,16 +6,23 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/sharedlog"
+	"pulsegate/fhir/store/sharedlog/memlog"
 	"pulsegate/mapping/ingest"
 )
 
@@ -29,20 +36,40 @@ func leases(t *testing.T, db *pebblestore.DB, node string) role.Roles {
 	return r
 }
 
-// together opens the services of n servers over one empty store at the same time.
+// newReplicas opens n empty stores that share a log.
+func newReplicas(t *testing.T, n int) (all []*pebblestore.DB) {
+	t.Helper()
+	log := memlog.New(memlog.Options{})
+	identity := sharedlog.Identity{Cluster: [16]byte{1}, Epoch: 1, Schema: pebblestore.RowSchema}
+	if ok, err := log.Client("operator").SetIdentity(t.Context(), sharedlog.Identity{}, identity); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	for i := range n {
+		name := strconv.Itoa(i)
+		db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20,
+			Shared: &pebblestore.Shared{Log: log.Client(name), Node: name, Identity: identity,
+				Poll: 5 * time.Millisecond}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		all = append(all, db)
+	}
+	return all
+}
+
+// together opens the services of n servers at the same time. Each has a store of its own,
+// which is empty, and they share a log. It returns one of the stores.
 func together(t *testing.T, n int) (*pebblestore.DB, []*services) {
 	t.Helper()
-	db, err := pebblestore.Open(t.TempDir(), pebblestore.Options{NoSync: true, CacheBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
+	stores := newReplicas(t, n)
 	all, errs := make([]*services, n), make([]error, n)
 	var starting sync.WaitGroup
 	begin := make(chan struct{})
 	for i := range n {
-		env := environment{config: settings(t, t.TempDir(), nil), version: "test", now: time.Now, shared: db,
-			roles: leases(t, db, strconv.Itoa(i)), log: slog.New(slog.DiscardHandler), base: "http://localhost:8080"}
+		env := environment{config: settings(t, t.TempDir(), nil), version: "test", now: time.Now,
+			shared: stores[i], roles: leases(t, stores[i], strconv.Itoa(i)), log: slog.New(slog.DiscardHandler),
+			base: "http://localhost:8080"}
 		ctx, stop := context.WithCancel(context.Background())
 		t.Cleanup(stop)
 		starting.Go(func() {
@@ -60,7 +87,10 @@ func together(t *testing.T, n int) (*pebblestore.DB, []*services) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	return db, all
+	if err := stores[0].Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return stores[0], all
 }
 
 // content returns the number of versions of each resource that servers store when they
@@ -128,6 +158,9 @@ func TestRemapAtAnyServer(t *testing.T) {
 	for range 2 {
 		for _, s := range all {
 			ops := operations{s}
+			if err := s.store.Sync(t.Context()); err != nil { // as before each command
+				t.Fatal(err)
+			}
 			job, err := ops.Remap(t.Context(), operatorOfTest, admin.Remap{Vendor: "oura"}, func(ingest.RemapJob) {})
 			if err != nil || job.Status != ingest.RemapDone {
 				t.Fatalf("%+v %v", job, err)
@@ -137,6 +170,9 @@ func TestRemapAtAnyServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		all = all[1:]
+	}
+	if err := all[0].store.Sync(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	list, err := operations{all[0]}.RemapJobs(t.Context(), operatorOfTest)
 	if err != nil || len(list.Jobs) != 1 || list.Jobs[0].Status != ingest.RemapDone {
@@ -194,5 +230,66 @@ func TestInTurn(t *testing.T) {
 	if err := s.inTurn(t.Context(), "test", func(context.Context) error { done++; return nil }); err != nil ||
 		done != 4 {
 		t.Errorf("alone: %d, %v", done, err)
+	}
+}
+
+// TestExportAtAnyServer checks that an export can be started, awaited and downloaded at
+// different servers, also after the server that prepares exports has ended.
+func TestExportAtAnyServer(t *testing.T) {
+	_, all := together(t, 3)
+	ops := operations{all[0]}
+	if err := ops.addDemoClient(t.Context(), operatorOfTest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ops.AddPatient(t.Context(), operatorOfTest,
+		admin.NewPatient{ID: "ada", Given: "Ada", Family: "Invented"}); err != nil {
+		t.Fatal(err)
+	}
+	synced := func(i int) *services {
+		s := all[i%len(all)]
+		if err := s.store.Sync(t.Context()); err != nil { // as before each request
+			t.Fatal(err)
+		}
+		return s
+	}
+	export := func(i int) {
+		t.Helper()
+		s := synced(i)
+		grant, err := clientGrants{s.clients, s.consents}.registered(t.Context(), demoClient)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := audit.Caller{RequestID: "r",
+			Principal: &access.Principal{ClientID: demoClient, Scope: demoScope, Grant: grant}}
+		at, err := s.followers.exporter.KickOff(t.Context(), by, bulk.Request{Level: bulk.System})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := at[strings.LastIndex(at, "/")+1:]
+		var st *bulk.Status
+		for end := time.Now().Add(20 * time.Second); st == nil || st.Manifest == nil; time.Sleep(time.Millisecond) {
+			if st, err = synced(i+1).followers.exporter.Status(t.Context(), by, id); err != nil ||
+				time.Now().After(end) {
+				t.Fatalf("%+v %v", st, err)
+			}
+		}
+		f, err := synced(i+2).followers.exporter.Open(t.Context(), by, id, "Organization.ndjson")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := f.WriteTo(t.Context(), &out); err != nil || bytes.Count(out.Bytes(), []byte("\n")) < 2 {
+			t.Errorf("%s, %v", out.Bytes(), err)
+		}
+	}
+	for i := range all {
+		export(i)
+	}
+	if err := all[0].close(); err != nil { // perhaps the server that prepares
+		t.Fatal(err)
+	}
+	all = all[1:]
+	for i := range all {
+		export(i)
 	}
 }
