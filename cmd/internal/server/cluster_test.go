@@ -59,7 +59,7 @@ func newFleet(t *testing.T, redis string) *fleet {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
-	f.set = map[string]string{"mongodb": f.mongo.URI, "redis": redis, "base-url": twinsBase,
+	f.set = map[string]string{"mongodb": f.mongo.URI, "redis": redis, "base-url": "http://localhost:8080",
 		"cluster-key-file": write("key", base64.StdEncoding.EncodeToString(key))}
 	if f.mongo.Standalone {
 		f.set["mongodb-standalone"] = "true"
@@ -277,8 +277,9 @@ func TestClusterSchema(t *testing.T) {
 	if ok, err := one.member.log.SetIdentity(ctx, id, older); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
+	reads := older.Schema
 	old := nodes.New(nodes.Options{State: one.store, Clock: time.Now, Self: func() nodes.Node {
-		return nodes.Node{Name: "old", Instance: "old", Schema: older.Schema}
+		return nodes.Node{Name: "old", Instance: "old", Schema: reads}
 	}})
 	if err := old.Beat(ctx); err != nil {
 		t.Fatal(err)
@@ -286,9 +287,10 @@ func TestClusterSchema(t *testing.T) {
 	if _, err := raise(); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "old") {
 		t.Errorf("raised although a server does not read it: %v", err)
 	}
-	running, end := context.WithCancel(ctx)
-	end()
-	old.Run(running) // takes it off the list
+	reads = id.Schema // it is updated
+	if err := old.Beat(ctx); err != nil {
+		t.Fatal(err)
+	}
 	after, err := raise()
 	if err != nil || !after.Raised || after.Written != id.Schema {
 		t.Fatalf("%+v, %v", after, err)
@@ -508,8 +510,10 @@ func TestClusterRestore(t *testing.T) {
 		t.Errorf("without a confirmation: %v", err)
 	}
 	change.Cluster = id
+	running := change
+	running.Quiet = patience
 	until(t, "Redis has heard of the server", func() bool {
-		_, err := membership.Restore(t.Context(), change)
+		_, err := membership.Restore(t.Context(), running)
 		return err != nil && strings.Contains(err.Error(), "are running")
 	})
 	one.end(t)
