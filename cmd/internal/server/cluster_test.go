@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -403,7 +404,9 @@ func TestClusterLosesMongoDB(t *testing.T) {
 	one := f.start("one", "", map[string]string{"mongodb": "mongodb://" + c.addr + "/" + database})
 	held := func(s *sailor, by string) bool {
 		list, err := role.List(t.Context(), s.store)
-		return err == nil && slices.ContainsFunc(list, func(h role.Holder) bool { return h.Role == "snapshots" && h.Node == by })
+		return err == nil && slices.ContainsFunc(list, func(h role.Holder) bool {
+			return h.Role == "snapshots" && h.Node == by
+		})
 	}
 	until(t, "the first server has the role", func() bool { return held(one, "one") })
 	two := f.start("two", "", nil)
@@ -504,6 +507,12 @@ func TestClusterRestore(t *testing.T) {
 	}
 	restore := f.backup()
 	one.add(t, "ben")
+	size := one.store.Log().Size()
+	until(t, "a checkpoint covers the patient after the backup", func() bool {
+		lines := strings.Split(string(one.audit.notary.Checkpoint()), "\n")
+		n, err := strconv.ParseUint(lines[min(1, len(lines)-1)], 10, 64)
+		return err == nil && n >= size
+	})
 	id := one.status(t).ID
 	change := membership.Change{Config: one.config, By: "uid:7", Clock: time.Now, Quiet: time.Millisecond}
 	if _, err := membership.Restore(t.Context(), change); err == nil || !strings.Contains(err.Error(), id) {
@@ -571,7 +580,8 @@ func TestClusterLeave(t *testing.T) {
 	verifier, id := two.audit.notary.Verifier(), two.status(t).ID
 	alone := map[string]string{"mongodb": "", "redis": "", "mongodb-standalone": "false", "mongodb-password-file": ""}
 	two.end(t)
-	if _, err := f.tryStart("two", two.dir, alone); err == nil || !strings.Contains(err.Error(), "pulsegate cluster leave") {
+	if _, err := f.tryStart("two", two.dir, alone); err == nil ||
+		!strings.Contains(err.Error(), "pulsegate cluster leave") {
 		t.Errorf("the copy of a cluster started alone: %v", err)
 	}
 	change := membership.Change{Config: two.config, By: "uid:7", Clock: time.Now}
