@@ -23,7 +23,7 @@ type Cluster struct {
 	// FirstEntry and LastEntry are those that the log holds.
 	FirstEntry uint64 `json:"firstEntry,omitempty"`
 	LastEntry  uint64 `json:"lastEntry,omitempty"`
-	// ClockOffset is that of this server's clock from MongoDB's, in seconds.
+	// ClockOffset is the time in seconds by which this server's clock is ahead of MongoDB's.
 	ClockOffset float64 `json:"clockOffset"`
 	// Redis reports whether this server has one, and Sequencer which server puts in the
 	// commits of all, as far as this server knows.

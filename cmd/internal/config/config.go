@@ -251,8 +251,8 @@ func (c *Config) checkCluster() error {
 		}
 	}
 	if len(c.MongoDBMirror) > maxDatabaseName || strings.ContainsAny(c.MongoDBMirror, "/\\. \"$\x00") {
-		return fmt.Errorf("mongodb-mirror: must be the name of a database, of at most %d bytes and without / \\ . \" $ and spaces",
-			maxDatabaseName)
+		return fmt.Errorf("mongodb-mirror: must be the name of a database, of at most %d bytes and without "+
+			"/ \\ . \" $ and spaces", maxDatabaseName)
 	}
 	return nil
 }

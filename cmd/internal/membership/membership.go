@@ -134,26 +134,26 @@ func Restore(ctx context.Context, o Change) (out Restored, err error) {
 	return Restored{Cluster: hex.EncodeToString(id.Cluster[:]), Epoch: id.Epoch, Entry: last}, nil
 }
 
-// confirmed refuses a change whose operator has not named the cluster.
-func (o *Change) confirmed(verb string, id [16]byte, about string) error {
+// confirmed refuses a change if the operator has not named the cluster.
+func (c *Change) confirmed(verb string, id [16]byte, about string) error {
 	name := hex.EncodeToString(id[:])
-	if strings.EqualFold(strings.TrimSpace(o.Cluster), name) {
+	if strings.EqualFold(strings.TrimSpace(c.Cluster), name) {
 		return nil
 	}
 	again := fmt.Sprintf("to confirm, repeat the command with --cluster %s", name)
-	if o.Cluster == "" {
-		return admin.Advise(fmt.Errorf("this is cluster %s, %s; see `pulsegate cluster %s --help` for what the command does",
+	if c.Cluster == "" {
+		return admin.Advise(fmt.Errorf("this is cluster %s, %s; `pulsegate cluster %s --help` tells what the command does",
 			name, about, verb), again)
 	}
-	return admin.Advise(fmt.Errorf("this is not cluster %.40q, but cluster %s, %s", o.Cluster, name, about), again)
+	return admin.Advise(fmt.Errorf("this is not cluster %.40q, but cluster %s, %s", c.Cluster, name, about), again)
 }
 
 // stopped refuses if a server of the cluster is running: if Redis has heard of one
-// lately, or if the log grows.
-func (o *Change) stopped(ctx context.Context, log sharedlog.Log, id [16]byte, k sealed.Keys, last uint64) error {
+// in the last seconds, or if the log grows.
+func (c *Change) stopped(ctx context.Context, log sharedlog.Log, id [16]byte, k sealed.Keys, last uint64) error {
 	const advice = "stop all servers of the cluster, and repeat the command"
-	if o.Config.Redis != "" {
-		r, err := OpenRedis(o.Config, id, k, hints.Options{
+	if c.Config.Redis != "" {
+		r, err := OpenRedis(c.Config, id, k, hints.Options{
 			Self: hints.Holder{Node: "pulsegate cluster restore"}, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			return err
@@ -171,12 +171,12 @@ func (o *Change) stopped(ctx context.Context, log sharedlog.Log, id [16]byte, k 
 				strings.Join(names, ", ")), advice)
 		}
 	}
-	if o.Quiet <= 0 {
-		o.Quiet = role.DefaultLease / 2
+	if c.Quiet <= 0 {
+		c.Quiet = role.DefaultLease / 2
 	}
-	late := time.NewTimer(o.Quiet)
+	late := time.NewTimer(c.Quiet)
 	defer late.Stop()
-	t := time.NewTicker(min(o.Quiet, 250*time.Millisecond))
+	t := time.NewTicker(min(c.Quiet, 250*time.Millisecond))
 	defer t.Stop()
 	for {
 		_, now, err := log.Bounds(ctx)
@@ -184,8 +184,8 @@ func (o *Change) stopped(ctx context.Context, log sharedlog.Log, id [16]byte, k 
 			return err
 		}
 		if now != last {
-			return admin.Advise(fmt.Errorf("a server of the cluster is running: it has just written entry %d to the log", now),
-				advice)
+			return admin.Advise(
+				fmt.Errorf("a server of the cluster is running: it has just written entry %d to the log", now), advice)
 		}
 		select {
 		case <-t.C:
@@ -239,12 +239,12 @@ func Leave(ctx context.Context, o Change) (out Left, err error) {
 }
 
 // exportKeys writes the shared keys to the files of a server that is alone.
-func (o *Change) exportKeys(ctx context.Context, st *pebblestore.ClosedState, k sealed.Keys) error {
+func (c *Change) exportKeys(ctx context.Context, st *pebblestore.ClosedState, k sealed.Keys) error {
 	vault, err := sealed.Open(ctx, st, k)
 	if err != nil {
 		return err
 	}
-	return errors.Join(keys.Export(ctx, o.Config.Data, vault, o.Clock),
-		authn.ExportKey(ctx, o.Config.Data, vault),
-		audit.ExportNotary(ctx, o.Config.Data, st, vault))
+	return errors.Join(keys.Export(ctx, c.Config.Data, vault, c.Clock),
+		authn.ExportKey(ctx, c.Config.Data, vault),
+		audit.ExportNotary(ctx, c.Config.Data, st, vault))
 }

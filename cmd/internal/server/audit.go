@@ -81,14 +81,15 @@ func (t auditTrail) recordRejoin(ctx context.Context, env environment) error {
 	if m == nil || m.Discarded == "" {
 		return nil
 	}
-	extra := [][2]string{{"node", m.Node}, {"reason", m.Discarded}}
-	what := "cluster-rejoin"
+	what, extra := "cluster-rejoin", [][2]string{{"node", m.Node}, {"reason", m.Discarded}}
 	if m.Was != 0 {
 		what = "cluster-restore"
 		extra = append(extra, [2]string{"epoch", strconv.FormatUint(m.Identity.Epoch, 10)},
 			[2]string{"former-epoch", strconv.FormatUint(m.Was, 10)})
 	}
-	return t.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: what, Extra: extra})
+	// The codes of DICOM tell only that a server has started.
+	return t.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: "start",
+		Extra: append([][2]string{{"event", what}}, extra...)})
 }
 
 // recordChange records a change of the cluster that an operator ordered while the server

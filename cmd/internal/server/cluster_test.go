@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -59,7 +60,7 @@ func newFleet(t *testing.T, redis string) *fleet {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
-	f.set = map[string]string{"mongodb": f.mongo.URI, "redis": redis, "base-url": twinsBase,
+	f.set = map[string]string{"mongodb": f.mongo.URI, "redis": redis, "base-url": "http://localhost:8080",
 		"cluster-key-file": write("key", base64.StdEncoding.EncodeToString(key))}
 	if f.mongo.Standalone {
 		f.set["mongodb-standalone"] = "true"
@@ -277,8 +278,9 @@ func TestClusterSchema(t *testing.T) {
 	if ok, err := one.member.log.SetIdentity(ctx, id, older); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
+	reads := older.Schema
 	old := nodes.New(nodes.Options{State: one.store, Clock: time.Now, Self: func() nodes.Node {
-		return nodes.Node{Name: "old", Instance: "old", Schema: older.Schema}
+		return nodes.Node{Name: "old", Instance: "old", Schema: reads}
 	}})
 	if err := old.Beat(ctx); err != nil {
 		t.Fatal(err)
@@ -286,9 +288,10 @@ func TestClusterSchema(t *testing.T) {
 	if _, err := raise(); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "old") {
 		t.Errorf("raised although a server does not read it: %v", err)
 	}
-	running, end := context.WithCancel(ctx)
-	end()
-	old.Run(running) // takes it off the list
+	reads = id.Schema // it is updated
+	if err := old.Beat(ctx); err != nil {
+		t.Fatal(err)
+	}
 	after, err := raise()
 	if err != nil || !after.Raised || after.Written != id.Schema {
 		t.Fatalf("%+v, %v", after, err)
@@ -401,7 +404,9 @@ func TestClusterLosesMongoDB(t *testing.T) {
 	one := f.start("one", "", map[string]string{"mongodb": "mongodb://" + c.addr + "/" + database})
 	held := func(s *sailor, by string) bool {
 		list, err := role.List(t.Context(), s.store)
-		return err == nil && slices.ContainsFunc(list, func(h role.Holder) bool { return h.Role == "snapshots" && h.Node == by })
+		return err == nil && slices.ContainsFunc(list, func(h role.Holder) bool {
+			return h.Role == "snapshots" && h.Node == by
+		})
 	}
 	until(t, "the first server has the role", func() bool { return held(one, "one") })
 	two := f.start("two", "", nil)
@@ -502,14 +507,22 @@ func TestClusterRestore(t *testing.T) {
 	}
 	restore := f.backup()
 	one.add(t, "ben")
+	size := one.store.Log().Size()
+	until(t, "a checkpoint covers the patient after the backup", func() bool {
+		lines := strings.Split(string(one.audit.notary.Checkpoint()), "\n")
+		n, err := strconv.ParseUint(lines[min(1, len(lines)-1)], 10, 64)
+		return err == nil && n >= size
+	})
 	id := one.status(t).ID
 	change := membership.Change{Config: one.config, By: "uid:7", Clock: time.Now, Quiet: time.Millisecond}
 	if _, err := membership.Restore(t.Context(), change); err == nil || !strings.Contains(err.Error(), id) {
 		t.Errorf("without a confirmation: %v", err)
 	}
 	change.Cluster = id
+	running := change
+	running.Quiet = patience
 	until(t, "Redis has heard of the server", func() bool {
-		_, err := membership.Restore(t.Context(), change)
+		_, err := membership.Restore(t.Context(), running)
 		return err != nil && strings.Contains(err.Error(), "are running")
 	})
 	one.end(t)
@@ -567,7 +580,8 @@ func TestClusterLeave(t *testing.T) {
 	verifier, id := two.audit.notary.Verifier(), two.status(t).ID
 	alone := map[string]string{"mongodb": "", "redis": "", "mongodb-standalone": "false", "mongodb-password-file": ""}
 	two.end(t)
-	if _, err := f.tryStart("two", two.dir, alone); err == nil || !strings.Contains(err.Error(), "pulsegate cluster leave") {
+	if _, err := f.tryStart("two", two.dir, alone); err == nil ||
+		!strings.Contains(err.Error(), "pulsegate cluster leave") {
 		t.Errorf("the copy of a cluster started alone: %v", err)
 	}
 	change := membership.Change{Config: two.config, By: "uid:7", Clock: time.Now}

@@ -37,7 +37,8 @@ func (ops operations) ClusterStatus(ctx context.Context, op admin.Operator) (adm
 		return admin.Cluster{}, err
 	}
 	out := admin.Cluster{ID: hex.EncodeToString(id.Cluster[:]), Epoch: id.Epoch, Node: m.node(),
-		Commit: uint64(ops.store.LastSeq()), Redis: m.redis != nil, Snapshots: []admin.ClusterSnapshot{}}
+		Entry: m.Position().Index, Commit: uint64(ops.store.LastSeq()), Redis: m.redis != nil,
+		Snapshots: []admin.ClusterSnapshot{}}
 	if out.Nodes, err = m.liveNodes(ctx); err != nil {
 		return out, err
 	}
@@ -67,7 +68,6 @@ func (ops operations) ClusterStatus(ctx context.Context, op admin.Operator) (adm
 	if out.Mirror, err = m.mirrorStatus(ctx); err != nil {
 		return out, err
 	}
-	out.Entry = m.Position().Index
 	return out, nil
 }
 
@@ -185,7 +185,8 @@ func (ops operations) RaiseClusterSchema(ctx context.Context, op admin.Operator)
 	}
 	ok, err := m.log.SetIdentity(ctx, old, now)
 	if err == nil && !ok {
-		err = fhir.Errorf(fhir.Conflict, name, "another command changed the cluster at the same moment; repeat the command")
+		err = fhir.Errorf(fhir.Conflict, name,
+			"another command changed the cluster at the same moment; repeat the command")
 	}
 	if err != nil {
 		return out, err

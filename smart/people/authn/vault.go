@@ -93,7 +93,8 @@ func ExportKey(ctx context.Context, dir string, secrets *sealed.Vault) error {
 		return err
 	}
 	if len(s.Value) != vaultKey {
-		return fhir.Errorf(fhir.Conflict, op, "the cluster's secret seal-key is missing or does not have %d bytes", vaultKey)
+		return fhir.Errorf(fhir.Conflict, op, "the cluster's secret seal-key is missing or does not have %d bytes",
+			vaultKey)
 	}
 	path := keyPath(dir)
 	if now, err := readKey(path); err == nil && subtle.ConstantTimeCompare(now, s.Value) == 1 {
