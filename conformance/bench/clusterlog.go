@@ -31,7 +31,7 @@ type logDB struct {
 
 // smallSegments is the size of the segments with the stand-in, which reads a whole
 // collection when it looks for new entries. It does not use an index for a range.
-const smallSegments = 64
+const smallSegments = 16
 
 // prepareLog lays out the log of a new cluster.
 func prepareLog(ctx context.Context, uri, password string, standIn bool) error {

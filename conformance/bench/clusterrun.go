@@ -110,16 +110,24 @@ func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
 		if err != nil {
 			return err
 		}
+		before, err := logMeters(t.processes)
+		if err != nil {
+			return err
+		}
 		done, cost, err := t.costs(func() (tally, error) { return l.load(r.length) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.name, err)
+		}
+		work, err := logMeters(t.processes)
+		if err != nil {
+			return err
 		}
 		log, err := r.fleet.log.after(ctx, at)
 		if err != nil {
 			return err
 		}
-		b.add(what+l.name, done.rate(), "1/s", fmt.Sprintf("%s, %s of one process alone; %s; %s", done.times(),
-			share(done, l.alone), log.groups(done.took), cost))
+		b.add(what+l.name, done.rate(), "1/s", fmt.Sprintf("%s, %s of one process alone; %s; %s; %s", done.times(),
+			share(done, l.alone), log.groups(done.took), work.note(before, done.n), cost))
 		b.floor("floor: majority inserts, one per request", floor.rate(), done.rate(), "1/s",
 			fmt.Sprintf("%s, %d bytes each, %d connections, the same network", floor.times(), insertBytes, b.opt.workers))
 		*l.sum, *l.log = l.sum.merge(done), l.log.merge(log)
