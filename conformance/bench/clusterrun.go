@@ -88,7 +88,7 @@ func (r *loadRun) grow(ctx context.Context, n int) error {
 // measure measures the cluster at the delay that is set, each figure next to its floor.
 func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
 	b, t := r.fleet.b, r.target
-	what := fmt.Sprintf("%d processes, log %v: ", len(t.addrs), delay)
+	what := fmt.Sprintf("%s, log %v: ", processes(len(t.addrs)), delay)
 	if _, err := t.creates(r.length / 8); err != nil { // opens connections, and gives the lease of the sequencer
 		return err
 	}
@@ -143,6 +143,13 @@ func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
 		fmt.Sprintf("p99 %.2f ms, right after a create was acknowledged; all %d found at the first request",
 			ms(seen.lat, .99), seen.n))
 	return nil
+}
+
+func processes(n int) string {
+	if n == 1 {
+		return "1 process of a cluster"
+	}
+	return fmt.Sprintf("%d processes", n)
 }
 
 // share returns the ratio of two rates.
