@@ -34,10 +34,18 @@
 // linking flow failed or a refresh lost to another change, are revoked in the same
 // way.
 //
+// # Several processes
+//
+// If Options.Clustered is set, any process may serve each step of a flow. The mark of a
+// refresh excludes other processes for two minutes, and a claim in link/ended/ID excludes
+// them from a revocation or an erasure under way. A change of a link is kept in
+// link/changed/ID until the process that reads the links has seen it.
+//
 //	link/record/ID                 the link as JSON, without tokens
 //	link/token/ID                  sealed tokens
 //	link/account/VENDOR/ACCOUNT    id of the link
 //	link/patient/PATIENT/ID        empty
 //	link/pending/HASH              a flow that has begun; the verifier is sealed
 //	link/ended/ID                  an unused grant that is to be revoked or erased
+//	link/changed/ID                random id of the latest change that was not seen
 package link

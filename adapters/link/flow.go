@@ -328,6 +328,10 @@ func (ls *Links) save(ctx context.Context, by audit.Caller, l *Link, t tokens) (
 		}
 		b.State = append(b.State, w)
 	}
+	for _, h := range merged {
+		b.State = append(b.State, ls.announce(h.ID)...)
+	}
+	b.State = append(b.State, ls.announce(l.ID)...)
 	_, err = audit.Commit(ctx, ls.Store, ls.Audit, &b, ls.event(by, "link-account", l))
 	return merged, err
 }

@@ -83,8 +83,11 @@ type Options struct {
 	Rand     io.Reader
 	// Erase deletes the data of a vendor about a patient. It may be called again
 	// after an error or a restart.
-	Erase  func(ctx context.Context, patient, vendor string, by audit.Caller) error
-	Logger *slog.Logger
+	Erase func(ctx context.Context, patient, vendor string, by audit.Caller) error
+	// Clustered is set if several processes share the store. Then changes of links are kept
+	// for Changes, and what a process does with a vendor is claimed in the store.
+	Clustered bool
+	Logger    *slog.Logger
 	// Shared, if set, makes the limit of linking flows that of all processes together.
 	Shared limit.Shared
 }
@@ -143,6 +146,7 @@ const (
 	patientPrefix = "link/patient/"
 	pendingPrefix = "link/pending/"
 	endedPrefix   = "link/ended/"
+	changedPrefix = "link/changed/"
 )
 
 func accountKey(vendor, account string) string {
@@ -252,8 +256,9 @@ func (ls *Links) setStatus(ctx context.Context, id string, status Status, reason
 		if err != nil {
 			return err
 		}
-		_, err = ls.Store.Commit(ctx, &store.Batch{State: append([]store.StateWrite{{Key: recordPrefix + id, Value: b,
-			Expect: store.StateEquals, Old: old}}, same...)})
+		writes := append([]store.StateWrite{{Key: recordPrefix + id, Value: b, Expect: store.StateEquals,
+			Old: old}}, same...)
+		_, err = ls.Store.Commit(ctx, &store.Batch{State: append(writes, ls.announce(id)...)})
 		if err == nil {
 			changed = true
 			ls.changed(l)

@@ -24,8 +24,9 @@ type tokens struct {
 	Expires time.Time `json:"expires"`
 	// RefreshEnds is the end of the refresh token if the vendor states it.
 	RefreshEnds time.Time `json:"refreshEnds,omitzero"`
-	// Refreshing is set while a refresh request may be under way.
-	Refreshing bool `json:"refreshing,omitempty"`
+	// Refreshing is set while a refresh request may be under way. Began is its time.
+	Refreshing bool      `json:"refreshing,omitempty"`
+	Began      time.Time `json:"began,omitzero"`
 
 	scope   string
 	account string // id that OAuth.Account returned, or ""
@@ -131,6 +132,14 @@ func (ls *Links) Wait() {
 	}
 }
 
+const (
+	// refreshWithin is the time within which the refresh of another process ends, unless
+	// the process has died. It is longer than a request may take.
+	refreshWithin = 2 * time.Minute
+	// refreshRetry is the time after which the tokens are looked at again meanwhile.
+	refreshRetry = 5 * time.Second
+)
+
 func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error) {
 	unavailable := func(err error) error { return &cloud.Error{Problem: cloud.Unavailable, Err: err} }
 	l, err := ls.Get(ctx, id)
@@ -150,6 +159,8 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 		return "", &cloud.Error{Problem: cloud.Unauthorized, Reason: "no-token"}
 	case t.Access != refused && !t.Refreshing && ls.Clock().Add(margin).Before(t.Expires):
 		return t.Access, nil // another call was faster
+	case t.Refreshing && ls.Clustered && ls.Clock().Sub(t.Began) < refreshWithin:
+		return "", &cloud.Error{Problem: cloud.Unavailable, Reason: "refresh-in-progress", RetryAfter: refreshRetry}
 	case t.Refreshing && o.Rotates:
 		return "", ls.end(ctx, id, sealed, "refresh-interrupted")
 	case t.Refresh == "" || !t.RefreshEnds.IsZero() && !ls.Clock().Before(t.RefreshEnds):
@@ -157,7 +168,7 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 	case l.Issuer != o.TokenURL:
 		return "", ls.end(ctx, id, sealed, "issuer-changed")
 	}
-	t.Refreshing = true
+	t.Refreshing, t.Began = true, ls.Clock()
 	marked, err := ls.replace(ctx, id, sealed, t)
 	if err != nil {
 		return "", unavailable(err)
@@ -188,7 +199,7 @@ func (ls *Links) refresh(ctx context.Context, id, refused string) (string, error
 	case o.Rotates && e.Sent:
 		return "", ls.end(ctx, id, marked, "answer-lost")
 	}
-	t.Refreshing = false
+	t.Refreshing, t.Began = false, time.Time{}
 	if _, err := ls.replace(ctx, id, marked, t); err != nil {
 		return "", unavailable(err)
 	}

@@ -25,6 +25,8 @@ type ended struct {
 	Accounts []string  `json:"accounts,omitempty"`
 	Erase    bool      `json:"erase,omitempty"`
 	Until    time.Time `json:"until"` // end of the attempts to revoke
+	// Busy is the time until which a process revokes or erases; see Links.claim.
+	Busy time.Time `json:"busy,omitzero"`
 }
 
 // unlinkWait is the time that Unlink waits for the revocation, and for the erasure,
@@ -70,6 +72,7 @@ func (ls *Links) Unlink(ctx context.Context, by audit.Caller, id string, erase b
 			b.State = append(b.State, store.StateWrite{Key: accountKey(l.Vendor, account), Expect: store.StateEquals,
 				Old: []byte(id)})
 		}
+		b.State = append(b.State, ls.announce(id)...)
 		event := ls.event(by, "unlink-account", &l)
 		if erase {
 			event.Extra = append(event.Extra, [2]string{"erase", "true"})
@@ -149,6 +152,11 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller, wait ti
 	if err := json.Unmarshal(old, &e); err != nil {
 		return fhir.Wrap(op, err)
 	}
+	if ls.Clustered {
+		if old, err = ls.claim(ctx, id, &e, old); err != nil || old == nil {
+			return fhir.Wrap(op, err)
+		}
+	}
 	// The vendor may be out of order for days. The patient's data do not wait for it.
 	var failures []error
 	if e.Tokens != nil {
@@ -175,6 +183,7 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller, wait ti
 			e.Erase = false
 		}
 	}
+	e.Busy = time.Time{}
 	w := store.StateWrite{Key: endedPrefix + id, Expect: store.StateEquals, Old: old}
 	if len(failures) > 0 {
 		if w.Value, err = json.Marshal(e); err != nil {
@@ -182,7 +191,7 @@ func (ls *Links) finish(ctx context.Context, id string, by audit.Caller, wait ti
 		}
 	}
 	if !bytes.Equal(w.Value, old) {
-		_, err = ls.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+		_, err = ls.Store.Commit(context.WithoutCancel(ctx), &store.Batch{State: []store.StateWrite{w}})
 		failures = append(failures, err)
 	}
 	return fhir.Wrap(op, errors.Join(failures...))

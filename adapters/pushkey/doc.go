@@ -39,4 +39,5 @@
 //	push/key/ID              record of a key as JSON
 //	push/patient/PATIENT/ID  marks a key of a patient
 //	push/use/ID              Use of a key as JSON, written at most once an hour
+//	push/latest/PATIENT      id of the key that was made last
 package pushkey

@@ -24,6 +24,7 @@ const (
 	prefixKey     = "push/key/"
 	prefixPatient = "push/patient/"
 	prefixUse     = "push/use/"
+	prefixLatest  = "push/latest/"
 
 	// maxKeys bounds the valid keys of a patient.
 	maxKeys = 20
@@ -141,29 +142,55 @@ func (k *Keys) Create(ctx context.Context, n NewKey, ev audit.Event) (_ Key, tex
 	case n.Life > 0:
 		r.Expires = now.Add(n.Life)
 	}
-	have, err := k.List(ctx, n.Patient)
-	if err != nil {
-		return Key{}, "", err
-	}
-	have = slices.DeleteFunc(have, func(key Key) bool { return key.Expired(now) })
-	if len(have) >= maxKeys {
-		return Key{}, "", fhir.Errorf(fhir.Conflict, op, "the patient has %d keys already; revoke one first", maxKeys)
-	}
 	id, s, err := draw(k.Rand)
 	if err != nil {
 		return Key{}, "", fhir.Wrap(op, err)
 	}
 	r.ID, r.Hash = id, sha256.Sum256(s[:])
-	w, err := r.write(store.StateAbsent, nil)
-	if err != nil {
+	var full bool
+	err = store.Retry(attempts, op, "other push keys of the patient are being made; try again", func() error {
+		full, err = k.create(ctx, &r, ev)
+		return err
+	})
+	switch {
+	case err != nil:
 		return Key{}, "", err
-	}
-	mark := store.StateWrite{Key: prefixPatient + r.Patient + "/" + r.ID, Value: []byte(r.ID), Expires: w.Expires}
-	if _, err := audit.Commit(ctx, k.Store, k.Audit, &store.Batch{State: []store.StateWrite{w, mark}},
-		r.event(ev)); err != nil {
-		return Key{}, "", fhir.Wrap(op, err)
+	case full:
+		return Key{}, "", fhir.Errorf(fhir.Conflict, op, "the patient has %d keys already; revoke one first", maxKeys)
 	}
 	return r.Key, format(id, s), nil
+}
+
+// attempts bounds the retries of a change that loses to other writers.
+const attempts = 8
+
+// create stores a key unless the patient has all keys allowed. Its commit is lost if
+// another key of the patient is made meanwhile.
+func (k *Keys) create(ctx context.Context, r *record, ev audit.Event) (full bool, err error) {
+	const op = "pushkey.Create"
+	latest, err := k.Store.Get(ctx, prefixLatest+r.Patient)
+	if err != nil {
+		return false, fhir.Wrap(op, err)
+	}
+	have, err := k.List(ctx, r.Patient)
+	if err != nil {
+		return false, err
+	}
+	have = slices.DeleteFunc(have, func(key Key) bool { return key.Expired(r.Created) })
+	if len(have) >= maxKeys {
+		return true, nil
+	}
+	w, err := r.write(store.StateAbsent, nil)
+	if err != nil {
+		return false, err
+	}
+	mark := store.StateWrite{Key: prefixPatient + r.Patient + "/" + r.ID, Value: []byte(r.ID), Expires: w.Expires}
+	last := store.StateWrite{Key: prefixLatest + r.Patient, Value: []byte(r.ID), Expect: store.StateAbsent}
+	if latest != nil {
+		last.Expect, last.Old = store.StateEquals, latest
+	}
+	_, err = audit.Commit(ctx, k.Store, k.Audit, &store.Batch{State: []store.StateWrite{w, mark, last}}, r.event(ev))
+	return false, fhir.Wrap(op, err)
 }
 
 // event adds the key to an event.
@@ -240,7 +267,6 @@ func (k *Keys) List(ctx context.Context, patient string) ([]Key, error) {
 // key, the error is NotFound. To revoke a key again has no effect.
 func (k *Keys) Revoke(ctx context.Context, patient, id string, ev audit.Event) (Key, error) {
 	const op = "pushkey.Revoke"
-	const attempts = 8
 	var out Key
 	return out, store.Retry(attempts, op, "the push key is being changed; try again", func() error {
 		r, raw, err := k.get(ctx, strings.ToLower(id))

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"container/heap"
+	"math"
 	"net/http"
 	"time"
 
@@ -37,6 +38,28 @@ func (b *bucket) ready(now time.Time) time.Time {
 	return now.Add(time.Duration((1-left)/float64(b.limit.Limit())*float64(time.Second)) + time.Millisecond)
 }
 
+// level returns the state of the bucket.
+func (b *bucket) level(now time.Time) level {
+	if b.limit == nil {
+		return level{At: now}
+	}
+	return level{Left: b.limit.TokensAt(now), At: now}
+}
+
+// resume sets a new bucket to a state.
+func (b *bucket) resume(s level, now time.Time) {
+	if b.limit == nil || s.At.IsZero() {
+		return
+	}
+	left := s.Left + max(0, now.Sub(s.At).Seconds())*float64(b.limit.Limit())
+	if n := b.limit.Burst() - int(math.Floor(left)); n > 0 {
+		// Reservations above the burst are refused.
+		for ; n > 0; n -= b.limit.Burst() {
+			b.limit.ReserveN(now, min(n, b.limit.Burst()))
+		}
+	}
+}
+
 func (b *bucket) spend(now time.Time) {
 	if b.limit != nil {
 		b.limit.ReserveN(now, 1)
@@ -53,6 +76,7 @@ type vendor struct {
 	throttled   int // answers 429 since the last success
 	// heard is the time of the latest notification.
 	heard time.Time
+	saved level // stored latest
 	// urgent holds the links with events, and polls all others. Only the head of a
 	// queue is looked at, so that links that wait for the vendor cost nothing.
 	urgent, polls queue

@@ -49,8 +49,22 @@
 // drops what lies wholly before this time and keeps what was stored of it. The first
 // consent covers the past, unless the account was linked without any.
 //
+// # Several processes
+//
+// One process reads the links: the holder of the role "vendor-sync". It keeps the queues
+// in memory, and another process that takes the role reads plans, inbox and budgets from
+// the store. Webhooks, linking, Pull and Status are served by any process. What the
+// holder must know is stored and deleted when it was followed: a new notification
+// (sync/new), a changed link (link/changed), and a request to poll (sync/pull). Every
+// commit of the holder, including those of ingest, has the role as a precondition.
+// Changes of consents are followed by every process, so that no time without consent is
+// missed while the role moves.
+//
 //	sync/consent/PATIENT/VENDOR       whether there is consent, and since when
 //	sync/plan/LINK                    the plan as JSON
 //	sync/inbox/VENDOR/TIME-RANDOM     time of receipt and body of a notification
 //	sync/seen/VENDOR/KEY              empty; until the notification can no longer be repeated
+//	sync/new/VENDOR/TIME-RANDOM       mark of a notification that the holder has not seen
+//	sync/pull/LINK                    random id of a request to poll
+//	sync/budget/VENDOR                the budget of a vendor as JSON
 package sync

@@ -11,6 +11,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 )
@@ -44,7 +45,10 @@ type Options struct {
 	// LateAfter is the time without data after which a link is late. The default is
 	// 48 hours: several vendors send data only when their app is opened.
 	LateAfter time.Duration
-	Logger    *slog.Logger
+	// Roles gives the role "vendor-sync", whose holder reads the links. The default is
+	// role.Alone. With others, the store must be a store.Store, and Links.Clustered set.
+	Roles  role.Roles
+	Logger *slog.Logger
 }
 
 // Engine keeps the data of all links up to date. It is safe for concurrent use.
@@ -63,6 +67,13 @@ type Engine struct {
 	duties   []*duty
 	changed  map[string]struct{} // patients whose Consents have changed
 	consent  chan struct{}       // has an element if changed may have one
+	// term is nil while another process has the role. Without other
+	// processes, it never ends.
+	term   role.Term
+	queued map[string]struct{} // keys of the notifications in memory, if shared
+
+	shared bool          // several processes share the store
+	stored chan struct{} // has an element after a commit, if shared
 }
 
 // task is the work for one link. id and vendor do not change. The plan belongs to
@@ -135,30 +146,35 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{Options: o, wake: make(chan struct{}), tasks: map[string]*task{}, accounts: map[string]string{},
+		queued: map[string]struct{}{}, stored: make(chan struct{}, 1),
 		vendors: map[string]*vendor{}, changed: map[string]struct{}{}, consent: make(chan struct{}, 1)}
 	for _, v := range o.Links.Vendors {
 		one := newVendor(v)
 		e.vendors[v.Code()], e.order = one, append(e.order, one)
 	}
+	if o.Roles == nil {
+		e.Roles = role.Alone{}
+	}
+	_, alone := e.Roles.(role.Alone)
+	if e.shared = !alone; e.shared {
+		st, ok := o.Store.(watched)
+		if !ok || !o.Links.Clustered {
+			return nil, fhir.Errorf(fhir.Internal, op, "Store must be a store.Store, and Links.Clustered set")
+		}
+		e.watch(st)
+	}
+	e.addDuties()
 	var err error
 	if e.meters, err = newMeters(e); err != nil {
 		return nil, err
 	}
-	links, err := o.Links.List(ctx, "")
-	if err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	for _, l := range links {
-		p, err := e.loadPlan(ctx, l.ID)
+	if !e.shared {
+		// The work begins before Run for the sake of Drain.
+		role.Alone{}.Run(ended(), "", func(_ context.Context, t role.Term) { err = e.begin(ctx, t) })
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
-		e.add(l, p)
 	}
-	if err := e.readInbox(ctx); err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	e.addDuties()
 	o.Links.Notify(e.linkChanged)
 	return e, nil
 }
@@ -178,11 +194,18 @@ func (e *Engine) add(l link.Link, p *plan) *task {
 	if v == nil {
 		return nil // the vendor is no longer configured
 	}
+	if t := e.tasks[l.ID]; t != nil {
+		return t // another notice of the same change was faster
+	}
 	if p == nil {
 		p = &plan{Streams: map[string]*progress{}}
 	}
 	p.complete(&l, v.streams, e.Clock(), e.Backfill)
 	t := &task{id: l.ID, vendor: v, link: l, plan: p, account: newBucket(v.limits.Account)}
+	if e.shared {
+		t.account.resume(p.Budget, e.Clock())
+		t.blocked = p.Budget.Blocked
+	}
 	e.tasks[l.ID] = t
 	for _, a := range l.Accounts {
 		e.accounts[accountKey(l.Vendor, a)] = l.ID
@@ -192,24 +215,35 @@ func (e *Engine) add(l link.Link, p *plan) *task {
 	return t
 }
 
-// linkChanged follows a change of a link.
+// linkChanged follows a change of a link by this process.
 func (e *Engine) linkChanged(l link.Link) {
+	if err := e.followLink(l); err != nil {
+		// begin reads the plan, or followStore looks at the change again.
+		e.Logger.Warn("sync: a plan could not be read", "link", l.ID, "error", err.Error())
+	}
+}
+
+// followLink follows a change of a link.
+func (e *Engine) followLink(l link.Link) error {
 	e.mu.Lock()
 	t := e.tasks[l.ID]
 	if t == nil {
+		working := e.term != nil
 		e.mu.Unlock()
-		if l.Status != link.Ended {
-			e.add(l, nil)
+		if l.Status != link.Ended && working {
+			return e.addChanged(l)
 		}
-		return
+		return nil
 	}
 	var dropped []*entry
 	switch connected := l.Connected.After(t.link.Connected); {
 	case l.Status == link.Ended:
 		t.ended = true
 		delete(e.tasks, l.ID)
-		for _, a := range l.Accounts {
-			delete(e.accounts, accountKey(l.Vendor, a))
+		for _, a := range t.link.Accounts {
+			if key := accountKey(t.link.Vendor, a); e.accounts[key] == l.ID {
+				delete(e.accounts, key)
+			}
 		}
 		dropped = e.drop(t)
 		t.leave()
@@ -229,6 +263,7 @@ func (e *Engine) linkChanged(l link.Link) {
 	if l.Status == link.Ended {
 		e.log(e.deletePlan(ctx, l.ID), t, "plan")
 	}
+	return nil
 }
 
 // schedule puts a task into a queue of its vendor, for the given time or, if that is
@@ -308,6 +343,9 @@ func (e *Engine) next() (*task, time.Time, <-chan struct{}) {
 
 // perform performs the turn of a task.
 func (e *Engine) perform(ctx context.Context, t *task) {
+	if e.shared {
+		defer e.saveBudget(ctx, t.vendor)
+	}
 	if e.finished(t, e.take(ctx, t)) {
 		// The link ended during its turn, which may have stored the plan again.
 		e.log(e.deletePlan(context.WithoutCancel(ctx), t.id), t, "plan")
@@ -320,6 +358,9 @@ func (e *Engine) finished(t *task, at time.Time) (ended bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t.running, t.shown = false, t.status()
+	if e.tasks[t.id] != t && !t.ended { // the role was lost
+		return false
+	}
 	if !t.again.IsZero() && (at.IsZero() || t.again.Before(at)) {
 		at = t.again
 	}
@@ -327,16 +368,31 @@ func (e *Engine) finished(t *task, at time.Time) (ended bool) {
 	return t.ended
 }
 
-// Run works until ctx ends, and returns when the turns under way have ended.
+// Run works until ctx ends, and returns when the turns under way have ended. Of several
+// processes, one reads the links at a time.
 func (e *Engine) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { e.followConsents(ctx) })
+	if e.shared {
+		e.Roles.Run(ctx, "vendor-sync", e.lead)
+	} else {
+		e.turns(ctx)
+	}
+	wg.Wait()
+	e.Links.Wait()
+}
+
+// turns takes turns and performs duties until ctx ends.
+func (e *Engine) turns(ctx context.Context) {
 	var wg sync.WaitGroup
 	for range e.Workers {
 		wg.Go(func() { e.work(ctx) })
 	}
 	wg.Go(func() { e.performDuties(ctx) })
-	wg.Go(func() { e.followConsents(ctx) })
+	if e.shared {
+		wg.Go(func() { e.followStore(ctx) })
+	}
 	wg.Wait()
-	e.Links.Wait()
 }
 
 func (e *Engine) work(ctx context.Context) {
@@ -372,6 +428,9 @@ func (e *Engine) Drain(ctx context.Context) int {
 	turns := 0
 	for ctx.Err() == nil {
 		e.followChanges(ctx)
+		if e.shared {
+			e.followOnce(ctx)
+		}
 		e.performDue(ctx)
 		t, _, _ := e.next()
 		if t == nil {

@@ -79,10 +79,7 @@ func (e *Engine) serve(c *gin.Context, v *vendor) {
 }
 
 func (e *Engine) receive(rq *http.Request, v *vendor, path string) (int, []byte) {
-	e.mu.Lock()
-	full := e.backlog >= maxBacklog
-	e.mu.Unlock()
-	if full {
+	if e.crowded(rq.Context()) {
 		return http.StatusServiceUnavailable, nil
 	}
 	size := int64(maxNotification)
@@ -122,7 +119,7 @@ func (e *Engine) receive(rq *http.Request, v *vendor, path string) (int, []byte)
 		e.Logger.Error("sync: a notification could not be stored", "vendor", v.Code(), "error", err.Error())
 		return http.StatusServiceUnavailable, nil
 	}
-	if one != nil {
+	if one != nil && !e.shared {
 		e.enqueue(rq.Context(), v, one, events)
 	}
 	return receipt.Status, receipt.Body
@@ -136,10 +133,15 @@ func (e *Engine) keep(ctx context.Context, v *vendor, raw []byte, receipt *cloud
 	one := &entry{received: now, key: fmt.Sprintf("%s%s/%016x-%x", inboxPrefix, v.Code(), now.UnixNano(), random)}
 	value := binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))
 	seen := seenPrefix + v.Code() + "/" + hex.EncodeToString(receipt.Key[:])
-	_, err := e.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{
+	b := &store.Batch{State: []store.StateWrite{
 		{Key: one.key, Value: append(value, raw...), Expect: store.StateAbsent},
 		{Key: seen, Value: value, Expect: store.StateAbsent, Expires: now.Add(receipt.Keep)},
-	}})
+	}}
+	if e.shared { // the holder of the role follows it
+		b.State = append(b.State, store.StateWrite{Key: newPrefix + strings.TrimPrefix(one.key, inboxPrefix),
+			Value: []byte("1")})
+	}
+	_, err := e.Store.Commit(ctx, b)
 	if store.Lost(err) {
 		return nil, nil
 	}
@@ -149,36 +151,50 @@ func (e *Engine) keep(ctx context.Context, v *vendor, raw []byte, receipt *cloud
 // readInbox enqueues the notifications that were not handled before the last stop.
 func (e *Engine) readInbox(ctx context.Context) error {
 	type stored struct {
-		key, vendor string
-		value       []byte
+		key   string
+		value []byte
 	}
 	var all []stored
 	err := e.Store.List(ctx, inboxPrefix, func(key string, value []byte) bool {
-		code, _, _ := strings.Cut(strings.TrimPrefix(key, inboxPrefix), "/")
-		all = append(all, stored{key, code, append([]byte(nil), value...)})
+		all = append(all, stored{strings.Clone(key), append([]byte(nil), value...)})
 		return true
 	})
 	if err != nil {
 		return fhir.Wrap("sync.readInbox", err)
 	}
 	for _, s := range all {
-		v := e.vendors[s.vendor]
-		if v == nil || len(s.value) < 8 {
-			continue // the vendor is no longer configured; it may be again
-		}
-		notifier, ok := v.Vendor.(cloud.Notifier)
-		if !ok {
-			continue
-		}
-		events, err := notifier.Events(s.value[8:])
-		if err != nil {
-			e.Logger.Error("sync: a stored notification has an unknown form", "vendor", s.vendor, "error", err.Error())
-			continue
-		}
-		at := time.Unix(0, int64(binary.BigEndian.Uint64(s.value))) // written by keep
-		e.enqueue(ctx, v, &entry{key: s.key, received: at}, events)
+		e.readEntry(ctx, s.key, s.value)
 	}
 	return nil
+}
+
+// readEntry enqueues a stored notification, unless it is in memory.
+func (e *Engine) readEntry(ctx context.Context, key string, value []byte) {
+	code, _, _ := strings.Cut(strings.TrimPrefix(key, inboxPrefix), "/")
+	v := e.vendors[code]
+	if v == nil || len(value) < 8 {
+		return // the vendor is no longer configured; it may be again
+	}
+	notifier, ok := v.Vendor.(cloud.Notifier)
+	if !ok {
+		return
+	}
+	events, err := notifier.Events(value[8:])
+	if err != nil {
+		e.Logger.Error("sync: a stored notification has an unknown form", "vendor", code, "error", err.Error())
+		return
+	}
+	if e.shared {
+		e.mu.Lock()
+		_, known := e.queued[key]
+		e.queued[key] = struct{}{}
+		e.mu.Unlock()
+		if known {
+			return
+		}
+	}
+	at := time.Unix(0, int64(binary.BigEndian.Uint64(value))) // written by keep
+	e.enqueue(ctx, v, &entry{key: key, received: at}, events)
 }
 
 // enqueue gives the events of a notification to their links. Events of unknown
@@ -305,7 +321,12 @@ func (e *Engine) handled(ctx context.Context, one *entry) {
 	if !done {
 		return
 	}
-	_, err := e.Store.Commit(context.WithoutCancel(ctx), &store.Batch{State: []store.StateWrite{{Key: one.key}}})
+	err := e.commit(context.WithoutCancel(ctx), store.StateWrite{Key: one.key})
+	if err == nil && e.shared {
+		e.mu.Lock()
+		delete(e.queued, one.key)
+		e.mu.Unlock()
+	}
 	if err != nil {
 		e.Logger.Warn("sync: a handled notification stays in the inbox", "error", err.Error())
 	}

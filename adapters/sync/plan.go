@@ -27,6 +27,9 @@ type plan struct {
 	// Hook is the state of the subscriptions of the account, for cloud.AccountNotifier.
 	Hook hook `json:"hook,omitzero"`
 
+	// Budget is the state of the account's budget, if several processes share the store.
+	Budget level `json:"budget,omitzero"`
+
 	saved time.Time // time of the latest save
 }
 
@@ -149,18 +152,22 @@ func (e *Engine) loadPlan(ctx context.Context, id string) (*plan, error) {
 }
 
 func (e *Engine) deletePlan(ctx context.Context, id string) error {
-	_, err := e.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: planPrefix + id}}})
-	return fhir.Wrap("sync.plan", err)
+	return fhir.Wrap("sync.plan", e.commit(ctx, store.StateWrite{Key: planPrefix + id}))
 }
 
 // savePlan stores the plan of a link, unless the link has ended.
 func (e *Engine) savePlan(ctx context.Context, t *task) error {
+	if e.shared {
+		e.mu.Lock()
+		t.plan.Budget = t.account.level(e.Clock())
+		t.plan.Budget.Blocked = t.blocked
+		e.mu.Unlock()
+	}
 	b, err := json.Marshal(t.plan)
 	if err != nil {
 		return fhir.Wrap("sync.plan", err)
 	}
-	_, err = e.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: planPrefix + t.id, Value: b}}})
-	if err == nil {
+	if err = e.commit(ctx, store.StateWrite{Key: planPrefix + t.id, Value: b}); err == nil {
 		t.plan.saved = e.Clock()
 	}
 	return fhir.Wrap("sync.plan", err)

@@ -25,7 +25,10 @@ type reader struct {
 // page reads one page, with a new access token if the vendor does not accept the
 // current one.
 func (r *reader) page(ctx context.Context, q cloud.Query) (cloud.Page, error) {
-	// The consent may have been withdrawn since the previous page.
+	// The consent may have been withdrawn since the previous page, at any process.
+	if err := r.engine.current(ctx); err != nil {
+		return cloud.Page{}, err
+	}
 	switch _, ok, err := r.engine.Consents.Collects(ctx, r.link.Patient, r.link.Vendor); {
 	case err != nil:
 		return cloud.Page{}, err
@@ -122,7 +125,7 @@ func (r *reader) deliver(ctx context.Context, s *cloud.Stream, pages *pages, w *
 	l := &r.link
 	sum, err := r.engine.Ingest.Run(ctx, ingest.Request{Patient: l.Patient, Vendor: l.Vendor, Format: s.Format,
 		Name: s.Name + ".json", Body: pages, Complete: w, Since: r.task.plan.Since,
-		Origin: ingest.Origin{Channel: origin, Link: l.ID}, Caller: caller()})
+		Origin: ingest.Origin{Channel: origin, Link: l.ID}, Caller: caller(), Bind: r.engine.bind})
 	if pages.err != nil {
 		return pages.err
 	}

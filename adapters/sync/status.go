@@ -1,12 +1,14 @@
 package sync
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
 
 	"pulsegate/adapters/link"
 	"pulsegate/fhir"
+	"pulsegate/fhir/store"
 )
 
 // Status describes the flow of a link for people.
@@ -67,11 +69,20 @@ func (t *task) status() status {
 // Status returns the state of a link as of its latest turn.
 func (e *Engine) Status(id string) (Status, error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	t := e.tasks[id]
-	if t == nil {
-		return Status{}, fhir.Errorf(fhir.NotFound, "sync.Status", "there is no such connection")
+	leads := e.term != nil
+	e.mu.Unlock()
+	if t == nil && !leads {
+		var err error
+		if t, err = e.storedTask(context.Background(), id); err != nil {
+			return Status{}, err
+		}
 	}
+	if t == nil {
+		return Status{}, noLink("sync.Status")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	since := maxTime(t.shown.data, t.link.Connected)
 	return Status{Link: t.link, Data: t.shown.data, Paused: t.shown.paused, Past: t.shown.past, Next: t.due,
 		Late:   t.link.Status == link.Working && !t.shown.paused && e.Clock().Sub(since) > e.LateAfter,
@@ -80,11 +91,27 @@ func (e *Engine) Status(id string) (Status, error) {
 
 // Pull polls all streams of a link now, as far back as items may still appear.
 func (e *Engine) Pull(id string) error {
+	if !e.shared || e.leads() {
+		return e.pull(id)
+	}
+	ctx := context.Background()
+	if _, err := e.storedTask(ctx, id); err != nil {
+		return err
+	}
+	_, err := e.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: pullPrefix + id,
+		Value: []byte(fhir.RandomID())}}})
+	return fhir.Wrap("sync.Pull", err)
+}
+
+func noLink(op string) error { return fhir.Errorf(fhir.NotFound, op, "there is no such connection") }
+
+// pull is Pull at the process that reads the link.
+func (e *Engine) pull(id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t := e.tasks[id]
 	if t == nil {
-		return fhir.Errorf(fhir.NotFound, "sync.Pull", "there is no such connection")
+		return noLink("sync.Pull")
 	}
 	t.pull, t.blocked = true, time.Time{}
 	e.schedule(t, e.Clock())

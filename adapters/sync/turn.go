@@ -211,7 +211,11 @@ func (e *Engine) failed(ctx context.Context, t *task, v *vendor, p *progress, er
 	e.meters.failed(ctx, v.Code(), problem.Problem)
 	switch problem.Problem {
 	case cloud.Throttled:
-		return e.throttle(v, t, waitFor(problem, t.failures))
+		until := e.throttle(v, t, waitFor(problem, t.failures))
+		if e.shared {
+			e.log(e.savePlan(ctx, t), t, "plan")
+		}
+		return until
 	case cloud.Unauthorized, cloud.Unlinked:
 		if problem.Problem == cloud.Unlinked {
 			_, err = e.Links.SetStatus(ctx, t.id, link.Reconnect, "account-not-linked")
@@ -318,7 +322,7 @@ func (e *Engine) handle(ctx context.Context, r *reader, ev *event) error {
 		if cloud.ProblemOf(err) == cloud.NotFound && err != nil {
 			_, err = e.Ingest.Retract(ctx, ingest.Retraction{Patient: r.link.Patient, Vendor: r.link.Vendor,
 				Types: s.Types, VendorID: ev.Object,
-				Origin: ingest.Origin{Channel: "webhook", Link: r.link.ID}, Caller: caller()})
+				Origin: ingest.Origin{Channel: "webhook", Link: r.link.ID}, Caller: caller(), Bind: e.bind})
 			return err
 		}
 		e.record(r.task, p, n)

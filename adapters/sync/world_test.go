@@ -46,7 +46,8 @@ type acme struct {
 	items map[string]map[string]map[string]item
 	// fail is called before each page and may return an error.
 	fail  func(account string, q cloud.Query) error
-	pages int // requests so far
+	after func(q cloud.Query) // called after each page
+	pages int                 // requests so far
 }
 
 var streams = []cloud.Stream{
@@ -81,6 +82,14 @@ func account(token string) string {
 const pageSize = 3
 
 func (a *acme) Page(ctx context.Context, c *cloud.Client, q cloud.Query) (cloud.Page, error) {
+	p, err := a.page(ctx, c, q)
+	if a.after != nil {
+		a.after(q)
+	}
+	return p, err
+}
+
+func (a *acme) page(ctx context.Context, c *cloud.Client, q cloud.Query) (cloud.Page, error) {
 	if err := c.Spend(ctx); err != nil {
 		return cloud.Page{}, err
 	}
@@ -170,6 +179,7 @@ type chart struct {
 	writes  int
 	refuse  bool  // there is no consent
 	fail    error // of every call
+	db      store.State
 }
 
 func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error) {
@@ -186,6 +196,7 @@ func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error
 	if c.held[key] == nil {
 		c.held[key] = map[string]item{}
 	}
+	before := maps.Clone(c.held[key])
 	stated := map[string]bool{}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	for {
@@ -206,6 +217,15 @@ func (c *chart) Run(_ context.Context, rq ingest.Request) (ingest.Summary, error
 	}
 	if failure != nil {
 		return ingest.Summary{}, failure
+	}
+	if rq.Bind != nil {
+		b := &store.Batch{State: []store.StateWrite{{Key: "chart/commit", Value: []byte("1")}}}
+		if rq.Bind(b); c.db != nil {
+			if _, err := c.db.Commit(context.Background(), b); err != nil {
+				c.held[key] = before
+				return ingest.Summary{}, err
+			}
+		}
 	}
 	if w := rq.Complete; w != nil {
 		c.windows[rq.Format] = *w

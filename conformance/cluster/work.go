@@ -130,17 +130,17 @@ func (w *worker) work(stop <-chan struct{}) {
 func (w *worker) step(n *node) bool {
 	id := w.objects.observations[w.random.IntN(2)]
 	switch w.random.IntN(20) {
-	case 0, 1, 2, 3:
+	case 0, 1, 2:
 		return w.read(n, id)
-	case 4, 5, 6, 7:
+	case 3, 4, 5:
 		return w.update(n, id)
-	case 8, 9:
+	case 6, 7:
 		return w.createOnce(n, w.objects.criteria[w.random.IntN(2)])
-	case 10, 11, 12:
+	case 8, 9, 10:
 		return w.create(n) == nil
-	case 13, 14, 15:
+	case 11, 12, 13, 14:
 		return w.disclose(n, 1+w.random.IntN(consents))
-	case 16:
+	case 15, 16:
 		return w.decide(n, 1+w.random.IntN(consents))
 	case 17:
 		return w.issue(n)

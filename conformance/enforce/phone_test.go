@@ -68,7 +68,7 @@ func (p phones) Repair(ctx context.Context, patient string, body []byte) (intera
 
 // Receive implements interaction.Receiver.
 func (p phones) Receive(ctx context.Context, by audit.Caller, patient string, body []byte,
-	changes bool) (string, bool, error) {
+	changes bool, _ interaction.Tie) (string, bool, error) {
 	req := p.request(patient, nil)
 	req.Caller, req.KeepStored = by, !changes
 	return p.pipeline.Receive(ctx, req, body)

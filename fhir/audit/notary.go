@@ -115,7 +115,8 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 	}
 	first := o.Store.Log().Size() == 0 && errors.Is(kerr, fs.ErrNotExist) && msg == nil
 	if errors.Is(kerr, fs.ErrNotExist) && !first {
-		if err := n.reject("keys/audit-note.key, which signs the checkpoints of the audit log, is missing"); err != nil {
+		err := n.reject(keyFile + ", which signs the checkpoints of the audit log, is missing")
+		if err != nil {
 			return nil, err
 		}
 	}

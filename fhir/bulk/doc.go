@@ -44,7 +44,16 @@
 // one disclosure per patient and file, which is durable before the first byte of
 // that patient's data is sent.
 //
+// # Several processes
+//
+// Kick-off, status, files and deletion are served by any process: all they need is the
+// job and the snapshot. One process, which has the role "exports", determines the files
+// of all jobs, and the next one continues what it did not finish. The limits of a client
+// hold for all processes together. Consents are read anew, as of all processes, before
+// each block of a download.
+//
 // # State
 //
-//	bulk/<job id>   JSON of job; the store deletes it some time after it expires
+//	bulk/<job id>           JSON of job; the store deletes it some time after it expires
+//	bulk-running/<job id>   mark of a job that is to be prepared
 package bulk

@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -35,19 +36,25 @@ type Options struct {
 	// MaxRunning bounds the jobs of one client that are in progress, MaxKept all of
 	// its jobs. The defaults are 4 and 200.
 	MaxRunning, MaxKept int
-	Logger              *slog.Logger
+	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
+	// The default is role.Alone.
+	Roles  role.Roles
+	Logger *slog.Logger
 }
 
-// Exporter runs exports. Close interrupts running jobs; the next New continues
-// them.
+// Exporter runs exports. Close interrupts running jobs; the next process with the role
+// "exports" continues them.
 type Exporter struct {
 	opts   Options
-	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	stop   func()
 	epoch  atomic.Uint64 // counts commits that touched a Consent
-	mu     sync.Mutex    // serializes kick-offs, so that the limits hold
+	// kicking serializes the kick-offs of this process, so that they do not void each
+	// other.
+	kicking sync.Mutex
+	mu      sync.Mutex
+	holder  *holder // while this process has the role; guarded by mu
 }
 
 // Job states.
@@ -78,9 +85,18 @@ type job struct {
 	Deleted bool     `json:"deleted,omitempty"`
 }
 
-func key(id string) string { return "bulk/" + id }
+func key(id string) string        { return "bulk/" + id }
+func runningKey(id string) string { return runningPrefix + id }
 
-// New returns an Exporter and continues the jobs of a previous process.
+// runningPrefix begins the key of a mark for each job that is to be prepared.
+const runningPrefix = "bulk-running/"
+
+// unacknowledged is the time after which a job without a snapshot is one whose kick-off
+// was interrupted, so that no client knows its id.
+const unacknowledged = time.Minute
+
+// New returns an Exporter. It continues the jobs of a previous process when it gets the
+// role.
 func New(ctx context.Context, o Options) (*Exporter, error) {
 	const op = "bulk.New"
 	if o.Store == nil || o.Audit == nil || o.Clock == nil || o.Rand == nil || o.GrantFor == nil {
@@ -95,40 +111,24 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 	if o.MaxKept <= 0 {
 		o.MaxKept = 200
 	}
+	if o.Roles == nil {
+		o.Roles = role.Alone{}
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Exporter{opts: o}
-	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = o.Store.Watch(func(c store.Commit) {
 		for i := range c.Changes {
 			if c.Changes[i].Ref.Type == "Consent" {
 				e.epoch.Add(1)
-				return
+				break
 			}
 		}
+		e.look()
 	})
-	var unfinished []*job
-	err := e.each(ctx, func(j *job) {
-		if j.State == running {
-			unfinished = append(unfinished, j)
-		}
-	})
-	if err != nil {
-		e.Close()
-		return nil, fhir.Wrap(op, err)
-	}
-	for _, j := range unfinished {
-		if j.Seq == 0 {
-			// Its kick-off was never acknowledged, so no client knows its id.
-			if err := e.drop(ctx, j.ID); err != nil {
-				e.Close()
-				return nil, fhir.Wrap(op, err)
-			}
-			continue
-		}
-		e.start(j, nil)
-	}
+	e.wg.Go(func() { o.Roles.Run(ctx, "exports", e.prepareAll) })
 	return e, nil
 }
 
@@ -164,11 +164,6 @@ func (e *Exporter) put(j *job, expect store.StateExpect, old []byte) (store.Stat
 	return store.StateWrite{Key: key(j.ID), Value: v, Expect: expect, Old: old, Expires: j.Expires}, v, err
 }
 
-func (e *Exporter) drop(ctx context.Context, id string) error {
-	_, err := e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: key(id)}}})
-	return err
-}
-
 // KickOff validates a request and stores its job together with the audit event.
 // It returns the polling URL.
 func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
@@ -186,14 +181,37 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 			return "", err
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.limits(ctx, p.ClientID); err != nil {
+	j, old, err := e.create(ctx, c, &r, s)
+	if err != nil {
 		return "", err
 	}
-	id, err := fhir.NewID(e.opts.Rand)
+	sw, _, err := e.put(j, store.StateEquals, old)
 	if err != nil {
 		return "", fhir.Wrap(op, err)
+	}
+	_, err = e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{sw,
+		{Key: runningKey(j.ID), Value: []byte("1"), Expires: j.Expires}}})
+	if store.Lost(err) {
+		return "", fhir.Errorf(fhir.Unavailable, op, "the export could not be started in time; start it again")
+	}
+	if err != nil {
+		return "", fhir.Wrap(op, err)
+	}
+	e.prepareHere(j, p.Grant)
+	return e.statusURL(j.ID), nil
+}
+
+// create stores a job without its snapshot, which is the commit that stores it. It
+// returns the job with the snapshot, and the stored bytes. If another process starts an
+// export of the client meanwhile, the limits are checked again.
+func (e *Exporter) create(ctx context.Context, c audit.Caller, r *Request, s *spec) (*job, []byte, error) {
+	const op = "bulk.KickOff"
+	e.kicking.Lock()
+	defer e.kicking.Unlock()
+	p := c.Principal
+	id, err := fhir.NewID(e.opts.Rand)
+	if err != nil {
+		return nil, nil, fhir.Wrap(op, err)
 	}
 	now := e.opts.Clock().UTC()
 	j := &job{
@@ -203,30 +221,33 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	}
 	sw, old, err := e.put(j, store.StateAbsent, nil)
 	if err != nil {
-		return "", fhir.Wrap(op, err)
+		return nil, nil, fhir.Wrap(op, err)
 	}
-	res, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{sw}},
-		audit.Event{Type: audit.Export, Interaction: "operation", Caller: c, Query: r.URL,
-			Extra: [][2]string{{"job", j.ID}}})
-	if err != nil {
-		return "", fhir.Wrap(op, err)
-	}
-	// The snapshot is the commit of the kick-off itself.
-	j.Seq, j.Transaction = res.Seq, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
-	if sw, _, err = e.put(j, store.StateEquals, old); err != nil {
-		return "", fhir.Wrap(op, err)
-	}
-	if _, err := e.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{sw}}); err != nil {
-		return "", fhir.Wrap(op, err)
-	}
-	e.start(j, p.Grant)
-	return e.statusURL(j.ID), nil
+	guard := "bulk/" + p.ClientID
+	err = store.Retry(attempts, op, "other exports of this client are being started; try again", func() error {
+		seen := e.opts.Store.LastSeq()
+		if err := e.limits(ctx, p.ClientID); err != nil {
+			return err
+		}
+		res, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{sw},
+			Guards: []string{guard}, Touches: []string{guard}, Seen: seen},
+			audit.Event{Type: audit.Export, Interaction: "operation", Caller: c, Query: r.URL,
+				Extra: [][2]string{{"job", j.ID}}})
+		if err == nil {
+			j.Seq, j.Transaction = res.Seq, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
+		}
+		return err
+	})
+	return j, old, fhir.Wrap(op, err)
 }
+
+// attempts bounds the retries of a kick-off that loses to other processes.
+const attempts = 16
 
 func (e *Exporter) limits(ctx context.Context, client string) error {
 	active, kept := 0, 0
 	err := e.each(ctx, func(j *job) {
-		if j.Client != client {
+		if j.Client != client || e.isUnacknowledged(j) {
 			return
 		}
 		kept++
@@ -246,31 +267,6 @@ func (e *Exporter) limits(ctx context.Context, client string) error {
 			kept)
 	}
 	return nil
-}
-
-// start determines in the background which files the job has.
-func (e *Exporter) start(j *job, g *access.Grant) {
-	e.wg.Go(func() {
-		old, err := json.Marshal(j)
-		if err == nil {
-			err = e.prepare(e.ctx, j, g)
-		}
-		if e.ctx.Err() != nil {
-			return // at shutdown the job keeps its state and continues later
-		}
-		j.State = complete
-		if err != nil {
-			e.opts.Logger.ErrorContext(e.ctx, "export failed", "job", j.ID, "error", err)
-			j.State = failed
-		}
-		sw, _, err := e.put(j, store.StateEquals, old)
-		if err == nil {
-			_, err = e.opts.Store.Commit(e.ctx, &store.Batch{State: []store.StateWrite{sw}})
-		}
-		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: the job has been deleted
-			e.opts.Logger.ErrorContext(e.ctx, "the state of an export cannot be written", "job", j.ID, "error", err)
-		}
-	})
 }
 
 func (e *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
@@ -419,7 +415,7 @@ func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error 
 		return err
 	}
 	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit,
-		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}}},
+		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}, {Key: runningKey(j.ID)}}},
 		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
 			Extra: [][2]string{{"job", id}}})
 	return fhir.Wrap("bulk.Delete", err)

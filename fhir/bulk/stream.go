@@ -201,6 +201,10 @@ func (b *block) flush(ctx context.Context) error {
 			return err
 		}
 	}
+	// A Consent may have changed at another process.
+	if err := b.file.exporter.opts.Store.Sync(ctx); err != nil {
+		return fhir.Wrap("bulk.WriteTo", err)
+	}
 	if err := b.current(ctx); err != nil {
 		return err
 	}

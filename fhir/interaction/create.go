@@ -74,7 +74,7 @@ func (s *Service) createOnce(ctx context.Context, rq *Request, op string, res fh
 		b.Guards, b.Touches = c.guards(), c.guards()
 	}
 	if s.phoneMade(rq, res.Type, body) {
-		return s.receive(ctx, rq, op, &res, body, disc)
+		return s.receive(ctx, rq, op, &res, body, c, disc)
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {

@@ -40,7 +40,8 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 		return nil, err
 	}
 	if len(q.Clauses) == 0 {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "%s has no search parameter and would match every resource; add one", what)
+		return nil, fhir.Errorf(fhir.PreconditionFailed, op,
+			"%s has no search parameter and would match every resource; add one", what)
 	}
 	a.line = line + " " + what + ": " + typ + "?" + raw
 	return &criteria{what: what, query: q, recorded: *a}, nil

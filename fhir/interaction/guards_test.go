@@ -161,9 +161,11 @@ func violations(t *testing.T, st store.Store) (out []string) {
 
 // entries of transactions
 const (
-	createNamed = `{"resource":` + named + `,"request":{"method":"POST","url":"Organization","ifNoneExist":"identifier=urn:t|7"}}`
-	putMeasured = `{"resource":{"resourceType":"Observation","id":"m",` + measured + `},"request":{"method":"PUT","url":"Observation/m"}}`
-	deleteAda   = `{"request":{"method":"DELETE","url":"Patient/ada"}}`
+	createNamed = `{"resource":` + named +
+		`,"request":{"method":"POST","url":"Organization","ifNoneExist":"identifier=urn:t|7"}}`
+	putMeasured = `{"resource":{"resourceType":"Observation","id":"m",` + measured +
+		`},"request":{"method":"PUT","url":"Observation/m"}}`
+	deleteAda = `{"request":{"method":"DELETE","url":"Patient/ada"}}`
 )
 
 // TestGuards lets a request at one process overtake one at another, between its checks
@@ -232,7 +234,8 @@ func TestGuards(t *testing.T) {
 func TestGuardsUpdate(t *testing.T) {
 	here, there, mine := twoProcesses(t)
 	for _, do := range []act{put("Patient", "ada", ada), put("Patient", "ben", `{"resourceType":"Patient","id":"ben"}`),
-		put("Observation", "m", `{"resourceType":"Observation","id":"m",`+strings.Replace(measured, "ada", "ben", 1)+`}`)} {
+		put("Observation", "m", `{"resourceType":"Observation","id":"m",`+
+			strings.Replace(measured, "ada", "ben", 1)+`}`)} {
 		if _, err := do(there); err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +262,8 @@ func TestGuardsGiveUp(t *testing.T) {
 	mine.always, mine.before = true, func() {
 		n++
 		id := fmt.Sprint("m", n)
-		if _, err := put("Observation", id, `{"resourceType":"Observation","id":"`+id+`",`+measured+`}`)(there); err != nil {
+		if _, err := put("Observation", id,
+			`{"resourceType":"Observation","id":"`+id+`",`+measured+`}`)(there); err != nil {
 			t.Error(err)
 		}
 		if _, err := remove("Observation", id)(there); err != nil {

@@ -174,7 +174,8 @@ func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed 
 		return at, err
 	}
 	if at.at > s.Store.LastSeq() {
-		return at, fhir.Errorf(fhir.Gone, op, "the page link refers to a state that this server does not have; repeat the search")
+		return at, fhir.Errorf(fhir.Gone, op,
+			"the page link refers to a state that this server does not have; repeat the search")
 	}
 	return at, nil
 }

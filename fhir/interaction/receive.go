@@ -3,6 +3,7 @@ package interaction
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -26,9 +27,22 @@ type Receiver interface {
 	// Receive stores body like a payload of the vendor. Unless changes is set, it leaves a
 	// stored Observation as it is. It returns the id of the stored Observation and
 	// whether it is new. The id is empty if the consent has ended since Repair.
-	Receive(ctx context.Context, by audit.Caller, patient string, body []byte, changes bool) (id string, created bool,
-		err error)
+	Receive(ctx context.Context, by audit.Caller, patient string, body []byte, changes bool,
+		tie Tie) (id string, created bool, err error)
 }
+
+// Tie ties what a Receiver stores to what the request has read. The zero value ties it to
+// nothing.
+type Tie struct {
+	// Guards are guards and touches of the commit (store.Batch).
+	Guards []string
+	// Again is called before each attempt to commit, after Seen was read, and reads again
+	// what the guards stand for. Receive returns its error. It may be nil.
+	Again func(context.Context) error
+}
+
+// errMatched is the error of Tie.Again if another request has stored a match.
+var errMatched = errors.New("a match of the criteria was stored")
 
 // Repaired is an Observation that Receiver.Repair has made.
 type Repaired struct {
@@ -98,7 +112,7 @@ func (s *Service) refuseInTransaction(rq *Request, op string, e *entry) error {
 // Clients that may not read the stored Observation always get the answer to a create
 // without content, so that they do not learn what is stored.
 func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhir.Resource, body []byte,
-	disc *disclosures) (Written, error) {
+	c *criteria, disc *disclosures) (Written, error) {
 	subject, err := s.subjectOf(rq, op, sent)
 	if err != nil {
 		return Written{}, err
@@ -117,7 +131,21 @@ func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhi
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return Written{}, err
 	}
-	id, created, err := s.Receiver.Receive(ctx, rq.Caller, subject.ref.ID, body, changes)
+	var tie Tie
+	if c != nil {
+		tie = Tie{Guards: c.guards(), Again: func(ctx context.Context) error {
+			err := s.find(ctx, rq, op, c)
+			if err == nil && c.match != nil && c.match.ID != repaired.Resource.ID {
+				return errMatched
+			}
+			return err
+		}}
+	}
+	id, created, err := s.Receiver.Receive(ctx, rq.Caller, subject.ref.ID, body, changes, tie)
+	if errors.Is(err, errMatched) {
+		disc.add(c)
+		return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
+	}
 	if err != nil {
 		return Written{}, err
 	}

@@ -155,7 +155,7 @@ func (e *Engine) metrics() (err error) {
 // serve follows the change log and sends during a term of the role. The result of
 // reading the state is sent to loaded in the first term.
 func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
-	f := &follower{Engine: e, opts: e.opts, ctx: ctx, targets: map[string]*sender{},
+	f := &follower{Engine: e, opts: e.opts, ctx: ctx, term: t, targets: map[string]*sender{},
 		purging: map[string]bool{}}
 	f.opts.Store = t.Store(e.opts.Store)
 	err := f.load(ctx)

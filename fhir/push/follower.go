@@ -12,6 +12,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -21,16 +22,18 @@ type follower struct {
 	*Engine
 	opts  Options // those of the Engine, with a store that is bound to the term
 	ctx   context.Context
+	term  role.Term
 	tasks sync.WaitGroup // senders and other goroutines of the term
 
 	// stepping is held during a step and while the targets are read, so that no step
 	// queues for a target that is removed, or misses one that is added. It guards closed,
-	// which is set when no task may be started any more, revision, that of the targets
-	// that were read last, and purging, the names of the targets whose state is being
-	// deleted.
+	// which is set when no task may be started any more; revision, that of the targets
+	// that were read last, and known, which is set if the senders correspond to them; and
+	// purging, the names of the targets with state that is being deleted.
 	stepping sync.Mutex
 	closed   bool
 	revision []byte
+	known    bool
 	purging  map[string]bool
 
 	mu sync.Mutex
@@ -101,14 +104,24 @@ func (f *follower) refresh() error {
 	defer f.manage.Unlock()
 	f.stepping.Lock()
 	defer f.stepping.Unlock()
+	return store.Retry(maxTries, "push.refresh", "other processes change targets", f.read)
+}
+
+// read does the work of refresh. Its error is a Conflict if another process changes
+// targets meanwhile. The caller holds stepping.
+func (f *follower) read() error {
 	if f.closed {
 		return nil
 	}
-	// The revision is read first: a change meanwhile is seen by the next call.
-	revision, err := f.opts.Store.Get(f.ctx, revisionKey)
-	if err != nil || f.revision != nil && bytes.Equal(revision, f.revision) {
+	if err := f.ctx.Err(); err != nil { // the role is lost, so that every commit fails
 		return fhir.Wrap("push.refresh", err)
 	}
+	// The revision is read first: a change meanwhile is seen by the next call.
+	current, err := f.opts.Store.Get(f.ctx, revisionKey)
+	if err != nil || f.known && bytes.Equal(current, f.revision) {
+		return fhir.Wrap("push.refresh", err)
+	}
+	f.known, f.revision = false, current
 	all, err := f.rows(f.ctx)
 	if err != nil {
 		return err
@@ -118,7 +131,7 @@ func (f *follower) refresh() error {
 			return fhir.Wrap("push.refresh", err)
 		}
 	}
-	f.revision = append([]byte{}, revision...)
+	f.known = true
 	return nil
 }
 
@@ -193,10 +206,14 @@ func (f *follower) join(ctx context.Context, s *sender, row []byte) error {
 		return err
 	}
 	w.Expect, w.Old = store.StateEquals, row
-	if err := f.commitState(ctx, w); err != nil {
+	next, err := revision(f.revision)
+	if err != nil {
 		return err
 	}
-	s.target = t
+	if err := f.commitState(ctx, w, next); err != nil {
+		return err
+	}
+	s.target, f.revision = t, next.Value
 	return nil
 }
 

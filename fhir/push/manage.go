@@ -87,13 +87,9 @@ func (e *Engine) revise(ctx context.Context, commit Commit, prepare func() ([]st
 		if err != nil {
 			return err
 		}
-		n, err := strconv.ParseUint("0"+string(old), 10, 64)
+		w, err := revision(old)
 		if err != nil {
-			return fhir.Wrap(op, err)
-		}
-		w := store.StateWrite{Key: revisionKey, Value: strconv.AppendUint(nil, n+1, 10), Expect: store.StateAbsent}
-		if old != nil {
-			w.Expect, w.Old = store.StateEquals, old
+			return err
 		}
 		if err = commit(ctx, append(ws, w)...); !store.Lost(err) {
 			return err
@@ -104,6 +100,22 @@ func (e *Engine) revise(ctx context.Context, commit Commit, prepare func() ([]st
 		}
 	}
 	return fhir.Errorf(fhir.Unavailable, op, "other commands change targets; repeat the command")
+}
+
+// revision returns the write of the revision that follows old, which is nil if there is
+// none.
+func revision(old []byte) (store.StateWrite, error) {
+	w := store.StateWrite{Key: revisionKey, Expect: store.StateAbsent}
+	var n uint64
+	if old != nil {
+		var err error
+		if n, err = strconv.ParseUint(string(old), 10, 64); err != nil {
+			return w, fhir.Wrap("push.revision", err)
+		}
+		w.Expect, w.Old = store.StateEquals, old
+	}
+	w.Value = strconv.AppendUint(nil, n+1, 10)
+	return w, nil
 }
 
 // validate checks a new target and returns it with its initial state.
@@ -146,18 +158,44 @@ func (e *Engine) backfillFrom(since time.Time) *Backfill {
 // Add adds a target. What changes from now on is sent; if since is not zero, also what
 // is stored with an effective time from since on.
 func (e *Engine) Add(ctx context.Context, t Target, since time.Time, commit Commit) (Target, error) {
+	f := e.current.Load()
+	added, err := e.add(ctx, f, t, since, commit)
+	if store.Lost(err) && f != nil { // this process may have lost the role
+		added, err = e.add(ctx, nil, t, since, commit)
+	}
+	if err == nil {
+		e.refresh(ctx)
+	}
+	return added, err
+}
+
+// add adds a target. With the follower f of this process, which does not pass the target's
+// From meanwhile, the target need not be joined later; the commit is bound to the term.
+func (e *Engine) add(ctx context.Context, f *follower, t Target, since time.Time, commit Commit) (Target, error) {
+	locked := false
+	defer func() {
+		if locked {
+			f.stepping.Unlock()
+		}
+	}()
 	err := e.revise(ctx, commit, func() ([]store.StateWrite, error) {
+		if f != nil && !locked { // revise holds manage, which comes first
+			f.stepping.Lock()
+			locked = true
+		}
 		var err error
 		if t, err = e.validate(ctx, t, since); err != nil {
 			return nil, err
 		}
+		b := &store.Batch{}
+		if f != nil {
+			t.Joining = false
+			f.term.Bind(b)
+		}
 		w, err := t.write()
 		w.Expect = store.StateAbsent
-		return []store.StateWrite{w}, err
+		return append(b.State, w), err
 	})
-	if err == nil {
-		e.refresh(ctx)
-	}
 	return t, err
 }
 

@@ -41,7 +41,8 @@ func TestLongAnswerNeedsSync(t *testing.T) {
 	}
 	read := func(confirmed int64) (status int, n int64, err error) {
 		st.left.Store(confirmed)
-		rq, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.srv.URL+"/fhir/Observation?patient=p1", nil)
+		rq, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.srv.URL+"/fhir/Observation?patient=p1",
+			nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -65,6 +65,15 @@ func (b *batch) wantDevice(k mapping.DeviceKey) {
 	}
 }
 
+// writtenDevices reports of each Device whether it must be written.
+func (b *batch) writtenDevices() []bool {
+	out := make([]bool, len(b.devices))
+	for i, dev := range b.devices {
+		out[i] = dev.written
+	}
+	return out
+}
+
 // seal completes b before it is committed: it collects the device facts of the
 // samples and counts the samples.
 func (b *batch) seal() {

@@ -12,41 +12,36 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// maxTries limits the attempts to commit a batch if other writers change its
-// streams between Probe and Commit.
-const maxTries = 16
+// maxTries limits the attempts to commit a batch if other writers change what it was
+// derived from.
+const maxTries = 32
 
 // commit commits one batch. It checks the caller and the consent again, which may
 // have ended during the delivery.
 func (d *delivery) commit(ctx context.Context, b *batch) error {
 	began := d.pipeline.Clock()
-	if err := d.checkCaller(ctx); err != nil {
-		return err
-	}
-	if err := d.checkConsent(ctx); err != nil {
-		return err
-	}
 	b.deduplicate()
-	unlock, err := d.lock()
+	written := b.writtenDevices()
+	var a *commitAttempt
+	err := d.exclusively(ctx, func() error {
+		if err := d.checkCaller(ctx); err != nil {
+			return err
+		}
+		if err := d.checkConsent(ctx); err != nil {
+			return err
+		}
+		a = newAttempt()
+		for i, dev := range b.devices {
+			dev.written = written[i] // an earlier attempt may have wanted it
+		}
+		return d.tryCommit(ctx, b, a)
+	})
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	for try := 1; ; try++ {
-		a := newAttempt()
-		err := d.tryCommit(ctx, b, a)
-		if err == nil {
-			d.account(ctx, b, a, began)
-			d.recycle(b)
-			return nil
-		}
-		if len(a.batch.Series) == 0 || fhir.KindOf(err) != fhir.Conflict || try == maxTries || ctx.Err() != nil {
-			return err
-		}
-		clear(d.devices) // the caches may hold state that was not written
-		clear(d.learned)
-		clear(d.exemplars)
-	}
+	d.account(ctx, b, a, began)
+	d.recycle(b)
+	return nil
 }
 
 // tryCommit compares b with the current state of the store and commits the
@@ -111,10 +106,12 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 	if len(batch.Writes) == 0 && len(batch.State) == 0 {
 		return nil
 	}
+	d.guard(batch)
 	res, err := d.pipeline.Store.Commit(ctx, batch)
 	if err != nil {
 		return fhir.Wrap("ingest.commit", err)
 	}
+	d.committed(res.Seq)
 	for i, metric := range a.metrics {
 		switch outcome := &res.Outcomes[i]; {
 		case outcome.Unchanged:

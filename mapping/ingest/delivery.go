@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 	"pulsegate/mapping"
 	"pulsegate/mapping/stream"
@@ -25,7 +26,7 @@ type delivery struct {
 	digest     string // SHA-256 of the first 64 KiB of the payload, in hex
 	retracting bool   // the delivery is a Retraction
 	remap      string // id of the job if the delivery maps stored samples again, or ""
-	generation int    // of the fence when the delivery began
+	erasure    string // id of the latest erasure when the delivery began, or ""
 	log        *slog.Logger
 	meters     meters
 
@@ -57,6 +58,8 @@ type delivery struct {
 	devices        map[string]*mapping.DeviceFacts
 	learned        map[string]bool     // pairs that learnSources has recorded
 	exemplars      map[string]bool     // keys of exemplars that the store has
+	overtaken      bool                // Request.Again has ended the delivery
+	asOf           store.Seq           // the commit as of which the caches above are valid
 	openItems      map[string][]string // items in quarantine by subjectID; nil until loadOpenItems
 	wroteResources bool
 	commits        int

@@ -3,7 +3,7 @@
 //
 // It owns Pipeline.Run, Repair, Receive, Retry, Remap, Retract and Erase, the
 // quarantine, POST /ingest/{vendor}/{format}, and the state with the key prefixes
-// quarantine/ and ingest/. It does not own the vendor formats (package adapters) and
+// quarantine/, ingest/ and erasure/. It does not own the vendor formats (package adapters) and
 // the metric table (package mapping).
 //
 // # Deliveries
@@ -154,12 +154,31 @@
 // sample is stored under its new id, as a redelivery would store it. Tenants' packs
 // cannot cause that, only a new version of a built-in pack.
 //
-// A batch holds the lock of the patient and vendor while it reads, maps and commits, so
-// that it never replaces a later statement. There is one job per vendor at a time. Its
+// A batch excludes other deliveries of the patient and vendor while it reads, maps and
+// commits, so that it never replaces a later statement. There is one job per vendor at a
+// time. Any process may start, follow and cancel it, and the holder of a role runs it. Its
 // position and figures are in the state ingest/remap/VENDOR, in the commits of its
 // batches, so that the next process continues it if it has the same packs. The state
 // ingest/packs/VENDOR says which packs were in force for which commits: rows of one
 // series that different packs have converted cannot be told apart otherwise.
+//
+// # Several processes
+//
+// Deliveries of one patient and vendor to several processes have the same result as one
+// after another. Within a process, a lock excludes them from each other. Between
+// processes, a guard does: each commit touches the guard of its patient and vendor, and
+// fails if another one has touched it since the attempt began, or if a Consent of the
+// patient has changed. Then what is stored is read anew (delivery.exclusively).
+//
+// An Erase is marked in erasure/PATIENT/VENDOR. The mark fails deliveries that overlap
+// with it in any process, and ends a minute after the last commit of a process that has
+// died. A part that may be repeated is claimed in ingest/part/HASH by the first commit of
+// its delivery. Another process that gets the same part waits for the end of that
+// delivery, or a minute after its last commit.
+//
+// Two processes should not map with different packs for longer than an upgrade takes:
+// ingest/packs/VENDOR holds only the packs of the process that started last, so that the
+// samples of a series that the other one stores may become ambiguous.
 //
 // # Retraction and erasure
 //

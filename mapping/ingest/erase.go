@@ -55,13 +55,14 @@ func (p *Pipeline) Erase(ctx context.Context, e Erasure) (_ Summary, err error) 
 		return Summary{}, p.recordRefusal(ctx, &req, err, reasonUnknown)
 	}
 	req.Vendor = a.Vendor()
-	unlock := p.lock(req.Patient, req.Vendor) // a commit in progress is before the erasure
-	end := p.fences.begin(req.Patient, req.Vendor)
-	unlock()
-	defer end()
 	d := &delivery{pipeline: p, request: req, adapter: a, log: slog.New(slog.DiscardHandler)}
 	run := &erasing{delivery: d, progress: e.Progress, confirmed: map[string]bool{}}
-	if err = run.all(ctx); err != nil {
+	end, err := run.begin(ctx)
+	if err == nil {
+		err = run.all(ctx)
+		end(ctx)
+	}
+	if err != nil {
 		err = d.recordFailure(ctx, err, "")
 	}
 	return Summary{Erased: run.deleted, ByMetric: map[string]Counts{}, Seconds: p.Clock().Sub(began).Seconds()}, err
@@ -76,6 +77,9 @@ type erasing struct {
 	confirmed map[string]bool // targets of prefixConfirmed that have been removed
 	commits   int
 	state     []store.StateWrite // to be written with the next commit
+	mark      []byte             // the stored erasureMark
+	id        string             // of this call
+	process   string             // that calls Erase
 }
 
 // all erases everything. The channels are last, because they say which state
@@ -123,7 +127,11 @@ func (e *erasing) commit(ctx context.Context, refs []fhir.Ref) error {
 			Issues: []fhir.Issue{{Code: "transient", Diagnostics: "the deletion was interrupted; it can be continued"}}}
 	}
 	defer e.pipeline.lock(e.request.Patient, e.request.Vendor)()
-	batch := &store.Batch{State: e.state}
+	batch := &store.Batch{State: e.state, Touches: []string{e.pairGuard()}}
+	renewed, err := e.renew(batch, e.pipeline.Clock().Add(erasureLease))
+	if err != nil {
+		return err
+	}
 	for _, ref := range refs {
 		batch.Writes = append(batch.Writes, store.Write{Op: store.Remove, Vendor: e.request.Vendor,
 			Resource: fhir.Resource{Type: ref.Type, ID: ref.ID}})
@@ -131,10 +139,13 @@ func (e *erasing) commit(ctx context.Context, refs []fhir.Ref) error {
 	event := e.auditEvent(audit.Rest, audit.Success)
 	event.Interaction = "delete"
 	event.Extra = [][2]string{{"vendor", e.request.Vendor}, {"deleted", strconv.Itoa(len(refs))}}
-	if _, err := audit.Commit(ctx, e.pipeline.Store, e.pipeline.Audit, batch, event); err != nil {
+	switch _, err := audit.Commit(ctx, e.pipeline.Store, e.pipeline.Audit, batch, event); {
+	case store.Lost(err):
+		return errErasing("ingest.Erase") // another process has taken over
+	case err != nil:
 		return fhir.Wrap("ingest.Erase", err)
 	}
-	e.state = nil
+	e.state, e.mark = nil, renewed
 	e.commits++
 	e.deleted += len(refs)
 	if e.progress != nil && len(refs) > 0 {

@@ -2,7 +2,7 @@ package ingest
 
 import (
 	"context"
-	"log/slog"
+	"errors"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -36,7 +36,7 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 			at:     p.Store.LastSeq(),
 			stated: &statements{}}
 	}
-	if err = d.payload(ctx); err != nil {
+	if err = d.payload(ctx); err != nil && !(errors.Is(err, errPartTaken) && !req.part.held) {
 		err = d.recordFailure(ctx, err, "")
 	}
 	d.summary.Seconds = p.Clock().Sub(began).Seconds()
@@ -75,9 +75,9 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 		}
 	}
 	req.Vendor = a.Vendor()
-	fence := p.fences.get(req.Patient, req.Vendor)
-	if fence.erasing > 0 {
-		return nil, errErasing("ingest.Run")
+	erased, err := p.latestErasure(ctx, req.Patient, req.Vendor)
+	if err != nil {
+		return nil, err
 	}
 	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
@@ -86,14 +86,11 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	d := &delivery{pipeline: p, request: req, adapter: a, generation: fence.generation,
+	d := &delivery{pipeline: p, request: req, adapter: a, erasure: erased,
 		limits: p.Limits.orDefault(), byID: map[string]int{},
 		pace:    yield.Counter{Every: yieldEvery},
 		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{}, exemplars: map[string]bool{},
-		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
-	}
+		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.logger()}
 	if err := d.checkConsent(ctx); err != nil {
 		return nil, err
 	}

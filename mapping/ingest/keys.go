@@ -41,7 +41,9 @@ const (
 	// prefixExemplar/PATIENT/VENDOR/STREAM/HASH holds a keptExemplar as JSON. HASH is
 	// one of the value.
 	prefixExemplar = "ingest/exemplar/"
-	// prefixPart/HASH holds the partMark of a delivered part as JSON.
+	// prefixErasure/PATIENT/VENDOR holds the erasureMark of a patient and vendor as JSON.
+	prefixErasure = "erasure/"
+	// prefixPart/HASH holds the partMark of a part as JSON.
 	prefixPart = "ingest/part/"
 )
 

@@ -42,11 +42,15 @@ func (d *delivery) updateNights(ctx context.Context) error {
 // updatePeriod derives the nights of the first due period of one source. The
 // nights and the state that the period is done are in one commit.
 func (d *delivery) updatePeriod(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
-	unlock, err := d.lock()
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
+	err = d.exclusively(ctx, func() error {
+		more, err = d.tryPeriod(ctx, row, key)
+		return err
+	})
+	return more, err
+}
+
+// tryPeriod is one attempt of updatePeriod.
+func (d *delivery) tryPeriod(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw == nil {
 		return false, fhir.Wrap("ingest.nights", err)

@@ -29,9 +29,14 @@ const maxEpochs = 1000
 // convert numbers differently, and only the order of commits tells by which pack a row
 // was mapped.
 func (p *Pipeline) RecordPacks(ctx context.Context) error {
+	return store.Retry(maxTries, "ingest.RecordPacks", "the packs in force are being recorded; try again",
+		func() error { return p.recordPacks(ctx) })
+}
+
+func (p *Pipeline) recordPacks(ctx context.Context) error {
 	batch := &store.Batch{}
 	for _, a := range p.Adapters {
-		epochs, err := p.packEpochs(ctx, a.Vendor())
+		epochs, old, err := p.packEpochs(ctx, a.Vendor())
 		if err != nil {
 			return err
 		}
@@ -44,7 +49,11 @@ func (p *Pipeline) RecordPacks(ctx context.Context) error {
 		if err != nil {
 			return fhir.Wrap("ingest.RecordPacks", err)
 		}
-		batch.State = append(batch.State, store.StateWrite{Key: prefixPacks + a.Vendor(), Value: raw})
+		w := store.StateWrite{Key: prefixPacks + a.Vendor(), Value: raw, Expect: store.StateAbsent}
+		if old != nil {
+			w.Expect, w.Old = store.StateEquals, old
+		}
+		batch.State = append(batch.State, w)
 	}
 	if len(batch.State) == 0 {
 		return nil
@@ -53,12 +62,13 @@ func (p *Pipeline) RecordPacks(ctx context.Context) error {
 	return fhir.Wrap("ingest.RecordPacks", err)
 }
 
-func (p *Pipeline) packEpochs(ctx context.Context, vendor string) (epochs []packEpoch, err error) {
-	raw, err := p.Store.Get(ctx, prefixPacks+vendor)
+// packEpochs returns the epochs of a vendor and their stored bytes.
+func (p *Pipeline) packEpochs(ctx context.Context, vendor string) (epochs []packEpoch, raw []byte, err error) {
+	raw, err = p.Store.Get(ctx, prefixPacks+vendor)
 	if err == nil && raw != nil {
 		err = json.Unmarshal(raw, &epochs)
 	}
-	return epochs, fhir.Wrap("ingest.RecordPacks", err)
+	return epochs, raw, fhir.Wrap("ingest.RecordPacks", err)
 }
 
 // packs returns the packs that map a vendor's metrics, each as "NAME|VERSION".
@@ -86,7 +96,7 @@ func (r *keptReader) inForce(ctx context.Context, row *fhir.Resource, list []Kep
 		return list, nil
 	}
 	if r.epochs == nil {
-		epochs, err := r.pipeline.packEpochs(ctx, r.vendor)
+		epochs, _, err := r.pipeline.packEpochs(ctx, r.vendor)
 		if err != nil {
 			return nil, err
 		}

@@ -38,11 +38,11 @@ type Pipeline struct {
 	Logger   *slog.Logger
 
 	// locks are chosen by patient and vendor and held while a commit is prepared
-	// and written, so that the state that the commit was derived from does not
-	// change.
-	locks  [64]sync.Mutex
-	fences fences
-	remaps remaps
+	// and written, so that commits of this process do not void each other. Those of
+	// other processes are excluded by guards; see delivery.exclusively.
+	locks    [64]sync.Mutex
+	erasures erasures
+	remaps   remaps
 }
 
 // Request describes one delivery.
@@ -81,6 +81,17 @@ type Request struct {
 
 	audit.Caller
 	Progress func(bytes int64)
+
+	// Bind, if not nil, adds preconditions to each commit of the delivery, such as that of
+	// the role under which the caller works.
+	Bind func(*store.Batch)
+
+	// Again, if not nil, is called before each attempt to commit, when the attempt's Seen
+	// is known, and reads again what Bind ties the commit to. If it fails, the delivery
+	// ends with its error.
+	Again func(context.Context) error
+
+	part *partClaim // nil unless the payload is a part that may be repeated
 }
 
 // Origin tells how a payload or a retraction arrived. It is recorded in the
@@ -104,6 +115,13 @@ func (origin *Origin) check(op string) error {
 		return fhir.Errorf(fhir.Invalid, op, "the link of an origin is not a valid id")
 	}
 	return nil
+}
+
+func (p *Pipeline) logger() *slog.Logger {
+	if p.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return p.Logger
 }
 
 func (p *Pipeline) adapter(vendor string) adapters.Adapter {

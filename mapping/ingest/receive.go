@@ -87,7 +87,7 @@ func (p *Pipeline) Receive(ctx context.Context, req Request, body []byte) (id st
 	req.Body = bytes.NewReader(body)
 	d, err := p.begin(ctx, req)
 	if err == nil {
-		if err = d.payload(ctx); err != nil {
+		if err = d.payload(ctx); err != nil && !d.overtaken {
 			err = d.recordFailure(ctx, err, "")
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
 )
 
 // RemapRequest says which stored samples are mapped again.
@@ -172,7 +173,8 @@ type Remapping struct {
 	meters   remapMeters
 	// job is the state of the job. A copy for other goroutines is in live.
 	job     RemapJob
-	unsaved int // batches since the job was stored
+	row     []byte // the stored state of the job, or nil
+	unsaved int    // batches since the job was stored
 	// written holds the new ids that the latest batches have given to samples, which come
 	// again with these ids.
 	written map[string]bool
@@ -214,13 +216,26 @@ func (r *Remapping) Job() RemapJob { return r.live.state() }
 
 // Run runs the job to its end. If ctx ends, the job is interrupted, and the next Remap
 // with the same request continues it.
-func (r *Remapping) Run(ctx context.Context) (RemapReport, error) {
-	defer r.pipeline.remaps.end(r.live)
+func (r *Remapping) Run(ctx context.Context) (_ RemapReport, err error) {
+	defer func() {
+		if r.job.Status != RemapRunning {
+			r.pipeline.remaps.ended(r.job.ID, err)
+		}
+		r.pipeline.remaps.end(r.live)
+		r.pipeline.remaps.notify()
+	}()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r.live.onCancel(stop)
-	err := r.all(ctx)
+	err = r.all(ctx)
 	switch {
+	case errors.Is(err, errRemapCanceled) || errors.Is(err, errRemapTaken): // another process has stored it
+		r.job.Status = RemapInterrupted
+		if errors.Is(err, errRemapCanceled) {
+			r.job.Status = RemapCanceled
+		}
+		r.notify()
+		return r.job.Report, err
 	case errors.Is(context.Cause(ctx), errRemapCanceled):
 		err = errRemapCanceled
 		r.job.Status = RemapCanceled
@@ -231,7 +246,12 @@ func (r *Remapping) Run(ctx context.Context) (RemapReport, error) {
 	default:
 		r.job.Status = RemapDone
 	}
-	if saveErr := r.record(context.WithoutCancel(ctx)); saveErr != nil {
+	if saveErr := r.record(context.WithoutCancel(ctx)); store.Lost(saveErr) {
+		err = errRemapTaken
+		if stored := r.holds(context.WithoutCancel(ctx)); stored != nil {
+			err = stored
+		}
+	} else if saveErr != nil {
 		err = errors.Join(err, saveErr)
 	}
 	return r.job.Report, err
@@ -256,7 +276,7 @@ func (r *Remapping) all(ctx context.Context) error {
 			return nil
 		}
 		r.job.Cursor = remapCursor{Patient: patient, Finished: true}
-		r.live.update(&r.job)
+		r.notify()
 	}
 	return nil
 }

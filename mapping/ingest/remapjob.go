@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -40,6 +41,8 @@ type RemapJob struct {
 	Limit   int       `json:"limit,omitempty"`
 	DryRun  bool      `json:"dryRun,omitempty"`
 	By      string    `json:"by"` // name of the operator
+	// Process identifies the process that runs the job, or is "" if none has begun.
+	Process string `json:"process,omitempty"`
 	// Packs holds the names and versions of the packs that the job maps with.
 	Packs   []string  `json:"packs"`
 	Status  string    `json:"status"`
@@ -73,12 +76,52 @@ func (j *RemapJob) continues(next *RemapJob) bool {
 		j.Limit == next.Limit && slices.Equal(j.Packs, next.Packs)
 }
 
-var errRemapCanceled = fhir.Errorf(fhir.Conflict, "ingest.Remap", "the job was canceled")
+var (
+	errRemapCanceled = fhir.Errorf(fhir.Conflict, "ingest.Remap", "the job was canceled")
+	errRemapTaken    = fhir.Errorf(fhir.Unavailable, "ingest.Remap", "another server has taken over the job")
+)
 
-// remaps holds the running jobs. It is zero until the first one.
+// errRemapRunning is the error of a job whose vendor has a running one.
+func errRemapRunning(vendor string) error {
+	return fhir.Errorf(fhir.Conflict, "ingest.Remap", "a job that maps data of %s again is running", vendor)
+}
+
+// remaps holds the jobs that run in this process. It is zero until the first one.
 type remaps struct {
 	mu       sync.Mutex
+	process  string                // random id of this process; guarded by mu
 	byVendor map[string]*liveRemap // guarded by mu
+	changed  chan struct{}         // closed when a job was started or has changed; guarded by mu
+	results  map[string]error      // of jobs that have ended, by id; guarded by mu
+}
+
+// id returns the id of this process.
+func (l *remaps) id() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.process == "" {
+		l.process = fhir.RandomID()
+	}
+	return l.process
+}
+
+// next returns a channel that is closed when a job of this process changes.
+func (l *remaps) next() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
+}
+
+func (l *remaps) notify() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 }
 
 // liveRemap is a running job.
@@ -96,7 +139,7 @@ func (l *remaps) begin(live *liveRemap) error {
 	defer l.mu.Unlock()
 	vendor := live.job.Vendor
 	if l.byVendor[vendor] != nil {
-		return fhir.Errorf(fhir.Conflict, "ingest.Remap", "a job that maps data of %s again is running", vendor)
+		return errRemapRunning(vendor)
 	}
 	if l.byVendor == nil {
 		l.byVendor = map[string]*liveRemap{}
@@ -137,6 +180,12 @@ func (live *liveRemap) stop() {
 	}
 }
 
+// notify wakes those who follow the job.
+func (r *Remapping) notify() {
+	r.live.update(&r.job)
+	r.pipeline.remaps.notify()
+}
+
 // update copies the state of the job for other goroutines and reports the progress.
 func (live *liveRemap) update(job *RemapJob) {
 	out := *job
@@ -160,8 +209,30 @@ func (live *liveRemap) state() RemapJob {
 }
 
 // BeginRemap registers a job, or continues the one that was interrupted. The caller must
-// call Run.
+// call Run. It fails with Conflict if a job of the vendor is running in another process.
 func (p *Pipeline) BeginRemap(ctx context.Context, req RemapRequest) (*Remapping, error) {
+	return p.beginRemap(ctx, req, false)
+}
+
+// beginRemap is BeginRemap. If takeOver is set, no other process may run jobs, so that the
+// stored one is continued.
+func (p *Pipeline) beginRemap(ctx context.Context, req RemapRequest, takeOver bool) (*Remapping, error) {
+	r, err := p.newRemapping(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.remaps.begin(r.live); err != nil {
+		return nil, err
+	}
+	if err := r.resume(ctx, takeOver); err != nil {
+		p.remaps.end(r.live)
+		return nil, err
+	}
+	return r, nil
+}
+
+// newRemapping returns a new job that is not registered.
+func (p *Pipeline) newRemapping(req RemapRequest) (*Remapping, error) {
 	req, err := p.checkRemap(req)
 	if err != nil {
 		return nil, err
@@ -179,46 +250,82 @@ func (p *Pipeline) BeginRemap(ctx context.Context, req RemapRequest) (*Remapping
 	now := p.Clock().UTC().Truncate(time.Second)
 	r.job = RemapJob{ID: fhir.RandomID(), Vendor: req.Vendor, Patient: req.Patient, Metrics: req.Metrics,
 		Since: req.Since, Limit: req.Limit, DryRun: req.DryRun, Packs: p.packs(req.Vendor), Status: RemapRunning,
-		Started: now, Updated: now}
+		Process: p.remaps.id(), Started: now, Updated: now}
 	if req.Principal != nil {
 		r.job.By = req.Principal.Operator
 	}
 	r.live = &liveRemap{job: r.job, progress: req.Progress}
-	if err := p.remaps.begin(r.live); err != nil {
-		return nil, err
-	}
-	if err := r.resume(ctx); err != nil {
-		p.remaps.end(r.live)
-		return nil, err
-	}
 	return r, nil
 }
 
-// resume continues the stored job if it did not end, and stores the state otherwise.
-func (r *Remapping) resume(ctx context.Context) error {
-	if r.request.DryRun {
-		return nil
-	}
-	stored, err := r.pipeline.remapJob(ctx, r.request.Vendor)
+// remapLease is the time after which a job that has stored nothing counts as
+// interrupted. A running job stores its state after half of it.
+const remapLease = time.Minute
+
+// runsElsewhere reports whether another process runs the job.
+func (p *Pipeline) runsElsewhere(j *RemapJob) bool {
+	return j.Status == RemapRunning && j.Process != p.remaps.id() && p.Clock().Sub(j.Updated) < remapLease
+}
+
+// resume continues the stored job if it did not end, and stores the state.
+func (r *Remapping) resume(ctx context.Context, takeOver bool) error {
+	stored, raw, err := r.pipeline.remapJob(ctx, r.request.Vendor)
 	if err != nil {
 		return err
 	}
-	if stored != nil && stored.continues(&r.job) {
-		r.job, r.job.Status, r.job.Reason = *stored, RemapRunning, ""
+	if stored != nil && !takeOver && r.pipeline.runsElsewhere(stored) {
+		return errRemapRunning(r.request.Vendor)
 	}
-	return r.record(ctx)
+	if r.request.DryRun {
+		return nil
+	}
+	r.row = raw
+	process := r.job.Process
+	if stored != nil && stored.continues(&r.job) {
+		r.job, r.job.Status, r.job.Reason, r.job.Process = *stored, RemapRunning, "", process
+		if stored.Process == "" && stored.Status == RemapRunning { // StartRemap has recorded it
+			r.notify()
+			return nil
+		}
+	}
+	err = r.record(ctx)
+	if store.Lost(err) {
+		return errRemapRunning(r.request.Vendor)
+	}
+	return err
 }
 
-// stateWrite returns the write of the job's state.
+// stateWrite returns the write of the job's state. The commit fails with Conflict if the
+// job was canceled, or if another process has taken it over.
 func (r *Remapping) stateWrite() (store.StateWrite, error) {
 	r.job.Updated = r.pipeline.Clock().UTC().Truncate(time.Second)
 	raw, err := json.Marshal(&r.job)
-	return store.StateWrite{Key: prefixRemap + r.job.Vendor, Value: raw}, fhir.Wrap("ingest.Remap", err)
+	w := store.StateWrite{Key: prefixRemap + r.job.Vendor, Value: raw, Expect: store.StateAbsent}
+	if r.row != nil {
+		w.Expect, w.Old = store.StateEquals, r.row
+	}
+	return w, fhir.Wrap("ingest.Remap", err)
+}
+
+// holds returns an error if the job was canceled, or if another process has taken it
+// over.
+func (r *Remapping) holds(ctx context.Context) error {
+	if r.request.DryRun {
+		return nil
+	}
+	stored, raw, err := r.pipeline.remapJob(ctx, r.request.Vendor)
+	switch {
+	case err != nil || bytes.Equal(raw, r.row):
+		return err
+	case stored != nil && stored.ID == r.job.ID && stored.Status == RemapCanceled:
+		return errRemapCanceled
+	}
+	return errRemapTaken
 }
 
 // record stores the state of the job when it begins and ends, with an AuditEvent.
 func (r *Remapping) record(ctx context.Context) error {
-	r.live.update(&r.job)
+	r.notify()
 	if r.request.DryRun {
 		return nil
 	}
@@ -226,7 +333,10 @@ func (r *Remapping) record(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.pipeline.recordRemap(ctx, &r.job, w, r.request.Caller)
+	if err = r.pipeline.recordRemap(ctx, &r.job, w, r.request.Caller); err == nil {
+		r.row = w.Value
+	}
+	return err
 }
 
 // recordRemap writes the state of a job and an AuditEvent in one commit.
@@ -239,7 +349,7 @@ func (p *Pipeline) recordRemap(ctx context.Context, job *RemapJob, w store.State
 
 // save stores the position of the job. A dry run leaves none.
 func (r *Remapping) save(ctx context.Context) error {
-	r.live.update(&r.job)
+	r.notify()
 	if r.request.DryRun {
 		return nil
 	}
@@ -249,20 +359,29 @@ func (r *Remapping) save(ctx context.Context) error {
 	}
 	r.unsaved = 0
 	_, err = r.pipeline.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+	switch {
+	case store.Lost(err):
+		if err = r.holds(ctx); err == nil {
+			err = errRemapTaken
+		}
+		return err
+	case err == nil:
+		r.row = w.Value
+	}
 	return fhir.Wrap("ingest.Remap", err)
 }
 
-// remapJob returns the stored job of a vendor, or nil.
-func (p *Pipeline) remapJob(ctx context.Context, vendor string) (*RemapJob, error) {
-	raw, err := p.Store.Get(ctx, prefixRemap+vendor)
+// remapJob returns the stored job of a vendor, or nil, and its bytes.
+func (p *Pipeline) remapJob(ctx context.Context, vendor string) (job *RemapJob, raw []byte, err error) {
+	raw, err = p.Store.Get(ctx, prefixRemap+vendor)
 	if err != nil || raw == nil {
-		return nil, fhir.Wrap("ingest.Remap", err)
+		return nil, nil, fhir.Wrap("ingest.Remap", err)
 	}
-	job := &RemapJob{}
+	job = &RemapJob{}
 	if err := json.Unmarshal(raw, job); err != nil {
-		return nil, fhir.Wrap("ingest.Remap", err)
+		return nil, nil, fhir.Wrap("ingest.Remap", err)
 	}
-	return job, nil
+	return job, bytes.Clone(raw), nil
 }
 
 // RemapJobs returns the latest job of each vendor.
@@ -273,7 +392,7 @@ func (p *Pipeline) RemapJobs(ctx context.Context) (out []RemapJob, err error) {
 		if failure = json.Unmarshal(raw, &job); failure != nil {
 			return false
 		}
-		if job.Status == RemapRunning {
+		if job.Status == RemapRunning && !p.runsElsewhere(&job) {
 			job.Status = RemapInterrupted
 		}
 		out = append(out, job)
@@ -302,44 +421,49 @@ func (p *Pipeline) CancelRemap(ctx context.Context, vendor string, by audit.Call
 		live.stop()
 		return nil
 	}
-	job, err := p.remapJob(ctx, vendor)
-	if err != nil {
-		return err
-	}
-	if job == nil || job.Status != RemapRunning {
-		return fhir.Errorf(fhir.NotFound, "ingest.Remap", "no job that maps data of this vendor again is running")
-	}
-	job.Status = RemapCanceled
-	return p.setRemap(ctx, job, by)
+	return store.Retry(maxTries, "ingest.Remap", "the job is changing; try again", func() error {
+		job, raw, err := p.remapJob(ctx, vendor)
+		if err != nil {
+			return err
+		}
+		if job == nil || job.Status != RemapRunning {
+			return fhir.Errorf(fhir.NotFound, "ingest.Remap", "no job that maps data of this vendor again is running")
+		}
+		job.Status = RemapCanceled
+		return p.setRemap(ctx, job, raw, by)
+	})
 }
 
-// setRemap stores the state of a job that is not running.
-func (p *Pipeline) setRemap(ctx context.Context, job *RemapJob, by audit.Caller) error {
-	raw, err := json.Marshal(job)
+// setRemap stores the state of a job that this process does not run, in place of raw.
+func (p *Pipeline) setRemap(ctx context.Context, job *RemapJob, raw []byte, by audit.Caller) error {
+	next, err := json.Marshal(job)
 	if err != nil {
 		return fhir.Wrap("ingest.Remap", err)
 	}
-	return p.recordRemap(ctx, job, store.StateWrite{Key: prefixRemap + job.Vendor, Value: raw}, by)
+	return p.recordRemap(ctx, job, store.StateWrite{Key: prefixRemap + job.Vendor, Value: next,
+		Expect: store.StateEquals, Old: raw}, by)
 }
 
-// InterruptedRemaps returns the jobs that were running when the process ended. A job
-// whose packs have changed since is set to failed and left out: it must be started
-// again, because what it has done so far was mapped with other packs.
+// InterruptedRemaps returns the jobs that are to be run and do not run in this process. A
+// job whose packs have changed since it began is set to failed and left out: it must be
+// started again, because what it has done so far was mapped with other packs. It is for
+// the only process that runs jobs.
 func (p *Pipeline) InterruptedRemaps(ctx context.Context) (out []RemapJob, err error) {
-	jobs, err := p.RemapJobs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, job := range jobs {
-		if job.Status != RemapInterrupted || p.adapter(job.Vendor) == nil {
+	for _, a := range p.Adapters {
+		job, raw, err := p.remapJob(ctx, a.Vendor())
+		if err != nil {
+			return nil, err
+		}
+		if job == nil || job.Status != RemapRunning || p.remaps.get(a.Vendor()) != nil {
 			continue
 		}
 		if slices.Equal(job.Packs, p.packs(job.Vendor)) {
-			out = append(out, job)
+			job.Status = RemapInterrupted
+			out = append(out, *job)
 			continue
 		}
 		job.Status, job.Reason = RemapFailed, RemapPacksChanged
-		if err := p.setRemap(ctx, &job, audit.Caller{}); err != nil {
+		if err := p.setRemap(ctx, job, raw, audit.Caller{}); err != nil && !store.Lost(err) {
 			return nil, err
 		}
 	}

@@ -64,13 +64,20 @@ func (r *Remapping) nightsOf(ctx context.Context, d *delivery, row mapping.Segme
 // if the source has no nights that are derived from segments.
 func (d *delivery) markNights(ctx context.Context, row mapping.Segments, key string, since time.Time,
 	write bool) (*sourceNights, error) {
-	if write {
-		unlock, err := d.lock()
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
+	if !write {
+		return d.tryMark(ctx, row, key, since, false)
 	}
+	var nights *sourceNights
+	err := d.exclusively(ctx, func() (err error) {
+		nights, err = d.tryMark(ctx, row, key, since, true)
+		return err
+	})
+	return nights, err
+}
+
+// tryMark is one attempt of markNights.
+func (d *delivery) tryMark(ctx context.Context, row mapping.Segments, key string, since time.Time,
+	write bool) (*sourceNights, error) {
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw == nil {
 		return nil, fhir.Wrap("ingest.Remap", err)
@@ -94,8 +101,14 @@ func (d *delivery) markNights(ctx context.Context, row mapping.Segments, key str
 		return nights, nil
 	}
 	w, err := nights.stateWrite(key)
+	if err != nil {
+		return nil, err
+	}
+	batch := &store.Batch{State: []store.StateWrite{w}}
+	d.guard(batch)
+	res, err := d.pipeline.Store.Commit(ctx, batch)
 	if err == nil {
-		_, err = d.pipeline.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+		d.committed(res.Seq)
 	}
 	return nights, fhir.Wrap("ingest.Remap", err)
 }

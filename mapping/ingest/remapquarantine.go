@@ -23,7 +23,7 @@ func (r *Remapping) quarantine(ctx context.Context) error {
 		if err := r.items(ctx, patient); err != nil || r.request.Patient != "" {
 			return err
 		}
-		r.live.update(&r.job)
+		r.notify()
 	}
 }
 

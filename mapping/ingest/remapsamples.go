@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,23 +38,15 @@ func (r *Remapping) samples(ctx context.Context, d *delivery) error {
 			return err
 		}
 		var err error
-		for try := 1; ; try++ {
-			if more, err = r.batch(ctx, d); err == nil {
-				break
-			}
-			k := fhir.KindOf(err)
-			if k != fhir.Conflict && k != fhir.PreconditionFailed || try == maxTries || ctx.Err() != nil {
-				return err
-			}
-			clear(d.devices) // the caches may hold state that was not written
-			clear(d.learned)
+		if more, err = r.batch(ctx, d); err != nil {
+			return err
 		}
-		if r.unsaved++; r.unsaved >= saveEvery {
+		if r.unsaved++; r.unsaved >= saveEvery || d.pipeline.Clock().Sub(r.job.Updated) > remapLease/2 {
 			if err := r.save(ctx); err != nil {
 				return err
 			}
 		}
-		r.live.update(&r.job)
+		r.notify()
 	}
 	return nil
 }
@@ -69,16 +62,25 @@ type remapAttempt struct {
 // batch maps the next samples again, and commits the changes together with the
 // position after them. While it runs, other deliveries of the patient and vendor wait.
 func (r *Remapping) batch(ctx context.Context, d *delivery) (more bool, err error) {
-	if !r.request.DryRun {
-		unlock, err := d.lock()
-		if err != nil {
-			return false, err
-		}
-		defer unlock()
-		if err := d.checkConsent(ctx); err != nil {
-			return false, err
-		}
+	if r.request.DryRun {
+		return r.tryBatch(ctx, d)
 	}
+	var ended error
+	err = d.exclusively(ctx, func() error {
+		if ended = r.holds(ctx); ended != nil {
+			return nil
+		}
+		if err := d.checkConsent(ctx); err != nil {
+			return err
+		}
+		more, err = r.tryBatch(ctx, d)
+		return err
+	})
+	return more, cmp.Or(err, ended)
+}
+
+// tryBatch is one attempt of batch.
+func (r *Remapping) tryBatch(ctx context.Context, d *delivery) (more bool, err error) {
 	list, err := r.read(ctx, d)
 	if err != nil || len(list) == 0 {
 		return false, err
@@ -161,7 +163,7 @@ func (r *Remapping) commit(ctx context.Context, d *delivery, a *remapAttempt) er
 		return err
 	}
 	d.commits++
-	r.unsaved = 0
+	r.unsaved, r.row = 0, w.Value
 	r.meters.duration(ctx, d.request.Vendor, d.pipeline.Clock().Sub(began))
 	return nil
 }

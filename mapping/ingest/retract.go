@@ -29,6 +29,8 @@ type Retraction struct {
 	ByEnd, Days bool
 	// Origin tells how the vendor's statement arrived.
 	Origin Origin
+	// Bind has the meaning of Request.Bind.
+	Bind func(*store.Batch)
 
 	audit.Caller
 }
@@ -49,7 +51,8 @@ func (p *Pipeline) Retract(ctx context.Context, r Retraction) (_ Summary, err er
 	if a := p.adapter(r.Vendor); a != nil {
 		r.Vendor = a.Vendor()
 	}
-	req := Request{Patient: r.Patient, Vendor: r.Vendor, Origin: r.Origin, Caller: r.Caller}
+	req := Request{Patient: r.Patient, Vendor: r.Vendor, Origin: r.Origin, Caller: r.Caller,
+		Bind: r.Bind}
 	sw, err := p.newSweep(&r)
 	if err != nil {
 		return Summary{}, p.recordRefusal(ctx, &req, err, reasonBadRetraction)
@@ -123,7 +126,7 @@ func (d *delivery) retractSweep(ctx context.Context, sw *sweep, vendorID string)
 	if d.wroteResources {
 		return nil
 	}
-	return d.write(ctx, newAttempt(), true)
+	return d.exclusively(ctx, func() error { return d.write(ctx, newAttempt(), true) })
 }
 
 // objectIDs returns the ids of the Observations of an object: those with its
@@ -152,11 +155,11 @@ func (d *delivery) objectIDs(ctx context.Context, sw *sweep, vendorID string) ([
 // releaseObject removes the items of an object from quarantine, so that a retry
 // does not make it valid again.
 func (d *delivery) releaseObject(ctx context.Context, sw *sweep, vendorID string) error {
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	return d.exclusively(ctx, func() error { return d.tryRelease(ctx, sw, vendorID) })
+}
+
+// tryRelease is one attempt of releaseObject.
+func (d *delivery) tryRelease(ctx context.Context, sw *sweep, vendorID string) error {
 	if err := d.loadOpenItems(ctx); err != nil || len(d.openItems) == 0 {
 		return err
 	}

@@ -281,7 +281,7 @@ func TestConflict(t *testing.T) {
 	before := len(w.all("Observation"))
 	w.pipeline.Store = &competingStore{Store: w.pipeline.Store, t: t, times: maxTries + 1, conflicts: 1}
 	samples[0].Start = noon.Add(1000 * time.Hour)
-	if _, err = w.take("b", samples[0]); fhir.KindOf(err) != fhir.Conflict {
+	if _, err = w.take("b", samples[0]); fhir.KindOf(err) != fhir.Unavailable {
 		t.Errorf("%v", err)
 	}
 	if got := len(w.all("Observation")); got != before+maxTries {

@@ -24,8 +24,9 @@ func (d *delivery) resolveNights(ctx context.Context, list []observation, a *com
 		var out []observation
 		var resolved []storedNight // nights of this batch
 		for i := range list {
-			if obs := &list[i]; isNight(*obs) {
-				keep, err := d.resolveNight(ctx, row, obs, out, &resolved, a)
+			obs := list[i] // a copy, because another attempt needs the batch unchanged
+			if isNight(obs) {
+				keep, err := d.resolveNight(ctx, row, &obs, out, &resolved, a)
 				if err != nil {
 					return nil, err
 				}
@@ -33,7 +34,7 @@ func (d *delivery) resolveNights(ctx context.Context, list []observation, a *com
 					continue
 				}
 			}
-			out = append(out, list[i])
+			out = append(out, obs)
 		}
 		list = out
 	}

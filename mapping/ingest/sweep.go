@@ -239,15 +239,15 @@ var escapeToken = strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`
 // one commit: with the documents that they are parts of if the window still
 // contains these, or, if whole is set, alone and wherever they are.
 func (d *delivery) retractAll(ctx context.Context, sw *sweep, ids []string, whole bool) error {
+	return d.exclusively(ctx, func() error { return d.tryRetract(ctx, sw, ids, whole) })
+}
+
+// tryRetract is one attempt of retractAll.
+func (d *delivery) tryRetract(ctx context.Context, sw *sweep, ids []string, whole bool) error {
 	began := d.pipeline.Clock()
 	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	a := newAttempt()
 	a.sweeping = true
 	list, err := d.read(ctx, sw, ids)

@@ -46,7 +46,8 @@ func TestOneCodeOneSignIn(t *testing.T) {
 	w.pass(time.Minute)
 	code := authn.Code(secret, w.now())
 	ok, errs := concurrently(6, func(i int) error {
-		_, err := w.allSigns[i%2].Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+		_, err := w.allSigns[i%2].Password(context.Background(),
+			signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
 			"ada", password, code, nil)
 		return err
 	})
@@ -63,7 +64,8 @@ func TestConcurrentGuesses(t *testing.T) {
 	secret := w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	ok, _ := concurrently(12, func(i int) error {
-		_, err := w.allSigns[i%2].Password(context.Background(), signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
+		_, err := w.allSigns[i%2].Password(context.Background(),
+			signin.From{Caller: audit.Caller{RemoteIP: "192.0.2.1"}},
 			"ada",
 			"guess guess guess", "000000", nil)
 		return err
@@ -89,7 +91,8 @@ func TestOneLinkOneAccount(t *testing.T) {
 	must(t, err)
 	secret := authn.NewSecret()
 	ok, errs := concurrently(4, func(i int) error {
-		_, _, err := w.allSigns[i%2].EnrollPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
+		_, _, err := w.allSigns[i%2].EnrollPassword(context.Background(), signin.From{},
+			signin.Enrollee{User: u, Invite: &inv},
 			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
 	})

@@ -169,6 +169,21 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// exists reports whether a resource exists.
+func (w *world) exists(ctx context.Context, ref fhir.Ref) (bool, error) {
+	_, _, err := w.store.Read(ctx, ref, 0)
+	if err != nil && fhir.KindOf(err) == fhir.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// backInApp is the page of the app to which people return.
+func backInApp(c *gin.Context) {
+	c.Data(http.StatusOK, "text/html; charset=utf-8",
+		[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
+}
+
 // processes starts two servers over the store and returns a handler that passes each
 // request to another one than the last. They share the keys, and nothing that one of
 // them keeps in memory.
@@ -210,13 +225,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions,
 		Passkeys:  passkeys,
 		Passwords: authn.NewPasswords(nil), Vault: vault, Issuer: w.base, Clock: w.now, Logger: log,
-		ResourceExists: func(ctx context.Context, ref fhir.Ref) (bool, error) {
-			_, _, err := w.store.Read(ctx, ref, 0)
-			if err != nil && fhir.KindOf(err) == fhir.NotFound {
-				return false, nil
-			}
-			return err == nil, err
-		},
+		ResourceExists: w.exists,
 		EndAccess: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			if err := w.apps.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
 				return err
@@ -276,10 +285,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	w.pages.Mount(engine)
 	flow.Mount(engine)
 	w.apps.Mount(engine)
-	engine.GET("/app/callback", func(c *gin.Context) {
-		c.Data(http.StatusOK, "text/html; charset=utf-8",
-			[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
-	})
+	engine.GET("/app/callback", backInApp)
 	if w.app.ID != "" {
 		return
 	}

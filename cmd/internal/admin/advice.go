@@ -40,6 +40,9 @@ func nextStep(operation string, err error) string {
 	case fhir.NoSpace:
 		return "free disk space in the file system of the data directory, then repeat the command"
 	case fhir.Conflict:
+		if noun == "cluster" {
+			return "see the cluster with `pulsegate cluster status`, then repeat the command"
+		}
 		return "see the current state with `pulsegate " + noun + " list`, then repeat the command"
 	}
 	if noun == operation && noun != "ingest" { // POST client is `client add`

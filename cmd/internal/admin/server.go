@@ -36,6 +36,7 @@ type Operations interface {
 	TargetOperations
 	RemapOperations
 	PackOperations
+	ClusterOperations
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
 	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
@@ -232,6 +233,7 @@ func (s *Server) routes() *mux {
 	targets(m, s, o)
 	remaps(m, s, o)
 	packs(m, s, o)
+	clusters(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
 		return o.ListPatients(ctx, op)

@@ -201,7 +201,7 @@ func (c *Config) check() error {
 	if c.Forwarded != clientaddr.XForwardedFor && c.Forwarded != clientaddr.Forwarded {
 		return errors.New("forwarded-header: must be X-Forwarded-For or Forwarded")
 	}
-	if err := c.checkPeers(); err != nil {
+	if err := c.checkCluster(); err != nil {
 		return err
 	}
 	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
@@ -216,8 +216,30 @@ func (c *Config) check() error {
 	return nil
 }
 
-// checkPeers checks the settings by which the servers of a cluster reach each other.
-func (c *Config) checkPeers() error {
+// checkCluster checks the settings of a server of a cluster.
+func (c *Config) checkCluster() error {
+	if c.MongoDB != "" && c.ClusterKeyFile == "" {
+		return errors.New("cluster-key-file: required with mongodb; make a key with: openssl rand -base64 32")
+	}
+	// A setting without the one that it belongs to would have no effect.
+	for _, n := range []struct {
+		name  string
+		set   bool
+		needs string
+		has   bool
+	}{
+		{"mongodb-password-file", c.MongoDBPasswordFile != "", "mongodb", c.MongoDB != ""},
+		{"mongodb-standalone", c.MongoDBStandalone, "mongodb", c.MongoDB != ""},
+		{"mongodb-mirror", c.MongoDBMirror != "", "mongodb", c.MongoDB != ""},
+		{"redis", c.Redis != "", "mongodb", c.MongoDB != ""},
+		{"redis-password-file", c.RedisPasswordFile != "", "redis", c.Redis != ""},
+		{"peer-address", c.PeerAddress != "", "peer-listen", c.PeerListen != ""},
+		{"peer-listen", c.PeerListen != "", "redis", c.Redis != ""},
+	} {
+		if n.set && !n.has {
+			return fmt.Errorf("%s: requires %s", n.name, n.needs)
+		}
+	}
 	if c.Redis != "" {
 		if _, err := hints.ParseURL(c.Redis); err != nil {
 			return err
@@ -228,11 +250,15 @@ func (c *Config) checkPeers() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if c.PeerAddress != "" && c.PeerListen == "" {
-		return errors.New("peer-address: requires peer-listen")
+	if len(c.MongoDBMirror) > maxDatabaseName || strings.ContainsAny(c.MongoDBMirror, "/\\. \"$\x00") {
+		return fmt.Errorf("mongodb-mirror: must be the name of a database, of at most %d bytes and without / \\ . \" $ and spaces",
+			maxDatabaseName)
 	}
 	return nil
 }
+
+// maxDatabaseName is MongoDB's limit.
+const maxDatabaseName = 63
 
 // Packs returns the directory of MappingPacks, or nil.
 func (c *Config) Packs() (fs.FS, error) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -88,13 +89,56 @@ func TestLoadRefuses(t *testing.T) {
 		"memory for no body":   {"memory-mib": "100"},
 		"limit of zero":        {"max-body-bytes": "0"},
 		"duration not a value": {"drain-timeout": "soon"},
-		"redis by http":        {"redis": "http://cache.example"},
-		"redis with password":  {"redis": "redis://:hunter2@cache.example"},
-		"peers without port":   {"peer-listen": "0.0.0.0"},
-		"address of nothing":   {"peer-address": "node1:7000"},
+		"redis by http": {"redis": "http://cache.example",
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+		"redis with password": {"redis": "redis://:hunter2@cache.example",
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+		"peers without port": {"peer-listen": "0.0.0.0", "redis": "redis://cache.example",
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+		"address of nothing": {"peer-address": "node1:7000"},
 	} {
 		if _, err := Load("", noEnv, o); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestClusterSettings checks that no setting of a cluster is silently without effect.
+func TestClusterSettings(t *testing.T) {
+	whole := map[string]string{"mongodb": "mongodb://db.example/pulsegate", "mongodb-password-file": "p",
+		"mongodb-standalone": "true", "mongodb-mirror": "documents", "cluster-key-file": "key",
+		"redis": "redis://cache.example", "redis-password-file": "r", "peer-listen": ":7000",
+		"peer-address": "node1.example:7000", "node": "node1"}
+	if _, err := Load("", noEnv, whole); err != nil {
+		t.Fatal(err)
+	}
+	for missing, want := range map[string]string{
+		"mongodb":          "mongodb-password-file: requires mongodb",
+		"cluster-key-file": "cluster-key-file: required with mongodb",
+		"redis":            "redis-password-file: requires redis",
+		"peer-listen":      "peer-address: requires peer-listen",
+	} {
+		less := maps.Clone(whole)
+		delete(less, missing)
+		if _, err := Load("", noEnv, less); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("without %s: got %v, want %s", missing, err, want)
+		}
+	}
+	for _, alone := range []string{"mongodb-standalone", "mongodb-mirror", "redis", "peer-listen"} {
+		_, err := Load("", noEnv, map[string]string{alone: whole[alone]})
+		if err == nil || !strings.HasPrefix(err.Error(), alone+": requires ") {
+			t.Errorf("only %s: got %v", alone, err)
+		}
+	}
+	// The key and the name may stay in the settings of a server that has left.
+	if _, err := Load("", noEnv, map[string]string{"cluster-key-file": "key", "node": "node1"}); err != nil {
+		t.Error(err)
+	}
+	for name, bad := range map[string]string{"a dot": "a.b", "a space": "a b", "length": strings.Repeat("x", 64)} {
+		odd := maps.Clone(whole)
+		odd["mongodb-mirror"] = bad
+		if _, err := Load("", noEnv, odd); err == nil || !strings.Contains(err.Error(), "mongodb-mirror: must be") {
+			t.Errorf("mirror with %s: got %v", name, err)
 		}
 	}
 }

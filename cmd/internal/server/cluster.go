@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pulsegate/cmd/internal/membership"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
 	"pulsegate/fhir/cluster/hints"
+	"pulsegate/fhir/cluster/mirror"
 	"pulsegate/fhir/cluster/nodes"
 	"pulsegate/fhir/cluster/relay"
 	"pulsegate/fhir/cluster/role"
@@ -54,6 +56,8 @@ type member struct {
 	store database
 	relay *relay.Store // nil without Redis
 	peers *relay.Server
+	// mirror is nil if there is none. Only the server with its role runs it.
+	mirror *mirror.Mirror
 
 	wake   chan struct{}
 	bell   atomic.Pointer[hints.Redis]
@@ -74,9 +78,6 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	if env.config.ClusterKeyFile == "" {
-		return nil, errors.New("cluster-key-file: a cluster needs a key; make one with: openssl rand -base64 32")
-	}
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
@@ -105,7 +106,11 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Clock: time.Now, Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
+		Logger: env.log}); err != nil {
+		return nil, err
+	}
+	if err := m.openMirror(); err != nil {
 		return nil, err
 	}
 	env.log.Info("member of a cluster", "node", m.node(), "entry", m.Position().Index, "founded", m.Founded,
@@ -129,16 +134,31 @@ func (m *member) importKeys(ctx context.Context) error {
 	return err
 }
 
-func (m *member) openLog(ctx context.Context) (err error) {
-	c := m.env.config
-	password, err := readSecret("mongodb-password-file", c.MongoDBPasswordFile)
-	if err != nil {
-		return err
+// openMirror prepares the mirror of the settings.
+func (m *member) openMirror() error {
+	name := m.env.config.MongoDBMirror
+	if name == "" {
+		return nil
 	}
-	m.log, err = mongolog.Open(ctx, mongolog.Options{URI: c.MongoDB, Password: password,
-		Standalone: c.MongoDBStandalone})
+	db, err := m.log.Database(name)
+	if err == nil {
+		m.mirror, err = mirror.New(mirror.Options{Store: m.store, DB: db, Source: m.source(), Clock: m.env.now,
+			Logger: m.env.log})
+	}
 	if err != nil {
-		return fmt.Errorf("mongodb: %w", err)
+		return fmt.Errorf("mongodb-mirror: %w", err)
+	}
+	return nil
+}
+
+// source names the store to the mirror, which is emptied when the log was restored.
+func (m *member) source() string {
+	return fmt.Sprintf("%x/%d", m.Identity.Cluster, m.Identity.Epoch)
+}
+
+func (m *member) openLog(ctx context.Context) (err error) {
+	if m.log, err = membership.OpenLog(ctx, m.env.config); err != nil {
+		return err
 	}
 	m.closers.add(func() error { return m.log.Close(context.Background()) })
 	return nil
@@ -148,19 +168,14 @@ func (m *member) openLog(ctx context.Context) (err error) {
 func (m *member) connect() (err error) {
 	c := m.env.config
 	if c.Redis != "" {
-		password, err := readSecret("redis-password-file", c.RedisPasswordFile)
-		if err != nil {
-			return err
-		}
 		address, err := m.peerAddress()
 		if err != nil {
 			return err
 		}
-		m.redis, err = hints.Open(hints.Options{URL: c.Redis, Password: password, Cluster: m.Identity.Cluster,
-			Secret: sealed.Derive(m.keys.Current, "pulsegate rate limits", 32),
-			Self:   hints.Holder{Node: m.node(), Address: address}, Clock: time.Now, Logger: m.env.log})
+		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys, hints.Options{Wake: m.wake,
+			Self: hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
 		if err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return err
 		}
 		m.closers.add(m.redis.Close)
 		m.bell.Store(m.redis)
@@ -273,10 +288,7 @@ func (m *member) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.work.Go(func() { m.nodes.Run(ctx) })
 	m.work.Go(func() { m.watchClock(ctx) })
-	if m.redis != nil {
-		m.work.Go(func() { m.forwardWakes(ctx) })
-	}
-	for name, work := range map[string]func(context.Context, role.Term){
+	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
 		"compaction": func(ctx context.Context, _ role.Term) {
@@ -284,22 +296,12 @@ func (m *member) run(ctx context.Context) {
 			defer m.SetCompacting(false)
 			<-ctx.Done()
 		},
-	} {
-		m.work.Go(func() { m.roles.Run(ctx, name, work) })
 	}
-}
-
-func (m *member) forwardWakes(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.redis.Wake():
-			select {
-			case m.wake <- struct{}{}:
-			default:
-			}
-		}
+	if m.mirror != nil {
+		works["mirror"] = func(ctx context.Context, _ role.Term) { m.mirror.Run(ctx) }
+	}
+	for name, work := range works {
+		m.work.Go(func() { m.roles.Run(ctx, name, work) })
 	}
 }
 
@@ -335,9 +337,12 @@ func (m *member) watchClock(ctx context.Context) {
 	}
 }
 
+// clockOffset returns the offset of this server's clock from MongoDB's.
+func (m *member) clockOffset() time.Duration { return time.Duration(m.offset.Load()) }
+
 // ready returns the reason why this server must not serve, or nil.
 func (m *member) ready() error {
-	if off := time.Duration(m.offset.Load()).Abs(); off > maxOffset {
+	if off := m.clockOffset().Abs(); off > maxOffset {
 		return fmt.Errorf("the clock of this server is %s off that of MongoDB", off.Round(time.Millisecond))
 	}
 	return m.Ready()

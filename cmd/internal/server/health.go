@@ -17,7 +17,7 @@ var errDraining = errors.New("draining")
 // healthStore is the part of the store whose state health reports.
 type healthStore interface {
 	Get(ctx context.Context, key string) ([]byte, error)
-	Sync(ctx context.Context) error
+	Ready() error
 	Space() pebblestore.Space
 }
 
@@ -57,7 +57,7 @@ func (h *health) check() error {
 			return err
 		}
 	}
-	if err := h.store.Sync(ctx); err != nil {
+	if err := h.store.Ready(); err != nil {
 		return errors.New("the store cannot confirm that it is up to date")
 	}
 	return spaceError(h.store.Space())

@@ -72,12 +72,12 @@ type followers struct {
 func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Policy: env.egress, Logger: env.log, GrantFor: grants.registered})
+		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered})
 	if err != nil {
 		return followers{}, err
 	}
 	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), GrantFor: grants.compile, Logger: env.log})
+		Base: env.fhirBase(), GrantFor: grants.compile, Roles: env.roles, Logger: env.log})
 	if err != nil {
 		subs.Close()
 		return followers{}, err
@@ -110,7 +110,8 @@ func (f *followers) startPreferred(ctx context.Context, env environment, db data
 		return err
 	}
 	f.preferred, err = preferred.New(ctx, preferred.Options{Store: db, Audit: rec, Clock: env.now, Key: key,
-		Policy: policy, Logger: env.log, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
+		Policy: policy, Roles: env.roles, Logger: env.log,
+		Zone: func(ctx context.Context, patient string) (*time.Location, error) {
 			return zoneOf(ctx, db, patient)
 		}})
 	f.view = &preferred.View{Store: db, Policy: policy}

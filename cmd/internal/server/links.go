@@ -40,7 +40,8 @@ func newLinks(s *services) (*link.Links, error) {
 		return nil, err
 	}
 	api := s.vendorClient(cloud.MaxAnswer)
-	return link.New(link.Options{Shared: s.limits(), Store: s.store, Audit: s.audit.recorder, Vault: s.people.vault,
+	return link.New(link.Options{Shared: s.limits(), Clustered: s.clustered(), Store: s.store,
+		Audit: s.audit.recorder, Vault: s.people.vault,
 		Vendors: all,
 		HTTP:    s.vendorClient(1 << 20),
 		API: func(_ cloud.Vendor, token string) *cloud.Client {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"pulsegate/adapters/vendors"
@@ -42,6 +43,37 @@ func (ops operations) put(ctx context.Context, rq *interaction.Request, typ, id 
 	body = (&fhir.Resource{Type: typ, ID: id, JSON: body}).Sendable()
 	w, err := ops.fhir.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
+}
+
+// publish stores the content that body returns for the current version of a resource, nil
+// if there is none, unless it is nil. If another server changes the resource meanwhile,
+// body is called again, so that servers that start together store it once.
+func (ops operations) publish(ctx context.Context, op admin.Operator, ref fhir.Ref,
+	body func(current []byte) ([]byte, error)) error {
+	const attempts = 16
+	return store.Retry(attempts, "server.publish", ref.String()+" is being changed; try again", func() error {
+		old, _, err := ops.store.Read(ctx, ref, 0)
+		var p interaction.Preconditions
+		switch {
+		case err != nil && fhir.KindOf(err) != fhir.NotFound:
+			return err
+		case err != nil || old.Deleted:
+			old.JSON = nil
+			p.IfNoneMatch, err = interaction.ParseTags("*")
+		default:
+			p.IfMatch, err = interaction.ParseTags(`W/"` + strconv.FormatUint(old.Version, 10) + `"`)
+		}
+		if err != nil {
+			return err
+		}
+		next, err := body(old.JSON)
+		if err != nil || next == nil {
+			return err
+		}
+		next = (&fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: next}).Sendable()
+		_, err = ops.fhir.Update(ctx, ops.request(op), ref, next, p)
+		return err
+	})
 }
 
 // record records the AuditEvent of a command that is not a FHIR interaction.

@@ -67,7 +67,11 @@ func adminCalls() map[string][]string {
 		"POST /remap/cancel":              {`{"vendor":"oura"}`},
 		"POST /remap": {`{"vendor":"oura"}`, `{"vendor":"oura","patient":"ada","dryRun":true,"examples":3}`,
 			`{"vendor":"nothing"}`},
-		"GET /pack": {""},
+		"GET /cluster":               {""},
+		"POST /cluster/snapshot":     {`{}`},
+		"GET /cluster/schema":        {""},
+		"POST /cluster/schema/raise": {`{}`},
+		"GET /pack":                  {""},
 		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
 			"?name=apple"},
 	}
@@ -81,13 +85,17 @@ var refusedCalls = map[string]bool{
 	"GET /pack/show?vendor=apple&metric=none": true, "GET /pack/show?name=apple": true,
 
 	"GET /patient/show?id=nobody": true,
-	"GET /link/show?id=none":      true,
-	"POST /link/pull":             true,
-	"POST /link/unlink":           true, // TestUnlinkCommitsOnce unlinks an account
-	"POST /target/remove":         true, // the state is deleted after the answer
-	"POST /remap/cancel":          true, // no job is running
-	"POST /remap":                 true, // an unknown vendor
-	"POST /demo/token":            true, // the server is no demo
+
+	// The server is alone; TestClusterCommands has the rest.
+	"POST /cluster/snapshot": true, "GET /cluster/schema": true, "POST /cluster/schema/raise": true,
+
+	"GET /link/show?id=none": true,
+	"POST /link/pull":        true,
+	"POST /link/unlink":      true, // TestUnlinkCommitsOnce unlinks an account
+	"POST /target/remove":    true, // the state is deleted after the answer
+	"POST /remap/cancel":     true, // no job is running
+	"POST /remap":            true, // an unknown vendor
+	"POST /demo/token":       true, // the server is no demo
 } // read only
 
 // TestOperatorCommandsCommitOnce checks that every command writes its change and

@@ -19,19 +19,15 @@ func (s *services) addOrganizations(ctx context.Context) error {
 		want[ingest.VendorOrganization+a.Vendor()] = a.Name()
 	}
 	for id, name := range want {
-		found, err := exists(ctx, s.store, fhir.Ref{Type: "Organization", ID: id})
+		err := ops.publish(ctx, by, fhir.Ref{Type: "Organization", ID: id}, func(current []byte) ([]byte, error) {
+			if current != nil {
+				return nil, nil
+			}
+			body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true,
+				"name": name})
+			return body, fhir.Wrap("server.addOrganizations", err)
+		})
 		if err != nil {
-			return err
-		}
-		if found {
-			continue
-		}
-		body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true,
-			"name": name})
-		if err != nil {
-			return fhir.Wrap("server.addOrganizations", err)
-		}
-		if _, err := ops.put(ctx, ops.request(by), "Organization", id, body); err != nil {
 			return err
 		}
 	}

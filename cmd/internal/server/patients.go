@@ -10,6 +10,7 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -56,8 +57,20 @@ func (ops operations) AddPatient(ctx context.Context, op admin.Operator, in admi
 			return admin.ID{}, fhir.Errorf(fhir.Conflict, "patient add", "Patient/%s exists already", in.ID)
 		}
 	}
-	id, err := ops.put(ctx, ops.request(op), "Patient", in.ID, body)
-	return admin.ID{ID: id}, err
+	if in.ID == "" {
+		id, err := ops.put(ctx, ops.request(op), "Patient", "", body)
+		return admin.ID{ID: id}, err
+	}
+	absent, err := interaction.ParseTags("*")
+	if err != nil {
+		return admin.ID{}, err
+	}
+	_, err = ops.fhir.Update(ctx, ops.request(op), fhir.Ref{Type: "Patient", ID: in.ID}, body,
+		interaction.Preconditions{IfNoneMatch: absent})
+	if err != nil && fhir.KindOf(err) == fhir.PreconditionFailed { // it was added meanwhile
+		return admin.ID{}, fhir.Errorf(fhir.Conflict, "patient add", "Patient/%s exists already", in.ID)
+	}
+	return admin.ID{ID: in.ID}, err
 }
 
 // havePatient returns an error if the patient does not exist.

@@ -7,6 +7,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 )
 
@@ -36,8 +37,11 @@ func (m phoneMade) Repair(ctx context.Context, patient string, body []byte) (int
 
 // Receive implements interaction.Receiver.
 func (m phoneMade) Receive(ctx context.Context, by audit.Caller, patient string, body []byte,
-	changes bool) (string, bool, error) {
+	changes bool, tie interaction.Tie) (string, bool, error) {
 	req := m.request(patient)
-	req.Caller, req.KeepStored = by, !changes
+	req.Caller, req.KeepStored, req.Again = by, !changes, tie.Again
+	req.Bind = func(b *store.Batch) {
+		b.Guards, b.Touches = append(b.Guards, tie.Guards...), append(b.Touches, tie.Guards...)
+	}
 	return m.pipeline.Receive(ctx, req, body)
 }

@@ -2,60 +2,40 @@ package server
 
 import (
 	"context"
-	"sync"
 
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/role"
 	"pulsegate/mapping/ingest"
 )
 
-// remapRuns holds the jobs that map stored samples again. They end with the server, and
-// the next one continues them.
+// remapRuns runs jobs that map stored samples again. They end with the server, and the
+// next one continues them.
 type remapRuns struct {
-	ctx  context.Context
-	runs sync.WaitGroup
+	ctx context.Context // ends with the server
 }
 
-// startRemaps continues the jobs that were interrupted. They end before the store is
-// closed.
-func (s *services) startRemaps(ctx context.Context) error {
+// startRemaps runs the jobs of all servers while this one has the role "remap". They end
+// before the store is closed.
+func (s *services) startRemaps(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	s.remaps = &remapRuns{ctx: ctx}
+	done := make(chan struct{})
 	s.closers.add(func() error {
 		stop()
-		s.remaps.runs.Wait()
+		<-done
 		return nil
 	})
-	jobs, err := s.pipeline.InterruptedRemaps(ctx)
-	if err != nil {
-		return err
-	}
-	for i := range jobs {
-		by := audit.Caller{Principal: principal(admin.Operator{Name: jobs[i].By}), RequestID: fhir.RandomID()}
-		run, err := s.pipeline.BeginRemap(ctx, jobs[i].Request(by))
-		if err != nil {
-			s.log.Error("a job that maps samples again could not be continued", "vendor", jobs[i].Vendor, "error", err)
-			continue
-		}
-		s.runRemap(run)
-	}
-	return nil
-}
-
-// runRemap runs a job in the background and returns a channel that is closed at its end.
-func (s *services) runRemap(run *ingest.Remapping) (ended <-chan error) {
-	done := make(chan error, 1)
-	s.remaps.runs.Go(func() {
-		_, err := run.Run(s.remaps.ctx)
-		if err != nil && s.remaps.ctx.Err() == nil {
-			s.log.Warn("a job that maps samples again has ended early", "vendor", run.Job().Vendor, "error", err)
-		}
-		done <- err
-		close(done)
-	})
-	return done
+	go func() {
+		defer close(done)
+		s.roles.Run(ctx, "remap", func(ctx context.Context, _ role.Term) {
+			s.pipeline.RunRemaps(ctx, func(job ingest.RemapJob) audit.Caller {
+				return audit.Caller{Principal: principal(admin.Operator{Name: job.By}), RequestID: fhir.RandomID()}
+			})
+		})
+	}()
 }
 
 // Remap maps stored samples again.
@@ -75,32 +55,18 @@ func (ops operations) Remap(ctx context.Context, op admin.Operator, in admin.Rem
 		req.Progress = progress
 		return ops.compareRemap(ctx, op, req)
 	}
-	states := make(chan ingest.RemapJob, 1) // the latest state
-	req.Progress = func(job ingest.RemapJob) {
-		select {
-		case <-states:
-		default:
-		}
-		states <- job
-	}
-	run, err := ops.pipeline.BeginRemap(ctx, req)
+	job, err := ops.pipeline.StartRemap(ctx, req)
 	if err != nil {
 		return ingest.RemapJob{}, err
 	}
-	ended := ops.runRemap(run)
-	for {
-		select {
-		case job := <-states:
-			progress(job)
-		case err := <-ended:
-			if err != nil && ops.remaps.ctx.Err() != nil {
-				err = admin.Advise(err, "the server continues the job when it starts again")
-			}
-			return run.Job(), err
-		case <-ctx.Done():
-			return ingest.RemapJob{}, &fhir.Error{Kind: fhir.Unavailable, Op: "server.Remap", Err: ctx.Err()}
-		}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(ops.remaps.ctx, stop)()
+	job, err = ops.pipeline.FollowRemap(ctx, job, progress)
+	if err != nil && ops.remaps.ctx.Err() != nil {
+		err = admin.Advise(err, "the server continues the job when it starts again")
 	}
+	return job, err
 }
 
 // compareRemap makes a dry run. The examples disclose data of patients, so that the

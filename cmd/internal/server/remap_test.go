@@ -2,6 +2,7 @@ package server
 
 import (
 	"testing"
+	"time"
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/mapping/ingest"
@@ -19,8 +20,14 @@ func TestRemapContinuesAfterRestart(t *testing.T) {
 	}
 	shut(t, s)
 	s = mustOpen(t, dir)
-	s.remaps.runs.Wait()
-	list, err := operations{s}.RemapJobs(t.Context(), operatorOfTest)
+	var list admin.RemapJobs
+	var err error
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		list, err = operations{s}.RemapJobs(t.Context(), operatorOfTest)
+		if err != nil || len(list.Jobs) == 1 && list.Jobs[0].Status == ingest.RemapDone {
+			break
+		}
+	}
 	if err != nil || len(list.Jobs) != 1 || list.Jobs[0].Status != ingest.RemapDone || list.Jobs[0].By != "uid:0" {
 		t.Errorf("%+v %v", list, err)
 	}

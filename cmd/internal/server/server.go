@@ -36,6 +36,7 @@ type Main struct {
 
 	// the store, instead of the one in the data directory; Run does not close it
 	shared *pebblestore.DB
+	lease  time.Duration                    // of the roles; the default if 0
 	opened func(s *services, addr net.Addr) // called when the services are open
 }
 
@@ -145,7 +146,8 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 		return err
 	}
 	if m.Config.Demo {
-		if err := (operations{s}).fillDemo(ctx, m.Stdout); err != nil {
+		err := s.inTurn(ctx, "demo", func(ctx context.Context) error { return (operations{s}).fillDemo(ctx, m.Stdout) })
+		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 	}

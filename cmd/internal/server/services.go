@@ -14,6 +14,7 @@ import (
 	"pulsegate/adapters/sync"
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/telemetry"
+	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/consent"
@@ -171,18 +172,36 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.pages, err = newPages(s); err != nil {
 		return nil, err
 	}
-	if err := s.addOrganizations(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.publishTerminology(ctx); err != nil {
+	err = s.inTurn(ctx, "setup", func(ctx context.Context) error {
+		if err := s.addOrganizations(ctx); err != nil {
+			return err
+		}
+		return s.publishTerminology(ctx)
+	})
+	if err != nil {
 		return nil, err
 	}
 	s.startSync(ctx)
 	s.startSweep(ctx)
-	return s, s.startRemaps(ctx)
+	s.startRemaps(ctx)
+	return s, nil
 }
 
 func (s *services) close() error { return s.closers.close() }
+
+// inTurn calls do while this server has a role, and gives the role up. Servers that start
+// together do one after another what none of them may do twice.
+func (s *services) inTurn(ctx context.Context, name string, do func(context.Context) error) error {
+	turn, stop := context.WithCancel(ctx)
+	defer stop()
+	err := error(fhir.Errorf(fhir.Unavailable, "server.inTurn", "the server stops"))
+	s.roles.Run(turn, name, func(ctx context.Context, _ role.Term) {
+		if err = do(ctx); ctx.Err() == nil || err == nil {
+			stop() // and if the role was lost, it is taken again
+		}
+	})
+	return err
+}
 
 // database is a store with samples.
 type database interface {
@@ -193,7 +212,9 @@ type database interface {
 // openStore opens the store of a server that is alone, or that of a member of a
 // cluster.
 func (s *services) openStore(ctx context.Context) (err error) {
-	s.roles = role.Alone{}
+	if s.roles == nil { // a test may have set it
+		s.roles = role.Alone{}
+	}
 	if s.config.MongoDB != "" && s.shared == nil {
 		if s.member, err = join(ctx, s.environment); err != nil {
 			return err

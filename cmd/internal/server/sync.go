@@ -23,7 +23,7 @@ func newSync(ctx context.Context, s *services) (*sync.Engine, error) {
 		hooks = s.config.VendorHooks
 	}
 	return sync.New(ctx, sync.Options{Store: s.store, Links: s.links, Ingest: s.pipeline, Consents: s.consents,
-		Clock: s.now, Hooks: hooks, Backfill: s.config.VendorBackfill, Logger: s.log})
+		Clock: s.now, Hooks: hooks, Backfill: s.config.VendorBackfill, Roles: s.roles, Logger: s.log})
 }
 
 // startSync starts the work on links. It ends before the store is closed.

@@ -30,7 +30,7 @@ func (u unconfirmed) Sync(context.Context) error {
 // unconfirmedHealth is the same for health.
 type unconfirmedHealth struct{ *pebblestore.DB }
 
-func (unconfirmedHealth) Sync(context.Context) error { return errors.New("the log does not answer") }
+func (unconfirmedHealth) Ready() error { return errors.New("the log does not answer") }
 
 // TestSyncBeforeEveryRoute sends a request to every route while the store cannot
 // confirm that it is up to date. All but the listed ones must refuse it before they

@@ -25,7 +25,7 @@ func newPush(ctx context.Context, env environment, db database, rec *audit.Recor
 	ring *keys.Ring, all []adapters.Adapter) (*push.Engine, error) {
 	http := env.client(10*time.Second, 64<<10)
 	return push.New(ctx, push.Options{Store: db, Audit: rec, Clock: env.now, Base: env.fhirBase(), Policy: env.egress,
-		GrantFor: grants.registered, Logger: env.log,
+		GrantFor: grants.registered, Roles: env.roles, Logger: env.log,
 		Forms: map[string]push.Form{formUSCore: usCore(env.fhirBase(), vendorsOf(all))},
 		TokensFor: func(t push.Target) (push.Tokens, error) {
 			return backend.New(backend.Config{Base: t.Base, ClientID: t.ClientID, Scope: t.Scope, TokenURL: t.TokenURL},

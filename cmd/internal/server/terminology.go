@@ -28,14 +28,14 @@ func (s *services) publishTerminology(ctx context.Context) error {
 	for _, r := range list {
 		ref := fhir.Ref{Type: r.Type, ID: r.ID}
 		published[ref] = true
-		same, err := s.holds(ctx, ref, r.JSON)
+		err := ops.publish(ctx, by, ref, func(current []byte) ([]byte, error) {
+			if same, err := sameContent(current, r.JSON); err != nil || same {
+				return nil, err
+			}
+			return r.JSON, nil
+		})
 		if err != nil {
 			return err
-		}
-		if !same {
-			if _, err := ops.put(ctx, ops.request(by), r.Type, r.ID, r.JSON); err != nil {
-				return err
-			}
 		}
 	}
 	for _, typ := range []string{"CodeSystem", "ConceptMap"} {
@@ -46,18 +46,14 @@ func (s *services) publishTerminology(ctx context.Context) error {
 	return nil
 }
 
-// holds reports whether the current version of ref has the content of body.
-func (s *services) holds(ctx context.Context, ref fhir.Ref, body []byte) (bool, error) {
-	found, err := exists(ctx, s.store, ref)
-	if err != nil || !found {
-		return false, err
-	}
-	r, _, err := s.store.Read(ctx, ref, 0)
-	if err != nil {
-		return false, err
+// sameContent reports whether two resources have the same content. The first one may be
+// nil.
+func sameContent(current, body []byte) (bool, error) {
+	if current == nil {
+		return false, nil
 	}
 	var have, want map[string]any
-	for raw, into := range map[*[]byte]*map[string]any{&r.JSON: &have, &body: &want} {
+	for raw, into := range map[*[]byte]*map[string]any{&current: &have, &body: &want} {
 		if err := json.Unmarshal(*raw, into); err != nil {
 			return false, fhir.Wrap("server.publishTerminology", err)
 		}
@@ -72,32 +68,36 @@ func (s *services) retire(ctx context.Context, typ string, published map[fhir.Re
 	if err != nil {
 		return err
 	}
-	var gone []fhir.Resource
+	var gone []fhir.Ref
 	err = s.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
-			if r := f.Resource; !published[r.Ref()] && !bytes.Contains(r.JSON, []byte(`"status":"retired"`)) {
-				gone = append(gone, fhir.Resource{Type: typ, ID: strings.Clone(r.ID), JSON: bytes.Clone(r.JSON)})
+			if r := f.Resource; !published[r.Ref()] && !isRetired(r.JSON) {
+				gone = append(gone, fhir.Ref{Type: typ, ID: strings.Clone(r.ID)})
 			}
 			return true
 		})
 	if err != nil {
 		return err
 	}
-	ops := operations{s}
-	for i := range gone {
-		var body map[string]any
-		if err := json.Unmarshal(gone[i].JSON, &body); err != nil {
-			return fhir.Wrap("server.publishTerminology", err)
-		}
-		delete(body, "meta")
-		body["status"] = "retired"
-		raw, err := json.Marshal(body)
+	for _, ref := range gone {
+		err := operations{s}.publish(ctx, admin.Operator{Name: "server"}, ref, func(current []byte) ([]byte, error) {
+			if current == nil || isRetired(current) {
+				return nil, nil
+			}
+			var body map[string]any
+			if err := json.Unmarshal(current, &body); err != nil {
+				return nil, fhir.Wrap("server.publishTerminology", err)
+			}
+			delete(body, "meta")
+			body["status"] = "retired"
+			raw, err := json.Marshal(body)
+			return raw, fhir.Wrap("server.publishTerminology", err)
+		})
 		if err != nil {
-			return fhir.Wrap("server.publishTerminology", err)
-		}
-		if _, err := ops.put(ctx, ops.request(admin.Operator{Name: "server"}), typ, gone[i].ID, raw); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func isRetired(body []byte) bool { return bytes.Contains(body, []byte(`"status":"retired"`)) }

@@ -40,6 +40,7 @@ type Mirror struct {
 	opts    Options
 	indexed map[string]bool // collections that have their indexes
 	purged  time.Time       // when old tombstones were removed last
+	lag     lag
 }
 
 const (
@@ -75,7 +76,10 @@ func New(o Options) (*Mirror, error) {
 // Run follows the store until ctx ends. Only one process should run it at a time.
 func (m *Mirror) Run(ctx context.Context) {
 	wake := make(chan struct{}, 1)
+	unregister := m.measure()
+	defer unregister()
 	signal := func() {
+		m.lag.changed(m.opts.Clock())
 		select {
 		case wake <- struct{}{}:
 		default:
@@ -98,11 +102,13 @@ func (m *Mirror) Run(ctx context.Context) {
 		if !sleep(ctx, m.opts.Delay) {
 			return
 		}
+		m.lag.begin()
 		err := m.Follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
+			m.lag.done()
 			backoff = m.opts.Delay
 			continue
 		}
@@ -377,7 +383,8 @@ func (m *Mirror) write(ctx context.Context, collection string, writes []mongo.Wr
 		cancel()
 		var failed mongo.BulkWriteException
 		if errors.As(err, &failed) && failed.WriteConcernError == nil &&
-			!slices.ContainsFunc(failed.WriteErrors, func(e mongo.BulkWriteError) bool { return e.Code != duplicateKey }) {
+			!slices.ContainsFunc(failed.WriteErrors,
+				func(e mongo.BulkWriteError) bool { return e.Code != duplicateKey }) {
 			err = nil
 		}
 		if err != nil {
@@ -455,6 +462,20 @@ func StatusOf(ctx context.Context, db *mongo.Database) (*Status, error) {
 		return nil, nil
 	}
 	return s, err
+}
+
+// Status returns the status of the mirror, or nil if it was not filled yet.
+func (m *Mirror) Status(ctx context.Context) (*Status, error) { return StatusOf(ctx, m.opts.DB) }
+
+// Behind returns the number of commits that a mirror up to a commit does not show. It
+// is 0 if they change nothing in the mirror.
+func (m *Mirror) Behind(ctx context.Context, commit store.Seq) (uint64, error) {
+	last, behind := m.opts.Store.LastSeq(), false
+	err := m.opts.Store.Changes(ctx, commit, func(*store.Change) bool { behind = true; return false })
+	if err != nil || !behind {
+		return 0, fhir.Wrap("mirror.Behind", err)
+	}
+	return uint64(last - min(last, commit)), nil
 }
 
 // Clear empties the mirror. The next Follow fills it again.

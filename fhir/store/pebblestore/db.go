@@ -240,13 +240,17 @@ func (d *DB) share() error {
 	if err != nil {
 		return err
 	}
+	if r.meters, err = newLogMeters(r); err != nil {
+		return err
+	}
 	if err = d.loadPosition(r.ctx, conf); err == nil {
 		err = r.catchUp()
 	}
 	if err != nil {
 		r.stop()
-		return err
+		return errors.Join(err, r.meters.reg.Unregister())
 	}
+	r.index.Store(d.position.Index)
 	d.replica = r
 	return nil
 }

@@ -165,6 +165,7 @@ func (r *replica) land() error {
 			next.days.Over(nil)
 		}
 		r.latency += (time.Since(f.began) - r.latency) / 8
+		r.meters.landed(time.Since(f.began))
 		if len(f.requests) > 1 {
 			r.gatherFor(r.latency / 8) // their writers may come back at once
 		}
@@ -208,6 +209,7 @@ func (r *replica) apply(f *flight) error {
 		return err
 	}
 	d.position = at
+	r.index.Store(at.Index)
 	d.settle(f.stage)
 	f.applied = true
 	var commits []store.Commit
@@ -243,6 +245,7 @@ func (r *replica) ground(i int) []*flight {
 func (r *replica) abandon(i int) {
 	var again []work
 	for _, f := range r.ground(i) {
+		r.meters.entries.Add(context.Background(), 1, r.meters.lost)
 		again = append(again, work{requests: f.requests})
 	}
 	r.backlog = append(again, r.backlog...)

@@ -1,8 +1,11 @@
 package pebblestore
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"hash/maphash"
 	"slices"
+	"unicode/utf8"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -45,9 +48,22 @@ func (g *guards) touchedSince(guard string, seen store.Seq) bool {
 	return seen < g.floor || g.young[h] > seen || g.old[h] > seen
 }
 
+// maxGuardName bounds the names of guards in the log.
+const maxGuardName = 200
+
+// guardName returns the name under which a guard is kept. A log keeps names as text.
+func guardName(guard string) string {
+	if len(guard) <= maxGuardName && utf8.ValidString(guard) {
+		return guard
+	}
+	sum := sha256.Sum256([]byte(guard))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
 // checkGuards refuses a batch if one of its guards was touched after Seen.
 func (s *stage) checkGuards(b *store.Batch) error {
 	for _, guard := range b.Guards {
+		guard = guardName(guard)
 		touched := s.db.guards.touchedSince(guard, b.Seen)
 		for at := s; at != nil && !touched; at = at.from.below {
 			touched = at.touches[guard] > b.Seen
@@ -65,7 +81,7 @@ func (s *stage) touch(guard string, seq store.Seq) {
 	if s.touches == nil {
 		s.touches = map[string]store.Seq{}
 	}
-	s.touches[guard] = seq
+	s.touches[guardName(guard)] = seq
 }
 
 // touchConsent touches the guard of the patient of a Consent, before and after a

@@ -93,8 +93,9 @@ func Leave(dir string, files vfs.FS) (err error) {
 		files = vfs.Default
 	}
 	quiet := &DB{opts: Options{Logger: slog.New(slog.DiscardHandler)}}
-	pdb, err := pebble.Open(dir, &pebble.Options{FS: files, Merger: rows.Merger, FormatMajorVersion: pebble.FormatNewest,
-		Logger: &pebbleLog{db: quiet}, EventListener: quiet.events()})
+	pdb, err := pebble.Open(dir, &pebble.Options{FS: files, Merger: rows.Merger,
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             &pebbleLog{db: quiet}, EventListener: quiet.events()})
 	if err != nil {
 		return &fhir.Error{Kind: fhir.Unavailable, Op: op,
 			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -28,6 +29,8 @@ type replica struct {
 	db      *DB
 	conf    *Shared
 	codec   *entryCodec
+	meters  *logMeters
+	index   atomic.Uint64   // place up to which the log was applied, for metrics
 	ctx     context.Context // ends the calls of the log
 	stop    context.CancelFunc
 	calls   sync.WaitGroup
@@ -51,8 +54,9 @@ type replica struct {
 	look    *look            // under way, or nil
 	wanted  bool             // a look is wanted
 	pause   <-chan time.Time // until it ends, no look begins
-	delay   time.Duration    // of the next pause
-	patient <-chan time.Time // until it ends, requests wait although the log fails
+	delay   time.Duration    // of the next pause; 0 if the last look succeeded
+	failing time.Time        // when the first of the looks that failed began
+	patient <-chan time.Time // ends when the replica may have waited too long
 	stalled bool             // requests are refused, because the log fails
 	// latency is the mean duration of recent appends. The next group is not built before
 	// notBefore, so that it can hold more requests.
@@ -192,8 +196,7 @@ func (r *replica) run() {
 		case <-r.pause:
 			r.pause = nil
 		case <-r.patient:
-			r.patient, r.stalled = nil, true
-			r.refuseWaiting(unreachable("pebblestore.Commit", errors.New("no answer for too long")))
+			r.outOfPatience()
 		case <-closing:
 			closing = nil
 			r.last = time.After(r.conf.limits.grace)
@@ -470,6 +473,9 @@ func (r *replica) onLooked(l *look) {
 			r.db.stopped(err)
 			return
 		}
+		if r.delay == 0 {
+			r.failing = l.began
+		}
 		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
 		r.pause, r.wanted = time.After(r.delay), true
 	case l.more:
@@ -560,10 +566,13 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		return nil, err
 	}
 	d.position = at
+	r.index.Store(at.Index)
 	if !valid {
+		r.meters.entries.Add(r.ctx, 1, r.meters.void)
 		return &effects{any: true}, nil
 	}
 	r.foreign++
+	r.meters.entries.Add(r.ctx, 1, r.meters.foreign)
 	d.settleForeign(f)
 	out := &effects{any: true, changed: f.changed}
 	if f.documents != nil {
@@ -602,17 +611,39 @@ func (r *replica) troubled() bool {
 	return r.delay > 0
 }
 
-// watchTrouble starts the time after which requests are refused because the log fails,
-// and ends it.
-func (r *replica) watchTrouble() {
-	switch {
-	case !r.troubled():
-		r.patient, r.stalled = nil, false
-	case r.last != nil && !r.closed:
-		r.giveUp()
-	case r.patient == nil && !r.stalled:
-		r.patient = time.After(r.conf.limits.patience)
+// waitsSince returns the time since which the replica waits for the log: for the first
+// entry on its way, or for a look that succeeds.
+func (r *replica) waitsSince() (since time.Time, waits bool) {
+	if r.delay > 0 {
+		since, waits = r.failing, true
 	}
+	if len(r.flights) > 0 && (!waits || r.flights[0].began.Before(since)) {
+		since, waits = r.flights[0].began, true
+	}
+	return since, waits
+}
+
+// watchTrouble starts the time after which requests are refused because the log does not
+// answer, and ends the refusal.
+func (r *replica) watchTrouble() {
+	if r.last != nil && !r.closed && r.troubled() {
+		r.giveUp()
+	}
+	since, waits := r.waitsSince()
+	left := r.conf.limits.patience - time.Since(since)
+	if r.stalled = r.stalled && waits && left <= 0; waits && !r.stalled && r.patient == nil {
+		r.patient = time.After(max(left, time.Millisecond))
+	}
+}
+
+// outOfPatience refuses requests if the log has not answered for too long.
+func (r *replica) outOfPatience() {
+	r.patient = nil
+	if since, waits := r.waitsSince(); !waits || time.Since(since) < r.conf.limits.patience {
+		return
+	}
+	r.stalled = true
+	r.refuseWaiting(unreachable("pebblestore.Commit", errors.New("no answer for too long")))
 }
 
 // refuseWaiting answers the requests of which nothing is on its way.
@@ -664,6 +695,9 @@ func (r *replica) endWaiters(err error, ended bool) {
 func (r *replica) end() {
 	r.stop()
 	r.calls.Wait()
+	if err := r.meters.reg.Unregister(); err != nil {
+		r.db.opts.Logger.Error("metrics of the log", "error", fault.Describe(err))
+	}
 	r.endWaiters(errClosed("pebblestore.Sync"), true)
 }
 

@@ -198,13 +198,13 @@ func shared(n int, opts pebblestore.Options, faults memlog.Options) storetest.Dr
 
 func TestSharedContractOfOne(t *testing.T) {
 	d := shared(1, pebblestore.Options{}, memlog.Options{})
-	d.Lives = 2 * time.Second
+	d.Lives = 500 * time.Millisecond
 	storetest.Run(t, d)
 }
 
 func TestSharedContractOfThree(t *testing.T) {
 	d := shared(3, pebblestore.Options{}, memlog.Options{})
-	d.Lives = 2 * time.Second
+	d.Lives = 500 * time.Millisecond
 	storetest.Run(t, d)
 }
 
@@ -225,6 +225,6 @@ func rough(seed uint64) memlog.Options {
 // receives entries late, loses its majority and is slow.
 func TestSharedContractWithFaults(t *testing.T) {
 	d := shared(3, pebblestore.Options{}, rough(firstSeed(t)))
-	d.Lives = time.Second
+	d.Lives = 500 * time.Millisecond
 	storetest.Run(t, d)
 }

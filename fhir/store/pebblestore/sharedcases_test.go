@@ -441,15 +441,26 @@ func TestLogFails(t *testing.T) {
 func TestTakenWithoutMajority(t *testing.T) {
 	for _, rollBack := range []bool{false, true} {
 		t.Run(fmt.Sprint("rollback=", rollBack), func(t *testing.T) {
-			_, g, dbs := lazy(t, 2, func(p *process) {
+			s, g, dbs := lazy(t, 2, func(p *process) {
 				if p.conf.Node == "node0" {
 					p.patience = 20 * time.Millisecond
 				}
+			})
+			called := make(chan struct{}, 1)
+			s.set(func(c memlog.Call) memlog.Fault {
+				if c.Client == "node0" && c.Op == memlog.OpAppend {
+					select {
+					case called <- struct{}{}:
+					default:
+					}
+				}
+				return memlog.Fault{}
 			})
 			g.cluster.LoseMajority()
 			b := commitLater(dbs[1], &store.Batch{Leaves: []store.Leaf{store.Leaf("b")}})
 			until(t, "an entry has the place", func() bool { return g.cluster.Holds(1) })
 			a := commitLater(dbs[0], &store.Batch{Leaves: []store.Leaf{store.Leaf("a")}})
+			<-called
 			until(t, "commits are refused", func() bool {
 				select {
 				case o := <-commitLater(dbs[0], batchOf(device("refused", ""))):

@@ -560,24 +560,31 @@ func (s *stage) finish() error {
 	if now.Sub(last) < time.Second {
 		return nil
 	}
-	s.swept = now
-	if err := s.sweep(now); err != nil { // expired state can be removed later
+	more, err := s.sweep(now)
+	if err != nil { // expired state can be removed later
 		s.db.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
+	}
+	if !more { // otherwise the next group goes on
+		s.swept = now
 	}
 	return nil
 }
 
-func (s *stage) sweep(now time.Time) (err error) {
+// sweep removes state that has expired, and reports whether there may be more.
+func (s *stage) sweep(now time.Time) (more bool, err error) {
 	it, err := s.from.reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
 		UpperBound: keys.ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer fault.Close(it, &err)
-	for ok, n := it.First(), 0; ok && n < sweepBatch; ok, n = it.Next(), n+1 {
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
+		if n == sweepBatch {
+			return true, nil
+		}
 		k := it.Key()
 		if len(k) < 9 {
-			return fault.ErrRow
+			return false, fault.ErrRow
 		}
 		key := string(k[9:])
 		if _, touched := s.state[key]; touched {
@@ -585,19 +592,19 @@ func (s *stage) sweep(now time.Time) (err error) {
 		}
 		v, err := rows.Get(s.from.reader, keys.StateKey(key))
 		if err != nil {
-			return err
+			return false, err
 		}
 		if len(v) >= 8 && binary.BigEndian.Uint64(v) == binary.BigEndian.Uint64(k[1:]) {
 			if err := s.batch.Delete(keys.StateKey(key), nil); err != nil {
-				return err
+				return false, err
 			}
 			s.changed = append(s.changed, readcache.StateKey(key))
 		}
 		if err := s.batch.Delete(k, nil); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return it.Error()
+	return false, it.Error()
 }
 
 // noteCluster adds the signature of a document that the group writes.

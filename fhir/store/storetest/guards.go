@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"pulsegate/fhir"
@@ -47,6 +48,14 @@ func testGuards(t *testing.T, s store.Store) {
 	b.Touches = []string{"c"}
 	fails(t, s, b, fhir.Conflict)
 	mustCommit(t, s, guarded(at, "c"))
+
+	// A guard may be any bytes.
+	for _, odd := range []string{"", "\xff\xfe", strings.Repeat("criteria&", 1000)} {
+		at = s.LastSeq()
+		mustCommit(t, s, guarded(at, odd))
+		touch(t, s, odd)
+		fails(t, s, guarded(at, odd), fhir.Conflict)
+	}
 
 	// Of many writers that saw the same commit, one wins.
 	at = s.LastSeq()

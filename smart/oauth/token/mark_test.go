@@ -195,7 +195,8 @@ func TestMarkOfTwoServers(t *testing.T) {
 	if s := at(here, w.assertion(nil)); s != 401 {
 		t.Errorf("before the reset: %d", s)
 	}
-	if _, err := there.ResetMark(t.Context(), audit.Event{Type: audit.Operator, Interaction: "clock-reset"}); err != nil {
+	if _, err := there.ResetMark(t.Context(),
+		audit.Event{Type: audit.Operator, Interaction: "clock-reset"}); err != nil {
 		t.Fatal(err)
 	}
 	if s := at(here, w.assertion(nil)); s != 200 {

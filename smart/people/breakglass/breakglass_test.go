@@ -109,12 +109,7 @@ func TestConsentsModel(t *testing.T) {
 			}
 			for _, u := range users {
 				for _, p := range patients {
-					for i, view := range views[u] {
-						if got, want := view.Permits("app", &access.Facts{Type: "Observation", Patient: p}),
-							clock.Now().Before(ends[[2]string{u, p}]); got != want {
-							t.Fatalf("%s sees %s at process %d: %v, want %v", u, p, i, got, want)
-						}
-					}
+					permits(t, views[u], u, p, clock.Now().Before(ends[[2]string{u, p}]))
 				}
 				if views[u][0].Permits("app", &access.Facts{Type: "Observation"}) {
 					t.Fatal("data without a patient is permitted")
@@ -128,6 +123,15 @@ func TestConsentsModel(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "level=WARN") {
 		t.Error("no log line at level WARN")
+	}
+}
+
+// permits checks the views of all processes.
+func permits(t *rapid.T, views []access.Consents, user, patient string, want bool) {
+	for i, view := range views {
+		if got := view.Permits("app", &access.Facts{Type: "Observation", Patient: patient}); got != want {
+			t.Fatalf("%s sees %s at process %d: %v, want %v", user, patient, i, got, want)
+		}
 	}
 }
 

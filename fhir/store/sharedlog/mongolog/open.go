@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -199,6 +200,15 @@ func (l *Log) ServerTime(ctx context.Context) (at time.Time, roundTrip time.Dura
 		h.LocalTime = h.LocalTime.Add(l.opt.shift())
 	}
 	return h.LocalTime.UTC(), l.opt.Clock().Sub(sent), nil
+}
+
+// Database returns another database of the same servers, with the connections and the
+// concerns of l. It refuses the database of the log.
+func (l *Log) Database(name string) (*mongo.Database, error) {
+	if strings.EqualFold(name, l.db.Name()) {
+		return nil, errors.New("mongolog: this is the database of the log, which it has to itself: name another one")
+	}
+	return l.client.Database(name), nil
 }
 
 // Close implements sharedlog.Log.

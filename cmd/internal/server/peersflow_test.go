@@ -39,7 +39,7 @@ type bundle struct {
 	Entry []struct{ Resource struct{ ID string } }
 }
 
-// pages returns the ids of all pages of a search.
+// pagesOf returns the ids of all pages of a search.
 func pagesOf(t *testing.T, c *http.Client, path string, bearer []string) (ids []string) {
 	t.Helper()
 	for path != "" {
@@ -58,14 +58,14 @@ func pagesOf(t *testing.T, c *http.Client, path string, bearer []string) (ids []
 	return ids
 }
 
-// TestTwinsBackend takes a backend client through its work, each request at another
+// TestPeersBackend takes a backend client through its work, each request at another
 // server than the last: registration, token, ingest, search with pages, export,
 // subscription, and the end of all when the consent is withdrawn and the token revoked.
-func TestTwinsBackend(t *testing.T) {
-	tw := newTwins(t, 3, map[string]string{"egress-allow": "127.0.0.0/8"})
-	tw.patient(0, "ada")
-	c := tw.client()
-	app := tw.registered(c, "system/*.cruds")
+func TestPeersBackend(t *testing.T) {
+	all := newPeersAt(t, 3, map[string]string{"egress-allow": "127.0.0.0/8", "preferred": "false"}, time.Now, 20*time.Millisecond)
+	all.patient(0, "ada")
+	c := all.client()
+	app := all.registered(c, "system/*.cruds")
 	bearer := app.bearer(t, c)
 
 	var sum struct{ Created int }
@@ -80,61 +80,61 @@ func TestTwinsBackend(t *testing.T) {
 			i), bearer...)
 	}
 	// Each server sees each write at once, and serves each page.
-	for i := range tw.nodes {
-		if ids := pagesOf(t, tw.at(i), "/fhir/Observation?patient=ada&_count=100", bearer); len(ids) != 7 {
+	for i := range all.nodes {
+		if ids := pagesOf(t, all.at(i), "/fhir/Observation?patient=ada&_count=100", bearer); len(ids) != 7 {
 			t.Errorf("server %d finds %d Observations", i, len(ids))
 		}
 	}
 	ids := pagesOf(t, c, "/fhir/Observation?patient=ada&_count=2", bearer)
-	if whole := pagesOf(t, tw.at(0), "/fhir/Observation?patient=ada&_count=100", bearer); fmt.Sprint(ids) !=
+	if whole := pagesOf(t, all.at(0), "/fhir/Observation?patient=ada&_count=100", bearer); fmt.Sprint(ids) !=
 		fmt.Sprint(whole) {
 		t.Errorf("pages of several servers %v, one page %v", ids, whole)
 	}
-	tw.exported(c, bearer)
-	tw.subscribed(c, bearer)
+	all.exported(c, bearer)
+	all.subscribed(c, bearer)
 
 	send(t, c, http.StatusOK, http.MethodGet, "/fhir/Observation/"+ids[0], "", bearer...)
-	if _, err := tw.nodes[1].ops().WithdrawConsent(t.Context(), operatorOfTest,
+	if _, err := all.nodes[1].ops().WithdrawConsent(t.Context(), operatorOfTest,
 		admin.WithdrawConsent{Patient: "ada"}); err != nil {
 		t.Fatal(err)
 	}
 	vendors := map[bool]int{}
-	for i := range tw.nodes {
+	for i := range all.nodes {
 		for _, id := range ids {
-			a := send(t, tw.at(i), 0, http.MethodGet, "/fhir/Observation/"+id, "", bearer...)
+			a := send(t, all.at(i), 0, http.MethodGet, "/fhir/Observation/"+id, "", bearer...)
 			vendors[a.StatusCode == http.StatusOK]++
 		}
 	}
-	if vendors[false] < 2*len(tw.nodes) { // those of the vendor
+	if vendors[false] < 2*len(all.nodes) { // those of the vendor
 		t.Errorf("after the withdrawal at another server: %v", vendors)
 	}
-	for i := range tw.nodes {
-		send(t, tw.at(i), http.StatusOK, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
+	for i := range all.nodes {
+		send(t, all.at(i), http.StatusOK, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
 	}
 	send(t, c, http.StatusOK, http.MethodPost, introspect.RevokePath,
 		app.authenticated(t, url.Values{"token": {strings.TrimPrefix(bearer[1], "Bearer ")}}), formType...)
-	for i := range tw.nodes {
-		send(t, tw.at(i), http.StatusUnauthorized, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
+	for i := range all.nodes {
+		send(t, all.at(i), http.StatusUnauthorized, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
 	}
 	used := app.assertion(t, time.Now())
 	send(t, c, http.StatusOK, http.MethodPost, token.Path, app.form(used), formType...)
-	for i := range tw.nodes { // the assertion was used at another server
-		send(t, tw.at(i), http.StatusUnauthorized, http.MethodPost, token.Path, app.form(used), formType...)
+	for i := range all.nodes { // the assertion was used at another server
+		send(t, all.at(i), http.StatusUnauthorized, http.MethodPost, token.Path, app.form(used), formType...)
 	}
-	if _, err := tw.nodes[2].ops().DisableClient(t.Context(), operatorOfTest, app.id); err != nil {
+	if _, err := all.nodes[2].ops().DisableClient(t.Context(), operatorOfTest, app.id); err != nil {
 		t.Fatal(err)
 	}
-	for i := range tw.nodes {
-		send(t, tw.at(i), http.StatusUnauthorized, http.MethodPost, token.Path, app.form(app.assertion(t, time.Now())),
+	for i := range all.nodes {
+		send(t, all.at(i), http.StatusUnauthorized, http.MethodPost, token.Path, app.form(app.assertion(t, time.Now())),
 			formType...)
 	}
 }
 
 // registered registers a backend client over HTTP.
-func (tw *twins) registered(c *http.Client, scope string) *backendApp {
-	t := tw.t
+func (all *peers) registered(c *http.Client, scope string) *backendApp {
+	t := all.t
 	t.Helper()
-	initial, err := tw.nodes[0].ops().NewRegistrationToken(t.Context(), operatorOfTest,
+	initial, err := all.nodes[0].ops().NewRegistrationToken(t.Context(), operatorOfTest,
 		admin.NewRegistrationToken{Scope: scope, Uses: 1, Seconds: 600})
 	if err != nil {
 		t.Fatal(err)
@@ -152,16 +152,16 @@ func (tw *twins) registered(c *http.Client, scope string) *backendApp {
 	}
 	header := []string{"Content-Type", "application/json", "Authorization", "Bearer " + initial.Token}
 	send(t, c, http.StatusCreated, http.MethodPost, register.Path, string(body), header...).decode(t, &out)
-	for i := range tw.nodes { // the token is used up at every server, and every server knows the client
-		send(t, tw.at(i), http.StatusUnauthorized, http.MethodPost, register.Path, string(body), header...)
-		send(t, tw.at(i), http.StatusOK, http.MethodGet, out.Address, "", "Authorization", "Bearer "+out.Token)
+	for i := range all.nodes { // the token is used up at every server, and every server knows the client
+		send(t, all.at(i), http.StatusUnauthorized, http.MethodPost, register.Path, string(body), header...)
+		send(t, all.at(i), http.StatusOK, http.MethodGet, out.Address, "", "Authorization", "Bearer "+out.Token)
 	}
 	return &backendApp{id: out.ID, key: key, scope: scope}
 }
 
 // exported exports the patient's data.
-func (tw *twins) exported(c *http.Client, bearer []string) {
-	t := tw.t
+func (all *peers) exported(c *http.Client, bearer []string) {
+	t := all.t
 	t.Helper()
 	a := send(t, c, http.StatusAccepted, http.MethodGet, "/fhir/Patient/$export?_type=Observation", "",
 		append([]string{"Accept", "application/fhir+json", "Prefer", "respond-async"}, bearer...)...)
@@ -181,10 +181,10 @@ func (tw *twins) exported(c *http.Client, bearer []string) {
 		}
 		return a.StatusCode == http.StatusOK
 	})
-	for i := range tw.nodes {
+	for i := range all.nodes {
 		lines := 0
 		for _, out := range manifest.Output {
-			lines += strings.Count(send(t, tw.at(i), http.StatusOK, http.MethodGet, out.URL, "", bearer...).body, "\n")
+			lines += strings.Count(send(t, all.at(i), http.StatusOK, http.MethodGet, out.URL, "", bearer...).body, "\n")
 		}
 		if lines != 7 {
 			t.Errorf("server %d exports %d Observations", i, lines)
@@ -193,8 +193,8 @@ func (tw *twins) exported(c *http.Client, bearer []string) {
 }
 
 // subscribed creates a Subscription and waits for its handshake and one notification.
-func (tw *twins) subscribed(c *http.Client, bearer []string) {
-	t := tw.t
+func (all *peers) subscribed(c *http.Client, bearer []string) {
+	t := all.t
 	t.Helper()
 	got := make(chan string, 100)
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -269,7 +269,7 @@ func (p *person) do(method, path, body string, header ...string) *person {
 	p.page = send(p.t, p.c, 0, method, path, body, append(header, "Sec-Fetch-Site", "same-origin")...)
 	for {
 		to, err := p.page.Location()
-		if err != nil || !strings.HasPrefix(to.String(), twinsBase+"/") {
+		if err != nil || !strings.HasPrefix(to.String(), peersBase+"/") {
 			return p
 		}
 		p.page = send(p.t, p.c, 0, http.MethodGet, to.String(), "", "Sec-Fetch-Site", "same-origin")
@@ -299,41 +299,19 @@ func (p *person) has(text string) *person {
 	return p
 }
 
-// TestTwinsApp takes a person and an app through their work, each request at another
+// TestPeersApp takes a person and an app through their work, each request at another
 // server than the last: one-time link, password and code, sign-in, the app's launch,
 // consent page, code, refresh, a replayed refresh token, and the end of the app's access.
-func TestTwinsApp(t *testing.T) {
-	tw := newTwins(t, 3, nil)
-	tw.patient(0, "ada")
+func TestPeersApp(t *testing.T) {
+	all := newPeers(t, 3, nil)
+	all.patient(0, "ada")
 	const callback, scopes = "https://app.example/cb", "launch/patient offline_access patient/*.rs"
-	app, err := tw.nodes[0].ops().AddClient(t.Context(), operatorOfTest, admin.NewClient{Name: "Heartbook",
+	app, err := all.nodes[0].ops().AddClient(t.Context(), operatorOfTest, admin.NewClient{Name: "Heartbook",
 		Method: "none", Scope: scopes, RedirectURIs: []string{callback}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	invited, err := tw.nodes[1].ops().InviteUser(t.Context(), operatorOfTest, admin.NewUser{Login: "ada", Name: "Ada",
-		Roles: []string{"patient"}, Patient: "ada"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &person{t: t, c: tw.client()}
-	const password = "correct horse battery"
-	p.get(invited.Link).post("/auth/invite", url.Values{"token": {strings.SplitN(invited.Link, "token=", 2)[1]}})
-	p.get("/auth/enrol/password")
-	m := secretField.FindStringSubmatch(p.page.body)
-	if m == nil {
-		t.Fatal(p.page.body)
-	}
-	secret := authn.ParseSecret(m[1])
-	p.post("/auth/enrol/password", url.Values{"password": {password}, "repeat": {password},
-		"code": {authn.Code(secret, time.Now())}}).has("Your recovery codes")
-	for i := range tw.nodes { // the link is used up at every server
-		other := &person{t: t, c: tw.at(i)}
-		if other.get(invited.Link); other.page.StatusCode != http.StatusNotFound {
-			t.Errorf("the one-time link at server %d: %d", i, other.page.StatusCode)
-		}
-	}
-
+	p := all.enrolled("ada")
 	redeem := func(c *http.Client, code, verifier string) (int, tokens) {
 		a := send(t, c, 0, http.MethodPost, token.Path, url.Values{"grant_type": {"authorization_code"}, "code": {code},
 			"redirect_uri": {callback}, "client_id": {app.ID}, "code_verifier": {verifier}}.Encode(), formType...)
@@ -349,8 +327,8 @@ func TestTwinsApp(t *testing.T) {
 		return a.StatusCode, out
 	}
 	works := func(access string) (n int) {
-		for i := range tw.nodes {
-			a := send(t, tw.at(i), 0, http.MethodGet, "/fhir/Patient/ada", "", "Authorization", "Bearer "+access)
+		for i := range all.nodes {
+			a := send(t, all.at(i), 0, http.MethodGet, "/fhir/Patient/ada", "", "Authorization", "Bearer "+access)
 			if a.StatusCode == http.StatusOK {
 				n++
 			}
@@ -370,20 +348,20 @@ func TestTwinsApp(t *testing.T) {
 		}
 	}
 	// The use of a replaced token at one server ends the authorization at all of them.
-	if status, out := refresh(tw.at(1), first); status != http.StatusBadRequest || works(latest.Access) != 0 {
+	if status, out := refresh(all.at(1), first); status != http.StatusBadRequest || works(latest.Access) != 0 {
 		t.Errorf("a replaced token: %d %+v, and access at %d servers", status, out, works(latest.Access))
 	}
-	if status, _ := refresh(tw.at(2), latest.Refresh); status != http.StatusBadRequest {
+	if status, _ := refresh(all.at(2), latest.Refresh); status != http.StatusBadRequest {
 		t.Errorf("a refresh after that: %d", status)
 	}
 
 	// A code works once, at one server.
 	code, verifier = p.launch(app.ID, callback, scopes)
-	status, got = redeem(tw.at(0), code, verifier)
+	status, got = redeem(all.at(0), code, verifier)
 	if status != http.StatusOK || works(got.Access) != 3 {
 		t.Fatalf("%d %+v", status, got)
 	}
-	if status, _ := redeem(tw.at(1), code, verifier); status != http.StatusBadRequest {
+	if status, _ := redeem(all.at(1), code, verifier); status != http.StatusBadRequest {
 		t.Errorf("the code at another server: %d", status)
 	}
 	if n := works(got.Access); n != 0 { // RFC 6749 4.1.2
@@ -403,12 +381,41 @@ func TestTwinsApp(t *testing.T) {
 		t.Errorf("after its end, the access of the app works at %d servers", n)
 	}
 	p.get("/auth/").post("/auth/signout", url.Values{})
-	for i := range tw.nodes {
-		p.c.Transport = tw.nodes[i]
+	for i := range all.nodes {
+		p.c.Transport = all.nodes[i]
 		if p.get("/auth/apps"); p.page.Request.URL.Path != "/auth/signin" {
 			t.Errorf("after the sign-out, server %d shows %s", i, p.page.Request.URL.Path)
 		}
 	}
+}
+
+// enrolled invites a patient, who enrolls with a password and codes and is then signed in.
+func (all *peers) enrolled(login string) *person {
+	t := all.t
+	t.Helper()
+	invited, err := all.nodes[1].ops().InviteUser(t.Context(), operatorOfTest, admin.NewUser{Login: login, Name: "Ada",
+		Roles: []string{"patient"}, Patient: login})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &person{t: t, c: all.client()}
+	const password = "correct horse battery"
+	p.get(invited.Link).post("/auth/invite", url.Values{"token": {strings.SplitN(invited.Link, "token=", 2)[1]}})
+	p.get("/auth/enrol/password")
+	m := secretField.FindStringSubmatch(p.page.body)
+	if m == nil {
+		t.Fatal(p.page.body)
+	}
+	secret := authn.ParseSecret(m[1])
+	p.post("/auth/enrol/password", url.Values{"password": {password}, "repeat": {password},
+		"code": {authn.Code(secret, time.Now())}}).has("Your recovery codes")
+	for i := range all.nodes { // the link is used up at every server
+		other := &person{t: t, c: all.at(i)}
+		if other.get(invited.Link); other.page.StatusCode != http.StatusNotFound {
+			t.Errorf("the one-time link at server %d: %d", i, other.page.StatusCode)
+		}
+	}
+	return p
 }
 
 // tokens is the answer of the token endpoint.
@@ -424,7 +431,7 @@ func (p *person) launch(client, callback, scopes string) (code, verifier string)
 	verifier = rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(verifier))
 	p.get(authorize.Path + "?" + url.Values{"response_type": {"code"}, "client_id": {client},
-		"redirect_uri": {callback}, "scope": {scopes}, "state": {"s"}, "aud": {twinsBase + "/fhir"},
+		"redirect_uri": {callback}, "scope": {scopes}, "state": {"s"}, "aud": {peersBase + "/fhir"},
 		"code_challenge":        {base64.RawURLEncoding.EncodeToString(sum[:])},
 		"code_challenge_method": {"S256"}}.Encode()).has("Heartbook")
 	form := url.Values{"decision": {"allow"}}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
@@ -27,78 +29,93 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/sharedlog/memlog"
 	"pulsegate/smart/oauth/token"
 )
 
-// twinsBase is the public base URL of twins.
-const twinsBase = "http://localhost:8080"
+// peersBase is the public base URL of peers.
+const peersBase = "http://localhost:8080"
 
-// twins are several servers over one store. To their clients they are one server
-// behind a load balancer. They are what the processes of a cluster are to each
-// other, with a log that takes no time: state that a server keeps in memory is
-// missing at the others.
+// peers are several servers that share a store through a log, each with a copy of the
+// store. To their clients they are one server behind a load balancer.
 //
 // The servers have one keys directory, but each has its own data directory.
-type twins struct {
+type peers struct {
 	t     *testing.T
-	db    *pebblestore.DB
-	nodes []*twin
+	log   *memlog.Cluster
+	nodes []*peer
 }
 
-// twin is one server of twins.
-type twin struct {
+// peer is one server of peers.
+type peer struct {
 	*services
+	t    *testing.T
 	dir  string
 	addr string // of the listener
 	stop func() error
 }
 
-// newTwins starts n servers with the named settings changed. They end with the test.
-func newTwins(t *testing.T, n int, set map[string]string) *twins {
+// newPeers starts n servers with the named settings changed. They end with the test. A
+// server looks at the log only when it writes or when it is told to: the commits of the
+// others are missing until Sync.
+func newPeers(t *testing.T, n int, set map[string]string) *peers {
 	t.Helper()
-	return newTwinsAt(t, n, set, time.Now)
+	return newPeersAt(t, n, set, time.Now, time.Hour)
 }
 
-// newTwinsAt is newTwins with a clock for all servers and the store.
-func newTwinsAt(t *testing.T, n int, set map[string]string, clock func() time.Time) *twins {
+// newPeersAt is newPeers with a clock for all servers, and with the interval at which
+// they look at the log.
+func newPeersAt(t *testing.T, n int, set map[string]string, clock func() time.Time, poll time.Duration) *peers {
 	t.Helper()
-	db, err := pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, NoSync: true, CacheBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
+	all := &peers{t: t, log: memlog.New(memlog.Options{})}
+	for range n {
+		all.start(set, clock, poll)
 	}
-	t.Cleanup(func() {
+	return all
+}
+
+// open opens a copy of the store.
+func (all *peers) open(clock func() time.Time, poll time.Duration) *pebblestore.DB {
+	all.t.Helper()
+	name := fmt.Sprint("server", len(all.nodes))
+	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 8 << 20,
+		Shared: &pebblestore.Shared{Log: all.log.Client(name), Node: name, Poll: poll}})
+	if err != nil {
+		all.t.Fatal(err)
+	}
+	all.t.Cleanup(func() {
 		if err := db.Close(); err != nil {
-			t.Error(err)
+			all.t.Error(err)
 		}
 	})
-	tw := &twins{t: t, db: db}
-	for range n {
-		tw.start(set, clock)
+	if err := db.Sync(all.t.Context()); err != nil {
+		all.t.Fatal(err)
 	}
-	return tw
+	return db
 }
 
 // start starts one more server.
-func (tw *twins) start(set map[string]string, clock func() time.Time) *twin {
-	tw.t.Helper()
-	n := &twin{dir: tw.t.TempDir()}
+func (all *peers) start(set map[string]string, clock func() time.Time, poll time.Duration) *peer {
+	all.t.Helper()
+	n := &peer{t: all.t, dir: all.t.TempDir()}
 	if err := os.Chmod(n.dir, 0o700); err != nil {
-		tw.t.Fatal(err)
+		all.t.Fatal(err)
 	}
-	if len(tw.nodes) > 0 {
-		first := tw.nodes[0].dir
+	if len(all.nodes) > 0 {
+		first := all.nodes[0].dir
 		if err := os.Symlink(filepath.Join(first, "keys"), filepath.Join(n.dir, "keys")); err != nil {
-			tw.t.Fatal(err)
+			all.t.Fatal(err)
 		}
 		if err := os.CopyFS(filepath.Join(n.dir, "audit"), os.DirFS(filepath.Join(first, "audit"))); err != nil {
-			tw.t.Fatal(err)
+			all.t.Fatal(err)
 		}
 	}
-	all := map[string]string{"base-url": twinsBase}
-	maps.Copy(all, set)
+	values := map[string]string{"base-url": peersBase}
+	maps.Copy(values, set)
 	ready := make(chan struct{})
-	m := &Main{Config: settings(tw.t, n.dir, all), Version: versionOfTest, clock: clock, shared: tw.db,
-		Log:    slog.New(slog.NewTextHandler(tw.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	m := &Main{Config: settings(all.t, n.dir, values), Version: versionOfTest, clock: clock,
+		shared: all.open(clock, poll),
+		Log:    slog.New(slog.NewTextHandler(all.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		opened: func(s *services, addr net.Addr) { n.services, n.addr = s, addr.String() },
 		Stdout: writerFunc(func(p []byte) (int, error) {
 			if strings.Contains(string(p), "pulsegate ready ") {
@@ -110,26 +127,33 @@ func (tw *twins) start(set map[string]string, clock func() time.Time) *twin {
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
 	n.stop = sync.OnceValue(func() error { cancel(); return <-ended })
-	tw.t.Cleanup(func() {
+	all.t.Cleanup(func() {
 		if err := n.stop(); err != nil {
-			tw.t.Error(err)
+			all.t.Error(err)
 		}
 	})
 	select {
 	case <-ready:
 	case err := <-ended:
 		ended <- nil
-		tw.t.Fatalf("the server did not start: %v", err)
+		all.t.Fatalf("the server did not start: %v", err)
 	}
-	tw.nodes = append(tw.nodes, n)
+	all.nodes = append(all.nodes, n)
 	return n
 }
 
-// ops returns the operator's commands of a server.
-func (n *twin) ops() operations { return operations{n.services} }
+// ops returns the operator's commands of a server. Like the admin socket, it brings the
+// store up to date before.
+func (n *peer) ops() operations {
+	n.t.Helper()
+	if err := n.store.Sync(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	return operations{n.services}
+}
 
 // RoundTrip sends a request for the base URL to this server.
-func (n *twin) RoundTrip(r *http.Request) (*http.Response, error) {
+func (n *peer) RoundTrip(r *http.Request) (*http.Response, error) {
 	sent := r.Clone(r.Context())
 	sent.Host = r.URL.Host
 	sent.URL.Host = n.addr
@@ -142,13 +166,13 @@ func (n *twin) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // rotation sends each request to another server than the last.
 type rotation struct {
-	nodes []*twin
+	nodes []*peer
 
 	mu   sync.Mutex
 	next int // guarded by mu
 }
 
-func (r *rotation) node() *twin {
+func (r *rotation) node() *peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.nodes[r.next%len(r.nodes)]
@@ -160,10 +184,10 @@ func (r *rotation) RoundTrip(rq *http.Request) (*http.Response, error) { return 
 
 // client returns a client that keeps cookies, does not follow redirects, and sends
 // each request to another server than the last.
-func (tw *twins) client() *http.Client { return clientOver(tw.t, &rotation{nodes: tw.nodes}) }
+func (all *peers) client() *http.Client { return clientOver(all.t, &rotation{nodes: all.nodes}) }
 
 // at returns a client of one server.
-func (tw *twins) at(i int) *http.Client { return clientOver(tw.t, tw.nodes[i]) }
+func (all *peers) at(i int) *http.Client { return clientOver(all.t, all.nodes[i]) }
 
 func clientOver(t *testing.T, tr http.RoundTripper) *http.Client {
 	t.Helper()
@@ -186,7 +210,7 @@ type answer struct {
 func send(t *testing.T, c *http.Client, status int, method, path, body string, header ...string) answer {
 	t.Helper()
 	if strings.HasPrefix(path, "/") {
-		path = twinsBase + path
+		path = peersBase + path
 	}
 	rq, err := http.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 	if err != nil {
@@ -249,16 +273,16 @@ func keyPair(t *testing.T) (*ecdsa.PrivateKey, json.RawMessage) {
 }
 
 // backend registers a backend client at a server.
-func (tw *twins) backend(node int, scope string, change func(*admin.NewClient)) *backendApp {
-	tw.t.Helper()
-	key, set := keyPair(tw.t)
+func (all *peers) backend(node int, scope string, change func(*admin.NewClient)) *backendApp {
+	all.t.Helper()
+	key, set := keyPair(all.t)
 	in := admin.NewClient{Name: "Backend", JWKS: set, Scope: scope}
 	if change != nil {
 		change(&in)
 	}
-	info, err := tw.nodes[node].ops().AddClient(tw.t.Context(), operatorOfTest, in)
+	info, err := all.nodes[node].ops().AddClient(all.t.Context(), operatorOfTest, in)
 	if err != nil {
-		tw.t.Fatal(err)
+		all.t.Fatal(err)
 	}
 	return &backendApp{id: info.ID, key: key, scope: scope}
 }
@@ -266,7 +290,7 @@ func (tw *twins) backend(node int, scope string, change func(*admin.NewClient)) 
 // assertion returns a signed JWT by which the backend authenticates.
 func (b *backendApp) assertion(t *testing.T, now time.Time) string {
 	t.Helper()
-	claims, err := json.Marshal(map[string]any{"iss": b.id, "sub": b.id, "aud": twinsBase + token.Path,
+	claims, err := json.Marshal(map[string]any{"iss": b.id, "sub": b.id, "aud": peersBase + token.Path,
 		"exp": now.Add(2 * time.Minute).Unix(), "jti": fhir.RandomID()})
 	if err != nil {
 		t.Fatal(err)
@@ -315,27 +339,27 @@ func (b *backendApp) bearer(t *testing.T, c *http.Client) []string {
 
 // patient adds a patient, at a server, and the consent to disclose what every vendor
 // has measured.
-func (tw *twins) patient(node int, id string) {
-	tw.t.Helper()
-	ops := tw.nodes[node].ops()
-	if _, err := ops.AddPatient(tw.t.Context(), operatorOfTest, admin.NewPatient{ID: id, Given: "Ada",
+func (all *peers) patient(node int, id string) {
+	all.t.Helper()
+	ops := all.nodes[node].ops()
+	if _, err := ops.AddPatient(all.t.Context(), operatorOfTest, admin.NewPatient{ID: id, Given: "Ada",
 		Family: "Beispiel", TimeZone: "Europe/Berlin"}); err != nil {
-		tw.t.Fatal(err)
+		all.t.Fatal(err)
 	}
-	if _, err := ops.GrantConsent(tw.t.Context(), operatorOfTest, admin.NewConsent{Patient: id, Vendor: "apple",
+	if _, err := ops.GrantConsent(all.t.Context(), operatorOfTest, admin.NewConsent{Patient: id, Vendor: "apple",
 		Recipient: "any"}); err != nil {
-		tw.t.Fatal(err)
+		all.t.Fatal(err)
 	}
 }
 
-// TestTwinsStop stops one of two servers. The other must go on.
-func TestTwinsStop(t *testing.T) {
-	tw := newTwins(t, 2, nil)
-	tw.patient(0, "ada")
-	bearer := tw.backend(0, "system/*.rs", nil).bearer(t, tw.client())
-	if err := tw.nodes[0].stop(); err != nil {
+// TestPeersStop stops one of two servers. The other must go on.
+func TestPeersStop(t *testing.T) {
+	all := newPeers(t, 2, nil)
+	all.patient(0, "ada")
+	bearer := all.backend(0, "system/*.rs", nil).bearer(t, all.client())
+	if err := all.nodes[0].stop(); err != nil {
 		t.Fatal(err)
 	}
-	send(t, tw.at(1), http.StatusOK, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
-	tw.patient(1, "ben")
+	send(t, all.at(1), http.StatusOK, http.MethodGet, "/fhir/Patient/ada", "", bearer...)
+	all.patient(1, "ben")
 }

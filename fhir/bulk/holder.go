@@ -1,0 +1,192 @@
+package bulk
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/store"
+)
+
+// holder prepares the jobs of all processes, while its process has the role.
+type holder struct {
+	exporter *Exporter
+	ctx      context.Context // ends with the role
+	term     role.Term
+	wake     chan struct{} // has an element after a commit
+	wg       sync.WaitGroup
+	active   map[string]bool // ids of jobs that are being prepared; guarded by Exporter.mu
+}
+
+// lookEvery is the shortest time between two looks for jobs of other processes.
+const lookEvery = 250 * time.Millisecond
+
+// prepareAll prepares jobs until ctx ends.
+func (e *Exporter) prepareAll(ctx context.Context, t role.Term) {
+	h := &holder{exporter: e, ctx: ctx, term: t, wake: make(chan struct{}, 1), active: map[string]bool{}}
+	e.mu.Lock()
+	e.holder = h
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		e.holder = nil
+		e.mu.Unlock()
+		h.wg.Wait()
+	}()
+	if err := h.resume(); err != nil {
+		e.log(ctx, "unfinished exports could not be read", "", err)
+	}
+	for {
+		if err := h.follow(); err != nil {
+			e.log(ctx, "started exports could not be read", "", err)
+		}
+		pause := time.NewTimer(lookEvery)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+		pause.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.wake:
+		}
+	}
+}
+
+func (e *Exporter) log(ctx context.Context, what, id string, err error) {
+	if ctx.Err() == nil {
+		e.opts.Logger.ErrorContext(ctx, what, "job", id, "error", err)
+	}
+}
+
+// look makes the holder look for jobs that other processes have started.
+func (e *Exporter) look() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.holder == nil {
+		return
+	}
+	select {
+	case e.holder.wake <- struct{}{}:
+	default:
+	}
+}
+
+// prepareHere prepares a job of a kick-off at this process if it has the role. The grant
+// is that of the kick-off.
+func (e *Exporter) prepareHere(j *job, g *access.Grant) {
+	e.mu.Lock()
+	h := e.holder
+	e.mu.Unlock()
+	if h != nil {
+		h.start(j, g)
+	}
+}
+
+// isUnacknowledged reports whether the kick-off of a job was interrupted.
+func (e *Exporter) isUnacknowledged(j *job) bool {
+	return j.Seq == 0 && e.opts.Clock().Sub(j.Created) >= unacknowledged
+}
+
+// resume starts the unfinished jobs of earlier holders, and removes those whose kick-off
+// was interrupted.
+func (h *holder) resume() error {
+	e := h.exporter
+	var dropped []*job
+	err := e.each(h.ctx, func(j *job) {
+		switch {
+		case e.isUnacknowledged(j):
+			dropped = append(dropped, j)
+		case j.State == running && j.Seq != 0:
+			h.start(j, nil)
+		}
+	})
+	for _, j := range dropped {
+		if err != nil {
+			break
+		}
+		var old []byte
+		if old, err = json.Marshal(j); err != nil {
+			break
+		}
+		b := &store.Batch{State: []store.StateWrite{{Key: key(j.ID), Expect: store.StateEquals, Old: old}}}
+		h.term.Bind(b)
+		if _, err = e.opts.Store.Commit(h.ctx, b); store.Lost(err) {
+			err = nil // it was acknowledged after all
+		}
+	}
+	return err
+}
+
+// follow starts the jobs that were started by kick-offs since the last call.
+func (h *holder) follow() error {
+	e := h.exporter
+	var ids []string
+	err := e.opts.Store.List(h.ctx, runningPrefix, func(k string, _ []byte) bool {
+		ids = append(ids, strings.TrimPrefix(k, runningPrefix))
+		return true
+	})
+	for _, id := range ids {
+		if err != nil {
+			return err
+		}
+		var v []byte
+		if v, err = e.opts.Store.Get(h.ctx, key(id)); err != nil || v == nil {
+			continue
+		}
+		j := new(job)
+		if json.Unmarshal(v, j) == nil && j.State == running {
+			h.start(j, nil)
+		}
+	}
+	return err
+}
+
+// start determines in the background which files the job has, unless that is under way.
+func (h *holder) start(j *job, g *access.Grant) {
+	e := h.exporter
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h.active[j.ID] || e.holder != h {
+		return
+	}
+	h.active[j.ID] = true
+	h.wg.Go(func() {
+		h.finish(j, g)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(h.active, j.ID)
+	})
+}
+
+// finish prepares a job and stores the result.
+func (h *holder) finish(j *job, g *access.Grant) {
+	e := h.exporter
+	old, err := json.Marshal(j)
+	if err == nil {
+		err = e.prepare(h.ctx, j, g)
+	}
+	if h.ctx.Err() != nil {
+		return // the job keeps its state, and the next holder continues it
+	}
+	j.State = complete
+	if err != nil {
+		e.opts.Logger.ErrorContext(h.ctx, "export failed", "job", j.ID, "error", err)
+		j.State = failed
+	}
+	sw, _, err := e.put(j, store.StateEquals, old)
+	if err == nil {
+		b := &store.Batch{State: []store.StateWrite{sw, {Key: runningKey(j.ID)}}}
+		h.term.Bind(b)
+		_, err = e.opts.Store.Commit(h.ctx, b)
+	}
+	if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: the job was deleted, or the role is lost
+		e.log(h.ctx, "the state of an export cannot be written", j.ID, err)
+	}
+}
