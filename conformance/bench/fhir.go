@@ -206,18 +206,7 @@ func (b *bench) transactions() error {
 	const size = 100
 	bundles := max(1, (b.opt.seedObs-b.opt.requests)/size)
 	rate, lat, err := b.load(bundles, func(do send, i int) error {
-		var buf bytes.Buffer
-		buf.WriteString(`{"resourceType":"Bundle","type":"transaction","entry":[`)
-		for k := range size {
-			if k > 0 {
-				buf.WriteByte(',')
-			}
-			buf.WriteString(`{"resource":`)
-			buf.Write(b.observation(b.opt.requests + i*size + k))
-			buf.WriteString(`,"request":{"method":"POST","url":"Observation"}}`)
-		}
-		buf.WriteString(`]}`)
-		_, err := do("POST", "", buf.Bytes(), 200)
+		_, err := do("POST", "", b.bundle(b.opt.requests+i*size, size), 200)
 		return err
 	})
 	if err != nil {
@@ -226,6 +215,22 @@ func (b *bench) transactions() error {
 	b.add("transaction bundles", rate*size, "resources/s",
 		fmt.Sprintf("%d bundles of %d, p50 %.1f ms", bundles, size, ms(lat, .5)))
 	return nil
+}
+
+// bundle returns a transaction that creates n Observations from a number on.
+func (b *bench) bundle(from, n int) []byte {
+	var buf bytes.Buffer
+	buf.WriteString(`{"resourceType":"Bundle","type":"transaction","entry":[`)
+	for k := range n {
+		if k > 0 {
+			buf.WriteByte(',')
+		}
+		buf.WriteString(`{"resource":`)
+		buf.Write(b.observation(from + k))
+		buf.WriteString(`,"request":{"method":"POST","url":"Observation"}}`)
+	}
+	buf.WriteString(`]}`)
+	return buf.Bytes()
 }
 
 // export measures the download of all Observations, uncompressed and compressed.

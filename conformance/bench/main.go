@@ -5,6 +5,7 @@
 //
 //	bench -bin bin/pulsegate
 //	bench -bin bin/pulsegate -steps create,mixed        # only these steps
+//	bench -bin bin/pulsegate -nodes 1,2,4               # processes over one log
 //	bench -target http://127.0.0.1:8090/fhir -token -   # without a token
 //	bench -target https://ehr.example/r4 -token TOKEN   # any base URL
 //	bench -xml 1000 -write-xml export.xml               # only write the payload
@@ -37,6 +38,12 @@ type options struct {
 	workers, seedObs         int
 	xmlMB, samples           int
 	writeXML                 string
+
+	// of the step cluster
+	nodes, latency, joins    string
+	mongodb, mongodbPassword string
+	before                   string
+	length                   time.Duration // of a load
 }
 
 // figure is one measured value.
@@ -70,7 +77,7 @@ func main() {
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-" sends none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "",
-		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, floors, restart")
+		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, floors, restart, cluster (only if named)")
 	flag.StringVar(&o.mix, "mix", "ingest,export",
 		"background load of the step mixed, besides notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section with the figures to this file")
@@ -80,6 +87,18 @@ func main() {
 	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
 	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
 	flag.StringVar(&o.writeXML, "write-xml", "", "only write the export.xml of -xml MB to this file")
+	flag.StringVar(&o.nodes, "nodes", "",
+		"run the step cluster with these numbers of processes over one log, such as 1,2,4, which is the default of the step")
+	flag.StringVar(&o.latency, "latency", "",
+		"round trips to the log in the step cluster, through a network that delays (default 0,5ms,10ms)")
+	flag.StringVar(&o.joins, "joins", "",
+		"Observations in the store when a process joins, in the step cluster, or none (default 20000,200000)")
+	flag.DurationVar(&o.length, "length", 3*time.Second, "length of each load of the step cluster")
+	flag.StringVar(&o.mongodb, "mongodb", "",
+		"connection string, without a password, of a replica set for the step cluster, which adds databases and removes them; empty starts a stand-in")
+	flag.StringVar(&o.mongodbPassword, "mongodb-password-file", "", "file with the password of the user in -mongodb")
+	flag.StringVar(&o.before, "before", "",
+		"an earlier binary, with which the step cluster compares one process alone")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -91,6 +110,9 @@ func run(o options) error {
 	if o.writeXML != "" {
 		_, err := writeExport(o.writeXML, o.xmlMB)
 		return err
+	}
+	if o.nodes != "" && o.steps == "" {
+		o.steps = "cluster"
 	}
 	b := &bench{opt: o}
 	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
@@ -161,7 +183,7 @@ func (b *bench) own(hc *http.Client) error {
 		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
 		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
 		{"links", b.links}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
-		{"restart", b.restart}})
+		{"restart", b.restart}, {clusterStep, b.cluster}})
 }
 
 // newClient registers a client of srv that may do everything.
@@ -193,10 +215,13 @@ type step struct {
 	do   func() error
 }
 
+// clusterStep is the name of the step that runs only if it is named.
+const clusterStep = "cluster"
+
 // run runs the selected steps.
 func (b *bench) run(steps []step) error {
 	for _, s := range steps {
-		if b.opt.steps != "" && !slices.Contains(strings.Split(b.opt.steps, ","), s.name) {
+		if !b.selected(s.name) {
 			continue
 		}
 		if err := s.do(); err != nil {
@@ -204,6 +229,14 @@ func (b *bench) run(steps []step) error {
 		}
 	}
 	return nil
+}
+
+// selected reports whether a step is to be run.
+func (b *bench) selected(name string) bool {
+	if b.opt.steps == "" {
+		return name != clusterStep
+	}
+	return slices.Contains(strings.Split(b.opt.steps, ","), name)
 }
 
 // add adds a figure and prints it.

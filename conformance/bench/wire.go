@@ -30,7 +30,11 @@ type wire struct {
 }
 
 // newWire connects to the server of the client. It returns nil if that uses TLS.
-func newWire(c *blackbox.Client) (*wire, error) {
+func newWire(c *blackbox.Client) (*wire, error) { return newWireAt(c, "") }
+
+// newWireAt is newWire for a server that listens at addr, if that is not "", and has
+// the base URL of the client, such as one of several behind a load balancer.
+func newWireAt(c *blackbox.Client, addr string) (*wire, error) {
 	u, err := url.Parse(c.FHIRBase())
 	if err != nil || u.Scheme != "http" {
 		return nil, err
@@ -39,7 +43,10 @@ func newWire(c *blackbox.Client) (*wire, error) {
 	if u.Port() == "" {
 		host = net.JoinHostPort(host, "80")
 	}
-	conn, err := net.Dial("tcp", host)
+	if addr == "" {
+		addr = host
+	}
+	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}

@@ -178,8 +178,11 @@ func (s *Server) memory(field string) (int64, error) {
 
 // CPU returns the processor time that the process has used in user and system mode,
 // with a resolution of 10 ms.
-func (s *Server) CPU() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pID()))
+func (s *Server) CPU() (time.Duration, error) { return CPU(s.pID()) }
+
+// CPU returns the processor time that a process has used, as Server.CPU does.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}

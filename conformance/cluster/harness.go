@@ -16,6 +16,7 @@ import (
 
 	"pulsegate/conformance/blackbox"
 	"pulsegate/conformance/cluster/history"
+	"pulsegate/conformance/cluster/servers"
 )
 
 // base is the public address of the cluster. It is never looked up.
@@ -27,8 +28,8 @@ const scope = "system/*.cruds"
 type harness struct {
 	settings *settings
 	dir, key string
-	stand    *standIn // nil with a MongoDB of the user
-	redis    *redis   // nil with a Redis of the user
+	stand    *servers.MongoDB // nil with a MongoDB of the user
+	redis    *servers.Redis   // nil with a Redis of the user
 	nodes    []*node
 	patients []string
 	clientID string
@@ -60,7 +61,7 @@ func (h *harness) start() error {
 		return err
 	}
 	if h.settings.mongodb == "" {
-		if h.stand, err = startStandIn(filepath.Join(h.dir, "mongodb")); err != nil {
+		if h.stand, err = servers.StartMongoDB(filepath.Join(h.dir, "mongodb")); err != nil {
 			return err
 		}
 	}
@@ -68,7 +69,7 @@ func (h *harness) start() error {
 	case "none":
 		h.settings.redis = ""
 	case "":
-		if h.redis, err = startRedis(); err != nil {
+		if h.redis, err = servers.StartRedis(); err != nil {
 			return err
 		}
 	}
@@ -301,14 +302,14 @@ func (h *harness) faults() []fault {
 		out = append(out, fault{"cut of " + n.name + " from MongoDB", h.network(cut, 0, toMongoDB, n), n},
 			fault{"network of " + m.name + " holds bytes to MongoDB", h.network(hold, 0, toMongoDB, m), m},
 			fault{"slow network to MongoDB", h.network(pass, 50*time.Millisecond, toMongoDB, h.nodes...), nil},
-			fault{"end of MongoDB", h.ended(h.stand.kill, h.stand.start), nil})
+			fault{"end of MongoDB", h.ended(h.stand.Kill, h.stand.Start), nil})
 	}
 	if h.redis != nil {
 		n := one()
 		out = append(out, fault{"cut of " + n.name + " from Redis",
 			h.network(cut, 0, func(n *node) *proxy { return n.toRedis }, n), n},
-			fault{"Redis emptied", h.ended(h.redis.flush, h.redis.flush), nil},
-			fault{"end of Redis", h.ended(h.redis.kill, h.redis.start), nil})
+			fault{"Redis emptied", h.ended(h.redis.Flush, h.redis.Flush), nil},
+			fault{"end of Redis", h.ended(h.redis.Kill, h.redis.Start), nil})
 	}
 	return out
 }
@@ -341,7 +342,7 @@ func (h *harness) sequencer() *node {
 	if h.redis == nil {
 		return nil
 	}
-	lease, err := h.redis.sequencer()
+	lease, err := h.redis.Sequencer()
 	if err != nil {
 		return nil
 	}

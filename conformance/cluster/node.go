@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"pulsegate/conformance/blackbox"
-	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
 )
 
 // database is the name of the cluster's database in the stand-in.
@@ -48,13 +45,13 @@ func (h *harness) newNode(i int) (*node, error) {
 	}
 	var err error
 	if h.stand != nil {
-		if n.toMongoDB, err = newProxy(h.stand.addr); err != nil {
+		if n.toMongoDB, err = newProxy(h.stand.Addr); err != nil {
 			return nil, err
 		}
 		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + database
 	}
 	if h.redis != nil {
-		if n.toRedis, err = newProxy(h.redis.addr()); err != nil {
+		if n.toRedis, err = newProxy(h.redis.Addr()); err != nil {
 			return nil, err
 		}
 		n.redis = "redis://" + n.toRedis.addr()
@@ -113,43 +110,6 @@ func (n *node) ready() error {
 	return fmt.Errorf("%s is not ready after a minute: %w", n.name, last)
 }
 
-// standIn is the stand-in for MongoDB. It keeps its databases when it is killed.
-type standIn struct {
-	addr, dir, path string
-	cmd             *exec.Cmd
-	stop            func() error
-}
-
-func startStandIn(dir string) (*standIn, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	path, err := mongotest.Build(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	port, err := blackbox.FreePort()
-	if err != nil {
-		return nil, err
-	}
-	s := &standIn{addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, path: path}
-	return s, s.start()
-}
-
-func (s *standIn) start() (err error) {
-	s.cmd = exec.Command(s.path, "-listen", s.addr, "-dir", s.dir)
-	_, s.stop, err = mongotest.Start(s.cmd)
-	return err
-}
-
-func (s *standIn) kill() error {
-	if err := s.cmd.Process.Kill(); err != nil {
-		return err
-	}
-	_ = s.stop() // reports the kill
-	return nil
-}
-
 // close ends everything that the harness started.
 func (h *harness) close() error {
 	var errs []error
@@ -164,10 +124,10 @@ func (h *harness) close() error {
 		}
 	}
 	if h.redis != nil {
-		errs = append(errs, h.redis.kill())
+		errs = append(errs, h.redis.Kill())
 	}
-	if h.stand != nil && h.stand.stop != nil {
-		errs = append(errs, h.stand.stop())
+	if h.stand != nil {
+		errs = append(errs, h.stand.Stop())
 	}
 	return errors.Join(errs...)
 }

@@ -200,7 +200,7 @@ var owners = map[string]string{
 	"github.com/spf13/cobra":              "pulsegate/cmd",
 	"github.com/lestrrat-go/jwx":          "pulsegate/smart,pulsegate/conformance,pulsegate/cmd,pulsegate/adapters/cloud/googlehealth",
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
-	"go.mongodb.org/mongo-driver":         "pulsegate/fhir/store/sharedlog/mongolog,pulsegate/fhir/cluster/mirror",
+	"go.mongodb.org/mongo-driver":         "pulsegate/fhir/store/sharedlog/mongolog,pulsegate/fhir/cluster/mirror,pulsegate/conformance/bench",
 }
 
 // below reports whether package p is dir or one of its subpackages.
