@@ -25,15 +25,18 @@ func TestPrintCluster(t *testing.T) {
 		Snapshots: []admin.ClusterSnapshot{{Entry: 7, Node: "two", Files: 6, Bytes: 4234}},
 		Mirror:    &admin.ClusterMirror{Database: "documents", Commit: 5, Behind: 3}}
 	got := print(&s)
-	for _, want := range []string{"cluster      7d0f\n", "epoch        2\n", "4; all servers read 5", "one, entry 9, commit 8",
+	for _, want := range []string{"cluster      7d0f\n", "epoch        2\n", "4; all servers read 5",
+		"one, entry 9, commit 8",
 		"entries 1 to 10", "-0.012 s", "none: there is no Redis", "documents, commit 5, 3 commits behind",
-		"NODE  VERSION", "one   v1       -        -        9      1    5       yes", "notary  one", "7      -        two   6      4234"} {
+		"NODE  VERSION", "one   v1       -        -        9      1    5       yes", "notary  one",
+		"7      -        two   6      4234"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
 	s.Redis, s.Mirror = true, nil
-	if got := print(&s); !strings.Contains(got, "sequencer    none\n") || !strings.Contains(got, "mirror       none\n") {
+	if got := print(&s); !strings.Contains(got, "sequencer    none\n") ||
+		!strings.Contains(got, "mirror       none\n") {
 		t.Errorf("got\n%s", got)
 	}
 	s.Sequencer = &admin.ClusterSequencer{Node: "two", Address: "two:7000"}

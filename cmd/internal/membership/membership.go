@@ -142,7 +142,7 @@ func (c *Change) confirmed(verb string, id [16]byte, about string) error {
 	}
 	again := fmt.Sprintf("to confirm, repeat the command with --cluster %s", name)
 	if c.Cluster == "" {
-		return admin.Advise(fmt.Errorf("this is cluster %s, %s; `pulsegate cluster %s --help` tells what the command does",
+		return admin.Advise(fmt.Errorf("this is cluster %s, %s; see `pulsegate cluster %s --help` before you confirm",
 			name, about, verb), again)
 	}
 	return admin.Advise(fmt.Errorf("this is not cluster %.40q, but cluster %s, %s", c.Cluster, name, about), again)

@@ -237,3 +237,20 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// TestBeating checks what a program without a store learns: the processes that Redis has
+// heard of, without nonsense, and itself not among them.
+func TestBeating(t *testing.T) {
+	w := newWorld()
+	beat(t, w.registry("b", w.redis), w.registry("a", w.redis))
+	w.redis.values["odd"] = []byte("{")
+	before := len(w.redis.values)
+	list, err := Beating(t.Context(), w.redis)
+	if err != nil || len(list) != 2 || list[0].Name != "a" || list[1].Name != "b" || len(w.redis.values) != before {
+		t.Errorf("%+v, %v", list, err)
+	}
+	w.redis.down = true
+	if _, err := Beating(t.Context(), w.redis); err == nil {
+		t.Error("no error without Redis")
+	}
+}
