@@ -48,6 +48,9 @@ type Member struct {
 	Founded bool
 	// Discarded says why the process discarded the copy that it had, if it did.
 	Discarded string
+	// Kept is the directory of the discarded copy if it may have what the log lost: it
+	// is of an epoch before a restore.
+	Kept string
 	// Was is the epoch of the discarded copy, if the cluster has another one.
 	Was uint64
 
@@ -100,18 +103,38 @@ func (m *Member) open(ctx context.Context) error {
 	}
 	if had.Exists {
 		m.DB, err = m.openStore(false)
-		if !errors.Is(err, pebblestore.ErrRejoin) {
+		switch {
+		case !errors.Is(err, pebblestore.ErrRejoin) || errors.Is(err, pebblestore.ErrSchema):
 			return err
+		case m.Was == 0 && errors.Is(err, sharedlog.ErrDiverged):
+			// The copy may be the last one that has what the log lost.
+			return fmt.Errorf("the database was restored to an earlier state, or is not the one of this server: "+
+				"stop all servers and run `pulsegate cluster restore`: %w", err)
 		}
 		m.Discarded = err.Error()
-		m.opts.Logger.Warn("the copy of the store cannot follow the log and is discarded", "reason", m.Discarded)
+		if err := m.discard(); err != nil {
+			return err
+		}
 	}
 	return m.join(ctx)
 }
 
+// discard removes the copy of this process, or sets it aside if it may have what the
+// log lost.
+func (m *Member) discard() error {
+	if m.Was == 0 {
+		m.opts.Logger.Warn("the copy of the store cannot follow the log and is discarded", "reason", m.Discarded)
+		return os.RemoveAll(m.opts.Dir)
+	}
+	m.Kept = fmt.Sprintf("%s.epoch-%d", m.opts.Dir, m.Was)
+	m.opts.Logger.Warn("the log was restored; the copy from before is set aside, and may be removed",
+		"reason", m.Discarded, "dir", m.Kept)
+	return errors.Join(os.RemoveAll(m.Kept), os.Rename(m.opts.Dir, m.Kept))
+}
+
 // join begins with a snapshot, or with the log if it has none.
 func (m *Member) join(ctx context.Context) error {
-	if err := os.RemoveAll(m.opts.Dir); err != nil {
+	if err := os.RemoveAll(m.opts.Dir); err != nil { // an empty store
 		return err
 	}
 	newest, err := snapshot.Newest(ctx, m.opts.Snapshots, m.opts.Log, m.Identity)

@@ -14,7 +14,6 @@ import (
 	"pulsegate/fhir/cluster"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
-	"pulsegate/fhir/store/sharedlog"
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
 
@@ -354,6 +353,9 @@ func TestRestore(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// Without a decision of the operator, the copies stay: they may be all that is left
+	// of what the log lost.
+	ps[1].refused(t, "cluster restore")
 	id, err := cluster.Restore(ctx, ps[0].client)
 	if err != nil || id.Epoch != 2 {
 		t.Fatal(id, err)
@@ -362,6 +364,9 @@ func TestRestore(t *testing.T) {
 		m := p.open(t)
 		if m.Was != 1 || m.Discarded == "" || m.Identity.Epoch != 2 {
 			t.Errorf("it was of epoch %d, and discarded its copy because of %q", m.Was, m.Discarded)
+		}
+		if before, err := pebblestore.MembershipOf(m.Kept, nil); err != nil || before.Epoch != 1 {
+			t.Errorf("the copy from before is not kept: %+v %v", before, err)
 		}
 		has(t, m, "p0", "p1", "p2")
 		members = append(members, m)
@@ -372,5 +377,34 @@ func TestRestore(t *testing.T) {
 	if _, err := cluster.Restore(ctx, memlog.New(memlog.Options{}).Client("x")); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
 	}
-	var _ sharedlog.Identity = id
+}
+
+// TestOldProgram checks that a program that cannot read the rows of the cluster does
+// not start, and keeps its copy.
+func TestOldProgram(t *testing.T) {
+	ctx := context.Background()
+	servers := memlog.New(memlog.Options{})
+	p := newProcess(t, servers, "a")
+	m, err := cluster.Open(ctx, p.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, m, "p0")
+	old := m.Identity
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raised := old
+	raised.Schema++
+	if ok, err := p.client.SetIdentity(ctx, old, raised); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	p.refused(t, "row schema")
+	if kept, err := pebblestore.MembershipOf(p.dir, nil); err != nil || !kept.Exists {
+		t.Errorf("its copy is gone: %+v %v", kept, err)
+	}
+	if ok, err := p.client.SetIdentity(ctx, raised, old); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	has(t, p.open(t), "p0")
 }

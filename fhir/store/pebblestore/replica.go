@@ -588,7 +588,7 @@ func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, err
 		return nil, rejoin("the log has entries of a later epoch")
 	}
 	if e.Schema > RowSchema {
-		return nil, rejoin("the log has entries in a newer encoding; install a newer version of this program")
+		return nil, tooOld("the log has entries in a newer encoding; install a newer version of this program")
 	}
 	repr, err := r.codec.unpack(e)
 	if err != nil {

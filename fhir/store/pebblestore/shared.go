@@ -97,7 +97,7 @@ func (s Shared) setDefaults() (*Shared, error) {
 			s.Identity.Schema))
 	}
 	if s.Identity.Schema > RowSchema {
-		return nil, rejoin(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d",
+		return nil, tooOld(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d",
 			s.Identity.Schema, RowSchema))
 	}
 	return &s, nil
@@ -153,11 +153,23 @@ func (d *DB) firstPosition(ctx context.Context, conf *Shared) error {
 // rejoin returns an ErrRejoin with a reason.
 func rejoin(reason string) error { return fmt.Errorf("%w: %w", ErrRejoin, fault.Refusal(reason)) }
 
+// tooOld returns an ErrRejoin that is also an ErrSchema.
+func tooOld(reason string) error { return rejoinError{rejoin(reason), ErrSchema} }
+
+// rejoinError is an ErrRejoin with its cause.
+type rejoinError struct {
+	error
+	cause error
+}
+
+// Unwrap returns the ErrRejoin and its cause.
+func (e rejoinError) Unwrap() []error { return []error{e.error, e.cause} }
+
 // mustRejoin returns the ErrRejoin for an error of the log, or nil.
 func mustRejoin(err error) error {
 	for _, e := range []error{sharedlog.ErrDiverged, sharedlog.ErrTruncated, sharedlog.ErrEpoch} {
 		if errors.Is(err, e) {
-			return rejoin(e.Error())
+			return rejoinError{rejoin(e.Error()), e}
 		}
 	}
 	if errors.Is(err, ErrRejoin) {
