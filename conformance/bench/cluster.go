@@ -18,7 +18,7 @@ import (
 	"pulsegate/conformance/cluster/servers"
 )
 
-// plan is what the step cluster measures.
+// plan holds the cases of the step cluster.
 type plan struct {
 	nodes   []int           // numbers of processes, ascending
 	latency []time.Duration // round trips to the log
@@ -41,7 +41,8 @@ func newPlan(o options) (p plan, err error) {
 		return p, fmt.Errorf("-latency: %w", err)
 	}
 	if o.mongodb != "" && !slices.Equal(p.latency, []time.Duration{0}) {
-		return p, errors.New("-latency: with -mongodb, the network to the replica set is as it is: the driver connects to the members that the set names")
+		return p, errors.New("-latency: with -mongodb it must be 0: " +
+			"the driver connects to the members that the set names, not through a network that delays")
 	}
 	return p, nil
 }
@@ -148,20 +149,19 @@ func (s *backing) close() error {
 
 // fleet is a cluster of processes over one log.
 type fleet struct {
-	b     *bench
-	s     *backing
-	name  string
-	dir   string
-	uri   string // with the database of the cluster, as the processes reach it
-	env   []string
-	log   *logDB
-	nodes []*blackbox.Server
-	addrs []string // at which the processes listen
+	bench   *bench
+	backing *backing
+	dir     string
+	uri     string // with the database of the cluster, as the processes reach it
+	env     []string
+	log     *logDB
+	nodes   []*blackbox.Server
+	addrs   []string // at which the processes listen
 }
 
 // newFleet prepares a cluster without processes.
 func (b *bench) newFleet(ctx context.Context, s *backing, name string) (*fleet, error) {
-	f := &fleet{b: b, s: s, name: name, dir: filepath.Join(b.dir, name)}
+	f := &fleet{bench: b, backing: s, dir: filepath.Join(b.dir, name)}
 	if err := os.Mkdir(f.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (f *fleet) add(ctx context.Context) (time.Duration, error) {
 	name := fmt.Sprintf("node-%d", len(f.addrs))
 	begin := time.Now()
 	// All processes have the URL of the first, as behind a load balancer.
-	srv, err := blackbox.StartWith(f.b.opt.bin, filepath.Join(f.dir, name), listen, append([]string{
+	srv, err := blackbox.StartWith(f.bench.opt.bin, filepath.Join(f.dir, name), listen, append([]string{
 		"PULSEGATE_BASE_URL=http://" + f.addrs[0], "PULSEGATE_NODE=" + name, "PULSEGATE_PEER_LISTEN=" + peer,
 		"PULSEGATE_PEER_ADDRESS=" + peer}, f.env...))
 	if err != nil {

@@ -24,7 +24,8 @@ func TestPlan(t *testing.T) {
 		!slices.Equal(p.latency, []time.Duration{0, time.Millisecond}) {
 		t.Errorf("got %v, %v", p, err)
 	}
-	if p, err = newPlan(options{mongodb: "mongodb://db/bench"}); err != nil || !slices.Equal(p.latency, []time.Duration{0}) {
+	p, err = newPlan(options{mongodb: "mongodb://db/bench"})
+	if err != nil || !slices.Equal(p.latency, []time.Duration{0}) {
 		t.Errorf("with a replica set: %v, %v", p, err)
 	}
 	for want, o := range map[string]options{
@@ -93,8 +94,9 @@ func TestDuring(t *testing.T) {
 	got, err := load(errDone)
 	slices.Sort(numbers)
 	distinct := slices.Compact(slices.Clone(numbers))
-	if err != nil || got.n != 50 || len(got.lat) != 50 || len(distinct) != 50 || ended != 3 || !slices.IsSorted(got.lat) {
-		t.Errorf("%d calls, %d latencies, numbers %v, %d ends, error %v", got.n, len(got.lat), numbers, ended, err)
+	if err != nil || got.done != 50 || len(got.lat) != 50 || len(distinct) != 50 || ended != 3 ||
+		!slices.IsSorted(got.lat) {
+		t.Errorf("%d calls, %d latencies, numbers %v, %d ends, error %v", got.done, len(got.lat), numbers, ended, err)
 	}
 	broken := errors.New("broken")
 	if _, err := load(broken); !errors.Is(err, broken) || ended != 3 {
@@ -108,8 +110,8 @@ func TestDuring(t *testing.T) {
 }
 
 func TestTally(t *testing.T) {
-	a := tally{n: 30, took: 2 * time.Second, lat: []time.Duration{time.Millisecond}}
-	sum := a.merge(tally{n: 10, took: 2 * time.Second})
+	a := tally{done: 30, took: 2 * time.Second, lat: []time.Duration{time.Millisecond}}
+	sum := a.merge(tally{done: 10, took: 2 * time.Second})
 	if a.rate() != 15 || sum.rate() != 10 || share(sum, a) != "0.67" {
 		t.Errorf("rates %v and %v, share %s, want 15, 10, 0.67", a.rate(), sum.rate(), share(sum, a))
 	}
@@ -167,8 +169,8 @@ func TestSegmentsFrom(t *testing.T) {
 
 func TestNewDatabase(t *testing.T) {
 	for in, want := range map[string]string{
-		"mongodb://h:1/bench": "mongodb://h:1/bench_0a_loads",
-		"mongodb+srv://u@h/b?replicaSet=rs0&authSource=admin": "mongodb+srv://u@h/b_0a_loads?replicaSet=rs0&authSource=admin",
+		"mongodb://h:1/bench":                  "mongodb://h:1/bench_0a_loads",
+		"mongodb+srv://u@h/b?authSource=admin": "mongodb+srv://u@h/b_0a_loads?authSource=admin",
 	} {
 		if got, err := newDatabase(in, []byte{10}, "loads"); err != nil || got != want {
 			t.Errorf("%s: got %s, %v, want %s", in, got, err, want)

@@ -15,7 +15,8 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// target is what a load is sent to: one process, or all processes of a cluster in turn.
+// target receives loads. It is one process, or a cluster, of which each process gets
+// every n-th request.
 type target struct {
 	bench     bench // with the client and the patient of the target
 	addrs     []string
@@ -131,7 +132,7 @@ func (t *target) visibility(length time.Duration) (out tally, err error) {
 		}
 		out.lat = append(out.lat, time.Since(at))
 	}
-	out.n, out.took = len(out.lat), time.Since(begin)
+	out.done, out.took = len(out.lat), time.Since(begin)
 	slices.Sort(out.lat)
 	return out, nil
 }
@@ -162,7 +163,7 @@ func (t *target) costs(load func() (tally, error)) (tally, string, error) {
 		return out, "", err
 	}
 	p1, m1, err := t.cpu()
-	n := int64(max(1, out.n))
+	n := int64(max(1, out.done))
 	note := fmt.Sprintf("CPU per request: servers %d us", (p1-p0).Microseconds()/n)
 	if t.mongodb != 0 {
 		note += fmt.Sprintf(", MongoDB's stand-in %d us", (m1-m0).Microseconds()/n)
@@ -183,7 +184,7 @@ func (t *target) measureAlone(length time.Duration) (a alone, err error) {
 
 // merge adds the counts and times of another load. The latencies stay.
 func (t tally) merge(o tally) tally {
-	return tally{n: t.n + o.n, took: t.took + o.took, lat: t.lat}
+	return tally{done: t.done + o.done, took: t.took + o.took, lat: t.lat}
 }
 
 // compareBefore compares one process without a cluster with that of an earlier binary,

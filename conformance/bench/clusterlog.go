@@ -209,16 +209,16 @@ var errDone = errors.New("done")
 
 // tally is the outcome of a load.
 type tally struct {
-	n    int
+	done int // calls
 	took time.Duration
 	lat  []time.Duration // sorted
 }
 
-func (t tally) rate() float64 { return float64(t.n) / max(t.took, 1).Seconds() }
+func (t tally) rate() float64 { return float64(t.done) / max(t.took, 1).Seconds() }
 
 // times returns a note of the latencies.
 func (t tally) times() string {
-	if t.n == 0 {
+	if t.done == 0 {
 		return "none done"
 	}
 	return fmt.Sprintf("p50 %.2f ms, p99 %.2f ms", ms(t.lat, .5), ms(t.lat, .99))
@@ -255,19 +255,20 @@ func during(workers int, length time.Duration,
 	}
 	wg.Wait()
 	t := tally{took: time.Since(begin), lat: slices.Concat(lats...)}
-	t.n = len(t.lat)
+	t.done = len(t.lat)
 	slices.Sort(t.lat)
 	return t, errors.Join(errs...)
 }
 
-// newDatabase returns the connection string with a new database behind the hosts of
-// another, whose name begins with the name there.
+// newDatabase replaces the database of a connection string by a new one, with the old
+// name at the beginning of the new name.
 func newDatabase(uri string, suffix []byte, what string) (string, error) {
 	head, query, _ := strings.Cut(uri, "?")
 	scheme, rest, ok := strings.Cut(head, "://")
 	hosts, name, named := strings.Cut(rest, "/")
 	if !ok || !named || name == "" {
-		return "", errors.New("-mongodb must be a connection string with a database, as mongodb://host/bench?replicaSet=rs0")
+		return "", errors.New("-mongodb must be a connection string with a database, " +
+			"such as mongodb://host/bench?replicaSet=rs0")
 	}
 	if query != "" {
 		query = "?" + query

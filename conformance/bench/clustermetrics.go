@@ -20,7 +20,7 @@ func (m meter) minus(o meter) meter { return meter{m.count - o.count, m.seconds 
 // mean returns the mean in milliseconds.
 func (m meter) mean() float64 { return m.seconds / max(1, m.count) * 1000 }
 
-// logWork is what the processes did with the log.
+// logWork counts the operations of the processes on the log.
 type logWork struct{ appends, looks meter }
 
 // note describes the work since an earlier state, for a number of requests.

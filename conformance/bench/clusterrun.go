@@ -73,11 +73,11 @@ func (r *loadRun) grow(ctx context.Context, n int) error {
 		}
 		if r.target == nil {
 			var err error
-			if r.target, err = f.b.newTarget(f.nodes[0]); err != nil {
+			if r.target, err = f.bench.newTarget(f.nodes[0]); err != nil {
 				return err
 			}
-			if f.s.mongodb != nil {
-				r.target.mongodb = f.s.mongodb.PID()
+			if f.backing.mongodb != nil {
+				r.target.mongodb = f.backing.mongodb.PID()
 			}
 		}
 		r.target.addrs, r.target.processes = f.addrs, f.nodes
@@ -87,7 +87,7 @@ func (r *loadRun) grow(ctx context.Context, n int) error {
 
 // measure measures the cluster at the delay that is set, each figure next to its floor.
 func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
-	b, t := r.fleet.b, r.target
+	b, t := r.fleet.bench, r.target
 	what := fmt.Sprintf("%s, log %v: ", processes(len(t.addrs)), delay)
 	if _, err := t.creates(r.length / 8); err != nil { // opens connections, and gives the lease of the sequencer
 		return err
@@ -127,9 +127,10 @@ func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
 			return err
 		}
 		b.add(what+l.name, done.rate(), "1/s", fmt.Sprintf("%s, %s of one process alone; %s; %s; %s", done.times(),
-			share(done, l.alone), log.groups(done.took), work.note(before, done.n), cost))
+			share(done, l.alone), log.groups(done.took), work.note(before, done.done), cost))
 		b.floor("floor: majority inserts, one per request", floor.rate(), done.rate(), "1/s",
-			fmt.Sprintf("%s, %d bytes each, %d connections, the same network", floor.times(), insertBytes, b.opt.workers))
+			fmt.Sprintf("%s, %d bytes each, %d connections, the same network", floor.times(), insertBytes,
+				b.opt.workers))
 		*l.sum, *l.log = l.sum.merge(done), l.log.merge(log)
 	}
 	if len(t.addrs) == 1 {
@@ -141,7 +142,7 @@ func (r *loadRun) measure(ctx context.Context, delay time.Duration) error {
 	}
 	b.add(what+"read at another process", ms(seen.lat, .5), "ms p50",
 		fmt.Sprintf("p99 %.2f ms, right after a create was acknowledged; all %d found at the first request",
-			ms(seen.lat, .99), seen.n))
+			ms(seen.lat, .99), seen.done))
 	return nil
 }
 
@@ -176,16 +177,18 @@ const (
 
 // sizes adds the bytes of log for each request and sample.
 func (r *loadRun) sizes(ctx context.Context) error {
-	b := r.fleet.b
-	b.add("log of a create", r.createdLogged.per(r.created.n), "B", fmt.Sprintf("BSON of the entries, mean of %d; also what the processes commit by themselves", r.created.n))
-	b.add("log of a read", r.readLogged.per(r.read.n), "B", fmt.Sprintf("its audit event, mean of %d", r.read.n))
+	b := r.fleet.bench
+	b.add("log of a create", r.createdLogged.per(r.created.done), "B",
+		fmt.Sprintf("BSON of the entries, mean of %d; also what the processes commit by themselves", r.created.done))
+	b.add("log of a read", r.readLogged.per(r.read.done), "B", fmt.Sprintf("its audit event, mean of %d", r.read.done))
 	at, err := r.fleet.log.head(ctx)
 	if err != nil {
 		return err
 	}
 	for i := range samplePushes {
-		path := fmt.Sprintf("%s/ingest/oura/v2?patient=%s&name=heartrate.json", r.target.bench.client.Base, r.target.bench.patient)
-		rs, err := r.target.bench.client.Do(http.MethodPost, path, heartRates(i), "Content-Type", "application/json")
+		to := &r.target.bench
+		path := fmt.Sprintf("%s/ingest/oura/v2?patient=%s&name=heartrate.json", to.client.Base, to.patient)
+		rs, err := to.client.Do(http.MethodPost, path, heartRates(i), "Content-Type", "application/json")
 		if err != nil {
 			return err
 		}

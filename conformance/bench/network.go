@@ -80,7 +80,7 @@ func (n *network) connect(from net.Conn) {
 	var both sync.WaitGroup
 	both.Go(func() { _ = carry(to, from, n.oneWay) })
 	both.Go(func() { _ = carry(from, to, n.oneWay) })
-	both.Wait() // an error ends the connection, and the process behind it reports that
+	both.Wait() // an error ends the connection, which the process at its end reports
 	n.mu.Lock()
 	delete(n.conns, from)
 	delete(n.conns, to)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sent sends 100 pieces at once through a copier between two connections. It returns
+// sent sends 100 pieces in one moment through a copier between two connections. It returns
 // when the first and the last arrived, and whether they were intact and in order.
 func sent(t *testing.T, through func(to, from net.Conn, delay func() time.Duration) error) (
 	first, last time.Duration, intact bool,
@@ -52,7 +52,7 @@ func sent(t *testing.T, through func(to, from net.Conn, delay func() time.Durati
 	return first, last, bytes.Equal(got, want.Bytes())
 }
 
-// TestCarry sends many pieces at once. All arrive one delay later. The control sleeps
+// TestCarry sends many pieces in one moment. All arrive one delay later. The control sleeps
 // for each piece, which limits the throughput.
 func TestCarry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
