@@ -56,11 +56,11 @@ func New(n int, clock func() time.Time, seed uint64) (*Processes, error) {
 	for range n {
 		p.files = append(p.files, vfs.NewCrashableMem())
 	}
-	return p, p.open()
+	return p, p.Open()
 }
 
-// open opens the stores. Only the first process compacts series.
-func (p *Processes) open() error {
+// Open opens the stores again, after Close. Only the first process compacts series.
+func (p *Processes) Open() error {
 	p.lives++
 	p.DBs = nil
 	var stores []store.Store
@@ -91,14 +91,6 @@ func (p *Processes) Close() error {
 	return err
 }
 
-// Restart closes the stores and opens them again.
-func (p *Processes) Restart() error {
-	if err := p.Close(); err != nil {
-		return err
-	}
-	return p.open()
-}
-
 // Crash takes what a crash would leave of the files, which are the durable data and a
 // random part of the rest.
 func (p *Processes) Crash(r *rand.Rand) (left []*vfs.MemFS) {
@@ -108,11 +100,8 @@ func (p *Processes) Crash(r *rand.Rand) (left []*vfs.MemFS) {
 	return left
 }
 
-// RestartFrom closes the stores and opens those of other files.
-func (p *Processes) RestartFrom(files []*vfs.MemFS) error {
-	if err := p.Close(); err != nil {
-		return err
-	}
+// OpenFrom opens the stores of other files, after Close.
+func (p *Processes) OpenFrom(files []*vfs.MemFS) error {
 	p.files = files
-	return p.open()
+	return p.Open()
 }
