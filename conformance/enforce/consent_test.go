@@ -73,8 +73,8 @@ type consentWorld struct {
 
 // newConsentWorld returns a consentWorld. records says that the clients may record
 // Consents.
-func newConsentWorld(f fault, records bool) *consentWorld {
-	s := &consentWorld{world: open(f), tokens: map[string]string{}, before: map[string]string{}}
+func newConsentWorld(f fault, which servers, records bool) *consentWorld {
+	s := &consentWorld{world: open(f, which), tokens: map[string]string{}, before: map[string]string{}}
 	ctx := context.Background()
 	put := func(typ, id, vendor, author, body string) {
 		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Vendor: vendor, Author: author,
@@ -202,8 +202,8 @@ func (s *consentWorld) try(a attempt) (int, string) {
 
 // attack sends the attempts to a server and returns an error for the first with a
 // forbidden effect.
-func attack(f fault, records bool, list []attempt) error {
-	s := newConsentWorld(f, records)
+func attack(f fault, which servers, records bool, list []attempt) error {
+	s := newConsentWorld(f, which, records)
 	defer s.close()
 	if err := s.verify(); err != nil {
 		return fmt.Errorf("before any attempt: %w", err)
@@ -227,14 +227,16 @@ var lists = rapid.SliceOfN(attempts, 4, 12)
 // withdrawn access nor change the Consents of others.
 func TestConsentWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		if err := attack(noFault, rapid.Bool().Draw(t, "registered to record"), lists.Draw(t, "writes")); err != nil {
+		if err := attack(noFault, oneStore, rapid.Bool().Draw(t, "registered to record"), lists.Draw(t, "writes")); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
 // TestConsentWriteControls checks that servers with a fault are detected.
-func TestConsentWriteControls(t *testing.T) {
+func TestConsentWriteControls(t *testing.T) { testConsentWriteControls(t, oneStore) }
+
+func testConsentWriteControls(t *testing.T, which servers) {
 	for name, c := range map[string]struct {
 		f       fault
 		records bool
@@ -242,7 +244,7 @@ func TestConsentWriteControls(t *testing.T) {
 		"Consents of clients are not checked": {uncheckedConsents, true}} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range 200 {
-				err := attack(c.f, c.records, lists.Example(seed))
+				err := attack(c.f, which, c.records, lists.Example(seed))
 				if err != nil {
 					t.Logf("detected with seed %d: %.200v", seed, err)
 					return
@@ -256,7 +258,7 @@ func TestConsentWriteControls(t *testing.T) {
 // TestConsentRecorded checks that a client with the right to record Consents can create
 // one, and can change and end its own.
 func TestConsentRecorded(t *testing.T) {
-	s := newConsentWorld(noFault, true)
+	s := newConsentWorld(noFault, oneStore, true)
 	defer s.close()
 	ctx := context.Background()
 	for _, p := range []string{"p2", "p3"} {

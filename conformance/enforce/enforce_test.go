@@ -36,7 +36,7 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		tc := cases.Draw(t, "case")
-		if err := check(&tc, noFault, seen); err != nil {
+		if err := check(&tc, noFault, oneStore, seen); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -53,7 +53,7 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 				t.Fatalf("no case of: %s", what)
 			}
 			tc := cases.Example(seed)
-			if err := check(&tc, noFault, seen); err != nil {
+			if err := check(&tc, noFault, oneStore, seen); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -62,7 +62,9 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 }
 
 // TestControls checks that each server with a fault is detected.
-func TestControls(t *testing.T) {
+func TestControls(t *testing.T) { testControls(t, oneStore) }
+
+func testControls(t *testing.T, which servers) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(f.String(), func(t *testing.T) {
 			for seed := range 400 {
@@ -71,7 +73,7 @@ func TestControls(t *testing.T) {
 					!slices.ContainsFunc(tc.provisions, func(g provision) bool { return g.vendor != "" }) {
 					continue // the vendor of a value does not matter
 				}
-				if err := check(&tc, f, map[string]int{}); err != nil {
+				if err := check(&tc, f, which, map[string]int{}); err != nil {
 					t.Logf("detected with case %d: %.200v", seed, err)
 					return
 				}
@@ -91,8 +93,8 @@ type run struct {
 }
 
 // check runs a case against a server with the fault f and counts the surfaces in seen.
-func check(tc *testCase, f fault, seen map[string]int) (err error) {
-	w := open(f)
+func check(tc *testCase, f fault, which servers, seen map[string]int) (err error) {
+	w := open(f, which)
 	defer func() {
 		if cerr := w.close(); err == nil {
 			err = cerr
@@ -121,6 +123,9 @@ func check(tc *testCase, f fault, seen map[string]int) (err error) {
 		func() error { return r.writes(a, ta) },
 	}
 	for i, step := range steps {
+		if w.cluster != nil {
+			w.moveRoles()
+		}
 		err := step()
 		if err == nil {
 			err = w.trailErrors()

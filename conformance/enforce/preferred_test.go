@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -13,7 +14,6 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/interaction"
 	"pulsegate/mapping/preferred"
 )
@@ -78,13 +78,24 @@ func (u unfilteredView) Values(ctx context.Context, q *interaction.PreferredQuer
 
 // startDerived starts the derivation of preferred values. They are derived only when the
 // test says so.
-func (w *world) startDerived(f fault, st faulty, rec *audit.Recorder) {
+func startDerived(f fault, at *site) {
 	policy := preferred.Builtin()
-	w.preferred = must(preferred.New(context.Background(), preferred.Options{Store: st, Audit: rec, Clock: time.Now,
-		Policy: policy, Delay: time.Hour}))
-	w.service.Preferred = &preferred.View{Store: st, Policy: policy}
+	at.preferred = must(preferred.New(context.Background(), preferred.Options{Store: at.store, Audit: at.rec,
+		Clock: time.Now, Policy: policy, Delay: time.Hour, Roles: at.roles}))
+	at.view = &preferred.View{Store: at.store, Policy: policy}
 	if f == prefersHidden {
-		w.service.Preferred = unfilteredView{w.service.Preferred}
+		at.view = unfilteredView{at.view}
+	}
+}
+
+// derive derives the preferred values at the site that has the role.
+func (w *world) derive(ctx context.Context) error {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Microsecond) {
+		// Until the site has taken the role, it refuses.
+		err := errors.Join(w.db.Sync(ctx), w.sites[w.holder].preferred.Sync(ctx))
+		if fhir.KindOf(err) != fhir.Unavailable || time.Now().After(end) {
+			return err
+		}
 	}
 }
 
@@ -139,7 +150,7 @@ func (r *run) preferredStats(tok *token, bearer, p string) error {
 // model: about the patient and with the vendor and the Device of the preferred source. It
 // returns the new versions.
 func (r *run) derive() (out []*version, err error) {
-	if err := r.w.preferred.Sync(r.ctx()); err != nil {
+	if err := r.w.derive(r.ctx()); err != nil {
 		return nil, err
 	}
 	for _, p := range patients {

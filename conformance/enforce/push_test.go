@@ -12,7 +12,6 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/store"
@@ -25,11 +24,10 @@ func (fixedToken) Token(context.Context) (string, error) { return "token", nil }
 func (fixedToken) Reject(string)                         {}
 
 // startPush starts sending to targets.
-func (w *world) startPush(f fault, st faulty, rec *audit.Recorder, local egress.Policy,
+func startPush(f fault, at *site, local egress.Policy,
 	grantFor func(context.Context, string, string) (*access.Grant, error)) {
-	w.pushed = map[string][]string{}
-	w.push = must(push.New(context.Background(), push.Options{Store: st, Audit: rec, Clock: time.Now, Base: base,
-		Policy: local, MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond,
+	at.push = must(push.New(context.Background(), push.Options{Store: at.store, Audit: at.rec, Clock: time.Now,
+		Base: base, Policy: local, Roles: at.roles, MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond,
 		TokensFor: func(push.Target) (push.Tokens, error) { return fixedToken{}, nil },
 		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) {
 			if f == pushesAll {
@@ -37,6 +35,16 @@ func (w *world) startPush(f fault, st faulty, rec *audit.Recorder, local egress.
 			}
 			return grantFor(ctx, id, "")
 		}}))
+}
+
+// push returns the engine of another site than the last time, as of everything that was
+// committed.
+func (w *world) push() *push.Engine {
+	if err := w.db.Sync(context.Background()); err != nil {
+		panic(err)
+	}
+	w.pushes++
+	return w.sites[w.pushes%len(w.sites)].push
 }
 
 // accept answers a create at a target. The caller holds mu.
@@ -62,7 +70,7 @@ func (s faulty) drops(body []byte, event *loggedEvent) bool {
 		return bytes.Contains(body, []byte(`"code":"create"`)) && bytes.Contains(body, []byte(`"code":"XrequestId"`)) &&
 			slices.ContainsFunc(event.refs, func(text string) bool {
 				ref, ok := fhir.ParseRef(text)
-				_, facts, err := s.DB.Read(context.Background(), ref, 0)
+				_, facts, err := s.database.Read(context.Background(), ref, 0)
 				return ok && err == nil && facts.Vendor != ""
 			})
 	}
@@ -98,13 +106,13 @@ func (r *run) pushes(a *token) error {
 		_, err := r.w.db.Commit(ctx, &store.Batch{State: ws})
 		return err
 	}
-	if _, err := r.w.push.Add(r.ctx(), push.Target{Name: name, Base: r.w.receiver.URL + "/ehr/" + name,
+	if _, err := r.w.push().Add(r.ctx(), push.Target{Name: name, Base: r.w.receiver.URL + "/ehr/" + name,
 		Recipient: name, ClientID: "us", Scope: "system/Observation.crus", Form: push.FormStored},
 		time.Unix(1, 0), commit); err != nil {
 		return err
 	}
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Microsecond) {
-		d, err := r.w.push.Show(r.ctx(), name)
+		d, err := r.w.push().Show(r.ctx(), name)
 		if err != nil {
 			return err
 		}
@@ -115,7 +123,7 @@ func (r *run) pushes(a *token) error {
 			return fmt.Errorf("the target still waits for %d", d.Waiting)
 		}
 	}
-	if err := r.w.push.Remove(r.ctx(), name, commit); err != nil {
+	if err := r.w.push().Remove(r.ctx(), name, commit); err != nil {
 		return err
 	}
 	r.w.mu.Lock()

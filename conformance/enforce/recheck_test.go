@@ -69,10 +69,10 @@ const (
 
 // newLongWorld returns a server with more than a megabyte of Observations of one patient,
 // which the client "ehr" and the app "appl" of a person may read.
-func newLongWorld(f fault) (w *world, backend, person token) {
-	w = open(f)
-	for _, p := range w.policies {
-		p.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
+func newLongWorld(f fault, which servers) (w *world, backend, person token) {
+	w = open(f, which)
+	for _, p := range w.processes {
+		p.policy.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
 			return []string{"patient"}, !w.ended.Load(), nil
 		}
 	}
@@ -180,7 +180,7 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 
 // endRights ends a right during every long answer, while it is produced and while it is
 // sent, and returns an error if the server continues the answer.
-func endRights(f fault) (err error) {
+func endRights(f fault, which servers) (err error) {
 	for name, ending := range endings {
 		if ending.end == nil {
 			continue
@@ -190,14 +190,19 @@ func endRights(f fault) (err error) {
 				if ending.person && what == "export" || what == "search, zipped" && sending { // the answer is too short
 					continue
 				}
-				w, backend, person := newLongWorld(f)
+				w, backend, person := newLongWorld(f, which)
 				tok := &backend
 				if ending.person {
 					tok = &person
 				}
 				bearer := w.issue(tok)
 				req := w.longAnswers(bearer, ending.person)[what]()
-				end := func() { ending.end(w, tok, w.issued) }
+				end := func() {
+					ending.end(w, tok, w.issued)
+					if err := w.db.Sync(context.Background()); err != nil { // all servers learn of it
+						panic(err)
+					}
+				}
 				r := &reader{header: http.Header{}}
 				if sending {
 					r.then = end
@@ -238,16 +243,18 @@ func endRights(f fault) (err error) {
 
 // TestRightEndsDuringAnswer checks that an answer ends with the right to it.
 func TestRightEndsDuringAnswer(t *testing.T) {
-	if err := endRights(noFault); err != nil {
+	if err := endRights(noFault, oneStore); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestRightEndsDuringAnswerControls checks that servers which check rights only at the
 // start are detected.
-func TestRightEndsDuringAnswerControls(t *testing.T) {
+func TestRightEndsDuringAnswerControls(t *testing.T) { testRightEndsControls(t, oneStore) }
+
+func testRightEndsControls(t *testing.T, which servers) {
 	for _, f := range []fault{neverRechecks, ignoresWithdrawal} {
-		err := endRights(f)
+		err := endRights(f, which)
 		if err == nil || (f == ignoresWithdrawal) != strings.Contains(err.Error(), "consent") {
 			t.Errorf("fault %d: %v", f, err)
 		}
@@ -258,7 +265,7 @@ func TestRightEndsDuringAnswerControls(t *testing.T) {
 // TestUnrelatedChangesKeepAnswer checks that changes of other clients, other commits and a
 // refreshed authorization do not end an answer.
 func TestUnrelatedChangesKeepAnswer(t *testing.T) {
-	w, backend, person := newLongWorld(noFault)
+	w, backend, person := newLongWorld(noFault, oneStore)
 	defer w.close()
 	other := token{client: "other", scopes: []string{"system/*.rs"}}
 	w.register(&other, other.scopes)

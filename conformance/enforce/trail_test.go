@@ -103,7 +103,7 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 		}
 		c.Writes = append(c.Writes, w)
 	}
-	res, err := s.DB.Commit(ctx, &c)
+	res, err := s.database.Commit(ctx, &c)
 	if err == nil && len(c.Writes) == len(b.Writes) {
 		*b = c
 	}

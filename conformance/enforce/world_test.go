@@ -22,10 +22,13 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
+	"pulsegate/conformance/cluster/processes"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/interaction"
@@ -41,7 +44,7 @@ import (
 	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
 	smart "pulsegate/smart/oauth/token"
-	"pulsegate/smart/people/role"
+	people "pulsegate/smart/people/role"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
@@ -121,9 +124,15 @@ func (f fault) String() string {
 		"createsUnrecorded"}[f]
 }
 
+// database is a store without faults.
+type database interface {
+	store.Store
+	store.Columnar
+}
+
 // faulty is a store with a fault. With noFault, it changes nothing.
 type faulty struct {
-	*pebblestore.DB
+	database
 	fault fault
 	log   *trailLog // nil keeps no log
 	// during is called at the first resource of a search, an export or a history.
@@ -149,21 +158,21 @@ func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
 	if s.fault == countsAll || s.unfiltered(f.Query.Type) {
 		f.Filter = all(access.Search)
 	}
-	return s.DB.Count(ctx, f)
+	return s.database.Count(ctx, f)
 }
 
 func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
 	if s.fault == exportsAll {
 		r.Filter = all(access.Read)
 	}
-	return s.DB.Scan(ctx, r, s.then(fn))
+	return s.database.Scan(ctx, r, s.then(fn))
 }
 
 func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
 	if s.fault == newestAll {
 		f.Filter = all(access.Search)
 	}
-	return s.DB.FindNewest(ctx, f, n, s.then(fn))
+	return s.database.FindNewest(ctx, f, n, s.then(fn))
 }
 
 // forEHR reports whether a query is the one of $ehr-bundle.
@@ -179,18 +188,18 @@ func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bo
 		fn = s.then(fn)
 	}
 	if s.fault != losesOne || f.Query.Type != "Observation" {
-		return s.DB.Find(ctx, f, fn)
+		return s.database.Find(ctx, f, fn)
 	}
-	n, err := s.DB.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
+	n, err := s.database.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
 	if err != nil || n < 2 {
 		return err
 	}
 	f.Limit = int(n) - 1
-	return s.DB.Find(ctx, f, fn)
+	return s.database.Find(ctx, f, fn)
 }
 
 func (s faulty) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
-	r, facts, err := s.DB.Read(ctx, ref, at)
+	r, facts, err := s.database.Read(ctx, ref, at)
 	if err == nil && s.fault == anyDevice && ref.Type == "Device" && at != 0 {
 		free := *facts
 		free.Patient, free.Vendor = "", ""
@@ -200,9 +209,9 @@ func (s faulty) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Reso
 }
 
 func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, n uint64) (fhir.Resource, *access.Facts, error) {
-	r, facts, err := s.DB.ReadVersion(ctx, ref, n)
+	r, facts, err := s.database.ReadVersion(ctx, ref, n)
 	if err == nil && s.fault == oldVersions {
-		_, facts, err = s.DB.Read(ctx, ref, 0)
+		_, facts, err = s.database.Read(ctx, ref, 0)
 	}
 	return r, facts, err
 }
@@ -239,83 +248,104 @@ func (e allRecordConsents) Authenticate(r *http.Request) (*access.Principal, err
 	return &q, nil
 }
 
-// world is several servers in this process, over one store. The consents, the clients and
-// the service are those of one of them.
+// servers selects the servers of a world.
+type servers int
+
+const (
+	// oneStore is two servers over one store, of which one does the work of one server
+	// at a time.
+	oneStore servers = iota
+	// threeStores is three servers over stores of their own, which share a log.
+	threeStores
+	// roughLog is threeStores with a log that loses requests and answers, and receives
+	// entries late.
+	roughLog
+)
+
+// logSeed is the seed of the faults of a rough log.
+const logSeed = 1
+
+// world is several servers in this process. The clients, the grants and the service are
+// those of one of them.
 type world struct {
-	db         *pebblestore.DB
-	consents   access.Consents
-	engine     *consent.Engine
-	clients    *client.Registry
-	grants     *authz.Store
-	policies   []*policy.Engine // of every server
-	subs       *subscription.Engine
-	exporter   *bulk.Exporter
-	service    *interaction.Service
-	handler    http.Handler
-	closeOther func()
-	receiver   *httptest.Server
-	mu         sync.Mutex
-	received   [][]byte
-	preferred  *preferred.Engine
-	push       *push.Engine
-	pushed     map[string][]string // references of what targets got, by name
-	issued     int
-	log        *trailLog
-	requests   int                    // number of requests
-	trailErrs  []error                // errors of checkTrail
-	skew       atomic.Int64           // of the clock of the policy, in nanoseconds
-	ended      atomic.Bool            // the accounts of all persons have ended
-	during     atomic.Pointer[func()] // called once, at the first resource of a scan
+	db        database             // of all servers, each call to another one
+	cluster   *processes.Processes // nil with oneStore
+	roles     *roletest.Roles      // of the sites, with a cluster
+	holder    int                  // site that has the roles
+	clients   *client.Registry
+	grants    *authz.Store
+	sites     []*site
+	processes []*process
+	service   *interaction.Service
+	handler   http.Handler
+	receiver  *httptest.Server
+	mu        sync.Mutex
+	received  [][]byte
+	pushes    int                 // calls of the targets' engines
+	pushed    map[string][]string // references of what targets got, by name
+	issued    int
+	log       *trailLog
+	requests  int                    // number of requests
+	trailErrs []error                // errors of checkTrail
+	skew      atomic.Int64           // of the clock of the policy, in nanoseconds
+	ended     atomic.Bool            // the accounts of all persons have ended
+	during    atomic.Pointer[func()] // called once, at the first resource of a scan
 }
 
-// open starts two servers over one store, with a fault. Each request goes to another one
-// than the last.
-func open(f fault) *world {
-	ctx, quiet := context.Background(), slog.New(slog.DiscardHandler)
-	w := &world{db: must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))}
-	w.log = &trailLog{byRequest: map[string][]loggedEvent{}}
-	st := faulty{w.db, f, w.log, func() {
-		if fn := w.during.Swap(nil); fn != nil {
-			(*fn)()
+// site is a store and the work over it that one process does at a time.
+type site struct {
+	store     faulty
+	rec       *audit.Recorder
+	role      *roletest.Process // nil with oneStore
+	roles     role.Roles
+	subs      *subscription.Engine
+	exporter  *bulk.Exporter
+	preferred *preferred.Engine
+	view      interaction.Preferred
+	push      *push.Engine
+}
+
+// open starts servers with a fault. Each request goes to another one than the last.
+func open(f fault, which servers) *world {
+	quiet := slog.New(slog.DiscardHandler)
+	w := &world{log: &trailLog{byRequest: map[string][]loggedEvent{}}, pushed: map[string][]string{}}
+	var stores []database // of the processes
+	if which == oneStore {
+		db := must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))
+		w.db, stores = db, []database{db, db}
+	} else {
+		seed := uint64(0)
+		if which == roughLog {
+			seed = logSeed
 		}
-	}}
-	rec := must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: issuer,
-		Logger: quiet}))
-	w.grants = &authz.Store{State: st}
-	processes := [2]*process{w.process(f, st, rec, quiet), w.process(f, st, rec, quiet)}
-	w.engine, w.consents, w.clients = processes[0].engine, processes[0].consents, processes[0].clients
-	w.service, w.policies = processes[0].service, []*policy.Engine{processes[0].policy, processes[1].policy}
-	w.closeOther = processes[1].engine.Close
-	// The work that one process does at a time.
-	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
-		c, err := w.clients.Get(ctx, id)
-		if err != nil {
-			return nil, err
+		w.cluster = must(processes.New(3, nil, seed))
+		w.db, w.roles = w.cluster.Store, roletest.New(w.cluster.Store)
+		for _, db := range w.cluster.DBs {
+			stores = append(stores, db)
 		}
-		if s == "" {
-			s = c.Scope
-		}
-		set, err := w.clients.Scopes.Parse(s)
-		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents,
-			RecordsConsent: c.RecordsConsent}, err
 	}
-	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
-	w.subs = must(subscription.New(ctx, subscription.Options{Store: st, Audit: rec, Clock: time.Now,
-		Rand: rand.Reader, Base: base, Policy: local,
-		HandshakeDelay: 1, Logger: quiet,
-		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
-	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
-		Base: base, GrantFor: grantFor, Logger: quiet}))
-	w.startDerived(f, st, rec)
-	w.startPush(f, st, rec, local, grantFor)
-	var handlers [2]http.Handler
-	for i, p := range processes {
-		p.service.Preferred, p.service.Checks["Subscription"] = w.service.Preferred, w.subs.Check
-		handlers[i] = w.serve(f, p, quiet)
+	var handlers []http.Handler
+	for i, db := range stores {
+		if i == 0 || w.cluster != nil {
+			w.sites = append(w.sites, w.site(f, db, quiet))
+		}
+		at := w.sites[len(w.sites)-1]
+		p := w.process(f, at, quiet)
+		w.processes = append(w.processes, p)
+		if at.subs == nil {
+			w.startWork(f, at, p, quiet)
+		}
+		p.service.Preferred, p.service.Checks["Subscription"] = at.view, at.subs.Check
+		handlers = append(handlers, w.serve(f, at, p, quiet))
 	}
+	if w.cluster != nil {
+		w.moveRoles()
+	}
+	first := w.processes[0]
+	w.clients, w.service, w.grants = first.clients, first.service, first.grants
 	var next atomic.Uint64
 	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		handlers[next.Add(1)%2].ServeHTTP(rw, r)
+		handlers[next.Add(1)%uint64(len(handlers))].ServeHTTP(rw, r)
 	})
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))
@@ -331,30 +361,82 @@ func open(f fault) *world {
 	return w
 }
 
+// site returns a site whose work has not started.
+func (w *world) site(f fault, db database, quiet *slog.Logger) *site {
+	st := faulty{db, f, w.log, func() {
+		if fn := w.during.Swap(nil); fn != nil {
+			(*fn)()
+		}
+	}}
+	at := &site{store: st, roles: role.Alone{}, rec: must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now,
+		Rand: rand.Reader, Observer: issuer, Logger: quiet}))}
+	if w.roles != nil {
+		at.role = w.roles.Process()
+		at.roles = at.role
+	}
+	return at
+}
+
+// moveRoles gives the roles to another site. The world has a cluster.
+func (w *world) moveRoles() {
+	w.holder = (w.holder + 1) % len(w.sites)
+	if err := w.roles.Give(w.sites[w.holder].role); err != nil {
+		panic(err)
+	}
+}
+
+// startWork starts the work of a site, with the grants of one of its processes.
+func (w *world) startWork(f fault, at *site, p *process, quiet *slog.Logger) {
+	ctx := context.Background()
+	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
+		c, err := p.clients.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if s == "" {
+			s = c.Scope
+		}
+		set, err := p.clients.Scopes.Parse(s)
+		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: p.consents,
+			RecordsConsent: c.RecordsConsent}, err
+	}
+	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
+	at.subs = must(subscription.New(ctx, subscription.Options{Store: at.store, Audit: at.rec, Clock: time.Now,
+		Rand: rand.Reader, Base: base, Policy: local, Roles: at.roles,
+		HandshakeDelay: 1, Logger: quiet,
+		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
+	at.exporter = must(bulk.New(ctx, bulk.Options{Store: at.store, Audit: at.rec, Clock: time.Now, Rand: rand.Reader,
+		Base: base, GrantFor: grantFor, Logger: quiet, Roles: at.roles}))
+	startDerived(f, at)
+	startPush(f, at, local, grantFor)
+}
+
 // process is the part of a server that keeps state in memory.
 type process struct {
 	engine   *consent.Engine
 	consents access.Consents
 	clients  *client.Registry
+	grants   *authz.Store
 	policy   *policy.Engine
 	service  *interaction.Service
 }
 
-func (w *world) process(f fault, st faulty, rec *audit.Recorder, quiet *slog.Logger) *process {
-	p := &process{engine: must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))}
+func (w *world) process(f fault, at *site, quiet *slog.Logger) *process {
+	st := at.store
+	p := &process{engine: must(consent.New(consent.Options{Store: st.database, Clock: time.Now, Logger: quiet}))}
 	p.consents = p.engine
 	if f == staleConsents {
 		p.consents = &frozen{Consents: p.engine, first: map[string]bool{}}
 	}
 	scopes := scope.Parser{TokenParam: scope.Registered}
-	p.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
+	p.clients, p.grants = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}, &authz.Store{State: st}
 	p.policy = &policy.Engine{Keys: ring(), Clients: p.clients, Consents: p.consents, Scopes: scopes,
 		Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: w.grants,
-		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
-	p.service = &interaction.Service{Store: st, Validator: validator(), Audit: rec, Clock: time.Now,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: p.grants,
+		RoleRules: people.RulesOf, Latest: st.LastSeq}
+	p.service = &interaction.Service{Store: st, Validator: validator(), Audit: at.rec, Clock: time.Now,
 		Rand: rand.Reader, Base: base, Checks: map[string]interaction.Check{}, Forms: forms.All(nil),
-		Receiver: newPhones(f, st, rec, p.engine)}
+		Receiver: newPhones(f, st, at.rec, p.engine)}
 	if f != uncheckedConsents {
 		p.service.Checks["Consent"] = p.engine.Check
 	}
@@ -362,7 +444,7 @@ func (w *world) process(f fault, st faulty, rec *audit.Recorder, quiet *slog.Log
 }
 
 // serve returns the handler of a process.
-func (w *world) serve(f fault, p *process, quiet *slog.Logger) http.Handler {
+func (w *world) serve(f fault, at *site, p *process, quiet *slog.Logger) http.Handler {
 	var auth rest.Authenticator = p.policy
 	switch f {
 	case scopeSuffices:
@@ -372,8 +454,8 @@ func (w *world) serve(f fault, p *process, quiet *slog.Logger) http.Handler {
 	}
 	s := &rest.Server{Service: p.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
 		Metadata: func() []byte { return []byte("{}") },
-		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: p.service},
-			rest.Subscriptions{Engine: w.subs, Service: p.service}}}
+		Operations: []rest.Mounter{rest.Bulk{Exporter: at.exporter, Base: base, Service: p.service},
+			rest.Subscriptions{Engine: at.subs, Service: p.service}}}
 	if f != ignoresWithdrawal {
 		s.Consents = p.engine
 	}
@@ -381,13 +463,19 @@ func (w *world) serve(f fault, p *process, quiet *slog.Logger) http.Handler {
 }
 
 func (w *world) close() error {
-	w.subs.Close()
-	w.push.Close()
-	w.preferred.Close()
-	w.exporter.Close()
-	w.engine.Close()
-	w.closeOther()
+	for _, at := range w.sites {
+		at.subs.Close()
+		at.push.Close()
+		at.preferred.Close()
+		at.exporter.Close()
+	}
+	for _, p := range w.processes {
+		p.engine.Close()
+	}
 	w.receiver.Close()
+	if w.cluster != nil {
+		return w.cluster.Close()
+	}
 	return w.db.Close()
 }
 
@@ -502,6 +590,9 @@ func (a answer) link(relation string) string {
 func (w *world) operator(typ, query string) ([]string, error) {
 	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
 		Grant: access.All()}}, Line: "GET " + typ}
+	if err := w.db.Sync(context.Background()); err != nil {
+		return nil, err
+	}
 	p, err := w.service.Search(context.Background(), rq, typ, query)
 	if err != nil {
 		return nil, err

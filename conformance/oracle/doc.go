@@ -19,4 +19,8 @@
 //	go test ./conformance/oracle -oracle.seed N
 //
 // repeats the run. -oracle.time sets how long to start new runs.
+//
+// The test is repeated with a second server that consists of three processes over one
+// log (TestOracleThroughThree), for the time in -oracle.three. Each call goes to the
+// store of another process than the last.
 package oracle

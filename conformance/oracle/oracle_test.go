@@ -17,6 +17,7 @@ import (
 var (
 	duration = flag.Duration("oracle.time", 10*time.Second, "how long to start new runs")
 	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes one from the clock")
+	three    = flag.Duration("oracle.three", 3*time.Second, "how long to start new runs through three processes")
 	steps    = flag.Int("oracle.steps", 250, "steps per run")
 )
 
@@ -52,8 +53,8 @@ type pair struct {
 // link is a URL with the client that may use it.
 type link struct{ client, url string }
 
-// newPair starts two servers. The second one has the fault.
-func newPair(t *testing.T, seed uint64, fault fault) *pair {
+// newPair starts two servers. The second one consists of n processes and has the fault.
+func newPair(t *testing.T, seed uint64, n int, fault fault) *pair {
 	p := &pair{t: t, differ: func(s string) { t.Helper(); t.Fatal(s) }, seed: seed,
 		rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"},
 		counts: map[string]int{}}
@@ -73,14 +74,21 @@ func newPair(t *testing.T, seed uint64, fault fault) *pair {
 	}))
 	t.Cleanup(p.receiver.Close)
 	for i := range p.worlds {
-		p.worlds[i] = newWorld(t, seed, i == 1, p.scopes)
+		count, logSeed := 1, uint64(0)
+		if i == 1 {
+			count = n
+			if fault == noFault {
+				logSeed = seed
+			}
+		}
+		p.worlds[i] = newWorld(t, seed, i == 1, count, logSeed, p.scopes)
 	}
 	if p.worlds[1].fault = fault; fault != noFault {
 		p.worlds[1].restart()
 	}
 	t.Cleanup(func() {
 		for _, w := range p.worlds {
-			w.close(w.db)
+			w.close()
 		}
 	})
 	return p
@@ -231,8 +239,15 @@ func (p *pair) compare(what, a, b string) {
 }
 
 // TestOracle performs random runs for -oracle.time.
-func TestOracle(t *testing.T) {
-	end := time.Now().Add(*duration)
+func TestOracle(t *testing.T) { testOracle(t, 1, *duration) }
+
+// TestOracleThroughThree performs random runs for -oracle.three, in which each call of the
+// second server goes to the store of another of three processes than the last. Their log
+// loses requests and answers, and receives entries late.
+func TestOracleThroughThree(t *testing.T) { testOracle(t, 3, *three) }
+
+func testOracle(t *testing.T, processes int, duration time.Duration) {
+	end := time.Now().Add(duration)
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -242,7 +257,7 @@ func TestOracle(t *testing.T) {
 	for n := 0; n == 0 || time.Now().Before(end); n++ {
 		s := seed + uint64(n)
 		ok := t.Run(fmt.Sprint(s), func(t *testing.T) {
-			p := newPair(t, s, noFault)
+			p := newPair(t, s, processes, noFault)
 			defer func() {
 				for k, v := range p.counts {
 					counts[k] += v
@@ -270,11 +285,16 @@ func TestOracle(t *testing.T) {
 }
 
 // TestFaults checks that servers with a small fault are detected.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { testFaults(t, 1) }
+
+// TestFaultsThroughThree does so through three processes.
+func TestFaultsThroughThree(t *testing.T) { testFaults(t, 3) }
+
+func testFaults(t *testing.T, processes int) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(fmt.Sprint(f), func(t *testing.T) {
 			for seed := uint64(1); seed <= 40; seed++ {
-				if what := differenceOf(t, seed, f); what != "" {
+				if what := differenceOf(t, seed, processes, f); what != "" {
 					t.Log(short(what, 160))
 					return
 				}
@@ -285,8 +305,8 @@ func TestFaults(t *testing.T) {
 }
 
 // differenceOf returns the difference that a fault causes in a short run, or "".
-func differenceOf(t *testing.T, seed uint64, f fault) (what string) {
-	p := newPair(t, seed, f)
+func differenceOf(t *testing.T, seed uint64, processes int, f fault) (what string) {
+	p := newPair(t, seed, processes, f)
 	type difference struct{ string }
 	p.differ = func(s string) { panic(difference{s}) }
 	defer func() {

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/adapters"
+	"pulsegate/conformance/cluster/processes"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -73,9 +74,12 @@ type world struct {
 	tier  bool // uses the sample tier
 	fault fault
 	fs    *vfs.MemFS
-	db    *pebblestore.DB
-	store store.Store
-	rand  map[string]*source
+	// cluster is not nil if the server's calls go to the stores of several processes in
+	// turn, which replace the store with files in fs.
+	cluster *processes.Processes
+	db      database
+	store   store.Store
+	rand    map[string]*source
 
 	// Time advances only by commits, each of which takes tick.
 	mu     sync.Mutex // guards the fields of this group
@@ -95,6 +99,12 @@ type world struct {
 	received []string          // notifications
 }
 
+// database is a store without the faults of this test.
+type database interface {
+	store.Store
+	store.Columnar
+}
+
 // documents is the store of the first world.
 type documents struct {
 	store.Documents
@@ -103,7 +113,7 @@ type documents struct {
 
 // tier is the store of the second world. It promotes the optional methods of the driver.
 type tier struct {
-	*pebblestore.DB
+	database
 	world *world
 }
 
@@ -113,7 +123,7 @@ func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, er
 }
 
 func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	r, err := d.DB.Commit(ctx, b)
+	r, err := d.database.Commit(ctx, b)
 	return d.world.committed(b, r, err)
 }
 
@@ -215,13 +225,19 @@ func (w *world) advance(d, tick time.Duration) {
 	w.frozen, w.tick = w.now, tick
 }
 
-// newWorld starts a server.
-func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
+// newWorld starts a server of n processes. Their log has faults if logSeed is not zero.
+func newWorld(t *testing.T, seed uint64, tier bool, n int, logSeed uint64, scopes map[string]string) *world {
 	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(),
 		rand: map[string]*source{}, states: map[string]string{},
 		now: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC), tick: time.Millisecond}
 	for _, name := range []string{"audit", "ids", "requests", "export", "notifications"} {
 		w.rand[name] = newSource(seed, name)
+	}
+	if n > 1 {
+		var err error
+		if w.cluster, err = processes.New(n, w.clock, logSeed); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.open()
 	return w
@@ -264,8 +280,10 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.db, err = pebblestore.Open("", pebblestore.Options{FS: w.fs, Clock: w.clock, CacheBytes: 32 << 20})
-	if err != nil {
+	if w.cluster != nil {
+		w.db = w.cluster.Store
+	} else if w.db, err = pebblestore.Open("", pebblestore.Options{FS: w.fs, Clock: w.clock,
+		CacheBytes: 32 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	if w.tier {
@@ -331,20 +349,34 @@ func zoneOf(_ context.Context, patient string) (*time.Location, error) {
 	return nil, nil
 }
 
-// close stops the server. An error means that the server was not idle, which is a bug in
-// this test.
-func (w *world) close(db *pebblestore.DB) {
+// stop stops all of the server but its store.
+func (w *world) stop() {
 	w.subs.Close()
 	w.exporter.Close()
 	w.consents.Close()
-	if err := db.Close(); err != nil {
+}
+
+// close stops the server. An error means that the server was not idle, which is a bug in
+// this test.
+func (w *world) close() {
+	w.stop()
+	closeStore := w.db.Close
+	if w.cluster != nil {
+		closeStore = w.cluster.Close
+	}
+	if err := closeStore(); err != nil {
 		w.t.Error(err)
 	}
 }
 
 // restart stops and restarts the server.
 func (w *world) restart() {
-	w.close(w.db)
+	w.close()
+	if w.cluster != nil {
+		if err := w.cluster.Open(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	w.open()
 }
 
@@ -352,8 +384,17 @@ func (w *world) restart() {
 // part of the rest.
 func (w *world) kill(seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 5))
+	if w.cluster != nil {
+		left := w.cluster.Crash(r)
+		w.close()
+		if err := w.cluster.OpenFrom(left); err != nil {
+			w.t.Fatal(err)
+		}
+		w.open()
+		return
+	}
 	clone := w.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
-	w.close(w.db)
+	w.close()
 	w.fs = clone
 	w.open()
 }

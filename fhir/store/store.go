@@ -133,6 +133,11 @@ type Batch struct {
 	// same ID was committed, Commit writes nothing and returns its result, without
 	// Outcome.JSON. The writer draws it at random.
 	ID [16]byte
+	// Sent is the time, with its monotonic reading, at which this process first sent the
+	// batch with ID to any store. Zero means the call of Commit. If the store has no
+	// result of a batch sent more than half of BatchMemory ago, Commit fails with
+	// Unavailable: the batch may have been committed, and its result forgotten.
+	Sent time.Time
 }
 
 // BatchMemory is the time for which a store knows the result of a batch with an ID.

@@ -16,6 +16,7 @@ import (
 	"pulsegate/conformance/cluster/history"
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
 
@@ -66,9 +67,9 @@ func testHistories(t *testing.T, o options) {
 				}
 				done, unknown := run.recorder.Count(history.Done), run.recorder.Count(history.Unknown)
 				first, _, err := w.servers.Client("setup").Bounds(t.Context())
-				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts, %d snapshots; "+
-					"the log begins at %d (%v)", done, run.recorder.Count(history.Refused), unknown, w.servers.Calls(),
-					w.kills, w.cuts, w.snapshots, first, err)
+				t.Logf("%d operations done, %d refused, %d unknown; %d calls of the log, %d kills, %d cuts, %d snapshots, "+
+					"%d rejoins; the log begins at %d (%v)", done, run.recorder.Count(history.Refused), unknown, w.servers.Calls(),
+					w.kills, w.cuts, w.snapshots, w.rejoins, first, err)
 				if done < clients*steps/4 {
 					t.Errorf("only %d operations were done: the history shows nothing", done)
 				}
@@ -172,7 +173,15 @@ func (w *world) settle() error {
 	// Entries that a process still has on its way arrive while the others wait.
 	time.Sleep(time.Minute)
 	for _, p := range w.processes {
-		if err := p.life.Load().store.Sync(context.Background()); err != nil {
+		err := p.life.Load().store.Sync(context.Background())
+		if w.options.joining && errors.Is(err, pebblestore.ErrRejoin) {
+			// The log was truncated while the process was cut off. It ends, and joins again.
+			w.rejoins++
+			if err = p.restart(rand.New(rand.NewPCG(0, 0))); err == nil {
+				err = p.life.Load().store.Sync(context.Background())
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("Sync of %s: %w", p.name, err)
 		}
 	}

@@ -52,6 +52,7 @@ type world struct {
 	kills     int
 	cuts      int
 	snapshots int
+	rejoins   int // of processes that were behind the log at the end
 }
 
 // process is one process of the cluster, which lives several times.

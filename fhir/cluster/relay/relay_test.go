@@ -369,6 +369,51 @@ func TestLateBatch(t *testing.T) {
 	}
 }
 
+// noting is a store that notes the time at which each batch was sent.
+type noting struct {
+	Local
+	commits chan time.Time
+}
+
+func (n *noting) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	n.commits <- b.Sent
+	return n.Local.Commit(ctx, b)
+}
+
+// TestRepeatedWithItsTime checks that a batch that this process commits after it sent it
+// to the sequencer has the time at which it was sent first, so that the store refuses it
+// after a suspension.
+func TestRepeatedWithItsTime(t *testing.T) {
+	commits := make(chan time.Time, 1)
+	c := newCluster(t, 2, nil, func(o *Options) { o.Local = &noting{o.Local, commits} })
+	a, b := c.processes[0], c.processes[1]
+	p := newProxy(t, a.holder.Address)
+	b.follow(p.through(a.holder))
+	p.discard.Store(true)
+	before := time.Now()
+	done := make(chan error, 1)
+	go func() { _, err := b.Commit(t.Context(), put("x")); done <- err }()
+	if sent := <-commits; !sent.IsZero() {
+		t.Errorf("the sequencer got the time %v, which is of another process", sent)
+	}
+	arrived := time.Now()
+	p.cut()
+	if sent := <-commits; sent.Before(before) || sent.After(arrived) {
+		t.Errorf("sent at %v, want a time from %v to %v", sent, before, arrived)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	// A store that has no result of such a batch refuses it.
+	old := put("y")
+	old.ID, old.Sent = [16]byte{1}, before.Add(-store.BatchMemory/2-time.Minute)
+	b.follow(hints.Holder{})
+	_, err := b.Commit(t.Context(), old)
+	if <-commits; fhir.KindOf(err) != fhir.Unavailable {
+		t.Errorf("a batch sent long ago: %v", err)
+	}
+}
+
 // workers commit at all processes at once. Each worker writes a document of its own
 // again and again, and expects the next version each time.
 type workers struct {

@@ -163,6 +163,9 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	if sending.ID == ([16]byte{}) && !s.opts.forgetID {
 		_, _ = rand.Read(sending.ID[:]) // never fails
 	}
+	if sending.Sent.IsZero() {
+		sending.Sent = time.Now() // from here on, another process may commit the batch
+	}
 	payload := appendSent(make([]byte, 0, 1024), s.opts.Clock())
 	payload, err := s.codec.AppendBatch(payload, &sending)
 	if err != nil || len(payload) > maxFrame {

@@ -38,6 +38,7 @@ type request struct {
 	// compact, if not nil, is a change of rows that changes no answer; the request
 	// then has no batch.
 	compact *tier.Compaction
+	age     age // of a batch with an ID
 	result  store.Result
 	err     error
 	commit  store.Commit
@@ -68,6 +69,12 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 		return store.Result{}, err
 	}
 	defer d.leave(v)
+	if b.ID != ([16]byte{}) {
+		r.age = age{sent: b.Sent, updated: max(v.Head.Updated, d.opts.Clock().UnixMilli())}
+		if b.Sent.IsZero() {
+			r.age.sent = start
+		}
+	}
 	select {
 	case <-ctx.Done():
 		return store.Result{}, fault.Canceled(op, ctx.Err())

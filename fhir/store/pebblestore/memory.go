@@ -37,6 +37,28 @@ func (s *stage) remember(id [16]byte, r *store.Result, updated int64) error {
 		Expires: time.UnixMilli(updated).Add(store.BatchMemory)})
 }
 
+// age tells how long ago a batch was sent.
+type age struct {
+	sent time.Time // with a monotonic reading
+	// updated bounds the newest lastUpdated at that time, in milliseconds. The result
+	// of the batch is forgotten by a group that is store.BatchMemory later. This also
+	// counts the time for which the machine was suspended, which the monotonic clock may
+	// omit.
+	updated int64
+}
+
+// exceeds reports whether the batch was sent longer than limit ago, as of the real time
+// or a state with the given lastUpdated.
+func (a age) exceeds(limit time.Duration, updated int64) bool {
+	return time.Since(a.sent) > limit || updated-a.updated > limit.Milliseconds()
+}
+
+// errForgotten is the error of a batch whose result may have been forgotten.
+func errForgotten() error {
+	return fhir.Errorf(fhir.Unavailable, "pebblestore.Commit",
+		"it is no longer known whether the change took place; read before you repeat it")
+}
+
 const (
 	resultCreated = 1 << iota
 	resultUnchanged

@@ -141,6 +141,9 @@ func (s *stage) add(r *request) error {
 		}
 		return nil
 	}
+	if b.ID != ([16]byte{}) && r.age.exceeds(store.BatchMemory/2, s.from.head.Updated) {
+		return s.refuse(r, errForgotten())
+	}
 	if err := s.checkGuards(b); err != nil {
 		return s.refuse(r, err)
 	}

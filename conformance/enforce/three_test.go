@@ -1,0 +1,64 @@
+package enforce
+
+import (
+	"flag"
+	"testing"
+	"time"
+)
+
+// These tests run the others through three servers, each with a store of its own over one
+// log, and with a set of services of its own. Each request goes to another server than the
+// last, and the roles move to another server before each step.
+
+var (
+	three     = flag.Int("enforce.three", 3, "cases to run through three servers")
+	threeSeed = flag.Int("enforce.three-seed", 0, "first of these cases; 0 takes one from the clock")
+)
+
+// TestEverySurfaceThroughThree compares random cases with the model while the log loses
+// requests and answers, and receives entries late.
+func TestEverySurfaceThroughThree(t *testing.T) {
+	first := *threeSeed
+	if first == 0 {
+		first = int(time.Now().UnixNano() % 1e9)
+	}
+	t.Logf("-enforce.three-seed %d", first)
+	seen := map[string]int{}
+	for i := range *three {
+		tc := cases.Example(first + i)
+		if err := check(&tc, noFault, roughLog, seen); err != nil {
+			t.Fatalf("case %d: %v", first+i, err)
+		}
+	}
+	t.Log("checks by surface and answer:", seen)
+}
+
+// TestControlsThroughThree checks that each server with a fault is detected.
+func TestControlsThroughThree(t *testing.T) { testControls(t, threeStores) }
+
+// TestConsentWritesThroughThree sends random writes of Consents.
+func TestConsentWritesThroughThree(t *testing.T) {
+	for i := range *three {
+		seed := int(time.Now().UnixNano() % 1e9)
+		if err := attack(noFault, roughLog, i%2 == 0, lists.Example(seed)); err != nil {
+			t.Fatalf("list %d: %v", seed, err)
+		}
+	}
+}
+
+// TestConsentWriteControlsThroughThree checks that servers with a fault are detected.
+func TestConsentWriteControlsThroughThree(t *testing.T) { testConsentWriteControls(t, threeStores) }
+
+// TestRightEndsDuringAnswerThroughThree checks that an answer ends with the right to it,
+// which another server ends.
+func TestRightEndsDuringAnswerThroughThree(t *testing.T) {
+	if err := endRights(noFault, threeStores); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRightEndsDuringAnswerControlsThroughThree checks that servers which check rights only
+// at the start are detected.
+func TestRightEndsDuringAnswerControlsThroughThree(t *testing.T) {
+	testRightEndsControls(t, threeStores)
+}
