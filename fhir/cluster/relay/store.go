@@ -164,7 +164,7 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 		_, _ = rand.Read(sending.ID[:]) // never fails
 	}
 	if sending.Sent.IsZero() {
-		sending.Sent = time.Now() // from here on, another process may commit the batch
+		sending.Sent = s.opts.Clock() // from here on, another process may commit the batch
 	}
 	payload := appendSent(make([]byte, 0, 1024), s.opts.Clock())
 	payload, err := s.codec.AppendBatch(payload, &sending)
