@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +14,7 @@ import (
 
 	"pulsegate/conformance/blackbox"
 	"pulsegate/conformance/cluster/history"
+	"pulsegate/conformance/clusterrun"
 )
 
 // base is the public address of the cluster. It is never looked up.
@@ -27,8 +26,10 @@ const scope = "system/*.cruds"
 type harness struct {
 	settings *settings
 	dir, key string
-	stand    *standIn // nil with a MongoDB of the user
-	redis    *redis   // nil with a Redis of the user
+	stand    *clusterrun.StandIn // nil with a MongoDB of the user
+	password string              // file of its password; may be empty
+	remove   func() error        // removes its database; may be nil
+	redis    *clusterrun.Redis   // nil with a Redis of the user
 	nodes    []*node
 	patients []string
 	clientID string
@@ -52,15 +53,17 @@ type harness struct {
 // start starts the servers and the processes, and adds patients, data and a client.
 func (h *harness) start() error {
 	h.creations, h.answers = map[string]bool{}, map[string]int{}
-	secret := make([]byte, 32)
-	rand.Read(secret)
-	h.key = filepath.Join(h.dir, "cluster-key")
-	err := os.WriteFile(h.key, []byte(base64.StdEncoding.EncodeToString(secret)+"\n"), 0o600)
-	if err != nil {
+	var err error
+	if h.key, err = clusterrun.WriteKey(h.dir); err != nil {
 		return err
 	}
-	if h.settings.mongodb == "" {
-		if h.stand, err = startStandIn(filepath.Join(h.dir, "mongodb")); err != nil {
+	if h.settings.mongodb != "" {
+		h.settings.mongodb, h.password, h.remove, err = clusterrun.NewDatabase(h.settings.mongodb, h.dir)
+		if err != nil {
+			return err
+		}
+	} else {
+		if h.stand, err = clusterrun.StartStandIn(filepath.Join(h.dir, "mongodb")); err != nil {
 			return err
 		}
 	}
@@ -68,7 +71,7 @@ func (h *harness) start() error {
 	case "none":
 		h.settings.redis = ""
 	case "":
-		if h.redis, err = startRedis(); err != nil {
+		if h.redis, err = clusterrun.StartRedis(); err != nil {
 			return err
 		}
 	}
@@ -301,14 +304,14 @@ func (h *harness) faults() []fault {
 		out = append(out, fault{"cut of " + n.name + " from MongoDB", h.network(cut, 0, toMongoDB, n), n},
 			fault{"network of " + m.name + " holds bytes to MongoDB", h.network(hold, 0, toMongoDB, m), m},
 			fault{"slow network to MongoDB", h.network(pass, 50*time.Millisecond, toMongoDB, h.nodes...), nil},
-			fault{"end of MongoDB", h.ended(h.stand.kill, h.stand.start), nil})
+			fault{"end of MongoDB", h.ended(h.stand.Kill, h.stand.Start), nil})
 	}
 	if h.redis != nil {
 		n := one()
 		out = append(out, fault{"cut of " + n.name + " from Redis",
 			h.network(cut, 0, func(n *node) *proxy { return n.toRedis }, n), n},
-			fault{"Redis emptied", h.ended(h.redis.flush, h.redis.flush), nil},
-			fault{"end of Redis", h.ended(h.redis.kill, h.redis.start), nil})
+			fault{"Redis emptied", h.ended(h.redis.Flush, h.redis.Flush), nil},
+			fault{"end of Redis", h.ended(h.redis.Kill, h.redis.Start), nil})
 	}
 	return out
 }
@@ -341,7 +344,7 @@ func (h *harness) sequencer() *node {
 	if h.redis == nil {
 		return nil
 	}
-	lease, err := h.redis.sequencer()
+	lease, err := h.redis.Sequencer()
 	if err != nil {
 		return nil
 	}

@@ -6,19 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"pulsegate/conformance/blackbox"
-	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
+	"pulsegate/conformance/clusterrun"
 )
-
-// database is the name of the cluster's database in the stand-in.
-const database = "pulsegate"
 
 // node is one server process. Proxies are between it and its servers, unless these are
 // not the harness's own.
@@ -48,13 +43,13 @@ func (h *harness) newNode(i int) (*node, error) {
 	}
 	var err error
 	if h.stand != nil {
-		if n.toMongoDB, err = newProxy(h.stand.addr); err != nil {
+		if n.toMongoDB, err = newProxy(h.stand.Addr()); err != nil {
 			return nil, err
 		}
-		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + database
+		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + clusterrun.Database
 	}
 	if h.redis != nil {
-		if n.toRedis, err = newProxy(h.redis.addr()); err != nil {
+		if n.toRedis, err = newProxy(h.redis.Addr()); err != nil {
 			return nil, err
 		}
 		n.redis = "redis://" + n.toRedis.addr()
@@ -76,10 +71,10 @@ func (n *node) start() error {
 	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
 		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, n.harness.settings.env...)
 	if !n.harness.settings.control {
-		env = append(env, "PULSEGATE_MONGODB="+n.mongodb, "PULSEGATE_REDIS="+n.redis,
-			"PULSEGATE_CLUSTER_KEY_FILE="+n.harness.key, "PULSEGATE_NODE="+n.name,
-			"PULSEGATE_PEER_LISTEN="+n.peer, "PULSEGATE_PEER_ADDRESS="+n.toPeer.addr(),
-			"PULSEGATE_MONGODB_STANDALONE="+strconv.FormatBool(n.harness.stand != nil))
+		m := clusterrun.Member{Name: n.name, MongoDB: n.mongodb, PasswordFile: n.harness.password,
+			Standalone: n.harness.stand != nil, Redis: n.redis, KeyFile: n.harness.key, PeerListen: n.peer,
+			PeerAddress: n.toPeer.addr()}
+		env = append(env, m.Env()...)
 	}
 	var err error
 	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
@@ -113,43 +108,6 @@ func (n *node) ready() error {
 	return fmt.Errorf("%s is not ready after a minute: %w", n.name, last)
 }
 
-// standIn is the stand-in for MongoDB. It keeps its databases when it is killed.
-type standIn struct {
-	addr, dir, path string
-	cmd             *exec.Cmd
-	stop            func() error
-}
-
-func startStandIn(dir string) (*standIn, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	path, err := mongotest.Build(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	port, err := blackbox.FreePort()
-	if err != nil {
-		return nil, err
-	}
-	s := &standIn{addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, path: path}
-	return s, s.start()
-}
-
-func (s *standIn) start() (err error) {
-	s.cmd = exec.Command(s.path, "-listen", s.addr, "-dir", s.dir)
-	_, s.stop, err = mongotest.Start(s.cmd)
-	return err
-}
-
-func (s *standIn) kill() error {
-	if err := s.cmd.Process.Kill(); err != nil {
-		return err
-	}
-	_ = s.stop() // reports the kill
-	return nil
-}
-
 // close ends everything that the harness started.
 func (h *harness) close() error {
 	var errs []error
@@ -164,10 +122,13 @@ func (h *harness) close() error {
 		}
 	}
 	if h.redis != nil {
-		errs = append(errs, h.redis.kill())
+		errs = append(errs, h.redis.Kill())
 	}
-	if h.stand != nil && h.stand.stop != nil {
-		errs = append(errs, h.stand.stop())
+	if h.stand != nil {
+		errs = append(errs, h.stand.Stop())
+	}
+	if h.remove != nil {
+		errs = append(errs, h.remove())
 	}
 	return errors.Join(errs...)
 }

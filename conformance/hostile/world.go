@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 const (
@@ -32,7 +33,7 @@ var canaries = []string{canary, strings.ToLower(canary), "1931-07-13", "61.73519
 // world is the state that the sections share.
 type world struct {
 	bin, dir, section string
-	srv               *blackbox.Server
+	srv               *clusterrun.Servers
 	key               *blackbox.Key
 	ehr               *blackbox.Client
 	patient           string

@@ -1,4 +1,4 @@
-package main
+package clusterrun
 
 import (
 	"bufio"
@@ -14,13 +14,13 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// redis is a Redis server without persistence, which a test may end and start again.
-type redis struct {
+// Redis is a Redis server without persistence, which a test may end and start again.
+type Redis struct {
 	port int
 	cmd  *exec.Cmd // nil while it is down
 }
 
-func startRedis() (*redis, error) {
+func StartRedis() (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, errors.New("redis-server is missing; deploy/ensure-redis.sh installs it")
 	}
@@ -28,14 +28,14 @@ func startRedis() (*redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &redis{port: port}
-	return r, r.start()
+	r := &Redis{port: port}
+	return r, r.Start()
 }
 
-func (r *redis) addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
+func (r *Redis) Addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
 
-// start starts the server, with no keys, and waits until it answers.
-func (r *redis) start() error {
+// Start starts the server, with no keys, and waits until it answers.
+func (r *Redis) Start() error {
 	r.cmd = exec.Command("redis-server", "--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--save", "",
 		"--appendonly", "no")
 	if err := r.cmd.Start(); err != nil {
@@ -47,10 +47,10 @@ func (r *redis) start() error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return errors.Join(errors.New("redis-server does not start"), r.kill())
+	return errors.Join(errors.New("redis-server does not start"), r.Kill())
 }
 
-func (r *redis) kill() error {
+func (r *Redis) Kill() error {
 	if r.cmd == nil {
 		return nil
 	}
@@ -60,14 +60,14 @@ func (r *redis) kill() error {
 	return err
 }
 
-// flush removes all keys.
-func (r *redis) flush() error {
+// Flush removes all keys.
+func (r *Redis) Flush() error {
 	_, err := r.do("FLUSHALL")
 	return err
 }
 
-// sequencer returns the value of the lease of the sequencer, or "" if there is none.
-func (r *redis) sequencer() (string, error) {
+// Sequencer returns the value of the lease of the sequencer, or "" if there is none.
+func (r *Redis) Sequencer() (string, error) {
 	keys, err := r.do("KEYS", "pulsegate:*:sequencer")
 	if err != nil || len(keys) == 0 {
 		return "", err
@@ -81,8 +81,8 @@ func (r *redis) sequencer() (string, error) {
 
 // do sends a command (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec)
 // and returns the strings of the answer.
-func (r *redis) do(args ...string) ([]string, error) {
-	c, err := net.DialTimeout("tcp", r.addr(), 5*time.Second)
+func (r *Redis) do(args ...string) ([]string, error) {
+	c, err := net.DialTimeout("tcp", r.Addr(), 5*time.Second)
 	if err != nil {
 		return nil, err
 	}
