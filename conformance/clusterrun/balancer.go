@@ -86,6 +86,12 @@ func (b *balancer) set(node int, down bool) {
 	b.down[node] = down
 }
 
+func (b *balancer) isDown(node int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.down[node]
+}
+
 func (b *balancer) close() error {
 	if err := b.server.Close(); !errors.Is(err, net.ErrClosed) {
 		return err

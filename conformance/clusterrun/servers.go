@@ -5,6 +5,7 @@
 package clusterrun
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type Options struct {
 	// stand-in for MongoDB and a Redis server.
 	MongoDB, Redis string
 	Env            []string // more settings of the processes
+	Listen         string   // of one process; empty is any port of the loopback interface
 }
 
 // Servers are the processes of one server.
@@ -55,13 +57,13 @@ func Start(o Options) (_ *Servers, err error) {
 	begin := time.Now()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close(), s.killAll())
+			err = errors.Join(err, s.End())
 		}
 		s.Ready = time.Since(begin)
 	}()
 	s.nodes = make([]*blackbox.Server, max(1, o.Nodes))
 	if len(s.nodes) == 1 {
-		s.listen = []string{"127.0.0.1:0"}
+		s.listen = []string{cmp.Or(o.Listen, "127.0.0.1:0")}
 		if err := s.start(0); err != nil {
 			return nil, err
 		}
@@ -185,6 +187,26 @@ func (s *Servers) KillNode(i int) error {
 	return err
 }
 
+// Serves waits until each process of a cluster that is up answers ask, which sends a
+// request to Base, with true.
+func (s *Servers) Serves(ask func() bool) error {
+	if s.balancer == nil {
+		return nil
+	}
+	good := 0
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
+		if !ask() {
+			good = 0
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		if good++; good == len(s.nodes) {
+			return nil
+		}
+	}
+	return errors.New("the other processes do not serve two minutes after a kill")
+}
+
 // Nodes returns the number of processes.
 func (s *Servers) Nodes() int { return len(s.nodes) }
 
@@ -221,14 +243,16 @@ func (s *Servers) each(do func(*blackbox.Server) error) error {
 	return errors.Join(errs...)
 }
 
-// killAll ends the processes that were started.
-func (s *Servers) killAll() (err error) {
+// End ends, with SIGKILL, the processes that run, and what Start started for them.
+func (s *Servers) End() (err error) {
 	for _, n := range s.nodes {
 		if n != nil {
-			err = errors.Join(err, n.Kill())
+			if kerr := n.Kill(); !errors.Is(kerr, os.ErrProcessDone) {
+				err = errors.Join(err, kerr)
+			}
 		}
 	}
-	return err
+	return errors.Join(err, s.close())
 }
 
 func (s *Servers) close() error {
@@ -252,7 +276,12 @@ func (s *Servers) close() error {
 func (s *Servers) next() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = (s.last + 1) % len(s.nodes)
+	for range s.nodes {
+		s.last = (s.last + 1) % len(s.nodes)
+		if s.balancer == nil || !s.balancer.isDown(s.last) {
+			break
+		}
+	}
 	return s.last
 }
 
