@@ -412,3 +412,31 @@ func ImportNotary(ctx context.Context, o NotaryOptions, secrets *sealed.Vault) (
 		{Key: checkpointKey, Value: msg, Expect: store.StateAbsent}}})
 	return err == nil, fhir.Wrap(op, err)
 }
+
+// ExportNotary writes the key of a cluster to the file of OpenNotary, and the checkpoint
+// of the cluster in st unless dir has one. A server that leaves its cluster calls it. A
+// checkpoint file stays, even if the copy of the store does not continue it: that is for
+// OpenNotary to find.
+func ExportNotary(ctx context.Context, dir string, st store.State, secrets *sealed.Vault) error {
+	const op = "audit.ExportNotary"
+	secret, err := secrets.Get(ctx, secretName)
+	if err != nil {
+		return err
+	}
+	if _, err := parseKey(secret.Value, secretSource); err != nil {
+		return fhir.Wrap(op, err)
+	}
+	if err := writeFile(filepath.Join(dir, keyFile), secret.Value); err != nil {
+		return fhir.Wrap(op, err)
+	}
+	n := &Notary{opts: NotaryOptions{Dir: dir}}
+	msg, err := n.readCheckpoint()
+	if err != nil || msg != nil {
+		return fhir.Wrap(op, err)
+	}
+	row, err := st.Get(ctx, checkpointKey)
+	if err != nil || row == nil || bytes.Equal(row, accepted) {
+		return fhir.Wrap(op, err)
+	}
+	return fhir.Wrap(op, writeFile(filepath.Join(dir, checkpointFile), row))
+}

@@ -18,7 +18,7 @@ import (
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
 
-// process is what one process of a test cluster keeps.
+// process holds the connection and the directory of one process.
 type process struct {
 	client *memlog.Client
 	dir    string
@@ -174,7 +174,7 @@ func TestJoin(t *testing.T) {
 	has(t, a, append(want, "after")...)
 }
 
-// TestTamperedSnapshot checks that nobody joins from a snapshot with a changed file.
+// TestTamperedSnapshot checks that no process joins from a snapshot with a changed file.
 func TestTamperedSnapshot(t *testing.T) {
 	ctx := context.Background()
 	servers := memlog.New(memlog.Options{})

@@ -169,6 +169,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// exists reports whether a resource exists.
+func (w *world) exists(ctx context.Context, ref fhir.Ref) (bool, error) {
+	_, _, err := w.store.Read(ctx, ref, 0)
+	if err != nil && fhir.KindOf(err) == fhir.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // backInApp is the page of the app to which people return.
 func backInApp(c *gin.Context) {
 	c.Data(http.StatusOK, "text/html; charset=utf-8",
@@ -216,13 +225,7 @@ func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions,
 		Passkeys:  passkeys,
 		Passwords: authn.NewPasswords(nil), Vault: vault, Issuer: w.base, Clock: w.now, Logger: log,
-		ResourceExists: func(ctx context.Context, ref fhir.Ref) (bool, error) {
-			_, _, err := w.store.Read(ctx, ref, 0)
-			if err != nil && fhir.KindOf(err) == fhir.NotFound {
-				return false, nil
-			}
-			return err == nil, err
-		},
+		ResourceExists: w.exists,
 		EndAccess: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			if err := w.apps.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
 				return err

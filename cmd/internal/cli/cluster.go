@@ -32,7 +32,8 @@ func clusterCommand() *cobra.Command {
 		}
 		return sr.list(out, snapshotHeader, func(t *table) { snapshotRow(t, &out) })
 	}
-	return group("cluster", "Servers that share one log", status, snapshot, clusterSchemaCommand())
+	return group("cluster", "Servers that share one log", status, snapshot, clusterSchemaCommand(),
+		clusterRestoreCommand(), clusterLeaveCommand())
 }
 
 func clusterSchemaCommand() *cobra.Command {

@@ -51,6 +51,8 @@ pulsegate target add lab --url https://lab.example/fhir --client-id 7f3k --categ
 pulsegate explain 4hx7kq2m --json`,
 	"cluster status":   `pulsegate cluster status`,
 	"cluster snapshot": `pulsegate cluster snapshot`,
+	"cluster restore":  `pulsegate cluster restore --config /etc/pulsegate/pulsegate.yaml --cluster 7d0f5b1c2a9e4863b1c7f0a2d9e84635`,
+	"cluster leave":    `pulsegate cluster leave --config /etc/pulsegate/pulsegate.yaml --cluster 7d0f5b1c2a9e4863b1c7f0a2d9e84635`,
 	"cluster schema": `pulsegate cluster schema
 pulsegate cluster schema --raise`,
 	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,

@@ -1,8 +1,8 @@
-// Package recovery passes an operator's decision to start after a loss from the
-// command line to the next start of the server, which records it in the audit
-// trail. A server that finds something lost refuses to start and names the
-// command. The decision cannot go over the admin socket, because the server is
-// not running.
+// Package recovery passes an operator's decision to start after a loss, or to change
+// the cluster of a stopped server, from the command line to the next start of the
+// server, which records it in the audit trail. A server that finds something lost
+// refuses to start and names the command. The decision cannot go over the admin socket,
+// because the server is not running.
 package recovery
 
 import (
@@ -21,22 +21,30 @@ const (
 	SealKey  = "seal-key"  // keys/seal.key
 )
 
+// The changes of a cluster that an operator may have made while the server was stopped.
+const (
+	ClusterRestore = "cluster-restore" // the log was restored to an earlier state
+	ClusterLeave   = "cluster-leave"   // the server goes on without the cluster
+)
+
 // Decision is an operator's request, until the server has acted on it.
 type Decision struct {
 	By string    `json:"by"` // "uid:0"
 	At time.Time `json:"at"`
+	// Details are names and values for the audit trail.
+	Details [][2]string `json:"details,omitempty"`
 
 	path string
 }
 
 func path(dir, what string) string { return filepath.Join(dir, "recover", what) }
 
-// Request writes the decision to start without what.
-func Request(dir, what, by string, at time.Time) error {
+// Request writes the decision about what, with details for the audit trail.
+func Request(dir, what, by string, at time.Time, details ...[2]string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("the data directory cannot be read: %w", err)
 	}
-	b, err := json.Marshal(Decision{By: by, At: at.UTC()})
+	b, err := json.Marshal(Decision{By: by, At: at.UTC(), Details: details})
 	if err != nil {
 		return err
 	}
@@ -62,6 +70,9 @@ func Requested(dir, what string) (*Decision, error) {
 	}
 	return d, nil
 }
+
+// Withdraw removes a decision that was not carried out.
+func Withdraw(dir, what string) error { return os.Remove(path(dir, what)) }
 
 // Done removes the decision once it is recorded.
 func (d *Decision) Done() error { return os.Remove(d.path) }

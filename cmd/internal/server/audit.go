@@ -38,18 +38,33 @@ func openAudit(ctx context.Context, env environment, db database) (auditTrail, e
 		return auditTrail{}, err
 	}
 	o := notaryOptions(env, db, env.roles)
+	restored, err := recovery.Requested(env.config.Data, recovery.ClusterRestore)
+	if err != nil {
+		return auditTrail{}, err
+	}
 	o.Accept = decision != nil
 	if m := env.member; m == nil {
 		t.notary, err = audit.OpenNotary(o)
 	} else {
 		// A restored log is shorter than the checkpoint of this server. Only its operator
 		// can accept that: who can write to MongoDB could otherwise hide a rollback.
+		o.Accept = o.Accept || restored != nil
 		t.notary, err = audit.OpenSharedNotary(ctx, o, m.vault)
 	}
 	if err != nil {
 		return auditTrail{}, err
 	}
 	if err := t.recordRejoin(ctx, env); err != nil {
+		return auditTrail{}, err
+	}
+	if err := t.recordChange(ctx, env, recovery.ClusterRestore, restored); err != nil {
+		return auditTrail{}, err
+	}
+	left, err := recovery.Requested(env.config.Data, recovery.ClusterLeave)
+	if err == nil {
+		err = t.recordChange(ctx, env, recovery.ClusterLeave, left)
+	}
+	if err != nil {
 		return auditTrail{}, err
 	}
 	return t, t.recordRecovery(ctx, env, recovery.AuditLog, decision, t.notary.Accepted())
@@ -74,6 +89,27 @@ func (t auditTrail) recordRejoin(ctx context.Context, env environment) error {
 			[2]string{"former-epoch", strconv.FormatUint(m.Was, 10)})
 	}
 	return t.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: what, Extra: extra})
+}
+
+// recordChange records a change of the cluster that an operator ordered while the server
+// was stopped, and removes the order, which may be nil.
+func (t auditTrail) recordChange(ctx context.Context, env environment, what string, d *recovery.Decision) error {
+	if d == nil {
+		return nil
+	}
+	extra := append([][2]string{{"decided", d.At.Format(time.RFC3339)}}, d.Details...)
+	if m := env.member; m != nil {
+		extra = append(extra, [2]string{"epoch", strconv.FormatUint(m.Identity.Epoch, 10)})
+	}
+	if problem := t.notary.Accepted(); problem != "" {
+		extra = append(extra, [2]string{"problem", problem})
+	}
+	err := t.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: what,
+		Caller: audit.Caller{Principal: &access.Principal{Operator: d.By}, RequestID: fhir.RandomID()}, Extra: extra})
+	if err != nil {
+		return err
+	}
+	return d.Done()
 }
 
 // recordRecovery records that the server starts after a loss because an

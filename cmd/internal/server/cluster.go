@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pulsegate/cmd/internal/membership"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
 	"pulsegate/fhir/cluster/hints"
@@ -105,7 +106,8 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Clock: time.Now, Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
+		Logger: env.log}); err != nil {
 		return nil, err
 	}
 	if err := m.openMirror(); err != nil {
@@ -155,15 +157,8 @@ func (m *member) source() string {
 }
 
 func (m *member) openLog(ctx context.Context) (err error) {
-	c := m.env.config
-	password, err := readSecret("mongodb-password-file", c.MongoDBPasswordFile)
-	if err != nil {
+	if m.log, err = membership.OpenLog(ctx, m.env.config); err != nil {
 		return err
-	}
-	m.log, err = mongolog.Open(ctx, mongolog.Options{URI: c.MongoDB, Password: password,
-		Standalone: c.MongoDBStandalone})
-	if err != nil {
-		return fmt.Errorf("mongodb: %w", err)
 	}
 	m.closers.add(func() error { return m.log.Close(context.Background()) })
 	return nil
@@ -173,19 +168,14 @@ func (m *member) openLog(ctx context.Context) (err error) {
 func (m *member) connect() (err error) {
 	c := m.env.config
 	if c.Redis != "" {
-		password, err := readSecret("redis-password-file", c.RedisPasswordFile)
-		if err != nil {
-			return err
-		}
 		address, err := m.peerAddress()
 		if err != nil {
 			return err
 		}
-		m.redis, err = hints.Open(hints.Options{URL: c.Redis, Password: password, Cluster: m.Identity.Cluster,
-			Secret: sealed.Derive(m.keys.Current, "pulsegate rate limits", 32), Wake: m.wake,
-			Self:   hints.Holder{Node: m.node(), Address: address}, Clock: time.Now, Logger: m.env.log})
+		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys, hints.Options{Wake: m.wake,
+			Self: hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
 		if err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return err
 		}
 		m.closers.add(m.redis.Close)
 		m.bell.Store(m.redis)

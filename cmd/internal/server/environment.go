@@ -23,6 +23,7 @@ type environment struct {
 	base    string          // the public base URL, without a final slash
 	egress  egress.Policy   // for outgoing requests
 	shared  *pebblestore.DB // see Main
+	lease   time.Duration   // see Main
 
 	// The fields below are set when the store is open.
 
@@ -47,7 +48,7 @@ func (e environment) limits() limit.Shared {
 // newEnvironment returns the environment of a server that listens on addr.
 func newEnvironment(m *Main, addr net.Addr) (environment, error) {
 	e := environment{config: m.Config, version: m.Version, log: m.Log, now: m.clock, base: m.Config.BaseURL,
-		shared: m.shared}
+		shared: m.shared, lease: m.lease}
 	if e.now == nil {
 		e.now = time.Now
 	}

@@ -110,7 +110,8 @@ func (f *followers) startPreferred(ctx context.Context, env environment, db data
 		return err
 	}
 	f.preferred, err = preferred.New(ctx, preferred.Options{Store: db, Audit: rec, Clock: env.now, Key: key,
-		Policy: policy, Roles: env.roles, Logger: env.log, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
+		Policy: policy, Roles: env.roles, Logger: env.log,
+		Zone: func(ctx context.Context, patient string) (*time.Location, error) {
 			return zoneOf(ctx, db, patient)
 		}})
 	f.view = &preferred.View{Store: db, Policy: policy}

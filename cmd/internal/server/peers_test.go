@@ -113,7 +113,8 @@ func (all *peers) start(set map[string]string, clock func() time.Time, poll time
 	values := map[string]string{"base-url": peersBase}
 	maps.Copy(values, set)
 	ready := make(chan struct{})
-	m := &Main{Config: settings(all.t, n.dir, values), Version: versionOfTest, clock: clock, shared: all.open(clock, poll),
+	m := &Main{Config: settings(all.t, n.dir, values), Version: versionOfTest, clock: clock,
+		shared: all.open(clock, poll),
 		Log:    slog.New(slog.NewTextHandler(all.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		opened: func(s *services, addr net.Addr) { n.services, n.addr = s, addr.String() },
 		Stdout: writerFunc(func(p []byte) (int, error) {

@@ -36,6 +36,7 @@ type Main struct {
 
 	// the store, instead of the one in the data directory; Run does not close it
 	shared *pebblestore.DB
+	lease  time.Duration                    // of the roles; the default if 0
 	opened func(s *services, addr net.Addr) // called when the services are open
 }
 

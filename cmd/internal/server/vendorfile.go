@@ -1,17 +1,15 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
 	"pulsegate/adapters/cloud"
 	"pulsegate/adapters/cloud/clouds"
+	"pulsegate/cmd/internal/config"
 )
 
 // vendorSettings are the settings of one vendor in the file that the setting
@@ -59,51 +57,16 @@ func newVendor(env environment, code string, s vendorSettings) (cloud.Vendor, er
 		APIURL: strings.TrimSuffix(s.APIURL, "/"), Options: map[string]string{}, Clock: env.now,
 		HTTP: env.vendorClient(1 << 20)}
 	var err error
-	if c.ClientSecret, err = readSecret("client-secret-file", s.SecretFile); err != nil {
+	if c.ClientSecret, err = config.ReadSecret("client-secret-file", s.SecretFile); err != nil {
 		return nil, err
 	}
 	for name, value := range s.Options {
 		if strings.HasSuffix(name, "-file") {
-			if value, err = readSecret("options: "+name, value); err != nil {
+			if value, err = config.ReadSecret("options: "+name, value); err != nil {
 				return nil, err
 			}
 		}
 		c.Options[name] = value
 	}
 	return build(c)
-}
-
-// maxSecret bounds the size of a secret file in bytes.
-const maxSecret = 64 << 10
-
-// readSecret returns the content of a secret file without surrounding white space, or
-// "" if path is empty. It refuses files that every user of the machine may read.
-// setting names the file in errors.
-func readSecret(setting, path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s: %s is not a regular file", setting, path)
-	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return "", fmt.Errorf("%s: %s is open to all users (mode %#o); run `chmod o= %s`", setting, path, mode, path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
-	}
-	if b = bytes.TrimSpace(b); len(b) == 0 || len(b) > maxSecret {
-		return "", fmt.Errorf("%s: %s must have 1 to %d bytes", setting, path, maxSecret)
-	}
-	return string(b), nil
 }

@@ -218,7 +218,7 @@ func clusterOf(t *series.Template) (cluster, error) {
 	return cluster{}, fmt.Errorf("mirror: the Observations of a series have no code")
 }
 
-// codings returns the code of an Observation in a bucket as a cluster.
+// clusterIn returns the cluster to which the Observation of a bucket belongs.
 func clusterIn(observation bson.D) (c cluster) {
 	for _, e := range observation {
 		switch e.Key {

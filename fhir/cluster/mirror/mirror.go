@@ -383,7 +383,8 @@ func (m *Mirror) write(ctx context.Context, collection string, writes []mongo.Wr
 		cancel()
 		var failed mongo.BulkWriteException
 		if errors.As(err, &failed) && failed.WriteConcernError == nil &&
-			!slices.ContainsFunc(failed.WriteErrors, func(e mongo.BulkWriteError) bool { return e.Code != duplicateKey }) {
+			!slices.ContainsFunc(failed.WriteErrors,
+				func(e mongo.BulkWriteError) bool { return e.Code != duplicateKey }) {
 			err = nil
 		}
 		if err != nil {

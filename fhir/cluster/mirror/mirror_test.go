@@ -137,7 +137,8 @@ func (w *world) compare() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		err = w.st.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		f := store.Find{Query: q, Filter: access.All().Filter(access.Search)}
+		err = w.st.Find(ctx, f, func(f *store.Found) bool {
 			want[typ+"/"+f.Resource.ID] = string(f.Resource.JSON)
 			return true
 		})

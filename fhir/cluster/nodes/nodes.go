@@ -249,10 +249,26 @@ func (r *Registry) Nodes(ctx context.Context) ([]Node, error) {
 			delete(r.seen, id)
 		}
 	}
-	slices.SortFunc(list, func(a, b Node) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Instance, b.Instance))
-	})
+	slices.SortFunc(list, byName)
 	return list, err
+}
+
+// Beating returns the processes that live according to beats, by name. It is for programs
+// that have no store.
+func Beating(ctx context.Context, beats Beats) ([]Node, error) {
+	live, err := beats.Beat(ctx, "", nil, 0)
+	var list []Node
+	for id, v := range live {
+		if n, ok := parse(id, v); ok {
+			list = append(list, n.Node)
+		}
+	}
+	slices.SortFunc(list, byName)
+	return list, fhir.Wrap("nodes.Beating", err)
+}
+
+func byName(a, b Node) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Instance, b.Instance))
 }
 
 // parse decodes the value of an instance. It reports false if another program wrote it.

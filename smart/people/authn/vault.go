@@ -84,6 +84,27 @@ func ImportKey(ctx context.Context, dir string, secrets *sealed.Vault) (imported
 	return err == nil && subtle.ConstantTimeCompare(s.Value, key) == 1, err
 }
 
+// ExportKey writes the key of a cluster to the file of OpenVault. A server that leaves its
+// cluster calls it.
+func ExportKey(ctx context.Context, dir string, secrets *sealed.Vault) error {
+	const op = "authn.ExportKey"
+	s, err := secrets.Get(ctx, secretName)
+	if err != nil {
+		return err
+	}
+	if len(s.Value) != vaultKey {
+		return fhir.Errorf(fhir.Conflict, op, "the cluster's secret seal-key is missing or does not have %d bytes", vaultKey)
+	}
+	path := keyPath(dir)
+	if now, err := readKey(path); err == nil && subtle.ConstantTimeCompare(now, s.Value) == 1 {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fhir.Wrap(op, err)
+	}
+	return fhir.Wrap(op, writeKey(path, s.Value))
+}
+
 func keyPath(dir string) string { return filepath.Join(dir, "keys", "seal.key") }
 
 // readKey reads a key file. The error wraps os.ErrNotExist if there is none.
@@ -113,16 +134,21 @@ func drawKey() []byte {
 }
 
 func makeKey(path string) ([]byte, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
 	key := drawKey()
+	return key, writeKey(path, key)
+}
+
+// writeKey writes a key file, which must not exist.
+func writeKey(path string, key []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, err = f.Write(key)
-	return key, errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // newVault returns a Vault with a key of 32 bytes.

@@ -125,3 +125,18 @@ func Import(ctx context.Context, dir string, vault *sealed.Vault, clock func() t
 	s, err := vault.Make(ctx, secretName, func() ([]byte, error) { return b, nil })
 	return err == nil && bytes.Equal(s.Value, b), err
 }
+
+// Export writes the keys of a cluster to dir/keys, where Open finds them, and removes
+// other keys there. A server that leaves its cluster calls it, so that the tokens that
+// it has issued stay valid.
+func Export(ctx context.Context, dir string, vault *sealed.Vault, clock func() time.Time) error {
+	set, err := newVaultStorage(vault).keys(ctx)
+	if err != nil {
+		return err
+	}
+	files, err := openFiles(keysDir(dir), clock().Unix())
+	if err != nil {
+		return err
+	}
+	return files.change(ctx, nil, func(keySet) (keySet, error) { return set, nil })
+}
