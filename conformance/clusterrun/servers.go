@@ -237,7 +237,12 @@ func (s *Servers) each(do func(*blackbox.Server) error) error {
 	errs := make([]error, len(s.nodes))
 	var wg sync.WaitGroup
 	for i, n := range s.nodes {
-		wg.Go(func() { errs[i] = do(n) })
+		wg.Go(func() {
+			if err := do(n); err != nil {
+				log := n.Log()
+				errs[i] = fmt.Errorf("process %d: %w\n%s", i+1, err, log[max(0, len(log)-1000):])
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
