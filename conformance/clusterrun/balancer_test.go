@@ -85,8 +85,8 @@ func TestRequestAsItCame(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_, err = io.WriteString(c, "GET /a%2fb/..?x=1;y=%zz HTTP/1.1\r\nHost: public.test\r\nX-Forwarded-For: 192.0.2.1\r\n"+
-		"X-Forwarded-Host: evil.test\r\n\r\n")
+	_, err = io.WriteString(c, "GET /a%2fb/..?x=1;y=%zz HTTP/1.1\r\nHost: public.test\r\n"+
+		"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: evil.test\r\n\r\n")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ type Redis struct {
 	cmd  *exec.Cmd // nil while it is down
 }
 
+// StartRedis starts a server on a free port.
 func StartRedis() (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, errors.New("redis-server is missing; deploy/ensure-redis.sh installs it")
@@ -32,6 +33,7 @@ func StartRedis() (*Redis, error) {
 	return r, r.Start()
 }
 
+// Addr returns the address of the server.
 func (r *Redis) Addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
 
 // Start starts the server, with no keys, and waits until it answers.
@@ -50,6 +52,7 @@ func (r *Redis) Start() error {
 	return errors.Join(errors.New("redis-server does not start"), r.Kill())
 }
 
+// Kill ends the server with SIGKILL.
 func (r *Redis) Kill() error {
 	if r.cmd == nil {
 		return nil

@@ -73,9 +73,8 @@ type Member struct {
 	Standalone   bool   // MongoDB is the stand-in
 	Redis        string // URL; may be empty
 	KeyFile      string // of the cluster key
-	// PeerListen is where the process listens for other processes, and PeerAddress
-	// where they reach it.
-	PeerListen, PeerAddress string
+	PeerListen   string // address to listen on for other processes
+	PeerAddress  string // address at which other processes connect
 }
 
 // Env returns the settings as environment variables.

@@ -25,7 +25,8 @@ func main() {
 	list := flag.String("list", "", "write the attacks and the answers to this file")
 	var o clusterrun.Options
 	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes, behind a load balancer if there are several")
-	flag.StringVar(&o.MongoDB, "mongodb", "", "connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
 	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
 	flag.StringVar(&o.Bin, "bin", "bin/pulsegate", "the binary to start")
 	flag.Parse()

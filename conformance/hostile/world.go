@@ -51,10 +51,11 @@ type world struct {
 // row is one attack in the list.
 type row struct{ section, name, answer string }
 
-// client returns a client with the key of the test.
+// client returns a client with the key of the test. It waits longer for several
+// processes, where each commit of a large batch waits for the log.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
-		HTTP: &http.Client{Timeout: 30 * time.Second}}
+		HTTP: &http.Client{Timeout: time.Duration(w.srv.Nodes()) * 30 * time.Second}}
 }
 
 func (w *world) setUp() error {

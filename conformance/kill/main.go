@@ -30,7 +30,8 @@ func main() {
 	var o clusterrun.Options
 	flag.StringVar(&o.Bin, "bin", "bin/pulsegate", "the binary to start")
 	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes; of several, one is killed at a time")
-	flag.StringVar(&o.MongoDB, "mongodb", "", "connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
 	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
 	kills := flag.Int("kills", 50, "number of kills")
 	writers := flag.Int("writers", 8, "number of concurrent writers")
@@ -92,7 +93,8 @@ func run(o clusterrun.Options, kills, writers int, seed uint64) (err error) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	fmt.Printf("kill: %d kills, %d writers, seed %d\n", kills, writers, seed)
 	for i := range kills {
-		if err := h.round(writers, time.Duration(20+rnd.IntN(400))*time.Millisecond, rnd.Uint64(), rnd.IntN(h.srv.Nodes())); err != nil {
+		if err := h.round(writers, time.Duration(20+rnd.IntN(400))*time.Millisecond, rnd.Uint64(),
+			rnd.IntN(h.srv.Nodes())); err != nil {
 			return fmt.Errorf("kill %d: %w", i+1, err)
 		}
 	}

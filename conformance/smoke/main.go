@@ -23,7 +23,8 @@ func main() {
 	keep := flag.Bool("keep", false, "keep the data directory")
 	var o clusterrun.Options
 	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes, behind a load balancer if there are several")
-	flag.StringVar(&o.MongoDB, "mongodb", "", "connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
 	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
 	flag.Parse()
 	if err := run(*bin, *keep, o); err != nil {
