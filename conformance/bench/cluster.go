@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"pulsegate/conformance/blackbox"
-	"pulsegate/conformance/cluster/servers"
+	"pulsegate/conformance/clusterrun"
 )
 
 // plan holds the cases of the step cluster.
@@ -88,8 +88,8 @@ func roundTrip(s string) (time.Duration, error) {
 
 // backing holds the servers behind all processes of the step.
 type backing struct {
-	mongodb  *servers.MongoDB // nil with -mongodb
-	redis    *servers.Redis
+	mongodb  *clusterrun.StandIn // nil with -mongodb
+	redis    *clusterrun.Redis
 	network  *network // before the stand-in; nil with -mongodb
 	uri      string   // connection string of the user, or of the stand-in
 	near     string   // as the program itself reaches it, without a delay
@@ -107,13 +107,13 @@ func (b *bench) startBacking() (s *backing, err error) {
 		}
 	}()
 	if b.opt.mongodb == "" {
-		if s.mongodb, err = servers.StartMongoDB(filepath.Join(b.dir, "mongodb")); err != nil {
+		if s.mongodb, err = clusterrun.StartStandIn(filepath.Join(b.dir, "mongodb")); err != nil {
 			return s, err
 		}
-		if s.network, err = newNetwork(s.mongodb.Addr); err != nil {
+		if s.network, err = newNetwork(s.mongodb.Addr()); err != nil {
 			return s, err
 		}
-		s.uri, s.near = "mongodb://"+s.network.addr()+"/bench", "mongodb://"+s.mongodb.Addr+"/bench"
+		s.uri, s.near = "mongodb://"+s.network.addr()+"/bench", "mongodb://"+s.mongodb.Addr()+"/bench"
 	}
 	if b.opt.mongodbPassword != "" {
 		raw, err := os.ReadFile(b.opt.mongodbPassword)
@@ -122,7 +122,7 @@ func (b *bench) startBacking() (s *backing, err error) {
 		}
 		s.password = strings.TrimSpace(string(raw))
 	}
-	s.redis, err = servers.StartRedis()
+	s.redis, err = clusterrun.StartRedis()
 	return s, err
 }
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +14,7 @@ import (
 
 	"pulsegate/conformance/blackbox"
 	"pulsegate/conformance/cluster/history"
-	"pulsegate/conformance/cluster/servers"
+	"pulsegate/conformance/clusterrun"
 )
 
 // base is the public address of the cluster. It is never looked up.
@@ -28,8 +26,10 @@ const scope = "system/*.cruds"
 type harness struct {
 	settings *settings
 	dir, key string
-	stand    *servers.MongoDB // nil with a MongoDB of the user
-	redis    *servers.Redis   // nil with a Redis of the user
+	stand    *clusterrun.StandIn // nil with a MongoDB of the user
+	password string              // file of its password; may be empty
+	remove   func() error        // removes its database; may be nil
+	redis    *clusterrun.Redis   // nil with a Redis of the user
 	nodes    []*node
 	patients []string
 	clientID string
@@ -53,15 +53,17 @@ type harness struct {
 // start starts the servers and the processes, and adds patients, data and a client.
 func (h *harness) start() error {
 	h.creations, h.answers = map[string]bool{}, map[string]int{}
-	secret := make([]byte, 32)
-	rand.Read(secret)
-	h.key = filepath.Join(h.dir, "cluster-key")
-	err := os.WriteFile(h.key, []byte(base64.StdEncoding.EncodeToString(secret)+"\n"), 0o600)
-	if err != nil {
+	var err error
+	if h.key, err = clusterrun.WriteKey(h.dir); err != nil {
 		return err
 	}
-	if h.settings.mongodb == "" {
-		if h.stand, err = servers.StartMongoDB(filepath.Join(h.dir, "mongodb")); err != nil {
+	if h.settings.mongodb != "" {
+		h.settings.mongodb, h.password, h.remove, err = clusterrun.NewDatabase(h.settings.mongodb, h.dir)
+		if err != nil {
+			return err
+		}
+	} else {
+		if h.stand, err = clusterrun.StartStandIn(filepath.Join(h.dir, "mongodb")); err != nil {
 			return err
 		}
 	}
@@ -69,7 +71,7 @@ func (h *harness) start() error {
 	case "none":
 		h.settings.redis = ""
 	case "":
-		if h.redis, err = servers.StartRedis(); err != nil {
+		if h.redis, err = clusterrun.StartRedis(); err != nil {
 			return err
 		}
 	}

@@ -44,7 +44,8 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 func main() {
 	var s settings
 	flag.StringVar(&s.bin, "bin", "bin/pulsegate", "the binary to start")
-	flag.StringVar(&s.mongodb, "mongodb", "", "connection string of an empty database; empty starts a stand-in")
+	flag.StringVar(&s.mongodb, "mongodb", "",
+		"connection string of MongoDB, in which the run uses a new database; empty starts a stand-in")
 	flag.StringVar(&s.redis, "redis", "", "URL of a Redis server; empty starts one, and none does without")
 	flag.IntVar(&s.nodes, "nodes", 3, "number of processes")
 	flag.IntVar(&s.rounds, "rounds", 1, "how often each fault occurs")

@@ -12,10 +12,8 @@ import (
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
-
-// database is the name of the cluster's database in the stand-in.
-const database = "pulsegate"
 
 // node is one server process. Proxies are between it and its servers, unless these are
 // not the harness's own.
@@ -45,10 +43,10 @@ func (h *harness) newNode(i int) (*node, error) {
 	}
 	var err error
 	if h.stand != nil {
-		if n.toMongoDB, err = newProxy(h.stand.Addr); err != nil {
+		if n.toMongoDB, err = newProxy(h.stand.Addr()); err != nil {
 			return nil, err
 		}
-		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + database
+		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + clusterrun.Database
 	}
 	if h.redis != nil {
 		if n.toRedis, err = newProxy(h.redis.Addr()); err != nil {
@@ -73,10 +71,10 @@ func (n *node) start() error {
 	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
 		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, n.harness.settings.env...)
 	if !n.harness.settings.control {
-		env = append(env, "PULSEGATE_MONGODB="+n.mongodb, "PULSEGATE_REDIS="+n.redis,
-			"PULSEGATE_CLUSTER_KEY_FILE="+n.harness.key, "PULSEGATE_NODE="+n.name,
-			"PULSEGATE_PEER_LISTEN="+n.peer, "PULSEGATE_PEER_ADDRESS="+n.toPeer.addr(),
-			"PULSEGATE_MONGODB_STANDALONE="+strconv.FormatBool(n.harness.stand != nil))
+		m := clusterrun.Member{Name: n.name, MongoDB: n.mongodb, PasswordFile: n.harness.password,
+			Standalone: n.harness.stand != nil, Redis: n.redis, KeyFile: n.harness.key, PeerListen: n.peer,
+			PeerAddress: n.toPeer.addr()}
+		env = append(env, m.Env()...)
 	}
 	var err error
 	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
@@ -128,6 +126,9 @@ func (h *harness) close() error {
 	}
 	if h.stand != nil {
 		errs = append(errs, h.stand.Stop())
+	}
+	if h.remove != nil {
+		errs = append(errs, h.remove())
 	}
 	return errors.Join(errs...)
 }

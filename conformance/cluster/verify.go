@@ -38,7 +38,7 @@ func (h *harness) verify() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	log, err := mongolog.Open(ctx, mongolog.Options{URI: "mongodb://" + h.stand.Addr + "/" + database, Standalone: true})
+	log, err := mongolog.Open(ctx, mongolog.Options{URI: h.stand.URI(), Standalone: true})
 	if err != nil {
 		return err
 	}

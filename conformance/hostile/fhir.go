@@ -205,7 +205,6 @@ func cut(s string) string {
 
 // rawRequests sends requests that no HTTP client would send.
 func (w *world) rawRequests() error {
-	addr := strings.TrimPrefix(w.srv.Base, "http://")
 	tok, err := w.ehr.Token()
 	if err != nil {
 		return err
@@ -220,7 +219,7 @@ func (w *world) rawRequests() error {
 		{"both Content-Length and chunked",
 			"POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Type: application/fhir+json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 	} {
-		status, err := w.raw(addr, c[1])
+		status, err := w.raw(w.srv.Direct(), c[1])
 		if err == nil && !strings.HasPrefix(status, "40") && status != "" {
 			err = fmt.Errorf("answer %q", status)
 		}

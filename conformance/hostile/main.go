@@ -7,24 +7,30 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 func main() {
-	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
 	only := flag.String("only", "", "run only the sections whose names begin with this")
 	list := flag.String("list", "", "write the attacks and the answers to this file")
+	var o clusterrun.Options
+	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes, behind a load balancer if there are several")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
+	flag.StringVar(&o.Bin, "bin", "bin/pulsegate", "the binary to start")
 	flag.Parse()
-	if err := run(*bin, *keep, *list, *only); err != nil {
+	if err := run(o, *keep, *list, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "hostile: FAIL:", err)
 		os.Exit(1)
 	}
@@ -48,7 +54,7 @@ var sections = []section{
 	{"State after all attacks", (*world).unharmed},
 }
 
-func run(bin string, keep bool, list, only string) (err error) {
+func run(o clusterrun.Options, keep bool, list, only string) (err error) {
 	dir, err := os.MkdirTemp("", "pulsegate-hostile-")
 	if err != nil {
 		return err
@@ -62,21 +68,21 @@ func run(bin string, keep bool, list, only string) (err error) {
 			}
 		}()
 	}
-	w := &world{bin: bin, dir: dir}
+	w := &world{bin: o.Bin, dir: dir}
 	if w.key, err = blackbox.NewKey(); err != nil {
 		return err
 	}
-	if w.srv, err = blackbox.Start(bin, filepath.Join(dir, "data")); err != nil {
+	o.Dir = dir
+	if w.srv, err = clusterrun.Start(o); err != nil {
 		return err
 	}
 	defer func() {
-		for _, srv := range []*blackbox.Server{w.srv, w.strict} {
-			if srv == nil {
-				continue
-			}
-			if err := srv.Stop(); err != nil {
-				slog.Warn("stop", "error", err)
-			}
+		err := w.srv.Stop()
+		if w.strict != nil {
+			err = errors.Join(err, w.strict.Stop())
+		}
+		if err != nil {
+			slog.Warn("stop", "error", err)
 		}
 	}()
 	begin := time.Now()

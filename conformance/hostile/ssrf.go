@@ -76,7 +76,7 @@ func (w *world) ssrf() error {
 			ids = append(ids, id)
 		}
 		w.note("Subscription endpoint "+strings.ReplaceAll(u, trap.port(), "PORT"), answer, err)
-		answer, err = w.keysAt(w.strict, u)
+		answer, err = w.keysAt(w.strict.Base, w.strict.Run, u)
 		w.note("jwks_url "+strings.ReplaceAll(u, trap.port(), "PORT"), answer, err)
 	}
 	time.Sleep(4 * time.Second) // time for the first attempts in the background
@@ -142,16 +142,17 @@ func eventually(ok func() bool) bool {
 	return false
 }
 
-// keysAt registers a client with its keys at u and requests a token as that client.
-func (w *world) keysAt(srv *blackbox.Server, u string) (string, error) {
+// keysAt registers a client of a server with its keys at u, by the command line, and
+// requests a token as that client.
+func (w *world) keysAt(base string, command func(out any, args ...string) error, u string) (string, error) {
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := srv.Run(&c, "client", "add", "--name", "x", "--jwks-url", u, "--scope",
+	if err := command(&c, "client", "add", "--name", "x", "--jwks-url", u, "--scope",
 		"system/Observation.rs"); err != nil {
 		return "refused", nil
 	}
-	client := &blackbox.Client{Base: srv.Base, ID: c.ID, Key: w.key, HTTP: w.ehr.HTTP}
+	client := &blackbox.Client{Base: base, ID: c.ID, Key: w.key, HTTP: w.ehr.HTTP}
 	a, err := client.Assertion(blackbox.NewJTI())
 	if err != nil {
 		return "", err
@@ -202,7 +203,7 @@ func (w *world) redirected() error {
 	w.note("an allowed endpoint that redirects", "requested; not followed; not active",
 		errors.Join(err, target.untouched()))
 	requests.Store(0)
-	answer, err = w.keysAt(w.srv, u)
+	answer, err = w.keysAt(w.srv.Base, w.srv.Run, u)
 	if err == nil && requests.Load() == 0 {
 		err = errors.New("the allowed URL was not requested, so this proves nothing")
 	}

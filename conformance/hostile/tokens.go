@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -219,11 +218,7 @@ func (w *world) restart() error {
 	if err := noErrors(w.srv.Log()); err != nil {
 		w.fail("errors in the log before kill -9", err)
 	}
-	srv, err := blackbox.StartAt(w.bin, filepath.Join(w.dir, "data"), strings.TrimPrefix(w.srv.Base, "http://"))
-	if err == nil {
-		w.srv = srv
-	}
-	return err
+	return w.srv.Restart()
 }
 
 const category = "category=http://terminology.hl7.org/CodeSystem/observation-category|"

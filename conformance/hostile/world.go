@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 const (
@@ -32,7 +33,7 @@ var canaries = []string{canary, strings.ToLower(canary), "1931-07-13", "61.73519
 // world is the state that the sections share.
 type world struct {
 	bin, dir, section string
-	srv               *blackbox.Server
+	srv               *clusterrun.Servers
 	key               *blackbox.Key
 	ehr               *blackbox.Client
 	patient           string
@@ -50,10 +51,11 @@ type world struct {
 // row is one attack in the list.
 type row struct{ section, name, answer string }
 
-// client returns a client with the key of the test.
+// client returns a client with the key of the test. It waits longer for several
+// processes, where each commit of a large batch waits for the log.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
-		HTTP: &http.Client{Timeout: 30 * time.Second}}
+		HTTP: &http.Client{Timeout: time.Duration(w.srv.Nodes()) * 30 * time.Second}}
 }
 
 func (w *world) setUp() error {

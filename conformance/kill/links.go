@@ -18,6 +18,7 @@ import (
 	"pulsegate/adapters/simulate"
 	"pulsegate/adapters/simulate/oura"
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 // links is the part of the test with linked accounts at a simulated vendor. The
@@ -26,8 +27,7 @@ import (
 // refresh token twice.
 type links struct {
 	harness
-	bin      string
-	settings []string // environment variables
+	options  clusterrun.Options
 	sim      *oura.Server
 	wearers  []simulate.Wearer
 	patients []string
@@ -42,16 +42,17 @@ const (
 )
 
 // runLinks kills the server kills times.
-func runLinks(bin string, kills, wearers int, seed uint64) (err error) {
+func runLinks(o clusterrun.Options, kills, wearers int, seed uint64) (err error) {
 	dir, err := os.MkdirTemp("", "pulsegate-kill-links-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a directory of the system for temporary files
-	l := &links{harness: harness{dir: dir}, bin: bin}
+	o.Dir = dir
+	l := &links{harness: harness{dir: dir}, options: o}
 	defer func() {
 		if err != nil && l.srv != nil {
-			_ = l.srv.Kill() // it may have ended
+			err = errors.Join(err, l.srv.End())
 		}
 	}()
 	now := time.Now()
@@ -112,14 +113,18 @@ func (l *links) open(vendor string) error {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	port, err := blackbox.FreePort()
-	if err != nil {
-		return err
+	l.options.Env = []string{"PULSEGATE_VENDORS=" + file,
+		"PULSEGATE_VENDOR_BACKFILL=" + (linkPast + linkFuture + 48*time.Hour).String()}
+	if l.options.Nodes <= 1 {
+		port, err := blackbox.FreePort()
+		if err != nil {
+			return err
+		}
+		l.options.Listen = fmt.Sprintf("127.0.0.1:%d", port)
+		l.options.Env = append(l.options.Env, "PULSEGATE_BASE_URL=http://"+l.options.Listen)
 	}
-	listen := fmt.Sprintf("127.0.0.1:%d", port)
-	l.settings = []string{"PULSEGATE_VENDORS=" + file, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
-		"PULSEGATE_BASE_URL=http://" + listen, "PULSEGATE_VENDOR_BACKFILL=" + (linkPast + linkFuture + 48*time.Hour).String()}
-	if l.srv, err = blackbox.StartWith(l.bin, filepath.Join(l.dir, "data"), listen, l.settings); err != nil {
+	var err error
+	if l.srv, err = clusterrun.Start(l.options); err != nil {
 		return err
 	}
 	for i := range l.wearers {
@@ -162,12 +167,15 @@ func (l *links) kill(rnd *rand.Rand, first bool) error {
 		}
 	}
 	time.Sleep(time.Duration(50+rnd.IntN(1400)) * time.Millisecond)
-	if err := l.srv.Kill(); err != nil {
+	kill, start := l.srv.Kill, l.srv.Restart
+	if n := l.srv.Nodes(); n > 1 {
+		node := rnd.IntN(n)
+		kill, start = func() error { return l.srv.KillNode(node) }, func() error { return l.srv.StartNode(node) }
+	}
+	if err := kill(); err != nil {
 		return err
 	}
-	var err error
-	listen := strings.TrimPrefix(l.srv.Base, "http://")
-	if l.srv, err = blackbox.StartWith(l.bin, filepath.Join(l.dir, "data"), listen, l.settings); err != nil {
+	if err := start(); err != nil {
 		return err
 	}
 	return l.reconnect()
@@ -229,7 +237,7 @@ func (l *links) verifyLinks() error {
 			}
 			fmt.Printf("kill: %d Observations of linked accounts, 0 lost, 0 twice; %d notifications accepted, %d tokens issued, "+
 				"0 refresh tokens used twice, %d accounts connected again\n", total, stats.Accepted, stats.Tokens, l.again)
-			return errors.Join(l.srv.Run(nil, "audit", "verify"), l.srv.Run(nil, "store", "check"), l.srv.Stop())
+			return errors.Join(l.srv.Run(nil, "audit", "verify"), l.srv.RunAll("store", "check"), l.srv.Stop())
 		}
 		if time.Now().After(deadline) {
 			return errors.New(wrong)
@@ -263,7 +271,7 @@ func (l *links) compare() (wrong string, total int, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	fresh, err := blackbox.Start(l.bin, data)
+	fresh, err := clusterrun.Start(clusterrun.Options{Bin: l.options.Bin, Dir: data})
 	if err != nil {
 		return "", 0, err
 	}
@@ -321,7 +329,7 @@ func first(s []string) string {
 
 // content counts the valid Observations of a server by what they say, without the ids
 // of the server. Patients are numbered.
-func (l *links) content(srv *blackbox.Server, patients []string) (map[string]int, error) {
+func (l *links) content(srv *clusterrun.Servers, patients []string) (map[string]int, error) {
 	c, err := l.newClient(srv)
 	if err != nil {
 		return nil, err

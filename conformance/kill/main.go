@@ -21,21 +21,27 @@ import (
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 const scope = "system/*.cruds"
 
 func main() {
-	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
+	var o clusterrun.Options
+	flag.StringVar(&o.Bin, "bin", "bin/pulsegate", "the binary to start")
+	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes; of several, one is killed at a time")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
 	kills := flag.Int("kills", 50, "number of kills")
 	writers := flag.Int("writers", 8, "number of concurrent writers")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the random moments")
 	accounts := flag.Int("accounts", 4, "linked accounts of the second part")
 	linkKills := flag.Int("link-kills", 8, "number of kills of the second part; 0 leaves it out")
 	flag.Parse()
-	err := run(*bin, *kills, *writers, *seed)
+	err := run(o, *kills, *writers, *seed)
 	if err == nil && *linkKills > 0 {
-		err = runLinks(*bin, *linkKills, *accounts, *seed)
+		err = runLinks(o, *linkKills, *accounts, *seed)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kill: FAIL (seed %d): %v\n", *seed, err)
@@ -46,7 +52,7 @@ func main() {
 // harness is one run of the program.
 type harness struct {
 	dir, patient string
-	srv          *blackbox.Server
+	srv          *clusterrun.Servers
 	client       *blackbox.Client
 	replays      int // assertions sent again
 
@@ -64,7 +70,7 @@ type written struct {
 	pending int // value of the update in progress, or -1
 }
 
-func run(bin string, kills, writers int, seed uint64) error {
+func run(o clusterrun.Options, kills, writers int, seed uint64) (err error) {
 	dir, err := os.MkdirTemp("", "pulsegate-kill-")
 	if err != nil {
 		return err
@@ -75,13 +81,20 @@ func run(bin string, kills, writers int, seed uint64) error {
 		}
 	}()
 	h := &harness{dir: dir, acked: map[string]written{}}
-	if err := h.setUp(bin); err != nil {
+	o.Dir = dir
+	defer func() {
+		if err != nil && h.srv != nil {
+			err = errors.Join(err, h.srv.End())
+		}
+	}()
+	if err := h.setUp(o); err != nil {
 		return err
 	}
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	fmt.Printf("kill: %d kills, %d writers, seed %d\n", kills, writers, seed)
 	for i := range kills {
-		if err := h.round(bin, writers, time.Duration(20+rnd.IntN(400))*time.Millisecond, rnd.Uint64()); err != nil {
+		if err := h.round(writers, time.Duration(20+rnd.IntN(400))*time.Millisecond, rnd.Uint64(),
+			rnd.IntN(h.srv.Nodes())); err != nil {
 			return fmt.Errorf("kill %d: %w", i+1, err)
 		}
 	}
@@ -91,7 +104,7 @@ func run(bin string, kills, writers int, seed uint64) error {
 	if err := h.srv.Run(nil, "audit", "verify"); err != nil {
 		return err
 	}
-	if err := h.srv.Run(nil, "store", "check"); err != nil {
+	if err := h.srv.RunAll("store", "check"); err != nil {
 		return err
 	}
 	if err := h.srv.Stop(); err != nil {
@@ -105,9 +118,9 @@ func run(bin string, kills, writers int, seed uint64) error {
 	return nil
 }
 
-func (h *harness) setUp(bin string) error {
+func (h *harness) setUp(o clusterrun.Options) error {
 	var err error
-	if h.srv, err = blackbox.Start(bin, filepath.Join(h.dir, "data")); err != nil {
+	if h.srv, err = clusterrun.Start(o); err != nil {
 		return err
 	}
 	var p struct{ ID string }
@@ -126,7 +139,7 @@ func (h *harness) setUp(bin string) error {
 }
 
 // newClient registers a client that may do everything.
-func (h *harness) newClient(srv *blackbox.Server) (*blackbox.Client, error) {
+func (h *harness) newClient(srv *clusterrun.Servers) (*blackbox.Client, error) {
 	key, err := blackbox.NewKey()
 	if err != nil {
 		return nil, err
@@ -150,8 +163,9 @@ func (h *harness) newClient(srv *blackbox.Server) (*blackbox.Client, error) {
 }
 
 // round runs the writers for some time, kills and restarts the server, and verifies the
-// resources that the writers touched.
-func (h *harness) round(bin string, writers int, duration time.Duration, seed uint64) error {
+// resources that the writers touched. Of several processes, it kills one, and verifies
+// the resources at the others before it restarts that one.
+func (h *harness) round(writers int, duration time.Duration, seed uint64, node int) error {
 	touched := map[string]written{}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -169,14 +183,26 @@ func (h *harness) round(bin string, writers int, duration time.Duration, seed ui
 	var used string
 	wg.Go(func() { used = h.requestTokens(stop) })
 	time.Sleep(duration)
-	err := h.srv.Kill()
+	several := h.srv.Nodes() > 1
+	kill := h.srv.Kill
+	if several {
+		kill = func() error { return h.srv.KillNode(node) }
+	}
+	err := kill()
 	close(stop)
 	wg.Wait()
 	if err != nil {
 		return err
 	}
-	listen := h.srv.Base[len("http://"):]
-	if h.srv, err = blackbox.StartAt(bin, filepath.Join(h.dir, "data"), listen); err != nil {
+	if several {
+		err = h.srv.Serves(func() bool {
+			status, _, err := h.client.JSON("GET", "Patient/"+h.patient, nil)
+			return err == nil && status == http.StatusOK
+		})
+	} else {
+		err = h.srv.Restart()
+	}
+	if err != nil {
 		return err
 	}
 	if err := h.verifyReplay(used); err != nil {
@@ -187,7 +213,10 @@ func (h *harness) round(bin string, writers int, duration time.Duration, seed ui
 			return err
 		}
 	}
-	return h.verify(touched)
+	if err := h.verify(touched); err != nil || !several {
+		return err
+	}
+	return h.srv.StartNode(node)
 }
 
 // write creates Observations and updates them until the server is killed.

@@ -11,18 +11,23 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 func main() {
 	bin := flag.String("bin", "bin/pulsegate", "the binary to start")
 	keep := flag.Bool("keep", false, "keep the data directory")
+	var o clusterrun.Options
+	flag.IntVar(&o.Nodes, "nodes", 1, "number of processes, behind a load balancer if there are several")
+	flag.StringVar(&o.MongoDB, "mongodb", "",
+		"connection string of the MongoDB of several processes; empty starts a stand-in")
+	flag.StringVar(&o.Redis, "redis", "", "URL of the Redis of several processes; empty starts one")
 	flag.Parse()
-	if err := run(*bin, *keep); err != nil {
+	if err := run(*bin, *keep, o); err != nil {
 		fmt.Fprintln(os.Stderr, "smoke: FAIL:", err)
 		os.Exit(1)
 	}
@@ -31,7 +36,7 @@ func main() {
 // world is the state that the steps share.
 type world struct {
 	bin, dir string
-	srv      *blackbox.Server
+	srv      *clusterrun.Servers
 	key      *blackbox.Key
 	ehr      *blackbox.Client // a recipient that the consents allow
 	patient  string
@@ -65,7 +70,7 @@ var steps = []step{
 	{"the audit log verifies", (*world).verifies},
 }
 
-func run(bin string, keep bool) error {
+func run(bin string, keep bool, o clusterrun.Options) error {
 	dir, err := os.MkdirTemp("", "pulsegate-smoke-")
 	if err != nil {
 		return err
@@ -83,7 +88,8 @@ func run(bin string, keep bool) error {
 	if w.key, err = blackbox.NewKey(); err != nil {
 		return err
 	}
-	if w.srv, err = blackbox.Start(bin, filepath.Join(dir, "data")); err != nil {
+	o.Bin, o.Dir = bin, dir
+	if w.srv, err = clusterrun.Start(o); err != nil {
 		return err
 	}
 	defer func() {

@@ -16,14 +16,17 @@ import (
 const scope = "system/*.cruds"
 
 func (w *world) describes() error {
-	for path, want := range map[string]string{
+	wanted := map[string]string{
 		"/livez": "", "/readyz": "", "/": "Pulsegate",
-		w.srv.Metrics:                           "go_goroutines",
 		"/.well-known/jwks.json":                `"keys"`,
 		"/fhir/.well-known/smart-configuration": `"token_endpoint"`,
 		"/fhir/metadata":                        `/OperationDefinition/ehr-bundle"`,
 		"/fhir/OperationDefinition/ehr-bundle":  `physical-activity or us-core`,
-	} {
+	}
+	for _, url := range w.srv.Metrics() {
+		wanted[url] = "go_goroutines"
+	}
+	for path, want := range wanted {
 		url := path
 		if strings.HasPrefix(path, "/") {
 			url = w.srv.Base + path

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/clusterrun"
 )
 
 // submits reads the Bundles that $ehr-bundle offers, page by page, and posts each twice,
@@ -20,7 +20,7 @@ func (w *world) submits() (err error) {
 	if err := os.MkdirAll(other.dir, 0o700); err != nil {
 		return err
 	}
-	if other.srv, err = blackbox.Start(w.bin, filepath.Join(other.dir, "data")); err != nil {
+	if other.srv, err = clusterrun.Start(clusterrun.Options{Bin: w.bin, Dir: other.dir}); err != nil {
 		return err
 	}
 	defer func() {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"pulsegate/conformance/blackbox"
 )
 
 // measured leaves out the preferred values, which the server derives in the background.
@@ -219,12 +217,9 @@ func (w *world) survives() error {
 	if err := w.srv.Kill(); err != nil {
 		return err
 	}
-	listen := strings.TrimPrefix(w.srv.Base, "http://")
-	srv, err := blackbox.StartAt(w.bin, filepath.Join(w.dir, "data"), listen)
-	if err != nil {
+	if err := w.srv.Restart(); err != nil {
 		return err
 	}
-	w.srv = srv
 	after, err := w.ehr.Search("Observation?patient=" + w.patient + measured + "&_count=1000")
 	if err != nil {
 		return err
@@ -275,8 +270,7 @@ func (w *world) verifies() error {
 	if !out.OK {
 		return fmt.Errorf("audit verify: not ok")
 	}
-	var check struct{ Problems []string }
-	if err := w.srv.Run(&check, "store", "check"); err != nil {
+	if err := w.srv.RunAll("store", "check"); err != nil {
 		return err
 	}
 	log := w.srv.Log()

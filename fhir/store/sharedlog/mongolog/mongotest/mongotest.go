@@ -54,18 +54,26 @@ func New(t testing.TB) Database {
 		}
 		base = s.uri
 	}
-	name := "pulsegate_test_" + strings.ToLower(rand.Text())
-	uri, password, err := withDatabase(base, name)
+	d, remove, err := Empty(base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := Database{URI: uri, Password: password, Standalone: standalone}
+	d.Standalone = standalone
 	t.Cleanup(func() {
-		if err := d.drop(name); err != nil {
-			t.Errorf("removing the database %s: %v", name, err)
+		if err := remove(); err != nil {
+			t.Errorf("removing a database: %v", err)
 		}
 	})
 	return d
+}
+
+// Empty returns a new database of the server with a connection string, and a function
+// that removes it.
+func Empty(base string) (Database, func() error, error) {
+	name := "pulsegate_test_" + strings.ToLower(rand.Text())
+	uri, password, err := withDatabase(base, name)
+	d := Database{URI: uri, Password: password}
+	return d, func() error { return d.drop(name) }, err
 }
 
 // drop removes the database.

@@ -1,4 +1,4 @@
-package servers
+package clusterrun
 
 import (
 	"bufio"
@@ -14,13 +14,13 @@ import (
 	"pulsegate/conformance/blackbox"
 )
 
-// Redis is a Redis server without persistence, which may be ended and started again.
+// Redis is a Redis server without persistence, which a test may end and start again.
 type Redis struct {
 	port int
 	cmd  *exec.Cmd // nil while it is down
 }
 
-// StartRedis starts a redis-server on a free port of the loopback interface.
+// StartRedis starts a server on a free port.
 func StartRedis() (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, errors.New("redis-server is missing; deploy/ensure-redis.sh installs it")
@@ -33,7 +33,7 @@ func StartRedis() (*Redis, error) {
 	return r, r.Start()
 }
 
-// Addr returns the host and the port of the server.
+// Addr returns the address of the server.
 func (r *Redis) Addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
 
 // Start starts the server, with no keys, and waits until it answers.
@@ -52,7 +52,7 @@ func (r *Redis) Start() error {
 	return errors.Join(errors.New("redis-server does not start"), r.Kill())
 }
 
-// Kill ends the server.
+// Kill ends the server with SIGKILL.
 func (r *Redis) Kill() error {
 	if r.cmd == nil {
 		return nil
