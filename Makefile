@@ -74,9 +74,9 @@ redis: ## install the Redis server that the tests of several servers start
 pair: ## compare two stores through every method of the contract for PAIR (default 10m)
 	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/pair$$' -pair $(or $(PAIR),10m) -rapid.checks 100000
 
-# Tests that run in one goroutine. The race detector would only slow them down,
-# so they run without it, in the suites.
-SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted|TestDenseNights
+# Tests that run in one goroutine, or whose goroutines another test has, too. The race
+# detector would only slow them down, so they run without it, in the suites.
+SEQUENTIAL := TestSharedContractOfOne|TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted|TestDenseNights
 
 race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh

@@ -1,6 +1,7 @@
 package find
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -192,7 +193,12 @@ func (f *finder) updateOrder(desc bool, after []byte) error {
 func (f *finder) probe() (ms []*snapshot.Match, err error) {
 	y := *f
 	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
-	y.emit = func(m *snapshot.Match, _ []byte) bool { ms = append(ms, m); return true }
+	y.emit = func(m *snapshot.Match, _ []byte) bool {
+		// A walk's document aliases memory of its iterator.
+		m.Document.JSON = bytes.Clone(m.Document.JSON)
+		ms = append(ms, m)
+		return true
+	}
 	err = y.unsorted(nil)
 	f.steps += y.steps
 	return ms, err
