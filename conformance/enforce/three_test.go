@@ -59,7 +59,6 @@ func TestConsentWriteControlsThroughThree(t *testing.T) { testConsentWriteContro
 // TestRightEndsDuringAnswerThroughThree checks that an answer ends with the right to it,
 // which another server ends.
 func TestRightEndsDuringAnswerThroughThree(t *testing.T) {
-	needMore(t)
 	if err := endRights(noFault, threeStores); err != nil {
 		t.Fatal(err)
 	}
@@ -68,14 +67,5 @@ func TestRightEndsDuringAnswerThroughThree(t *testing.T) {
 // TestRightEndsDuringAnswerControlsThroughThree checks that servers which check rights only
 // at the start are detected.
 func TestRightEndsDuringAnswerControlsThroughThree(t *testing.T) {
-	needMore(t)
 	testRightEndsControls(t, threeStores)
-}
-
-// needMore skips a long test unless more than one case is wanted.
-func needMore(t *testing.T) {
-	t.Helper()
-	if *three == 1 {
-		t.Skip("needs -enforce.three above 1")
-	}
 }

@@ -162,7 +162,7 @@ func TestInterruptedKickOff(t *testing.T) {
 	give(t, roles, all[1])
 	all[1].manifest(w.caller("ehr"), id)
 	jobs := 2
-	for end := time.Now().Add(10 * time.Second); jobs != 1 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); jobs != 1 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		jobs = 0
 		if err := w.st.List(t.Context(), "bulk/", func(string, []byte) bool { jobs++; return true }); err != nil {
 			t.Fatal(err)
@@ -270,7 +270,7 @@ func TestHolderOversleeps(t *testing.T) {
 	give(t, roles, all[1])
 	before := all[0].view.commits.Load()
 	release()
-	for end := time.Now().Add(10 * time.Second); all[0].view.commits.Load() == before && time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); all[0].view.commits.Load() == before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id); err != nil || s.Manifest != nil {

@@ -22,7 +22,7 @@ func TestRemapContinuesAfterRestart(t *testing.T) {
 	s = mustOpen(t, dir)
 	var list admin.RemapJobs
 	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		list, err = operations{s}.RemapJobs(t.Context(), operatorOfTest)
 		if err != nil || len(list.Jobs) == 1 && list.Jobs[0].Status == ingest.RemapDone {
 			break
