@@ -74,7 +74,7 @@ func TestBadPolicyStopsStart(t *testing.T) {
 	if err := os.WriteFile(file, []byte("version: 1.0.0\nranks: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openWith(t, map[string]string{"preferred-policy": file})
+	s, err := openWith(t, map[string]string{"preferred": "true", "preferred-policy": file})
 	if err == nil {
 		shut(t, s)
 		t.Fatal("the server started")
