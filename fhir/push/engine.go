@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -15,6 +14,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
@@ -59,20 +59,12 @@ type Options struct {
 // use.
 type Engine struct {
 	opts   Options
-	alone  bool // Options.Roles is role.Alone
 	client *http.Client
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	stop   func()
-	// wake wakes the follower after changes, and committed after each commit, which may
-	// change targets. Both have capacity 1.
-	wake, committed chan struct{}
+	role   follow.Follower[*follower]
 
 	// manage serializes the changes of targets in this process, so that they rarely fail
 	// because of another one.
 	manage sync.Mutex
-	// current is the follower while this process holds the role, and nil otherwise.
-	current atomic.Pointer[follower]
 
 	requests metric.Int64Counter
 	latency  metric.Float64Histogram
@@ -105,36 +97,15 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	o.Forms = forms
 	o.Policy.Timeout, o.Policy.MaxResponse = o.Timeout, maxAnswer
-	if o.Roles == nil {
-		o.Roles = role.Alone{}
-	}
-	e := &Engine{opts: o, client: egress.New(o.Policy), wake: make(chan struct{}, 1),
-		committed: make(chan struct{}, 1)}
-	_, e.alone = o.Roles.(role.Alone)
+	e := &Engine{opts: o, client: egress.New(o.Policy)}
 	if err := e.metrics(); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var run context.Context
-	run, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	// Watch before the cursor is read, so that no commit is missed.
-	e.stop = o.Store.Watch(func(c store.Commit) {
-		if len(c.Changes) > 0 || c.Samples > 0 {
-			signal(e.wake)
-		}
-		if !e.alone { // no other process changes the targets of one that is alone
-			signal(e.committed)
-		}
-	})
-	loaded := make(chan error, 1)
-	e.wg.Go(func() {
-		o.Roles.Run(run, roleName, func(ctx context.Context, t role.Term) { e.serve(ctx, t, loaded) })
-	})
-	if e.alone {
-		// The state is read now, so that a server does not start that cannot read it.
-		if err := <-loaded; err != nil {
-			e.Close()
-			return nil, fhir.Wrap(op, err)
-		}
+	err := e.role.Start(ctx, follow.Options[*follower]{Store: o.Store, Roles: o.Roles, Role: roleName, Begin: e.begin,
+		MinBackoff: o.MinBackoff, MaxBackoff: o.MaxBackoff, Logger: o.Logger})
+	if err != nil {
+		e.client.CloseIdleConnections()
+		return nil, fhir.Wrap(op, err)
 	}
 	return e, nil
 }
@@ -152,61 +123,18 @@ func (e *Engine) metrics() (err error) {
 	return err
 }
 
-// serve follows the change log and sends during a term of the role. The result of
-// reading the state is sent to loaded in the first term.
-func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
+// begin returns the follower of a term of the role.
+func (e *Engine) begin(ctx context.Context, t role.Term, st store.Store) *follower {
 	f := &follower{Engine: e, opts: e.opts, ctx: ctx, term: t, targets: map[string]*sender{},
-		purging: map[string]bool{}}
-	f.opts.Store = t.Store(e.opts.Store)
-	err := f.load(ctx)
-	if err == nil {
-		e.current.Store(f)
-	}
-	select {
-	case loaded <- err:
-	default:
-	}
-	if err != nil {
-		e.opts.Logger.ErrorContext(ctx, "the state of targets cannot be read", "error", err)
-	} else {
-		signal(e.wake)
-		f.tasks.Go(f.attend)
-		f.follow()
-		e.current.Store(nil)
-	}
-	f.stepping.Lock()
-	f.closed = true
-	f.stepping.Unlock()
-	f.tasks.Wait()
+		purging: map[string]bool{}, look: make(chan struct{}, 1), durable: follow.Cursor{Key: cursorKey}}
+	f.opts.Store = st
+	return f
 }
 
 // Close stops the follower and all senders, waits for them, and gives up the role.
 func (e *Engine) Close() {
-	e.stop()
-	e.cancel()
-	e.wg.Wait()
+	e.role.Close()
 	e.client.CloseIdleConnections()
-}
-
-// signal wakes the receiver of c, which has capacity 1.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// sleep waits for d, or until wake receives. It returns false when ctx ends.
-func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-	case <-wake:
-	}
-	return true
 }
 
 // visible reports whether a grant permits disclosing an Observation.

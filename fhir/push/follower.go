@@ -6,12 +6,12 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
@@ -24,6 +24,9 @@ type follower struct {
 	ctx   context.Context
 	term  role.Term
 	tasks sync.WaitGroup // senders and other goroutines of the term
+	// look wakes attend, after commits of other processes; capacity 1.
+	look    chan struct{}
+	unwatch func() // nil if attend is not woken by commits
 
 	// stepping is held during a step and while the targets are read, so that no step
 	// queues for a target that is removed, or misses one that is added. It guards closed,
@@ -41,57 +44,43 @@ type follower struct {
 	// last commit that the follower has processed.
 	targets map[string]*sender
 	cursor  store.Seq
-	// saved is the durable copy of cursor. It belongs to the goroutine of follow.
-	saved store.Seq
+	// durable is the durable copy of cursor. It belongs to the goroutine of Step.
+	durable follow.Cursor
 }
 
-// load restores the cursor and the targets.
-func (f *follower) load(ctx context.Context) error {
-	v, err := f.opts.Store.Get(ctx, cursorKey)
+// Load implements follow.Work.
+func (f *follower) Load(ctx context.Context) error {
+	if !f.role.Alone() { // no other process changes the targets of one that is alone
+		f.unwatch = f.opts.Store.Watch(func(store.Commit) { follow.Signal(f.look) })
+	}
+	found, err := f.durable.Load(ctx, f.opts.Store)
 	if err != nil {
 		return err
 	}
-	if v != nil {
-		n, err := strconv.ParseUint(string(v), 10, 64)
+	if f.cursor = f.durable.Saved; !found {
+		// Nothing has been queued yet.
+		f.cursor = f.opts.Store.LastSeq()
+		all, err := f.rows(ctx)
 		if err != nil {
 			return err
 		}
-		f.cursor, f.saved = store.Seq(n), store.Seq(n)
-		return f.refresh()
+		for i := range all {
+			f.cursor = min(f.cursor, all[i].From)
+		}
 	}
-	// Nothing has been queued yet, so that there is no durable cursor.
-	f.cursor = f.opts.Store.LastSeq()
-	all, err := f.rows(ctx)
-	if err != nil {
+	if err := f.refresh(); err != nil {
 		return err
 	}
-	for i := range all {
-		f.cursor = min(f.cursor, all[i].From)
-	}
-	return f.refresh()
+	f.tasks.Go(f.attend)
+	return nil
 }
 
 // attend reads the targets again after commands at other processes have changed them.
 func (f *follower) attend() {
-	backoff := f.opts.MinBackoff
-	for {
-		select {
-		case <-f.ctx.Done():
-			return
-		case <-f.committed:
-		}
-		pause := attendEvery
-		if err := f.refresh(); err == nil {
-			backoff = f.opts.MinBackoff
-		} else if f.ctx.Err() == nil {
-			f.opts.Logger.Error("targets cannot be read", "error", err)
-			pause, backoff = backoff, min(2*backoff, f.opts.MaxBackoff)
-			signal(f.committed)
-		}
-		if !sleep(f.ctx, nil, pause) {
-			return
-		}
-	}
+	loop := follow.Loop{Wake: f.look, Pause: attendEvery, MinBackoff: f.opts.MinBackoff,
+		MaxBackoff: f.opts.MaxBackoff,
+		Failed:     func(err error) { f.opts.Logger.ErrorContext(f.ctx, "targets cannot be read", "error", err) }}
+	loop.Run(f.ctx, func(context.Context) (next time.Duration, err error) { return 0, f.refresh() })
 }
 
 // attendEvery is the least time between two looks for changed targets.
@@ -152,7 +141,7 @@ func (f *follower) apply(t *targetRow) error {
 		f.tasks.Go(func() { f.purge(f.ctx, t.Name, s) })
 	case t.Status == removed:
 	case s != nil:
-		signal(s.wake)
+		follow.Signal(s.wake)
 	default:
 		return f.launch(t)
 	}
@@ -223,32 +212,23 @@ func (f *follower) commitState(ctx context.Context, ws ...store.StateWrite) erro
 	return err
 }
 
-// follow processes the change log until the term ends.
-func (f *follower) follow() {
-	backoff := f.opts.MinBackoff
-	for {
-		select {
-		case <-f.ctx.Done():
-			return
-		case <-f.wake:
-		}
-		for more := true; more; {
-			var err error
-			more, err = f.step(f.ctx)
-			if f.ctx.Err() != nil {
-				return
-			}
-			if err == nil {
-				backoff = f.opts.MinBackoff
-				continue
-			}
-			f.opts.Logger.Error("targets cannot follow the change log", "error", err)
-			if !sleep(f.ctx, nil, backoff) {
-				return
-			}
-			backoff, more = min(2*backoff, f.opts.MaxBackoff), true
-		}
+// Step implements follow.Work. It processes the change log up to its end.
+func (f *follower) Step(ctx context.Context) (next time.Duration, err error) {
+	for more := true; more && err == nil && ctx.Err() == nil; {
+		more, err = f.step(ctx)
 	}
+	return 0, err
+}
+
+// Close implements follow.Work.
+func (f *follower) Close() {
+	if f.unwatch != nil {
+		f.unwatch()
+	}
+	f.stepping.Lock()
+	f.closed = true
+	f.stepping.Unlock()
+	f.tasks.Wait()
 }
 
 const (
@@ -257,8 +237,6 @@ const (
 	yieldEvery = 128
 	// stepSize is the number of changes after which the follower commits.
 	stepSize = 500
-	// saveCursor bounds the commits that are processed again after a restart.
-	saveCursor = 5000
 )
 
 // step queues about stepSize changes and commits the result.
@@ -319,21 +297,19 @@ func (f *follower) commit(ctx context.Context, st *stepState, to store.Seq) erro
 	if err := st.flushAll(); err != nil {
 		return err
 	}
-	if len(st.state) > 0 || to > f.saved+saveCursor {
-		// A step that queues nothing moves the cursor only in memory. After a restart
-		// it is processed again with the same result.
-		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
+	if len(st.state) > 0 || f.durable.Due(to) {
+		st.state = append(st.state, f.durable.Write(to))
 		if err := f.commitState(ctx, st.state...); err != nil {
 			return fhir.Wrap("push.step", err)
 		}
-		f.saved = to
+		f.durable.Saved = to
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.cursor = to
 	for name := range st.woken {
 		if s := f.targets[name]; s != nil {
-			signal(s.wake)
+			follow.Signal(s.wake)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 )
 
@@ -158,7 +159,7 @@ func (e *Engine) backfillFrom(since time.Time) *Backfill {
 // Add adds a target. What changes from now on is sent; if since is not zero, also what
 // is stored with an effective time from since on.
 func (e *Engine) Add(ctx context.Context, t Target, since time.Time, commit Commit) (Target, error) {
-	f := e.current.Load()
+	f := e.role.Current()
 	added, err := e.add(ctx, f, t, since, commit)
 	if store.Lost(err) && f != nil { // this process may have lost the role
 		added, err = e.add(ctx, nil, t, since, commit)
@@ -201,13 +202,13 @@ func (e *Engine) add(ctx context.Context, f *follower, t Target, since time.Time
 
 // refresh tells the follower of this process, if there is one, about changed targets.
 func (e *Engine) refresh(ctx context.Context) {
-	f := e.current.Load()
+	f := e.role.Current()
 	if f == nil {
 		return
 	}
 	if err := f.refresh(); err != nil && f.ctx.Err() == nil {
 		e.opts.Logger.ErrorContext(ctx, "targets cannot be read", "error", err)
-		signal(e.committed) // try again
+		follow.Signal(f.look) // try again
 	}
 }
 
@@ -258,7 +259,7 @@ func (e *Engine) Resume(ctx context.Context, name string, since time.Time, commi
 // remains at the target.
 func (e *Engine) Remove(ctx context.Context, name string, commit Commit) error {
 	var s *sender
-	if f := e.current.Load(); f != nil {
+	if f := e.role.Current(); f != nil {
 		f.mu.Lock()
 		s = f.targets[name]
 		f.mu.Unlock()
@@ -411,7 +412,7 @@ func (e *Engine) List(ctx context.Context) ([]Summary, error) {
 // stat returns the counters of a target: the present ones if this process sends, and the
 // durable ones otherwise.
 func (e *Engine) stat(ctx context.Context, name string) (out Stat, err error) {
-	if f := e.current.Load(); f != nil {
+	if f := e.role.Current(); f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if s := f.targets[name]; s != nil {

@@ -101,7 +101,7 @@ func newCluster(t *testing.T) *world {
 }
 
 // held reports whether a process works under the role.
-func held(p *peer) func() bool { return func() bool { return p.engine.current.Load() != nil } }
+func held(p *peer) func() bool { return func() bool { return p.engine.role.Current() != nil } }
 
 // pass lets the time of some peers pass until cond holds.
 func (w *world) pass(what string, cond func() bool, peers ...*peer) {
@@ -188,7 +188,7 @@ func TestTwoProcesses(t *testing.T) {
 
 // status returns the status of the target as its sender knows it.
 func (p *peer) status() Status {
-	f := p.engine.current.Load()
+	f := p.engine.role.Current()
 	if f == nil {
 		return ""
 	}
@@ -281,7 +281,7 @@ func TestTakeover(t *testing.T) {
 				return
 			}
 			w.pass("sent by b", func() bool { return len(w.ehr.has()) == 4 && w.show().Waiting == 0 }, b)
-			w.until("a has noticed", func() bool { return how == "killed" || a.engine.current.Load() == nil })
+			w.until("a has noticed", func() bool { return how == "killed" || a.engine.role.Current() == nil })
 			a.engine.Close()
 			if n := a.written.Load() - before; n != 0 {
 				t.Errorf("the former process has written %d times", n)

@@ -20,6 +20,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
 )
@@ -101,7 +102,7 @@ func (s *sender) exchange(ctx context.Context, t *Target, c *call, token string)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.follower.opts.Timeout)
 	defer cancel()
 	defer context.AfterFunc(stopping, func() {
-		if sleep(ctx, nil, drainTimeout) {
+		if follow.Sleep(ctx, nil, drainTimeout) {
 			cancel()
 		}
 	})()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -110,7 +111,7 @@ func (s *sender) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if wait > 0 && !sleep(ctx, s.wake, wait) {
+		if wait > 0 && !follow.Sleep(ctx, s.wake, wait) {
 			break
 		}
 	}
@@ -208,7 +209,7 @@ func (s *sender) settle(ctx context.Context, q *queued, f *failure) time.Duratio
 		st.Failures++
 		st.Repeating, st.LastError, st.LastErrorAt = true, f.class, now.UTC()
 	})
-	if !s.follower.alone { // other processes show the durable counters
+	if !s.follower.role.Alone() { // other processes show the durable counters
 		if err := s.flush(ctx); err != nil {
 			s.logFailure(ctx, "the counters of a target cannot be written", err)
 		}

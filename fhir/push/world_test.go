@@ -444,7 +444,7 @@ func (e *Engine) commitState(ctx context.Context, ws ...store.StateWrite) error 
 
 // cursor returns the position of the follower, or 0 if there is none.
 func (w *world) cursor() store.Seq {
-	f := w.engine.current.Load()
+	f := w.engine.role.Current()
 	if f == nil {
 		return 0
 	}

@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -176,7 +177,7 @@ const keepMissed = 256
 
 // heads adds the durable event counts of the Subscriptions that got events in
 // this step. While the events of a Subscription are only counted, the count is
-// written once per saveCursor commits; after a restart the commits since then are
+// written once per follow.SaveEvery commits; after a restart the commits since then are
 // counted again. heads returns the commit up to which each written count is
 // valid, zero for the cursor.
 func (st *stepState) heads() (map[string]store.Seq, error) {
@@ -205,7 +206,7 @@ func (st *stepState) heads() (map[string]store.Seq, error) {
 	for id, n := range st.counted {
 		s := f.subs[id]
 		if s == nil || slices.Contains(st.resuming, id) || st.numbered[id] == 0 && s.counts > 0 &&
-			st.to < s.counts+saveCursor {
+			st.to < s.counts+follow.SaveEvery {
 			continue
 		}
 		if err := put(id, st.numbered[id]+n, st.to); err != nil {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -16,6 +14,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
@@ -53,14 +52,8 @@ type Options struct {
 // delivers events in the process that holds the role. It is safe for concurrent use.
 type Engine struct {
 	opts   Options
-	alone  bool // Options.Roles is role.Alone
 	client *http.Client
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	stop   func()
-	wake   chan struct{} // wakes the follower; capacity 1
-	// current is the follower while this process holds the role, and nil otherwise.
-	current atomic.Pointer[follower]
+	role   follow.Follower[*follower]
 
 	latency  metric.Float64Histogram
 	attempts metric.Int64Counter
@@ -97,37 +90,20 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, fhir.Errorf(fhir.Internal, op, "Store, Audit, Clock, Rand, Base and GrantFor are required")
 	}
 	setDefaults(&o)
-	e := &Engine{opts: o, client: egress.New(o.Policy), wake: make(chan struct{}, 1)}
-	_, e.alone = o.Roles.(role.Alone)
+	e := &Engine{opts: o, client: egress.New(o.Policy)}
 	if err := e.metrics(); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var run context.Context
-	run, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	// Watch before the cursor is read, so that no commit is missed.
-	e.stop = o.Store.Watch(func(c store.Commit) {
-		if len(c.Changes) > 0 || c.Samples > 0 {
-			signal(e.wake)
-		}
-	})
-	loaded := make(chan error, 1)
-	e.wg.Go(func() {
-		o.Roles.Run(run, roleName, func(ctx context.Context, t role.Term) { e.serve(ctx, t, loaded) })
-	})
-	if e.alone {
-		// The state is read now, so that a server does not start that cannot read it.
-		if err := <-loaded; err != nil {
-			e.Close()
-			return nil, fhir.Wrap(op, err)
-		}
+	err := e.role.Start(ctx, follow.Options[*follower]{Store: o.Store, Roles: o.Roles, Role: roleName, Begin: e.begin,
+		MinBackoff: o.MinBackoff, MaxBackoff: o.MaxBackoff, Logger: o.Logger})
+	if err != nil {
+		e.client.CloseIdleConnections()
+		return nil, fhir.Wrap(op, err)
 	}
 	return e, nil
 }
 
 func setDefaults(o *Options) {
-	if o.Roles == nil {
-		o.Roles = role.Alone{}
-	}
 	if o.HandshakeDelay <= 0 {
 		o.HandshakeDelay = time.Second
 	}
@@ -159,39 +135,15 @@ func (e *Engine) metrics() (err error) {
 	return err
 }
 
-// serve numbers and delivers events during a term of the role. The result of reading
-// the state is sent to loaded in the first term.
-func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
-	f := &follower{Engine: e, opts: e.opts, ctx: ctx, subs: map[string]*sub{}}
-	f.opts.Store = t.Store(e.opts.Store)
-	err := f.load(ctx)
-	select {
-	case loaded <- err:
-	default:
-	}
-	if err != nil {
-		e.opts.Logger.ErrorContext(ctx, "the state of subscriptions cannot be read", "error", err)
-		return
-	}
-	e.current.Store(f)
-	signal(e.wake)
-	f.follow()
-	e.current.Store(nil)
-	f.senders.Wait()
+// begin returns the follower of a term of the role.
+func (e *Engine) begin(ctx context.Context, _ role.Term, st store.Store) *follower {
+	f := &follower{Engine: e, opts: e.opts, ctx: ctx, subs: map[string]*sub{}, durable: follow.Cursor{Key: cursorKey}}
+	f.opts.Store = st
+	return f
 }
 
 // Close stops the follower and all senders, waits for them, and gives up the role.
 func (e *Engine) Close() {
-	e.stop()
-	e.cancel()
-	e.wg.Wait()
+	e.role.Close()
 	e.client.CloseIdleConnections()
-}
-
-// signal wakes the receiver of c, which has capacity 1.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -22,10 +23,11 @@ type follower struct {
 	senders sync.WaitGroup
 
 	mu   sync.Mutex
-	subs map[string]*sub // by id, guarded by mu; only the goroutine of follow changes the map
-	// cursor is the last commit that the follower has processed, and saved its
-	// durable copy. Both belong to the goroutine of follow.
-	cursor, saved store.Seq
+	subs map[string]*sub // by id, guarded by mu; only the goroutine of Step changes the map
+	// cursor is the last commit that the follower has processed, and durable its
+	// durable copy. Both belong to the goroutine of Step.
+	cursor  store.Seq
+	durable follow.Cursor
 }
 
 // sub is the state of one Subscription in memory, a few hundred bytes besides the
@@ -44,26 +46,20 @@ type sub struct {
 	delivered uint64    // number of the last event that the endpoint accepted
 	since     time.Time // when this version took effect
 
-	// The following fields belong to the goroutine of follow.
+	// The following fields belong to the goroutine of Step.
 	skip   store.Seq // last commit that the durable count covered at the start
 	counts store.Seq // commit of the durable count, while events are only counted
 }
 
-func (f *follower) load(ctx context.Context) error {
-	v, err := f.opts.Store.Get(ctx, cursorKey)
-	if err != nil {
+// Load implements follow.Work.
+func (f *follower) Load(ctx context.Context) error {
+	if _, err := f.durable.Load(ctx, f.opts.Store); err != nil {
 		return err
 	}
-	if v != nil {
-		n, err := strconv.ParseUint(string(v), 10, 64)
-		if err != nil {
-			return err
-		}
-		f.cursor, f.saved = store.Seq(n), store.Seq(n)
-	}
+	f.cursor = f.durable.Saved
 	heads := map[string]head{}
 	var bad error
-	err = f.opts.Store.List(ctx, keyPrefix, func(k string, v []byte) bool {
+	err := f.opts.Store.List(ctx, keyPrefix, func(k string, v []byte) bool {
 		id, ok := strings.CutSuffix(strings.TrimPrefix(k, keyPrefix), "/head")
 		if !ok {
 			return true
@@ -100,7 +96,7 @@ func firstOf(a, b error) error {
 
 // open restores a Subscription after a restart.
 func (f *follower) open(ctx context.Context, id string, h head) error {
-	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: f.saved, counts: h.At}
+	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: f.durable.Saved, counts: h.At}
 	if h.At > 0 {
 		s.skip = h.At
 	}
@@ -135,7 +131,7 @@ func (f *follower) adopt(s *sub, res *fhir.Resource) {
 		f.opts.Logger.Warn("a subscription is not supported by the current configuration", "subscription", s.id)
 	}
 	s.version, s.since = res.Version, f.opts.Clock()
-	signal(s.wake)
+	follow.Signal(s.wake)
 }
 
 // interpret returns the content, the status, and the reason of a status error of a
@@ -160,34 +156,16 @@ func (f *follower) launch(s *sub) {
 	f.senders.Go(func() { (&sender{follower: f, sub: s}).run(ctx) })
 }
 
-// follow processes the change log until the term ends.
-func (f *follower) follow() {
-	backoff := f.opts.MinBackoff
-	for {
-		select {
-		case <-f.ctx.Done():
-			return
-		case <-f.wake:
-		}
-		for {
-			more, err := f.step(f.ctx)
-			if f.ctx.Err() != nil {
-				return
-			}
-			if err == nil && !more {
-				backoff = f.opts.MinBackoff
-				break
-			}
-			if err != nil {
-				f.opts.Logger.Error("subscriptions cannot follow the change log", "error", err)
-				if !sleep(f.ctx, nil, backoff) {
-					return
-				}
-				backoff = min(2*backoff, f.opts.MaxBackoff)
-			}
-		}
+// Step implements follow.Work. It processes the change log up to its end.
+func (f *follower) Step(ctx context.Context) (next time.Duration, err error) {
+	for more := true; more && err == nil && ctx.Err() == nil; {
+		more, err = f.step(ctx)
 	}
+	return 0, err
 }
+
+// Close implements follow.Work.
+func (f *follower) Close() { f.senders.Wait() }
 
 // yieldEvery is the number of changes, some 200 µs of work, after which the
 // follower yields the processor to requests.
@@ -195,9 +173,6 @@ const yieldEvery = 128
 
 // stepSize is the number of changes after which the follower commits.
 const stepSize = 500
-
-// saveCursor bounds the commits that are processed again after a restart.
-const saveCursor = 5000
 
 // step processes about stepSize changes and commits the result.
 func (f *follower) step(ctx context.Context) (more bool, err error) {
@@ -355,17 +330,16 @@ func (st *stepState) commit(ctx context.Context) error {
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
-	if len(st.state) > 0 || st.to > f.saved+saveCursor {
-		// A step without events usually moves the cursor only in memory. After a
-		// restart it is processed again with the same result. The durable cursor
-		// never moves back, even if load moved the cursor back for counted events,
-		// because the counts of the other Subscriptions are valid up to it.
-		to := max(st.to, f.saved)
-		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
+	if len(st.state) > 0 || f.durable.Due(st.to) {
+		// The durable cursor never moves back, even if Load moved the cursor back for
+		// counted events, because the counts of the other Subscriptions are valid up
+		// to it.
+		to := max(st.to, f.durable.Saved)
+		st.state = append(st.state, f.durable.Write(to))
 		if _, err := f.opts.Store.Commit(ctx, &store.Batch{State: st.state}); err != nil {
 			return fhir.Wrap(op, err)
 		}
-		f.saved = to
+		f.durable.Saved = to
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -379,7 +353,7 @@ func (st *stepState) commit(ctx context.Context) error {
 		for id, n := range numbers {
 			if s := f.subs[id]; s != nil {
 				s.events += n
-				signal(s.wake)
+				follow.Signal(s.wake)
 			}
 		}
 	}
@@ -452,17 +426,4 @@ func withoutKeysOf(in []store.StateWrite, id string) []store.StateWrite {
 		}
 	}
 	return out
-}
-
-// sleep waits for d or wake. It reports false if ctx ends first.
-func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-wake:
-	case <-t.C:
-	}
-	return true
 }

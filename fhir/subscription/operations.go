@@ -151,7 +151,7 @@ func (e *Engine) total(ctx context.Context, id string) (uint64, error) {
 			return 0, fhir.Wrap("subscription.total", err)
 		}
 	}
-	if f := e.current.Load(); f != nil {
+	if f := e.role.Current(); f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if s := f.subs[id]; s != nil {

@@ -217,7 +217,7 @@ func TestTakeover(t *testing.T) {
 			a.killed.Store(how == "killed")
 			b := w.newPeer("b", nil)
 			w.pass("b has the role", w.held("b"), b)
-			w.until("b works", func() bool { return b.engine.current.Load() != nil })
+			w.until("b works", func() bool { return b.engine.role.Current() != nil })
 			before := a.written.Load()
 			r.mu.Lock()
 			r.fail = nil
@@ -230,7 +230,7 @@ func TestTakeover(t *testing.T) {
 				return
 			}
 			w.pass("15 events", func() bool { return len(r.distinct(t)) == 15 }, b)
-			w.until("a has noticed", func() bool { return how == "killed" || a.engine.current.Load() == nil })
+			w.until("a has noticed", func() bool { return how == "killed" || a.engine.role.Current() == nil })
 			if got := r.distinct(t); !slices.Equal(got, upTo(15)) {
 				t.Errorf("events %v", got)
 			}

@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/yield"
 )
@@ -79,7 +80,7 @@ func (s *sender) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if wait != 0 && !sleep(ctx, s.sub.wake, wait) {
+		if wait != 0 && !follow.Sleep(ctx, s.sub.wake, wait) {
 			break
 		}
 	}
@@ -166,7 +167,7 @@ func (s *sender) step(ctx context.Context) time.Duration {
 func (s *sender) sync(ctx context.Context) bool {
 	err := s.follower.opts.Store.Sync(ctx)
 	if err != nil {
-		sleep(ctx, nil, s.follower.opts.MinBackoff)
+		follow.Sleep(ctx, nil, s.follower.opts.MinBackoff)
 	}
 	return err == nil
 }
@@ -373,7 +374,7 @@ func (s *sender) post(ctx context.Context, v view, body []byte) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.spec.Timeout)
 	defer cancel()
 	defer context.AfterFunc(stopping, func() {
-		if sleep(ctx, nil, drainTimeout) {
+		if follow.Sleep(ctx, nil, drainTimeout) {
 			cancel()
 		}
 	})()
@@ -431,7 +432,7 @@ func (s *sender) record(ctx context.Context, v view, typ string, items []item) e
 
 // record makes audit events durable, in a commit that is bound to the term.
 func (f *follower) record(ctx context.Context, evs []audit.Event) error {
-	if f.alone {
+	if f.role.Alone() {
 		return f.opts.Audit.Record(ctx, evs...)
 	}
 	_, err := audit.Commit(ctx, f.opts.Store, f.opts.Audit, &store.Batch{}, evs...)
@@ -532,7 +533,7 @@ func (s *sender) transition(ctx context.Context, v view, status, reason string) 
 	}
 	// There is nothing to do until the follower has applied the new version.
 	for s.view().version == v.version {
-		if !sleep(ctx, s.sub.wake, time.Second) {
+		if !follow.Sleep(ctx, s.sub.wake, time.Second) {
 			return 0
 		}
 	}

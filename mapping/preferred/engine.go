@@ -9,11 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 )
@@ -41,15 +41,7 @@ type Options struct {
 // safe for concurrent use.
 type Engine struct {
 	opts   Options
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	stop   func()
-	wake   chan struct{}
-	// current is the follower while this process holds the role, and nil otherwise.
-	current atomic.Pointer[follower]
-	// behind is the time in Unix nanoseconds of the first change that has not been
-	// processed, or 0. It has no meaning while current is nil.
-	behind atomic.Int64
+	role   follow.Follower[*follower]
 	meters *meters
 }
 
@@ -58,11 +50,13 @@ type follower struct {
 	*Engine
 	opts Options // those of the Engine, with a store that is bound to the term
 	ctx  context.Context
+	lag  follow.Lag
 
 	// mu is held during a step and guards the cursor, which is the last commit that has
-	// been processed, and saved, its durable copy.
-	mu            sync.Mutex
-	cursor, saved store.Seq
+	// been processed, and durable, its durable copy.
+	mu      sync.Mutex
+	cursor  store.Seq
+	durable follow.Cursor
 }
 
 // roleName is the name of the role of the process that derives values.
@@ -91,81 +85,43 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Roles == nil {
-		o.Roles = role.Alone{}
-	}
-	e := &Engine{opts: o, wake: make(chan struct{}, 1)}
+	e := &Engine{opts: o}
 	var err error
 	if e.meters, err = newMeters(e); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var run context.Context
-	run, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	e.stop = o.Store.Watch(func(c store.Commit) {
-		if len(c.Changes) > 0 || c.Samples > 0 {
-			e.signal()
-		}
-	})
-	loaded := make(chan error, 1)
-	e.wg.Go(func() {
-		o.Roles.Run(run, roleName, func(ctx context.Context, t role.Term) { e.serve(ctx, t, loaded) })
-	})
-	if _, alone := o.Roles.(role.Alone); alone {
-		// The state is read now, so that a server does not start that cannot read it.
-		if err := <-loaded; err != nil {
-			e.Close()
-			return nil, fhir.Wrap(op, err)
-		}
+	err = e.role.Start(ctx, follow.Options[*follower]{Store: o.Store, Roles: o.Roles, Role: roleName, Begin: e.begin,
+		Changed: e.changed, Delay: o.Delay, MinBackoff: o.Delay, MaxBackoff: maxBackoff, Logger: o.Logger})
+	if err != nil {
+		e.meters.stop()
+		return nil, fhir.Wrap(op, err)
 	}
 	return e, nil
 }
 
-// serve derives values during a term of the role. The result of reading the state is sent
-// to loaded in the first term.
-func (e *Engine) serve(ctx context.Context, t role.Term, loaded chan<- error) {
-	f := &follower{Engine: e, opts: e.opts, ctx: ctx}
-	f.opts.Store = t.Store(e.opts.Store)
-	err := f.load(ctx)
-	if err == nil {
-		e.behind.Store(0)
-		e.current.Store(f)
-	}
-	select {
-	case loaded <- err:
-	default:
-	}
-	if err != nil {
-		e.opts.Logger.ErrorContext(ctx, "the state of preferred values cannot be read", "error", err)
-		return
-	}
-	e.signal()
-	f.follow()
-	e.current.Store(nil)
-	// A call of Sync may be in a step.
-	f.mu.Lock()
-	//lint:ignore SA2001 no step of this term runs after this point
-	f.mu.Unlock()
+// begin returns the follower of a term of the role.
+func (e *Engine) begin(ctx context.Context, _ role.Term, st store.Store) *follower {
+	f := &follower{Engine: e, opts: e.opts, ctx: ctx, durable: follow.Cursor{Key: cursorKey}}
+	f.opts.Store = st
+	return f
 }
 
-// signal wakes the follower.
-func (e *Engine) signal() {
-	e.behind.CompareAndSwap(0, e.opts.Clock().UnixNano())
-	select {
-	case e.wake <- struct{}{}:
-	default:
+// changed notes the time of a change.
+func (e *Engine) changed() {
+	if f := e.role.Current(); f != nil {
+		f.lag.Changed(e.opts.Clock())
 	}
 }
 
 // Close stops the follower, waits for it, and gives up the role.
 func (e *Engine) Close() {
-	e.stop()
-	e.cancel()
-	e.wg.Wait()
+	e.role.Close()
 	e.meters.stop()
 }
 
-// load reads the cursor.
-func (f *follower) load(ctx context.Context) error {
+// Load implements follow.Work.
+func (f *follower) Load(ctx context.Context) error {
+	f.lag.Changed(f.opts.Clock()) // what has changed since the last term
 	hash, err := f.opts.Policy.hash()
 	if err != nil {
 		return err
@@ -179,12 +135,8 @@ func (f *follower) load(ctx context.Context) error {
 			{Key: policyKey, Value: []byte(hash)}, {Key: cursorKey, Value: []byte("0")}}})
 		return err
 	}
-	v, err := f.opts.Store.Get(ctx, cursorKey)
-	if err != nil || v == nil {
-		return err
-	}
-	n, err := strconv.ParseUint(string(v), 10, 64)
-	f.cursor, f.saved = store.Seq(n), store.Seq(n)
+	_, err = f.durable.Load(ctx, f.opts.Store)
+	f.cursor = f.durable.Saved
 	return err
 }
 
@@ -195,85 +147,36 @@ func (p *Policy) hash() (string, error) {
 	return hex.EncodeToString(sum[:16]), err
 }
 
-// follow processes changes, and days and nights that have ended, until the term
-// ends.
-func (f *follower) follow() {
-	backoff := f.opts.Delay
-	next := time.Duration(0)
-	for {
-		if !f.wait(next) {
-			return
-		}
-		var err error
-		if next, err = f.sync(f.ctx); f.ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			backoff = f.opts.Delay
-			continue
-		}
-		f.opts.Logger.Error("preferred values cannot follow the change log", "error", err)
-		if !sleepFor(f.ctx, backoff) {
-			return
-		}
-		backoff = min(2*backoff, maxBackoff)
-		f.signal()
-	}
-}
-
-// wait waits for a change and then for Delay, or for next unless it is 0. It reports false
-// if the term ends.
-func (f *follower) wait(next time.Duration) bool {
-	var timer <-chan time.Time
-	if next > 0 {
-		t := time.NewTimer(next)
-		defer t.Stop()
-		timer = t.C
-	}
-	select {
-	case <-f.ctx.Done():
-		return false
-	case <-timer:
-		return true
-	case <-f.wake:
-		return sleepFor(f.ctx, f.opts.Delay)
-	}
-}
-
-// sleepFor waits for d. It reports false if ctx ends first.
-func sleepFor(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+// Close implements follow.Work.
+func (f *follower) Close() {
+	// A call of Sync may be in a step.
+	f.mu.Lock()
+	//lint:ignore SA2001 no step of this term runs after this point
+	f.mu.Unlock()
 }
 
 // Sync processes everything that is due now. When it returns nil, the preferred values
 // reflect all commits before the call. It fails with Unavailable if another process
 // derives the values.
 func (e *Engine) Sync(ctx context.Context) error {
-	f := e.current.Load()
+	f := e.role.Current()
 	if f == nil {
 		return fhir.Errorf(fhir.Unavailable, "preferred.Sync", "another process derives the preferred values")
 	}
-	_, err := f.sync(ctx)
+	_, err := f.Step(ctx)
 	return err
 }
 
 // maxTries bounds the attempts of a step while other writers change its values.
 const maxTries = 16
 
-// sync runs steps until nothing is due. It returns the time until a day or night ends, or
-// 0.
-func (f *follower) sync(ctx context.Context) (next time.Duration, err error) {
+// Step implements follow.Work. It processes changes, and days and nights that have ended,
+// until nothing is due. It returns the time until the next day or night ends, or 0.
+func (f *follower) Step(ctx context.Context) (next time.Duration, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for more := true; more; {
-		f.behind.Store(0)
+		f.lag.Begin()
 		err := store.Retry(maxTries, "preferred.step", "other writers changed the preferred values again and again",
 			func() (err error) {
 				if f.ctx.Err() != nil { // the role is lost, so that every commit fails
@@ -283,20 +186,20 @@ func (f *follower) sync(ctx context.Context) (next time.Duration, err error) {
 				return err
 			})
 		if err != nil {
-			f.behind.CompareAndSwap(0, f.opts.Clock().UnixNano())
 			return 0, err
 		}
 		if ctx.Err() != nil {
 			return 0, fhir.Wrap("preferred.step", ctx.Err())
 		}
 	}
+	f.lag.Done()
 	err = f.opts.Store.List(ctx, openPrefix, func(key string, _ []byte) bool {
 		if o, ok := parseOpen(key); ok {
 			next = max(time.Unix(o.closes, 0).Sub(f.opts.Clock()), time.Second)
 		}
 		return next == 0
 	})
-	return min(next, time.Hour), fhir.Wrap("preferred.sync", err)
+	return min(next, time.Hour), fhir.Wrap("preferred.Step", err)
 }
 
 // openKey is the key of a day or night that may still grow: preferred/open/, the time when

@@ -252,7 +252,7 @@ func TestInterrupted(t *testing.T) {
 	if err := e.Sync(t.Context()); err == nil {
 		t.Fatal("no error")
 	}
-	if f := e.current.Load(); e.Lag() < 0 || f.cursor != 0 {
+	if f := e.role.Current(); e.Lag() < 0 || f.cursor != 0 {
 		t.Errorf("cursor %d after an error", f.cursor)
 	}
 	e.Close()

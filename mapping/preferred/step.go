@@ -5,7 +5,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,8 +22,6 @@ const (
 	stepSize = 2000
 	// maxDue is the number of separate periods after which a step ends.
 	maxDue = 10_000
-	// saveCursor bounds the commits that are processed again after a restart.
-	saveCursor = 5000
 	// chunk is the number of days of a concept that are read together.
 	chunk = 31
 	// batchSize is the number of values after which a step commits.
@@ -72,13 +69,12 @@ func (f *follower) step(ctx context.Context) (more bool, err error) {
 		}
 	}
 	to := max(st.to, f.cursor)
-	if len(st.writes)+len(st.state)+len(st.over) > 0 || to > f.saved+saveCursor {
-		st.state = append(append(st.state, st.over...),
-			store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
+	if len(st.writes)+len(st.state)+len(st.over) > 0 || f.durable.Due(to) {
+		st.state = append(append(st.state, st.over...), f.durable.Write(to))
 		if err := st.commit(ctx); err != nil {
 			return false, err
 		}
-		f.saved = to
+		f.durable.Saved = to
 	}
 	f.cursor = to
 	return more, nil

@@ -38,9 +38,9 @@ func (m *meters) stop() { _ = m.lag.Unregister() } // never returns an error
 // Lag returns the time since the first change that the preferred values do not reflect. It
 // is 0 in a process that does not derive them.
 func (e *Engine) Lag() time.Duration {
-	behind := e.behind.Load()
-	if behind == 0 || e.current.Load() == nil {
+	f := e.role.Current()
+	if f == nil {
 		return 0
 	}
-	return max(e.opts.Clock().Sub(time.Unix(0, behind)), 0)
+	return f.lag.At(e.opts.Clock())
 }

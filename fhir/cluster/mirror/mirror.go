@@ -15,6 +15,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
@@ -40,7 +41,7 @@ type Mirror struct {
 	opts    Options
 	indexed map[string]bool // collections that have their indexes
 	purged  time.Time       // when old tombstones were removed last
-	lag     lag
+	lag     follow.Lag
 }
 
 const (
@@ -75,61 +76,30 @@ func New(o Options) (*Mirror, error) {
 
 // Run follows the store until ctx ends. Only one process should run it at a time.
 func (m *Mirror) Run(ctx context.Context) {
+	defer m.measure()()
 	wake := make(chan struct{}, 1)
-	unregister := m.measure()
-	defer unregister()
-	signal := func() {
-		m.lag.changed(m.opts.Clock())
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+	changed := func() {
+		m.lag.Changed(m.opts.Clock())
+		follow.Signal(wake)
 	}
 	stop := m.opts.Store.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
-			signal()
+			changed()
 		}
 	})
 	defer stop()
-	signal()
-	backoff := m.opts.Delay
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake:
+	changed()
+	loop := follow.Loop{Wake: wake, Delay: m.opts.Delay, MinBackoff: m.opts.Delay, MaxBackoff: maxBackoff,
+		Failed: func(err error) {
+			m.opts.Logger.Error("the mirror cannot follow the change log", "error", describe(err))
+		}}
+	loop.Run(ctx, func(ctx context.Context) (next time.Duration, err error) {
+		m.lag.Begin()
+		if err = m.Follow(ctx); err == nil {
+			m.lag.Done()
 		}
-		if !sleep(ctx, m.opts.Delay) {
-			return
-		}
-		m.lag.begin()
-		err := m.Follow(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			m.lag.done()
-			backoff = m.opts.Delay
-			continue
-		}
-		m.opts.Logger.Error("the mirror cannot follow the change log", "error", describe(err))
-		if !sleep(ctx, backoff) {
-			return
-		}
-		backoff = min(2*backoff, maxBackoff)
-		signal()
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+		return 0, err
+	})
 }
 
 // Follow copies the changes up to the latest commit.
