@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,6 +28,8 @@ type peer struct {
 	written       atomic.Int64
 	// onSync, if set, is called by Sync.
 	onSync func()
+	// damaged, if not 0, is the number of reads of counters until one fails.
+	damaged atomic.Int64
 }
 
 func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
@@ -43,6 +46,9 @@ func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 func (p *peer) Get(ctx context.Context, key string) ([]byte, error) {
 	if key == revisionKey && p.blind.Load() {
 		return nil, nil
+	}
+	if strings.HasPrefix(key, statKey("")) && p.damaged.Load() > 0 && p.damaged.Add(-1) == 0 {
+		return nil, fhir.Errorf(fhir.Internal, "test", "damaged")
 	}
 	return p.DB.Get(ctx, key)
 }
@@ -355,4 +361,25 @@ func TestCommandsOfSeveralProcesses(t *testing.T) {
 	if err != nil || n < 40 {
 		t.Errorf("revision %d, %v", n, err)
 	}
+}
+
+// TestLoadFails fails the reading of the second target at the beginning of a term, when
+// the sender of the first has begun: the process gives up the role, takes it again, and
+// sends.
+func TestLoadFails(t *testing.T) {
+	w := newCluster(t)
+	a := w.newPeer("a", nil)
+	w.engine = a.engine
+	w.pass("a has the role", held(a), a)
+	w.add(nil)
+	w.add(func(t *Target) { t.Name = "other" })
+	a.engine.Close()
+	b := w.newPeer("b", func(o *Options) { o.Store.(*peer).damaged.Store(2) })
+	w.engine = b.engine
+	w.pass("b has the role", held(b), b)
+	if b.damaged.Load() != 0 {
+		t.Error("no read has failed")
+	}
+	w.put(observation("o1", "ada", 60, 1, ""))
+	w.pass("sent", func() bool { return len(w.ehr.has()) == 1 }, b)
 }

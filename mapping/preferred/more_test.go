@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -270,6 +271,50 @@ func TestInterrupted(t *testing.T) {
 		if v.Version != 1 {
 			t.Errorf("%s has version %d", v.EffectiveDateTime, v.Version)
 		}
+	}
+}
+
+// TestLagOfFailures checks that the lag counts from the first change while every step fails,
+// and ends when a step succeeds.
+func TestLagOfFailures(t *testing.T) {
+	w := newWorld(t)
+	w.engine.Close()
+	var failing atomic.Bool
+	o := w.options
+	o.Delay = time.Hour // only Sync takes steps
+	o.Store = &flaky{Store: w.db, fail: func() error {
+		if failing.Load() {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}}
+	e, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if err := e.Sync(t.Context()); err != nil || e.Lag() != 0 {
+		t.Fatalf("lag %v before a change, %v", e.Lag(), err)
+	}
+	failing.Store(true)
+	w.deliver("fitbit", steps("fitbit", tracker, noon, 10))
+	for minute := range 5 {
+		w.clock.Add(time.Minute)
+		if err := e.Sync(t.Context()); err == nil {
+			t.Fatal("no error")
+		}
+		if want := time.Duration(minute+1) * time.Minute; e.Lag() != want {
+			t.Errorf("lag %v, want %v", e.Lag(), want)
+		}
+	}
+	failing.Store(false)
+	for range 2 { // the second call processes the values that the first has written
+		if err := e.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.clock.Add(time.Minute); e.Lag() != 0 {
+		t.Errorf("lag %v although all is processed", e.Lag())
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +32,7 @@ type tally struct {
 	// results has the results of the first commits.
 	results chan error
 	tasks   sync.WaitGroup
-	closed  atomic.Int32
+	closed  chan struct{} // has an element for each call of Close
 }
 
 func (w *tally) Load(ctx context.Context) error {
@@ -73,7 +72,7 @@ func (w *tally) Step(ctx context.Context) (next time.Duration, err error) {
 
 func (w *tally) Close() {
 	w.tasks.Wait()
-	w.closed.Add(1)
+	w.closed <- struct{}{}
 }
 
 // process is a process with a Follower that tallies.
@@ -90,7 +89,7 @@ func start(t *testing.T, st store.Store, roles role.Roles, edit func(*tally)) (*
 	err := p.Start(t.Context(), Options[*tally]{Store: st, Roles: roles, Role: "tally",
 		Begin: func(ctx context.Context, _ role.Term, st store.Store) *tally {
 			w := &tally{ctx: ctx, st: st, cursor: Cursor{Key: "tally/cursor"},
-				results: make(chan error, 2)}
+				results: make(chan error, 2), closed: make(chan struct{}, 2)}
 			if edit != nil {
 				edit(w)
 			}
@@ -212,7 +211,7 @@ func TestHandover(t *testing.T) {
 		if err != nil || string(v) != "5" {
 			t.Errorf("tally %s, %v", v, err)
 		}
-		if n := work.closed.Load(); n != 1 {
+		if n := len(work.closed); n != 1 {
 			t.Errorf("closed %d times", n)
 		}
 	}
@@ -234,20 +233,22 @@ func TestLoadFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, db, 1)
-	var works []*tally
-	for range 2 {
+	next := func() *tally {
 		if err := roles.Give(holder); err != nil {
 			t.Fatal(err)
 		}
-		works = append(works, <-p.steps)
+		return <-p.steps
 	}
+	first := next()
+	<-first.closed
+	second := next()
 	await(t, db, 1)
-	if p.Current() != works[1] {
+	if p.Current() != second {
 		t.Error("the work of the second term is not current")
 	}
 	p.Close()
-	if p.Current() != nil || works[0].closed.Load() != 1 || works[1].closed.Load() != 1 {
-		t.Errorf("closed %d and %d times", works[0].closed.Load(), works[1].closed.Load())
+	if p.Current() != nil || len(first.closed) != 0 || len(second.closed) != 1 {
+		t.Errorf("closed %d and %d times", 1+len(first.closed), len(second.closed))
 	}
 	if got := p.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "role=tally error=damaged") {
 		t.Errorf("log %s", got)
@@ -273,7 +274,7 @@ func TestAlone(t *testing.T) {
 	if p, err = start(t, db, nil, func(w *tally) { w.bad = errors.New("damaged") }); err == nil {
 		t.Error("no error")
 	}
-	if w := <-p.steps; w.closed.Load() != 1 {
+	if w := <-p.steps; len(w.closed) != 1 {
 		t.Error("the work is not closed")
 	}
 }
