@@ -72,8 +72,7 @@ type Engine struct {
 	term   role.Term
 	queued map[string]struct{} // keys of the notifications in memory, if shared
 
-	shared bool          // several processes share the store
-	stored chan struct{} // has an element after a commit, if shared
+	shared bool // several processes share the store
 }
 
 // task is the work for one link. id and vendor do not change. The plan belongs to
@@ -146,8 +145,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{Options: o, wake: make(chan struct{}), tasks: map[string]*task{}, accounts: map[string]string{},
-		queued: map[string]struct{}{}, stored: make(chan struct{}, 1),
-		vendors: map[string]*vendor{}, changed: map[string]struct{}{}, consent: make(chan struct{}, 1)}
+		queued: map[string]struct{}{}, vendors: map[string]*vendor{}, changed: map[string]struct{}{}, consent: make(chan struct{}, 1)}
 	for _, v := range o.Links.Vendors {
 		one := newVendor(v)
 		e.vendors[v.Code()], e.order = one, append(e.order, one)
@@ -157,11 +155,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	_, alone := e.Roles.(role.Alone)
 	if e.shared = !alone; e.shared {
-		st, ok := o.Store.(watched)
-		if !ok || !o.Links.Clustered {
+		if _, ok := o.Store.(watched); !ok || !o.Links.Clustered {
 			return nil, fhir.Errorf(fhir.Internal, op, "Store must be a store.Store, and Links.Clustered set")
 		}
-		e.watch(st)
 	}
 	e.addDuties()
 	var err error

@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/adapters/link"
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 )
@@ -39,16 +40,6 @@ func ended() context.Context {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
 	return ctx
-}
-
-// watch makes followStore look after each commit. The store outlives the engine.
-func (e *Engine) watch(st watched) {
-	st.Watch(func(store.Commit) {
-		select {
-		case e.stored <- struct{}{}:
-		default:
-		}
-	})
 }
 
 // lead reads the links until ctx ends, which is when the role is lost.
@@ -146,6 +137,8 @@ const followEvery = 100 * time.Millisecond
 
 // followStore follows what other processes do, until ctx ends.
 func (e *Engine) followStore(ctx context.Context) {
+	committed, stop := follow.Watch(e.Store.(watched)) // as New has checked
+	defer stop()
 	for {
 		for e.followOnce(ctx) {
 		}
@@ -155,7 +148,7 @@ func (e *Engine) followStore(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-e.stored:
+		case <-committed:
 		}
 	}
 }

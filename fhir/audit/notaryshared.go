@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/cluster/sealed"
 	"pulsegate/fhir/store"
@@ -292,13 +293,7 @@ func (n *Notary) await(ctx context.Context) error {
 		return err
 	}
 	size := n.opts.Store.Log().Size()
-	committed := make(chan struct{}, 1)
-	stop := n.opts.Store.Watch(func(store.Commit) {
-		select {
-		case committed <- struct{}{}:
-		default:
-		}
-	})
+	committed, stop := follow.Watch(n.opts.Store)
 	defer stop()
 	late := time.NewTimer(n.shared.wait)
 	defer late.Stop()

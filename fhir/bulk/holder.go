@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 )
@@ -41,22 +42,10 @@ func (e *Exporter) prepareAll(ctx context.Context, t role.Term) {
 	if err := h.resume(); err != nil {
 		e.log(ctx, "unfinished exports could not be read", "", err)
 	}
-	for {
-		if err := h.follow(); err != nil {
-			e.log(ctx, "started exports could not be read", "", err)
-		}
-		pause := time.NewTimer(lookEvery)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-		pause.Stop()
-		select {
-		case <-ctx.Done():
-			return
-		case <-h.wake:
-		}
-	}
+	follow.Signal(h.wake)
+	loop := follow.Loop{Wake: h.wake, Pause: lookEvery, MinBackoff: lookEvery, MaxBackoff: time.Minute,
+		Failed: func(err error) { e.log(ctx, "started exports could not be read", "", err) }}
+	loop.Run(ctx, func(context.Context) (next time.Duration, err error) { return 0, h.follow() })
 }
 
 func (e *Exporter) log(ctx context.Context, what, id string, err error) {
@@ -69,12 +58,8 @@ func (e *Exporter) log(ctx context.Context, what, id string, err error) {
 func (e *Exporter) look() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.holder == nil {
-		return
-	}
-	select {
-	case e.holder.wake <- struct{}{}:
-	default:
+	if e.holder != nil {
+		follow.Signal(e.holder.wake)
 	}
 }
 

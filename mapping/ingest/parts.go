@@ -13,6 +13,7 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 )
 
@@ -166,7 +167,7 @@ func (p *Pipeline) awaitPart(ctx context.Context, key string) (m partMark, err e
 	if err != nil || !m.isBusy(p.Clock()) {
 		return m, err
 	}
-	changed, stop := p.watchStore()
+	changed, stop := follow.Watch(p.Store)
 	defer stop()
 	for {
 		if m, _, err = p.readPart(ctx, key); err != nil || !m.isBusy(p.Clock()) {

@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/store"
 )
 
@@ -58,7 +59,7 @@ const lookEvery = 250 * time.Millisecond
 func (p *Pipeline) RunRemaps(ctx context.Context, by func(RemapJob) audit.Caller) {
 	var runs sync.WaitGroup
 	defer runs.Wait()
-	changed, stop := p.watchStore()
+	changed, stop := follow.Watch(p.Store)
 	defer stop()
 	failing := map[string]bool{} // ids of jobs that could not be continued
 	for {
@@ -113,22 +114,11 @@ func await(ctx context.Context, local, changed <-chan struct{}) bool {
 	return true
 }
 
-// watchStore returns a channel that has an element after the store has changed.
-func (p *Pipeline) watchStore() (changed <-chan struct{}, stop func()) {
-	ch := make(chan struct{}, 1)
-	return ch, p.Store.Watch(func(store.Commit) {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	})
-}
-
 // FollowRemap calls progress with the states of a job that StartRemap has returned, and
 // returns the last one after the job has ended. The error is that of the job.
 func (p *Pipeline) FollowRemap(ctx context.Context, job RemapJob, progress func(RemapJob)) (RemapJob, error) {
 	const op = "ingest.Remap"
-	changed, stop := p.watchStore()
+	changed, stop := follow.Watch(p.Store)
 	defer stop()
 	for {
 		local := p.remaps.next()
