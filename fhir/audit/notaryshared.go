@@ -168,7 +168,7 @@ func (n *Notary) begin(ctx context.Context, none sealed.Secret) error {
 		return err
 	}
 	_, err = n.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{write,
-		{Key: checkpointKey, Value: msg, Expect: store.StateAbsent}}})
+		{Key: checkpointKey, Value: msg}}})
 	return err
 }
 
@@ -363,10 +363,10 @@ func (n *Notary) logFailure(ctx context.Context, err error) {
 	n.opts.Logger.ErrorContext(ctx, "audit checkpoint could not be written", "error", err)
 }
 
-// ImportNotary stores the key and the checkpoint of a single server in a cluster that
-// has none yet, and reports whether it did. The server calls it once when it becomes a
-// cluster, so that auditors can keep their verifier key. The files remain, and the key
-// file is not used any more.
+// ImportNotary stores the key and the checkpoint of a single server among the secrets of
+// a cluster that has no key yet, and reports whether it did. The server calls it when it
+// becomes a cluster, so that auditors can keep their verifier key. The files remain, and
+// the key file is not used any more.
 func ImportNotary(ctx context.Context, o NotaryOptions, secrets *sealed.Vault) (imported bool, err error) {
 	const op = "audit.ImportNotary"
 	o.Accept = false

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -34,6 +33,10 @@ type Options struct {
 	// Store has the options of the store. Shared.Log and Shared.Identity are set by
 	// Open.
 	Store pebblestore.Options
+	// Prepare, if set, is called with the store of a server that was alone before it
+	// founds a cluster. Every process of the cluster begins with what it commits. It is
+	// called again if the cluster could not be founded.
+	Prepare func(ctx context.Context, st *pebblestore.DB) error
 	// Clock stamps snapshots. If it is nil, time.Now is used.
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -54,9 +57,9 @@ type Member struct {
 	// Was is the epoch of the discarded copy, if the cluster has another one.
 	Was uint64
 
-	snapshots sync.Mutex // held while a snapshot is made
-	taker     snapshot.Taker
-	opts      Options
+	taking chan struct{} // has an element while a snapshot is made; capacity 1
+	taker  snapshot.Taker
+	opts   Options
 }
 
 // Open opens the store of this process and brings it up to the log. A directory with
@@ -70,13 +73,22 @@ func Open(ctx context.Context, o Options) (*Member, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	m := &Member{opts: o, Node: o.Store.Shared.Node}
+	m := &Member{opts: o, Node: o.Store.Shared.Node, taking: make(chan struct{}, 1)}
 	if err := m.open(ctx); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	m.taker = snapshot.Taker{Source: m.DB, Snapshots: o.Snapshots, Log: o.Log, Identity: m.Identity, Node: m.Node,
-		Dir: o.Dir + ".checkpoint", Clock: o.Clock, Check: m.positionOf}
+	m.taker = m.newTaker()
+	// An earlier process may have been killed in Take. The files of its checkpoint are
+	// links, which keep the space of tables that the store no longer has.
+	if err := os.RemoveAll(m.taker.Dir); err != nil {
+		return nil, fhir.Wrap(op, errors.Join(err, m.Close()))
+	}
 	return m, nil
+}
+
+func (m *Member) newTaker() snapshot.Taker {
+	return snapshot.Taker{Source: m.DB, Snapshots: m.opts.Snapshots, Log: m.opts.Log, Identity: m.Identity,
+		Node: m.Node, Dir: m.opts.Dir + ".checkpoint", Clock: m.opts.Clock, Check: m.positionOf}
 }
 
 func (m *Member) open(ctx context.Context) error {
@@ -179,8 +191,17 @@ func (m *Member) shared(change func(*pebblestore.Shared)) pebblestore.Options {
 // found makes a new cluster. Of several processes that try, one succeeds.
 func (m *Member) found(ctx context.Context, had pebblestore.Membership) (err error) {
 	if had.Exists && !had.Alone() {
-		return fmt.Errorf("%s holds the store of a cluster, and the database has none: name the right database, "+
-			"or move the data directory away", m.opts.Dir)
+		if had.Position != (sharedlog.Position{}) {
+			return fmt.Errorf("%s holds the store of a cluster, and the database has none: name the right database, "+
+				"or move the data directory away", m.opts.Dir)
+		}
+		// Founding was interrupted before there was a cluster.
+		if err := pebblestore.Leave(m.opts.Dir, m.opts.Store.FS); err != nil {
+			return err
+		}
+		if had, err = pebblestore.MembershipOf(m.opts.Dir, m.opts.Store.FS); err != nil {
+			return err
+		}
 	}
 	m.Identity = sharedlog.Identity{Epoch: 1, Schema: pebblestore.RowSchema}
 	if _, err := rand.Read(m.Identity.Cluster[:]); err != nil {
@@ -192,6 +213,9 @@ func (m *Member) found(ctx context.Context, had pebblestore.Membership) (err err
 	// Others begin from a snapshot of this store, so it must be there before they
 	// learn that there is a cluster.
 	m.opts.Logger.Info("founding a cluster with the store of this server")
+	if err := m.prepare(ctx); err != nil {
+		return err
+	}
 	if m.DB, err = pebblestore.Open(m.opts.Dir,
 		m.shared(func(s *pebblestore.Shared) { s.Found = true })); err == nil {
 		err = m.publishBase(ctx)
@@ -206,10 +230,23 @@ func (m *Member) found(ctx context.Context, had pebblestore.Membership) (err err
 	return errors.Join(err, pebblestore.Leave(m.opts.Dir, m.opts.Store.FS))
 }
 
+// prepare calls Options.Prepare.
+func (m *Member) prepare(ctx context.Context) error {
+	if m.opts.Prepare == nil {
+		return nil
+	}
+	o := m.opts.Store
+	o.Shared = nil
+	st, err := pebblestore.Open(m.opts.Dir, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.opts.Prepare(ctx, st), st.Close())
+}
+
 // publishBase makes the snapshot from which others begin, and then the cluster.
 func (m *Member) publishBase(ctx context.Context) error {
-	taker := snapshot.Taker{Source: m.DB, Snapshots: m.opts.Snapshots, Log: m.opts.Log, Identity: m.Identity,
-		Node: m.Node, Dir: m.opts.Dir + ".checkpoint", Clock: m.opts.Clock, Check: m.positionOf}
+	taker := m.newTaker()
 	base, err := taker.Take(ctx)
 	if err != nil {
 		return err
@@ -224,26 +261,34 @@ func (m *Member) publishBase(ctx context.Context) error {
 // over its identity and calls lost.
 func (m *Member) claim(ctx context.Context, lost func() error) error {
 	ok, err := m.opts.Log.SetIdentity(ctx, sharedlog.Identity{}, m.Identity)
-	if err != nil {
-		return err
-	}
 	if !ok {
-		if m.Identity, err = m.opts.Log.Identity(ctx); err != nil {
-			return err
+		// The answer may have been lost, but not the identity.
+		now, rerr := m.opts.Log.Identity(ctx)
+		switch {
+		case rerr != nil || now == (sharedlog.Identity{}):
+			return errors.Join(err, rerr, errors.New("the cluster could not be entered into the database"))
+		case now != m.Identity:
+			m.Identity = now
+			return lost()
 		}
-		return lost()
 	}
 	m.Founded = true
 	if m.DB == nil {
 		m.DB, err = m.openStore(false)
+		return err
 	}
-	return err
+	return nil
 }
 
-// Snapshot makes a snapshot. Only one process may do so at a time.
+// Snapshot makes a snapshot, after one that this process is making. Several processes may
+// make snapshots at a time.
 func (m *Member) Snapshot(ctx context.Context) (*sharedlog.Manifest, error) {
-	m.snapshots.Lock()
-	defer m.snapshots.Unlock()
+	select {
+	case m.taking <- struct{}{}:
+	case <-ctx.Done():
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: "cluster.Snapshot", Err: ctx.Err()}
+	}
+	defer func() { <-m.taking }()
 	return m.taker.Take(ctx)
 }
 
@@ -264,7 +309,7 @@ func (m *Member) KeepSnapshots(ctx context.Context, entries uint64, every time.D
 	defer t.Stop()
 	for {
 		if err := m.keepSnapshot(ctx, entries, every); err != nil && ctx.Err() == nil {
-			m.opts.Logger.Error("no snapshot could be made", "error", err)
+			m.opts.Logger.Error("the snapshots cannot be brought up to date", "error", err)
 		}
 		select {
 		case <-ctx.Done():

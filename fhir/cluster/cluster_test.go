@@ -197,14 +197,7 @@ func TestBase(t *testing.T) {
 	servers := memlog.New(memlog.Options{})
 	founder, other := newProcess(t, servers, "founder"), newProcess(t, servers, "other")
 	for _, p := range []*process{founder, other} {
-		s, err := pebblestore.Open(p.dir, pebblestore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		put(t, s, "alone-"+p.name)
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+		p.alone(t, "alone-"+p.name)
 	}
 	m := founder.open(t)
 	if !m.Founded {
@@ -231,14 +224,7 @@ func TestBaseRace(t *testing.T) {
 	results := make([]error, len(ps))
 	var all sync.WaitGroup
 	for i, p := range ps {
-		s, err := pebblestore.Open(p.dir, pebblestore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		put(t, s, p.name)
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+		p.alone(t, p.name)
 		all.Go(func() {
 			m, err := cluster.Open(context.Background(), p.options())
 			if err == nil {

@@ -90,8 +90,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	o := storeOptions(env)
 	o.Shared = &pebblestore.Shared{Node: m.node(), Wake: m.wake, Ring: m.ring}
 	m.Member, err = cluster.Open(ctx, cluster.Options{Log: m.log, Snapshots: m.log.Snapshots(), Dir: storeDir(env),
-		Store: o,
-		Clock: env.now, Logger: env.log})
+		Store: o, Prepare: m.shareKeys, Clock: env.now, Logger: env.log})
 	if err != nil {
 		return nil, err
 	}
@@ -101,9 +100,6 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 		return nil, err
 	}
 	if m.vault, err = sealed.Open(ctx, m.store, m.keys); err != nil {
-		return nil, err
-	}
-	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
 	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
@@ -119,17 +115,22 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	return m, nil
 }
 
-// importKeys shares the keys of a server that was alone and has founded a cluster.
-func (m *member) importKeys(ctx context.Context) error {
-	if !m.Founded {
-		return nil
+// shareKeys puts the keys of a server that is alone among the secrets of the cluster that
+// it is about to found. No other process can be faster then, and make its own keys.
+func (m *member) shareKeys(ctx context.Context, st *pebblestore.DB) error {
+	// If the server has left another cluster, its files are newer than those secrets.
+	if err := sealed.Clear(ctx, st); err != nil {
+		return err
 	}
-	_, err := keys.Import(ctx, m.env.config.Data, m.vault, m.env.now)
+	vault, err := sealed.Open(ctx, st, m.keys)
 	if err == nil {
-		_, err = authn.ImportKey(ctx, m.env.config.Data, m.vault)
+		_, err = keys.Import(ctx, m.env.config.Data, vault, m.env.now)
 	}
 	if err == nil {
-		_, err = audit.ImportNotary(ctx, notaryOptions(m.env, m.store, nil), m.vault)
+		_, err = authn.ImportKey(ctx, m.env.config.Data, vault)
+	}
+	if err == nil {
+		_, err = audit.ImportNotary(ctx, notaryOptions(m.env, st, nil), vault)
 	}
 	return err
 }
@@ -329,10 +330,7 @@ func (m *member) watchClock(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			// Without MongoDB, the server is not ready in any case.
-			if err := m.measureClock(ctx); err == nil {
-				continue
-			}
+			_ = m.measureClock(ctx) // without MongoDB, the server is not ready in any case
 		}
 	}
 }

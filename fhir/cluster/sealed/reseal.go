@@ -35,6 +35,21 @@ func (v *Vault) Reseal(ctx context.Context) (resealed int, err error) {
 	return resealed, nil
 }
 
+// Clear deletes all secrets of a store that belongs to no cluster: those of a cluster that
+// it has left.
+func Clear(ctx context.Context, st Store) error {
+	const op = "sealed.Clear"
+	b := &store.Batch{}
+	err := st.List(ctx, prefix, func(key string, _ []byte) bool {
+		b.State = append(b.State, store.StateWrite{Key: strings.Clone(key)})
+		return true
+	})
+	if err == nil && len(b.State) > 0 {
+		_, err = st.Commit(ctx, b)
+	}
+	return fhir.Wrap(op, err)
+}
+
 // Discard deletes the secrets that none of the keys can open, and returns their names.
 // It is the decision of an operator who has lost a cluster key: everything that the secrets
 // protected is lost. The owner of each secret handles its loss as that of a file of a

@@ -53,7 +53,8 @@ type Taker struct {
 }
 
 // Take makes a snapshot, and then removes older ones and the part of the log that
-// no snapshot needs. Only one Take may run at a time.
+// no snapshot needs. If only the removal fails, Take returns the snapshot and the error.
+// A Taker makes one snapshot at a time.
 func (t *Taker) Take(ctx context.Context) (*sharedlog.Manifest, error) {
 	const op = "snapshot.Take"
 	if err := os.RemoveAll(t.Dir); err != nil {
