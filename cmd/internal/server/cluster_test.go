@@ -627,6 +627,53 @@ func TestClusterLeave(t *testing.T) {
 	}
 }
 
+// TestClusterFounded founds a cluster with a server that was alone, lets the server leave,
+// get new keys, and found another cluster with another cluster key: the servers of a
+// cluster have the keys that its founder had.
+func TestClusterFounded(t *testing.T) {
+	var f *fleet
+	alone := map[string]string{"mongodb": "", "redis": "", "mongodb-standalone": "false", "mongodb-password-file": ""}
+	dir := ""
+	for _, name := range []string{"first", "second"} {
+		f = newFleet(t, "")
+		one := f.start("one", dir, alone)
+		dir = one.dir
+		one.add(t, name)
+		published, err := one.keys.JWKS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealedText := one.people.vault.Seal("test", []byte("secret"))
+		verifier := one.audit.notary.Verifier()
+		one.end(t)
+		one = f.start("one", dir, nil)
+		two := f.start("two", "", nil)
+		for _, s := range []*sailor{one, two} {
+			if now, err := s.keys.JWKS(); err != nil || !bytes.Equal(now, published) {
+				t.Errorf("%s cluster: other signing keys: %v", name, err)
+			}
+			if plain, err := s.people.vault.Open("test", sealedText); err != nil || string(plain) != "secret" {
+				t.Errorf("%s cluster: another seal key: %v", name, err)
+			}
+			if s.audit.notary.Verifier() != verifier {
+				t.Errorf("%s cluster: another audit key", name)
+			}
+			if got := s.patients(t); !slices.Contains(got, name) {
+				t.Errorf("%s cluster: patients %q", name, got)
+			}
+		}
+		id := one.status(t).ID
+		one.end(t)
+		if _, err := membership.Leave(t.Context(), membership.Change{Config: one.config, By: "uid:7", Clock: time.Now,
+			Cluster: id}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "keys")); err != nil { // the server makes new ones
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestClusterMirror(t *testing.T) {
 	f := newFleet(t, "")
 	name := f.logDatabase() + "_m"

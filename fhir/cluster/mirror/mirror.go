@@ -450,21 +450,30 @@ func (m *Mirror) Behind(ctx context.Context, commit store.Seq) (uint64, error) {
 
 // Clear empties the mirror. The next Follow fills it again.
 func (m *Mirror) Clear(ctx context.Context) error {
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	names, err := m.opts.DB.ListCollectionNames(call, bson.D{})
+	names, err := m.collections(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if fhir.KnownType(name) || name == samplesCollection || name == cursorCollection {
-			if err := m.opts.DB.Collection(name).Drop(call); err != nil {
-				return err
-			}
+	for _, name := range append(names, cursorCollection) {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		err := m.opts.DB.Collection(name).Drop(call)
+		cancel()
+		if err != nil {
+			return err
 		}
 	}
 	clear(m.indexed)
 	return nil
+}
+
+// collections returns the names of the collections with copies.
+func (m *Mirror) collections(ctx context.Context) ([]string, error) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	names, err := m.opts.DB.ListCollectionNames(call, bson.D{})
+	return slices.DeleteFunc(names, func(name string) bool {
+		return !fhir.KnownType(name) && name != samplesCollection
+	}), err
 }
 
 // advance moves the cursor. It never moves back.
@@ -481,13 +490,17 @@ func (m *Mirror) advance(ctx context.Context, to store.Seq) error {
 	return err
 }
 
-// purge removes old tombstones, once an hour.
+// purge removes old tombstones, once an hour, also those that another process has written.
 func (m *Mirror) purge(ctx context.Context) error {
 	now := m.opts.Clock()
 	if now.Sub(m.purged) < time.Hour {
 		return nil
 	}
-	for name := range m.indexed {
+	names, err := m.collections(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		_, err := m.opts.DB.Collection(name).DeleteMany(call,
 			bson.D{{Key: memberDeleted, Value: bson.D{{Key: "$lt", Value: now.Add(-keepTombstones).UTC()}}}})

@@ -307,6 +307,37 @@ func TestOtherSource(t *testing.T) {
 	w.compare()
 }
 
+// TestPurge tests that a process removes the old tombstones that another process has
+// written, and keeps new ones.
+func TestPurge(t *testing.T) {
+	w := newWorld(t)
+	defer func(at time.Time) { now = at }(now)
+	tombstones := func(collection string) int64 {
+		t.Helper()
+		n, err := w.db.Collection(collection).CountDocuments(t.Context(), bson.D{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	w.commit(&store.Batch{Writes: []store.Write{put("Patient", "p1", "")}})
+	w.commit(&store.Batch{Writes: []store.Write{remove("Patient", "p1")}})
+	w.follow()
+	w.m = w.mirror("source") // of another process
+	now = now.Add(23 * time.Hour)
+	w.commit(&store.Batch{Writes: []store.Write{put("Device", "d1", "")}})
+	w.commit(&store.Batch{Writes: []store.Write{remove("Device", "d1")}})
+	w.follow()
+	if n := tombstones("Patient"); n != 1 {
+		t.Errorf("%d tombstones after 23 hours", n)
+	}
+	now = now.Add(2 * time.Hour)
+	w.follow()
+	if old, young := tombstones("Patient"), tombstones("Device"); old != 0 || young != 1 {
+		t.Errorf("%d old and %d new tombstones", old, young)
+	}
+}
+
 // TestLateWrite checks that a process that overslept its role brings nothing back:
 // what it writes as of an earlier commit is left out.
 func TestLateWrite(t *testing.T) {
