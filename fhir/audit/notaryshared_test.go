@@ -12,14 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/cluster/sealed"
 	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // cluster is a store of several processes.
@@ -31,15 +30,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db := pebbletest.Open(t)
 	rec, err := NewRecorder(Options{Store: db, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pulse.example.org"})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // tampered is a store that an attacker with access to the disk has modified.
@@ -129,15 +130,7 @@ func (l *tamperedLog) Root(n uint64) ([32]byte, error) {
 
 func logWorld(t *testing.T, n int) (store.Store, *Recorder, *Notary, string) {
 	t.Helper()
-	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	st := pebbletest.Open(t)
 	rec, err := NewRecorder(Options{Store: st, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pulse.example.org"})
 	if err != nil {

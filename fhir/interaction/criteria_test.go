@@ -10,15 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // halting is a store whose searches by one identifier wait to be let go.
@@ -58,15 +56,7 @@ func (entries) Bundle(body []byte) (*r4.Bundle, error) {
 
 func newService(t *testing.T, wrap func(store.Store) store.Store) *interaction.Service {
 	t.Helper()
-	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	st := pebbletest.Open(t)
 	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pg.example"})
 	if err != nil {

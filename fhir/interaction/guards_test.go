@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -19,7 +17,7 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 var validator = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
@@ -52,15 +50,7 @@ func (s *interposed) Commit(ctx context.Context, b *store.Batch) (store.Result, 
 // store that the test interposes.
 func twoProcesses(t *testing.T) (here, there *interaction.Service, mine *interposed) {
 	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db := pebbletest.Open(t)
 	v, err := validator()
 	if err != nil {
 		t.Fatal(err)

@@ -4,11 +4,9 @@ import (
 	"crypto/rand"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // TestPageLinksOfTwoProcesses interrupts the first page link of a process, which has found
@@ -16,15 +14,7 @@ import (
 func TestPageLinksOfTwoProcesses(t *testing.T) {
 	for name, control := range map[string]bool{"": false, "control": true} {
 		t.Run(name, func(t *testing.T) {
-			db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			db := pebbletest.Open(t)
 			bound, want := []byte("search"), pagePoint{7, "position"}
 			link := func(st store.Store) (string, *pageSealer) {
 				p, err := (&Service{Store: st, Rand: rand.Reader}).sealer(t.Context())

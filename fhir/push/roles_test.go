@@ -11,36 +11,18 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/clocktest"
-	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 )
 
 // peer is one of several processes that share a store.
 type peer struct {
-	*pebblestore.DB
-	clock  *clocktest.Clock
+	*roletest.Peer
 	engine *Engine
-	// killed makes commits fail, as if the process were gone, and blind hides changes of
-	// targets. written counts the commits that succeeded.
-	killed, blind atomic.Bool
-	written       atomic.Int64
-	// onSync, if set, is called by Sync.
-	onSync func()
-	// damaged, if not 0, is the number of reads of counters until one fails.
+	// blind hides changes of targets. damaged, if not 0, is the number of reads of counters
+	// until one fails.
+	blind   atomic.Bool
 	damaged atomic.Int64
-}
-
-func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	if p.killed.Load() {
-		return store.Result{}, fhir.Errorf(fhir.Unavailable, "test", "killed")
-	}
-	r, err := p.DB.Commit(ctx, b)
-	if err == nil {
-		p.written.Add(1)
-	}
-	return r, err
 }
 
 func (p *peer) Get(ctx context.Context, key string) ([]byte, error) {
@@ -53,24 +35,6 @@ func (p *peer) Get(ctx context.Context, key string) ([]byte, error) {
 	return p.DB.Get(ctx, key)
 }
 
-func (p *peer) Sync(ctx context.Context) error {
-	if p.onSync != nil {
-		p.onSync()
-	}
-	return p.DB.Sync(ctx)
-}
-
-const peerLease = 10 * time.Second
-
-// unbound gives roles with terms that do not bind commits.
-type unbound struct{ role.Roles }
-
-func (u unbound) Run(ctx context.Context, name string, work func(context.Context, role.Term)) {
-	u.Roles.Run(ctx, name, func(ctx context.Context, _ role.Term) {
-		role.Alone{}.Run(ctx, name, work)
-	})
-}
-
 // newPeer starts an Engine in another process. edit may change its options.
 func (w *world) newPeer(node string, edit func(*Options)) *peer {
 	w.t.Helper()
@@ -78,19 +42,16 @@ func (w *world) newPeer(node string, edit func(*Options)) *peer {
 }
 
 // newSyncedPeer is newPeer with a function that Sync calls.
-func (w *world) newSyncedPeer(node string, onSync func(), edit func(*Options)) *peer {
+func (w *world) newSyncedPeer(node string, onSync func() error, edit func(*Options)) *peer {
 	w.t.Helper()
-	p := &peer{DB: w.st, clock: clocktest.At(time.Unix(0, 0)), onSync: onSync}
-	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now,
-		After: p.clock.After})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	p := &peer{Peer: roletest.NewPeer(w.t, w.st, node)}
+	p.OnSync = onSync
 	o := w.options(p)
-	o.Roles = leases
+	o.Roles = p.Roles
 	if edit != nil {
 		edit(&o)
 	}
+	var err error
 	if p.engine, err = New(context.Background(), o); err != nil {
 		w.t.Fatal(err)
 	}
@@ -114,7 +75,7 @@ func (w *world) pass(what string, cond func() bool, peers ...*peer) {
 	w.t.Helper()
 	w.until(what, func() bool {
 		for _, p := range peers {
-			p.clock.Add(peerLease / 100)
+			p.Pass()
 		}
 		return cond()
 	})
@@ -263,7 +224,7 @@ func TestTakeover(t *testing.T) {
 			w := newCluster(t)
 			a := w.newPeer("a", func(o *Options) {
 				if how == "control" {
-					o.Roles = unbound{o.Roles}
+					o.Roles = roletest.Unbound{Roles: o.Roles}
 				}
 			})
 			w.engine = a.engine
@@ -275,21 +236,21 @@ func TestTakeover(t *testing.T) {
 			w.put(observation("o1", "ada", 61, 1, ""), observation("o2", "ada", 60, 2, ""))
 			w.put(observation("o3", "bob", 60, 3, ""))
 			w.pass("queued", func() bool { return w.show().Waiting == 3 && w.show().Failures > 0 }, a)
-			a.killed.Store(how == "killed")
+			a.Killed.Store(how == "killed")
 			b := w.newPeer("b", nil)
 			w.engine = b.engine
 			w.pass("b has the role", held(b), b)
-			before := a.written.Load()
+			before := a.Written.Load()
 			w.ehr.setFault(nil)
 			w.put(observation("o4", "ada", 60, 4, ""))
 			if how == "control" {
-				w.until("a writes", func() bool { return a.written.Load() > before })
+				w.until("a writes", func() bool { return a.Written.Load() > before })
 				return
 			}
 			w.pass("sent by b", func() bool { return len(w.ehr.has()) == 4 && w.show().Waiting == 0 }, b)
 			w.until("a has noticed", func() bool { return how == "killed" || a.engine.role.Current() == nil })
 			a.engine.Close()
-			if n := a.written.Load() - before; n != 0 {
+			if n := a.Written.Load() - before; n != 0 {
 				t.Errorf("the former process has written %d times", n)
 			}
 			for id, want := range map[string]string{"o1": "Patient/ada final 61 v2", "o2": "Patient/ada final 60 v1",
@@ -306,7 +267,10 @@ func TestTakeover(t *testing.T) {
 // Observation was prepared: this process learns of it by Sync, and sends nothing.
 func TestConsentWithdrawnElsewhere(t *testing.T) {
 	w := newCluster(t)
-	p := w.newSyncedPeer("a", func() { w.consents.set("ada", true) }, nil)
+	p := w.newSyncedPeer("a", func() error {
+		w.consents.set("ada", true)
+		return nil
+	}, nil)
 	w.engine = p.engine
 	w.pass("has the role", held(p), p)
 	w.add(nil)

@@ -10,34 +10,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/cluster/sealed/sealedtest"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
-
-// never gives no role.
-type never struct{}
-
-func (never) Run(ctx context.Context, _ string, _ func(context.Context, role.Term)) { <-ctx.Done() }
 
 // TestAuditLogOfACluster asks two processes in turn for checkpoints and verifications.
 // Only the second has the role of the notary.
 func TestAuditLogOfACluster(t *testing.T) {
 	gin.SetMode(gin.ReleaseMode)
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db := pebbletest.Open(t)
 	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pulse.example.org"})
 	if err != nil {
@@ -58,7 +45,7 @@ func TestAuditLogOfACluster(t *testing.T) {
 		}))
 		return e, n
 	}
-	one, _ := start(never{})
+	one, _ := start(roletest.Never{})
 	two, notary := start(role.Alone{})
 	go func() { ended <- notary.Run(ctx) }()
 	t.Cleanup(func() {

@@ -12,60 +12,16 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
-	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/role"
-	"pulsegate/fhir/store"
+	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/store/pebblestore"
 )
 
 // peer is one of several processes that share a store.
 type peer struct {
-	*pebblestore.DB
-	clock  *clocktest.Clock
+	*roletest.Peer
 	engine *Engine
-	// killed makes commits fail, as if the process were gone. written counts the
-	// commits that succeeded.
-	killed  atomic.Bool
-	written atomic.Int64
-	// onSync, if set, is called by Sync.
-	onSync func() error
 }
-
-func (p *peer) Sync(ctx context.Context) error {
-	if p.onSync != nil {
-		if err := p.onSync(); err != nil {
-			return err
-		}
-	}
-	return p.DB.Sync(ctx)
-}
-
-func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	if p.killed.Load() {
-		return store.Result{}, fhir.Errorf(fhir.Unavailable, "test", "killed")
-	}
-	r, err := p.DB.Commit(ctx, b)
-	if err == nil {
-		p.written.Add(1)
-	}
-	return r, err
-}
-
-const peerLease = 10 * time.Second
-
-// unbound gives roles whose terms do not bind commits.
-type unbound struct{ role.Roles }
-
-func (u unbound) Run(ctx context.Context, name string, work func(context.Context, role.Term)) {
-	u.Roles.Run(ctx, name, func(ctx context.Context, _ role.Term) {
-		role.Alone{}.Run(ctx, name, work)
-	})
-}
-
-// never gives no roles.
-type never struct{}
-
-func (never) Run(ctx context.Context, _ string, _ func(context.Context, role.Term)) { <-ctx.Done() }
 
 // newPeer starts an Engine in another process. edit may change its options.
 func (w *world) newPeer(node string, edit func(*Options)) *peer {
@@ -76,17 +32,14 @@ func (w *world) newPeer(node string, edit func(*Options)) *peer {
 // newSyncedPeer is newPeer with a function that Sync calls.
 func (w *world) newSyncedPeer(node string, onSync func() error, edit func(*Options)) *peer {
 	w.t.Helper()
-	p := &peer{DB: w.st.(*pebblestore.DB), clock: clocktest.At(time.Unix(0, 0)), onSync: onSync}
-	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now,
-		After: p.clock.After})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	p := &peer{Peer: roletest.NewPeer(w.t, w.st.(*pebblestore.DB), node)}
+	p.OnSync = onSync
 	o := w.opts
-	o.Store, o.Roles = p, leases
+	o.Store, o.Roles = p, p.Roles
 	if edit != nil {
 		edit(&o)
 	}
+	var err error
 	if p.engine, err = New(context.Background(), o); err != nil {
 		w.t.Fatal(err)
 	}
@@ -114,7 +67,7 @@ func (w *world) pass(what string, cond func() bool, peers ...*peer) {
 	w.t.Helper()
 	w.until(what, func() bool {
 		for _, p := range peers {
-			p.clock.Add(peerLease / 100)
+			p.Pass()
 		}
 		return cond()
 	})
@@ -196,7 +149,7 @@ func TestTakeover(t *testing.T) {
 			w.opts.MaxBackoff = time.Hour // the Subscription does not go to error
 			a := w.newPeer("a", func(o *Options) {
 				if how == "control" {
-					o.Roles = unbound{o.Roles}
+					o.Roles = roletest.Unbound{Roles: o.Roles}
 				}
 			})
 			w.engine = a.engine
@@ -214,11 +167,11 @@ func TestTakeover(t *testing.T) {
 				w.observe("p1", "8867-4")
 			}
 			w.pass("numbered", func() bool { return a.engine.count("s1") == 10 }, a)
-			a.killed.Store(how == "killed")
+			a.Killed.Store(how == "killed")
 			b := w.newPeer("b", nil)
 			w.pass("b has the role", w.held("b"), b)
 			w.until("b works", func() bool { return b.engine.role.Current() != nil })
-			before := a.written.Load()
+			before := a.Written.Load()
 			r.mu.Lock()
 			r.fail = nil
 			r.mu.Unlock()
@@ -226,7 +179,7 @@ func TestTakeover(t *testing.T) {
 				w.observe("p1", "8867-4")
 			}
 			if how == "control" {
-				w.pass("a writes", func() bool { return a.written.Load() > before }, b)
+				w.pass("a writes", func() bool { return a.Written.Load() > before }, b)
 				return
 			}
 			w.pass("15 events", func() bool { return len(r.distinct(t)) == 15 }, b)
@@ -235,7 +188,7 @@ func TestTakeover(t *testing.T) {
 				t.Errorf("events %v", got)
 			}
 			a.engine.Close()
-			if n := a.written.Load() - before; n != 0 {
+			if n := a.Written.Load() - before; n != 0 {
 				t.Errorf("the former holder has written %d times", n)
 			}
 			w.engine = b.engine
@@ -278,7 +231,7 @@ func TestLimitOfSeveralProcesses(t *testing.T) {
 // has numbered anything.
 func TestOwnerAtEveryProcess(t *testing.T) {
 	w := newStore(t)
-	b := w.newPeer("b", func(o *Options) { o.Roles = never{} })
+	b := w.newPeer("b", func(o *Options) { o.Roles = roletest.Never{} })
 	w.engine = b.engine
 	body := subscriptionJSON("http://127.0.0.1:1/x", iDOnly, "", "")
 	w.put("ehr", fhir.Resource{Type: "Subscription", ID: "s1", JSON: []byte(fhir.Prefix("Subscription", "s1") +

@@ -1,59 +1,29 @@
 package preferred
 
 import (
-	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/clocktest"
-	"pulsegate/fhir/cluster/role"
-	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/cluster/role/roletest"
 )
 
-// peer is one of several processes that share a store. written counts its commits.
+// peer is one of several processes that share a store.
 type peer struct {
-	*pebblestore.DB
-	clock   *clocktest.Clock
-	engine  *Engine
-	written atomic.Int64
-}
-
-func (p *peer) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	r, err := p.DB.Commit(ctx, b)
-	if err == nil {
-		p.written.Add(1)
-	}
-	return r, err
-}
-
-const peerLease = 10 * time.Second
-
-// unbound gives roles with terms that do not bind commits.
-type unbound struct{ role.Roles }
-
-func (u unbound) Run(ctx context.Context, name string, work func(context.Context, role.Term)) {
-	u.Roles.Run(ctx, name, func(ctx context.Context, _ role.Term) {
-		role.Alone{}.Run(ctx, name, work)
-	})
+	*roletest.Peer
+	engine *Engine
 }
 
 // newPeer starts an Engine in another process. edit may change its options.
 func (w *world) newPeer(node string, edit func(*Options)) *peer {
 	w.t.Helper()
-	p := &peer{DB: w.db, clock: clocktest.At(time.Unix(0, 0))}
-	leases, err := role.New(role.Options{State: p, Node: node, Lease: peerLease, Clock: p.clock.Now,
-		After: p.clock.After})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	p := &peer{Peer: roletest.NewPeer(w.t, w.db, node)}
 	o := w.options
-	o.Store, o.Roles = p, leases
+	o.Store, o.Roles = p, p.Roles
 	if edit != nil {
 		edit(&o)
 	}
+	var err error
 	if p.engine, err = New(w.t.Context(), o); err != nil {
 		w.t.Fatal(err)
 	}
@@ -69,7 +39,7 @@ func (w *world) takes(peers ...*peer) {
 			w.t.Fatal("the role is not taken")
 		}
 		for _, p := range peers {
-			p.clock.Add(peerLease / 100)
+			p.Pass()
 		}
 	}
 }
@@ -102,11 +72,11 @@ func TestTwoProcesses(t *testing.T) {
 	before := w.value("preferred-steps")
 	a.engine.Close()
 	w.takes(b)
-	written := b.written.Load()
+	written := b.Written.Load()
 	if err := b.engine.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := b.written.Load() - written; n != 0 {
+	if n := b.Written.Load() - written; n != 0 {
 		t.Errorf("the next holder has written %d times although nothing has changed", n)
 	}
 	w.deliver("apple", steps("apple", phone, noon.Add(time.Hour), 100))
@@ -127,18 +97,18 @@ func TestOverslept(t *testing.T) {
 		w.engine.Close()
 		a := w.newPeer("a", func(o *Options) {
 			if control {
-				o.Roles = unbound{o.Roles}
+				o.Roles = roletest.Unbound{Roles: o.Roles}
 			}
 		})
 		w.takes(a)
 		b := w.newPeer("b", nil)
 		w.takes(b)
 		w.deliver("apple", steps("apple", phone, noon, 900))
-		before := a.written.Load()
+		before := a.Written.Load()
 		if err := a.engine.Sync(t.Context()); (err == nil) != control {
 			t.Errorf("control %v: %v", control, err)
 		}
-		if n := a.written.Load() - before; (n > 0) != control {
+		if n := a.Written.Load() - before; (n > 0) != control {
 			t.Errorf("control %v: the former holder has written %d times", control, n)
 		}
 		if err := b.engine.Sync(t.Context()); err != nil {

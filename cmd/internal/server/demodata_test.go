@@ -5,11 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/adapters"
 	"pulsegate/fhir/clocktest"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 	"pulsegate/mapping/sample"
 )
 
@@ -49,15 +47,7 @@ func TestDemoEndsNow(t *testing.T) {
 // TestDemoGrows checks that a demo started again on a later day adds the days
 // since then and keeps its first day.
 func TestDemoGrows(t *testing.T) {
-	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	st := pebbletest.Open(t)
 	clock := clocktest.At(time.Date(2026, 3, 20, 23, 30, 0, 0, time.UTC)) // already the 21st in Berlin
 	for _, c := range []struct {
 		later, want int

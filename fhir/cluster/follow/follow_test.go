@@ -12,13 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/cluster/role/roletest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // tally counts the Patients that were written, in small state.
@@ -101,20 +99,6 @@ func start(t *testing.T, st store.Store, roles role.Roles, edit func(*tally)) (*
 	return p, err
 }
 
-func open(t *testing.T) *pebblestore.DB {
-	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
-}
-
 // put writes n Patients in commits of their own.
 func put(t *testing.T, st store.Store, n int) {
 	t.Helper()
@@ -150,25 +134,18 @@ func await(t *testing.T, st store.Store, n int) {
 	}
 }
 
-// unbound gives roles whose terms do not bind commits.
-type unbound struct{ role.Roles }
-
-func (u unbound) Run(ctx context.Context, name string, work func(context.Context, role.Term)) {
-	u.Roles.Run(ctx, name, func(ctx context.Context, _ role.Term) { role.Alone{}.Run(ctx, name, work) })
-}
-
 // TestHandover moves the role between two processes while Patients are written: each is
 // counted once. The first holder oversleeps its term in the middle of a step, and writes
 // nothing after that. Control: without the precondition of the term, it counts Patients
 // again that the next holder has counted.
 func TestHandover(t *testing.T) {
 	for _, control := range []bool{false, true} {
-		db := open(t)
+		db := pebbletest.Open(t)
 		roles := roletest.New(db)
 		first, second := roles.Process(), roles.Process()
 		var firstRoles role.Roles = first
 		if control {
-			firstRoles = unbound{first}
+			firstRoles = roletest.Unbound{Roles: first}
 		}
 		hold := make(chan struct{})
 		a, err := start(t, db, firstRoles, func(w *tally) { w.hold = hold })
@@ -220,7 +197,7 @@ func TestHandover(t *testing.T) {
 // TestLoadFails tests that a term whose state cannot be read ends, with the goroutines that
 // Load has started, and that the role is given up for a next term.
 func TestLoadFails(t *testing.T) {
-	db := open(t)
+	db := pebbletest.Open(t)
 	roles := roletest.New(db)
 	holder := roles.Process()
 	terms := 0
@@ -258,7 +235,7 @@ func TestLoadFails(t *testing.T) {
 // TestAlone tests that Start without other processes has read the state, and returns the
 // error if it cannot be read.
 func TestAlone(t *testing.T) {
-	db := open(t)
+	db := pebbletest.Open(t)
 	put(t, db, 2)
 	p, err := start(t, db, nil, nil)
 	if err != nil {
@@ -280,7 +257,7 @@ func TestAlone(t *testing.T) {
 }
 
 func TestCursor(t *testing.T) {
-	db := open(t)
+	db := pebbletest.Open(t)
 	c := Cursor{Key: "x"}
 	if found, err := c.Load(t.Context(), db); found || err != nil || c.Saved != 0 {
 		t.Errorf("%v %v %d before the first save", found, err, c.Saved)

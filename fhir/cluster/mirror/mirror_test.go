@@ -20,9 +20,8 @@ import (
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -35,15 +34,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	st, err := pebblestore.Open("store", pebblestore.Options{FS: vfs.NewMem(), NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	st := pebbletest.Open(t)
 	w := &world{t: t, st: st, db: database(t)}
 	w.m = w.mirror("source")
 	return w

@@ -16,27 +16,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
-
-func newStore(t *testing.T) *pebblestore.DB {
-	t.Helper()
-	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return st
-}
 
 func newKey() (k ClusterKey) {
 	_, _ = rand.Read(k.secret[:]) // crypto/rand never fails
@@ -137,7 +122,7 @@ func TestReadKeys(t *testing.T) {
 
 func TestSecretsAreNotPrinted(t *testing.T) {
 	k := newKey()
-	v := open(t, newStore(t), k)
+	v := open(t, pebbletest.Open(t), k)
 	s, err := v.Make(t.Context(), "a", func() ([]byte, error) { return []byte("very secret"), nil })
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +180,7 @@ func put(t *testing.T, st store.State, key, value string) {
 
 // TestAgainstMap compares two vaults over one store with a map.
 func TestAgainstMap(t *testing.T) {
-	st, k := newStore(t), newKey()
+	st, k := pebbletest.Open(t), newKey()
 	names := []string{"a", "b/1", "b/2", "c"}
 	rapid.Check(t, func(rt *rapid.T) {
 		vs := []*Vault{open(t, st, k), open(t, st, k)}
@@ -266,7 +251,7 @@ func TestAgainstMap(t *testing.T) {
 }
 
 func TestStoredValuesAreSealed(t *testing.T) {
-	st := newStore(t)
+	st := pebbletest.Open(t)
 	v := open(t, st, newKey())
 	const secret = "a very secret text"
 	for _, name := range []string{"a", "b"} {
@@ -339,7 +324,7 @@ func TestMakeOnce(t *testing.T) {
 		distinct int
 	}{{"make", (*Vault).Make, 1}, {"control", careless, 4}} {
 		t.Run(c.name, func(t *testing.T) {
-			st, k := newStore(t), newKey()
+			st, k := pebbletest.Open(t), newKey()
 			const processes = 4
 			var all, generated sync.WaitGroup
 			generated.Add(processes)
@@ -368,7 +353,7 @@ func TestMakeOnce(t *testing.T) {
 }
 
 func TestWrongClusterKey(t *testing.T) {
-	st, right, wrong := newStore(t), newKey(), newKey()
+	st, right, wrong := pebbletest.Open(t), newKey(), newKey()
 	v := open(t, st, right)
 	if _, err := v.Make(t.Context(), "a", random); err != nil {
 		t.Fatal(err)
@@ -397,7 +382,7 @@ func TestWrongClusterKey(t *testing.T) {
 // TestReplaceClusterKey follows the steps of the package comment with two processes,
 // one of which is always a step behind.
 func TestReplaceClusterKey(t *testing.T) {
-	st, old, fresh := newStore(t), newKey(), newKey()
+	st, old, fresh := pebbletest.Open(t), newKey(), newKey()
 	files := [][]ClusterKey{{old}, {old, fresh}, {fresh, old}, {fresh}}
 	one := open(t, st, old)
 	want := map[string]string{}
@@ -439,7 +424,7 @@ func TestReplaceClusterKey(t *testing.T) {
 }
 
 func TestResealFindsWhatCannotBeOpened(t *testing.T) {
-	st, k := newStore(t), newKey()
+	st, k := pebbletest.Open(t), newKey()
 	v := open(t, st, k)
 	put(t, st, "sealed/b", "\x01spoiled")
 	if _, err := v.Reseal(t.Context()); err == nil || !strings.Contains(err.Error(), "sealed/b") {
@@ -448,7 +433,7 @@ func TestResealFindsWhatCannotBeOpened(t *testing.T) {
 }
 
 func TestDiscard(t *testing.T) {
-	st, lost, fresh := newStore(t), newKey(), newKey()
+	st, lost, fresh := pebbletest.Open(t), newKey(), newKey()
 	v := open(t, st, lost)
 	for _, name := range []string{"a", "b"} {
 		if _, err := v.Make(t.Context(), name, random); err != nil {
@@ -475,7 +460,7 @@ func TestDiscard(t *testing.T) {
 // TestValueSeesChanges checks that a Value of one process shows what another process
 // has written a moment ago, and decodes only then.
 func TestValueSeesChanges(t *testing.T) {
-	st, k := newStore(t), newKey()
+	st, k := pebbletest.Open(t), newKey()
 	one, two := open(t, st, k), open(t, st, k)
 	decoded := 0
 	val := NewValue(two, "a", func(b []byte) (string, error) {
@@ -522,7 +507,7 @@ func TestValueSeesChanges(t *testing.T) {
 
 // TestUnchanged checks the precondition for batches that depend on a secret.
 func TestUnchanged(t *testing.T) {
-	st := newStore(t)
+	st := pebbletest.Open(t)
 	v := open(t, st, newKey())
 	commit := func(s Secret) error {
 		_, err := st.Commit(t.Context(), &store.Batch{State: []store.StateWrite{s.Unchanged(),

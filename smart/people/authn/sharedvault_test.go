@@ -6,28 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 	"pulsegate/smart/people/authn"
 )
-
-func newStore(t *testing.T) *pebblestore.DB {
-	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
-}
 
 // openShared opens the Vault of a process of a cluster.
 func openShared(t *testing.T, st store.Store, fresh bool) *authn.Vault {
@@ -49,7 +33,7 @@ func opens(v *authn.Vault, sealed []byte) bool {
 func TestSharedVault(t *testing.T) {
 	for name, control := range map[string]bool{"": false, "control": true} {
 		t.Run(name, func(t *testing.T) {
-			db := newStore(t)
+			db := pebbletest.Open(t)
 			var one *authn.Vault
 			two := openShared(t, &sealedtest.Interrupted{Store: db, Key: "sealed/seal-key", Careless: control,
 				By: func() { one = openShared(t, db, true) }}, true)
@@ -66,7 +50,7 @@ func TestSharedVault(t *testing.T) {
 
 // TestLostSharedKey checks that a missing key is not replaced silently.
 func TestLostSharedKey(t *testing.T) {
-	secrets := sealedtest.Open(t, newStore(t), "cluster")
+	secrets := sealedtest.Open(t, pebbletest.Open(t), "cluster")
 	if _, err := authn.OpenSharedVault(t.Context(), secrets, false); fhir.KindOf(err) != fhir.Conflict ||
 		!strings.Contains(err.Error(), "pulsegate recover seal-key") {
 		t.Errorf("a missing key: %v", err)
@@ -84,7 +68,7 @@ func TestLostSharedKey(t *testing.T) {
 }
 
 func TestImportKey(t *testing.T) {
-	db, dir := newStore(t), t.TempDir()
+	db, dir := pebbletest.Open(t), t.TempDir()
 	secrets := sealedtest.Open(t, db, "cluster")
 	imp := func(dir string) bool {
 		t.Helper()

@@ -5,11 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/sealed/sealedtest"
-	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 )
 
 // TestNoncesOfTwoProcesses interrupts the first start of a process by that of another
@@ -17,15 +15,7 @@ import (
 func TestNoncesOfTwoProcesses(t *testing.T) {
 	for name, control := range map[string]bool{"": false, "control": true} {
 		t.Run(name, func(t *testing.T) {
-			db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			db := pebbletest.Open(t)
 			clock := clocktest.At(time.Unix(1_800_000_000, 0))
 			var one *Nonces
 			two, err := OpenNonces(t.Context(), &sealedtest.Interrupted{Store: db, Key: nonceKey, Careless: control,

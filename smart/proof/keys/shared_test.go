@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/role"
@@ -22,6 +20,7 @@ import (
 	"pulsegate/fhir/cluster/sealed/sealedtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/store/pebblestore/pebbletest"
 	"pulsegate/smart/internal/compact"
 	"pulsegate/smart/proof/keys"
 )
@@ -63,15 +62,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db := pebbletest.Open(t)
 	return &cluster{t, db, []string{"first"}}
 }
 
