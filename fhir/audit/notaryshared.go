@@ -168,7 +168,7 @@ func (n *Notary) begin(ctx context.Context, none sealed.Secret) error {
 		return err
 	}
 	_, err = n.opts.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{write,
-		{Key: checkpointKey, Value: msg}}})
+		{Key: checkpointKey, Value: msg, Expect: store.StateAbsent}}})
 	return err
 }
 
@@ -404,7 +404,7 @@ func ImportNotary(ctx context.Context, o NotaryOptions, secrets *sealed.Vault) (
 		return false, err
 	}
 	_, err = o.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{write,
-		{Key: checkpointKey, Value: msg, Expect: store.StateAbsent}}})
+		{Key: checkpointKey, Value: msg}}})
 	return err == nil, fhir.Wrap(op, err)
 }
 

@@ -39,9 +39,9 @@ func (l *Log) lastKept() kept {
 }
 
 // checkKept returns ErrTruncated if a place is not kept. It is called after an
-// operation on the place, and before it reports a result. A record that was read a short time ago proves that the
-// segment had not been removed when the operation took place, because removal
-// waits for Options.Grace.
+// operation on the place, and before it reports a result. A record that was read a
+// short time ago proves that the segment had not been removed when the operation took
+// place, because removal waits for Options.Grace.
 func (l *Log) checkKept(ctx context.Context, place uint64) error {
 	k := l.lastKept()
 	if place >= k.first && !recent(k.asked, l.opt.Clock()) {
