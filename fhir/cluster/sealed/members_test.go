@@ -2,7 +2,6 @@ package sealed_test
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -14,9 +13,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/cluster/sealed"
 	"pulsegate/fhir/cluster/sealed/sealedtest"
-	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
-	"pulsegate/fhir/store/pebblestore/pebbletest"
 	"pulsegate/fhir/store/sharedlog/memlog"
 )
 
@@ -94,33 +91,5 @@ func TestMembers(t *testing.T) {
 		if got, _, err := value.Get(t.Context()); err != nil || got != want {
 			t.Errorf("%q, want %q: %v", got, want, err)
 		}
-	}
-}
-
-// TestClear checks that Clear deletes the secrets under every key, and nothing else.
-func TestClear(t *testing.T) {
-	st := pebbletest.Open(t)
-	if _, err := open(t, st, newKey()).Make(t.Context(), "x",
-		func() ([]byte, error) { return []byte("v"), nil }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := st.Commit(t.Context(), &store.Batch{State: []store.StateWrite{{Key: "other",
-		Value: []byte("kept")}}}); err != nil {
-		t.Fatal(err)
-	}
-	next := newKey()
-	if _, err := tryOpen(st, next); !errors.Is(err, ErrKey) {
-		t.Errorf("before, with another key: %v", err)
-	}
-	for range 2 {
-		if err := Clear(t.Context(), st); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if s, err := open(t, st, next).Get(t.Context(), "x"); err != nil || s.Exists() {
-		t.Errorf("the secret exists: %v, %v", s.Exists(), err)
-	}
-	if v, err := st.Get(t.Context(), "other"); err != nil || string(v) != "kept" {
-		t.Errorf("another row: %q, %v", v, err)
 	}
 }
