@@ -145,7 +145,8 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{Options: o, wake: make(chan struct{}), tasks: map[string]*task{}, accounts: map[string]string{},
-		queued: map[string]struct{}{}, vendors: map[string]*vendor{}, changed: map[string]struct{}{}, consent: make(chan struct{}, 1)}
+		queued: map[string]struct{}{}, vendors: map[string]*vendor{}, changed: map[string]struct{}{},
+		consent: make(chan struct{}, 1)}
 	for _, v := range o.Links.Vendors {
 		one := newVendor(v)
 		e.vendors[v.Code()], e.order = one, append(e.order, one)

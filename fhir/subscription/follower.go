@@ -96,7 +96,8 @@ func firstOf(a, b error) error {
 
 // open restores a Subscription after a restart.
 func (f *follower) open(ctx context.Context, id string, h head) error {
-	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: f.durable.Saved, counts: h.At}
+	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: f.durable.Saved,
+		counts: h.At}
 	if h.At > 0 {
 		s.skip = h.At
 	}

@@ -15,6 +15,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/mirror"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
@@ -31,11 +32,13 @@ type world struct {
 	st *pebblestore.DB
 	db *mongo.Database
 	m  *mirror.Mirror
+	// clock is the clock of all mirrors.
+	clock *clocktest.Clock
 }
 
 func newWorld(t *testing.T) *world {
 	st := pebbletest.Open(t)
-	w := &world{t: t, st: st, db: database(t)}
+	w := &world{t: t, st: st, db: database(t), clock: clocktest.At(now)}
 	w.m = w.mirror("source")
 	return w
 }
@@ -61,7 +64,7 @@ func database(t *testing.T) *mongo.Database {
 
 func (w *world) mirror(source string) *mirror.Mirror {
 	m, err := mirror.New(mirror.Options{Store: w.st, DB: w.db, Source: source,
-		Clock: func() time.Time { return now }, Delay: time.Millisecond, Step: 3})
+		Clock: w.clock.Now, Delay: time.Millisecond, Step: 3})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -302,7 +305,6 @@ func TestOtherSource(t *testing.T) {
 // written, and keeps new ones.
 func TestPurge(t *testing.T) {
 	w := newWorld(t)
-	defer func(at time.Time) { now = at }(now)
 	tombstones := func(collection string) int64 {
 		t.Helper()
 		n, err := w.db.Collection(collection).CountDocuments(t.Context(), bson.D{})
@@ -315,14 +317,14 @@ func TestPurge(t *testing.T) {
 	w.commit(&store.Batch{Writes: []store.Write{remove("Patient", "p1")}})
 	w.follow()
 	w.m = w.mirror("source") // of another process
-	now = now.Add(23 * time.Hour)
+	w.clock.Add(23 * time.Hour)
 	w.commit(&store.Batch{Writes: []store.Write{put("Device", "d1", "")}})
 	w.commit(&store.Batch{Writes: []store.Write{remove("Device", "d1")}})
 	w.follow()
 	if n := tombstones("Patient"); n != 1 {
 		t.Errorf("%d tombstones after 23 hours", n)
 	}
-	now = now.Add(2 * time.Hour)
+	w.clock.Add(2 * time.Hour)
 	w.follow()
 	if old, young := tombstones("Patient"), tombstones("Device"); old != 0 || young != 1 {
 		t.Errorf("%d old and %d new tombstones", old, young)
