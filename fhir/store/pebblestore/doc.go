@@ -192,7 +192,8 @@
 // entries of other processes.
 //
 // Sync waits for a look at the log that began after the call. One look serves all who
-// wait, and an append that began after the call is one, too.
+// wait, and an append that began after the call is one, too. Two looks may be under way,
+// so that a caller waits for at most half of one before its own begins.
 //
 // Entries of other processes are checked and applied row for row. Their effects in memory
 // are derived from the rows: cached resources and state are dropped, and commits for

@@ -51,9 +51,10 @@ type replica struct {
 	held    []*held
 	served  uint64           // tickets up to this one are served
 	foreign uint64           // entries of other processes that were applied
-	look    *look            // under way, or nil
+	looks   []*look          // under way
 	wanted  bool             // a look is wanted
 	pause   <-chan time.Time // until it ends, no look begins
+	soon    <-chan time.Time // ends when a look may begin beside another one
 	delay   time.Duration    // of the next pause; 0 if the last look succeeded
 	failing time.Time        // when the first of the looks that failed began
 	patient <-chan time.Time // ends when the replica may have waited too long
@@ -62,9 +63,14 @@ type replica struct {
 	// notBefore, so that it can hold more requests.
 	latency   time.Duration
 	notBefore time.Time
-	dead      bool             // the store has stopped
-	closed    bool             // the store is closed, and waits for nothing
-	last      <-chan time.Time // ends the wait of Close; nil until then
+	// lookLatency is the mean duration of recent looks, and lastLook the time when the
+	// latest one began. Looks that overlap begin at equal distances, so that the callers
+	// of Sync spread evenly over them.
+	lookLatency time.Duration
+	lastLook    time.Time
+	dead        bool             // the store has stopped
+	closed      bool             // the store is closed, and waits for nothing
+	last        <-chan time.Time // ends the wait of Close; nil until then
 }
 
 // waiter is a caller of Sync. A look at the log serves it if it began after the
@@ -92,26 +98,6 @@ type held struct {
 	foreign uint64 // replica.foreign when it was built
 }
 
-// look is one reading of the log.
-type look struct {
-	ticket  uint64
-	began   time.Time
-	entries []logged
-	more    bool // there may be further entries
-	err     error
-}
-
-type logged struct {
-	entry *sharedlog.Entry
-	sum   sharedlog.Hash
-}
-
-// Bounds of the entries that a look holds in memory.
-const (
-	lookEntries = 256
-	lookBytes   = 32 << 20
-)
-
 func newReplica(d *DB, conf *Shared) (*replica, error) {
 	codec, err := newEntryCodec()
 	if err != nil {
@@ -136,7 +122,7 @@ func (r *replica) catchUp() error {
 		return rejoin("the log is of another cluster or epoch")
 	}
 	for {
-		l := r.read(&look{began: time.Now()})
+		l := r.read(&look{began: time.Now(), from: r.db.position.Position})
 		for _, e := range l.entries {
 			if _, err := r.applyForeign(e.entry, e.sum); err != nil {
 				return err
@@ -188,13 +174,14 @@ func (r *replica) run() {
 		case <-r.kick:
 		case <-later:
 		case <-poll.C:
-			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
+			r.wanted = r.wanted || len(r.looks) == 0 && r.idle() >= r.conf.Poll/2
 		case _, ok := <-wake:
 			if r.wanted = true; !ok {
 				wake = nil
 			}
 		case <-r.pause:
 			r.pause = nil
+		case <-r.soon:
 		case <-r.patient:
 			r.outOfPatience()
 		case <-closing:
@@ -217,9 +204,7 @@ func (r *replica) advance() {
 		r.backlog = r.backlog[1:]
 		r.build(w)
 	}
-	if !r.dead && r.look == nil && r.pause == nil && (r.wanted || r.unserved()) {
-		r.startLook(&look{began: time.Now(), ticket: r.lastTicket()})
-	}
+	r.advanceLooks()
 }
 
 // buildable reports whether another group can be built now.
@@ -352,20 +337,6 @@ func (r *replica) lastTicket() uint64 {
 	return r.tickets
 }
 
-// unserved reports whether somebody waits for a look that neither has happened nor is
-// replaced by an append under way.
-func (r *replica) unserved() bool {
-	covered := r.served
-	for _, f := range r.flights {
-		if !f.troubled && !f.taken {
-			covered = max(covered, f.ticket)
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.tickets > covered && len(r.waiting)+len(r.held) > 0
-}
-
 // confirm serves those who waited for a look that began after their ticket: the store
 // now shows all that was acknowledged before.
 func (r *replica) confirm(ticket uint64, began time.Time) {
@@ -423,68 +394,6 @@ func (r *replica) sync(ctx context.Context) error {
 	defer r.mu.Unlock()
 	delete(r.waiting, w)
 	return err
-}
-
-// startLook reads the log on another goroutine.
-func (r *replica) startLook(l *look) {
-	r.look, r.wanted = l, false
-	from := r.db.position.Position
-	r.calls.Add(1)
-	go func() {
-		defer r.calls.Done()
-		r.readFrom(from, l)
-		select {
-		case r.looked <- l:
-		case <-r.ctx.Done():
-		}
-	}()
-}
-
-func (r *replica) read(l *look) *look { return r.readFrom(r.db.position.Position, l) }
-
-func (r *replica) readFrom(from sharedlog.Position, l *look) *look {
-	ctx, cancel := context.WithTimeout(r.ctx, r.conf.limits.attempt)
-	defer cancel()
-	bytes := 0
-	l.err = r.conf.Log.Read(ctx, from, func(e *sharedlog.Entry, sum sharedlog.Hash) bool {
-		l.entries = append(l.entries, logged{e, sum})
-		bytes += len(e.Rows)
-		l.more = len(l.entries) >= lookEntries || bytes >= lookBytes
-		return !l.more
-	})
-	return l
-}
-
-// onLooked applies what a look has found.
-func (r *replica) onLooked(l *look) {
-	if r.look = nil; r.dead {
-		return
-	}
-	if len(l.entries) > 0 && r.db.spaceSince(lookAtSpace).level() == over {
-		l.entries, l.more, l.err = nil, false, fault.Refusal("the disk is full")
-	}
-	if err := r.applyAll(l.entries); err != nil {
-		r.db.stopped(err)
-		return
-	}
-	switch {
-	case l.err != nil:
-		if err := mustRejoin(l.err); err != nil {
-			r.db.stopped(err)
-			return
-		}
-		if r.delay == 0 {
-			r.failing = l.began
-		}
-		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
-		r.pause, r.wanted = time.After(r.delay), true
-	case l.more:
-		r.delay = 0
-		r.startLook(&look{began: l.began, ticket: l.ticket})
-	default:
-		r.delay = 0
-		r.confirm(l.ticket, l.began)
-	}
 }
 
 // applyAll applies entries in order, shows them, and calls the watchers.

@@ -73,6 +73,7 @@ type broken struct {
 	answerEarly bool // answer before the entry is in the log
 	applyEarly  bool // show a group before its entry is durable
 	forget      bool // take an unknown outcome for a failure
+	joinLooks   bool // let a look serve those who came after it began
 }
 
 // setDefaults returns the options with defaults for zero values.
