@@ -18,8 +18,12 @@ import (
 )
 
 // maxFlights is the number of groups that are on their way to the log at the same
-// time. The second is built on the first.
-const maxFlights = 2
+// time. Each is built on the one before it.
+const maxFlights = 4
+
+// maxBelow bounds the bytes of two groups or more on which another one is built. Their
+// rows are copied and sorted for each further group.
+const maxBelow = 1 << 20
 
 // replica follows the log of a shared store, and puts the groups of this process into
 // it. Its goroutine (run) takes the place of the committer and the syncer, and owns all
@@ -209,8 +213,17 @@ func (r *replica) advance() {
 
 // buildable reports whether another group can be built now.
 func (r *replica) buildable() bool {
-	n := len(r.flights)
-	return !r.dead && n < maxFlights && (n == 0 || !r.flights[n-1].taken)
+	if r.dead || len(r.flights) >= r.conf.flights || r.lostPlace() {
+		return false
+	}
+	if len(r.flights) < 2 {
+		return true
+	}
+	bytes := 0
+	for _, f := range r.flights {
+		bytes += f.stage.batch.Len()
+	}
+	return bytes < maxBelow
 }
 
 // accepts reports whether new requests are taken from the queue.
@@ -269,8 +282,7 @@ func (r *replica) build(w work) {
 	r.launch(s, w.requests)
 }
 
-// assemble builds a group on the state after the group that is on its way, if there is
-// one.
+// assemble builds a group on the state after the groups that are on their way.
 func (r *replica) assemble(reqs []*request) (_ *stage, err error) {
 	d := r.db
 	from := d.base()
@@ -278,8 +290,13 @@ func (r *replica) assemble(reqs []*request) (_ *stage, err error) {
 		below := r.flights[n-1].stage
 		over := d.pdb.NewIndexedBatch()
 		defer fault.Close(over, &err)
-		if err := over.Apply(below.batch, nil); err != nil {
-			return nil, err
+		for _, f := range r.flights {
+			if f.applied || r.conf.broken.shallow && f.stage != below {
+				continue
+			}
+			if err := over.Apply(f.stage.batch, nil); err != nil {
+				return nil, err
+			}
 		}
 		from = base{reader: over, head: below.meta, edge: below.edge, below: below}
 	}
