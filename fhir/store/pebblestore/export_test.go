@@ -39,6 +39,10 @@ func Forget(s *Shared) { s.broken.forget = true }
 // before that one.
 func Shallow(s *Shared) { s.broken.shallow = true }
 
+// AnyOffer breaks a shared store: it applies offered entries that do not follow the entries
+// before them.
+func AnyOffer(s *Shared) { s.broken.anyOffer = true }
+
 // JoinLooks breaks a shared store: a look at the log serves callers of Sync that came
 // after it began.
 func JoinLooks(s *Shared) { s.broken.joinLooks = true }

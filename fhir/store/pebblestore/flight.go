@@ -152,6 +152,9 @@ func (r *replica) place(f *flight) int {
 func (r *replica) land() error {
 	for len(r.flights) > 0 && r.flights[0].durable {
 		f := r.flights[0]
+		if fn := r.landed.Load(); fn != nil {
+			(*fn)(f.entry)
+		}
 		if f.cancel(); !f.applied {
 			if err := r.apply(f); err != nil {
 				return err

@@ -42,6 +42,8 @@ type replica struct {
 	closing chan struct{}
 	sent    chan sent
 	looked  chan *look
+	offered chan *offer
+	landed  atomic.Pointer[func(*sharedlog.Entry)] // see DB.Landed
 
 	mu        sync.Mutex
 	waiting   map[*waiter]struct{}
@@ -72,9 +74,11 @@ type replica struct {
 	// of Sync spread evenly over them.
 	lookLatency time.Duration
 	lastLook    time.Time
-	dead        bool             // the store has stopped
-	closed      bool             // the store is closed, and waits for nothing
-	last        <-chan time.Time // ends the wait of Close; nil until then
+	ahead       map[uint64]logged // offered entries whose predecessors are not applied yet
+	fed         time.Time         // when the latest offered entry was applied
+	dead        bool              // the store has stopped
+	closed      bool              // the store is closed, and waits for nothing
+	last        <-chan time.Time  // ends the wait of Close; nil until then
 }
 
 // waiter is a caller of Sync. A look at the log serves it if it began after the
@@ -108,7 +112,8 @@ func newReplica(d *DB, conf *Shared) (*replica, error) {
 		return nil, err
 	}
 	r := &replica{db: d, conf: conf, codec: codec, kick: make(chan struct{}, 1), closing: make(chan struct{}),
-		sent: make(chan sent), looked: make(chan *look), waiting: map[*waiter]struct{}{}}
+		sent: make(chan sent), looked: make(chan *look), offered: make(chan *offer), ahead: map[uint64]logged{},
+		waiting: map[*waiter]struct{}{}}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -179,8 +184,10 @@ func (r *replica) run() {
 		case <-later:
 		case <-poll.C:
 			r.wanted = r.wanted || len(r.looks) == 0 && r.idle() >= r.conf.Poll/2
+		case o := <-r.offered:
+			r.onOffered(o)
 		case _, ok := <-wake:
-			if r.wanted = true; !ok {
+			if r.wanted = r.wanted || time.Since(r.fed) >= r.conf.Poll; !ok {
 				wake = nil
 			}
 		case <-r.pause:
@@ -440,6 +447,7 @@ func (r *replica) applyAll(entries []logged) error {
 		all.add(one)
 	}
 	r.show(&all)
+	r.forgetOffers()
 	return nil
 }
 
@@ -482,7 +490,7 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 	var f *foreign
 	if valid {
 		if f, err = r.decode(e, batch); err != nil {
-			return nil, err
+			return nil, errDecode{err}
 		}
 	}
 	if err := batch.Set(keys.Position, at.Encode(), nil); err != nil {

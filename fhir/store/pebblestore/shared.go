@@ -75,6 +75,7 @@ type broken struct {
 	applyEarly  bool // show a group before its entry is durable
 	forget      bool // take an unknown outcome for a failure
 	shallow     bool // build a group on the one before it without those before that one
+	anyOffer    bool // apply offered entries that do not follow the entries before them
 	joinLooks   bool // let a look serve those who came after it began
 }
 
