@@ -35,7 +35,7 @@ const (
 	lookBytes   = 32 << 20
 )
 
-// advanceLooks begins a look at the log if somebody needs one. Beside another look, it
+// advanceLooks begins a look at the log if it is needed. Beside another look, it
 // begins one only for those who wait.
 func (r *replica) advanceLooks() {
 	r.soon = nil
@@ -61,7 +61,7 @@ func (r *replica) lostPlace() bool {
 	return slices.ContainsFunc(r.flights, func(f *flight) bool { return f.taken })
 }
 
-// unserved reports whether somebody waits for a look that neither has begun nor is
+// unserved reports whether a caller waits for a look that neither has begun nor is
 // replaced by an append under way.
 func (r *replica) unserved() bool {
 	covered := r.served

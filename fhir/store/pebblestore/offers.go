@@ -102,7 +102,7 @@ func (r *replica) applyOffer() bool {
 	return false
 }
 
-// forgetOffers drops the offered entries whose places were filled.
+// forgetOffers drops the offered entries at places that were filled.
 func (r *replica) forgetOffers() {
 	for i := range r.ahead {
 		if i <= r.db.position.Index {

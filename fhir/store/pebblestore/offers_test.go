@@ -12,7 +12,8 @@ import (
 )
 
 // offering opens two processes, and returns the entries of the first.
-func offering(t *testing.T, change func(*pebblestore.Shared)) (a, b *pebblestore.DB, entries func() []*sharedlog.Entry) {
+func offering(t *testing.T, change func(*pebblestore.Shared)) (a, b *pebblestore.DB,
+	entries func() []*sharedlog.Entry) {
 	t.Helper()
 	_, g, dbs := lazy(t, 2, func(p *process) {
 		if p.conf.Node == "node1" {

@@ -396,7 +396,8 @@ func fourOnTheirWay(t *testing.T, late uint64, lost bool, change func(*pebblesto
 		if n > 2 {
 			ws = append(ws, device(fmt.Sprint("of", n-2), fmt.Sprintf(`,"lotNumber":"%d"`, n)))
 		}
-		return &store.Batch{Writes: ws, Leaves: []store.Leaf{store.Leaf(fmt.Sprint("leaf", n))}, Touches: []string{fmt.Sprint("guard", n)}}
+		return &store.Batch{Writes: ws, Leaves: []store.Leaf{store.Leaf(fmt.Sprint("leaf", n))},
+			Touches: []string{fmt.Sprint("guard", n)}}
 	}
 	var answers []<-chan outcome
 	for n := range uint64(4) {
