@@ -13,6 +13,11 @@ import (
 // waits until its own events are durable, but many of them share a commit.
 type batcher struct {
 	store store.Store
+	// limit bounds the concurrent commits. A second one on one disk could be built during
+	// the fsync of the first, but the batches would be half as large, and with few callers
+	// an fsync with its thread switches costs more than everything else. So it is 1 by
+	// default.
+	limit int
 
 	mu      sync.Mutex // guards the following fields
 	queue   []*pending
@@ -27,14 +32,8 @@ type pending struct {
 	done   chan struct{}
 }
 
-const (
-	// maxRunning bounds the concurrent commits. A second one could be built during
-	// the fsync of the first, but the batches would be half as large, and with few
-	// callers an fsync with its thread switches costs more than everything else.
-	maxRunning = 1
-	// maxBatch is the number of events after which a batch is full.
-	maxBatch = 512
-)
+// maxBatch is the number of events after which a batch is full.
+const maxBatch = 512
 
 // commit makes p durable together with other waiting requests.
 func (b *batcher) commit(ctx context.Context, p *pending) error {
@@ -43,7 +42,7 @@ func (b *batcher) commit(ctx context.Context, p *pending) error {
 	}
 	b.mu.Lock()
 	b.queue = append(b.queue, p)
-	start := b.running < maxRunning
+	start := b.running < b.limit
 	if start {
 		b.running++
 	}

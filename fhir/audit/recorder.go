@@ -30,6 +30,9 @@ type Options struct {
 	// agent of every event.
 	Observer string
 	Logger   *slog.Logger
+	// Commits bounds the concurrent commits of Record. Zero means 1, which suits a store
+	// on a local disk. A store that waits for a network needs more.
+	Commits int
 }
 
 // Recorder builds AuditEvents and leaves from Events. It is safe for concurrent
@@ -52,7 +55,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Recorder{opts: o, batcher: batcher{store: o.Store}}
+	r := &Recorder{opts: o, batcher: batcher{store: o.Store, limit: max(1, o.Commits)}}
 	r.templates, _ = lru.New[templateKey, *template](maxTemplates) // fails only for a size below one
 	r.observer = append(r.observer, `{"identifier":{"system":"`+element.URI+`","value":`...)
 	r.observer = appendString(r.observer, o.Observer)

@@ -18,6 +18,10 @@ import (
 // base URL, which may change.
 const auditOrigin = "pulsegate/audit"
 
+// clusterCommits is the number of concurrent commits of audit events of a server in a
+// cluster. Each waits for the log, which can have as many groups on their way.
+const clusterCommits = 4
+
 // auditTrail records AuditEvents and signs checkpoints of the log that holds
 // them.
 type auditTrail struct {
@@ -33,8 +37,12 @@ func openAudit(ctx context.Context, env environment, db database) (auditTrail, e
 		return auditTrail{}, err
 	}
 	var t auditTrail
+	commits := 1
+	if env.member != nil {
+		commits = clusterCommits
+	}
 	if t.recorder, err = audit.NewRecorder(audit.Options{Store: db, Clock: env.now, Rand: rand.Reader,
-		Observer: env.base, Logger: env.log}); err != nil {
+		Observer: env.base, Logger: env.log, Commits: commits}); err != nil {
 		return auditTrail{}, err
 	}
 	o := notaryOptions(env, db, env.roles)

@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir/cluster/hints"
 	"pulsegate/fhir/cluster/relay/internal/wire"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 var (
@@ -36,7 +37,8 @@ type answer struct {
 type client struct {
 	*pipe
 	holder hints.Holder
-	heard  atomic.Bool // a frame arrived since the last look
+	offer  func(*sharedlog.Entry) // or nil; called before later frames are read
+	heard  atomic.Bool            // a frame arrived since the last look
 
 	mu      sync.Mutex
 	next    uint64
@@ -45,7 +47,8 @@ type client struct {
 }
 
 // dial connects to a sequencer.
-func dial(ctx context.Context, h hints.Holder, t *Trust, timing Timing) (*client, error) {
+func dial(ctx context.Context, h hints.Holder, t *Trust, timing Timing,
+	offer func(*sharedlog.Entry)) (*client, error) {
 	ctx, cancel := context.WithTimeout(ctx, timing.Dial)
 	defer cancel()
 	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: t.client()}
@@ -53,7 +56,7 @@ func dial(ctx context.Context, h hints.Holder, t *Trust, timing Timing) (*client
 	if err != nil {
 		return nil, err
 	}
-	c := &client{pipe: newPipe(conn, t.clock), holder: h, waiting: map[uint64]chan<- frame{}}
+	c := &client{pipe: newPipe(conn, t.clock), holder: h, offer: offer, waiting: map[uint64]chan<- frame{}}
 	in := bufio.NewReaderSize(conn, bufferSize)
 	stop := context.AfterFunc(ctx, func() { c.close(ctx.Err()) })
 	hello, err := readFrame(in, 1024)
@@ -82,7 +85,18 @@ func (c *client) read(in *bufio.Reader) {
 			return
 		}
 		c.heard.Store(true)
-		if f.kind == framePong {
+		switch f.kind {
+		case framePong:
+			continue
+		case frameEntry:
+			e, err := wire.DecodeEntry(f.payload)
+			if err != nil {
+				c.close(err)
+				return
+			}
+			if c.offer != nil {
+				c.offer(e)
+			}
 			continue
 		}
 		c.mu.Lock()

@@ -12,6 +12,10 @@
 // recent batches with an ID, so that a batch whose answer was lost is written once,
 // however often it is sent and to whomever (store.Batch.ID).
 //
+// The sequencer also sends each of its entries to all processes, before the answers of the
+// batches in it. A process that has applied the entry shows the commit without a look at
+// the log. Entries that are lost or late are read from the log, like those of others.
+//
 // # Protocol
 //
 // A process that may be the sequencer listens for its peers (Server). All processes
@@ -30,6 +34,7 @@
 //	4 busy     server: the batch was not committed, for a reason of this process
 //	5 ping     client
 //	6 pong     server
+//	7 entry    server: an entry of the log; the number of the call is 0
 //
 // Calls are answered in any order. Package wire encodes the payloads.
 package relay

@@ -16,6 +16,7 @@ const (
 	frameBusy
 	framePing
 	framePong
+	frameEntry
 )
 
 const (

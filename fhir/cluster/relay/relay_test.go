@@ -108,6 +108,54 @@ func TestOnlySequencerAppends(t *testing.T) {
 	}
 }
 
+// TestShowsWithoutLook commits through a process whose looks at the log do not return. It
+// shows the commit by the entry that the sequencer sends. The control sends none, and must
+// not show it.
+func TestShowsWithoutLook(t *testing.T) {
+	for _, withhold := range []bool{false, true} {
+		t.Run(fmt.Sprint("withhold=", withhold), func(t *testing.T) {
+			c := newCluster(t, 2, nil, func(o *Options) {
+				if o.withholdEntries = withhold; withhold {
+					o.Timing.Show = 20 * time.Millisecond
+				}
+			})
+			a, b := c.processes[0], c.processes[1]
+			eventually(t, "the sequencer knows the process", func() bool {
+				a.server.mu.Lock()
+				defer a.server.mu.Unlock()
+				return len(a.server.pipes) == 1
+			})
+			held := make(chan struct{})
+			t.Cleanup(func() { close(held) })
+			plan := memlog.Plan(func(call memlog.Call) (f memlog.Fault) {
+				if call.Client == "p1" && call.Op == memlog.OpRead {
+					f.Held = held
+				}
+				return f
+			})
+			c.faults.Store(&plan)
+			for i := range 5 {
+				_, err := b.Commit(t.Context(), put(fmt.Sprint("x", i)))
+				switch {
+				case withhold && fhir.KindOf(err) != fhir.Unavailable:
+					t.Fatalf("the process shows a commit of which it cannot know: %v", err)
+				case !withhold && err != nil:
+					t.Fatal(err)
+				}
+			}
+			if at := b.LastSeq(); !withhold && at != 5 {
+				t.Errorf("the process shows %d commits of 5", at)
+			}
+			// Sync still needs the log.
+			short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			if b.Sync(short) == nil {
+				t.Error("Sync ends without a look at the log")
+			}
+		})
+	}
+}
+
 // TestResultsEqual compares the results of a process that relays with those of the
 // sequencer's own commits.
 func TestResultsEqual(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/relay/internal/wire"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 // Bounds of a Server.
@@ -52,12 +53,16 @@ type Server struct {
 
 	mu    sync.Mutex
 	peers map[net.Conn]struct{} // nil after Close
+	pipes map[*pipe]struct{}    // of the peers that have authenticated themselves
 }
 
 // NewServer returns the peer listener of a store.
 func NewServer(s *Store) *Server {
 	srv := &Server{store: s, instance: s.opts.Instance, trust: s.opts.Trust, codec: s.codec, clock: s.opts.Clock,
-		logger: s.opts.Logger, peers: map[net.Conn]struct{}{}}
+		logger: s.opts.Logger, peers: map[net.Conn]struct{}{}, pipes: map[*pipe]struct{}{}}
+	if l, ok := s.opts.Local.(entries); ok && !s.opts.withholdEntries {
+		l.Landed(srv.share)
+	}
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	return srv
 }
@@ -139,6 +144,7 @@ func (s *Server) serve(plain net.Conn) error {
 	defer p.close(errClosed)
 	s.tasks.Go(p.write)
 	p.send(frame{kind: frameHello, payload: []byte(s.instance)})
+	defer s.join(p)()
 	in := bufio.NewReaderSize(c, bufferSize)
 	for {
 		if err := c.SetReadDeadline(s.clock().Add(idle)); err != nil {
@@ -155,6 +161,48 @@ func (s *Server) serve(plain net.Conn) error {
 			s.accept(p, f)
 		default:
 			return errFrame
+		}
+	}
+}
+
+// join lets a peer get the entries of the log until leave is called.
+func (s *Server) join(p *pipe) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pipes[p] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.pipes, p)
+	}
+}
+
+const (
+	// maxQueued is the number of frames that wait for a peer from which it gets no entries.
+	maxQueued = 64
+	// maxShared bounds the rows of an entry that is sent, in bytes.
+	maxShared = 256 << 10
+)
+
+// share sends an entry of the log to all peers. A peer that is slow reads the entry from
+// the log.
+func (s *Server) share(e *sharedlog.Entry) {
+	if len(e.Rows) > maxShared {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pipes) == 0 {
+		return
+	}
+	f := frame{kind: frameEntry, payload: wire.AppendEntry(make([]byte, 0, len(e.Rows)+256), e)}
+	for p := range s.pipes {
+		if len(p.out) >= maxQueued {
+			continue
+		}
+		select {
+		case p.out <- f:
+		default:
 		}
 	}
 }

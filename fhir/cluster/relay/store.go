@@ -16,6 +16,7 @@ import (
 	"pulsegate/fhir/cluster/hints"
 	"pulsegate/fhir/cluster/relay/internal/wire"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 // Lease tells which process is the sequencer. *hints.Redis implements it.
@@ -31,6 +32,16 @@ type Lease interface {
 type Local interface {
 	store.Store
 	store.Columnar
+}
+
+// entries is implemented by a Local that passes the entries of the log on.
+type entries interface {
+	// Landed lets fn be called for each entry that this process has put into the log,
+	// before its writers are answered.
+	Landed(fn func(*sharedlog.Entry))
+	// Offer passes an entry that another process has put into the log. If it is the next
+	// one, the store shows it before Offer returns.
+	Offer(e *sharedlog.Entry)
 }
 
 // Timing holds the durations of a Store. Zero fields have the default in their
@@ -72,6 +83,8 @@ type Options struct {
 
 	// forgetID sends batches without an ID, which is wrong. Tests use it as a control.
 	forgetID bool
+	// withholdEntries sends no entries to other processes. Tests use it as a control.
+	withholdEntries bool
 }
 
 // maxSent bounds the bytes of the batches of this process that wait for the
@@ -338,7 +351,11 @@ func (s *Store) reconnect() time.Duration {
 	if !ok || h.Instance == s.opts.Instance {
 		return look
 	}
-	c, err := dial(s.ctx, h, s.opts.Trust, s.opts.Timing)
+	var offer func(*sharedlog.Entry)
+	if l, ok := s.opts.Local.(entries); ok {
+		offer = l.Offer
+	}
+	c, err := dial(s.ctx, h, s.opts.Trust, s.opts.Timing, offer)
 	if err != nil {
 		if old := s.unreachable.Swap(&h); s.ctx.Err() == nil && (old == nil || *old != h) { // once per sequencer
 			s.opts.Logger.Warn("the sequencer cannot be reached; this process commits itself", "node", h.Node,

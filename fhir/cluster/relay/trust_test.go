@@ -119,7 +119,7 @@ func TestClientRefuses(t *testing.T) {
 	tr := trust(t, keys, time.Now)
 	ok := newProcess(t, "ok", nothing{}, tr, nil)
 	other := newProcess(t, "other", nothing{}, trust(t, clusterKeys(t, 2), time.Now), nil)
-	if c, err := dial(t.Context(), ok.holder, tr, timing); err != nil {
+	if c, err := dial(t.Context(), ok.holder, tr, timing, nil); err != nil {
 		t.Error(err)
 	} else {
 		c.close(errClosed)
@@ -127,7 +127,7 @@ func TestClientRefuses(t *testing.T) {
 	renamed := ok.holder
 	renamed.Instance = "an earlier one"
 	for name, h := range map[string]hints.Holder{"another cluster": other.holder, "another instance": renamed} {
-		if _, err := dial(t.Context(), h, tr, timing); err == nil {
+		if _, err := dial(t.Context(), h, tr, timing, nil); err == nil {
 			t.Errorf("%s: connected", name)
 		}
 	}
@@ -287,7 +287,7 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := dial(t.Context(), p.holder, tr, timing)
+	c, err := dial(t.Context(), p.holder, tr, timing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,9 +176,9 @@
 // The replica builds a group on the newest state, appends it to the log, and applies,
 // shows, reports and answers it when it is durable there. If another process has the
 // place, the replica applies that entry and builds the group again from its requests.
-// While an entry is on its way, a second group is built over its batch; it names the
-// first as its parent and is answered after it. If the first loses its place, the second
-// is void (sharedlog.Position.Next), and both are built again.
+// While entries are on their way, another group is built over their batches; it names the
+// last of them as its parent and is answered after it. If one of them loses its place,
+// those after it are void (sharedlog.Position.Next), and all are built again.
 //
 // An Append without an answer may have stored the entry, or may do so later. So it is
 // repeated until the entry is durable or another durable entry has its place, which only
@@ -192,7 +192,8 @@
 // entries of other processes.
 //
 // Sync waits for a look at the log that began after the call. One look serves all who
-// wait, and an append that began after the call is one, too.
+// wait, and an append that began after the call is one, too. Two looks may be under way,
+// so that a caller waits for at most half of one before its own begins.
 //
 // Entries of other processes are checked and applied row for row. Their effects in memory
 // are derived from the rows: cached resources and state are dropped, and commits for

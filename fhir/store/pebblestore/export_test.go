@@ -35,6 +35,18 @@ func ApplyEarly(s *Shared) { s.broken.applyEarly = true }
 // Forget breaks a shared store: it takes an unknown outcome for a failure.
 func Forget(s *Shared) { s.broken.forget = true }
 
+// Shallow breaks a shared store: it builds a group on the one before it, without those
+// before that one.
+func Shallow(s *Shared) { s.broken.shallow = true }
+
+// AnyOffer breaks a shared store: it applies offered entries that do not follow the entries
+// before them.
+func AnyOffer(s *Shared) { s.broken.anyOffer = true }
+
+// JoinLooks breaks a shared store: a look at the log serves callers of Sync that came
+// after it began.
+func JoinLooks(s *Shared) { s.broken.joinLooks = true }
+
 // RowSum returns a hash of all rows of the store, and the position to which it belongs.
 func RowSum(d *DB) (sum string, at sharedlog.Position, err error) {
 	v, err := d.enter("pebblestore.RowSum")

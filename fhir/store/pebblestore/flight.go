@@ -68,7 +68,7 @@ func (r *replica) launch(s *stage, reqs []*request) {
 	}
 	f.sum = f.entry.Sum()
 	f.began, f.ticket = time.Now(), r.lastTicket()
-	r.gatherFor(r.latency / 2) // the next group is sent halfway between two of these
+	r.gatherFor(r.latency / time.Duration(r.conf.flights)) // the groups begin at equal distances
 	r.flights = append(r.flights, f)
 	if r.conf.broken.applyEarly {
 		if err := r.apply(f); err != nil {
@@ -152,6 +152,9 @@ func (r *replica) place(f *flight) int {
 func (r *replica) land() error {
 	for len(r.flights) > 0 && r.flights[0].durable {
 		f := r.flights[0]
+		if fn := r.landed.Load(); fn != nil {
+			(*fn)(f.entry)
+		}
 		if f.cancel(); !f.applied {
 			if err := r.apply(f); err != nil {
 				return err

@@ -18,8 +18,12 @@ import (
 )
 
 // maxFlights is the number of groups that are on their way to the log at the same
-// time. The second is built on the first.
-const maxFlights = 2
+// time. Each is built on the one before it.
+const maxFlights = 4
+
+// maxBelow bounds the bytes of two groups or more on which another one is built. Their
+// rows are copied and sorted for each further group.
+const maxBelow = 1 << 20
 
 // replica follows the log of a shared store, and puts the groups of this process into
 // it. Its goroutine (run) takes the place of the committer and the syncer, and owns all
@@ -38,6 +42,8 @@ type replica struct {
 	closing chan struct{}
 	sent    chan sent
 	looked  chan *look
+	offered chan *offer
+	landed  atomic.Pointer[func(*sharedlog.Entry)] // see DB.Landed
 
 	mu        sync.Mutex
 	waiting   map[*waiter]struct{}
@@ -51,9 +57,10 @@ type replica struct {
 	held    []*held
 	served  uint64           // tickets up to this one are served
 	foreign uint64           // entries of other processes that were applied
-	look    *look            // under way, or nil
+	looks   []*look          // under way
 	wanted  bool             // a look is wanted
 	pause   <-chan time.Time // until it ends, no look begins
+	soon    <-chan time.Time // ends when a look may begin beside another one
 	delay   time.Duration    // of the next pause; 0 if the last look succeeded
 	failing time.Time        // when the first of the looks that failed began
 	patient <-chan time.Time // ends when the replica may have waited too long
@@ -62,9 +69,16 @@ type replica struct {
 	// notBefore, so that it can hold more requests.
 	latency   time.Duration
 	notBefore time.Time
-	dead      bool             // the store has stopped
-	closed    bool             // the store is closed, and waits for nothing
-	last      <-chan time.Time // ends the wait of Close; nil until then
+	// lookLatency is the mean duration of recent looks, and lastLook the time when the
+	// latest one began. Looks that overlap begin at equal distances, so that the callers
+	// of Sync spread evenly over them.
+	lookLatency time.Duration
+	lastLook    time.Time
+	ahead       map[uint64]logged // offered entries whose predecessors are not applied yet
+	fed         time.Time         // when the latest offered entry was applied
+	dead        bool              // the store has stopped
+	closed      bool              // the store is closed, and waits for nothing
+	last        <-chan time.Time  // ends the wait of Close; nil until then
 }
 
 // waiter is a caller of Sync. A look at the log serves it if it began after the
@@ -92,33 +106,14 @@ type held struct {
 	foreign uint64 // replica.foreign when it was built
 }
 
-// look is one reading of the log.
-type look struct {
-	ticket  uint64
-	began   time.Time
-	entries []logged
-	more    bool // there may be further entries
-	err     error
-}
-
-type logged struct {
-	entry *sharedlog.Entry
-	sum   sharedlog.Hash
-}
-
-// Bounds of the entries that a look holds in memory.
-const (
-	lookEntries = 256
-	lookBytes   = 32 << 20
-)
-
 func newReplica(d *DB, conf *Shared) (*replica, error) {
 	codec, err := newEntryCodec()
 	if err != nil {
 		return nil, err
 	}
 	r := &replica{db: d, conf: conf, codec: codec, kick: make(chan struct{}, 1), closing: make(chan struct{}),
-		sent: make(chan sent), looked: make(chan *look), waiting: map[*waiter]struct{}{}}
+		sent: make(chan sent), looked: make(chan *look), offered: make(chan *offer), ahead: map[uint64]logged{},
+		waiting: map[*waiter]struct{}{}}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -136,7 +131,7 @@ func (r *replica) catchUp() error {
 		return rejoin("the log is of another cluster or epoch")
 	}
 	for {
-		l := r.read(&look{began: time.Now()})
+		l := r.read(&look{began: time.Now(), from: r.db.position.Position})
 		for _, e := range l.entries {
 			if _, err := r.applyForeign(e.entry, e.sum); err != nil {
 				return err
@@ -188,13 +183,16 @@ func (r *replica) run() {
 		case <-r.kick:
 		case <-later:
 		case <-poll.C:
-			r.wanted = r.wanted || r.look == nil && r.idle() >= r.conf.Poll/2
+			r.wanted = r.wanted || len(r.looks) == 0 && r.idle() >= r.conf.Poll/2
+		case o := <-r.offered:
+			r.onOffered(o)
 		case _, ok := <-wake:
-			if r.wanted = true; !ok {
+			if r.wanted = r.wanted || time.Since(r.fed) >= r.conf.Poll; !ok {
 				wake = nil
 			}
 		case <-r.pause:
 			r.pause = nil
+		case <-r.soon:
 		case <-r.patient:
 			r.outOfPatience()
 		case <-closing:
@@ -217,15 +215,22 @@ func (r *replica) advance() {
 		r.backlog = r.backlog[1:]
 		r.build(w)
 	}
-	if !r.dead && r.look == nil && r.pause == nil && (r.wanted || r.unserved()) {
-		r.startLook(&look{began: time.Now(), ticket: r.lastTicket()})
-	}
+	r.advanceLooks()
 }
 
 // buildable reports whether another group can be built now.
 func (r *replica) buildable() bool {
-	n := len(r.flights)
-	return !r.dead && n < maxFlights && (n == 0 || !r.flights[n-1].taken)
+	if r.dead || len(r.flights) >= r.conf.flights || r.lostPlace() {
+		return false
+	}
+	if len(r.flights) < 2 {
+		return true
+	}
+	bytes := 0
+	for _, f := range r.flights {
+		bytes += f.stage.batch.Len()
+	}
+	return bytes < maxBelow
 }
 
 // accepts reports whether new requests are taken from the queue.
@@ -284,8 +289,7 @@ func (r *replica) build(w work) {
 	r.launch(s, w.requests)
 }
 
-// assemble builds a group on the state after the group that is on its way, if there is
-// one.
+// assemble builds a group on the state after the groups that are on their way.
 func (r *replica) assemble(reqs []*request) (_ *stage, err error) {
 	d := r.db
 	from := d.base()
@@ -293,8 +297,13 @@ func (r *replica) assemble(reqs []*request) (_ *stage, err error) {
 		below := r.flights[n-1].stage
 		over := d.pdb.NewIndexedBatch()
 		defer fault.Close(over, &err)
-		if err := over.Apply(below.batch, nil); err != nil {
-			return nil, err
+		for _, f := range r.flights {
+			if f.applied || r.conf.broken.shallow && f.stage != below {
+				continue
+			}
+			if err := over.Apply(f.stage.batch, nil); err != nil {
+				return nil, err
+			}
 		}
 		from = base{reader: over, head: below.meta, edge: below.edge, below: below}
 	}
@@ -350,20 +359,6 @@ func (r *replica) lastTicket() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.tickets
-}
-
-// unserved reports whether somebody waits for a look that neither has happened nor is
-// replaced by an append under way.
-func (r *replica) unserved() bool {
-	covered := r.served
-	for _, f := range r.flights {
-		if !f.troubled && !f.taken {
-			covered = max(covered, f.ticket)
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.tickets > covered && len(r.waiting)+len(r.held) > 0
 }
 
 // confirm serves those who waited for a look that began after their ticket: the store
@@ -425,68 +420,6 @@ func (r *replica) sync(ctx context.Context) error {
 	return err
 }
 
-// startLook reads the log on another goroutine.
-func (r *replica) startLook(l *look) {
-	r.look, r.wanted = l, false
-	from := r.db.position.Position
-	r.calls.Add(1)
-	go func() {
-		defer r.calls.Done()
-		r.readFrom(from, l)
-		select {
-		case r.looked <- l:
-		case <-r.ctx.Done():
-		}
-	}()
-}
-
-func (r *replica) read(l *look) *look { return r.readFrom(r.db.position.Position, l) }
-
-func (r *replica) readFrom(from sharedlog.Position, l *look) *look {
-	ctx, cancel := context.WithTimeout(r.ctx, r.conf.limits.attempt)
-	defer cancel()
-	bytes := 0
-	l.err = r.conf.Log.Read(ctx, from, func(e *sharedlog.Entry, sum sharedlog.Hash) bool {
-		l.entries = append(l.entries, logged{e, sum})
-		bytes += len(e.Rows)
-		l.more = len(l.entries) >= lookEntries || bytes >= lookBytes
-		return !l.more
-	})
-	return l
-}
-
-// onLooked applies what a look has found.
-func (r *replica) onLooked(l *look) {
-	if r.look = nil; r.dead {
-		return
-	}
-	if len(l.entries) > 0 && r.db.spaceSince(lookAtSpace).level() == over {
-		l.entries, l.more, l.err = nil, false, fault.Refusal("the disk is full")
-	}
-	if err := r.applyAll(l.entries); err != nil {
-		r.db.stopped(err)
-		return
-	}
-	switch {
-	case l.err != nil:
-		if err := mustRejoin(l.err); err != nil {
-			r.db.stopped(err)
-			return
-		}
-		if r.delay == 0 {
-			r.failing = l.began
-		}
-		r.delay = min(max(2*r.delay, r.conf.limits.retry), r.conf.limits.maxRetry)
-		r.pause, r.wanted = time.After(r.delay), true
-	case l.more:
-		r.delay = 0
-		r.startLook(&look{began: l.began, ticket: l.ticket})
-	default:
-		r.delay = 0
-		r.confirm(l.ticket, l.began)
-	}
-}
-
 // applyAll applies entries in order, shows them, and calls the watchers.
 func (r *replica) applyAll(entries []logged) error {
 	var all effects
@@ -514,6 +447,7 @@ func (r *replica) applyAll(entries []logged) error {
 		all.add(one)
 	}
 	r.show(&all)
+	r.forgetOffers()
 	return nil
 }
 
@@ -556,7 +490,7 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 	var f *foreign
 	if valid {
 		if f, err = r.decode(e, batch); err != nil {
-			return nil, err
+			return nil, errDecode{err}
 		}
 	}
 	if err := batch.Set(keys.Position, at.Encode(), nil); err != nil {

@@ -52,8 +52,9 @@ type Shared struct {
 	// fails. Zero means 1 s.
 	Confirmed time.Duration
 
-	limits pace
-	broken broken
+	limits  pace
+	flights int // groups on their way at the same time
+	broken  broken
 }
 
 // pace bounds the waits for the log. Tests change it.
@@ -73,6 +74,9 @@ type broken struct {
 	answerEarly bool // answer before the entry is in the log
 	applyEarly  bool // show a group before its entry is durable
 	forget      bool // take an unknown outcome for a failure
+	shallow     bool // build a group on the one before it without those before that one
+	anyOffer    bool // apply offered entries that do not follow the entries before them
+	joinLooks   bool // let a look serve those who came after it began
 }
 
 // setDefaults returns the options with defaults for zero values.
@@ -85,6 +89,9 @@ func (s Shared) setDefaults() (*Shared, error) {
 	}
 	if s.Confirmed <= 0 {
 		s.Confirmed = time.Second
+	}
+	if s.flights == 0 {
+		s.flights = maxFlights
 	}
 	if s.limits == (pace{}) {
 		s.limits = defaultPace

@@ -353,6 +353,95 @@ func TestTwoOnTheirWay(t *testing.T) {
 	}
 }
 
+// TestFourOnTheirWay holds back one of four groups, each of which depends on all before
+// it. In the end all are built again if the held one loses its place to another process.
+// The control builds a group on the one before it only, and must be found.
+func TestFourOnTheirWay(t *testing.T) {
+	for _, late := range []uint64{1, 2} {
+		for _, lost := range []bool{false, true} {
+			t.Run(fmt.Sprintf("late=%d,lost=%t", late, lost), func(t *testing.T) {
+				if err := fourOnTheirWay(t, late, lost, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	t.Run("control", func(t *testing.T) {
+		if fourOnTheirWay(t, 1, false, pebblestore.Shallow) == nil {
+			t.Error("a group that ignores the groups before it is not found: the test proves nothing")
+		}
+	})
+}
+
+func fourOnTheirWay(t *testing.T, late uint64, lost bool, change func(*pebblestore.Shared)) error {
+	s, g, dbs := lazy(t, 2, func(p *process) { p.change = change })
+	held, called := make(chan struct{}), make(chan struct{}, 1)
+	var done atomic.Bool
+	s.set(func(c memlog.Call) memlog.Fault {
+		if c.Client == "node0" && c.Op == memlog.OpAppend && c.Index == late && !done.Swap(true) {
+			called <- struct{}{}
+			return memlog.Fault{Held: held}
+		}
+		return memlog.Fault{}
+	})
+	// Each group writes the next version of a resource, and the second version of one of
+	// the group before the last. It touches a guard of its own.
+	write := func(n uint64) *store.Batch {
+		w := device("one", fmt.Sprintf(`,"lotNumber":"%d"`, n))
+		w.Expect, w.IfVersion = store.Version, n-1
+		if n == 1 {
+			w.Expect = store.Absent
+		}
+		ws := []store.Write{w, device(fmt.Sprint("of", n), "")}
+		if n > 2 {
+			ws = append(ws, device(fmt.Sprint("of", n-2), fmt.Sprintf(`,"lotNumber":"%d"`, n)))
+		}
+		return &store.Batch{Writes: ws, Leaves: []store.Leaf{store.Leaf(fmt.Sprint("leaf", n))},
+			Touches: []string{fmt.Sprint("guard", n)}}
+	}
+	var answers []<-chan outcome
+	for n := range uint64(4) {
+		answers = append(answers, commitLater(dbs[0], write(n+1)))
+		if n+1 == late {
+			<-called
+			continue
+		}
+		stored := n + 1
+		until(t, "the group is stored", func() bool { return g.cluster.Holds(stored) })
+	}
+	// The fifth waits for a place on the way. It was decided on before the third.
+	guarded := &store.Batch{Leaves: []store.Leaf{store.Leaf("guarded")}, Guards: []string{"guard3"}, Seen: 2}
+	refused := commitLater(dbs[0], guarded)
+	if late == 1 && len(answers[1])+len(answers[3]) > 0 {
+		return errors.New("a group was answered before the first")
+	}
+	first := store.Seq(1)
+	if lost {
+		must(t, dbs[1], &store.Batch{Writes: []store.Write{device("other", "")},
+			Leaves: []store.Leaf{store.Leaf("other")}})
+	}
+	close(held)
+	for i, a := range answers {
+		if lost && uint64(i)+1 == late {
+			first++
+		}
+		o := <-a
+		if o.err != nil || o.result.Seq != first+store.Seq(i) || o.result.Outcomes[0].Version != uint64(i)+1 ||
+			o.result.LeafIndex != uint64(first)-1+uint64(i) {
+			return fmt.Errorf("group %d: %+v", i+1, o)
+		}
+		if i >= 2 && o.result.Outcomes[2].Version != 2 {
+			return fmt.Errorf("group %d does not know what group %d wrote", i+1, i-1)
+		}
+	}
+	if o := <-refused; fhir.KindOf(o.err) != fhir.Conflict {
+		return fmt.Errorf("a guard that a group touched: %+v", o)
+	}
+	var bad []error
+	err := dbs[0].Check(context.Background(), func(p string) { bad = append(bad, errors.New(p)) })
+	return errors.Join(append(bad, err)...)
+}
+
 func TestTooLarge(t *testing.T) {
 	_, _, dbs := lazy(t, 1, func(p *process) { p.wrap = func(l sharedlog.Log) sharedlog.Log { return small{l, 2000} } })
 	d := dbs[0]

@@ -557,8 +557,10 @@ func (s *stage) finish() error {
 		return err
 	}
 	now, last := s.db.opts.Clock(), s.db.lastSweep
-	if s.from.below != nil && !s.from.below.swept.IsZero() {
-		last = s.from.below.swept
+	for at := s.from.below; at != nil; at = at.from.below {
+		if at.swept.After(last) {
+			last = at.swept
+		}
 	}
 	if now.Sub(last) < time.Second {
 		return nil
@@ -615,9 +617,13 @@ func (s *stage) noteCluster(seq store.Seq, c *current) { s.notes = append(s.note
 
 // putTemplate writes the F row of a template, unless it is known to exist.
 func (s *stage) putTemplate(f *store.Template) error {
-	if _, ok := s.db.writtenTemplates.Get(f.ID); ok || s.templates[f.ID] ||
-		s.from.below != nil && s.from.below.templates[f.ID] {
+	if _, ok := s.db.writtenTemplates.Get(f.ID); ok {
 		return nil
+	}
+	for at := s; at != nil; at = at.from.below {
+		if at.templates[f.ID] {
+			return nil
+		}
 	}
 	if s.templates == nil {
 		s.templates = map[[16]byte]bool{}

@@ -13,11 +13,12 @@
 //
 // # Chain
 //
-// An entry names the entry that its writer built it on. A writer may have two
-// entries on their way, the second built on the first. If the first is not stored
-// but the second is, and another process puts an entry in the place between, the
-// second entry is void: every reader passes over it, because it does not name the
-// valid entry before it. Position.Next is that rule. A writer acknowledges an entry
+// An entry names the entry that its writer built it on. A writer may have several
+// entries on their way, each built on the one before it. If the first is not stored
+// but the others are, and another process puts an entry in the place between, the
+// others are void: every reader passes over them, because the second does not name the
+// valid entry before it, and each further one names a void one. Position.Next is that
+// rule. A writer acknowledges an entry
 // only when it is durable and valid, which it knows only when all places before it
 // are filled.
 //

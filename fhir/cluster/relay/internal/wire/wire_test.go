@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/sharedlog"
 )
 
 func codec(t testing.TB) *Codec {
@@ -208,6 +209,29 @@ func TestResultRoundTrip(t *testing.T) {
 		of.Writes = append(of.Writes, store.Write{})
 		if _, err := DecodeResult(enc, of); err == nil {
 			t.Fatal("the result of another batch was accepted")
+		}
+	})
+}
+
+func TestEntryRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bytes := rapid.SliceOf(rapid.Byte())
+		want := &sharedlog.Entry{Index: rapid.Uint64().Draw(t, "index"), Epoch: rapid.Uint64().Draw(t, "epoch"),
+			Schema: uint32(rapid.IntRange(0, 1<<31-1).Draw(t, "schema")), Node: rapid.String().Draw(t, "node"),
+			First: rapid.Uint64().Draw(t, "first"), Count: rapid.Uint64().Draw(t, "count"),
+			Touched: rapid.SliceOf(rapid.String()).Draw(t, "touched"), Rows: bytes.Draw(t, "rows")}
+		copy(want.Parent[:], bytes.Draw(t, "parent"))
+		copy(want.Nonce[:], bytes.Draw(t, "nonce"))
+		enc := AppendEntry(nil, want)
+		got, err := DecodeEntry(enc)
+		if err != nil || got.Sum() != want.Sum() {
+			t.Fatalf("decoded %+v, %v\nwant %+v", got, err, want)
+		}
+		if _, err := DecodeEntry(enc[:rapid.IntRange(0, len(enc)-1).Draw(t, "cut")]); err == nil {
+			t.Fatal("a part of an entry was accepted")
+		}
+		if _, err := DecodeEntry(append(enc, 0)); err == nil {
+			t.Fatal("bytes after an entry were accepted")
 		}
 	})
 }
