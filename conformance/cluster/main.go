@@ -21,6 +21,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"pulsegate/conformance/cluster/netns"
 )
 
 // settings are the flags of the program.
@@ -30,7 +32,7 @@ type settings struct {
 	workers             int
 	seed                uint64
 	length, lease       time.Duration
-	only                string
+	only, network       string
 	env                 list
 	verbose, control    bool
 }
@@ -42,6 +44,7 @@ func (l *list) String() string     { return strings.Join(*l, " ") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func main() {
+	netns.Init()
 	var s settings
 	flag.StringVar(&s.bin, "bin", "bin/pulsegate", "the binary to start")
 	flag.StringVar(&s.mongodb, "mongodb", "",
@@ -53,13 +56,25 @@ func main() {
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "seed of the operations")
 	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
 	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
-	flag.StringVar(&s.only, "only", "", "only faults whose name contains this")
+	flag.StringVar(&s.only, "only", "", "only faults whose name contains this, or one of several such parts between |")
+	flag.StringVar(&s.network, "network", "auto",
+		"where the faults of the network are: namespaces (Linux), proxies, or auto, which is namespaces if possible")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
 	flag.BoolVar(&s.control, "control", false,
 		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()
-	err := run(&s)
+	again, err := inNamespaces(&s)
+	if again {
+		code, err := netns.Run()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "cluster:", err)
+		}
+		os.Exit(code)
+	}
+	if err == nil {
+		err = run(&s)
+	}
 	if s.control {
 		err = failed(err)
 	}
@@ -67,6 +82,16 @@ func main() {
 		fmt.Fprintf(os.Stderr, "cluster: FAIL (seed %d): %v\n", s.seed, err)
 		os.Exit(1)
 	}
+}
+
+// includes reports whether the flags name a fault.
+func (s *settings) includes(fault string) bool {
+	for _, part := range strings.Split(s.only, "|") {
+		if strings.Contains(fault, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // failed returns an error unless a run failed because a history was not linearizable.
@@ -104,11 +129,11 @@ func run(s *settings) (err error) {
 	passed := 0
 	for round := range s.rounds {
 		for _, f := range h.faults() {
-			if !strings.Contains(f.name, s.only) {
+			if !s.includes(f.name) {
 				continue
 			}
-			if err := h.round(f); err != nil {
-				return fmt.Errorf("round %d, %s: %w", round+1, f.name, err)
+			if err := h.round(&f); err != nil {
+				return fmt.Errorf("round %d, %s: %w", round+1, f.title(), err)
 			}
 			passed++
 		}

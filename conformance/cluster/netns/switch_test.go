@@ -128,4 +128,3 @@ func TestForeignPackets(t *testing.T) {
 		}
 	})
 }
-
