@@ -35,6 +35,7 @@ type settings struct {
 	only, network       string
 	env                 list
 	verbose, control    bool
+	skew                bool
 }
 
 // list is a flag that may be given several times.
@@ -55,12 +56,15 @@ func main() {
 	flag.IntVar(&s.workers, "workers", 8, "number of concurrent clients")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "seed of the operations")
 	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
-	flag.DurationVar(&s.lease, "lease", 15*time.Second, "length of a stop, which must be longer than any lease")
+	flag.DurationVar(&s.lease, "lease", 15*time.Second,
+		"length of a stop and of a silent network, which must be longer than any lease and timeout")
 	flag.StringVar(&s.only, "only", "", "only faults whose name contains this, or one of several such parts between |")
 	flag.StringVar(&s.network, "network", "auto",
 		"where the faults of the network are: namespaces (Linux), proxies, or auto, which is namespaces if possible")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
+	flag.BoolVar(&s.skew, "skew", false,
+		"build binaries with clocks that are 0.8 s ahead and behind, for all rounds, and 90 s ahead, for one; takes minutes")
 	flag.BoolVar(&s.control, "control", false,
 		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()

@@ -73,17 +73,15 @@ func inNamespaces(s *settings) (bool, error) {
 
 // during keeps a fault of the network for a while. A connection that the fault prevents
 // must be possible before and after it, and impossible during it.
-func (h *harness) during(connects func() error, set func(on bool) error) error {
+func (h *harness) during(hit *node, length time.Duration, connects func() error, set func(on bool) error) error {
 	if err := patient(connects); err != nil {
 		return fmt.Errorf("before the fault: %w", err)
 	}
 	if err := set(true); err != nil {
 		return err
 	}
-	begin := time.Now()
 	connected := connects() == nil
-	time.Sleep(h.settings.length - time.Since(begin))
-	if err := set(false); err != nil {
+	if err := errors.Join(h.outlast(hit, length), set(false)); err != nil {
 		return err
 	}
 	if connected {
@@ -95,9 +93,9 @@ func (h *harness) during(connects func() error, set func(on bool) error) error {
 	return nil
 }
 
-// patient calls connects until it succeeds, for two minutes.
+// patient calls connects until it succeeds.
 func patient(connects func() error) (err error) {
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if err = connects(); err == nil {
 			return nil
 		}
@@ -176,7 +174,7 @@ func (p *proxies) faults(h *harness) []fault {
 
 // cutProxies closes the connections of proxies for a while.
 func (h *harness) cutProxies(of ...*proxy) func(*node) error {
-	return func(*node) error {
+	return func(hit *node) error {
 		connects := func() error {
 			c, err := net.DialTimeout("tcp", of[0].addr(), probeTime)
 			if err != nil {
@@ -184,7 +182,7 @@ func (h *harness) cutProxies(of ...*proxy) func(*node) error {
 			}
 			return idle(c)
 		}
-		return h.during(connects, func(on bool) error {
+		return h.during(hit, h.settings.length, connects, func(on bool) error {
 			for _, p := range of {
 				p.set(map[bool]mode{true: cut, false: pass}[on], 0)
 			}
@@ -195,14 +193,14 @@ func (h *harness) cutProxies(of ...*proxy) func(*node) error {
 
 // changed changes the network of proxies for a while.
 func (h *harness) changed(m mode, delay time.Duration, of ...*proxy) func(*node) error {
-	return func(*node) error {
+	return func(hit *node) error {
 		for _, p := range of {
 			p.set(m, delay)
 		}
-		time.Sleep(h.settings.length)
+		err := h.outlast(hit, h.settings.length)
 		for _, p := range of {
 			p.set(pass, 0)
 		}
-		return nil
+		return err
 	}
 }

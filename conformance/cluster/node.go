@@ -17,7 +17,7 @@ import (
 // node is one server process.
 type node struct {
 	harness        *harness
-	name           string
+	name, bin      string
 	place          clusterrun.Place
 	listen, peer   string // where it listens for clients and for other processes
 	peerAddress    string // where the others reach it
@@ -32,7 +32,8 @@ func (n *node) data() string { return filepath.Join(n.harness.dir, n.name) }
 
 // newNode prepares a process.
 func (h *harness) newNode(i int) (*node, error) {
-	n := &node{harness: h, name: fmt.Sprintf("node-%d", i+1), mongodb: h.settings.mongodb, redis: h.settings.redis}
+	n := &node{harness: h, name: fmt.Sprintf("node-%d", i+1), bin: h.binary(i), mongodb: h.settings.mongodb,
+		redis: h.settings.redis}
 	var err error
 	if n.place, err = h.network.place(n.name); err != nil {
 		return nil, err
@@ -70,6 +71,14 @@ func (h *harness) newNode(i int) (*node, error) {
 
 // start starts the process and waits until it is ready.
 func (n *node) start() error {
+	if err := n.launch(); err != nil {
+		return err
+	}
+	return n.ready()
+}
+
+// launch starts the process.
+func (n *node) launch() error {
 	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
 		"PULSEGATE_METRICS_LISTEN=" + n.place.IP + ":0"}, n.harness.settings.env...)
 	if !n.harness.settings.control {
@@ -79,14 +88,14 @@ func (n *node) start() error {
 		env = append(env, m.Env()...)
 	}
 	err := n.place.Do(func() (err error) {
-		n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env)
+		n.server, err = blackbox.StartWith(n.bin, n.data(), n.listen, env)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
 	}
 	n.up.Store(true)
-	return n.ready()
+	return nil
 }
 
 // kill ends the process with SIGKILL.
@@ -110,7 +119,7 @@ func (n *node) ready() error {
 		}
 		last = fmt.Errorf("status %d", r.StatusCode)
 	}
-	return fmt.Errorf("%s is not ready after a minute: %w", n.name, last)
+	return fmt.Errorf("%s is not ready after two minutes: %w", n.name, last)
 }
 
 // close ends everything that the harness started.

@@ -92,15 +92,16 @@ func (h *harness) peers(n *node) (out []string) {
 	return out
 }
 
-// cutWays drops packets for a while. A connection from the process to probe is
-// impossible meanwhile.
-func (s *spaces) cutWays(h *harness, n *node, probe string, ways ...way) error {
+// cutWays drops packets for longer than a process waits for any answer. A connection
+// from the process at to probe is impossible meanwhile. If hit is not nil, the fault
+// strikes only that process.
+func (s *spaces) cutWays(h *harness, hit, at *node, probe string, ways ...way) error {
 	dropped := func(w way) int { return s.net.Counts(s.address[w.from], s.address[w.to]).Dropped }
 	before := 0
 	for _, w := range ways {
 		before += dropped(w)
 	}
-	err := h.during(func() error { return s.connects(n.name, probe) }, func(on bool) error {
+	err := h.during(hit, h.settings.lease, func() error { return s.connects(at.name, probe) }, func(on bool) error {
 		s.set(netns.Condition{Cut: on}, ways...)
 		return nil
 	})
@@ -132,7 +133,7 @@ func (s *spaces) faults(h *harness) []fault {
 	var out []fault
 	cut := func(name string, hit *node, pick func() *node, probe func(*node) string, ways func(*node) []way) {
 		out = append(out, fault{name: name, hit: hit, pick: pick,
-			run: func(n *node) error { return s.cutWays(h, n, probe(n), ways(n)...) }})
+			run: func(n *node) error { return s.cutWays(h, n, n, probe(n), ways(n)...) }})
 	}
 	to := func(party string) func(*node) string { return func(*node) string { return party } }
 	peer := func(n *node) string { return h.peers(n)[0] }
@@ -165,7 +166,7 @@ func (s *spaces) faults(h *harness) []fault {
 			for _, n := range h.nodes {
 				ways = append(ways, both(n.name, h.peers(n)...)...)
 			}
-			return s.cutWays(h, h.nodes[0], h.nodes[1].name, ways...)
+			return s.cutWays(h, nil, h.nodes[0], h.nodes[1].name, ways...)
 		}})
 		cut("cut of the sequencer from MongoDB", nil, h.sequencer, to(mongodb), between(mongodb))
 		cut("cut of the sequencer from Redis", nil, h.sequencer, to(redis), between(redis))
@@ -210,7 +211,7 @@ func (s *spaces) down(h *harness) func(*node) error {
 		if space == nil {
 			return fmt.Errorf("%s has no namespace", n.name)
 		}
-		return h.during(func() error { return s.connects(n.name, h.servers()[0]) },
+		return h.during(n, h.settings.lease, func() error { return s.connects(n.name, h.servers()[0]) },
 			func(on bool) error { return space.Link(!on) })
 	}
 }

@@ -17,6 +17,9 @@ import (
 
 // verify checks the processes and the log after the last round.
 func (h *harness) verify() error {
+	if err := h.verifyExpiry(); err != nil {
+		return err
+	}
 	for _, n := range h.nodes {
 		if err := h.verifyCreations(n); err != nil {
 			return fmt.Errorf("%s: %w", n.name, err)
@@ -141,7 +144,9 @@ func (h *harness) dump(ctx context.Context, n *node, log sharedlog.Log, identity
 	}
 	out, err := "", db.Sync(ctx)
 	if err == nil {
-		out, err = dump.Of(ctx, db)
+		if out, err = dump.Of(ctx, db); err == nil {
+			err = inOrder(ctx, db)
+		}
 	}
 	return out, errors.Join(err, db.Close())
 }

@@ -151,6 +151,9 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 			return fmt.Errorf("demo: %w", err)
 		}
 	}
+	if s.member != nil {
+		s.member.strict.Store(true)
+	}
 	_, err = fmt.Fprintf(m.Stdout, "pulsegate ready %s\n", s.base)
 	return err
 }

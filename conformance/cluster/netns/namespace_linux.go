@@ -18,8 +18,9 @@ import (
 )
 
 // variable is set in a program that Run has started ("run"), and in one that Probe has
-// started ("probe").
-const variable = "PULSEGATE_NETNS"
+// started ("probe"). The server takes no variables that begin with PULSEGATE_ besides its
+// settings.
+const variable = "CONFORMANCE_NETNS"
 
 // Inside reports whether this program may use New.
 func Inside() bool { return os.Getenv(variable) == "run" }
