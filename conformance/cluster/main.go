@@ -142,6 +142,12 @@ func run(s *settings) (err error) {
 			passed++
 		}
 	}
+	if h.stand != nil && !s.control && s.includes(past) {
+		if err := h.restorePast(); err != nil {
+			return fmt.Errorf("%s: %w", past, err)
+		}
+		passed++
+	}
 	if passed == 0 {
 		return errors.New("no fault has such a name")
 	}

@@ -79,16 +79,8 @@ func (n *node) start() error {
 
 // launch starts the process.
 func (n *node) launch() error {
-	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
-		"PULSEGATE_METRICS_LISTEN=" + n.place.IP + ":0"}, n.harness.settings.env...)
-	if !n.harness.settings.control {
-		m := clusterrun.Member{Name: n.name, MongoDB: n.mongodb, PasswordFile: n.harness.password,
-			Standalone: n.harness.stand != nil, Redis: n.redis, KeyFile: n.harness.key, PeerListen: n.peer,
-			PeerAddress: n.peerAddress}
-		env = append(env, m.Env()...)
-	}
 	err := n.place.Do(func() (err error) {
-		n.server, err = blackbox.StartWith(n.bin, n.data(), n.listen, env)
+		n.server, err = blackbox.StartWith(n.bin, n.data(), n.listen, n.environment())
 		return err
 	})
 	if err != nil {

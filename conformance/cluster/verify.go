@@ -31,9 +31,8 @@ func (h *harness) verify() error {
 		}
 	}
 	for _, n := range h.nodes {
-		n.up.Store(false)
-		if err := n.server.Stop(); err != nil {
-			return fmt.Errorf("stopping %s: %w", n.name, err)
+		if err := n.stop(); err != nil {
+			return err
 		}
 	}
 	if h.stand == nil {

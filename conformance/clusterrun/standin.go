@@ -47,6 +47,9 @@ func StartStandIn(at Place, dir string) (*StandIn, error) {
 // Addr returns the address of the stand-in.
 func (s *StandIn) Addr() string { return s.addr }
 
+// Dir returns the directory of its databases.
+func (s *StandIn) Dir() string { return s.dir }
+
 // URI returns the connection string of the cluster's database.
 func (s *StandIn) URI() string { return "mongodb://" + s.addr + "/" + Database }
 
