@@ -23,8 +23,8 @@ var offsets = []time.Duration{0, 800 * time.Millisecond, -800 * time.Millisecond
 const (
 	// wrongBy is the offset of a clock with which a process must not be ready.
 	wrongBy = 90 * time.Second
-	// tolerance is how far times of the cluster may be off this process's clock: a second
-	// for the offset, and one for times without fractions.
+	// tolerance is the accepted difference between times of the cluster and this process's
+	// clock: a second for the offset, and one for times without fractions.
 	tolerance = 2 * time.Second
 )
 

@@ -6,7 +6,16 @@
 // saw must be linearizable: a consent that was withdrawn at one process stops the next
 // request at every other one, a revoked token is revoked everywhere, and no update is
 // lost. Every acknowledged write must be there once, the sequence numbers must have no
-// gaps, and all processes must have the same content.
+// gaps, and all processes must have the same content. In the end, it restores MongoDB
+// from a backup.
+//
+// Where the system allows it, each process and each server has its own network
+// namespace (package netns), so that the network can fail silently and in one
+// direction. Elsewhere, TCP proxies are between them. The program says which.
+//
+// With -skew, it builds binaries with wrong clocks (package skew): two of the processes
+// are 0.8 seconds ahead and behind, and in one round, one is 90 seconds ahead. That one
+// must not be ready, and must acknowledge nothing.
 //
 // Without -mongodb and -redis it starts a stand-in for MongoDB (conformance/ferretd)
 // and a redis-server. With them it uses the given servers, and leaves out the faults
@@ -64,7 +73,7 @@ func main() {
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
 	flag.BoolVar(&s.skew, "skew", false,
-		"build binaries with clocks that are 0.8 s ahead and behind, for all rounds, and 90 s ahead, for one; takes minutes")
+		"build binaries with clocks 0.8 s ahead and behind, for all rounds, and 90 s ahead, for one; takes minutes")
 	flag.BoolVar(&s.control, "control", false,
 		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()

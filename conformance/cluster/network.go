@@ -18,7 +18,7 @@ const (
 	clients = "clients"
 )
 
-// network is what lies between the processes and their servers.
+// network connects the processes and their servers, and disturbs the connections.
 type network interface {
 	// place returns where a party runs.
 	place(party string) (clusterrun.Place, error)
@@ -107,7 +107,7 @@ func patient(connects func() error) (err error) {
 const probeTime = time.Second
 
 // idle requires that a connection stays open although it sends nothing, and closes it.
-// Behind a proxy whose network is cut, it is closed at once.
+// A proxy that is cut closes it immediately.
 func idle(c net.Conn) error {
 	defer func() { _ = c.Close() }()
 	if err := c.SetReadDeadline(time.Now().Add(probeTime)); err != nil {

@@ -127,7 +127,8 @@ func (h *harness) verifyEqual(ctx context.Context, log sharedlog.Log) error {
 		if first == "" {
 			first = got
 		} else if got != first {
-			return fmt.Errorf("the stores of %s and %s differ: %s", h.nodes[0].name, n.name, dump.Difference(first, got))
+			return fmt.Errorf("the stores of %s and %s differ: %s", h.nodes[0].name, n.name,
+				dump.Difference(first, got))
 		}
 	}
 	return nil

@@ -203,7 +203,8 @@ func (w *worker) update(n *node, id string) bool {
 	marker, v := w.marker(), max(w.versions[id], 1)
 	o := w.history.Begin(w.number,
 		history.Input{Kind: history.Update, Key: id, Version: v, New: strconv.Itoa(marker)})
-	status, out := w.json(n, "PUT", "Observation/"+id, w.body(id, "round", marker), "If-Match", fmt.Sprintf(`W/"%d"`, v))
+	status, out := w.json(n, "PUT", "Observation/"+id, w.body(id, "round", marker), "If-Match",
+		fmt.Sprintf(`W/"%d"`, v))
 	switch status {
 	case http.StatusOK:
 		w.versions[id] = version(out)

@@ -2,7 +2,7 @@ package clusterrun
 
 import "net"
 
-// Place is where a server of a test runs: on the loopback interface, or in a network
+// Place is the network of a server: this process's loopback interface, or a network
 // namespace.
 type Place struct {
 	IP string

@@ -113,8 +113,8 @@ type Network struct {
 	spaces []*Namespace
 }
 
-// Namespace is a network namespace whose only interface, besides the loopback
-// interface, leads to the switch.
+// Namespace is a network namespace. Its only interface besides the loopback interface
+// leads to the switch.
 type Namespace struct {
 	Addr netip.Addr
 	home *os.File
@@ -221,7 +221,7 @@ func (s *Namespace) Link(up bool) error {
 const tun = "pulse0"
 
 // openTUN makes an interface that leads to this process
-// (https://docs.kernel.org/networking/tuntap.html), with an address whose network has
+// (https://docs.kernel.org/networking/tuntap.html), with an address and a netmask of
 // 24 bits.
 func openTUN(addr netip.Addr) (io.ReadWriteCloser, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

@@ -163,7 +163,11 @@ func TestLossAndDelay(t *testing.T) {
 func TestProcess(t *testing.T) {
 	_, a, _ := spaces(t)
 	var out []byte
-	if err := a.Do(func() (err error) { out, err = exec.Command("cat", "/proc/net/dev").Output(); return err }); err != nil {
+	if err := a.Do(func() (err error) {
+		out,
+			err = exec.Command("cat", "/proc/net/dev").Output()
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(out), tun+":") {

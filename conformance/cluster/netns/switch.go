@@ -12,7 +12,7 @@ import (
 )
 
 // Condition is the condition of the network from one address to another. The zero
-// Condition passes all packets at once.
+// Condition passes all packets without delay.
 type Condition struct {
 	Cut   bool          // no packet arrives
 	Delay time.Duration // of each packet

@@ -12,7 +12,7 @@ import (
 
 var one, two = netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2")
 
-// device is a device in memory, whose reader and writer are channels of packets.
+// device is a device in memory. Its reader and its writer are channels of packets.
 type device struct {
 	in  chan []byte
 	out chan []byte
@@ -100,8 +100,8 @@ func TestSwitch(t *testing.T) {
 	})
 }
 
-// TestForeignPackets drops what is no packet, what has another's source, and what is
-// for nobody.
+// TestForeignPackets drops bytes that are no packet, and packets with a wrong source or
+// without a receiver.
 func TestForeignPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSwitch(1)

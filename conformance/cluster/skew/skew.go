@@ -85,7 +85,7 @@ func New(dir string) (*Builder, error) {
 	return x, os.WriteFile(x.overlay, list, 0o600)
 }
 
-// Build builds a package whose clock is wrong, and returns the path of the program. The
+// Build builds a package with a wrong clock, and returns the path of the program. The
 // first build compiles all packages, which takes minutes. Others only link.
 func (x *Builder) Build(pkg string, by time.Duration) (string, error) {
 	path := filepath.Join(x.dir, filepath.Base(pkg)+by.String())
