@@ -28,3 +28,24 @@ func TestTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestExpiry finds a token that is taken too long, and one that is refused too early.
+func TestExpiry(t *testing.T) {
+	begin := time.Unix(1000, 0)
+	e := &expiring{life: 300 * time.Second, begin: begin, end: begin.Add(3 * time.Second)}
+	for _, c := range []struct {
+		status          int
+		asked, answered time.Duration
+		ok              bool
+	}{
+		{200, 299 * time.Second, 320 * time.Second, true},
+		{200, 306 * time.Second, 307 * time.Second, false},
+		{401, 290 * time.Second, 297 * time.Second, false},
+		{401, 290 * time.Second, 299 * time.Second, true},
+		{503, 0, 0, true},
+	} {
+		if err := e.check(c.status, begin.Add(c.asked), begin.Add(c.answered)); (err == nil) != c.ok {
+			t.Errorf("status %d, asked at %s, answered at %s: %v", c.status, c.asked, c.answered, err)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -31,6 +30,7 @@ type harness struct {
 	password string              // file of its password; may be empty
 	remove   func() error        // removes its database; may be nil
 	redis    *clusterrun.Redis   // nil with a Redis of the user
+	hasRedis bool
 	nodes    []*node
 	patients []string
 	clientID string
@@ -38,6 +38,7 @@ type harness struct {
 	runs     int // rounds so far
 	random   *mathrand.Rand
 	bins     []string // by clock, with -skew
+	expiring expiring // with -skew
 
 	// history records the current round.
 	history                *history.Recorder
@@ -81,6 +82,7 @@ func (h *harness) start() error {
 			return err
 		}
 	}
+	h.hasRedis = h.settings.redis != "none"
 	switch h.settings.redis {
 	case "none":
 		h.settings.redis = ""
@@ -109,6 +111,9 @@ func (h *harness) start() error {
 				return err
 			}
 		}
+	}
+	if err := h.issueExpiring(h.nodes[len(h.nodes)-1]); err != nil {
+		return err
 	}
 	return h.addPatients(h.nodes[0])
 }
@@ -346,7 +351,7 @@ func (h *harness) faults() []fault {
 		{name: "kill of a process", hit: h.any(), run: restart},
 		{name: "stop beyond leases", hit: h.any(), run: halt},
 	}
-	if h.redis != nil && !h.settings.control {
+	if h.hasRedis && !h.settings.control {
 		out = append(out, fault{name: "kill of the sequencer", pick: h.sequencer, run: restart},
 			fault{name: "stop of the sequencer beyond leases", pick: h.sequencer, run: halt})
 	}
@@ -372,15 +377,16 @@ func (h *harness) ended(end, start func() error) func(*node) error {
 
 // sequencer returns the process that has the lease of the sequencer, or nil.
 func (h *harness) sequencer() *node {
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		lease, err := h.redis.Sequencer()
-		var holder struct{ Node string }
-		if err != nil || json.Unmarshal([]byte(lease), &holder) != nil {
-			continue
-		}
-		for _, n := range h.nodes {
-			if strings.EqualFold(n.name, holder.Node) {
-				return n
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		for _, asked := range h.nodes {
+			var status struct{ Sequencer struct{ Node string } }
+			if !asked.up.Load() || asked.server.Run(&status, "cluster", "status") != nil {
+				continue
+			}
+			for _, n := range h.nodes {
+				if strings.EqualFold(n.name, status.Sequencer.Node) {
+					return n
+				}
 			}
 		}
 	}

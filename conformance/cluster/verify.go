@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -35,16 +36,29 @@ func (h *harness) verify() error {
 			return err
 		}
 	}
-	if h.stand == nil {
-		return nil // the harness has no password of the log
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	log, err := mongolog.Open(ctx, mongolog.Options{URI: h.stand.URI(), Standalone: true})
+	log, err := h.openLog(ctx)
 	if err != nil {
 		return err
 	}
 	return errors.Join(h.verifyLog(ctx, log), h.verifyEqual(ctx, log), log.Close(ctx))
+}
+
+// openLog opens the log of the cluster.
+func (h *harness) openLog(ctx context.Context) (*mongolog.Log, error) {
+	if h.stand != nil {
+		return mongolog.Open(ctx, mongolog.Options{URI: h.stand.URI(), Standalone: true})
+	}
+	password := ""
+	if h.password != "" {
+		b, err := os.ReadFile(h.password)
+		if err != nil {
+			return nil, err
+		}
+		password = strings.TrimSuffix(string(b), "\n")
+	}
+	return mongolog.Open(ctx, mongolog.Options{URI: h.settings.mongodb, Password: password})
 }
 
 // verifyCreations checks that each acknowledged creation is there once, and each other

@@ -72,19 +72,6 @@ func (r *Redis) Flush() error {
 	return err
 }
 
-// Sequencer returns the value of the lease of the sequencer, or "" if there is none.
-func (r *Redis) Sequencer() (string, error) {
-	keys, err := r.do("KEYS", "pulsegate:*:sequencer")
-	if err != nil || len(keys) == 0 {
-		return "", err
-	}
-	value, err := r.do("GET", keys[0])
-	if err != nil || len(value) == 0 {
-		return "", err
-	}
-	return value[0], nil
-}
-
 // do sends a command (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec)
 // and returns the strings of the answer.
 func (r *Redis) do(args ...string) ([]string, error) {
