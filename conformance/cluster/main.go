@@ -67,7 +67,7 @@ func main() {
 	flag.DurationVar(&s.length, "length", 4*time.Second, "length of a fault")
 	flag.DurationVar(&s.lease, "lease", 15*time.Second,
 		"length of a stop and of a silent network, which must be longer than any lease and timeout")
-	flag.StringVar(&s.only, "only", "", "only faults whose name contains this, or one of several such parts between |")
+	flag.StringVar(&s.only, "only", "", "only faults and checks whose name contains this, or one of several such parts between |")
 	flag.StringVar(&s.network, "network", "auto",
 		"where the faults of the network are: namespaces (Linux), proxies, or auto, which is namespaces if possible")
 	flag.Var(&s.env, "env", "a variable NAME=VALUE for the processes; may be repeated")

@@ -19,7 +19,7 @@ const past = "restore to the past"
 // to start with what the log no longer has, until the operator lets them go on. What was
 // acknowledged before the backup is there at all of them, and nothing else.
 func (h *harness) restorePast() error {
-	var status struct{ ID string }
+	var status struct{ Cluster string }
 	if err := h.nodes[0].server.Run(&status, "cluster", "status"); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (h *harness) restorePast() error {
 			return fmt.Errorf("%s starts with a state that the log no longer has", n.name)
 		}
 	}
-	if err := h.nodes[0].operator("cluster", "restore", "--cluster", status.ID); err != nil {
+	if err := h.nodes[0].operator("cluster", "restore", "--cluster", status.Cluster); err != nil {
 		return err
 	}
 	for _, n := range h.nodes {
