@@ -63,6 +63,10 @@ func TestClusterClock(t *testing.T) {
 	if fhir.KindOf(err) != fhir.Unavailable {
 		t.Errorf("a commit: %v", err)
 	}
+	err = admin.Dial(two.dir).Call(t.Context(), "patients", nil, nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "the clock of this server is 1m") {
+		t.Errorf("a command of the operator: %v", err)
+	}
 	if h, ok := two.member.redis.Sequencer(); ok && h.Node == "two" {
 		t.Error("the server is the sequencer")
 	}

@@ -96,6 +96,9 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	srv := m.httpServer(paced{next: memory.Handler(handler), now: env.now})
 	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory,
 		Sync: s.store.Sync}
+	if s.member != nil {
+		adminServer.Refuses = s.member.clockError
+	}
 	al, err := adminServer.Listen()
 	if err != nil {
 		return err
