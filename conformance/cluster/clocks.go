@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +35,8 @@ func (h *harness) buildClocks() error {
 	if !h.settings.skew {
 		return nil
 	}
-	dir := filepath.Join(h.dir, "skew")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	dir := cmp.Or(h.settings.skewDir, filepath.Join(h.dir, "skew"))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	b, err := skew.New(dir)

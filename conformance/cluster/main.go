@@ -45,6 +45,7 @@ type settings struct {
 	env                 list
 	verbose, control    bool
 	skew                bool
+	skewDir             string
 }
 
 // list is a flag that may be given several times.
@@ -74,6 +75,8 @@ func main() {
 	flag.BoolVar(&s.verbose, "v", false, "count the answers of each round by operation and status")
 	flag.BoolVar(&s.skew, "skew", false,
 		"build binaries with clocks 0.8 s ahead and behind, for all rounds, and 90 s ahead, for one; takes minutes")
+	flag.StringVar(&s.skewDir, "skew-dir", "",
+		"absolute path of a directory in which -skew keeps its binaries for the next run; empty is a temporary one")
 	flag.BoolVar(&s.control, "control", false,
 		"start processes that know nothing of each other, and require that the run fails")
 	flag.Parse()

@@ -86,6 +86,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 		return nil, err
 	}
 	o := storeOptions(env)
+	o.Clock = m.stampTime
 	o.Shared = &pebblestore.Shared{Node: m.node(), Wake: m.wake, Ring: m.ring}
 	m.Member, err = cluster.Open(ctx, cluster.Options{Log: m.log, Snapshots: m.log.Snapshots(), Dir: storeDir(env),
 		Store: o,

@@ -85,6 +85,17 @@ func (m *member) clockError() error {
 	return nil
 }
 
+// stampTime returns the time for lastUpdated: that of MongoDB if this server's clock is
+// wrong. A server with a wrong clock still records its start and its end, and stamps
+// never go back.
+func (m *member) stampTime() time.Time {
+	now := m.env.now()
+	if off := m.clockOffset(); off.Abs() > maxOffset {
+		now = now.Add(-off)
+	}
+	return now
+}
+
 // timely is the store of a member. While the clock of the server is wrong, it neither
 // confirms that it is up to date nor commits, so that no lifetime of a token or a
 // consent is judged by that clock, and no time of it is stored.
