@@ -41,17 +41,18 @@ test: build browser redis ## run every suite: lint, oracle, crash tests, fuzz se
 
 # The tests of several servers over one log. The stand-in for MongoDB scans a
 # collection at each look, so that make test leaves out most attacks and faults.
-several: build redis ## smoke test, hostile input and the end of the sequencer with three servers, in under three minutes
+several: build redis ## smoke test, hostile input, kills and cuts with three servers, in under four minutes
 	$(GO) run ./conformance/smoke -bin $(BIN) -nodes 3
 	$(GO) run ./conformance/hostile -bin $(BIN) -nodes 3 -only Tokens
-	$(GO) run ./conformance/cluster -bin $(BIN) -only 'kill of'
+	$(GO) run ./conformance/cluster -bin $(BIN) -only 'kill of|cut from MongoDB|cut of the sequencer from MongoDB'
 
 SERVERS := $(if $(MONGODB),-mongodb '$(MONGODB)') $(if $(REDIS),-redis '$(REDIS)')
 CLUSTER := ./fhir/store/sharedlog/... ./fhir/cluster/... $(patsubst %,./%/...,$(wildcard conformance/cluster))
 
 test-cluster: build redis ## run the suites of a cluster; MONGODB=URI and REDIS=URL replace the stand-ins by your servers
 	PULSEGATE_TEST_MONGODB='$(MONGODB)' PULSEGATE_TEST_REDIS='$(REDIS)' $(GO) test -count 1 -timeout 25m $(CLUSTER)
-	$(GO) run ./conformance/cluster -bin $(BIN) $(SERVERS)
+	$(GO) run ./conformance/cluster -bin $(BIN) $(SERVERS) -skew
+	$(GO) run ./conformance/cluster -bin $(BIN) $(SERVERS) -network proxies -only 'network|cut|peers'
 	$(GO) run ./conformance/cluster -bin $(BIN) $(SERVERS) -control -only none
 	$(GO) run ./conformance/smoke -bin $(BIN) -nodes 3 $(SERVERS)
 	$(GO) run ./conformance/hostile -bin $(BIN) -nodes 3 $(SERVERS)

@@ -107,7 +107,7 @@ func (b *bench) startBacking() (s *backing, err error) {
 		}
 	}()
 	if b.opt.mongodb == "" {
-		if s.mongodb, err = clusterrun.StartStandIn(filepath.Join(b.dir, "mongodb")); err != nil {
+		if s.mongodb, err = clusterrun.StartStandIn(clusterrun.Loopback, filepath.Join(b.dir, "mongodb")); err != nil {
 			return s, err
 		}
 		if s.network, err = newNetwork(s.mongodb.Addr()); err != nil {
@@ -122,7 +122,7 @@ func (b *bench) startBacking() (s *backing, err error) {
 		}
 		s.password = strings.TrimSpace(string(raw))
 	}
-	s.redis, err = clusterrun.StartRedis()
+	s.redis, err = clusterrun.StartRedis(clusterrun.Loopback)
 	return s, err
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -26,15 +25,20 @@ const scope = "system/*.cruds"
 type harness struct {
 	settings *settings
 	dir, key string
+	network  network
 	stand    *clusterrun.StandIn // nil with a MongoDB of the user
 	password string              // file of its password; may be empty
 	remove   func() error        // removes its database; may be nil
 	redis    *clusterrun.Redis   // nil with a Redis of the user
+	hasRedis bool
 	nodes    []*node
 	patients []string
 	clientID string
 	signer   *blackbox.Key
 	runs     int // rounds so far
+	random   *mathrand.Rand
+	bins     []string // by clock, with -skew
+	expiring expiring // with -skew
 
 	// history records the current round.
 	history                *history.Recorder
@@ -48,12 +52,19 @@ type harness struct {
 	until     time.Time      // when to request the next token
 	issued    []issued       // tokens to be revoked
 	answers   map[string]int // of the round, by operation and status; 0 is none
+	wrong     error          // about a lastUpdated
 }
 
 // start starts the servers and the processes, and adds patients, data and a client.
 func (h *harness) start() error {
 	h.creations, h.answers = map[string]bool{}, map[string]int{}
-	var err error
+	err := h.chooseNetwork()
+	if err != nil {
+		return err
+	}
+	if err := h.buildClocks(); err != nil {
+		return err
+	}
 	if h.key, err = clusterrun.WriteKey(h.dir); err != nil {
 		return err
 	}
@@ -63,15 +74,24 @@ func (h *harness) start() error {
 			return err
 		}
 	} else {
-		if h.stand, err = clusterrun.StartStandIn(filepath.Join(h.dir, "mongodb")); err != nil {
+		at, err := h.network.place(mongodb)
+		if err != nil {
+			return err
+		}
+		if h.stand, err = clusterrun.StartStandIn(at, filepath.Join(h.dir, "mongodb")); err != nil {
 			return err
 		}
 	}
+	h.hasRedis = h.settings.redis != "none"
 	switch h.settings.redis {
 	case "none":
 		h.settings.redis = ""
 	case "":
-		if h.redis, err = clusterrun.StartRedis(); err != nil {
+		at, err := h.network.place(redis)
+		if err != nil {
+			return err
+		}
+		if h.redis, err = clusterrun.StartRedis(at); err != nil {
 			return err
 		}
 	}
@@ -91,6 +111,9 @@ func (h *harness) start() error {
 				return err
 			}
 		}
+	}
+	if err := h.issueExpiring(h.nodes[len(h.nodes)-1]); err != nil {
+		return err
 	}
 	return h.addPatients(h.nodes[0])
 }
@@ -170,51 +193,62 @@ func (h *harness) client(n *node) (*blackbox.Client, error) {
 	return c, nil
 }
 
-// anywhere returns a process that is not down.
-func (h *harness) anywhere(r *mathrand.Rand) *node {
+// anywhere returns a process that is not down, other than avoid.
+func (h *harness) anywhere(r *mathrand.Rand, avoid *node) *node {
 	for {
-		if n := h.nodes[r.IntN(len(h.nodes))]; n.up.Load() {
+		if n := h.nodes[r.IntN(len(h.nodes))]; n.up.Load() && (n != avoid || len(h.nodes) == 1) {
 			return n
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// fault is a fault of the round of that name. It begins when run is called, and has
-// ended when run returns.
+// fault is a fault of the round of that name.
 type fault struct {
 	name string
-	run  func() error
 	// hit is the process that the fault strikes, or nil if it strikes all.
 	hit *node
+	// pick, if not nil, chooses hit when the round begins.
+	pick func() *node
+	// run begins the fault, and returns when it has ended.
+	run func(hit *node) error
+}
+
+// title names the fault and the process that it strikes.
+func (f *fault) title() string {
+	if f.hit == nil {
+		return f.name
+	}
+	return f.name + " (" + f.hit.name + ")"
 }
 
 // round lets the clients work during a fault, waits until all processes are ready
 // again, and checks the history.
-func (h *harness) round(f fault) error {
+func (h *harness) round(f *fault) error {
+	if f.pick != nil {
+		if f.hit = f.pick(); f.hit == nil {
+			return errors.New("no process is the sequencer")
+		}
+	}
 	h.runs++
 	h.history, h.answers = &history.Recorder{}, map[string]int{}
 	objects, err := h.newObjects()
 	if err != nil {
 		return err
 	}
-	before := make([]int64, len(h.nodes))
-	for i, n := range h.nodes {
-		before[i] = n.acknowledged.Load()
-	}
 	stop := make(chan struct{})
 	var work sync.WaitGroup
 	for i := range h.settings.workers {
 		w := newWorker(h, i, objects)
+		if i%2 == 1 { // these clients do not wait for a process that does not answer
+			w.avoid = f.hit
+		}
 		work.Go(func() { w.work(stop) })
 	}
 	time.Sleep(time.Second)
-	failed := f.run()
-	var others int64
-	for i, n := range h.nodes {
-		if n != f.hit {
-			others += n.acknowledged.Load() - before[i]
-		}
+	failed := f.run(f.hit)
+	for deadline := time.Now().Add(patience); h.history.Count(history.Done) < enough && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
 	}
 	time.Sleep(time.Second)
 	close(stop)
@@ -222,11 +256,8 @@ func (h *harness) round(f fault) error {
 	if failed != nil {
 		return failed
 	}
-	if err := h.history.Check(); err != nil {
+	if err := errors.Join(h.history.Check(), h.wrong); err != nil {
 		return err
-	}
-	if f.hit != nil && others == 0 && len(h.nodes) > 1 {
-		return errors.New("no other process acknowledged anything during the fault")
 	}
 	for _, n := range h.nodes {
 		if err := n.ready(); err != nil {
@@ -238,12 +269,45 @@ func (h *harness) round(f fault) error {
 	}
 	done, unknown := h.history.Count(history.Done), h.history.Count(history.Unknown)
 	h.done, h.unknown, h.refused = h.done+done, h.unknown+unknown, h.refused+h.history.Count(history.Refused)
-	fmt.Printf("cluster: %-40s %5d done, %4d unknown, linearizable\n", f.name, done, unknown)
+	fmt.Printf("cluster: %-48s %5d done, %4d unknown, linearizable\n", f.title(), done, unknown)
 	if h.settings.verbose {
 		fmt.Println(h.answers)
 	}
-	if done < 20 {
-		return errors.New("fewer than 20 operations were done: the history shows nothing")
+	if done < enough {
+		return fmt.Errorf("fewer than %d operations were done: the history shows nothing", enough)
+	}
+	return nil
+}
+
+const (
+	// enough is the number of operations in a history that shows something.
+	enough = 40
+	// patience is the time for which a condition is awaited.
+	patience = 2 * time.Minute
+)
+
+// outlast waits for the length of a fault, and until other processes than that which it
+// strikes have acknowledged operations that began during it.
+func (h *harness) outlast(hit *node, length time.Duration) error {
+	others := func() (count int64) {
+		for _, n := range h.nodes {
+			if n != hit {
+				count += n.acknowledged.Load()
+			}
+		}
+		return count
+	}
+	before, deadline := others(), time.Now().Add(length+patience)
+	time.Sleep(length)
+	if hit == nil || len(h.nodes) == 1 {
+		return nil
+	}
+	// Each client may have begun one of them before the fault.
+	for others() <= before+int64(h.settings.workers) {
+		if time.Now().After(deadline) {
+			return errors.New("the other processes acknowledge nothing during the fault")
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	return nil
 }
@@ -256,7 +320,7 @@ func (h *harness) writable(n *node) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s commits nothing a minute after the fault: %w", n.name, last)
+	return fmt.Errorf("%s commits nothing two minutes after the fault: %w", n.name, last)
 }
 
 // logs prints the ends of the logs of all processes.
@@ -269,70 +333,42 @@ func (h *harness) logs() {
 	}
 }
 
+// any returns a random process.
+func (h *harness) any() *node { return h.nodes[h.random.IntN(len(h.nodes))] }
+
 // faults returns the faults of a round.
 func (h *harness) faults() []fault {
-	r := mathrand.New(mathrand.NewPCG(h.settings.seed, uint64(h.runs)))
-	one := func() *node { return h.nodes[r.IntN(len(h.nodes))] }
-	killed, stopped, sequencer := one(), one(), h.sequencer()
-	restart := func(n *node) func() error {
-		return func() error {
-			err := n.kill()
-			time.Sleep(h.settings.length)
-			return errors.Join(err, n.start())
-		}
+	h.random = mathrand.New(mathrand.NewPCG(h.settings.seed, uint64(h.runs)))
+	restart := func(n *node) error {
+		return errors.Join(n.kill(), h.outlast(n, h.settings.length), n.start())
 	}
-	halt := func(n *node) func() error {
-		return func() error {
-			err := n.server.Signal(syscall.SIGSTOP)
-			time.Sleep(h.settings.lease)
-			return errors.Join(err, n.server.Signal(syscall.SIGCONT))
-		}
+	halt := func(n *node) error {
+		return errors.Join(n.server.Signal(syscall.SIGSTOP), h.outlast(n, h.settings.lease),
+			n.server.Signal(syscall.SIGCONT))
 	}
 	out := []fault{
-		{"none", func() error { time.Sleep(h.settings.length); return nil }, nil},
-		{"kill of " + killed.name, restart(killed), killed},
-		{"stop of " + stopped.name + " beyond leases", halt(stopped), stopped},
-		{"peers cannot reach each other", h.network(cut, 0, func(n *node) *proxy { return n.toPeer }, h.nodes...), nil},
+		{name: "none", run: func(*node) error { time.Sleep(h.settings.length); return nil }},
+		{name: "kill of a process", hit: h.any(), run: restart},
+		{name: "stop beyond leases", hit: h.any(), run: halt},
 	}
-	if sequencer != nil {
-		out = append(out, fault{"kill of the sequencer", restart(sequencer), sequencer},
-			fault{"stop of the sequencer beyond leases", halt(sequencer), sequencer})
+	if h.hasRedis && !h.settings.control {
+		out = append(out, fault{name: "kill of the sequencer", pick: h.sequencer, run: restart},
+			fault{name: "stop of the sequencer beyond leases", pick: h.sequencer, run: halt})
 	}
+	out = append(append(out, h.network.faults(h)...), h.clockFaults()...)
 	if h.stand != nil {
-		n, m := one(), one()
-		toMongoDB := func(n *node) *proxy { return n.toMongoDB }
-		out = append(out, fault{"cut of " + n.name + " from MongoDB", h.network(cut, 0, toMongoDB, n), n},
-			fault{"network of " + m.name + " holds bytes to MongoDB", h.network(hold, 0, toMongoDB, m), m},
-			fault{"slow network to MongoDB", h.network(pass, 50*time.Millisecond, toMongoDB, h.nodes...), nil},
-			fault{"end of MongoDB", h.ended(h.stand.Kill, h.stand.Start), nil})
+		out = append(out, fault{name: "end of MongoDB", run: h.ended(h.stand.Kill, h.stand.Start)})
 	}
 	if h.redis != nil {
-		n := one()
-		out = append(out, fault{"cut of " + n.name + " from Redis",
-			h.network(cut, 0, func(n *node) *proxy { return n.toRedis }, n), n},
-			fault{"Redis emptied", h.ended(h.redis.Flush, h.redis.Flush), nil},
-			fault{"end of Redis", h.ended(h.redis.Kill, h.redis.Start), nil})
+		out = append(out, fault{name: "Redis emptied", run: h.ended(h.redis.Flush, h.redis.Flush)},
+			fault{name: "end of Redis", run: h.ended(h.redis.Kill, h.redis.Start)})
 	}
 	return out
 }
 
-// network changes the network of processes for a while.
-func (h *harness) network(m mode, delay time.Duration, of func(*node) *proxy, nodes ...*node) func() error {
-	return func() error {
-		for _, n := range nodes {
-			of(n).set(m, delay)
-		}
-		time.Sleep(h.settings.length)
-		for _, n := range nodes {
-			of(n).set(pass, 0)
-		}
-		return nil
-	}
-}
-
 // ended ends a server for a while.
-func (h *harness) ended(end, start func() error) func() error {
-	return func() error {
+func (h *harness) ended(end, start func() error) func(*node) error {
+	return func(*node) error {
 		err := end()
 		time.Sleep(h.settings.length)
 		return errors.Join(err, start())
@@ -341,20 +377,17 @@ func (h *harness) ended(end, start func() error) func() error {
 
 // sequencer returns the process that has the lease of the sequencer, or nil.
 func (h *harness) sequencer() *node {
-	if h.redis == nil {
-		return nil
-	}
-	lease, err := h.redis.Sequencer()
-	if err != nil {
-		return nil
-	}
-	var holder struct{ Node string }
-	if json.Unmarshal([]byte(lease), &holder) != nil {
-		return nil
-	}
-	for _, n := range h.nodes {
-		if strings.EqualFold(n.name, holder.Node) {
-			return n
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		for _, asked := range h.nodes {
+			var status struct{ Sequencer struct{ Node string } }
+			if !asked.up.Load() || asked.server.Run(&status, "cluster", "status") != nil {
+				continue
+			}
+			for _, n := range h.nodes {
+				if strings.EqualFold(n.name, status.Sequencer.Node) {
+					return n
+				}
+			}
 		}
 	}
 	return nil

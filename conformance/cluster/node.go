@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -15,46 +14,50 @@ import (
 	"pulsegate/conformance/clusterrun"
 )
 
-// node is one server process. Proxies are between it and its servers, unless these are
-// not the harness's own.
+// node is one server process.
 type node struct {
-	harness            *harness
-	name, listen, peer string
-	mongodb, redis     string // as the process reaches them
-	toMongoDB, toRedis *proxy // may be nil
-	toPeer             *proxy // through which the others reach the process
-	http               *http.Client
-	up                 atomic.Bool
-	server             *blackbox.Server // changed by restarts only, while up is false
-	acknowledged       atomic.Int64     // operations
+	harness        *harness
+	name, bin      string
+	place          clusterrun.Place
+	listen, peer   string // where it listens for clients and for other processes
+	peerAddress    string // where the others reach it
+	mongodb, redis string // as the process reaches them
+	http           *http.Client
+	up             atomic.Bool
+	server         *blackbox.Server // changed by restarts only, while up is false
+	acknowledged   atomic.Int64     // operations
 }
 
 func (n *node) data() string { return filepath.Join(n.harness.dir, n.name) }
 
 // newNode prepares a process.
 func (h *harness) newNode(i int) (*node, error) {
-	n := &node{harness: h, name: fmt.Sprintf("node-%d", i+1), mongodb: h.settings.mongodb, redis: h.settings.redis}
+	n := &node{harness: h, name: fmt.Sprintf("node-%d", i+1), bin: h.binary(i), mongodb: h.settings.mongodb,
+		redis: h.settings.redis}
+	var err error
+	if n.place, err = h.network.place(n.name); err != nil {
+		return nil, err
+	}
 	for _, addr := range []*string{&n.listen, &n.peer} {
-		port, err := blackbox.FreePort()
+		if *addr, err = n.place.Free(); err != nil {
+			return nil, err
+		}
+	}
+	if h.stand != nil {
+		addr, err := h.network.reach(n.name, mongodb, h.stand.Addr())
 		if err != nil {
 			return nil, err
 		}
-		*addr = "127.0.0.1:" + strconv.Itoa(port)
-	}
-	var err error
-	if h.stand != nil {
-		if n.toMongoDB, err = newProxy(h.stand.Addr()); err != nil {
-			return nil, err
-		}
-		n.mongodb = "mongodb://" + n.toMongoDB.addr() + "/" + clusterrun.Database
+		n.mongodb = "mongodb://" + addr + "/" + clusterrun.Database
 	}
 	if h.redis != nil {
-		if n.toRedis, err = newProxy(h.redis.Addr()); err != nil {
+		addr, err := h.network.reach(n.name, redis, h.redis.Addr())
+		if err != nil {
 			return nil, err
 		}
-		n.redis = "redis://" + n.toRedis.addr()
+		n.redis = "redis://" + addr
 	}
-	if n.toPeer, err = newProxy(n.peer); err != nil {
+	if n.peerAddress, err = h.network.reach("", n.name, n.peer); err != nil {
 		return nil, err
 	}
 	// All processes have one base URL. The client chooses the process.
@@ -68,20 +71,23 @@ func (h *harness) newNode(i int) (*node, error) {
 
 // start starts the process and waits until it is ready.
 func (n *node) start() error {
-	env := append([]string{"PULSEGATE_BASE_URL=" + base, "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
-		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, n.harness.settings.env...)
-	if !n.harness.settings.control {
-		m := clusterrun.Member{Name: n.name, MongoDB: n.mongodb, PasswordFile: n.harness.password,
-			Standalone: n.harness.stand != nil, Redis: n.redis, KeyFile: n.harness.key, PeerListen: n.peer,
-			PeerAddress: n.toPeer.addr()}
-		env = append(env, m.Env()...)
+	if err := n.launch(); err != nil {
+		return err
 	}
-	var err error
-	if n.server, err = blackbox.StartWith(n.harness.settings.bin, n.data(), n.listen, env); err != nil {
+	return n.ready()
+}
+
+// launch starts the process.
+func (n *node) launch() error {
+	err := n.place.Do(func() (err error) {
+		n.server, err = blackbox.StartWith(n.bin, n.data(), n.listen, n.environment())
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
 	}
 	n.up.Store(true)
-	return n.ready()
+	return nil
 }
 
 // kill ends the process with SIGKILL.
@@ -105,7 +111,7 @@ func (n *node) ready() error {
 		}
 		last = fmt.Errorf("status %d", r.StatusCode)
 	}
-	return fmt.Errorf("%s is not ready after a minute: %w", n.name, last)
+	return fmt.Errorf("%s is not ready after two minutes: %w", n.name, last)
 }
 
 // close ends everything that the harness started.
@@ -114,11 +120,6 @@ func (h *harness) close() error {
 	for _, n := range h.nodes {
 		if n.up.Load() {
 			errs = append(errs, n.kill())
-		}
-		for _, p := range []*proxy{n.toMongoDB, n.toRedis, n.toPeer} {
-			if p != nil {
-				errs = append(errs, p.close())
-			}
 		}
 	}
 	if h.redis != nil {
@@ -129,6 +130,9 @@ func (h *harness) close() error {
 	}
 	if h.remove != nil {
 		errs = append(errs, h.remove())
+	}
+	if h.network != nil {
+		errs = append(errs, h.network.close())
 	}
 	return errors.Join(errs...)
 }

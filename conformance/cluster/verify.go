@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -17,6 +18,9 @@ import (
 
 // verify checks the processes and the log after the last round.
 func (h *harness) verify() error {
+	if err := h.verifyExpiry(); err != nil {
+		return err
+	}
 	for _, n := range h.nodes {
 		if err := h.verifyCreations(n); err != nil {
 			return fmt.Errorf("%s: %w", n.name, err)
@@ -28,21 +32,33 @@ func (h *harness) verify() error {
 		}
 	}
 	for _, n := range h.nodes {
-		n.up.Store(false)
-		if err := n.server.Stop(); err != nil {
-			return fmt.Errorf("stopping %s: %w", n.name, err)
+		if err := n.stop(); err != nil {
+			return err
 		}
-	}
-	if h.stand == nil {
-		return nil // the harness has no password of the log
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	log, err := mongolog.Open(ctx, mongolog.Options{URI: h.stand.URI(), Standalone: true})
+	log, err := h.openLog(ctx)
 	if err != nil {
 		return err
 	}
 	return errors.Join(h.verifyLog(ctx, log), h.verifyEqual(ctx, log), log.Close(ctx))
+}
+
+// openLog opens the log of the cluster.
+func (h *harness) openLog(ctx context.Context) (*mongolog.Log, error) {
+	if h.stand != nil {
+		return mongolog.Open(ctx, mongolog.Options{URI: h.stand.URI(), Standalone: true})
+	}
+	password := ""
+	if h.password != "" {
+		b, err := os.ReadFile(h.password)
+		if err != nil {
+			return nil, err
+		}
+		password = strings.TrimSuffix(string(b), "\n")
+	}
+	return mongolog.Open(ctx, mongolog.Options{URI: h.settings.mongodb, Password: password})
 }
 
 // verifyCreations checks that each acknowledged creation is there once, and each other
@@ -125,7 +141,8 @@ func (h *harness) verifyEqual(ctx context.Context, log sharedlog.Log) error {
 		if first == "" {
 			first = got
 		} else if got != first {
-			return fmt.Errorf("the stores of %s and %s differ: %s", h.nodes[0].name, n.name, dump.Difference(first, got))
+			return fmt.Errorf("the stores of %s and %s differ: %s", h.nodes[0].name, n.name,
+				dump.Difference(first, got))
 		}
 	}
 	return nil
@@ -141,7 +158,9 @@ func (h *harness) dump(ctx context.Context, n *node, log sharedlog.Log, identity
 	}
 	out, err := "", db.Sync(ctx)
 	if err == nil {
-		out, err = dump.Of(ctx, db)
+		if out, err = dump.Of(ctx, db); err == nil {
+			err = inOrder(ctx, db)
+		}
 	}
 	return out, errors.Join(err, db.Close())
 }

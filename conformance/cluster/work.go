@@ -102,6 +102,7 @@ type worker struct {
 	random   *rand.Rand
 	objects  *objects
 	versions map[string]uint64 // that this client saw last
+	avoid    *node             // a process that it sends nothing; may be nil
 }
 
 func newWorker(h *harness, number int, o *objects) *worker {
@@ -117,7 +118,7 @@ func (w *worker) work(stop <-chan struct{}) {
 			return
 		default:
 		}
-		n := w.anywhere(w.random)
+		n := w.anywhere(w.random, w.avoid)
 		if w.step(n) {
 			n.acknowledged.Add(1)
 		} else {
@@ -202,7 +203,8 @@ func (w *worker) update(n *node, id string) bool {
 	marker, v := w.marker(), max(w.versions[id], 1)
 	o := w.history.Begin(w.number,
 		history.Input{Kind: history.Update, Key: id, Version: v, New: strconv.Itoa(marker)})
-	status, out := w.json(n, "PUT", "Observation/"+id, w.body(id, "round", marker), "If-Match", fmt.Sprintf(`W/"%d"`, v))
+	status, out := w.json(n, "PUT", "Observation/"+id, w.body(id, "round", marker), "If-Match",
+		fmt.Sprintf(`W/"%d"`, v))
 	switch status {
 	case http.StatusOK:
 		w.versions[id] = version(out)
@@ -259,13 +261,14 @@ var errNoAnswer = errors.New("no answer, or a refusal")
 
 // create creates an Observation with an identifier of its own.
 func (h *harness) create(n *node) error {
-	marker := h.marker()
+	marker, begin := h.marker(), time.Now()
 	h.created(marker, false)
 	status, out := h.json(n, "POST", "Observation", h.body("", fmt.Sprintf("creation-%d", marker), marker))
 	if status != http.StatusCreated {
 		return fmt.Errorf("%w: status %d: %v", errNoAnswer, status, out)
 	}
 	h.created(marker, true)
+	h.stamp(begin, out)
 	return nil
 }
 

@@ -10,37 +10,40 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"pulsegate/conformance/blackbox"
 )
 
 // Redis is a Redis server without persistence, which a test may end and start again.
 type Redis struct {
-	port int
-	cmd  *exec.Cmd // nil while it is down
+	place Place
+	addr  string
+	cmd   *exec.Cmd // nil while it is down
 }
 
-// StartRedis starts a server on a free port.
-func StartRedis() (*Redis, error) {
+// StartRedis starts a server on a free port of a place.
+func StartRedis(at Place) (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, errors.New("redis-server is missing; deploy/ensure-redis.sh installs it")
 	}
-	port, err := blackbox.FreePort()
+	addr, err := at.Free()
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{port: port}
+	r := &Redis{place: at, addr: addr}
 	return r, r.Start()
 }
 
 // Addr returns the address of the server.
-func (r *Redis) Addr() string { return "127.0.0.1:" + strconv.Itoa(r.port) }
+func (r *Redis) Addr() string { return r.addr }
 
 // Start starts the server, with no keys, and waits until it answers.
 func (r *Redis) Start() error {
-	r.cmd = exec.Command("redis-server", "--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--save", "",
-		"--appendonly", "no")
-	if err := r.cmd.Start(); err != nil {
+	host, port, err := net.SplitHostPort(r.addr)
+	if err != nil {
+		return err
+	}
+	r.cmd = exec.Command("redis-server", "--port", port, "--bind", host, "--save", "", "--appendonly", "no",
+		"--protected-mode", "no") // it refuses other hosts
+	if err := r.place.Do(r.cmd.Start); err != nil {
 		return err
 	}
 	for range 100 {
@@ -67,19 +70,6 @@ func (r *Redis) Kill() error {
 func (r *Redis) Flush() error {
 	_, err := r.do("FLUSHALL")
 	return err
-}
-
-// Sequencer returns the value of the lease of the sequencer, or "" if there is none.
-func (r *Redis) Sequencer() (string, error) {
-	keys, err := r.do("KEYS", "pulsegate:*:sequencer")
-	if err != nil || len(keys) == 0 {
-		return "", err
-	}
-	value, err := r.do("GET", keys[0])
-	if err != nil || len(value) == 0 {
-		return "", err
-	}
-	return value[0], nil
 }
 
 // do sends a command (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec)

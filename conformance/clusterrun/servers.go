@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -89,7 +88,7 @@ func (s *Servers) prepare() (err error) {
 		return err
 	}
 	if m.MongoDB == "" {
-		if s.stand, err = StartStandIn(filepath.Join(s.options.Dir, "mongodb")); err != nil {
+		if s.stand, err = StartStandIn(Loopback, filepath.Join(s.options.Dir, "mongodb")); err != nil {
 			return err
 		}
 		m.MongoDB, m.Standalone = s.stand.URI(), true
@@ -97,7 +96,7 @@ func (s *Servers) prepare() (err error) {
 		return err
 	}
 	if m.Redis == "" {
-		if s.redis, err = StartRedis(); err != nil {
+		if s.redis, err = StartRedis(Loopback); err != nil {
 			return err
 		}
 		m.Redis = "redis://" + s.redis.Addr()
@@ -105,11 +104,9 @@ func (s *Servers) prepare() (err error) {
 	for i := range s.nodes {
 		var addr [2]string
 		for j := range addr {
-			port, err := blackbox.FreePort()
-			if err != nil {
+			if addr[j], err = Loopback.Free(); err != nil {
 				return err
 			}
-			addr[j] = "127.0.0.1:" + strconv.Itoa(port)
 		}
 		m.Name, m.PeerListen, m.PeerAddress = fmt.Sprintf("node-%d", i+1), addr[0], addr[0]
 		s.members, s.listen = append(s.members, m), append(s.listen, addr[1])

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"pulsegate/conformance/blackbox"
 	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
 )
 
@@ -18,30 +17,38 @@ const Database = "pulsegate"
 
 // StandIn is the stand-in for MongoDB. It keeps its databases when it is killed.
 type StandIn struct {
+	place           Place
 	addr, dir, path string
 	cmd             *exec.Cmd
 	stop            func() error
 }
 
-// StartStandIn starts a stand-in with the new directory dir.
-func StartStandIn(dir string) (*StandIn, error) {
+// BuildStandIn returns the path of the stand-in's program, which it builds if this user
+// does not have it.
+func BuildStandIn() (string, error) { return mongotest.Build(context.Background()) }
+
+// StartStandIn starts a stand-in with the new directory dir on a free port of a place.
+func StartStandIn(at Place, dir string) (*StandIn, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path, err := mongotest.Build(context.Background())
+	path, err := BuildStandIn()
 	if err != nil {
 		return nil, err
 	}
-	port, err := blackbox.FreePort()
+	addr, err := at.Free()
 	if err != nil {
 		return nil, err
 	}
-	s := &StandIn{addr: "127.0.0.1:" + strconv.Itoa(port), dir: dir, path: path}
+	s := &StandIn{place: at, addr: addr, dir: dir, path: path}
 	return s, s.Start()
 }
 
 // Addr returns the address of the stand-in.
 func (s *StandIn) Addr() string { return s.addr }
+
+// Dir returns the directory of its databases.
+func (s *StandIn) Dir() string { return s.dir }
 
 // URI returns the connection string of the cluster's database.
 func (s *StandIn) URI() string { return "mongodb://" + s.addr + "/" + Database }
@@ -49,8 +56,10 @@ func (s *StandIn) URI() string { return "mongodb://" + s.addr + "/" + Database }
 // Start starts the stand-in after Kill.
 func (s *StandIn) Start() (err error) {
 	s.cmd = exec.Command(s.path, "-listen", s.addr, "-dir", s.dir)
-	_, s.stop, err = mongotest.Start(s.cmd)
-	return err
+	return s.place.Do(func() error {
+		_, s.stop, err = mongotest.Start(s.cmd)
+		return err
+	})
 }
 
 // PID returns the process id of the stand-in.

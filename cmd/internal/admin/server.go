@@ -85,6 +85,9 @@ type Server struct {
 	Memory *budget.Budget
 	// Sync is called before each operation (store.Store.Sync). It may be nil.
 	Sync func(context.Context) error
+	// Refuses returns the reason why Sync fails, if there is one that the operator must
+	// remove. It may be nil.
+	Refuses func() error
 
 	srv *http.Server
 }
@@ -203,8 +206,12 @@ func (s *Server) synced(next http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), syncTimeout)
 		defer cancel()
 		if err := s.Sync(ctx); err != nil {
+			text := "the server cannot confirm that it is up to date; repeat the command"
+			if s.Refuses != nil && s.Refuses() != nil {
+				text = s.Refuses().Error()
+			}
 			s.answer(w, r, nil, &fhir.Error{Kind: fhir.Unavailable, Op: "admin.synced", Err: err,
-				Issues: []fhir.Issue{{Diagnostics: "the server cannot confirm that it is up to date; repeat the command"}}})
+				Issues: []fhir.Issue{{Diagnostics: text}}})
 			return
 		}
 		next.ServeHTTP(w, r)

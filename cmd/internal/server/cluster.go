@@ -28,11 +28,6 @@ import (
 )
 
 const (
-	// maxOffset is the offset from the clock of MongoDB from which a server is not
-	// ready.
-	maxOffset = time.Second
-	// lookAtClock is the interval at which the offset is measured.
-	lookAtClock = 5 * time.Second
 	// snapshotEntries and snapshotEvery are the growth of the log and the time after
 	// which a snapshot is made.
 	snapshotEntries = 500_000
@@ -62,6 +57,9 @@ type member struct {
 	wake   chan struct{}
 	bell   atomic.Pointer[hints.Redis]
 	offset atomic.Int64 // of this server's clock, in nanoseconds
+	// strict is set while this server serves. It does not begin, nor end, with a
+	// refusal of its own records.
+	strict atomic.Bool
 
 	work    sync.WaitGroup // ends with stop
 	stop    context.CancelFunc
@@ -88,6 +86,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 		return nil, err
 	}
 	o := storeOptions(env)
+	o.Clock = m.stampTime
 	o.Shared = &pebblestore.Shared{Node: m.node(), Wake: m.wake, Ring: m.ring}
 	m.Member, err = cluster.Open(ctx, cluster.Options{Log: m.log, Snapshots: m.log.Snapshots(), Dir: storeDir(env),
 		Store: o, Prepare: m.shareKeys, Clock: env.now, Logger: env.log})
@@ -99,6 +98,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.connect(); err != nil {
 		return nil, err
 	}
+	m.store = timely{m.store, m}
 	if m.vault, err = sealed.Open(ctx, m.store, m.keys); err != nil {
 		return nil, err
 	}
@@ -109,6 +109,7 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.openMirror(); err != nil {
 		return nil, err
 	}
+	m.noteClock(nil)
 	env.log.Info("member of a cluster", "node", m.node(), "entry", m.Position().Index, "founded", m.Founded,
 		"redis", m.redis != nil)
 	m.run(ctx)
@@ -179,6 +180,9 @@ func (m *member) connect() (err error) {
 			return err
 		}
 		m.closers.add(m.redis.Close)
+		if m.clockError() != nil {
+			m.redis.Resign(resignFor)
+		}
 		m.bell.Store(m.redis)
 		if err := m.openRelay(); err != nil {
 			return err
@@ -306,42 +310,10 @@ func (m *member) run(ctx context.Context) {
 	}
 }
 
-// measureClock measures the offset of this server's clock from MongoDB's.
-func (m *member) measureClock(ctx context.Context) error {
-	at, roundTrip, err := m.log.ServerTime(ctx)
-	if err != nil {
-		return fmt.Errorf("mongodb: %w", err)
-	}
-	off := m.env.now().Sub(at) - roundTrip/2
-	if off < 0 {
-		off = min(0, off+roundTrip/2)
-	} else {
-		off = max(0, off-roundTrip/2)
-	}
-	m.offset.Store(int64(off))
-	return nil
-}
-
-func (m *member) watchClock(ctx context.Context) {
-	t := time.NewTicker(lookAtClock)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			_ = m.measureClock(ctx) // without MongoDB, the server is not ready in any case
-		}
-	}
-}
-
-// clockOffset returns the offset of this server's clock from MongoDB's.
-func (m *member) clockOffset() time.Duration { return time.Duration(m.offset.Load()) }
-
 // ready returns the reason why this server must not serve, or nil.
 func (m *member) ready() error {
-	if off := m.clockOffset().Abs(); off > maxOffset {
-		return fmt.Errorf("the clock of this server is %s off that of MongoDB", off.Round(time.Millisecond))
+	if err := m.clockError(); err != nil {
+		return err
 	}
 	return m.Ready()
 }
@@ -381,7 +353,11 @@ func (m *member) sweepParts(ctx context.Context) {
 
 // drain lets another server put in the commits of all.
 func (m *member) drain() {
-	if m == nil || m.redis == nil {
+	if m == nil {
+		return
+	}
+	m.strict.Store(false)
+	if m.redis == nil {
 		return
 	}
 	m.redis.Resign(time.Hour)

@@ -44,6 +44,7 @@ type fleet struct {
 	t     *testing.T
 	mongo mongotest.Database
 	set   map[string]string // settings of all servers
+	clock func() time.Time  // of the servers that are started next; nil is time.Now
 }
 
 // newFleet returns a cluster without servers. redis is the URL of a Redis server or "".
@@ -100,7 +101,7 @@ func (f *fleet) tryStart(name, dir string, set map[string]string) (*sailor, erro
 	maps.Copy(all, set)
 	s := &sailor{dir: dir, log: &lockedBuffer{}}
 	ready := make(chan struct{})
-	m := &Main{Config: settings(f.t, dir, all), Version: versionOfTest, lease: leaseOfTest,
+	m := &Main{Config: settings(f.t, dir, all), Version: versionOfTest, lease: leaseOfTest, clock: f.clock,
 		Log: slog.New(slog.NewTextHandler(io.MultiWriter(s.log, f.t.Output()), nil)),
 		opened: func(opened *services, addr net.Addr) {
 			s.services, s.url = opened, "http://"+addr.String()

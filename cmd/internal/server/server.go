@@ -96,6 +96,9 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	srv := m.httpServer(paced{next: memory.Handler(handler), now: env.now})
 	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory,
 		Sync: s.store.Sync}
+	if s.member != nil {
+		adminServer.Refuses = s.member.clockError
+	}
 	al, err := adminServer.Listen()
 	if err != nil {
 		return err
@@ -150,6 +153,9 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
+	}
+	if s.member != nil {
+		s.member.strict.Store(true)
 	}
 	_, err = fmt.Fprintf(m.Stdout, "pulsegate ready %s\n", s.base)
 	return err
