@@ -1,0 +1,355 @@
+package interaction_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+)
+
+// batchBase is the base URL of the services of these tests.
+const batchBase = "https://pg.example/fhir"
+
+// slow is a store whose commits take so long that each of them meets all entries of a
+// batch that do not wait for it. Then it commits them in the order that order gives.
+type slow struct {
+	store.Store
+	order func(n int) []int // a permutation of n commits; nil for the reverse of their arrival
+
+	mu   sync.Mutex
+	hold bool
+	held []*heldCommit
+}
+
+type heldCommit struct {
+	ctx    context.Context
+	batch  *store.Batch
+	result store.Result
+	err    error
+	done   chan struct{}
+}
+
+// Commit implements store.Store.
+func (s *slow) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	s.mu.Lock()
+	if !s.hold {
+		s.mu.Unlock()
+		return s.Store.Commit(ctx, b)
+	}
+	c := &heldCommit{ctx: ctx, batch: b, done: make(chan struct{})}
+	s.held = append(s.held, c)
+	s.mu.Unlock()
+	<-c.done
+	return c.result, c.err
+}
+
+// holds holds all commits from now on.
+func (s *slow) holds() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold = true
+}
+
+// release commits what is held, and holds no further commits.
+func (s *slow) release() {
+	s.mu.Lock()
+	held := s.held
+	s.held, s.hold = nil, false
+	s.mu.Unlock()
+	order := make([]int, len(held))
+	for i := range order {
+		order[i] = len(held) - 1 - i
+	}
+	if s.order != nil {
+		order = s.order(len(held))
+	}
+	for _, i := range order {
+		c := held[i]
+		c.result, c.err = s.Store.Commit(c.ctx, c.batch)
+		close(c.done)
+	}
+}
+
+// batchWorld is a server with a store of its own.
+type batchWorld struct {
+	*interaction.Service
+	store *slow
+	rq    *interaction.Request
+}
+
+// fatal is the part of testing.TB that rapid has, too.
+type fatal interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// newBatchWorld returns a server whose store is slow in each batch, and an operator.
+func newBatchWorld(t fatal) (w *batchWorld, closes func()) {
+	t.Helper()
+	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = &batchWorld{store: &slow{Store: db}}
+	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := validator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Service = &interaction.Service{Store: w.store, Validator: v, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+		Base: batchBase}
+	w.OnBatchRun(w.store.holds, w.store.release)
+	w.rq = operator
+	return w, func() {
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// batchOf returns a batch of entries.
+func batchOf(entries ...string) string {
+	return `{"resourceType":"Bundle","type":"batch","entry":[` + strings.Join(entries, ",") + `]}`
+}
+
+// answered is an entry of the answer to a batch.
+type answered struct {
+	status string
+	body   string // of the whole entry, without generated ids and times
+}
+
+var generatedText = regexp.MustCompile(`[a-z0-9]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z`)
+
+func plain(s string) string { return generatedText.ReplaceAllString(s, "*") }
+
+// send sends a batch of entries.
+func (w *batchWorld) send(t fatal, minimal bool, entries ...string) []answered {
+	t.Helper()
+	p, err := w.Bundle(context.Background(), w.rq, []byte(batchOf(entries...)), minimal)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	var bundle struct{ Entry []json.RawMessage }
+	if err := json.Unmarshal(p.Bytes(), &bundle); err != nil {
+		t.Fatal(err)
+	}
+	out := make([]answered, len(bundle.Entry))
+	for i, raw := range bundle.Entry {
+		var e struct{ Response struct{ Status string } }
+		if err := json.Unmarshal(raw, &e); err != nil {
+			t.Fatal(err)
+		}
+		out[i] = answered{e.Response.Status, plain(string(raw))}
+	}
+	return out
+}
+
+// statuses returns the statuses of an answer.
+func statuses(as []answered) (out []string) {
+	for _, a := range as {
+		out = append(out, a.status)
+	}
+	return out
+}
+
+// state returns all versions and all AuditEvents of the store, without generated ids and
+// times, sorted.
+func (w *batchWorld) state(t fatal) (out []string) {
+	t.Helper()
+	err := w.store.Scan(context.Background(), store.ScanRange{Types: fhir.Types, At: w.store.LastSeq(),
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+		r := f.Resource
+		out = append(out, plain(fmt.Sprintf("%s %d %v %s %s", r.Ref(), r.Version, r.Deleted, f.Facts.Author, r.JSON)))
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func entryOf(method, url, resource, more string) string {
+	if resource != "" {
+		resource = `"resource":` + resource + `,`
+	}
+	return `{` + resource + `"request":{` + more + `"method":"` + method + `","url":"` + url + `"}}`
+}
+
+func patient(id string) string {
+	return entryOf("PUT", "Patient/"+id, `{"resourceType":"Patient","id":"`+id+`"}`, "")
+}
+
+// measurement returns an Observation about a subject.
+func measurement(id, subject, text string) string {
+	if id != "" {
+		id = `"id":"` + id + `",`
+	}
+	return `{"resourceType":"Observation",` + id + `"status":"final","code":{"text":"` + text +
+		`"},"subject":{"reference":"` + subject + `"}}`
+}
+
+func organizationOf(identifier, ifNoneExist string) string {
+	if ifNoneExist != "" {
+		ifNoneExist = `"ifNoneExist":"identifier=urn:t|` + ifNoneExist + `",`
+	}
+	return entryOf("POST", "Organization", `{"resourceType":"Organization","name":"x","identifier":[{"system":"urn:t","value":"`+
+		identifier+`"}]}`, ifNoneExist)
+}
+
+// entriesThatMeet lists batches whose last two entries concern each other.
+var entriesThatMeet = map[string][]string{ // read only
+	"subject": {patient("x"), entryOf("POST", "Observation", measurement("", "Patient/x", "t"), "")},
+	"subject below the base URL": {patient("x"),
+		entryOf("POST", "Observation", measurement("", batchBase+"/Patient/x", "t"), "")},
+	"subject with an escape": {patient("x"),
+		entryOf("POST", "Observation", measurement("", `Patient\/\u0078`, "t"), "")},
+	"update with a subject": {patient("x"), entryOf("PUT", "Observation/a", measurement("a", "Patient/x", "t"), "")},
+	"another subject than a Patient": {entryOf("PUT", "Group/g",
+		`{"resourceType":"Group","id":"g","type":"person","actual":true}`, ""),
+		entryOf("POST", "Observation", measurement("", "Group/g", "t"), "")},
+	"subject of a deleted Group": {entryOf("PUT", "Group/g",
+		`{"resourceType":"Group","id":"g","type":"person","actual":true}`, ""),
+		entryOf("GET", "Group?_id=g", "", ""), entryOf("DELETE", "Group/g", "", ""),
+		entryOf("POST", "Observation", measurement("", "Group/g", "t"), "")},
+	"two updates":                  {patient("x"), patient("x")},
+	"update and read":              {patient("x"), entryOf("GET", "Patient/x", "", "")},
+	"update and read of a version": {patient("x"), entryOf("GET", "Patient/x/_history/1", "", "")},
+	"update and delete":            {patient("x"), entryOf("DELETE", "Patient/x", "", "")},
+	"delete and update": {entryOf("PUT", "Organization/o", `{"resourceType":"Organization","id":"o","name":"x"}`, ""),
+		entryOf("GET", "Organization?_id=o", "", ""), entryOf("DELETE", "Organization/o", "", ""),
+		entryOf("PUT", "Organization/o", `{"resourceType":"Organization","id":"o","name":"x"}`, "")},
+	"If-Match": {patient("x"), entryOf("GET", "Patient?_id=x", "", ""), patient("x"),
+		entryOf("PUT", "Patient/x", `{"resourceType":"Patient","id":"x"}`, `"ifMatch":"W/\"2\"",`)},
+	"create and search":             {organizationOf("7", ""), entryOf("GET", "Organization?identifier=7", "", "")},
+	"update and history":            {patient("x"), entryOf("GET", "Patient/x/_history", "", "")},
+	"conditional creates":           {organizationOf("7", "7"), organizationOf("7", "7")},
+	"create and conditional create": {organizationOf("7", ""), organizationOf("8", "7")},
+	"create and delete of its subject": {patient("x"), entryOf("GET", "Patient?_id=x", "", ""),
+		entryOf("POST", "Observation", measurement("", "Patient/x", "t"), ""), entryOf("DELETE", "Patient/x", "", "")},
+}
+
+// TestBatchEntriesThatMeet sends batches with entries that concern each other to a store
+// that is slow and commits what it has in reverse order. The answer must be that of a
+// server which performs one entry after the other. A server that takes all entries for
+// independent, which is the control, must give another answer.
+func TestBatchEntriesThatMeet(t *testing.T) {
+	for name, entries := range entriesThatMeet {
+		t.Run(name, func(t *testing.T) {
+			answer := func(change func(*interaction.Service)) ([]answered, []string) {
+				w, closes := newBatchWorld(t)
+				defer closes()
+				w.WithoutLocks() // an entry that waits for a lock would wait for the store
+				change(w.Service)
+				a := w.send(t, false, entries...)
+				return a, w.state(t)
+			}
+			want, left := answer((*interaction.Service).SerialBatches)
+			got, state := answer(func(*interaction.Service) {})
+			if !slices.Equal(got, want) || !slices.Equal(state, left) {
+				t.Errorf("%v, want %v\n%v\n%v", statuses(got), statuses(want), got, want)
+			}
+			if blind, _ := answer((*interaction.Service).BlindBatches); slices.Equal(blind, want) {
+				t.Errorf("a server that is blind for it has the same answer: %v", statuses(blind))
+			}
+		})
+	}
+}
+
+// randomEntry draws an entry about few resources, so that many entries of a batch
+// concern each other.
+func randomEntry(t *rapid.T) string {
+	draw := func(what string, of ...string) string { return rapid.SampledFrom(of).Draw(t, what) }
+	person, obs := draw("patient", "x", "y"), draw("observation", "a", "b", "c")
+	subject := draw("subject", "Patient/", batchBase+"/Patient/", `Patient\/`, "Patient/no") + person
+	precondition := draw("precondition", "", "", "", `"ifMatch":"W/\"1\"",`, `"ifNoneMatch":"*",`, `"ifMatch":"x",`)
+	text := draw("text", "t", "u", strings.Repeat("long ", 2000))
+	switch draw("kind", "patient", "observation", "observation", "measured", "measured", "measured", "organization",
+		"organization", "once", "once", "read", "read", "version", "history", "search", "forget", "leave", "bad", "denied") {
+	case "patient":
+		return entryOf("PUT", "Patient/"+person, `{"resourceType":"Patient","id":"`+person+`","name":[{"text":"`+text+`"}]}`,
+			precondition)
+	case "observation":
+		return entryOf("PUT", "Observation/"+obs, measurement(obs, subject, text), precondition)
+	case "measured":
+		return entryOf("POST", "Observation", measurement("", subject, text), "")
+	case "organization":
+		return organizationOf(obs, "")
+	case "once":
+		return organizationOf(obs, draw("criteria", "a", "b", "c"))
+	case "read":
+		return entryOf("GET", draw("read", "Patient/"+person, "Observation/"+obs), "", precondition)
+	case "version":
+		return entryOf("GET", "Observation/"+obs+"/_history/2", "", "")
+	case "history":
+		return entryOf("GET", "Observation/"+obs+"/_history", "", "")
+	case "search":
+		return entryOf("GET", draw("search", "Observation?_summary=count&patient="+person,
+			"Organization?_summary=count&identifier="+obs), "", "")
+	case "forget":
+		return entryOf("DELETE", "Observation/"+obs, "", precondition)
+	case "leave":
+		return entryOf("DELETE", "Patient/"+person, "", "")
+	case "bad":
+		return draw("bad", entryOf("POST", "Observation", `{"resourceType":"Observation","code":{}}`, ""),
+			entryOf("PATCH", "Patient/x", "{}", ""), entryOf("PUT", "Patient?identifier=1", "{}", ""), "7",
+			entryOf("PUT", "Patient/x", `{"resourceType":"Patient","id":"y"}`, ""), entryOf("GET", "Nothing/1", "", ""))
+	}
+	return entryOf("DELETE", "AuditEvent/x", "", "")
+}
+
+// TestBatchEqualsSerial sends random batches to a server whose store commits what waits
+// for it in any order, and to one that performs one entry after the other. All answers,
+// all resources and all AuditEvents must be equal, also if the answer becomes full.
+func TestBatchEqualsSerial(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		got, closes := newBatchWorld(t)
+		defer closes()
+		want, closesToo := newBatchWorld(t)
+		defer closesToo()
+		got.store.order = func(n int) []int {
+			order := make([]int, n)
+			for i := range order {
+				order[i] = i
+			}
+			return rapid.Permutation(order).Draw(t, "order")
+		}
+		want.SerialBatches()
+		limit := rapid.SampledFrom([]int{0, 0, 30_000, 60_000}).Draw(t, "limit")
+		got.Limits.BundleBytes, want.Limits.BundleBytes = limit, limit
+		minimal := rapid.Bool().Draw(t, "minimal")
+		for range 3 {
+			entries := rapid.SliceOfN(rapid.Custom(randomEntry), 1, 12).Draw(t, "entries")
+			a, b := got.send(t, minimal, entries...), want.send(t, minimal, entries...)
+			for i := range b {
+				if a[i] != b[i] {
+					t.Fatalf("entry %d: %s\n%s\nwant\n%s", i, entries[i], a[i].body, b[i].body)
+				}
+			}
+		}
+		if a, b := got.state(t), want.state(t); !slices.Equal(a, b) {
+			t.Fatalf("%s\nwant\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+		}
+	})
+}
