@@ -15,20 +15,20 @@ import (
 const (
 	// together bounds the entries of a batch that wait for the store at the same time.
 	together = 64
-	// maxOutcome bounds the size in bytes of an OperationOutcome in an answer, which has
-	// few issues with short texts, and envelope that of what surrounds a resource.
+	// maxOutcome bounds the size of an OperationOutcome in bytes. It has few issues, with
+	// short texts.
 	maxOutcome = 16 << 10
-	envelope   = 1 << 10
+	// envelope bounds the size of an entry of the answer without its resource in bytes.
+	envelope = 1 << 10
 )
 
 // batch performs each entry like a separate request. The outcome is that of one request
-// after the other. But entries that cannot affect each other wait for the store
-// together, so that they share commit groups and audit batches: the batch goes on to the
-// next entry as soon as nothing is left to do for an entry but to wait.
+// after the other, but entries that cannot affect each other wait for the store
+// together, and so share its groups and the commits of the audit trail.
 func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
 	named := targets(entries)
 	for len(entries) > 0 {
-		r := &batchRun{s: s, rq: rq, named: named, size: p.size(), capacity: s.remaining(p),
+		r := &batchRun{service: s, rq: rq, named: named, size: p.size(), capacity: s.remaining(p),
 			written: map[fhir.Ref]bool{}, used: map[fhir.Ref]bool{}, slots: make(chan struct{}, together)}
 		n, err := r.perform(ctx, entries)
 		if err != nil {
@@ -63,13 +63,13 @@ func targets(entries []entry) map[fhir.Ref]bool {
 // batchRun is a number of consecutive entries of a batch that cannot affect each other. Its
 // methods are for the goroutine of the batch.
 type batchRun struct {
-	s     *Service
-	rq    *Request
-	named map[fhir.Ref]bool // the resources that entries of the batch update or delete
-	// size is that of the answer so far, and about that of the entries of the run. capacity
-	// is what was left of the answer in bytes before the run; 0 if it was full.
-	size, capacity int
-	out            []*performed
+	service *Service
+	rq      *Request
+	named   map[fhir.Ref]bool // the resources that entries of the batch update or delete
+	size    int               // of the answer in bytes, estimated for the entries in progress
+	// capacity is the number of bytes left in the answer before the run; 0 if it was full.
+	capacity int
+	out      []*performed
 	// written are the resources that the run updates or deletes, and used those that it
 	// reads, writes or refers to.
 	written, used map[fhir.Ref]bool
@@ -114,9 +114,9 @@ type EntryPanic struct {
 // perform performs the entries of the run, which are the first n of entries, and at least
 // one.
 func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err error) {
-	r.s.batches.start()
+	r.service.batches.start()
 	defer func() {
-		r.s.batches.wait()
+		r.service.batches.wait()
 		for range together { // all entries have ended when all slots are free
 			r.slots <- struct{}{}
 		}
@@ -130,7 +130,7 @@ func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err err
 		e := &entries[n]
 		var f footprint // of an entry that is only refused
 		if e.err == nil && r.capacity > 0 {
-			f = r.s.footprint(r.rq, e, r.named)
+			f = r.service.footprint(r.rq, e, r.named)
 		}
 		if n > 0 && (f.alone || r.concerns(&f) || !r.roomy()) {
 			break
@@ -144,8 +144,8 @@ func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err err
 			}
 		}
 		if f.alone {
-			r.s.batches.wait()
-			r.out = append(r.out, &performed{response: r.s.batchEntry(ctx, r.rq, e, r.capacity, nil)})
+			r.service.batches.wait()
+			r.out = append(r.out, &performed{response: r.service.batchEntry(ctx, r.rq, e, r.capacity, nil)})
 			return 1, nil
 		}
 		r.add(&f)
@@ -155,7 +155,8 @@ func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err err
 }
 
 // start starts an entry and returns when it waits for the store or has ended. So the
-// entries of a batch take about one processor, and reach the store in their order.
+// entries of a batch compute one after the other, as if there were no goroutines, and
+// reach the store in about their order.
 func (r *batchRun) start(ctx context.Context, e *entry) {
 	one, size := &performed{}, make(chan int, 1)
 	r.out = append(r.out, one)
@@ -174,37 +175,35 @@ func (r *batchRun) start(ctx context.Context, e *entry) {
 				one.panicked = &EntryPanic{v, debug.Stack()}
 			}
 		}()
-		one.response = r.s.batchEntry(ctx, r.rq, e, r.capacity, waits)
+		one.response = r.service.batchEntry(ctx, r.rq, e, r.capacity, waits)
 	}()
 	r.size += <-size + envelope
 }
 
-// roomy reports whether the answer has room for another entry, or has had none before the
-// run, whatever the size of the entries in progress. If not, these must end before the
-// next one is performed or refused.
+// roomy reports whether the answer certainly has room for another entry, or had none before
+// the run. If not, the entries in progress must end first, so that their size is known.
 func (r *batchRun) roomy() bool {
 	if r.capacity == 0 {
 		return true
 	}
-	limit := r.s.Limits.withDefaults().BundleBytes
+	limit := r.service.Limits.withDefaults().BundleBytes
 	return limit-r.size > limit/32
 }
 
-// footprint is what an entry has to do with other entries of its batch.
+// footprint describes how an entry may affect others of its batch, or depend on them.
 type footprint struct {
-	// alone is set if the entry must be performed before the next one is, and after the
-	// one before.
+	// alone is set if the entry must begin after the entries before it have ended, and end
+	// before the next one begins.
 	alone  bool
 	ref    fhir.Ref // read or written; zero for none
 	writes bool
 	refers []fhir.Ref // references to resources that entries of the batch update or delete
 }
 
-// footprint returns the footprint of an entry. Whatever depends on more than the
-// resource of the entry, the Patients and other subjects to which it refers, and the
-// consents, is alone: searches and criteria, the deletion of Patients, phone-made
-// Observations, and types with rules of their own. So are Consents, on which everything
-// depends.
+// footprint returns the footprint of an entry. An entry is alone if it depends on more
+// than its resource, the subjects to which that refers, and the consents: searches and
+// criteria, the deletion of Patients, phone-made Observations, and types with a Check.
+// Consents are alone, because all other entries depend on them.
 func (s *Service) footprint(rq *Request, e *entry, named map[fhir.Ref]bool) (f footprint) {
 	t := e.target
 	switch {

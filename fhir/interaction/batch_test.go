@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +24,16 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
+
+// TestMain runs few random tests unless -rapid.checks is given.
+func TestMain(m *testing.M) {
+	if f := flag.Lookup("rapid.checks"); f != nil {
+		if err := f.Value.Set("25"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // batchBase is the base URL of the services of these tests.
 const batchBase = "https://pg.example/fhir"
@@ -214,8 +226,9 @@ func organizationOf(identifier, ifNoneExist string) string {
 	if ifNoneExist != "" {
 		ifNoneExist = `"ifNoneExist":"identifier=urn:t|` + ifNoneExist + `",`
 	}
-	return entryOf("POST", "Organization", `{"resourceType":"Organization","name":"x","identifier":[{"system":"urn:t","value":"`+
-		identifier+`"}]}`, ifNoneExist)
+	return entryOf("POST", "Organization",
+		`{"resourceType":"Organization","name":"x","identifier":[{"system":"urn:t","value":"`+
+			identifier+`"}]}`, ifNoneExist)
 }
 
 // entriesThatMeet lists batches whose last two entries concern each other.
@@ -286,9 +299,11 @@ func randomEntry(t *rapid.T) string {
 	precondition := draw("precondition", "", "", "", `"ifMatch":"W/\"1\"",`, `"ifNoneMatch":"*",`, `"ifMatch":"x",`)
 	text := draw("text", "t", "u", strings.Repeat("long ", 2000))
 	switch draw("kind", "patient", "observation", "observation", "measured", "measured", "measured", "organization",
-		"organization", "once", "once", "read", "read", "version", "history", "search", "forget", "leave", "bad", "denied") {
+		"organization", "once", "once", "read", "read", "version", "history", "search", "forget", "leave", "bad",
+		"denied") {
 	case "patient":
-		return entryOf("PUT", "Patient/"+person, `{"resourceType":"Patient","id":"`+person+`","name":[{"text":"`+text+`"}]}`,
+		return entryOf("PUT", "Patient/"+person,
+			`{"resourceType":"Patient","id":"`+person+`","name":[{"text":"`+text+`"}]}`,
 			precondition)
 	case "observation":
 		return entryOf("PUT", "Observation/"+obs, measurement(obs, subject, text), precondition)
@@ -352,4 +367,133 @@ func TestBatchEqualsSerial(t *testing.T) {
 			t.Fatalf("%s\nwant\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
 		}
 	})
+}
+
+// counting is a store that commits nothing before as many commits wait for it as can.
+type counting struct {
+	store.Store
+	mu      sync.Mutex
+	changed sync.Cond
+	waiting int
+	most    int
+	arrived int
+	fill    int // commits that wait together
+	total   int // commits of the test, the last of which may be fewer
+}
+
+// Commit implements store.Store.
+func (s *counting) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	s.mu.Lock()
+	s.waiting++
+	s.arrived++
+	s.most = max(s.most, s.waiting)
+	s.changed.Broadcast()
+	for target := (s.arrived + s.fill - 1) / s.fill * s.fill; s.arrived < min(target, s.total); {
+		s.changed.Wait()
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.waiting--
+		s.mu.Unlock()
+	}()
+	return s.Store.Commit(ctx, b)
+}
+
+// TestBatchWaitsTogether sends a batch of creates to a store that commits nothing before
+// it has as many commits as a batch may have in progress. One create after the other
+// would never end. More would be too many for the memory and for other requests.
+func TestBatchWaitsTogether(t *testing.T) {
+	w, closes := newBatchWorld(t)
+	defer closes()
+	w.OnBatchRun(nil, nil)
+	const n = 3*interaction.Together + 5
+	c := &counting{Store: w.store.Store, fill: interaction.Together, total: n}
+	c.changed.L = &c.mu
+	w.Store = c
+	var entries []string
+	for range n {
+		entries = append(entries, organizationOf("7", ""))
+	}
+	for i, a := range w.send(t, true, entries...) {
+		if a.status != "201 Created" {
+			t.Errorf("entry %d: %s", i, a.status)
+		}
+	}
+	if c.most != interaction.Together {
+		t.Errorf("%d commits at the same time, want %d", c.most, interaction.Together)
+	}
+}
+
+// TestBatchEnds tests that a batch whose grant or context ends starts no further entry,
+// waits for those that it has started, and returns no result.
+func TestBatchEnds(t *testing.T) {
+	entries := slices.Repeat([]string{organizationOf("7", "")}, 20)
+	ended := fhir.Errorf(fhir.Unauthorized, "test", "the token was revoked")
+	for _, test := range []struct {
+		name string
+		want fhir.Kind
+	}{{"grant", fhir.Unauthorized}, {"context", fhir.Unavailable}} {
+		t.Run(test.name, func(t *testing.T) {
+			w, closes := newBatchWorld(t)
+			defer closes()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			grant, checks := *access.All(), 0
+			grant.Recheck = func(context.Context) error {
+				if checks++; checks < 10 {
+					return nil
+				}
+				if test.name == "context" {
+					cancel()
+					return nil
+				}
+				return ended
+			}
+			rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
+				Grant: &grant}}}
+			p, err := w.Bundle(ctx, rq, []byte(batchOf(entries...)), false)
+			if p != nil || fhir.KindOf(err) != test.want {
+				t.Errorf("%v", err)
+			}
+			created := 0
+			for _, r := range w.state(t) {
+				if strings.HasPrefix(r, "Organization/") {
+					created++
+				}
+			}
+			// Entries in progress may fail when the context ends.
+			if created > 10 || created < 10 && test.name == "grant" {
+				t.Errorf("%d entries were performed", created)
+			}
+		})
+	}
+}
+
+// panicking is a validator that panics for a resource with the text "panic".
+type panicking struct{ interaction.Validator }
+
+func (v panicking) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+	if strings.Contains(string(body), "panic") {
+		panic("in the validator")
+	}
+	return v.Validator.Create(typ, body, id)
+}
+
+// TestBatchPanics tests that a panic in an entry reaches the goroutine of the caller,
+// which recovers it, with the stack of the entry, after the other entries have ended.
+func TestBatchPanics(t *testing.T) {
+	w, closes := newBatchWorld(t)
+	defer closes()
+	w.Validator = panicking{w.Validator}
+	defer func() {
+		p, ok := recover().(*interaction.EntryPanic)
+		if !ok || p.Value != "in the validator" || !strings.Contains(string(p.Stack), "panicking.Create") {
+			t.Errorf("%v", p)
+		}
+		if s := w.state(t); len(s) != 4 { // two Organizations and their events
+			t.Errorf("%d: %v", len(s), s)
+		}
+	}()
+	w.send(t, false, organizationOf("7", ""), organizationOf("panic", ""), organizationOf("8", ""))
 }
