@@ -299,7 +299,7 @@ func (t *target) fill(filled *atomic.Int64, size int64) error {
 			filled.Add(-bundleSize)
 			return errDone
 		}
-		_, err := do(http.MethodPost, "", t.bench.bundle(int(from), bundleSize), http.StatusOK)
+		_, err := do(http.MethodPost, "", t.bench.bundle("transaction", int(from), bundleSize), http.StatusOK)
 		return err
 	})
 	if err == nil && filled.Load() < size {

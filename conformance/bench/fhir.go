@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -206,7 +207,7 @@ func (b *bench) transactions() error {
 	const size = 100
 	bundles := max(1, (b.opt.seedObs-b.opt.requests)/size)
 	rate, lat, err := b.load(bundles, func(do send, i int) error {
-		_, err := do("POST", "", b.bundle(b.opt.requests+i*size, size), 200)
+		_, err := do("POST", "", b.bundle("transaction", b.opt.requests+i*size, size), 200)
 		return err
 	})
 	if err != nil {
@@ -217,10 +218,45 @@ func (b *bench) transactions() error {
 	return nil
 }
 
-// bundle returns a transaction that creates n Observations from a number on.
-func (b *bench) bundle(from, n int) []byte {
+// batches sends batches of 1,000 creates, one at a time, whose entries the server may
+// perform together.
+func (b *bench) batches() error {
+	const size, rounds = 1000, 5
+	count := func() (int, error) {
+		_, page, err := b.client.JSON("GET", "Observation?_summary=count&patient="+b.patient, nil)
+		total, _ := page["total"].(float64)
+		return int(total), err
+	}
+	before, err := count()
+	if err != nil {
+		return err
+	}
+	do, end, err := b.line()
+	if err != nil {
+		return err
+	}
+	var lat []time.Duration
+	for i := range rounds {
+		at := time.Now()
+		if _, err := do("POST", "", b.bundle("batch", b.opt.seedObs+i*size, size), 200); err != nil {
+			return errors.Join(err, end())
+		}
+		lat = append(lat, time.Since(at))
+	}
+	slices.Sort(lat)
+	b.add("batch of creates", float64(size)/lat[rounds/2].Seconds(), "resources/s",
+		fmt.Sprintf("%d batches of %d, one at a time, p50 %.1f ms", rounds, size, ms(lat, .5)))
+	after, err := count()
+	if err == nil && after-before != rounds*size { // the status of a batch says nothing of its entries
+		err = fmt.Errorf("%d of %d creates in batches succeeded", after-before, rounds*size)
+	}
+	return errors.Join(err, end())
+}
+
+// bundle returns a Bundle that creates n Observations from a number on.
+func (b *bench) bundle(typ string, from, n int) []byte {
 	var buf bytes.Buffer
-	buf.WriteString(`{"resourceType":"Bundle","type":"transaction","entry":[`)
+	buf.WriteString(`{"resourceType":"Bundle","type":"` + typ + `","entry":[`)
 	for k := range n {
 		if k > 0 {
 			buf.WriteByte(',')

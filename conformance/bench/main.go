@@ -77,7 +77,7 @@ func main() {
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-" sends none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "",
-		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, floors, restart, cluster (only if named)")
+		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, batches, floors, restart, cluster (only if named)")
 	flag.StringVar(&o.mix, "mix", "ingest,export",
 		"background load of the step mixed, besides notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section with the figures to this file")
@@ -182,8 +182,8 @@ func (b *bench) own(hc *http.Client) error {
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
 		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
 		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
-		{"links", b.links}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
-		{"restart", b.restart}, {clusterStep, b.cluster}})
+		{"links", b.links}, {"ingest", b.ingest}, {"samples", b.samples}, {"batches", b.batches},
+		{"floors", b.floors}, {"restart", b.restart}, {clusterStep, b.cluster}})
 }
 
 // newClient registers a client of srv that may do everything.

@@ -5,6 +5,7 @@
 package clusterrun
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -290,10 +291,31 @@ func (s *Servers) next() int {
 // Run runs a command of the operator at another process than the last one.
 func (s *Servers) Run(out any, args ...string) error { return s.RunStdin(nil, out, args...) }
 
-// RunStdin is Run with standard input.
+// RunStdin is Run with standard input. A command that a process refuses because it cannot
+// confirm that it is up to date has done nothing. It is repeated for two minutes, as the
+// operator is told, because a log on a busy machine is slow.
 func (s *Servers) RunStdin(in io.Reader, out any, args ...string) error {
-	return s.nodes[s.next()].RunStdin(in, out, args...)
+	var input []byte
+	if in != nil {
+		var err error
+		if input, err = io.ReadAll(in); err != nil {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		if in != nil {
+			in = bytes.NewReader(input)
+		}
+		err := s.nodes[s.next()].RunStdin(in, out, args...)
+		if err == nil || !strings.Contains(err.Error(), notUpToDate) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
+
+// notUpToDate is a part of the text with which a process refuses a command before it does
+// anything.
+const notUpToDate = "cannot confirm that it is up to date; repeat the command"
 
 // RunAll runs a command at every process.
 func (s *Servers) RunAll(args ...string) error {

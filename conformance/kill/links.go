@@ -334,6 +334,7 @@ func (l *links) content(srv *clusterrun.Servers, patients []string) (map[string]
 	if err != nil {
 		return nil, err
 	}
+	c.HTTP.Timeout = 2 * time.Minute // several processes look at their log before each block
 	all, _, err := c.Export("$export?_type=Observation")
 	if err != nil {
 		return nil, err

@@ -67,27 +67,6 @@ func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal 
 	return p, nil
 }
 
-// batch performs each entry like a separate request. Entries do not affect each
-// other (R4 http.html#brules).
-func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
-	for i := range entries {
-		if err := ctx.Err(); err != nil {
-			return &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.Batch", Err: err}
-		}
-		r := s.batchEntry(ctx, rq, &entries[i], s.remaining(p))
-		// Results of earlier entries must not be returned either.
-		if err := rq.Principal.Grant.Live(ctx); err != nil {
-			return err
-		}
-		p.response(s.Base, &r, minimal)
-		// Results of earlier entries must not be returned either.
-		if err := rq.Principal.Grant.Live(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // remaining returns the number of bytes left for further entries of the response
 // Bundle, or 0 if it is full. It treats the last thirty-second of the limit as
 // full, because a page of a few bytes would be useless.
@@ -258,40 +237,6 @@ func (p *Page) response(base string, r *response, minimal bool) {
 		p.entries = append(p.entries, r4.OutcomeJSON(r.err)...)
 	}
 	p.entries = append(p.entries, `}}`...)
-}
-
-// batchEntry performs one entry of a batch. The capacity is the maximum size of its
-// answer in bytes.
-func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, capacity int) response {
-	const op = "interaction.Batch"
-	one := *rq
-	one.Line, one.capacity = e.line(), capacity
-	t := e.target
-	pre, err := e.preconditions()
-	switch {
-	case e.err != nil:
-		err = e.err
-	case capacity == 0:
-		err = at(e.path(), s.errFull(op))
-	}
-	if err != nil {
-		return failed(s.refuse(ctx, &one, "batch", t.ref(), err))
-	}
-	var w Written
-	switch e.Method {
-	case "POST":
-		w, err = s.Create(ctx, &one, t.typ, e.Resource, e.IfNoneExist)
-	case "PUT":
-		w, err = s.Update(ctx, &one, t.ref(), e.Resource, pre)
-	case "DELETE":
-		w, err = s.Delete(ctx, &one, t.ref(), pre)
-	default:
-		return s.get(ctx, &one, e, pre, 0)
-	}
-	if err != nil {
-		return failed(err)
-	}
-	return wrote(w)
 }
 
 // preconditions parses the conditional elements of the entry's request.

@@ -69,6 +69,7 @@ func (s *Service) createOnce(ctx context.Context, rq *Request, op string, res fh
 		}
 		disc.add(c)
 		if c.match != nil {
+			rq.wait(len(c.match.JSON))
 			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
 		b.Guards, b.Touches = c.guards(), c.guards()
@@ -101,7 +102,7 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, b *store.Ba
 	}
 	b.Writes = append(b.Writes, d.write)
 	b.Refer(d.patients()...)
-	out, err := s.commit(ctx, b, evs...)
+	out, err := s.commit(ctx, rq, b, evs...)
 	if err != nil {
 		return Written{}, raced(err)
 	}

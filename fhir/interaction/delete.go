@@ -34,6 +34,7 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 		return 0, err
 	}
 	if d.done {
+		rq.wait(0)
 		return d.version, s.Audit.Record(ctx, d.events(rq)...)
 	}
 	if ref.Type == "Patient" {
@@ -48,7 +49,7 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 		b.Abandon(ref.ID)
 	}
 	b.Writes = append(b.Writes, d.write)
-	out, err := s.commit(ctx, b, d.events(rq)...)
+	out, err := s.commit(ctx, rq, b, d.events(rq)...)
 	if err != nil {
 		return 0, raced(err)
 	}

@@ -28,6 +28,18 @@
 // replaces references and links (R4 http.html#trules) before validation, so that
 // the stored text is what has been validated.
 //
+// # Batches
+//
+// The outcome of a batch is that of its entries as separate requests, one after the
+// other. But consecutive entries that cannot affect each other wait for the store
+// together, up to 64 at a time: creates without criteria, and updates, deletes and reads
+// of different resources, none of which refers to one that another entry writes. So a
+// thousand creates take a few round trips to the disk or the log instead of a thousand.
+// Their commits have no particular order. All other entries begin after those before
+// them have ended, and end before the next one begins: searches, histories, conditional
+// creates, deletes of Patients, Consents, types with a Check, and phone-made
+// Observations.
+//
 // # Phone-made Observations
 //
 // Apps make Observations of HealthKit samples on the phone, with faults: fractions as

@@ -42,6 +42,7 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	ev := rq.event(interaction, ref.Type)
 	ev.Patient = facts.Patient
 	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
+	rq.wait(len(r.JSON))
 	if err := s.Audit.Record(ctx, ev); err != nil {
 		return fhir.Resource{}, err
 	}

@@ -75,6 +75,7 @@ func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, r
 		ev.Data = []audit.DataRef{{Ref: ref}}
 		evs = append(evs, ev)
 	}
+	rq.wait(maxOutcome)
 	// Record the request even if the caller has disconnected.
 	if err := s.Audit.Record(context.WithoutCancel(ctx), evs...); err != nil {
 		return errors.Join(err, cause)
@@ -95,15 +96,24 @@ func (s *Service) disclose(ctx context.Context, rq *Request, evs ...audit.Event)
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return s.refuse(ctx, rq, evs[0].Interaction, fhir.Ref{}, err)
 	}
+	rq.wait(maxOutcome)
 	return s.Audit.Record(ctx, evs...)
 }
 
 // commit adds the events to b and commits it.
-func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event) (store.Result, error) {
+func (s *Service) commit(ctx context.Context, rq *Request, b *store.Batch, evs ...audit.Event) (store.Result, error) {
+	size := 0
+	for i := range b.Writes {
+		size += len(b.Writes[i].Resource.JSON)
+	}
 	for _, ev := range evs {
 		access.Disclose(ctx, ev.Patient)
 	}
-	res, err := audit.Commit(ctx, s.Store, s.Audit, b, evs...)
+	if err := audit.Append(s.Audit, b, evs...); err != nil {
+		return store.Result{}, err
+	}
+	rq.wait(size)
+	res, err := s.Store.Commit(ctx, b)
 	if err == nil {
 		access.Committed(ctx, uint64(res.Seq))
 	}

@@ -42,6 +42,16 @@ type Request struct {
 	// room is the number of bytes that a page may have as an entry of a Bundle;
 	// 0 is no limit beside that of the server.
 	capacity int
+	// waits, if not nil, is called when nothing is left to do but to wait for the store.
+	// size is about the size of the resource in the answer in bytes.
+	waits func(size int)
+}
+
+// wait reports that the request is about to wait for the store.
+func (rq *Request) wait(size int) {
+	if rq.waits != nil {
+		rq.waits(size)
+	}
 }
 
 // Limits bounds the work for one request. A zero field means the default.
@@ -86,6 +96,8 @@ type Service struct {
 	randMu sync.Mutex
 	locks  locks
 	pages  pageSealer
+
+	batches batchTests
 }
 
 // newID returns a random id. It serializes the reads of Rand.

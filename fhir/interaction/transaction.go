@@ -224,7 +224,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			b.Writes = append(b.Writes, d.write)
 		}
 	}
-	res, err := s.commit(ctx, b, transactionEvents(rq, live, disc)...)
+	res, err := s.commit(ctx, rq, b, transactionEvents(rq, live, disc)...)
 	if err != nil {
 		return 0, raced(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
 )
 
@@ -56,8 +57,12 @@ func (s *Server) recover(c *gin.Context) {
 		if v == nil {
 			return
 		}
+		stack := debug.Stack()
+		if e, ok := v.(*interaction.EntryPanic); ok {
+			v, stack = e.Value, e.Stack
+		}
 		s.Logger.ErrorContext(c.Request.Context(), "panic", "request_id", RequestID(c), "value",
-			fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+			fmt.Sprintf("%T", v), "stack", string(stack))
 		if !c.Writer.Written() {
 			fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
 			return

@@ -27,6 +27,9 @@ func TestPanic(t *testing.T) {
 	e := gin.New()
 	e.Use(s.identify, s.recover)
 	e.GET("/before", func(*gin.Context) { panic("canary") })
+	e.POST("/entry", func(*gin.Context) {
+		panic(&interaction.EntryPanic{Value: "canary", Stack: []byte("the stack of the entry")})
+	})
 	e.GET("/amid", func(c *gin.Context) {
 		c.String(http.StatusOK, "half of ")
 		c.Writer.Flush()
@@ -55,6 +58,10 @@ func TestPanic(t *testing.T) {
 				!strings.Contains(body, "OperationOutcome") || strings.Contains(body, "canary") {
 				t.Errorf("before the answer: %d %s %v", status, body, err)
 			}
+			r, err := srv.Client().Post(srv.URL+"/entry", "text/plain", nil)
+			if err != nil || r.StatusCode != http.StatusInternalServerError || r.Body.Close() != nil {
+				t.Errorf("in an entry of a batch: %v %v", r, err)
+			}
 			if status, body, err := get("/amid"); err == nil {
 				t.Errorf("amid the answer: %d %q looks whole", status, body)
 			}
@@ -64,7 +71,7 @@ func TestPanic(t *testing.T) {
 		})
 	}
 	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be aborted") ||
-		!strings.Contains(out, "msg=panic") {
+		!strings.Contains(out, "msg=panic") || !strings.Contains(out, "the stack of the entry") {
 		t.Error(out)
 	}
 }
