@@ -14,6 +14,7 @@ import (
 	"pulsegate/cmd/internal/membership"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
+	"pulsegate/fhir/cluster/datadir"
 	"pulsegate/fhir/cluster/hints"
 	"pulsegate/fhir/cluster/mirror"
 	"pulsegate/fhir/cluster/nodes"
@@ -46,6 +47,7 @@ const (
 type member struct {
 	*cluster.Member
 	env   environment
+	dir   *datadir.Lock
 	log   *mongolog.Log
 	keys  sealed.Keys
 	vault *sealed.Vault
@@ -78,6 +80,10 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
+	if m.dir, err = datadir.Acquire(env.config.Data); err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	m.closers.add(m.dir.Close)
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
@@ -106,8 +112,8 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	if err := m.importKeys(ctx); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
-		Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Dir: m.dir.ID(), Lease: env.lease,
+		Clock: time.Now, Logger: env.log}); err != nil {
 		return nil, err
 	}
 	if err := m.openMirror(); err != nil {
@@ -173,7 +179,7 @@ func (m *member) connect() (err error) {
 			return err
 		}
 		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys, hints.Options{Wake: m.wake,
-			Self: hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
+			Self: hints.Holder{Node: m.node(), Address: address, Dir: m.dir.ID()}, Logger: m.env.log})
 		if err != nil {
 			return err
 		}
@@ -396,7 +402,10 @@ func (m *member) close() error {
 	if m.stop != nil {
 		m.stop()
 	}
-	m.work.Wait() // it gives up its roles, which needs the store
+	if m.roles != nil {
+		m.roles.Close() // it releases the roles, which needs the store
+	}
+	m.work.Wait()
 	err := m.closers.close()
 	m.serving.Wait()
 	return err
