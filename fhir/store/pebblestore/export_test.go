@@ -35,6 +35,9 @@ func ApplyEarly(s *Shared) { s.broken.applyEarly = true }
 // Forget breaks a shared store: it takes an unknown outcome for a failure.
 func Forget(s *Shared) { s.broken.forget = true }
 
+// Reads makes a process one of a program that reads rows up to a schema.
+func Reads(s *Shared, schema uint32) { s.newest = schema }
+
 // RowSum returns a hash of all rows of the store, and the position to which it belongs.
 func RowSum(d *DB) (sum string, at sharedlog.Position, err error) {
 	v, err := d.enter("pebblestore.RowSum")
