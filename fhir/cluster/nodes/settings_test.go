@@ -141,10 +141,11 @@ func TestAdmitUnheard(t *testing.T) {
 // from starting with new settings, and that one with another directory does.
 func TestAdmitFormerSelf(t *testing.T) {
 	admitting(t, func(a admission) {
-		a.must("one@dir", "packs=1")()
+		one := a.must("one@dir", "packs=1") // seems to live until the end
 		a.refused("one@copy", "packs=2", "server one")
 		a.refused("two@dir", "packs=2", "server one")
 		a.must("one@dir", "packs=2")()
+		one()
 	})
 }
 
