@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/membership"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
@@ -46,14 +47,16 @@ const (
 // member is this server's membership in a cluster.
 type member struct {
 	*cluster.Member
-	env   environment
-	dir   *datadir.Lock
-	log   *mongolog.Log
-	keys  sealed.Keys
-	vault *sealed.Vault
-	roles *role.Leases
-	nodes *nodes.Registry
-	redis *hints.Redis // nil without Redis
+	env  environment
+	dir  *datadir.Lock
+	log  *mongolog.Log
+	keys sealed.Keys
+	// settings are those that must be the same on all servers.
+	settings nodes.Settings
+	vault    *sealed.Vault
+	roles    *role.Leases
+	nodes    *nodes.Registry
+	redis    *hints.Redis // nil without Redis
 	// store is the store of this server, through the relay if there is one.
 	store database
 	relay *relay.Store // nil without Redis
@@ -84,6 +87,9 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	m.closers.add(m.dir.Close)
+	if m.settings, err = agreedSettings(env); err != nil {
+		return nil, err
+	}
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
@@ -105,6 +111,10 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	m.store = m.DB
 	if err := m.connect(); err != nil {
 		return nil, err
+	}
+	if err := m.nodes.Admit(ctx); err != nil {
+		return nil, admin.Advise(err, "give this server the same settings, or permit a change from server to server "+
+			"with `pulsegate cluster roll` on a running server")
 	}
 	if m.vault, err = sealed.Open(ctx, m.store, m.keys); err != nil {
 		return nil, err
@@ -189,7 +199,8 @@ func (m *member) connect() (err error) {
 			return err
 		}
 	}
-	o := nodes.Options{Self: m.self, State: m.store, Clock: time.Now, Logger: m.env.log}
+	o := nodes.Options{Self: m.self, State: m.store, Clock: time.Now, Logger: m.env.log,
+		Interval: m.env.lease / 3} // 0 is the default
 	if m.redis != nil {
 		o.Beats = m.redis
 	}
@@ -264,7 +275,7 @@ func (m *member) node() string {
 // self describes this server to the others.
 func (m *member) self() nodes.Node {
 	n := nodes.Node{Name: m.node(), Version: m.env.version, Started: m.started, Index: m.Position().Index,
-		Schema: pebblestore.RowSchema}
+		Schema: pebblestore.RowSchema, Dir: m.dir.ID(), Settings: m.settings}
 	if m.redis != nil {
 		h := m.redis.Self()
 		n.Instance, n.Address = h.Instance, h.Address
@@ -293,7 +304,7 @@ func (m *member) limits() limit.Shared {
 func (m *member) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.work.Go(func() { m.nodes.Run(ctx) })
-	m.work.Go(func() { m.watchClock(ctx) })
+	m.work.Go(func() { m.watch(ctx) })
 	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
@@ -327,7 +338,9 @@ func (m *member) measureClock(ctx context.Context) error {
 	return nil
 }
 
-func (m *member) watchClock(ctx context.Context) {
+// watch measures the clock from time to time. It also looks whether the schema of rows was
+// raised, in case that the entry that tells of it is missing.
+func (m *member) watch(ctx context.Context) {
 	t := time.NewTicker(lookAtClock)
 	defer t.Stop()
 	for {
@@ -336,8 +349,13 @@ func (m *member) watchClock(ctx context.Context) {
 			return
 		case <-t.C:
 			// Without MongoDB, the server is not ready in any case.
-			if err := m.measureClock(ctx); err == nil {
-				continue
+			_ = m.measureClock(ctx)
+			id, err := m.log.Identity(ctx)
+			if err == nil {
+				err = m.RaiseSchema(id.Schema)
+			}
+			if err != nil && ctx.Err() == nil {
+				m.env.log.Warn("the schema of the cluster is not known", "error", err)
 			}
 		}
 	}

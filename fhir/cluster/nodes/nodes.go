@@ -246,6 +246,10 @@ func (r *Registry) Nodes(ctx context.Context) ([]Node, error) {
 	r.asked = false
 	var list []Node
 	for id, s := range r.seen {
+		if _, stored := rows[id]; err == nil && s.lost && s != self && !stored {
+			delete(r.seen, id) // it was known by its row, and has removed it
+			continue
+		}
 		// If the clock was set back, the process was heard in the future.
 		if age := now.Sub(s.at); age >= 0 && age < life*r.opts.Interval {
 			list = append(list, s.node)
