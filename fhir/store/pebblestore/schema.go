@@ -83,7 +83,8 @@ func CheckSchema(written uint32) error { return checkSchema(written, RowSchema) 
 func checkSchema(written, newest uint32) error {
 	switch {
 	case written > newest:
-		return tooOld(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d", written, newest))
+		return tooOld(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d; install a newer version of it",
+			written, newest))
 	case written < oldestSchema:
 		return fault.Refusal(fmt.Sprintf("the cluster writes row schema %d, which this program cannot write", written))
 	}
