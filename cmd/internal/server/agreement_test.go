@@ -66,7 +66,8 @@ func TestAgreedSettings(t *testing.T) {
 		{"a secret elsewhere", vendorFile("v1", "id", "s", "o"), vendorFile("v2", "id", "t", "p"), ""},
 		{"a client", vendorFile("v1", "id", "s", "o"), vendorFile("v3", "other", "s", "o"), "vendors"},
 		{"a policy", map[string]string{"preferred": "true", "preferred-policy": write(t, dir, "1.yaml", "x")},
-			map[string]string{"preferred": "true", "preferred-policy": write(t, dir, "2.yaml", "y")}, "preferred-policy"},
+			map[string]string{"preferred": "true", "preferred-policy": write(t, dir, "2.yaml", "y")},
+			"preferred-policy"},
 	} {
 		a, b := of(c.a), of(c.b)
 		var differing []string

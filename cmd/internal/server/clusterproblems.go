@@ -40,7 +40,8 @@ func (m *member) problems(s *admin.Cluster) []string {
 	seen, peers := map[string]int{}, 0
 	for _, n := range s.Nodes {
 		if seen[n.Node]++; seen[n.Node] == 2 {
-			add("two servers have the name %s, or it was restarted some seconds ago with another data directory", n.Node)
+			add("two servers have the name %s, or it was restarted some seconds ago with another data directory",
+				n.Node)
 		}
 		if n.Address != "" {
 			peers++
@@ -104,8 +105,9 @@ func (m *member) roll(in admin.ClusterRoll) (r nodes.Roll, err error) {
 	}
 	for _, s := range in.Settings {
 		if s == baseURLSetting {
-			return r, fhir.Errorf(fhir.Conflict, name, "base-url cannot differ, because clients and tokens belong to one "+
-				"address; stop all servers, and start them with the new one")
+			return r, fhir.Errorf(fhir.Conflict, name,
+				"base-url cannot differ, because clients and tokens belong to one "+
+					"address; stop all servers, and start them with the new one")
 		}
 		if m.settings[s] == "" {
 			return r, fhir.Errorf(fhir.Invalid, name, "%.40q is not a setting that all servers must have alike", s)
@@ -122,7 +124,8 @@ func (ops operations) onePacks(ctx context.Context) error {
 	}
 	list, _, err := ops.member.differences(ctx)
 	if err == nil && slices.ContainsFunc(list, func(d nodes.Difference) bool { return d.Setting == packsSetting }) {
-		err = admin.Advise(fhir.Errorf(fhir.Conflict, "server.Remap", "the servers of the cluster have different mapping packs"),
+		err = admin.Advise(fhir.Errorf(fhir.Conflict, "server.Remap",
+			"the servers of the cluster have different mapping packs"),
 			"restart the servers with the old ones first; `pulsegate cluster status` names them")
 	}
 	return err

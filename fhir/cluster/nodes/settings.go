@@ -145,8 +145,9 @@ func (a *agreement) admit(self Node, others []Node, now time.Time) (replaces boo
 		used = append(used, v)
 		for _, name := range self.Settings.differing(v) {
 			if !a.Roll.allows(name, now) {
-				return false, fhir.Errorf(fhir.Conflict, "nodes.Admit", "%s: its content is another one than at the server %s "+
-					"(%s here, %s there); all servers of a cluster must have the same", name, others[i].Name,
+				return false, fhir.Errorf(fhir.Conflict, "nodes.Admit",
+					"%s: its content is another one than at the server %s "+
+						"(%s here, %s there); all servers of a cluster must have the same", name, others[i].Name,
 					self.Settings[name], v[name])
 			}
 		}

@@ -40,8 +40,9 @@ func (s *schemas) load(version []byte) error {
 			version, oldestSchema, s.newest))
 	}
 	if n > uint64(s.newest) {
-		return schemaError{fault.Refusal(fmt.Sprintf("the store has schema version %d; this program reads versions %d to %d",
-			n, oldestSchema, s.newest))}
+		return schemaError{fault.Refusal(
+			fmt.Sprintf("the store has schema version %d; this program reads versions %d to %d",
+				n, oldestSchema, s.newest))}
 	}
 	s.stored = uint32(n)
 	return nil
@@ -86,7 +87,8 @@ func checkSchema(written, newest uint32) error {
 		return tooOld(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d; install a newer version of it",
 			written, newest))
 	case written < oldestSchema:
-		return fault.Refusal(fmt.Sprintf("the cluster writes row schema %d, which this program cannot write", written))
+		return fault.Refusal(fmt.Sprintf("the cluster writes row schema %d, which this program cannot write",
+			written))
 	}
 	return nil
 }

@@ -108,7 +108,8 @@ func TestRaiseSchema(t *testing.T) {
 	// A program that is too old refuses the store itself, too.
 	q := g.processes[1]
 	q.change = nil
-	if _, err := q.open(); !errors.Is(err, pebblestore.ErrSchema) || !strings.Contains(err.Error(), "schema version 5") {
+	if _, err := q.open(); !errors.Is(err, pebblestore.ErrSchema) ||
+		!strings.Contains(err.Error(), "schema version 5") {
 		t.Errorf("an old program opens a new store: %v", err)
 	}
 	q.change = p.change

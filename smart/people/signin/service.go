@@ -88,7 +88,8 @@ func New(options Options) (*Service, error) {
 		metric.WithUnit("{attempt}"),
 		metric.WithDescription("Sign-ins by way and outcome"))
 	return &Service{Options: options, throttle: authn.Throttle{Store: options.Store, Clock: options.Clock}, count: n,
-		refusals: limit.NewBuckets(recorded, recorded).Share(options.Shared, "signin denied")}, fhir.Wrap("signin.New", err)
+			refusals: limit.NewBuckets(recorded, recorded).Share(options.Shared, "signin denied")},
+		fhir.Wrap("signin.New", err)
 }
 
 // From describes the origin of a request.

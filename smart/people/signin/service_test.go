@@ -50,7 +50,8 @@ func TestRefusalsTogether(t *testing.T) {
 	} {
 		n := 0
 		for range 4 {
-			s, err := New(Options{Store: struct{ store.State }{}, Audit: struct{ audit.Trail }{}, Users: &user.Registry{},
+			s, err := New(Options{Store: struct{ store.State }{}, Audit: struct{ audit.Trail }{},
+				Users:    &user.Registry{},
 				Sessions: &session.Sessions{}, Passwords: authn.NewPasswords(nil), Vault: &authn.Vault{},
 				ResourceExists: func(context.Context, fhir.Ref) (bool, error) { return false, nil },
 				EndAccess:      func(context.Context, *store.Batch, string, string, audit.Caller) error { return nil },
