@@ -102,6 +102,9 @@ func (m *Member) open(ctx context.Context) error {
 	if m.Identity == (sharedlog.Identity{}) {
 		return m.found(ctx, had)
 	}
+	if err := pebblestore.CheckSchema(m.Identity.Schema); err != nil {
+		return err // before a snapshot is installed, or anything is discarded
+	}
 	if had.Alone() {
 		return fmt.Errorf("%s holds the store of a server that was alone, and the cluster has a store of its own: "+
 			"move the data directory away, and this server joins with an empty one", m.opts.Dir)
@@ -289,6 +292,7 @@ func (m *Member) Snapshot(ctx context.Context) (*sharedlog.Manifest, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: "cluster.Snapshot", Err: ctx.Err()}
 	}
 	defer func() { <-m.taking }()
+	m.taker.Identity.Schema = max(m.taker.Identity.Schema, m.WrittenSchema())
 	return m.taker.Take(ctx)
 }
 

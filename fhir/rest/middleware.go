@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 )
 
@@ -195,15 +196,11 @@ func (s *Server) authenticate(c *gin.Context) {
 	fail(c, err)
 }
 
+// recordDenied counts a request without a valid token, and reports whether it may be
+// recorded in the audit trail.
 func (s *Server) recordDenied() bool {
-	now := s.Clock().Unix()
-	s.denied.Lock()
-	defer s.denied.Unlock()
-	if s.denied.second != now {
-		s.denied.second, s.denied.n = now, 0
-	}
-	s.denied.n++
-	return s.denied.n <= s.Limits.withDefaults().Denied
+	_, ok := s.denied.Take(limit.Named(""), s.Clock(), 1)
+	return ok
 }
 
 func (s *Server) limitTime(c *gin.Context) {

@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/limit"
 )
 
 // Authenticator authenticates the caller of a request. Its errors are *fhir.Error,
@@ -30,6 +31,8 @@ type Limits struct {
 	Inflated int64         // size of a decompressed body in bytes; 50 MiB by default
 	Timeout  time.Duration // for the work, without the transfer; 60 s by default
 	Denied   int           // recorded requests without a valid token per second; 20 by default
+	// Shared, if set, makes Denied the limit of all processes of a cluster together.
+	Shared limit.Shared
 }
 
 func (l Limits) withDefaults() Limits {
@@ -74,11 +77,7 @@ type Server struct {
 	Unavailable func(c *gin.Context, err error)
 
 	randMu sync.Mutex
-	denied struct {
-		sync.Mutex
-		second int64
-		n      int
-	}
+	denied *limit.Buckets // set by Engine
 }
 
 const prefix = "/fhir"
@@ -86,6 +85,8 @@ const prefix = "/fhir"
 // Engine returns a gin engine with the middleware of the server and the FHIR
 // routes. Other handlers may be mounted on it.
 func (s *Server) Engine() *gin.Engine {
+	recorded := s.Limits.withDefaults().Denied
+	s.denied = limit.NewBuckets(recorded, recorded).Share(s.Limits.Shared, "rest denied")
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.RedirectTrailingSlash = false

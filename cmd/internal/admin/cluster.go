@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"pulsegate/fhir/cluster/nodes"
 	"pulsegate/fhir/cluster/role"
 )
 
@@ -33,6 +34,19 @@ type Cluster struct {
 	Roles     []role.Holder     `json:"roles"`
 	Snapshots []ClusterSnapshot `json:"snapshots"`
 	Mirror    *ClusterMirror    `json:"mirror,omitempty"`
+	// Differences are the settings in which live servers differ, and Roll is the
+	// permission to do so, nil if there is none.
+	Differences []nodes.Difference `json:"differences"`
+	Roll        *nodes.Roll        `json:"roll,omitempty"`
+	// Problems says what needs a look. `pulsegate cluster status` fails if there are any.
+	Problems []string `json:"problems"`
+}
+
+// ClusterRoll is the input of `cluster roll`.
+type ClusterRoll struct {
+	Settings []string `json:"settings"`
+	Seconds  int64    `json:"seconds"` // for which it is permitted
+	End      bool     `json:"end"`     // ends the permission
 }
 
 // ClusterSequencer is the server that puts the commits of all servers into the log.
@@ -96,6 +110,9 @@ type ClusterOperations interface {
 	// RaiseClusterSchema lets the servers write the newest encoding that all of them
 	// read.
 	RaiseClusterSchema(ctx context.Context, op Operator) (ClusterSchemas, error)
+	// RollClusterSettings permits servers to start with another content of settings for a
+	// time, or ends the permission.
+	RollClusterSettings(ctx context.Context, op Operator, in ClusterRoll) (nodes.Roll, error)
 }
 
 func clusters(m *mux, s *Server, o ClusterOperations) {
@@ -110,5 +127,8 @@ func clusters(m *mux, s *Server, o ClusterOperations) {
 	})
 	post(m, s, "cluster/schema/raise", func(ctx context.Context, op Operator, _ struct{}) (ClusterSchemas, error) {
 		return o.RaiseClusterSchema(ctx, op)
+	})
+	post(m, s, "cluster/roll", func(ctx context.Context, op Operator, in ClusterRoll) (nodes.Roll, error) {
+		return o.RollClusterSettings(ctx, op, in)
 	})
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir/cluster/nodes"
 	"pulsegate/fhir/cluster/role"
 )
 
@@ -33,6 +35,27 @@ func TestPrintCluster(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
+	}
+	for _, want := range []string{"settings     the same on all servers\n", "problems     none\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if err := problems(&s); err != nil {
+		t.Errorf("problems of a good cluster: %v", err)
+	}
+	s.Differences = []nodes.Difference{{Setting: "mapping-packs", Nodes: map[string][]string{"b": {"two"}, "a": {"one",
+		"three"}}}}
+	s.Roll = &nodes.Roll{Settings: []string{"mapping-packs"}, Until: time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
+	s.Problems = []string{"x is down", "y is down"}
+	for _, want := range []string{"differ in mapping-packs: a on one, three; b on two (may differ: mapping-packs until " +
+		"2026-11-30T12:00:00Z)\n", "problems     x is down; y is down\n"} {
+		if got := print(&s); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if err := problems(&s); err == nil || !strings.Contains(err.Error(), "2 problems; the first is: x is down") {
+		t.Errorf("problems: %v", err)
 	}
 	s.Redis, s.Mirror = true, nil
 	if got := print(&s); !strings.Contains(got, "sequencer    none\n") ||

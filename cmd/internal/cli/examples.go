@@ -55,6 +55,8 @@ pulsegate explain 4hx7kq2m --json`,
 	"cluster leave":    `pulsegate cluster leave --config /etc/pulsegate/pulsegate.yaml --cluster 7d0f5b1c2a9e4863b1c7f0a2d9e84635`,
 	"cluster schema": `pulsegate cluster schema
 pulsegate cluster schema --raise`,
+	"cluster roll": `pulsegate cluster roll mapping-packs vendors --for 2h
+pulsegate cluster roll --end`,
 	"push-key create": `pulsegate push-key create --patient 4hx7kq2m --vendor apple --name "Ada's phone"`,
 	"push-key list":   `pulsegate push-key list --patient 4hx7kq2m`,
 	"push-key revoke": `pulsegate push-key revoke 5c9w2kq0

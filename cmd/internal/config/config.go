@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 
@@ -32,9 +33,9 @@ import (
 type Config struct {
 	Data          string `yaml:"data" default:"pulsegate-data" comment:"Directory of the store, the keys and the admin socket. It is created with mode 0700."`
 	Listen        string `yaml:"listen" default:"127.0.0.1:8080" comment:"Address to listen on. Port 0 selects a free port."`
-	BaseURL       string `yaml:"base-url" default:"" comment:"Public base URL of this server, without a trailing slash. If empty, it follows from listen."`
+	BaseURL       string `yaml:"base-url" default:"" comment:"Public base URL of this server, without a trailing slash. If empty, it follows from listen. Required with mongodb, and then the same on every server."`
 	MetricsListen string `yaml:"metrics-listen" default:"" comment:"Address to serve /metrics on, for Prometheus, without TLS or authentication; restrict it to the monitoring network. If empty, metrics are not served."`
-	Demo          bool   `yaml:"demo" default:"false" comment:"Start with three invented wearers and print a short-lived token. Only for trying the server out."`
+	Demo          bool   `yaml:"demo" default:"false" comment:"Start with three invented wearers and print a short-lived token. Only for trying the server out, and not with mongodb."`
 
 	TLSCert string `yaml:"tls-cert" default:"" comment:"PEM file of the certificate chain. Together with tls-key, it makes the server use HTTPS (TLS 1.2 or later)."`
 	TLSKey  string `yaml:"tls-key" default:"" comment:"PEM file of the private key."`
@@ -161,8 +162,8 @@ func (c *Config) check() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key must be set together")
 	}
-	if c.ClientCerts && c.TLSCert == "" {
-		return errors.New("client-certs: requires tls-cert")
+	if err := c.checkPairs(); err != nil {
+		return err
 	}
 	if c.UserTokenLife < time.Minute || c.UserTokenLife > time.Hour {
 		return errors.New("user-token-life: must be between 1m and 1h")
@@ -221,13 +222,7 @@ func (c *Config) checkCluster() error {
 	if c.MongoDB != "" && c.ClusterKeyFile == "" {
 		return errors.New("cluster-key-file: required with mongodb; make a key with: openssl rand -base64 32")
 	}
-	// A setting without the one that it belongs to would have no effect.
-	for _, n := range []struct {
-		name  string
-		set   bool
-		needs string
-		has   bool
-	}{
+	if err := needs([]need{
 		{"mongodb-password-file", c.MongoDBPasswordFile != "", "mongodb", c.MongoDB != ""},
 		{"mongodb-standalone", c.MongoDBStandalone, "mongodb", c.MongoDB != ""},
 		{"mongodb-mirror", c.MongoDBMirror != "", "mongodb", c.MongoDB != ""},
@@ -235,10 +230,19 @@ func (c *Config) checkCluster() error {
 		{"redis-password-file", c.RedisPasswordFile != "", "redis", c.Redis != ""},
 		{"peer-address", c.PeerAddress != "", "peer-listen", c.PeerListen != ""},
 		{"peer-listen", c.PeerListen != "", "redis", c.Redis != ""},
-	} {
-		if n.set && !n.has {
-			return fmt.Errorf("%s: requires %s", n.name, n.needs)
-		}
+	}); err != nil {
+		return err
+	}
+	if c.MongoDB != "" && c.Demo {
+		return errors.New("demo: cannot be used with mongodb, because it would write invented wearers and a token " +
+			"into the store of the cluster; try a cluster out with deploy/cluster/compose.yaml")
+	}
+	if c.MongoDB != "" && c.BaseURL == "" {
+		return errors.New("base-url: required with mongodb, because it must be the same on every server of the cluster; " +
+			"set it to the address of the load balancer")
+	}
+	if len(c.Node) > maxNodeName || strings.ContainsFunc(c.Node, func(r rune) bool { return !unicode.IsGraphic(r) }) {
+		return fmt.Errorf("node: must be a name of at most %d bytes, without control characters", maxNodeName)
 	}
 	if c.Redis != "" {
 		if _, err := hints.ParseURL(c.Redis); err != nil {
@@ -257,8 +261,54 @@ func (c *Config) checkCluster() error {
 	return nil
 }
 
-// maxDatabaseName is MongoDB's limit.
-const maxDatabaseName = 63
+const (
+	maxDatabaseName = 63  // MongoDB's limit
+	maxNodeName     = 253 // of a host name
+)
+
+// need states that a setting has no effect without another one.
+type need struct {
+	name  string
+	set   bool
+	needs string
+	has   bool
+}
+
+// needs refuses a setting without the one that it belongs to.
+func needs(list []need) error {
+	for _, n := range list {
+		if n.set && !n.has {
+			return fmt.Errorf("%s: requires %s", n.name, n.needs)
+		}
+	}
+	return nil
+}
+
+// checkPairs refuses settings that make no sense together.
+func (c *Config) checkPairs() error {
+	oidc := c.OIDCIssuer != ""
+	if err := needs([]need{
+		{"client-certs", c.ClientCerts, "tls-cert", c.TLSCert != ""},
+		{"oidc-client-secret-file", c.OIDCSecretFile != "", "oidc-issuer", oidc},
+		{"oidc-mfa", len(c.OIDCMFA) > 0, "oidc-issuer", oidc},
+		{"oidc-phishing-resistant", len(c.OIDCPhishingResistant) > 0, "oidc-issuer", oidc},
+		{"preferred-policy", c.PreferredRules != "", "preferred", c.Preferred},
+	}); err != nil {
+		return err
+	}
+	seen := map[string]string{} // listeners by address
+	for _, l := range [][2]string{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen},
+		{"peer-listen", c.PeerListen}} {
+		if l[1] == "" || strings.HasSuffix(l[1], ":0") {
+			continue
+		}
+		if other := seen[l[1]]; other != "" {
+			return fmt.Errorf("%s: has the same address as %s", l[0], other)
+		}
+		seen[l[1]] = l[0]
+	}
+	return nil
+}
 
 // Packs returns the directory of MappingPacks, or nil.
 func (c *Config) Packs() (fs.FS, error) {

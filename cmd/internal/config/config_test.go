@@ -90,12 +90,18 @@ func TestLoadRefuses(t *testing.T) {
 		"limit of zero":        {"max-body-bytes": "0"},
 		"duration not a value": {"drain-timeout": "soon"},
 		"redis by http": {"redis": "http://cache.example",
-			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key", "base-url": "https://fhir.example"},
 		"redis with password": {"redis": "redis://:hunter2@cache.example",
-			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key", "base-url": "https://fhir.example"},
 		"peers without port": {"peer-listen": "0.0.0.0", "redis": "redis://cache.example",
-			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key"},
+			"mongodb": "mongodb://db.example/pulsegate", "cluster-key-file": "key", "base-url": "https://fhir.example"},
 		"address of nothing": {"peer-address": "node1:7000"},
+		"certs without tls":  {"client-certs": "true"},
+		"mfa of nobody":      {"oidc-mfa": "mfa"},
+		"secret of nobody":   {"oidc-client-secret-file": "x"},
+		"policy of nothing":  {"preferred": "false", "preferred-policy": "p.yaml"},
+		"one port twice":     {"listen": "127.0.0.1:80", "metrics-listen": "127.0.0.1:80"},
+		"odd name":           {"node": "a\nb"},
 	} {
 		if _, err := Load("", noEnv, o); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -108,7 +114,7 @@ func TestClusterSettings(t *testing.T) {
 	whole := map[string]string{"mongodb": "mongodb://db.example/pulsegate", "mongodb-password-file": "p",
 		"mongodb-standalone": "true", "mongodb-mirror": "documents", "cluster-key-file": "key",
 		"redis": "redis://cache.example", "redis-password-file": "r", "peer-listen": ":7000",
-		"peer-address": "node1.example:7000", "node": "node1"}
+		"peer-address": "node1.example:7000", "node": "node1", "base-url": "https://fhir.example"}
 	if _, err := Load("", noEnv, whole); err != nil {
 		t.Fatal(err)
 	}
@@ -117,12 +123,23 @@ func TestClusterSettings(t *testing.T) {
 		"cluster-key-file": "cluster-key-file: required with mongodb",
 		"redis":            "redis-password-file: requires redis",
 		"peer-listen":      "peer-address: requires peer-listen",
+		"base-url":         "base-url: required with mongodb",
 	} {
 		less := maps.Clone(whole)
 		delete(less, missing)
 		if _, err := Load("", noEnv, less); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without %s: got %v, want %s", missing, err, want)
 		}
+	}
+	demo := maps.Clone(whole)
+	demo["demo"] = "true"
+	if _, err := Load("", noEnv, demo); err == nil ||
+		!strings.HasPrefix(err.Error(), "demo: cannot be used with mongodb") {
+		t.Errorf("demo in a cluster: got %v", err)
+	}
+	delete(demo, "demo")
+	if _, err := Load("", noEnv, demo); err != nil { // it was the demo
+		t.Error(err)
 	}
 	for _, alone := range []string{"mongodb-standalone", "mongodb-mirror", "redis", "peer-listen"} {
 		_, err := Load("", noEnv, map[string]string{alone: whole[alone]})

@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/membership"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster"
+	"pulsegate/fhir/cluster/datadir"
 	"pulsegate/fhir/cluster/hints"
 	"pulsegate/fhir/cluster/mirror"
 	"pulsegate/fhir/cluster/nodes"
@@ -40,13 +42,16 @@ const (
 // member is this server's membership in a cluster.
 type member struct {
 	*cluster.Member
-	env   environment
-	log   *mongolog.Log
-	keys  sealed.Keys
-	vault *sealed.Vault
-	roles *role.Leases
-	nodes *nodes.Registry
-	redis *hints.Redis // nil without Redis
+	env  environment
+	dir  *datadir.Lock
+	log  *mongolog.Log
+	keys sealed.Keys
+	// settings are those that must be the same on all servers.
+	settings nodes.Settings
+	vault    *sealed.Vault
+	roles    *role.Leases
+	nodes    *nodes.Registry
+	redis    *hints.Redis // nil without Redis
 	// store is the store of this server, through the relay if there is one.
 	store database
 	relay *relay.Store // nil without Redis
@@ -76,6 +81,13 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
+	if m.dir, err = datadir.Acquire(env.config.Data); err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	m.closers.add(m.dir.Close)
+	if m.settings, err = agreedSettings(env); err != nil {
+		return nil, err
+	}
 	if m.keys, err = sealed.ReadKeys(env.config.ClusterKeyFile); err != nil {
 		return nil, err
 	}
@@ -99,11 +111,15 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 		return nil, err
 	}
 	m.store = timely{m.store, m}
+	if err := m.nodes.Admit(ctx); err != nil {
+		return nil, admin.Advise(err, "give this server the same settings, or permit a change from server to server "+
+			"with `pulsegate cluster roll` on a running server")
+	}
 	if m.vault, err = sealed.Open(ctx, m.store, m.keys); err != nil {
 		return nil, err
 	}
-	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Lease: env.lease, Clock: time.Now,
-		Logger: env.log}); err != nil {
+	if m.roles, err = role.New(role.Options{State: m.store, Node: m.node(), Dir: m.dir.ID(), Lease: env.lease,
+		Clock: time.Now, Logger: env.log}); err != nil {
 		return nil, err
 	}
 	if err := m.openMirror(); err != nil {
@@ -175,7 +191,7 @@ func (m *member) connect() (err error) {
 			return err
 		}
 		m.redis, err = membership.OpenRedis(c, m.Identity.Cluster, m.keys, hints.Options{Wake: m.wake,
-			Self: hints.Holder{Node: m.node(), Address: address}, Logger: m.env.log})
+			Self: hints.Holder{Node: m.node(), Address: address, Dir: m.dir.ID()}, Logger: m.env.log})
 		if err != nil {
 			return err
 		}
@@ -188,7 +204,8 @@ func (m *member) connect() (err error) {
 			return err
 		}
 	}
-	o := nodes.Options{Self: m.self, State: m.store, Clock: time.Now, Logger: m.env.log}
+	o := nodes.Options{Self: m.self, State: m.store, Clock: time.Now, Logger: m.env.log,
+		Interval: m.env.lease / 3} // 0 is the default
 	if m.redis != nil {
 		o.Beats = m.redis
 	}
@@ -263,7 +280,7 @@ func (m *member) node() string {
 // self describes this server to the others.
 func (m *member) self() nodes.Node {
 	n := nodes.Node{Name: m.node(), Version: m.env.version, Started: m.started, Index: m.Position().Index,
-		Schema: pebblestore.RowSchema}
+		Schema: pebblestore.RowSchema, Dir: m.dir.ID(), Settings: m.settings}
 	if m.redis != nil {
 		h := m.redis.Self()
 		n.Instance, n.Address = h.Instance, h.Address
@@ -292,7 +309,7 @@ func (m *member) limits() limit.Shared {
 func (m *member) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.work.Go(func() { m.nodes.Run(ctx) })
-	m.work.Go(func() { m.watchClock(ctx) })
+	m.work.Go(func() { m.watch(ctx) })
 	works := map[string]func(context.Context, role.Term){
 		"snapshots": func(ctx context.Context, _ role.Term) { m.KeepSnapshots(ctx, snapshotEntries, snapshotEvery) },
 		"parts":     func(ctx context.Context, _ role.Term) { m.sweepParts(ctx) },
@@ -370,7 +387,10 @@ func (m *member) close() error {
 	if m.stop != nil {
 		m.stop()
 	}
-	m.work.Wait() // it gives up its roles, which needs the store
+	if m.roles != nil {
+		m.roles.Close() // it releases the roles, which needs the store
+	}
+	m.work.Wait()
 	err := m.closers.close()
 	m.serving.Wait()
 	return err

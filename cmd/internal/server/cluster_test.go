@@ -45,12 +45,13 @@ type fleet struct {
 	mongo mongotest.Database
 	set   map[string]string // settings of all servers
 	clock func() time.Time  // of the servers that are started next; nil is time.Now
+	lease time.Duration     // of the roles
 }
 
 // newFleet returns a cluster without servers. redis is the URL of a Redis server or "".
 func newFleet(t *testing.T, redis string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, mongo: mongotest.New(t)}
+	f := &fleet{t: t, mongo: mongotest.New(t), lease: leaseOfTest}
 	dir := t.TempDir()
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -101,7 +102,7 @@ func (f *fleet) tryStart(name, dir string, set map[string]string) (*sailor, erro
 	maps.Copy(all, set)
 	s := &sailor{dir: dir, log: &lockedBuffer{}}
 	ready := make(chan struct{})
-	m := &Main{Config: settings(f.t, dir, all), Version: versionOfTest, lease: leaseOfTest, clock: f.clock,
+	m := &Main{Config: settings(f.t, dir, all), Version: versionOfTest, lease: f.lease, clock: f.clock,
 		Log: slog.New(slog.NewTextHandler(io.MultiWriter(s.log, f.t.Output()), nil)),
 		opened: func(opened *services, addr net.Addr) {
 			s.services, s.url = opened, "http://"+addr.String()

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
+	"pulsegate/fhir/cluster/nodes"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/sharedlog"
@@ -38,11 +39,14 @@ func (ops operations) ClusterStatus(ctx context.Context, op admin.Operator) (adm
 	}
 	out := admin.Cluster{ID: hex.EncodeToString(id.Cluster[:]), Epoch: id.Epoch, Node: m.node(),
 		Entry: m.Position().Index, Commit: uint64(ops.store.LastSeq()), Redis: m.redis != nil,
-		Snapshots: []admin.ClusterSnapshot{}}
+		Snapshots: []admin.ClusterSnapshot{}, Differences: []nodes.Difference{}, Problems: []string{}}
 	if out.Nodes, err = m.liveNodes(ctx); err != nil {
 		return out, err
 	}
 	out.Schema = schemaOf(id.Schema, out.Nodes)
+	if out.Differences, out.Roll, err = m.differences(ctx); err != nil {
+		return out, err
+	}
 	if out.Roles, err = role.List(ctx, m.store); err != nil {
 		return out, err
 	}
@@ -68,6 +72,7 @@ func (ops operations) ClusterStatus(ctx context.Context, op admin.Operator) (adm
 	if out.Mirror, err = m.mirrorStatus(ctx); err != nil {
 		return out, err
 	}
+	out.Problems = m.problems(&out)
 	return out, nil
 }
 
@@ -161,8 +166,7 @@ func schemaOf(written uint32, live []admin.ClusterNode) admin.ClusterSchema {
 	return s
 }
 
-// RaiseClusterSchema lets the servers write the newest schema that all live ones read,
-// from their next start.
+// RaiseClusterSchema lets the servers write the newest schema that all live ones read.
 func (ops operations) RaiseClusterSchema(ctx context.Context, op admin.Operator) (admin.ClusterSchemas, error) {
 	const name = "server.RaiseClusterSchema"
 	m, err := ops.inCluster(name)
@@ -191,8 +195,23 @@ func (ops operations) RaiseClusterSchema(ctx context.Context, op admin.Operator)
 	if err != nil {
 		return out, err
 	}
+	if err := m.announceSchema(ctx, now.Schema); err != nil {
+		return out, err
+	}
 	out.Written, out.Raised = now.Schema, true
 	return out, nil
+}
+
+// announceSchema writes an entry in a new schema, from which the other servers learn it. It
+// is not sent to the sequencer, which does not know the schema yet. If it fails, they learn
+// it after some seconds.
+func (m *member) announceSchema(ctx context.Context, schema uint32) error {
+	if err := m.RaiseSchema(schema); err != nil {
+		return err
+	}
+	_, err := m.DB.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "cluster/schema",
+		Value: fmt.Appendf(nil, `{"schema":%d,"node":%q}`, schema, m.node())}}})
+	return err
 }
 
 // raisable refuses to raise the schema above what a live server reads.

@@ -53,7 +53,8 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 		Terminology: func() []byte { return terminology },
 		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
-		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes},
+		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
+			Shared: s.limits()},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
 			rest.Subscriptions{Engine: s.followers.subscriptions, Service: s.fhir},

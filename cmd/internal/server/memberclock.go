@@ -36,8 +36,9 @@ func (m *member) measureClock(ctx context.Context) error {
 	return nil
 }
 
-// watchClock measures the offset until ctx ends.
-func (m *member) watchClock(ctx context.Context) {
+// watch measures the clock from time to time. It also looks whether the schema of rows was
+// raised, in case that the entry that tells of it is missing.
+func (m *member) watch(ctx context.Context) {
 	t := time.NewTicker(clockEvery)
 	defer t.Stop()
 	for {
@@ -46,6 +47,13 @@ func (m *member) watchClock(ctx context.Context) {
 			return
 		case <-t.C:
 			m.lookAtClock(ctx)
+			id, err := m.log.Identity(ctx)
+			if err == nil {
+				err = m.RaiseSchema(id.Schema)
+			}
+			if err != nil && ctx.Err() == nil {
+				m.env.log.Warn("the schema of the cluster is not known", "error", err)
+			}
 		}
 	}
 }

@@ -82,7 +82,7 @@ func newPeople(ctx context.Context, env environment, db database, trail auditTra
 	}
 	p.signs, err = signin.New(signin.Options{Store: db, Audit: trail.recorder, Users: p.users,
 		Sessions: p.sessions, Passkeys: passkeys, Passwords: authn.NewPasswords(breached), Vault: vault,
-		Provider: provider, Issuer: env.base, Clock: env.now, Logger: env.log,
+		Provider: provider, Issuer: env.base, Clock: env.now, Logger: env.log, Shared: env.limits(),
 		ResourceExists: func(ctx context.Context, ref fhir.Ref) (bool, error) { return exists(ctx, db, ref) },
 		EndAccess: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			if err := endTokens(ctx, b, userID, session, by); err != nil || session != "" {

@@ -55,6 +55,9 @@ func (ops operations) Remap(ctx context.Context, op admin.Operator, in admin.Rem
 		req.Progress = progress
 		return ops.compareRemap(ctx, op, req)
 	}
+	if err := ops.onePacks(ctx); err != nil {
+		return ingest.RemapJob{}, err
+	}
 	job, err := ops.pipeline.StartRemap(ctx, req)
 	if err != nil {
 		return ingest.RemapJob{}, err

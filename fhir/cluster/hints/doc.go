@@ -14,7 +14,7 @@
 // hex. The braces keep the keys of a cluster on one server of a Redis Cluster. Every
 // key expires.
 //
-//	sequencer  the lease of the sequencer: JSON of node, instance, address and a
+//	sequencer  the lease of the sequencer: JSON of node, instance, address, data directory and a
 //	           random number, so that no two terms have the same value
 //	nodes      a hash of live processes: the expiry in Unix milliseconds of Redis's
 //	           clock, a space, and a value that package nodes encodes

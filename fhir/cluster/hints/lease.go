@@ -15,6 +15,8 @@ type Holder struct {
 	Node     string `json:"node"`
 	Instance string `json:"instance"` // random, drawn when the process starts
 	Address  string `json:"address"`  // host and port of its peer listener
+	// Dir identifies the data directory that the process has locked (package datadir).
+	Dir string `json:"dir,omitempty"`
 }
 
 // maxHolder bounds the value of the lease in bytes.
@@ -52,6 +54,12 @@ local now = redis.call('GET', key) or ''
 if mine == '' or (now ~= '' and now ~= mine) then return now end
 redis.call('SET', key, mine, 'PX', life)
 return mine`)
+
+// succeedScript replaces the lease ARGV[1] by ARGV[2].
+var succeedScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1`)
 
 // releaseScript removes the lease if its value is ARGV[1].
 var releaseScript = redis.NewScript(`
@@ -124,6 +132,14 @@ func (r *Redis) compete() {
 		return // the holder is forgotten when its time is over
 	}
 	holder := parseHolder(now)
+	if mine != "" && r.succeeds(holder) {
+		n, err := succeedScript.Run(ctx, r.client, []string{r.prefix + "sequencer"}, now, mine,
+			r.timing.Lease.Milliseconds()).Int()
+		if err != nil || n == 0 {
+			return
+		}
+		holder = r.self
+	}
 	l.mu.Lock()
 	if holder.Instance == r.self.Instance && start.Before(l.rest) {
 		holder = Holder{} // resigned meanwhile
@@ -135,6 +151,12 @@ func (r *Redis) compete() {
 		r.logger.Info("this process is the sequencer")
 		r.publish(ctx, sequencerChanged)
 	}
+}
+
+// succeeds reports whether the holder is gone, because this process has locked its data
+// directory.
+func (r *Redis) succeeds(h Holder) bool {
+	return h.Instance != r.self.Instance && h.Dir != "" && h.Dir == r.self.Dir && h.Node == r.self.Node
 }
 
 // release removes the lease if this process holds it.

@@ -49,13 +49,15 @@ func heard(t *testing.T, what string, ch <-chan struct{}) {
 // observer names a process without a peer listener.
 const observer = "observer"
 
-// newCluster returns a function that opens Redis values of one new cluster.
+// newCluster returns a function that opens Redis values of one new cluster. A node is
+// "name" or "name@directory".
 func newCluster(t *testing.T, url string) func(node string, timing Timing) *Redis {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
 	return func(node string, timing Timing) *Redis {
 		t.Helper()
-		self := Holder{Node: node, Address: node + ":1"}
+		node, dir, _ := strings.Cut(node, "@")
+		self := Holder{Node: node, Address: node + ":1", Dir: dir}
 		if node == observer {
 			self.Address = ""
 		}
@@ -220,6 +222,27 @@ func TestLeaseExpires(t *testing.T) {
 	eventually(t, "takeover", func() bool { h, ok := b.Sequencer(); return ok && h == b.Self() })
 	s.Stop()
 	eventually(t, "the holder is forgotten", func() bool { _, ok := b.Sequencer(); return !ok })
+}
+
+// TestLeaseOfFormerSelf checks that a process takes the lease that its former self left
+// behind, and that no other process does.
+func TestLeaseOfFormerSelf(t *testing.T) {
+	long := quick
+	long.Lease = time.Hour // by far more than the test takes
+	for _, c := range []struct {
+		next  string
+		taken bool
+	}{{"a@dir", true}, {"a@copy", false}, {"b@dir", false}, {"a", false}} {
+		open := newCluster(t, redistest.URL(t))
+		a := open("a@dir", long)
+		agree(t, a)
+		a.cancel() // ends without a release, as a crash does
+		a.tasks.Wait()
+		b := open(c.next, long)
+		if h := agree(t, b); (h == b.Self()) != c.taken {
+			t.Errorf("%s: the sequencer is %v", c.next, h)
+		}
+	}
 }
 
 func TestResign(t *testing.T) {

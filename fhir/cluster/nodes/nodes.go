@@ -1,5 +1,6 @@
 // Package nodes lists the live processes of a cluster, for `pulsegate cluster status`
-// and for the share of each process of the rate limits.
+// and for the share of each process of the rate limits. It also keeps processes from
+// starting whose settings differ from those of the live ones (Registry.Admit).
 //
 // Each process states every few seconds that it lives: in Redis, and also in small
 // state while this process or another one cannot reach Redis. A process counts as live for three intervals after
@@ -10,6 +11,8 @@
 //
 //	node/INSTANCE   JSON: Node, a count that changes with each row, and whether the
 //	                process reaches Redis
+//	cluster/settings   JSON: the settings that processes start with, the number of starts,
+//	                and the permission to change settings from process to process
 package nodes
 
 import (
@@ -36,6 +39,8 @@ type Node struct {
 	Started  time.Time `json:"started,omitzero"`
 	Index    uint64    `json:"index,omitempty"`  // last place of the log that it shows
 	Schema   uint32    `json:"schema,omitempty"` // newest encoding of rows that it reads
+	Dir      string    `json:"dir,omitempty"`    // id of its locked data directory (package datadir)
+	Settings Settings  `json:"settings,omitempty"`
 }
 
 // Beats keeps the values of live processes. *hints.Redis implements it.
@@ -241,6 +246,10 @@ func (r *Registry) Nodes(ctx context.Context) ([]Node, error) {
 	r.asked = false
 	var list []Node
 	for id, s := range r.seen {
+		if _, stored := rows[id]; err == nil && s.lost && s != self && !stored {
+			delete(r.seen, id) // it was known by its row, and has removed it
+			continue
+		}
 		// If the clock was set back, the process was heard in the future.
 		if age := now.Sub(s.at); age >= 0 && age < life*r.opts.Interval {
 			list = append(list, s.node)

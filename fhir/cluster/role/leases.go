@@ -27,6 +27,10 @@ type Options struct {
 	State store.State
 	// Node names this process for operators.
 	Node string
+	// Dir identifies the data directory that this process has locked (package datadir).
+	// Leases of the same Node and Dir are those of a process that is gone, and are taken
+	// at once. If Dir is empty, no leases are.
+	Dir string
 	// Lease is the time after which another process may take a role that is not
 	// renewed. A lease carries its length, so that processes may differ. The default
 	// is DefaultLease.
@@ -58,6 +62,13 @@ type Leases struct {
 	failing          bool
 	mu               sync.Mutex
 	held             map[string]*term // by role, guarded by mu
+
+	// closing ends with Close. runs counts the calls of Run; none begins once closed is
+	// set, which mu guards.
+	closing context.Context
+	close   context.CancelFunc
+	runs    sync.WaitGroup
+	closed  bool
 }
 
 var _ Roles = (*Leases)(nil)
@@ -84,14 +95,27 @@ func New(o Options) (*Leases, error) {
 	if _, err := io.ReadFull(o.Rand, id[:]); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	return &Leases{opts: o, instance: hex.EncodeToString(id[:]), poll: o.Lease / 100, spread: o.Lease / 50,
+	l := &Leases{opts: o, instance: hex.EncodeToString(id[:]), poll: o.Lease / 100, spread: o.Lease / 50,
 		renewal: o.Lease / 4, taking: make(chan struct{}, 1), renewing: make(chan struct{}, 1),
-		held: map[string]*term{}}, nil
+		held: map[string]*term{}}
+	l.closing, l.close = context.WithCancel(context.Background())
+	return l, nil
+}
+
+// Close ends the work of all roles, waits for it, and releases the roles. Calls of Run
+// return, and later ones do nothing. Call it before the state is closed.
+func (l *Leases) Close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.close()
+	l.runs.Wait()
 }
 
 // lease is the content of the row of a role.
 type lease struct {
 	Node string `json:"node,omitempty"`
+	Dir  string `json:"dir,omitempty"`
 	// Instance is empty if the role is free.
 	Instance string        `json:"instance,omitempty"`
 	Epoch    uint64        `json:"epoch"`
@@ -119,6 +143,17 @@ func encode(v any) []byte {
 
 // Run implements Roles.
 func (l *Leases) Run(ctx context.Context, name string, work func(context.Context, Term)) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	l.runs.Add(1)
+	l.mu.Unlock()
+	defer l.runs.Done()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(l.closing, stop)()
 	for {
 		t := l.acquire(ctx, name)
 		if t == nil {
@@ -211,6 +246,9 @@ func (l *Leases) patience(name string, have *lease) time.Duration {
 		// The role is free, or this process took it in a commit whose answer was lost.
 		return d
 	}
+	if have.Instance != l.instance && have.Dir != "" && have.Dir == l.opts.Dir && have.Node == l.opts.Node {
+		return d // the process that held the lock of this directory before this one
+	}
 	return d + max(l.opts.Lease, have.Lease)
 }
 
@@ -218,7 +256,7 @@ func (l *Leases) patience(name string, have *lease) time.Duration {
 func (l *Leases) take(ctx context.Context, name string, epoch uint64, c *candidate) (*term, error) {
 	began := l.opts.Clock()
 	t := &term{leases: l, name: name, epoch: epoch, renewed: began,
-		value: encode(lease{Node: l.opts.Node, Instance: l.instance, Epoch: epoch, Lease: l.opts.Lease,
+		value: encode(lease{Node: l.opts.Node, Dir: l.opts.Dir, Instance: l.instance, Epoch: epoch, Lease: l.opts.Lease,
 			Since: began.UTC()})}
 	writes := []store.StateWrite{{Key: leaseKey(name), Value: t.value}, t.renew(began)}
 	for i, old := range [][]byte{c.row, c.renewed} {

@@ -31,12 +31,14 @@
 // together are spread over them. Roles are not moved afterwards.
 //
 // A process is known by an instance id that is drawn at its start. A lease from
-// before a restart is not its own: it waits for the end of that lease like any other
-// process.
+// before a restart is not its own, but if it was taken by a process of the same name
+// with the same data directory, whose lock this process has now, its holder is gone, and
+// the role is taken at once, with a new epoch. What the former process had on its way to
+// the log fails by that epoch.
 //
 // # State
 //
-//	role/<name>           JSON: node, instance, epoch, length of the lease, time of the
+//	role/<name>           JSON: node, data directory, instance, epoch, length of the lease, time of the
 //	                      takeover. Without an instance, the role is free.
 //	role/<name>/renewed   JSON: epoch, number and time of the last renewal
 //

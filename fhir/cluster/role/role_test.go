@@ -64,11 +64,18 @@ type process struct {
 
 func newProcess(t *testing.T, st store.State, node string) *process {
 	t.Helper()
+	return newProcessIn(t, st, node, "")
+}
+
+// newProcessIn returns a process that has locked a data directory.
+func newProcessIn(t *testing.T, st store.State, node, dir string) *process {
+	t.Helper()
 	p := &process{State: st, t: t, running: make(chan struct{})}
 	close(p.running)
 	p.ctx, p.kill = context.WithCancel(t.Context())
 	var err error
-	if p.leases, err = New(Options{State: p, Node: node, Lease: testLease, Clock: p.Now, After: p.After}); err != nil {
+	if p.leases, err = New(Options{State: p, Node: node, Dir: dir, Lease: testLease, Clock: p.Now,
+		After: p.After}); err != nil {
 		t.Fatal(err)
 	}
 	return p

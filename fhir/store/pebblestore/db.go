@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -25,10 +24,6 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 	"pulsegate/fhir/store/sharedlog"
 )
-
-// schemaVersion is the version of the key layout that this package reads and
-// writes. A store with any other version is refused.
-const schemaVersion = "4"
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
@@ -103,6 +98,7 @@ type DB struct {
 	disk             spaceWatch
 	days             *rows.Days
 	guards           *guards
+	schemas          schemas
 }
 
 var _ store.Store = (*DB)(nil)
@@ -125,6 +121,10 @@ func Open(dir string, opts Options) (*DB, error) {
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}),
 		reads: readcache.New(), days: rows.NewDays()}
+	d.schemas.newest = RowSchema
+	if opts.Shared != nil && opts.Shared.newest != 0 {
+		d.schemas.newest = opts.Shared.newest
+	}
 	// fails only for a size below one
 	d.writtenTemplates, _ = simplelru.NewLRU[[16]byte, struct{}](rows.MaxTemplates, nil)
 	if d.fs == nil {
@@ -160,10 +160,14 @@ func Open(dir string, opts Options) (*DB, error) {
 		err = d.load()
 	}
 	if err != nil {
+		tooOld := errors.Is(err, ErrSchema)
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
+		err = fault.Refusal("the store cannot be opened: " + fault.Describe(err))
+		if tooOld {
+			err = schemaError{err}
+		}
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 	}
 	if d.tier, err = tier.New(); err != nil {
 		err = errors.Join(err, pdb.Close())
@@ -212,11 +216,19 @@ func (d *DB) load() error {
 		if !empty {
 			return fault.Refusal("the directory does not hold a Pulsegate store")
 		}
-		return d.pdb.Set(keys.Schema, []byte(schemaVersion), pebble.Sync)
+		schema = version(d.firstSchema())
+		if err := d.pdb.Set(keys.Schema, schema, pebble.Sync); err != nil {
+			return err
+		}
 	}
-	if string(schema) != schemaVersion {
-		return fault.Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema,
-			schemaVersion))
+	if err := d.schemas.load(schema); err != nil {
+		return err
+	}
+	if d.opts.Shared == nil && d.schemas.stored < RowSchema { // nobody else must read it
+		d.schemas.stored = RowSchema
+		if err := d.pdb.Set(keys.Schema, version(RowSchema), pebble.Sync); err != nil {
+			return err
+		}
 	}
 	v, err := rows.Get(d.pdb, keys.Head)
 	if err != nil || v == nil {
@@ -224,6 +236,14 @@ func (d *DB) load() error {
 	}
 	d.head, err = rows.DecodeHead(v)
 	return err
+}
+
+// firstSchema returns the schema of a new store.
+func (d *DB) firstSchema() uint32 {
+	if d.opts.Shared != nil {
+		return min(d.schemas.newest, max(oldestSchema, d.opts.Shared.Identity.Schema))
+	}
+	return RowSchema
 }
 
 // share brings a shared store up to date with the log.
@@ -236,6 +256,7 @@ func (d *DB) share() error {
 	if err != nil {
 		return err
 	}
+	d.schemas.raise(max(conf.Identity.Schema, d.schemas.stored))
 	r, err := newReplica(d, conf)
 	if err != nil {
 		return err

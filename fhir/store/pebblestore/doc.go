@@ -124,7 +124,8 @@
 //	    The stored hashes that the leaves add, 32 bytes each, starting at hash i
 //	    (numbered as in golang.org/x/mod/sumdb/tlog).
 //	N | "schema"
-//	    The schema version, 4. Open refuses every other one.
+//	    The schema version, 4: the newest encoding of the rows. Open refuses one that the
+//	    program does not read. If the store is shared, it is that of the entries applied.
 //	N | "head"
 //	    seq | lastUpdated(8) in Unix milliseconds | leaves(8) | current resources(8).
 //	N | "log"

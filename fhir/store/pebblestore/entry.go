@@ -11,10 +11,6 @@ import (
 	"pulsegate/fhir/store/sharedlog"
 )
 
-// RowSchema is the newest encoding of the rows of a log entry that this program reads
-// and writes.
-const RowSchema = 4
-
 // maxEntryBytes bounds the rows of an entry before compression. A group is bounded by
 // groupBytes and maxBatch; its rows also hold superseded versions and index values.
 const maxEntryBytes = 512 << 20

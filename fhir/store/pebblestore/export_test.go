@@ -47,6 +47,9 @@ func AnyOffer(s *Shared) { s.broken.anyOffer = true }
 // after it began.
 func JoinLooks(s *Shared) { s.broken.joinLooks = true }
 
+// Reads makes a process one of a program that reads rows up to a schema.
+func Reads(s *Shared, schema uint32) { s.newest = schema }
+
 // RowSum returns a hash of all rows of the store, and the position to which it belongs.
 func RowSum(d *DB) (sum string, at sharedlog.Position, err error) {
 	v, err := d.enter("pebblestore.RowSum")

@@ -53,13 +53,19 @@ func (r *replica) launch(s *stage, reqs []*request) {
 		at = sharedlog.Position{Index: f.entry.Index, Valid: f.sum}
 	}
 	f := &flight{stage: s, requests: reqs}
+	schema := r.db.schemas.written.Load()
+	if err := mark(s.batch, schema); err != nil {
+		r.db.fail(err)
+		r.backlog = append(r.backlog, work{requests: reqs}) // die answers them
+		return
+	}
 	packed, err := r.codec.pack(s.batch.Repr())
 	if err != nil {
 		r.tooLarge(f)
 		return
 	}
 	f.entry = &sharedlog.Entry{Index: at.Index + 1, Parent: at.Valid, Epoch: r.conf.Identity.Epoch,
-		Schema: r.conf.Identity.Schema, Node: r.conf.Node, First: uint64(s.from.head.Seq) + 1,
+		Schema: schema, Node: r.conf.Node, First: uint64(s.from.head.Seq) + 1,
 		Count: uint64(s.meta.Seq - s.from.head.Seq), Touched: s.touchedGuards(), Rows: packed}
 	if _, err := rand.Read(f.entry.Nonce[:]); err != nil {
 		r.db.fail(err)
@@ -203,6 +209,9 @@ func (r *replica) apply(f *flight) error {
 	}
 	b := f.stage.batch
 	if err := b.Set(keys.Position, at.Encode(), nil); err != nil {
+		return err
+	}
+	if err := d.schemas.applied(b, f.entry); err != nil {
 		return err
 	}
 	if err := d.apply(b); err != nil {

@@ -104,6 +104,9 @@ func (f *foreign) row(kind pebble.InternalKeyKind, k, v []byte) error {
 	case keys.TableLog:
 		f.leaves = true
 	case keys.TableMeta:
+		if set && isMark(k) {
+			return nil
+		}
 		if !set || !bytes.Equal(k, keys.Head) {
 			return fault.ErrRow
 		}

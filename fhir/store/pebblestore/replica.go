@@ -492,6 +492,9 @@ func (r *replica) applyForeign(e *sharedlog.Entry, sum sharedlog.Hash) (_ *effec
 		if f, err = r.decode(e, batch); err != nil {
 			return nil, errDecode{err}
 		}
+		if err := d.schemas.applied(batch, e); err != nil {
+			return nil, err
+		}
 	}
 	if err := batch.Set(keys.Position, at.Encode(), nil); err != nil {
 		return nil, err
@@ -521,7 +524,7 @@ func (r *replica) decode(e *sharedlog.Entry, batch *pebble.Batch) (*foreign, err
 	if e.Epoch > r.conf.Identity.Epoch {
 		return nil, rejoin("the log has entries of a later epoch")
 	}
-	if e.Schema > RowSchema {
+	if e.Schema > r.conf.newest {
 		return nil, tooOld("the log has entries in a newer encoding; install a newer version of this program")
 	}
 	repr, err := r.codec.unpack(e)

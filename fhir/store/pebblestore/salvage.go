@@ -65,5 +65,5 @@ func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Salvage
 		return nil, err
 	}
 	defer fault.Close(dst, &err)
-	return salvage.Copy(ctx, src, dst, schemaVersion)
+	return salvage.Copy(ctx, src, dst, string(version(RowSchema)))
 }

@@ -31,7 +31,7 @@ type Shared struct {
 	Log  sharedlog.Log
 	Node string // name of this process, for people
 	// Identity is the cluster to which the process belongs. If its Schema is zero,
-	// entries are written with RowSchema.
+	// entries are written with RowSchema. The log or RaiseSchema may raise it.
 	Identity sharedlog.Identity
 	// Found allows a store that has data but no position in a log to become the first
 	// of a cluster whose log is empty. All others begin from a snapshot of it. Without
@@ -55,6 +55,7 @@ type Shared struct {
 	limits  pace
 	flights int // groups on their way at the same time
 	broken  broken
+	newest  uint32 // the newest schema that the process reads; RowSchema if zero
 }
 
 // pace bounds the waits for the log. Tests change it.
@@ -99,15 +100,10 @@ func (s Shared) setDefaults() (*Shared, error) {
 	if s.Identity.Schema == 0 {
 		s.Identity.Schema = RowSchema
 	}
-	if s.Identity.Schema < RowSchema {
-		return nil, fault.Refusal(fmt.Sprintf("the cluster writes row schema %d, which this program cannot write",
-			s.Identity.Schema))
+	if s.newest == 0 {
+		s.newest = RowSchema
 	}
-	if s.Identity.Schema > RowSchema {
-		return nil, tooOld(fmt.Sprintf("the cluster writes row schema %d, this program reads up to %d",
-			s.Identity.Schema, RowSchema))
-	}
-	return &s, nil
+	return &s, checkSchema(s.Identity.Schema, s.newest)
 }
 
 // loadPosition reads the position row. A store without one begins at the first place

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"log/slog"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -15,6 +14,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/limit"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/people/authn"
@@ -59,6 +59,9 @@ type Options struct {
 	Issuer    string // the server's base URL
 	Clock     func() time.Time
 	Logger    *slog.Logger
+	// Shared, if set, makes the limit of recorded refusals that of all processes of a
+	// cluster together.
+	Shared limit.Shared
 }
 
 // Service implements sign-in and the management of accounts. It is safe for
@@ -67,10 +70,7 @@ type Service struct {
 	Options
 	throttle authn.Throttle
 	count    metric.Int64Counter
-
-	mu     sync.Mutex
-	second int64 // second, in Unix time, for which spent counts refusals
-	spent  int
+	refusals *limit.Buckets // holds the refusals that may be recorded
 }
 
 // New returns a Service.
@@ -87,7 +87,8 @@ func New(options Options) (*Service, error) {
 	n, err := otel.Meter("pulsegate/smart/people/signin").Int64Counter("pulsegate.signin.attempts",
 		metric.WithUnit("{attempt}"),
 		metric.WithDescription("Sign-ins by way and outcome"))
-	return &Service{Options: options, throttle: authn.Throttle{Store: options.Store, Clock: options.Clock}, count: n},
+	return &Service{Options: options, throttle: authn.Throttle{Store: options.Store, Clock: options.Clock}, count: n,
+			refusals: limit.NewBuckets(recorded, recorded).Share(options.Shared, "signin denied")},
 		fhir.Wrap("signin.New", err)
 }
 
@@ -216,16 +217,10 @@ func once(secret string, until time.Time) store.StateWrite {
 		Expect: store.StateAbsent, Expires: until.Add(time.Hour)}
 }
 
-// mayRecord counts a refusal and reports whether it may be recorded in this
-// second.
+// mayRecord counts a refusal and reports whether it may be recorded.
 func (s *Service) mayRecord() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now := s.Clock().Unix(); now != s.second {
-		s.second, s.spent = now, 0
-	}
-	s.spent++
-	return s.spent <= recorded
+	_, ok := s.refusals.Take(limit.Named(""), s.Clock(), 1)
+	return ok
 }
 
 func (s *Service) counted(ctx context.Context, method, outcome string) {
