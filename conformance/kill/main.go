@@ -159,7 +159,7 @@ func (h *harness) newClient(srv *clusterrun.Servers) (*blackbox.Client, error) {
 		return nil, err
 	}
 	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: scope, Key: key,
-		HTTP: &http.Client{Timeout: 20 * time.Second}}, nil
+		HTTP: &http.Client{Timeout: 2 * time.Minute}}, nil
 }
 
 // round runs the writers for some time, kills and restarts the server, and verifies the
