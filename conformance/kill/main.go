@@ -123,7 +123,9 @@ func run(o clusterrun.Options, kills, writers int, seed uint64) (err error) {
 }
 
 // few reports whether there was less work than the kills can prove something about.
-func (h *harness) few(kills int) bool { return h.total < kills || h.samples < kills || h.replays < kills/2 }
+func (h *harness) few(kills int) bool {
+	return h.total < kills || h.samples < kills || h.replays < kills/2
+}
 
 func (h *harness) setUp(o clusterrun.Options) error {
 	var err error
