@@ -3,6 +3,8 @@ package rapidtest
 import (
 	"flag"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 func TestFew(t *testing.T) {
@@ -11,7 +13,7 @@ func TestFew(t *testing.T) {
 		short bool
 		want  int
 	}{
-		{nil, false, 40}, {nil, true, 8}, {[]string{"-rapid.checks=100"}, false, 100},
+		{nil, false, 40}, {nil, true, 40}, {[]string{"-rapid.checks=100"}, false, 100},
 		{[]string{"-rapid.checks=5000"}, true, 5000},
 	} {
 		flags := flag.NewFlagSet("", flag.ContinueOnError)
@@ -25,5 +27,20 @@ func TestFew(t *testing.T) {
 	}
 	if few(flag.NewFlagSet("", flag.ContinueOnError), 1, 1, false) == nil {
 		t.Error("a package without property tests is not told apart")
+	}
+}
+
+// TestMain makes three cases the default, and two under -short.
+func TestMain(m *testing.M) { Main(m, 3, 2) }
+
+// TestCases counts the cases that rapid tries.
+func TestCases(t *testing.T) {
+	n, want := 0, 3
+	rapid.Check(t, func(*rapid.T) { n++ })
+	if testing.Short() {
+		want = 2
+	}
+	if n != want {
+		t.Errorf("%d cases, want %d", n, want)
 	}
 }

@@ -7,4 +7,4 @@ import (
 )
 
 // TestMain sets the default to few cases. Flags override it.
-func TestMain(m *testing.M) { rapidtest.Main(m, 25, 10) }
+func TestMain(m *testing.M) { rapidtest.Main(m, 25, 5) }

@@ -727,4 +727,4 @@ func TestHistory(t *testing.T) {
 }
 
 // TestMain sets the default to few cases. Flags override it.
-func TestMain(m *testing.M) { rapidtest.Main(m, 20, 8) }
+func TestMain(m *testing.M) { rapidtest.Main(m, 20, 4) }

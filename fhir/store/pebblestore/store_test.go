@@ -18,7 +18,7 @@ import (
 var lives = flag.Duration("pair", 0, "how long to compare samples with documents; 0 is the default of the suite; -rapid.checks also limits it")
 
 // TestMain sets the default to few cases for each of the ways to run the suite.
-func TestMain(m *testing.M) { rapidtest.Main(m, 40, 8) }
+func TestMain(m *testing.M) { rapidtest.Main(m, 40, 4) }
 
 // driver opens stores in memory.
 func driver() storetest.Driver { return driverOf(pebblestore.Options{}) }
