@@ -20,7 +20,7 @@ func Main(m *testing.M, checks, short int) {
 	os.Exit(m.Run())
 }
 
-// fifth is what rapid divides the number by under -short.
+// fifth undoes that rapid tries a fifth of -rapid.checks under -short.
 const fifth = 5
 
 // few sets the flag unless the command line does.
