@@ -6,6 +6,14 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 CRASHES ?= 50
 
+# Tests that wait overlap with those that compute.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
+# Everything but the race detector is compiled once, with the flags of the binary.
+GOFLAGS += -trimpath
+export GOFLAGS
+export CGO_ENABLED ?= 0
+
 # Payloads and HL7 definitions that the project may not redistribute. Tests read
 # them from this directory if it exists, and report it when they skip.
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
@@ -16,7 +24,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser redis test-cluster several oracle pair race smoke hostile vendors bench fuzz generate release comments clean
+.PHONY: run app build test check browser redis test-cluster several oracle pair race kill test-long blackbox smoke hostile vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -30,14 +38,25 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
+# The lint runs all of vet, so that go test need not run a part of it.
 test: build browser redis ## run every suite: lint, oracle, crash tests, fuzz seeds, race detector, smoke test, hostile input
-	PULSEGATE_BROWSER=1 $(GO) test -timeout 25m ./...
-	$(MAKE) oracle ORACLE=60s
+	PULSEGATE_BROWSER=1 PULSEGATE_TEST_BINARY=$(abspath $(BIN)) $(GO) test -vet=off -p $(JOBS) -timeout 25m \
+		$$($(GO) list ./... | grep -v /conformance/oracle$$)
 	$(MAKE) race
-	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
-	$(MAKE) smoke
-	$(MAKE) hostile
-	$(MAKE) several
+	$(MAKE) -j2 --output-sync=target blackbox ORACLE=60s
+
+blackbox: oracle kill smoke hostile several ## the suites that start servers, and make oracle; -j2 runs two at once
+
+# The long forms of the tests whose default is short so that make test takes minutes.
+test-long: build redis ## property tests, crashes and comparisons with many more cases: about two hours
+	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -rapid.checks 500 -crashes 500 -samples 6000 -tier 60 -pair 5m
+	$(GO) test ./conformance/enforce -count 1 -timeout 0 -rapid.checks 400 -enforce.three 20
+	$(GO) test ./conformance/fleet -count 1 -timeout 0 -rapid.checks 20
+	$(GO) test ./conformance/cluster/stores -count 1 -timeout 0 -histories 100
+	$(GO) test ./mapping/ingest ./mapping/preferred ./fhir/push ./fhir/cluster/role -count 1 -timeout 0 -rapid.checks 500
+	$(MAKE) oracle ORACLE=20m
+	$(MAKE) kill CRASHES=500
+	$(MAKE) race SHORT=
 
 # The tests of several servers over one log. The stand-in for MongoDB scans a
 # collection at each look, so that make test leaves out most attacks and faults.
@@ -75,13 +94,24 @@ redis: ## install the Redis server that the tests of several servers start
 pair: ## compare two stores through every method of the contract for PAIR (default 10m)
 	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/pair$$' -pair $(or $(PAIR),10m) -rapid.checks 100000
 
+kill: build ## kill a server CRASHES times (default 50) at random moments, and check that nothing acknowledged is lost
+	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
+
+# The packages that start goroutines, or whose tests call them from several.
+RACE := ./fhir/store/pebblestore ./fhir/store/sharedlog/... ./fhir/cluster/... ./fhir/audit ./fhir/bulk \
+	./fhir/consent ./fhir/interaction ./fhir/limit ./fhir/push ./fhir/series ./fhir/subscription ./fhir/egress \
+	./smart/backend ./smart/internal/protocol ./smart/oauth/token ./smart/pages ./smart/people/authn \
+	./smart/people/user ./smart/proof/keys ./adapters/link ./adapters/sync ./adapters/pushkey ./adapters/apple \
+	./mapping/ingest ./mapping/preferred
+
 # Tests that run in one goroutine, or whose goroutines another test has, too. The race
 # detector would only slow them down, so they run without it, in the suites.
-SEQUENTIAL := TestSharedContractOfOne|TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted|TestDenseNights
+SEQUENTIAL := TestSharedContractOfOne|TestContractOfDocuments|TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestRebuildOrders|TestIdentifiersArePaged|TestSorted|TestDenseNights
+SHORT      := -short
 
 race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh
-	CGO_ENABLED=1 $(GO) test -race -short -skip '$(SEQUENTIAL)' -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/cluster/... ./fhir/limit ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./adapters/link ./adapters/sync ./adapters/pushkey ./mapping/ingest/...
+	CGO_ENABLED=1 $(GO) test -race $(SHORT) -vet=off -p $(JOBS) -skip '$(SEQUENTIAL)' -timeout 25m $(RACE)
 
 smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)

@@ -263,7 +263,7 @@ func (c *Client) Export(path string) (map[string][]json.RawMessage, map[string]a
 		return nil, nil, fmt.Errorf("kick-off: %d %s", resp.StatusCode, body)
 	}
 	status := resp.Header.Get("Content-Location")
-	for range 600 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		code, manifest, err := c.JSON("GET", status, nil, "Accept", "application/json")
 		if err != nil {
 			return nil, nil, err
@@ -288,7 +288,7 @@ func (c *Client) Export(path string) (map[string][]json.RawMessage, map[string]a
 		}
 		return out, manifest, nil
 	}
-	return nil, nil, fmt.Errorf("the export was not complete after 30 s")
+	return nil, nil, fmt.Errorf("the export was not complete after %v", patience)
 }
 
 // ndjson downloads a file of an export.

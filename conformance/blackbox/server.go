@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"pulsegate/fhir/porttest"
 )
 
 // Server is a running pulsegate process.
@@ -28,8 +29,17 @@ type Server struct {
 	done      chan error
 }
 
-// Build builds the binary in dir and returns its path.
+// Binary is the environment variable with the path of a binary that was just built from
+// this source, as the Makefile does.
+const Binary = "PULSEGATE_TEST_BINARY"
+
+// Build builds the binary in dir and returns its path. It returns the binary of the
+// environment if there is one.
 func Build(dir string) (string, error) {
+	if bin := os.Getenv(Binary); bin != "" {
+		_, err := os.Stat(bin) // go test runs the tests again when the file has changed
+		return bin, err
+	}
 	bin := filepath.Join(dir, "pulsegate")
 	if out, err := exec.Command("go", "build", "-o", bin, "pulsegate/cmd/pulsegate").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
@@ -38,14 +48,11 @@ func Build(dir string) (string, error) {
 }
 
 // FreePort returns a free loopback port, for a server with a base URL that must be
-// known before it starts.
-func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
+// known before it starts. No other process is given it before this one has ended.
+func FreePort() (int, error) { return porttest.Reserve() }
+
+// patience bounds the wait for a server to start and to drain.
+const patience = 2 * time.Minute
 
 // Start runs `serve` on a free loopback port and waits for the ready line. The
 // environment allows subscriptions and key URLs on loopback.
@@ -92,8 +99,8 @@ func StartWith(bin, data, listen string, env []string, args ...string) (*Server,
 		return s, nil
 	case err := <-s.done:
 		return nil, fmt.Errorf("the server ended before it was ready: %v\n%s", err, s.log)
-	case <-time.After(30 * time.Second):
-		return nil, errors.Join(fmt.Errorf("no ready line in 30 s\n%s", s.log), s.cmd.Process.Kill())
+	case <-time.After(patience):
+		return nil, errors.Join(fmt.Errorf("no ready line in %v\n%s", patience, s.log), s.cmd.Process.Kill())
 	}
 }
 
@@ -114,8 +121,8 @@ func (s *Server) Stop() error {
 	select {
 	case err := <-s.done:
 		return err
-	case <-time.After(40 * time.Second):
-		return errors.Join(errors.New("the server did not drain in 40 s"), s.cmd.Process.Kill())
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("the server did not drain in %v", patience), s.cmd.Process.Kill())
 	}
 }
 

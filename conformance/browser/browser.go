@@ -65,7 +65,7 @@ func New(t testing.TB, o Options) *Chrome {
 		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true),
 		chromedp.Flag("force-color-profile", "srgb"),
 		chromedp.Flag("host-resolver-rules", "MAP localhost 127.0.0.1"), chromedp.Flag("no-proxy-server", true),
-		chromedp.WSURLReadTimeout(60 * time.Second)}
+		chromedp.WSURLReadTimeout(patience)}
 	if o.Trust != nil {
 		sum := sha256.Sum256(o.Trust.RawSubjectPublicKeyInfo)
 		opts = append(opts, chromedp.Flag("ignore-certificate-errors-spki-list",
@@ -80,6 +80,9 @@ func New(t testing.TB, o Options) *Chrome {
 	}
 	return &Chrome{tb: t, opts: o, ctx: ctx, axe: string(src), shots: os.Getenv("PULSEGATE_SHOTS")}
 }
+
+// patience bounds a step in a page.
+const patience = 2 * time.Minute
 
 // Person opens a tab in a new browser profile with its own passkey authenticator.
 func (c *Chrome) Person() *Tab {
@@ -129,7 +132,7 @@ func (p *Tab) Run(steps ...Step) { p.tb.Helper(); Ask(p, chromedp.Steps(steps...
 // Ask performs a step and returns its result.
 func Ask[T any](p *Tab, a chromedp.Action[T]) T {
 	p.tb.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
 	v, err := chromedp.Run(ctx, a)
 	if err != nil {
@@ -178,7 +181,7 @@ func (p *Tab) Wait(text string) *Tab {
 func (p *Tab) Until(expr string) *Tab {
 	p.tb.Helper()
 	expr = `document.readyState === "complete" && (` + expr + ")"
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		// A page that is being left does not answer.
 		ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
 		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expr))

@@ -142,7 +142,7 @@ func subscribe(s *shell, srv *blackbox.Server, patient string) <-chan string {
 	const scope = "system/Observation.rs system/Subscription.crus"
 	id := strings.TrimSpace(s.must("client", "add", "--name", "EHR", "--jwks", "jwks.json", "--scope", scope))
 	client := &blackbox.Client{Base: srv.Base, ID: id, Scope: scope, Key: key,
-		HTTP: &http.Client{Timeout: 30 * time.Second}}
+		HTTP: &http.Client{Timeout: 2 * time.Minute}}
 	status, out, err := client.JSON("POST", "Subscription", []byte(`{"resourceType":"Subscription",`+
 		`"status":"requested","reason":"test","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/`+
 		`observation-recorded","_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/`+
@@ -154,7 +154,7 @@ func subscribe(s *shell, srv *blackbox.Server, patient string) <-chan string {
 		t.Fatalf("create of the subscription: %d %v %v", status, out, err)
 	}
 	<-handshake
-	for deadline := time.Now().Add(time.Minute); ; { // the server may be reading the answer to the handshake
+	for deadline := time.Now().Add(2 * time.Minute); ; { // the server may be reading the answer to the handshake
 		_, now, err := client.JSON("GET", "Subscription/"+out["id"].(string), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -46,11 +46,10 @@ func (r *Redis) Start() error {
 	if err := r.place.Do(r.cmd.Start); err != nil {
 		return err
 	}
-	for range 100 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := r.do("PING"); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return errors.Join(errors.New("redis-server does not start"), r.Kill())
 }

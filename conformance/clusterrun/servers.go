@@ -165,7 +165,7 @@ func (s *Servers) StartNode(i int) error {
 		return fmt.Errorf("%s: %w", s.members[i].Name, err)
 	}
 	last := 0
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		r, err := http.Get("http://" + s.listen[i] + "/readyz")
 		if err != nil {
 			continue
@@ -175,7 +175,7 @@ func (s *Servers) StartNode(i int) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is not ready after a minute: status %d", s.members[i].Name, last)
+	return fmt.Errorf("%s is not ready after two minutes: status %d", s.members[i].Name, last)
 }
 
 // KillNode ends a process of a cluster with SIGKILL. Requests go to the others.

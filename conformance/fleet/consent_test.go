@@ -1,12 +1,10 @@
 package fleet
 
 import (
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
 	"testing"
 	"time"
@@ -14,18 +12,14 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/rapidtest"
 )
 
 // TestMain sets the default to few cases, which flags override, and collects garbage less
 // often: the tests allocate much and keep little.
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400)
-	if f := flag.Lookup("rapid.checks"); f != nil {
-		if err := f.Value.Set("2"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(m.Run())
+	rapidtest.Main(m, 2, 1)
 }
 
 // people are the patients of a home.

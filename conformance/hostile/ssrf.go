@@ -131,15 +131,14 @@ func notActive(by *blackbox.Client, id string) error {
 	return err
 }
 
-// eventually waits at most 10 s for ok.
+// eventually waits at most two minutes for ok.
 func eventually(ok func() bool) bool {
-	for range 500 {
-		if ok() {
-			return true
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return false
+	return true
 }
 
 // keysAt registers a client of a server with its keys at u, by the command line, and

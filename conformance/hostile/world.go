@@ -55,7 +55,7 @@ type row struct{ section, name, answer string }
 // processes, where each commit of a large batch waits for the log.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
-		HTTP: &http.Client{Timeout: time.Duration(w.srv.Nodes()) * 30 * time.Second}}
+		HTTP: &http.Client{Timeout: 2 * time.Minute}}
 }
 
 func (w *world) setUp() error {

@@ -187,7 +187,7 @@ var directions = []struct {
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},
 	{"pulsegate/smart", []string{"pulsegate/smart", "pulsegate/fhir"}, false},
 	{"pulsegate/mapping", []string{"pulsegate/mapping", "pulsegate/fhir", "pulsegate/adapters"}, false},
-	{"pulsegate/conformance/blackbox", nil, true},
+	{"pulsegate/conformance/blackbox", []string{"pulsegate/fhir/porttest"}, true},
 }
 
 // owners lists third-party packages and the only packages that may import them.

@@ -171,7 +171,7 @@ func (p prepared) Commit(ctx context.Context, b *store.Batch) (store.Result, err
 }
 
 // workTimeout bounds the time of background work.
-const workTimeout = 20 * time.Second
+const workTimeout = 2 * time.Minute
 
 // wait waits until ok returns true.
 func (w *world) wait(what string, ok func() bool) {

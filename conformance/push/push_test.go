@@ -74,7 +74,7 @@ func start(t *testing.T) *node {
 	const scope = "system/Observation.cruds system/Patient.cruds system/AuditEvent.rs"
 	n.client = &blackbox.Client{Base: n.srv.Base, ID: n.addClient("--jwks", file, "--scope", scope), Scope: scope,
 		Key:  key,
-		HTTP: &http.Client{Timeout: 30 * time.Second}}
+		HTTP: &http.Client{Timeout: 2 * time.Minute}}
 	return n
 }
 

@@ -129,5 +129,5 @@ func expect(ok bool, format string, args ...any) error {
 // client returns a client with the key of the test.
 func (w *world) client(id, scope string) *blackbox.Client {
 	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
-		HTTP: &http.Client{Timeout: 30 * time.Second}}
+		HTTP: &http.Client{Timeout: 2 * time.Minute}}
 }

@@ -81,7 +81,8 @@ func (w *world) subscribes() error {
 	if a := <-r.auth; a != "Bearer smoke-secret" {
 		return fmt.Errorf("channel header: %q", a)
 	}
-	for range 100 { // the server may still be reading the answer to the handshake
+	// The server may still be reading the answer to the handshake.
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		if _, out, err = w.ehr.JSON("GET", "Subscription/"+id, nil); err != nil {
 			return err
 		}

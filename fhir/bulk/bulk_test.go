@@ -132,7 +132,7 @@ func (w *world) kick(c audit.Caller, r Request) string {
 
 func (w *world) manifest(c audit.Caller, id string) (m manifest) {
 	w.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		s, err := w.exporter.Status(context.Background(), c, id)
 		if err != nil {
 			w.t.Fatal(err)

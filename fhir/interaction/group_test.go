@@ -17,6 +17,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
 
@@ -29,19 +30,44 @@ func (open) Create(typ string, body []byte, id string) (fhir.Resource, error) {
 
 func (open) Bundle([]byte) (*r4.Bundle, error) { return nil, nil }
 
-// syncing counts what reaches the disk, each time as slowly as a disk.
-type syncing struct{ n atomic.Int64 }
+// syncing counts what reaches the disk, each time as slowly as a disk. The first of a
+// step waits until all requests of the step are in the store.
+type syncing struct {
+	n    atomic.Int64
+	wait atomic.Pointer[func() bool] // of the step; may be nil
+}
 
 func (s *syncing) MaybeError(op errorfs.Op) error {
 	switch op.Kind {
 	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
 		s.n.Add(1)
+		if ready := s.wait.Swap(nil); ready != nil {
+			for end := time.Now().Add(2 * time.Minute); !(*ready)() && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
 }
 
 func (s *syncing) String() string { return "syncing" }
+
+// counting counts the calls that the requests make.
+type counting struct {
+	store.Store
+	calls atomic.Int64
+}
+
+func (c *counting) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	c.calls.Add(1)
+	return c.Store.Commit(ctx, b)
+}
+
+func (c *counting) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
+	c.calls.Add(1)
+	return c.Store.Read(ctx, ref, at)
+}
 
 // TestRequestsShareSyncs tests that concurrent requests share an fsync: creates, which
 // commit their own events, and reads, which share a commit of events. Each is durable
@@ -62,7 +88,8 @@ func TestRequestsShareSyncs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &interaction.Service{Store: st, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+	calls := &counting{Store: st}
+	s := &interaction.Service{Store: calls, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader,
 		Base: "https://pg.example/fhir"}
 	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "c",
 		Grant: access.All()}, RemoteIP: "192.0.2.1"}}
@@ -83,6 +110,9 @@ func TestRequestsShareSyncs(t *testing.T) {
 		}},
 	} {
 		syncs, events := disk.n.Load(), st.Log().Size()
+		calls.calls.Store(0)
+		all := func() bool { return calls.calls.Load() >= n }
+		disk.wait.Store(&all)
 		var wg sync.WaitGroup
 		for i := range n {
 			wg.Add(1)

@@ -1,16 +1,16 @@
 package push
 
 import (
-	"flag"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"pulsegate/fhir/rapidtest"
 
 	"pgregory.net/rapid"
 )
@@ -25,14 +25,7 @@ func TestAnyMoment(t *testing.T) {
 }
 
 // TestMain runs few random tests unless -rapid.checks is given.
-func TestMain(m *testing.M) {
-	if f := flag.Lookup("rapid.checks"); f != nil {
-		if err := f.Value.Set("8"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { rapidtest.Main(m, 8, 4) }
 
 func anyMoment(t *testing.T, rt *rapid.T, form string) {
 	w := newWorld(t)

@@ -327,7 +327,7 @@ func (w *world) start(st store.Store) {
 func (w *world) options(st store.Store) Options {
 	return Options{Store: st, Audit: w.rec, Clock: time.Now, Base: own,
 		Policy:     egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true},
-		MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond, Timeout: 10 * time.Second, Forms: w.forms,
+		MinBackoff: time.Millisecond, MaxBackoff: 8 * time.Millisecond, Timeout: 2 * time.Minute, Forms: w.forms,
 		TokensFor: func(Target) (Tokens, error) { return w.tokens, nil },
 		GrantFor: func(_ context.Context, id string) (*access.Grant, error) {
 			return &access.Grant{Recipient: id, Consents: w.consents, Rules: w.rules}, nil

@@ -1,17 +1,10 @@
 package preferred
 
 import (
-	"flag"
-	"os"
 	"testing"
+
+	"pulsegate/fhir/rapidtest"
 )
 
 // TestMain sets the default to few cases. Flags override it.
-func TestMain(m *testing.M) {
-	if f := flag.Lookup("rapid.checks"); f != nil {
-		if err := f.Value.Set("25"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { rapidtest.Main(m, 25, 5) }

@@ -404,7 +404,7 @@ func TestFollower(t *testing.T) {
 	w.deliver("fitbit", steps("fitbit", tracker, noon, 10))
 	select {
 	case <-written:
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("no value was written")
 	}
 }

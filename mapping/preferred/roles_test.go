@@ -34,7 +34,7 @@ func (w *world) newPeer(node string, edit func(*Options)) *peer {
 func (w *world) takes(peers ...*peer) {
 	w.t.Helper()
 	last := peers[len(peers)-1]
-	for end := time.Now().Add(time.Minute); last.engine.role.Current() == nil; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); last.engine.role.Current() == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatal("the role is not taken")
 		}

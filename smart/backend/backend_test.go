@@ -94,7 +94,7 @@ func testClient(t *testing.T, base string, clock *clocktest.Clock, edit func(*Co
 	if edit != nil {
 		edit(&conf)
 	}
-	c, err := New(conf, Options{HTTP: &http.Client{Timeout: 10 * time.Second, CheckRedirect: noRedirect},
+	c, err := New(conf, Options{HTTP: &http.Client{Timeout: 2 * time.Minute, CheckRedirect: noRedirect},
 		Sign: ring.SignAssertion, Clock: clock.Now, NewID: fhir.RandomID})
 	if err != nil {
 		t.Fatal(err)

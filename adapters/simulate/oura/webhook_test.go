@@ -441,7 +441,7 @@ func TestRun(t *testing.T) {
 	for range 5 {
 		select {
 		case <-got:
-		case <-time.After(time.Minute):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("no event")
 		}
 	}

@@ -37,7 +37,7 @@ import (
 const leaseOfTest = 2 * time.Second
 
 // patience bounds the waits of these tests.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // fleet is a cluster of servers over one database.
 type fleet struct {

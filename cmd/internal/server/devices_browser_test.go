@@ -70,7 +70,7 @@ func TestDevicesInBrowser(t *testing.T) {
 	// devices waits until the record of ada has a ring, or none.
 	devices := func(want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			var got admin.PatientDetails
 			if err := socket.Call(t.Context(), "patient/show", url.Values{"id": {"ada"}}, nil, &got); err != nil {
 				t.Fatal(err)

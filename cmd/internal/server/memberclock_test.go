@@ -2,9 +2,9 @@ package server
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,17 +13,17 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/cluster/hints/redistest"
+	"pulsegate/fhir/porttest"
 )
 
-// freeAddress returns a free address of the loopback interface.
+// freeAddress returns an address of the loopback interface at which nothing listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return "127.0.0.1:" + strconv.Itoa(port)
 }
 
 // TestClusterClock lets a server run whose clock is 90 seconds ahead. It is not ready,

@@ -25,7 +25,7 @@ import (
 // eventually calls done until it returns true.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("waited in vain for ", what)
 		}
@@ -232,7 +232,7 @@ func (all *peers) subscribed(c *http.Client, bearer []string) {
 				if k == kind {
 					return
 				}
-			case <-time.After(time.Minute):
+			case <-time.After(2 * time.Minute):
 				t.Fatal("no ", kind)
 			}
 		}

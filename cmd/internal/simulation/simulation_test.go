@@ -353,7 +353,7 @@ func TestRun(t *testing.T) {
 		if got != "Bearer the key" {
 			t.Errorf("pushed with %q", got)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nothing was pushed")
 	}
 	for path, want := range map[string]int{"/oura/v2/usercollection/sleep": 400, "/google/v4/users/me/identity": 401,

@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds the wait for a condition.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // quick has short pauses, and no bound that a slow machine exceeds.
 var quick = Timing{Take: patience, Call: 5 * time.Second, Lease: 300 * time.Millisecond, Retry: 10 * time.Millisecond}

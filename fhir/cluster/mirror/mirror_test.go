@@ -360,7 +360,7 @@ func TestRun(t *testing.T) {
 	done := make(chan struct{})
 	go func() { w.m.Run(ctx); close(done) }()
 	w.commit(&store.Batch{Writes: []store.Write{put("Patient", "ada", "")}})
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		s, err := mirror.StatusOf(ctx, w.db)
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds the wait for a condition.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // timing has short pauses, and no bound that a slow machine exceeds.
 var timing = Timing{Dial: patience, Retry: 10 * time.Millisecond, Silence: patience, Answer: patience, Show: patience}

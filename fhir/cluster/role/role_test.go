@@ -3,10 +3,8 @@ package role
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
@@ -735,11 +734,4 @@ func TestHistory(t *testing.T) {
 }
 
 // TestMain sets the default to few cases. Flags override it.
-func TestMain(m *testing.M) {
-	if f := flag.Lookup("rapid.checks"); f != nil {
-		if err := f.Value.Set("20"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { rapidtest.Main(m, 20, 4) }

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"context"
+	"flag"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -103,12 +104,14 @@ func TestUnknownSchema(t *testing.T) {
 	}
 }
 
+var samples = flag.Int("samples", 1500, "samples of TestCompactionIsBounded")
+
 // TestCompactionIsBounded checks that compaction rewrites each sample a bounded
 // number of times and leaves few tails, in any order of samples.
 func TestCompactionIsBounded(t *testing.T) {
-	n := 6000
+	n := *samples
 	if testing.Short() {
-		n = 1500
+		n = min(n, 600)
 	}
 	rnd := rand.New(rand.NewPCG(3, 3))
 	for name, at := range map[string]func(i int) int{

@@ -195,13 +195,15 @@ func TestCheckpoint(t *testing.T) {
 	d, fs := dbs[0], g.processes[0].fs
 	done := make(chan error, 1)
 	stop := make(chan struct{})
+	// A copy that takes long must not let the store grow without end.
+	more := make(chan struct{}, 5*60)
 	go func() {
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				done <- nil
 				return
-			default:
+			case <-more:
 			}
 			if _, err := d.Commit(context.Background(), batchOf(device(fmt.Sprint("d", i), ""))); err != nil {
 				done <- err
@@ -210,6 +212,9 @@ func TestCheckpoint(t *testing.T) {
 		}
 	}()
 	for i := range 5 {
+		for range 60 {
+			more <- struct{}{}
+		}
 		until(t, "there are more commits", func() bool { return d.LastSeq() > store.Seq(20*(i+1)) })
 		before := d.Position()
 		dir := fmt.Sprint("copy", i)

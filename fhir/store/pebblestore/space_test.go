@@ -68,7 +68,7 @@ func TestFullDisk(t *testing.T) {
 	// The store asks the file system a few times per second.
 	until := func(want fhir.Kind, ok bool) {
 		t.Helper()
-		for range 200 {
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 			err := write()
 			if ok && err == nil || !ok && err != nil && fhir.KindOf(err) == want {
 				return
@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	// Fill the disk while tables are created in the background.
 	fs.full.Store(true)
-	flush, cancel := context.WithTimeout(ctx, time.Minute)
+	flush, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- s.Compact(flush) }()

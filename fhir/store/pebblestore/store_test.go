@@ -9,12 +9,16 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/storetest"
 )
 
 var lives = flag.Duration("pair", 0, "how long to compare samples with documents; 0 is the default of the suite; -rapid.checks also limits it")
+
+// TestMain sets the default to few cases for each of the ways to run the suite.
+func TestMain(m *testing.M) { rapidtest.Main(m, 40, 4) }
 
 // driver opens stores in memory.
 func driver() storetest.Driver { return driverOf(pebblestore.Options{}) }
@@ -61,7 +65,7 @@ func TestContract(t *testing.T) { storetest.Run(t, driver()) }
 // TestContractTight runs the suite with bounds as small as possible.
 func TestContractTight(t *testing.T) {
 	d := driverOf(pebblestore.Tight(pebblestore.Options{}))
-	d.Lives = 3 * time.Second
+	d.Lives = 2 * time.Second
 	storetest.Run(t, d)
 }
 func TestContractOfDocuments(t *testing.T) { storetest.Run(t, storetest.AsDocuments(driver())) }

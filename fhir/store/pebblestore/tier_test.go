@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -355,17 +356,19 @@ func (w *world) others() {
 	}
 }
 
+var rounds = flag.Int("tier", 3, "random lives of TestTier")
+
 // TestTier checks that the sample tier cannot be distinguished from documents.
 func TestTier(t *testing.T) {
-	rounds := 6
+	rounds, steps := *rounds, 60
 	if testing.Short() {
-		rounds = 2
+		rounds, steps = 1, 30
 	}
 	for i := range rounds {
 		seed := uint64(time.Now().UnixNano()) + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed)
-			for range 60 {
+			for range steps {
 				switch w.rnd.IntN(8) {
 				case 0, 1, 2:
 					w.stream()

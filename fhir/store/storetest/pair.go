@@ -43,7 +43,10 @@ type pending struct {
 
 func testPair(t *testing.T, d Driver) {
 	if d.Lives == 0 {
-		d.Lives = 10 * time.Second
+		d.Lives = 5 * time.Second
+	}
+	if testing.Short() {
+		d.Lives = min(d.Lives, time.Second)
 	}
 	end, failing := time.Now().Add(d.Lives), false
 	rapid.Check(t, func(rt *rapid.T) {

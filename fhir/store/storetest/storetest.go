@@ -29,7 +29,7 @@ type Driver struct {
 	// It is nil if the driver has no such file system.
 	Crash func(t testing.TB, s store.Store) store.Store
 	// Lives limits the time in which new random lives are started in the comparison
-	// of two stores. Zero means 10 s.
+	// of two stores. Zero means 5 s. Under -short it is at most 1 s.
 	Lives time.Duration
 
 	documents bool // both stores would have documents

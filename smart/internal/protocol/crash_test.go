@@ -6,9 +6,11 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
+	"pulsegate/fhir/porttest"
 	"pulsegate/smart/client"
 	"pulsegate/smart/oauth/token"
 )
@@ -42,7 +44,7 @@ func (w *world) serve(addr string) func() {
 		}
 		_ = cmd.Wait() // the error says that the process was killed
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		res, err := http.Get("http://" + addr + "/.well-known/jwks.json")
 		if err == nil {
 			if err := res.Body.Close(); err != nil {
@@ -66,11 +68,7 @@ func TestSingleUseSurvivesKill(t *testing.T) {
 	code := w.code(app, "launch/patient patient/*.rs offline_access", nil)
 	w.close()
 	t.Cleanup(w.open) // newWorld closes the world
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := "127.0.0.1:" + strconv.Itoa(must(porttest.Reserve()))
 	w.base = "http://" + addr
 	assertion := w.assertion(back.ID)
 	post := func(form url.Values) (int, m) {

@@ -14,13 +14,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"pulsegate/fhir/porttest"
 )
 
 // Variable names the environment variable with the URL of a running Redis server.
 const Variable = "PULSEGATE_TEST_REDIS"
 
 // patience bounds the wait for a server to start.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // URL returns the URL of a Redis server: the one that the environment names, or one
 // that Start starts.
@@ -54,26 +56,16 @@ func Start(t testing.TB) *Server {
 		}
 		t.Fatal("redis-server is missing; deploy/ensure-redis.sh installs it")
 	}
-	// Another process may take a free port before the server does.
-	for range 5 {
-		s := &Server{test: t, dir: t.TempDir(), port: freePort(t)}
-		if s.start() {
-			t.Cleanup(s.Stop)
-			return s
-		}
-	}
-	t.Fatal("redis-server does not start")
-	return nil
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	s := &Server{test: t, dir: t.TempDir(), port: port}
+	if !s.start() {
+		t.Fatal("redis-server does not start")
+	}
+	t.Cleanup(s.Stop)
+	return s
 }
 
 // Addr returns the host and port of the server.
