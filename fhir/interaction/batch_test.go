@@ -399,8 +399,8 @@ func TestBatchEqualsSerial(t *testing.T) {
 	})
 }
 
-// counting is a store that commits nothing before as many commits wait for it as can.
-type counting struct {
+// waiting is a store that commits nothing before as many commits wait for it as can.
+type waiting struct {
 	store.Store
 	mu      sync.Mutex
 	changed sync.Cond
@@ -412,7 +412,7 @@ type counting struct {
 }
 
 // Commit implements store.Store.
-func (s *counting) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+func (s *waiting) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	s.mu.Lock()
 	s.waiting++
 	s.arrived++
@@ -438,7 +438,7 @@ func TestBatchWaitsTogether(t *testing.T) {
 	defer closes()
 	w.OnBatchRun(nil, nil)
 	const n = 3*interaction.Together + 5
-	c := &counting{Store: w.store.Store, fill: interaction.Together, total: n}
+	c := &waiting{Store: w.store.Store, fill: interaction.Together, total: n}
 	c.changed.L = &c.mu
 	w.Store = c
 	var entries []string

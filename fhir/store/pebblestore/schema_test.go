@@ -31,13 +31,6 @@ func schemasOf(t *testing.T, g *group) (out []uint32) {
 	return out
 }
 
-func synced(t *testing.T, d *pebblestore.DB) {
-	t.Helper()
-	if err := d.Sync(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestRaiseSchema raises the schema while three processes run, of which one is of an older
 // program. The raise travels with the log, and the old one stops without a change.
 func TestRaiseSchema(t *testing.T) {
