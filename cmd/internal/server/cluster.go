@@ -46,7 +46,7 @@ type member struct {
 	dir  *datadir.Lock
 	log  *mongolog.Log
 	keys sealed.Keys
-	// settings are those that must be the same on all servers.
+	// settings holds what must be the same on all servers.
 	settings nodes.Settings
 	vault    *sealed.Vault
 	roles    *role.Leases

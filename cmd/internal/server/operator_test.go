@@ -71,6 +71,7 @@ func adminCalls() map[string][]string {
 		"POST /cluster/snapshot":     {`{}`},
 		"GET /cluster/schema":        {""},
 		"POST /cluster/schema/raise": {`{}`},
+		"POST /cluster/roll":         {`{}`},
 		"GET /pack":                  {""},
 		"GET /pack/show": {"?vendor=apple&metric=heart_rate", "?vendor=apple&metric=none",
 			"?name=apple"},
@@ -87,7 +88,7 @@ var refusedCalls = map[string]bool{
 	"GET /patient/show?id=nobody": true,
 
 	// The server is alone; TestClusterCommands has the rest.
-	"POST /cluster/snapshot": true, "GET /cluster/schema": true, "POST /cluster/schema/raise": true,
+	"POST /cluster/snapshot": true, "GET /cluster/schema": true, "POST /cluster/schema/raise": true, "POST /cluster/roll": true,
 
 	"GET /link/show?id=none": true,
 	"POST /link/pull":        true,

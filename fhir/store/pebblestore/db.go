@@ -224,7 +224,7 @@ func (d *DB) load() error {
 	if err := d.schemas.load(schema); err != nil {
 		return err
 	}
-	if d.opts.Shared == nil && d.schemas.stored < RowSchema { // nobody else must read it
+	if d.opts.Shared == nil && d.schemas.stored < RowSchema { // no other process reads it
 		d.schemas.stored = RowSchema
 		if err := d.pdb.Set(keys.Schema, version(RowSchema), pebble.Sync); err != nil {
 			return err

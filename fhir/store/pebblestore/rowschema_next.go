@@ -9,7 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// RowSchema is that of the next version of the program, for tests of upgrades. No
+// RowSchema is the schema of a later version of the program, for tests of upgrades. No
 // released program is built with it.
 const RowSchema = 5
 
