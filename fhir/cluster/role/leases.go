@@ -348,7 +348,7 @@ func (l *Leases) renewAll(ctx context.Context, t *term) {
 	l.failing = failed
 	if store.Lost(err) {
 		for _, t := range terms {
-			t.check(ctx)
+			_ = t.check(ctx)
 		}
 		return // those that are left are renewed in the next attempt
 	}

@@ -3,6 +3,7 @@ package role
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -59,6 +60,7 @@ type process struct {
 	swallow int
 	still   time.Time
 	failing bool // commits fail; guarded by mu
+	blind   bool // reads fail; guarded by mu
 }
 
 func newProcess(t *testing.T, st store.State, node string) *process {
@@ -169,8 +171,11 @@ func (p *process) set(fn func()) {
 
 func (p *process) Get(ctx context.Context, key string) ([]byte, error) {
 	p.mu.Lock()
-	stale := p.stale
+	stale, blind := p.stale, p.blind
 	p.mu.Unlock()
+	if blind {
+		return nil, errCut
+	}
 	if stale != nil {
 		return stale[key], nil
 	}
@@ -375,6 +380,11 @@ func TestOverslept(t *testing.T) {
 		if err := old.term.Store(db).Sync(t.Context()); err != nil {
 			t.Error(err)
 		}
+		ps[0].set(func() { ps[0].blind = true })
+		if err := old.term.Store(db).Sync(t.Context()); !errors.Is(err, errCut) {
+			t.Errorf("Sync that cannot read the lease: %v", err)
+		}
+		ps[0].set(func() { ps[0].blind = false })
 		ps[0].stop()
 		pass(2 * testLease)
 		next := j.list()[1]

@@ -66,7 +66,7 @@ func (s bound) Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 	s.term.Bind(&copied)
 	r, err := s.Store.Commit(ctx, &copied)
 	if fhir.KindOf(err) == fhir.Conflict {
-		s.term.check(ctx)
+		_ = s.term.check(ctx) // ends the work if it is the cause
 	}
 	return r, err
 }
@@ -77,10 +77,7 @@ func (s bound) Sync(ctx context.Context) error {
 	if err := s.Store.Sync(ctx); err != nil {
 		return err
 	}
-	if s.term.check(ctx) {
-		return nil
-	}
-	return fhir.Errorf(fhir.Conflict, "role.Sync", "another process has taken the role %s", s.term.name)
+	return fhir.Wrap("role.Sync", s.term.check(ctx))
 }
 
 // renew returns the write of a renewal that begins at a time.
@@ -114,15 +111,15 @@ func (t *term) end(ctx context.Context, why string) {
 	}
 }
 
-// check ends the work if another process has taken the role. It reports whether this
-// process still has the role as far as it can see.
-func (t *term) check(ctx context.Context) bool {
+// check ends the work if another process has taken the role, and then fails with Conflict.
+// It also fails if the lease cannot be read.
+func (t *term) check(ctx context.Context) error {
 	v, err := t.leases.opts.State.Get(context.WithoutCancel(ctx), leaseKey(t.name))
 	if err == nil && !bytes.Equal(v, t.value) {
 		t.end(ctx, "taken by another process")
-		return false
+		return fhir.Errorf(fhir.Conflict, "role.check", "another process has taken the role %s", t.name)
 	}
-	return true
+	return err
 }
 
 // watch ends the work when another process has taken the role, or when the lease has
@@ -134,7 +131,7 @@ func (t *term) watch(ctx context.Context) {
 			t.end(ctx, "the lease could not be renewed")
 			return
 		}
-		t.check(ctx)
+		_ = t.check(ctx) // the lease runs out if it cannot be read
 		select {
 		case <-ctx.Done():
 		case <-t.leases.opts.After(min(left, t.leases.poll)):
