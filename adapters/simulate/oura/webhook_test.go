@@ -419,7 +419,7 @@ func TestRun(t *testing.T) {
 	wall := simulate.NewClock(time.Now, start, 1)
 	w := newWorld(t, 5, func(o *oura.Options) {
 		o.Clock = simulate.NewClock(wall.Now, start.AddDate(0, 0, 5), 24*3600)
-		o.Wall = o.Clock.Now
+		o.Wall = wall.Now // the code and the tokens do not expire within the test
 	})
 	got := make(chan struct{}, 1000)
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
