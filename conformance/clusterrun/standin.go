@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"time"
 
+	"pulsegate/fhir/store/sharedlog/mongolog"
 	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
 )
 
@@ -27,7 +30,8 @@ type StandIn struct {
 // does not have it.
 func BuildStandIn() (string, error) { return mongotest.Build(context.Background()) }
 
-// StartStandIn starts a stand-in with the new directory dir on a free port of a place.
+// StartStandIn starts a stand-in with the new directory dir on a free port of a place, and
+// lays out the log of a cluster.
 func StartStandIn(at Place, dir string) (*StandIn, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -41,7 +45,28 @@ func StartStandIn(at Place, dir string) (*StandIn, error) {
 		return nil, err
 	}
 	s := &StandIn{place: at, addr: addr, dir: dir, path: path}
-	return s, s.Start()
+	if err := s.Start(); err != nil {
+		return nil, err
+	}
+	if err := s.layOut(); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// segment is the number of entries per collection of the log. The stand-in reads a whole
+// collection at each look at the log.
+const segment = 16
+
+// layOut lays out the log of the cluster before a server does.
+func (s *StandIn) layOut() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	l, err := mongolog.Open(ctx, mongolog.Options{URI: s.URI(), Standalone: true, Segment: segment})
+	if err != nil {
+		return err
+	}
+	return l.Close(ctx)
 }
 
 // Addr returns the address of the stand-in.
