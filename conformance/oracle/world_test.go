@@ -324,6 +324,7 @@ func (w *world) open() {
 		t.Fatal(err)
 	}
 	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"],
+		Limits: interaction.Limits{BatchTogether: 1}, // so that the commits of both stores are the same
 		Base:   base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}, Forms: forms.All(nil)}
 	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.frozenClock,

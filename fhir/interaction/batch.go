@@ -13,8 +13,6 @@ import (
 )
 
 const (
-	// together bounds the entries of a batch that wait for the store at the same time.
-	together = 64
 	// maxOutcome bounds the size of an OperationOutcome in bytes. It has few issues, with
 	// short texts.
 	maxOutcome = 16 << 10
@@ -29,7 +27,7 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 	named := targets(entries)
 	for len(entries) > 0 {
 		r := &batchRun{service: s, rq: rq, named: named, size: p.size(), capacity: s.remaining(p),
-			written: map[fhir.Ref]bool{}, used: map[fhir.Ref]bool{}, slots: make(chan struct{}, together)}
+			written: map[fhir.Ref]bool{}, used: map[fhir.Ref]bool{}, slots: make(chan struct{}, s.Limits.withDefaults().BatchTogether)}
 		n, err := r.perform(ctx, entries)
 		if err != nil {
 			return err
@@ -85,8 +83,7 @@ type performed struct {
 
 // batchTests changes batches for tests.
 type batchTests struct {
-	serial bool // each entry is alone
-	blind  bool // none is, and no two entries have anything to do with each other
+	blind bool // no entry is alone, and no two entries have anything to do with each other
 	// starts is called when a run starts, and waits before it waits for its entries, and
 	// before an entry that is alone. They may be nil.
 	starts, waits func()
@@ -117,7 +114,7 @@ func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err err
 	r.service.batches.start()
 	defer func() {
 		r.service.batches.wait()
-		for range together { // all entries have ended when all slots are free
+		for range cap(r.slots) { // all entries have ended when all slots are free
 			r.slots <- struct{}{}
 		}
 		for _, one := range r.out {
@@ -209,7 +206,7 @@ func (s *Service) footprint(rq *Request, e *entry, named map[fhir.Ref]bool) (f f
 	switch {
 	case s.batches.blind:
 		return f
-	case s.batches.serial:
+	case s.Limits.BatchTogether == 1:
 		return footprint{alone: true}
 	}
 	if e.Method == "GET" || e.Method == "HEAD" {

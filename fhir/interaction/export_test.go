@@ -1,14 +1,14 @@
 package interaction
 
-// Together is the maximum number of entries of a batch that wait for the store.
-const Together = together
+// Together is the default number of entries of a batch that wait for the store.
+const Together = batchTogether
 
 // WithoutLocks switches off the locks of s, on which only the number of attempts
 // depends.
 func (s *Service) WithoutLocks() { s.locks.off = true }
 
 // SerialBatches lets s perform the entries of a batch one after the other.
-func (s *Service) SerialBatches() { s.batches.serial = true }
+func (s *Service) SerialBatches() { s.Limits.BatchTogether = 1 }
 
 // BlindBatches lets s take the entries of a batch for independent, whatever they are.
 func (s *Service) BlindBatches() { s.batches.blind = true }

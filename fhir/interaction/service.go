@@ -62,14 +62,20 @@ type Limits struct {
 	Includes      int // included resources on a page; 2,000 by default
 	BundleEntries int // entries of a batch or transaction; 1,000 by default
 	BundleBytes   int // size in bytes of the answer to a batch or transaction; 32 MiB by default
+	// BatchTogether is the number of entries of a batch that wait for the store at the
+	// same time; 64 by default. If it is 1, the order of their commits is certain.
+	BatchTogether int
 }
+
+// batchTogether is the default of Limits.BatchTogether.
+const batchTogether = 64
 
 func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
 	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000},
-		{&l.BundleBytes, 32 << 20}} {
+		{&l.BundleBytes, 32 << 20}, {&l.BatchTogether, batchTogether}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
