@@ -223,9 +223,10 @@ func (l *links) few() bool {
 	return stats.Tokens < len(l.people)+5 || stats.Accepted == 0
 }
 
-// verifyLinks compares the data of the server with those of the vendor.
+// verifyLinks compares the data of the server with those of the vendor. Of several
+// processes, one waits two minutes for the refresh of a token that another one began.
 func (l *links) verifyLinks() error {
-	for deadline := time.Now().Add(2 * time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		if err := l.reconnect(); err != nil {
 			return err
 		}
@@ -249,7 +250,11 @@ func (l *links) verifyLinks() error {
 			return errors.Join(l.srv.Run(nil, "audit", "verify"), l.srv.RunAll("store", "check"), l.srv.Stop())
 		}
 		if time.Now().After(deadline) {
-			return errors.New(wrong)
+			var list linkList
+			if err := l.srv.Run(&list, "link", "list"); err != nil {
+				return err
+			}
+			return fmt.Errorf("%s; links: %+v", wrong, list.Links)
 		}
 		time.Sleep(time.Second)
 	}
