@@ -27,7 +27,8 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 	named := targets(entries)
 	for len(entries) > 0 {
 		r := &batchRun{service: s, rq: rq, named: named, size: p.size(), capacity: s.remaining(p),
-			written: map[fhir.Ref]bool{}, used: map[fhir.Ref]bool{}, slots: make(chan struct{}, s.Limits.withDefaults().BatchTogether)}
+			written: map[fhir.Ref]bool{}, used: map[fhir.Ref]bool{},
+			slots: make(chan struct{}, s.Limits.withDefaults().BatchTogether)}
 		n, err := r.perform(ctx, entries)
 		if err != nil {
 			return err

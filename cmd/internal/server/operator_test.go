@@ -88,7 +88,8 @@ var refusedCalls = map[string]bool{
 	"GET /patient/show?id=nobody": true,
 
 	// The server is alone; TestClusterCommands has the rest.
-	"POST /cluster/snapshot": true, "GET /cluster/schema": true, "POST /cluster/schema/raise": true, "POST /cluster/roll": true,
+	"POST /cluster/snapshot": true, "GET /cluster/schema": true, "POST /cluster/schema/raise": true,
+	"POST /cluster/roll": true,
 
 	"GET /link/show?id=none": true,
 	"POST /link/pull":        true,
