@@ -126,8 +126,8 @@ func (r *batchRun) perform(ctx context.Context, entries []entry) (n int, err err
 	}()
 	for ; n < len(entries); n++ {
 		e := &entries[n]
-		var f footprint // of an entry that is only refused
-		if e.err == nil && r.capacity > 0 {
+		f := footprint{alone: cap(r.slots) == 1} // of an entry that is only refused
+		if e.err == nil && r.capacity > 0 && !f.alone {
 			f = r.service.footprint(r.rq, e, r.named)
 		}
 		if n > 0 && (f.alone || r.concerns(&f) || !r.roomy()) {
@@ -204,11 +204,8 @@ type footprint struct {
 // Consents are alone, because all other entries depend on them.
 func (s *Service) footprint(rq *Request, e *entry, named map[fhir.Ref]bool) (f footprint) {
 	t := e.target
-	switch {
-	case s.batches.blind:
+	if s.batches.blind {
 		return f
-	case s.Limits.BatchTogether == 1:
-		return footprint{alone: true}
 	}
 	if e.Method == "GET" || e.Method == "HEAD" {
 		return footprint{alone: t.id == "" || t.history, ref: t.ref()}
