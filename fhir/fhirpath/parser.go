@@ -291,9 +291,9 @@ func (p *parser) number() (*expr, error) {
 	}
 	switch {
 	case p.tok.kind == tokString:
-		e.value = quantity(e.value, p.tok.text, false)
+		e.value = quantity(e.value, p.tok.text, unitKind(p.tok.text))
 	case p.tok.kind == tokIdentifier && calendarUnits[p.tok.text] != "":
-		e.value = quantity(e.value, p.tok.text, true)
+		e.value = quantity(e.value, p.tok.text, unitCalendar)
 	default:
 		return e, nil
 	}

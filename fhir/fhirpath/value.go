@@ -44,8 +44,7 @@ func (k Kind) String() string {
 //   - Decimal: dec, or, if dec is nil, num * 10^-scale.
 //   - String: text.
 //   - Date, DateTime and Time: num, scale, a and b; see temporal.
-//   - Quantity: the value as a Decimal, the unit in text, and in b whether the unit is
-//     one of the calendar's.
+//   - Quantity: the value as a Decimal, the unit in text, and the kind of unit in b.
 //   - the result of type(): the namespace in text, the name in name.
 type Value struct {
 	kind  Kind
@@ -72,13 +71,16 @@ func boolean(b bool) Value {
 func integer(n int64) Value      { return Value{kind: KindInteger, num: n} }
 func stringValue(s string) Value { return Value{kind: KindString, text: s} }
 
+// Kinds of units of a Quantity.
+const (
+	unitUCUM     = iota
+	unitCalendar // a unit of the calendar, such as month
+	unitOther    // of another system, or only a text
+)
+
 // quantity returns the Quantity of a number and a unit.
-func quantity(number Value, unit string, calendar bool) Value {
-	number.kind, number.text = KindQuantity, unit
-	number.b = 0
-	if calendar {
-		number.b = 1
-	}
+func quantity(number Value, unit string, unitKind int32) Value {
+	number.kind, number.text, number.b = KindQuantity, unit, unitKind
 	return number
 }
 
@@ -271,15 +273,15 @@ func (v Value) quantity() Value {
 	if !ok {
 		return v
 	}
-	unit := "1"
+	unit, unitKind := "1", int32(unitUCUM)
 	system, code, name := d.member(v.a, "system"), d.member(v.a, "code"), d.member(v.a, "unit")
 	switch {
 	case system != 0 && code != 0 && d.text(system) == systemUCUM:
 		unit = d.text(code)
 	case code != 0:
-		unit = "{" + d.text(code) + "}"
+		unit, unitKind = d.text(code), unitOther
 	case name != 0:
-		unit = "{" + d.text(name) + "}"
+		unit, unitKind = d.text(name), unitOther
 	}
-	return quantity(num, unit, false)
+	return quantity(num, unit, unitKind)
 }
