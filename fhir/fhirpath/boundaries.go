@@ -95,23 +95,20 @@ func decimalBoundary(v Value, digits int64, high bool) (Value, bool) {
 		return Value{}, false
 	}
 	half := apd.New(5, -int32(v.digitsAfterPoint())-1)
-	c := arithmetic().WithPrecision(3 * maxDigits)
-	var out apd.Decimal
-	var err error
-	if high {
-		c.Rounding = apd.RoundCeiling
-		_, err = c.Add(&out, v.decimal(), half)
-	} else {
-		c.Rounding = apd.RoundFloor
-		_, err = c.Sub(&out, v.decimal(), half)
+	rounding := apd.Rounder(apd.RoundCeiling)
+	if !high {
+		rounding = apd.RoundFloor
+		half.Negative = true
 	}
-	if err == nil {
-		_, err = c.Quantize(&out, &out, -int32(digits))
-	}
-	if err != nil {
+	var sum apd.Decimal
+	if _, err := arithmetic().WithPrecision(3*maxDigits).Add(&sum, v.decimal(), half); err != nil {
 		return Value{}, false
 	}
-	return decimalValue(&out)
+	out, ok := quantize(&sum, int(digits), rounding)
+	if !ok {
+		return Value{}, false
+	}
+	return decimalValue(out)
 }
 
 // boundary returns the first or the last moment that t may stand for, with digits of

@@ -149,6 +149,22 @@ func scaled(n int64, by int) (int64, bool) {
 	return n, true
 }
 
+// quantize returns d with a number of decimal places. The library drops the sign of
+// what it rounds away if no digit remains, so that 0.01 would have the ceiling 0.
+func quantize(d *apd.Decimal, places int, rounding apd.Rounder) (*apd.Decimal, bool) {
+	c := arithmetic().WithPrecision(3 * maxDigits)
+	c.Rounding = rounding
+	out := new(apd.Decimal)
+	if _, err := c.Quantize(out, d, -int32(places)); err != nil {
+		return d, false
+	}
+	if out.IsZero() && !d.IsZero() && (rounding == apd.RoundFloor && d.Negative ||
+		rounding == apd.RoundCeiling && !d.Negative) {
+		out.Coeff.SetInt64(1)
+	}
+	return out, true
+}
+
 // plainDecimal writes a decimal without an exponent.
 func plainDecimal(d *apd.Decimal) string {
 	s := d.Text('f')

@@ -321,10 +321,7 @@ func places(v Value) int {
 }
 
 // round rounds d half up to a number of decimal places.
-func round(d *apd.Decimal, digits int) *apd.Decimal {
-	out := new(apd.Decimal)
-	if _, err := arithmetic().WithPrecision(3*maxDigits).Quantize(out, d, -int32(digits)); err != nil {
-		return d
-	}
+func round(d *apd.Decimal, places int) *apd.Decimal {
+	out, _ := quantize(d, places, apd.RoundHalfUp)
 	return out
 }

@@ -177,21 +177,27 @@ func (e *Expression) Evaluate(ctx context.Context, focus Value, env *Env, dst Co
 	return out, ev.size(out[len(dst):])
 }
 
-// Test evaluates the expression as a condition, as an invariant or a filter is: it
-// holds if the result is true. A result that is empty does not hold, and a single item
-// that is not a Boolean counts as true.
+// Test evaluates the expression as a filter: it is met if the result is true. An empty
+// result does not meet it, and a single item that is not a Boolean does.
 func (e *Expression) Test(ctx context.Context, focus Value, env *Env) (bool, error) {
+	t, err := e.truth(ctx, focus, env)
+	return t == yes, err
+}
+
+// Holds evaluates the expression as an invariant: it is violated if the result is
+// false. An empty result does not violate it; R4's invariant ref-1 has one for a
+// Reference without the element reference.
+func (e *Expression) Holds(ctx context.Context, focus Value, env *Env) (bool, error) {
+	t, err := e.truth(ctx, focus, env)
+	return t != no && err == nil, err
+}
+
+func (e *Expression) truth(ctx context.Context, focus Value, env *Env) (logic, error) {
 	ev := begin(ctx, focus, env)
 	defer ev.end()
 	this := append(ev.get(), focus)
 	defer ev.put(this)
-	out, err := e.op.eval(ev, &scope{this: this}, ev.get())
-	if err != nil {
-		return false, err
-	}
-	defer ev.put(out)
-	t, err := truth(out, e.tree.pos)
-	return t == yes, err
+	return ev.test(e.op, &scope{this: this}, e.tree.pos)
 }
 
 var emptyEnv = &Env{} // read only

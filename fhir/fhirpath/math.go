@@ -53,11 +53,13 @@ func whole(rounding apd.Rounder) function {
 		if v.kind == KindInteger {
 			return v, true
 		}
-		var out apd.Decimal
-		c := arithmetic().WithPrecision(2 * maxDigits)
-		c.Rounding = rounding
-		if _, err := c.Quantize(&out, v.decimal(), 0); err != nil {
+		out, ok := quantize(v.decimal(), 0, rounding)
+		if !ok {
 			return Value{}, false
+		}
+		if v.kind == KindQuantity {
+			n, ok := decimalValue(out)
+			return quantity(n, v.text, v.b), ok
 		}
 		n, err := out.Int64()
 		return integer(n), err == nil

@@ -65,7 +65,13 @@ func (m *memberOp) step(v *Value, dst []Value) []Value {
 	}
 	e := m.last.Load()
 	if e == nil || e.owner != v.typ {
-		if e = model().types[v.typ].elements[m.name]; e == nil {
+		t := model().types[v.typ]
+		if e = t.elements[m.name]; e == nil {
+			// The name that a choice has in JSON, such as valueQuantity, is not one of
+			// FHIRPath, but some guides write it.
+			if j, ok := t.members[m.name]; ok {
+				dst = v.doc.append(dst, v.a, m.name, j.typ)
+			}
 			return dst
 		}
 		m.last.Store(e)

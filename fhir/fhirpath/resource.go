@@ -9,6 +9,16 @@ import (
 func resourceFunctions() map[string]function {
 	return map[string]function{
 		"extension": {1, 1, extension},
+		// Some search parameters of R4 use hasExtension, which is not defined anywhere.
+		"hasExtension": {1, 1, func(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error) {
+			found, err := extension(c, ev, sc, in, ev.get())
+			if err != nil {
+				return nil, err
+			}
+			n := len(found)
+			ev.put(found)
+			return append(dst, boolean(n > 0)), nil
+		}},
 		"hasValue": {0, 0, func(_ *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
 			return append(dst, boolean(len(in) == 1 && in[0].hasValue())), nil
 		}},

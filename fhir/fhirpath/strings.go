@@ -324,10 +324,16 @@ func unescapeText(s, target string) Value {
 	case "html":
 		return stringValue(html.UnescapeString(s))
 	case "json":
-		var out string
-		if json.Unmarshal([]byte(`"`+s+`"`), &out) == nil {
-			return stringValue(out)
+		for i := 0; i < len(s); i++ {
+			if s[i] == '\\' {
+				n := escapeLen(s[i:])
+				if n == 0 {
+					return Value{}
+				}
+				i += n - 1
+			}
 		}
+		return stringValue(unescape(s))
 	}
 	return Value{}
 }
