@@ -273,8 +273,8 @@ func (r *invariantRun) value(v Value, paths ...string) {
 // brokenInvariants lists the invariants that do not hold in HL7's examples, with the
 // reason.
 var brokenInvariants = map[string]string{ // read only
-	"codesystem-example csd-1 ": "the example has codes twice, as HL7's case testCombine1 says",
-	"patient-container-example dom-3 ": "a case of the test suite, not a valid resource",
+	"codesystem-example csd-1 ":                    "the example has codes twice, as HL7's case testCombine1 says",
+	"patient-container-example dom-3 ":             "a case of the test suite, not a valid resource",
 	"patient-container-example org-1 /contained/0": "a case of the test suite, not a valid resource",
 }
 
