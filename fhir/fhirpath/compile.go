@@ -1,7 +1,13 @@
 package fhirpath
 
-// compile turns a syntax tree into ops.
-func compile(e *expr) (op, error) {
+// compiler turns syntax trees into ops.
+type compiler struct {
+	// this is the type of $this where it is known, or noType. A path that begins at
+	// another type is empty then.
+	this typeID
+}
+
+func (c compiler) compile(e *expr) (op, error) {
 	switch e.kind {
 	case exprLiteral:
 		return &literalOp{e.value}, nil
@@ -18,48 +24,63 @@ func compile(e *expr) (op, error) {
 		}
 		return thisOp{}, nil
 	case exprMember:
-		return compileMember(e)
-	case exprIndex:
-		source, err := compile(e.left)
-		if err != nil {
-			return nil, err
-		}
-		index, err := compile(e.args[0])
-		return &indexOp{e.pos, source, index}, err
-	case exprUnary:
-		operand, err := compile(e.left)
-		return &unaryOp{e.pos, e.name == "-", operand}, err
+		return c.member(e)
+	case exprFunction:
+		return c.function(e)
 	case exprBinary:
-		return compileBinary(e)
-	case exprType:
-		source, err := compile(e.left)
-		if e.name == "is" {
-			return &isOp{e.pos, source, e.typ}, err
-		}
-		return &asOp{e.pos, source, e.typ}, err
+		return c.binary(e)
 	}
-	return compileFunction(e)
-}
-
-func compileMember(e *expr) (op, error) {
-	m := &memberOp{pos: e.pos, name: e.name}
-	if e.left == nil {
-		if e.name != "" && e.name[0] >= 'A' && e.name[0] <= 'Z' { // primitive types are no roots
-			m.typ = model().byName[e.name]
-		}
-		return m, nil
-	}
-	source, err := compile(e.left)
-	m.source = source
-	return m, err
-}
-
-func compileBinary(e *expr) (op, error) {
-	left, err := compile(e.left)
+	left, err := c.compile(e.left)
 	if err != nil {
 		return nil, err
 	}
-	right, err := compile(e.args[0])
+	switch {
+	case e.kind == exprIndex:
+		index, err := c.compile(e.args[0])
+		return &indexOp{e.pos, left, index}, err
+	case e.kind == exprUnary:
+		return &unaryOp{e.pos, e.name == "-", left}, nil
+	case left == op(emptyOp{}):
+		return left, nil
+	case e.name == "is":
+		return &isOp{e.pos, left, e.typ}, nil
+	}
+	return &asOp{e.pos, left, e.typ}, nil
+}
+
+func (c compiler) member(e *expr) (op, error) {
+	m := &memberOp{pos: e.pos, name: e.name}
+	if e.left != nil {
+		source, err := c.compile(e.left)
+		switch source {
+		case op(emptyOp{}):
+			return source, err
+		case op(thisOp{}):
+			source = nil
+		}
+		m.source = source
+		return m, err
+	}
+	if e.name == "" || e.name[0] < 'A' || e.name[0] > 'Z' { // elements and primitive types are no roots
+		return m, nil
+	}
+	m.typ = model().byName[e.name]
+	switch {
+	case m.typ == noType || c.this == noType:
+	case model().is(c.this, m.typ):
+		return thisOp{}, nil
+	case !model().is(m.typ, c.this):
+		return emptyOp{}, nil
+	}
+	return m, nil
+}
+
+func (c compiler) binary(e *expr) (op, error) {
+	left, err := c.compile(e.left)
+	if err != nil {
+		return nil, err
+	}
+	right, err := c.compile(e.args[0])
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +100,27 @@ func compileBinary(e *expr) (op, error) {
 		b.left, b.right = b.right, b.left
 		return &membershipOp{b}, nil
 	case "|":
-		return &unionOp{b}, nil
+		return union(left, right), nil
 	case "&":
 		return &concatenateOp{b}, nil
 	}
 	return &arithmeticOp{b, e.name}, nil
+}
+
+// union returns the op of left | right, as one op for a series of unions.
+func union(left, right op) op {
+	u := &unionOp{}
+	for _, o := range []op{left, right} {
+		if inner, ok := o.(*unionOp); ok {
+			u.operands = append(u.operands, inner.operands...)
+		} else if o != op(emptyOp{}) {
+			u.operands = append(u.operands, o)
+		}
+	}
+	if len(u.operands) == 0 {
+		return emptyOp{}
+	}
+	return u
 }
 
 // function is the implementation of a function.
@@ -105,7 +142,7 @@ type call struct {
 	data   any // made at compile time, such as a regular expression
 }
 
-func compileFunction(e *expr) (op, error) {
+func (c compiler) function(e *expr) (op, error) {
 	f, ok := functions()[e.name]
 	if !ok {
 		return nil, errorAt(e.pos, "there is no function %q", e.name)
@@ -116,25 +153,31 @@ func compileFunction(e *expr) (op, error) {
 		}
 		return nil, errorAt(e.pos, "%s takes %d to %d arguments", e.name, f.least, f.most)
 	}
-	c := &call{pos: e.pos, name: e.name, typ: e.typ, exprs: e.args, call: f.call}
+	o := &call{pos: e.pos, name: e.name, typ: e.typ, exprs: e.args, call: f.call}
 	if e.left != nil {
-		source, err := compile(e.left)
+		source, err := c.compile(e.left)
 		if err != nil {
 			return nil, err
 		}
-		c.source = source
+		o.source = source
+	}
+	if perItem[e.name] {
+		c.this = noType
 	}
 	for _, a := range e.args {
 		if e.name == "sort" && a.kind == exprUnary && a.name == "-" {
 			a = a.left // the sign says the direction
 		}
-		arg, err := compile(a)
+		arg, err := c.compile(a)
 		if err != nil {
 			return nil, err
 		}
-		c.args = append(c.args, arg)
+		o.args = append(o.args, arg)
 	}
-	return c, c.prepare()
+	if e.name == "where" && o.source == op(emptyOp{}) {
+		return o.source, nil
+	}
+	return o, o.prepare()
 }
 
 func (c *call) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) {

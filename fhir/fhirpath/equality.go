@@ -109,6 +109,9 @@ func (ev *evaluation) distinct(in, dst []Value) ([]Value, error) {
 	if err := ev.size(in); err != nil {
 		return nil, err
 	}
+	if len(in) <= 1 {
+		return append(dst, in...), nil
+	}
 	start := len(dst)
 	var seen map[string]bool
 	if len(in) >= hashFrom && allStrings(in) {

@@ -65,6 +65,7 @@ type evaluation struct {
 	steps        int
 	items, bytes int
 	free         [][]Value
+	root         scope // of the whole expression
 }
 
 var evaluations = sync.Pool{New: func() any { return new(evaluation) }}
@@ -124,8 +125,10 @@ func (ev *evaluation) get() []Value {
 	return make([]Value, 0, 16)
 }
 
+// put takes back a buffer. It must not be used afterwards.
 func (ev *evaluation) put(b []Value) {
 	if cap(b) <= 4096 {
+		clear(b) // no references to Documents in the pool
 		ev.free = append(ev.free, b[:0])
 	}
 }
@@ -143,11 +146,22 @@ func Compile(source string) (*Expression, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := compile(tree)
+	o, err := compiler{}.compile(tree)
 	if err != nil {
 		return nil, err
 	}
 	return &Expression{source: source, tree: tree, op: o}, nil
+}
+
+// For returns the expression prepared for a focus of one type of R4 only, without the
+// operands of unions that begin at another type. It must not be evaluated on others.
+func (e *Expression) For(typ string) (*Expression, error) {
+	id, ok := model().byName[typ]
+	if !ok {
+		return nil, fhir.Errorf(fhir.Invalid, "fhirpath.For", "R4 has no such type")
+	}
+	o, err := compiler{this: id}.compile(e.tree)
+	return &Expression{source: e.source, tree: e.tree, op: o}, err
 }
 
 // MustCompile is like Compile, but panics on an error. It is for expressions in the
@@ -168,9 +182,7 @@ func (e *Expression) String() string { return e.source }
 func (e *Expression) Evaluate(ctx context.Context, focus Value, env *Env, dst Collection) (Collection, error) {
 	ev := begin(ctx, focus, env)
 	defer ev.end()
-	sc := scope{this: append(ev.get(), focus)}
-	defer ev.put(sc.this)
-	out, err := e.op.eval(ev, &sc, dst)
+	out, err := e.op.eval(ev, &ev.root, dst)
 	if err != nil {
 		return dst[:len(dst):len(dst)], err
 	}
@@ -195,9 +207,7 @@ func (e *Expression) Holds(ctx context.Context, focus Value, env *Env) (bool, er
 func (e *Expression) truth(ctx context.Context, focus Value, env *Env) (logic, error) {
 	ev := begin(ctx, focus, env)
 	defer ev.end()
-	this := append(ev.get(), focus)
-	defer ev.put(this)
-	return ev.test(e.op, &scope{this: this}, e.tree.pos)
+	return ev.test(e.op, &ev.root, e.tree.pos)
 }
 
 var emptyEnv = &Env{} // read only
@@ -218,19 +228,18 @@ func begin(ctx context.Context, focus Value, env *Env) *evaluation {
 	if ev.bytes == 0 {
 		ev.bytes = defaultBytes
 	}
+	ev.root.this = append(ev.get(), focus)
 	return ev
 }
 
 // end returns the memory of the evaluation to the pool, without references to
 // Documents.
 func (ev *evaluation) end() {
-	ev.ctx, ev.env, ev.focus = nil, nil, Value{}
+	ev.put(ev.root.this)
+	ev.ctx, ev.env, ev.focus, ev.root = nil, nil, Value{}, scope{}
 	if len(ev.free) > 32 {
 		clear(ev.free[32:])
 		ev.free = ev.free[:32]
-	}
-	for _, b := range ev.free {
-		clear(b[:cap(b)])
 	}
 	evaluations.Put(ev)
 }

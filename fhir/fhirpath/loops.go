@@ -241,6 +241,7 @@ func trace(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error)
 	if ev.env.Trace != nil {
 		traced := append(ev.get(), in...)
 		if len(c.args) == 2 {
+			clear(traced)
 			traced = traced[:0]
 			err = each(ev, sc, in, func(inner *scope) (_ bool, err error) {
 				traced, err = c.args[1].eval(ev, inner, traced)

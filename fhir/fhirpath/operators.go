@@ -172,19 +172,19 @@ func (o *membershipOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, er
 	return nil, failAt(o.pos, "expected a single item, not %d", len(x))
 }
 
-// unionOp is |.
-type unionOp struct{ binary }
+// unionOp is a series of |.
+type unionOp struct{ operands []op }
 
 func (o *unionOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) {
-	x, err := o.left.eval(ev, sc, ev.get())
-	if err != nil {
-		return nil, err
+	all := ev.get()
+	for _, operand := range o.operands {
+		var err error
+		if all, err = operand.eval(ev, sc, all); err != nil {
+			return nil, err
+		}
 	}
-	if x, err = o.right.eval(ev, sc, x); err != nil {
-		return nil, err
-	}
-	dst, err = ev.distinct(x, dst)
-	ev.put(x)
+	dst, err := ev.distinct(all, dst)
+	ev.put(all)
 	return dst, err
 }
 
