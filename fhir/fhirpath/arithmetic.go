@@ -142,7 +142,7 @@ func magnitude(n int64) uint64 {
 // The result is the zero Value if it is beyond the years 1 to 9999.
 func shift(v, by Value, minus bool) (Value, bool) {
 	unit := calendarUnits[by.text]
-	if by.b != unitCalendar {
+	if by.shadow != unitCalendar {
 		unit = ""
 		for calendar, u := range definite {
 			if u == by.text {

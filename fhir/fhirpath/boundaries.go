@@ -66,7 +66,7 @@ func boundary(high bool) func(*call, *evaluation, *scope, []Value, []Value) ([]V
 			}
 			n, ok := decimalBoundary(numberLike(v), digits, high)
 			if v.kind == KindQuantity {
-				n = quantity(n, v.text, v.b)
+				n = quantity(n, v.text, v.shadow)
 			}
 			if ok {
 				dst = append(dst, n)

@@ -6,7 +6,7 @@ import (
 	"pulsegate/fhir"
 )
 
-// shape is what is known about a collection before an evaluation.
+// shape describes the items of a collection before an evaluation.
 type shape struct {
 	known     bool // types holds all types that items may have
 	types     []staticType
@@ -33,7 +33,7 @@ func (s shape) add(t staticType) shape {
 }
 
 // checker checks an expression against the types of R4.
-type checker struct{ m *modelTables }
+type checker struct{ model *modelTables }
 
 // Check reports an error if the expression cannot be right for a focus of a type of
 // R4, given by its name or by the path of a backbone element: a path that the type
@@ -43,7 +43,7 @@ type checker struct{ m *modelTables }
 // return, and takes any path there.
 func (e *Expression) Check(typ string) error {
 	c := checker{model()}
-	id, ok := c.m.byName[typ]
+	id, ok := c.model.byName[typ]
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, "fhirpath.Check", "R4 has no such type")
 	}
@@ -149,17 +149,17 @@ func (c *checker) member(e *expr, this shape) (shape, error) {
 	if !in.known {
 		return shape{unordered: in.unordered}, nil
 	}
-	if e.left == nil && e.name[0] >= 'A' && e.name[0] <= 'Z' {
-		if id := c.m.byName[e.name]; id != noType {
+	if e.left == nil && rootName(e.name) {
+		if id := c.model.byName[e.name]; id != noType {
 			return c.root(e, in, id)
 		}
 	}
 	found := len(in.types) == 0
 	for _, t := range in.types {
-		if t.typ == c.m.resource || t.typ == c.m.domainResource {
+		if t.typ == c.model.resource || t.typ == c.model.domainResource {
 			return shape{unordered: in.unordered}, nil // of any type
 		}
-		el := c.m.types[t.typ].elements[e.name]
+		el := c.model.types[t.typ].elements[e.name]
 		if el == nil {
 			if t.system == KindQuantity && (e.name == "value" || e.name == "unit") || t.system == kindType {
 				return shape{}, nil
@@ -181,9 +181,9 @@ func (c *checker) member(e *expr, this shape) (shape, error) {
 func (c *checker) root(e *expr, in shape, id typeID) (shape, error) {
 	out := shape{known: true}
 	for _, t := range in.types {
-		if c.m.is(t.typ, id) {
+		if c.model.is(t.typ, id) {
 			out = out.add(t)
-		} else if c.m.is(id, t.typ) { // $this may be of that type
+		} else if c.model.is(id, t.typ) { // $this may be of that type
 			out = out.add(staticType{typ: id})
 		}
 	}
@@ -201,7 +201,7 @@ func (c *checker) names(s shape) string {
 	if s.types[0].typ == noType {
 		return s.types[0].system.String()
 	}
-	return c.m.types[s.types[0].typ].name
+	return c.model.types[s.types[0].typ].name
 }
 
 // narrow checks the selection of a type.
@@ -212,7 +212,7 @@ func (c *checker) narrow(e *expr, in shape) (shape, error) {
 	}
 	possible := !in.known || len(in.types) == 0
 	for _, t := range in.types {
-		possible = possible || t.typ != noType && (c.m.is(t.typ, e.typ.id) || c.m.is(e.typ.id, t.typ)) ||
+		possible = possible || t.typ != noType && (c.model.is(t.typ, e.typ.id) || c.model.is(e.typ.id, t.typ)) ||
 			t.typ == noType && t.system == e.typ.system
 	}
 	if !possible {
@@ -225,8 +225,9 @@ func (c *checker) narrow(e *expr, in shape) (shape, error) {
 var resultKinds = map[string]Kind{ // read only
 	"empty": KindBoolean, "exists": KindBoolean, "all": KindBoolean, "allTrue": KindBoolean, "anyTrue": KindBoolean,
 	"allFalse": KindBoolean, "anyFalse": KindBoolean, "subsetOf": KindBoolean, "supersetOf": KindBoolean,
-	"isDistinct": KindBoolean, "is": KindBoolean, "not": KindBoolean, "hasValue": KindBoolean, "hasExtension": KindBoolean,
-	"memberOf": KindBoolean, "conformsTo": KindBoolean, "htmlChecks": KindBoolean, "subsumes": KindBoolean,
+	"isDistinct": KindBoolean, "is": KindBoolean, "not": KindBoolean, "hasValue": KindBoolean,
+	"hasExtension": KindBoolean,
+	"memberOf":     KindBoolean, "conformsTo": KindBoolean, "htmlChecks": KindBoolean, "subsumes": KindBoolean,
 	"subsumedBy": KindBoolean, "comparable": KindBoolean, "startsWith": KindBoolean, "endsWith": KindBoolean,
 	"contains": KindBoolean, "matches": KindBoolean, "matchesFull": KindBoolean,
 	"count": KindInteger, "length": KindInteger, "indexOf": KindInteger, "lastIndexOf": KindInteger,
@@ -249,7 +250,7 @@ var onStrings = map[string]bool{ // read only
 // needOrder holds the functions that depend on the order of the items.
 var needOrder = map[string]bool{"first": true, "last": true, "tail": true, "skip": true, "take": true} // read only
 
-// perItem holds the functions whose arguments see each item as $this.
+// perItem holds the functions with arguments that see each item as $this.
 var perItem = map[string]bool{ // read only
 	"where": true, "select": true, "exists": true, "all": true, "repeat": true, "aggregate": true, "iif": true,
 	"sort": true, "trace": true,
@@ -294,7 +295,7 @@ func (c *checker) function(e *expr, this shape) (shape, error) {
 // mayBe reports whether an item may convert to a kind of System.
 func (c *checker) mayBe(s shape, k Kind) bool {
 	for _, t := range s.types {
-		if t.typ == noType && t.system == k || t.typ != noType && c.m.types[t.typ].system == k {
+		if t.typ == noType && t.system == k || t.typ != noType && c.model.types[t.typ].system == k {
 			return true
 		}
 	}
@@ -326,7 +327,7 @@ func (c *checker) result(e *expr, in shape, args []shape) (shape, error) {
 			return shape{}, errorAt(e.pos, "the condition of iif is not a Boolean")
 		}
 	case "extension":
-		return shape{known: true, types: []staticType{{typ: c.m.extension}}}, nil
+		return shape{known: true, types: []staticType{{typ: c.model.extension}}}, nil
 	case "children", "descendants":
 		return shape{unordered: true}, nil
 	}

@@ -61,7 +61,7 @@ func (c compiler) member(e *expr) (op, error) {
 		m.source = source
 		return m, err
 	}
-	if e.name == "" || e.name[0] < 'A' || e.name[0] > 'Z' { // elements and primitive types are no roots
+	if !rootName(e.name) {
 		return m, nil
 	}
 	m.typ = model().byName[e.name]
@@ -74,6 +74,10 @@ func (c compiler) member(e *expr) (op, error) {
 	}
 	return m, nil
 }
+
+// rootName reports whether a name at the beginning of a path may be one of a type.
+// Names of elements and of primitive types begin with a small letter.
+func rootName(name string) bool { return name != "" && name[0] >= 'A' && name[0] <= 'Z' }
 
 func (c compiler) binary(e *expr) (op, error) {
 	left, err := c.compile(e.left)

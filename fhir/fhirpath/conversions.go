@@ -9,24 +9,26 @@ import (
 func conversionFunctions() map[string]function {
 	m := map[string]function{}
 	for _, k := range []Kind{KindBoolean, KindInteger, KindDecimal, KindString, KindDate, KindDateTime, KindTime} {
-		m["to"+systemNames[k]] = function{0, 0, func(c *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
-			v, ok, err := c.one(in)
-			if err != nil || !ok {
-				return dst, err
-			}
-			if v, ok = convert(v, k); ok {
-				dst = append(dst, v)
-			}
-			return dst, nil
-		}}
-		m["convertsTo"+systemNames[k]] = function{0, 0, func(c *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
-			v, ok, err := c.one(in)
-			if err != nil || !ok {
-				return dst, err
-			}
-			_, ok = convert(v, k)
-			return append(dst, boolean(ok)), nil
-		}}
+		m["to"+systemNames[k]] = function{0, 0,
+			func(c *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
+				v, ok, err := c.one(in)
+				if err != nil || !ok {
+					return dst, err
+				}
+				if v, ok = convert(v, k); ok {
+					dst = append(dst, v)
+				}
+				return dst, nil
+			}}
+		m["convertsTo"+systemNames[k]] = function{0, 0,
+			func(c *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
+				v, ok, err := c.one(in)
+				if err != nil || !ok {
+					return dst, err
+				}
+				_, ok = convert(v, k)
+				return append(dst, boolean(ok)), nil
+			}}
 	}
 	m["toQuantity"] = function{0, 1, func(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error) {
 		v, ok, err := c.toQuantity(ev, sc, in)
@@ -35,13 +37,14 @@ func conversionFunctions() map[string]function {
 		}
 		return dst, err
 	}}
-	m["convertsToQuantity"] = function{0, 1, func(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error) {
-		if len(in) == 0 {
-			return dst, nil
-		}
-		_, ok, err := c.toQuantity(ev, sc, in)
-		return append(dst, boolean(ok)), err
-	}}
+	m["convertsToQuantity"] = function{0, 1,
+		func(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error) {
+			if len(in) == 0 {
+				return dst, nil
+			}
+			_, ok, err := c.toQuantity(ev, sc, in)
+			return append(dst, boolean(ok)), err
+		}}
 	return m
 }
 
@@ -144,7 +147,7 @@ func (v Value) toText() string {
 	case KindDate, KindDateTime, KindTime:
 		return v.temporal().text(v.kind)
 	case KindQuantity:
-		if v.b == unitCalendar {
+		if v.shadow == unitCalendar {
 			return plainDecimal(v.decimal()) + " " + v.text
 		}
 		return plainDecimal(v.decimal()) + " '" + v.text + "'"

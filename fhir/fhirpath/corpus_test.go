@@ -94,7 +94,8 @@ func definitions(t testing.TB) []definition {
 	var out []definition
 	add := func(data []byte) {
 		var d definition
-		if json.Unmarshal(data, &d) == nil && (d.ResourceType == "StructureDefinition" || d.ResourceType == "SearchParameter") {
+		if json.Unmarshal(data, &d) == nil &&
+			(d.ResourceType == "StructureDefinition" || d.ResourceType == "SearchParameter") {
 			out = append(out, d)
 		}
 	}
@@ -164,7 +165,8 @@ func TestExpressionsCompile(t *testing.T) {
 			t.Errorf("%s passes the check, but is listed", what)
 		}
 	}
-	t.Logf("%d expressions of search parameters and %d of invariants compile, %d different ones", parameters, invariants, len(seen))
+	t.Logf("%d expressions of search parameters and %d of invariants compile, %d different ones", parameters,
+		invariants, len(seen))
 	if parameters < 1400 || invariants < 17000 {
 		t.Error("expressions are missing")
 	}
@@ -211,7 +213,8 @@ func constraintsOfR4(t testing.TB) map[string][]constraint {
 		}
 		for _, e := range d.Snapshot.Element {
 			for _, c := range e.Constraint {
-				if c.Expression == "" || slices.ContainsFunc(out[e.Path], func(o constraint) bool { return o.Key == c.Key }) {
+				if c.Expression == "" ||
+					slices.ContainsFunc(out[e.Path], func(o constraint) bool { return o.Key == c.Key }) {
 					continue
 				}
 				c.compiled = MustCompile(c.Expression)
@@ -235,7 +238,8 @@ func (r *invariantRun) value(v Value, paths ...string) {
 	isResource := v.typ != noType && model().types[v.typ].kind == "resource"
 	before := r.env
 	if isResource {
-		if r.env.RootResource.IsZero() || r.env.Resource.typeName() == "Bundle" || r.env.Resource.typeName() == "Parameters" {
+		if r.env.RootResource.IsZero() || r.env.Resource.typeName() == "Bundle" ||
+			r.env.Resource.typeName() == "Parameters" {
 			r.env.RootResource = v
 		}
 		r.env.Resource = v

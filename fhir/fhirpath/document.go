@@ -28,7 +28,7 @@ const (
 const (
 	// flagEscaped is set for a string with escape sequences.
 	flagEscaped = 1 << iota
-	// flagShadow is set for an object with a member whose name begins with "_".
+	// flagShadow is set for an object that has a member with a name in "_".
 	flagShadow
 )
 
@@ -68,7 +68,7 @@ func (d *Document) Reset(json []byte) error {
 	}
 	d.src = string(json)
 	d.nodes = append(d.nodes[:0], node{})
-	s := scanner{d: d, text: d.src}
+	s := scanner{doc: d, text: d.src}
 	s.space()
 	if s.value(0, 0) == 0 {
 		return s.fail()
@@ -84,7 +84,7 @@ func (d *Document) Reset(json []byte) error {
 
 // scanner parses a JSON text.
 type scanner struct {
-	d       *Document
+	doc     *Document
 	text    string
 	pos     int
 	decoded []byte
@@ -110,8 +110,8 @@ func (s *scanner) space() {
 }
 
 func (s *scanner) add(kind nodeKind, parent int32) int32 {
-	s.d.nodes = append(s.d.nodes, node{kind: kind, parent: parent, start: uint32(s.pos)})
-	return int32(len(s.d.nodes) - 1)
+	s.doc.nodes = append(s.doc.nodes, node{kind: kind, parent: parent, start: uint32(s.pos)})
+	return int32(len(s.doc.nodes) - 1)
 }
 
 // value parses a value and returns its node, or 0 for an error.
@@ -130,7 +130,7 @@ func (s *scanner) value(parent int32, depth int) int32 {
 		if !ok {
 			return 0
 		}
-		p := &s.d.nodes[n]
+		p := &s.doc.nodes[n]
 		p.start, p.end = uint32(start), uint32(end)
 		if escaped {
 			p.flags |= flagEscaped
@@ -152,7 +152,7 @@ func (s *scanner) word(w string, kind nodeKind, parent int32) int32 {
 	}
 	n := s.add(kind, parent)
 	s.pos += len(w)
-	s.d.nodes[n].end = uint32(s.pos)
+	s.doc.nodes[n].end = uint32(s.pos)
 	return n
 }
 
@@ -180,7 +180,7 @@ func (s *scanner) number(parent int32) int32 {
 			return 0
 		}
 	}
-	s.d.nodes[n].end = uint32(s.pos)
+	s.doc.nodes[n].end = uint32(s.pos)
 	return n
 }
 
@@ -266,23 +266,23 @@ func (s *scanner) container(kind nodeKind, closing byte, parent int32, depth int
 		if c == 0 {
 			return 0
 		}
-		p := &s.d.nodes[c]
+		p := &s.doc.nodes[c]
 		if p.key, p.keyLen = uint32(key), uint16(keyLen); keyLen > 0 && s.char(key) == '_' {
-			s.d.nodes[n].flags |= flagShadow
+			s.doc.nodes[n].flags |= flagShadow
 		}
 		if last == 0 {
-			s.d.nodes[n].child = c
+			s.doc.nodes[n].child = c
 		} else {
-			s.d.nodes[last].next = c
+			s.doc.nodes[last].next = c
 		}
 		last = c
 	}
 	s.pos++
-	s.d.nodes[n].end = uint32(s.pos)
+	s.doc.nodes[n].end = uint32(s.pos)
 	return n
 }
 
-// char returns the byte at i of the text with the decoded names behind it.
+// char returns the byte at i of the text followed by the decoded names.
 func (s *scanner) char(i int) byte {
 	if i < len(s.text) {
 		return s.text[i]
@@ -413,5 +413,5 @@ func (d *Document) As(typ string) (Value, error) {
 }
 
 func (d *Document) value(typ typeID, n, ext int32) Value {
-	return Value{kind: KindElement, typ: typ, doc: d, a: n, b: ext}
+	return Value{kind: KindElement, typ: typ, doc: d, node: n, shadow: ext}
 }

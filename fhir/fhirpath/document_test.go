@@ -8,7 +8,8 @@ import (
 )
 
 func TestParseRefuses(t *testing.T) {
-	for _, s := range []string{"", " ", "{", "}", `{"a"}`, `{"a":}`, `{"a":1,}`, `{,}`, `[1,]`, `{"a":1}x`, `"\x"`, `"\u12g4"`,
+	for _, s := range []string{"", " ", "{", "}", `{"a"}`, `{"a":}`, `{"a":1,}`, `{,}`, `[1,]`, `{"a":1}x`, `"\x"`,
+		`"\u12g4"`,
 		`"`, "\"\n\"", "01", "1.", "-", ".5", "1e", "+1", "nul", "truex", `{"a":1 "b":2}`, `{1:2}`,
 		strings.Repeat("[", 200) + strings.Repeat("]", 200)} {
 		if json.Valid([]byte(s)) && !strings.HasPrefix(s, "[[") {
@@ -23,18 +24,23 @@ func TestParseRefuses(t *testing.T) {
 // TestErrorsQuoteNothing checks that no error contains text of a resource.
 func TestErrorsQuoteNothing(t *testing.T) {
 	const secret = "Secretname"
-	if _, err := Parse([]byte(`{"resourceType":"Patient","name":"` + secret + `" "}`)); err == nil || strings.Contains(err.Error(), secret) {
+	if _, err := Parse([]byte(`{"resourceType":"Patient","name":"` + secret + `" "}`)); err == nil ||
+		strings.Contains(err.Error(), secret) {
 		t.Errorf("Parse: %v", err)
 	}
-	doc, err := Parse([]byte(`{"resourceType":"Patient","name":[{"family":"` + secret + `(","given":["` + secret + `","x"]}]}`))
+	doc, err := Parse([]byte(`{"resourceType":"Patient","name":[{"family":"` + secret + `(","given":["` + secret +
+		`","x"]}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []string{"name.given.upper()", "name.family.first() + 1", "name.family > 1", "-name.family",
-		"'x'.matches(name.family)", "name.family.memberOf('x')", "conformsTo(name.family)", "name.family.substring(name.family)",
-		"name.given.single()", "name[name.family]", "name.family & 1", "name.given.allTrue()", "name.sort(family | 1)"} {
+		"'x'.matches(name.family)", "name.family.memberOf('x')", "conformsTo(name.family)",
+		"name.family.substring(name.family)",
+		"name.given.single()", "name[name.family]", "name.family & 1", "name.given.allTrue()",
+		"name.sort(family | 1)"} {
 		e := MustCompile(s)
-		if _, err := e.Evaluate(context.Background(), doc.Root(), nil, nil); err == nil || strings.Contains(err.Error(), secret) {
+		if _, err := e.Evaluate(context.Background(), doc.Root(), nil, nil); err == nil ||
+			strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v", s, err)
 		} else if !strings.Contains(err.Error(), "at character ") {
 			t.Errorf("%s: no position in %v", s, err)
@@ -62,16 +68,19 @@ func TestEscapedNames(t *testing.T) {
 func TestPlaces(t *testing.T) {
 	doc := testDocument(t, "patient.json")
 	for source, want := range map[string][2]string{
-		"name[0].given[1]":                           {"/name/0/given/1", `"B."`},
-		"name.family.last()":                         {"/name/2/_family", ""},
-		"birthDate":                                  {"/birthDate", `"1980-02-29"`},
-		"telecom[1].rank":                            {"/telecom/1/rank", "1"},
-		"extension.value":                            {"/extension/0/valueAge", `{"value":40,"unit":"years","system":"http://unitsofmeasure.org","code":"a"}`},
-		"%resource.active":                           {"/active", "true"},
-		"1 + 1":                                      {"", ""},
-		"managingOrganization.resolve()":             {"/contained/0", `{"resourceType":"Organization","id":"org","name":"Clinic \u00e9"}`},
-		"generalPractitioner[0].resolve()":           {"", ""},
-		"name.given.extension":                       {"/name/0/_given/1/extension/0", `{"url":"http://example.org/initial","valueBoolean":true}`},
+		"name[0].given[1]":   {"/name/0/given/1", `"B."`},
+		"name.family.last()": {"/name/2/_family", ""},
+		"birthDate":          {"/birthDate", `"1980-02-29"`},
+		"telecom[1].rank":    {"/telecom/1/rank", "1"},
+		"extension.value": {"/extension/0/valueAge",
+			`{"value":40,"unit":"years","system":"http://unitsofmeasure.org","code":"a"}`},
+		"%resource.active": {"/active", "true"},
+		"1 + 1":            {"", ""},
+		"managingOrganization.resolve()": {"/contained/0",
+			`{"resourceType":"Organization","id":"org","name":"Clinic \u00e9"}`},
+		"generalPractitioner[0].resolve()": {"", ""},
+		"name.given.extension": {"/name/0/_given/1/extension/0",
+			`{"url":"http://example.org/initial","valueBoolean":true}`},
 		"descendants().where($this = 'Annie')":       {"/name/1/given/0", `"Annie"`},
 		"contained.where(id = 'org').ofType(Device)": {},
 	} {
@@ -121,7 +130,7 @@ func TestAs(t *testing.T) {
 	}
 }
 
-// TestMalformedElements evaluates paths on resources whose elements have a wrong form.
+// TestMalformedElements evaluates paths on resources with elements of a wrong form.
 func TestMalformedElements(t *testing.T) {
 	for _, s := range []string{
 		`{"resourceType":"Patient","name":"x","birthDate":{"a":1},"active":"yes","telecom":[1,null,[]],"contact":{"name":[]}}`,
@@ -133,7 +142,8 @@ func TestMalformedElements(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, source := range []string{"name.given", "descendants().count()", "birthDate > @2020", "active = true", "telecom.rank",
+		for _, source := range []string{"name.given", "descendants().count()", "birthDate > @2020", "active = true",
+			"telecom.rank",
 			"contained.id", "extension('x')", "birthDate.toString()", "contact.name.family", "descendants().toString()",
 			"birthDate + 1 day", "name ~ name", "type().name", "children().type()", "name = name"} {
 			out, err := MustCompile(source).Evaluate(context.Background(), doc.Root(), nil, nil)

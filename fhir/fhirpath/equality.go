@@ -152,10 +152,10 @@ func (ev *evaluation) sameTree(x, y Value, equivalent bool) (bool, error) {
 	if x.doc == nil || y.doc == nil {
 		return x.doc == y.doc, nil
 	}
-	if x.doc == y.doc && x.a == y.a && x.b == y.b {
+	if x.doc == y.doc && x.node == y.node && x.shadow == y.shadow {
 		return true, nil
 	}
-	for _, n := range [2][2]int32{{x.a, y.a}, {x.b, y.b}} {
+	for _, n := range [2][2]int32{{x.node, y.node}, {x.shadow, y.shadow}} {
 		if n[0] == 0 || n[1] == 0 {
 			if n[0] != n[1] {
 				return false, nil

@@ -21,7 +21,7 @@ const (
 	defaultBytes = 1 << 20
 )
 
-// Env is what an expression knows besides its focus. The zero Env is usable:
+// Env gives an expression its constants and services. The zero Env is usable:
 // functions that need a field that is not set fail, as described there.
 type Env struct {
 	// Resource is %resource. The default is the focus.
@@ -70,7 +70,7 @@ type evaluation struct {
 
 var evaluations = sync.Pool{New: func() any { return new(evaluation) }}
 
-// scope is what an expression refers to as $this, $index and $total.
+// scope holds the values of $this, $index and $total.
 type scope struct {
 	this  []Value
 	index int
@@ -90,7 +90,8 @@ func failAt(pos int, format string, args ...any) error {
 }
 
 func costly(what string) error {
-	return fhir.Errorf(fhir.TooCostly, "fhirpath.Evaluate", "the evaluation of the expression exceeds the limit of %s", what)
+	return fhir.Errorf(fhir.TooCostly, "fhirpath.Evaluate",
+		"the evaluation of the expression exceeds the limit of %s", what)
 }
 
 // step counts n units of work.

@@ -52,19 +52,22 @@ func TestEvaluationLimits(t *testing.T) {
 	doc := testDocument(t, "patient.json")
 	const ten = "(1|2|3|4|5|6|7|8|9|10)"
 	for what, source := range map[string]string{
-		"steps of a loop":    "1.repeat($this + 1).count()",
-		"steps of equality":  ten + strings.Repeat(".select($this.combine($this + 10))", 12) + ".isDistinct()",
-		"items of select":    ten + strings.Repeat(".select($this.combine($this))", 20),
-		"items of combine":   ten + strings.Repeat(".combine("+ten+")", 30) + strings.Repeat(".select(%resource.descendants())", 4),
-		"items of aggregate": ten + ".aggregate($total.combine($total).combine($this), " + ten + ").select(%resource.descendants()).select(%resource.descendants())",
-		"bytes of replace":   "'a'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 9),
-		"bytes of &":         "'aaaaaaaa'" + strings.Repeat(".select($this & $this)", 30),
-		"bytes of +":         "'aaaaaaaa'" + strings.Repeat(".select($this + $this)", 30),
-		"bytes of join":      ten + strings.Repeat(".select($this.combine($this))", 12) + ".select($this.toString()).join('" + strings.Repeat("x", 100) + "')",
-		"bytes of encode":    "'aaaaaaaa'" + strings.Repeat(".encode('hex')", 30),
-		"bytes of matches":   "'aaaaaaaa'" + strings.Repeat(".replaceMatches('.', '$0$0$0$0$0$0$0$0')", 9),
-		"items of split":     "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".split('a')",
-		"items of toChars":   "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".toChars()",
+		"steps of a loop":   "1.repeat($this + 1).count()",
+		"steps of equality": ten + strings.Repeat(".select($this.combine($this + 10))", 12) + ".isDistinct()",
+		"items of select":   ten + strings.Repeat(".select($this.combine($this))", 20),
+		"items of combine": ten + strings.Repeat(".combine("+ten+")",
+			30) + strings.Repeat(".select(%resource.descendants())", 4),
+		"items of aggregate": ten + ".aggregate($total.combine($total).combine($this), " + ten +
+			").select(%resource.descendants()).select(%resource.descendants())",
+		"bytes of replace": "'a'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 9),
+		"bytes of &":       "'aaaaaaaa'" + strings.Repeat(".select($this & $this)", 30),
+		"bytes of +":       "'aaaaaaaa'" + strings.Repeat(".select($this + $this)", 30),
+		"bytes of join": ten + strings.Repeat(".select($this.combine($this))", 12) +
+			".select($this.toString()).join('" + strings.Repeat("x", 100) + "')",
+		"bytes of encode":  "'aaaaaaaa'" + strings.Repeat(".encode('hex')", 30),
+		"bytes of matches": "'aaaaaaaa'" + strings.Repeat(".replaceMatches('.', '$0$0$0$0$0$0$0$0')", 9),
+		"items of split":   "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".split('a')",
+		"items of toChars": "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".toChars()",
 	} {
 		e, err := Compile(source)
 		if err != nil {
@@ -99,8 +102,7 @@ func TestCancellation(t *testing.T) {
 	}
 }
 
-// TestNumbersAreBounded evaluates operations whose exact results would have millions of
-// digits.
+// TestNumbersAreBounded evaluates operations with exact results of millions of digits.
 func TestNumbersAreBounded(t *testing.T) {
 	doc, err := Parse([]byte(`{"resourceType":"Observation","valueQuantity":{"value":1e999999999},` +
 		`"referenceRange":[{"low":{"value":1e-999999},"high":{"value":1e59}}],` +
@@ -108,7 +110,8 @@ func TestNumbersAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, source := range []string{"value.value + 1", "value.value.toString().length()", "referenceRange.low.value * 2",
+	for _, source := range []string{"value.value + 1", "value.value.toString().length()",
+		"referenceRange.low.value * 2",
 		"component.value.value + 1", "value.value = 1", "value > 1 'mg'", "referenceRange.high.value.power(1000)",
 		"referenceRange.high.value.exp()", "(0.1).power(1000)", "referenceRange.high.value * referenceRange.high.value",
 		"referenceRange.high.value.highBoundary(28)", "2.power(1000)", "referenceRange.high.value.ln()",

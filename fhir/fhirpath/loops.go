@@ -259,8 +259,8 @@ func trace(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error)
 
 // sortKey is the value of an item for one argument of sort.
 type sortKey struct {
-	v  Value
-	ok bool
+	value Value
+	ok    bool
 }
 
 // sortItems sorts the input by the arguments, or by the items themselves. An argument
@@ -323,9 +323,9 @@ func (c *call) order(a, b sortKey) (int, error) {
 	case !b.ok:
 		return -1, nil
 	}
-	order, _, ok := compare(a.v, b.v)
+	order, _, ok := compare(a.value, b.value)
 	if !ok {
-		return 0, failAt(c.pos, "sort cannot compare %s and %s", a.v.kind, b.v.kind)
+		return 0, failAt(c.pos, "sort cannot compare %s and %s", a.value.kind, b.value.kind)
 	}
 	return order, nil
 }

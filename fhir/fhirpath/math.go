@@ -47,8 +47,8 @@ func decimalFunction(f func(c *apd.Context, out, x *apd.Decimal) (apd.Condition,
 	})
 }
 
-// whole returns a function that rounds to an Integer.
-func whole(rounding apd.Rounder) function {
+// integral returns a function that rounds to an Integer.
+func integral(rounding apd.Rounder) function {
 	return mathFunction(func(v Value) (Value, bool) {
 		if v.kind == KindInteger {
 			return v, true
@@ -59,7 +59,7 @@ func whole(rounding apd.Rounder) function {
 		}
 		if v.kind == KindQuantity {
 			n, ok := decimalValue(out)
-			return quantity(n, v.text, v.b), ok
+			return quantity(n, v.text, v.shadow), ok
 		}
 		n, err := out.Int64()
 		return integer(n), err == nil
@@ -74,9 +74,9 @@ func mathFunctions() map[string]function {
 			}
 			return v, true
 		}),
-		"ceiling":  whole(apd.RoundCeiling),
-		"floor":    whole(apd.RoundFloor),
-		"truncate": whole(apd.RoundDown),
+		"ceiling":  integral(apd.RoundCeiling),
+		"floor":    integral(apd.RoundFloor),
+		"truncate": integral(apd.RoundDown),
 		"exp": mathFunction(func(v Value) (Value, bool) {
 			// The result would be beyond the bounds, and costly.
 			if compareNumbers(v, integer(200)) > 0 || compareNumbers(v, integer(-200)) < 0 || v.kind == KindQuantity {
@@ -187,7 +187,7 @@ func roundTo(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, erro
 	}
 	out, ok := decimalValue(round(v.decimal(), int(digits)))
 	if v.kind == KindQuantity {
-		out = quantity(out, v.text, v.b)
+		out = quantity(out, v.text, v.shadow)
 	}
 	if ok {
 		dst = append(dst, out)

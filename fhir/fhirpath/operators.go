@@ -272,7 +272,7 @@ func isType(pos int, t typeSpec, in, dst []Value) ([]Value, error) {
 	return nil, failAt(pos, "expected a single item, not %d", len(in))
 }
 
-// is reports whether v is of the type t or of one derived from it.
+// is reports whether v has the type t or one derived from it.
 func (v *Value) is(t typeSpec) bool {
 	if v.kind != KindElement {
 		return v.kind == t.system

@@ -10,8 +10,8 @@ type memberOp struct {
 	pos    int
 	name   string
 	source op // nil for $this
-	// typ is the type of that name, if the name begins a path, or noType. It stands for
-	// $this if $this is of that type.
+	// typ is the type with this name, if the name begins a path, or noType. The name then
+	// stands for $this, if $this has that type.
 	typ typeID
 	// last caches the element that the name has in the type met last.
 	last atomic.Pointer[element]
@@ -61,7 +61,7 @@ func (m *memberOp) step(v *Value, dst []Value) []Value {
 		return dst
 	}
 	if v.typ == noType {
-		return v.doc.append(dst, v.a, m.name, noType)
+		return v.doc.append(dst, v.node, m.name, noType)
 	}
 	e := m.last.Load()
 	if e == nil || e.owner != v.typ {
@@ -70,7 +70,7 @@ func (m *memberOp) step(v *Value, dst []Value) []Value {
 			// The name that a choice has in JSON, such as valueQuantity, is not one of
 			// FHIRPath, but some guides write it.
 			if j, ok := t.members[m.name]; ok {
-				dst = v.doc.append(dst, v.a, m.name, j.typ)
+				dst = v.doc.append(dst, v.node, m.name, j.typ)
 			}
 			return dst
 		}
@@ -88,7 +88,7 @@ func (m *memberOp) ofSystem(v *Value, dst []Value) []Value {
 		return append(dst, stringValue(v.typeName()))
 	case v.kind == KindQuantity && m.name == "value":
 		n := *v
-		n.kind, n.text, n.b = KindDecimal, "", 0
+		n.kind, n.text, n.shadow = KindDecimal, "", 0
 		return append(dst, n)
 	case v.kind == KindQuantity && m.name == "unit":
 		return append(dst, stringValue(v.text))
@@ -98,9 +98,9 @@ func (m *memberOp) ofSystem(v *Value, dst []Value) []Value {
 
 // member appends the values of an element of v.
 func (v *Value) member(e *element, dst []Value) []Value {
-	d, at := v.doc, v.a
+	d, at := v.doc, v.node
 	if model().primitive(v.typ) {
-		at = v.b // id and extension of a primitive
+		at = v.shadow // id and extension of a primitive
 	}
 	if at == 0 || d.nodes[at].kind != nodeObject {
 		return dst
@@ -210,9 +210,9 @@ func (v *Value) children(dst []Value) []Value {
 	if v.kind != KindElement || v.doc == nil {
 		return dst
 	}
-	d, at, m := v.doc, v.a, model()
+	d, at, m := v.doc, v.node, model()
 	if m.primitive(v.typ) {
-		at = v.b
+		at = v.shadow
 	}
 	if at == 0 || d.nodes[at].kind != nodeObject {
 		return dst
@@ -253,10 +253,10 @@ func (totalOp) eval(_ *evaluation, sc *scope, dst []Value) ([]Value, error) {
 }
 
 // literalOp is a literal.
-type literalOp struct{ v Value }
+type literalOp struct{ value Value }
 
 func (o *literalOp) eval(_ *evaluation, _ *scope, dst []Value) ([]Value, error) {
-	return append(dst, o.v), nil
+	return append(dst, o.value), nil
 }
 
 // emptyOp is {}.

@@ -84,7 +84,8 @@ func TestPropertyTimes(t *testing.T) {
 		}
 		days := rapid.IntRange(0, 3000).Draw(t, "days")
 		date := a.Format("2006-01-02")
-		if got := evaluateText(t, fmt.Sprintf("@%s + %d days", date, days), Value{}); got != a.AddDate(0, 0, days).Format("2006-01-02") {
+		if got := evaluateText(t, fmt.Sprintf("@%s + %d days", date, days), Value{}); got != a.AddDate(0, 0,
+			days).Format("2006-01-02") {
 			t.Errorf("%s + %d days = %s", date, days, got)
 		}
 		if got := evaluateText(t, fmt.Sprintf("(@%s + %d days) - %d days", date, days, days), Value{}); got != date {
@@ -169,8 +170,10 @@ func walk(in []any, path []string) []string {
 
 // drawExpression returns an expression that may be nonsense but has the right syntax.
 func drawExpression(t *rapid.T, depth int) string {
-	term := rapid.SampledFrom([]string{"name", "Patient", "given", "telecom.rank", "birthDate", "$this", "1", "2.50", "'x'", "true", "{}",
-		"@2024-02", "@T10:30", "3 'mg'", "1 year", "%resource", "active", "Observation.value", "extension", "contained", "gender"})
+	term := rapid.SampledFrom([]string{"name", "Patient", "given", "telecom.rank", "birthDate", "$this", "1",
+		"2.50", "'x'", "true", "{}",
+		"@2024-02", "@T10:30", "3 'mg'", "1 year", "%resource", "active", "Observation.value", "extension",
+		"contained", "gender"})
 	if depth == 0 {
 		return term.Draw(t, "term")
 	}
@@ -179,23 +182,30 @@ func drawExpression(t *rapid.T, depth int) string {
 	case 0:
 		return term.Draw(t, "term")
 	case 1:
-		op := rapid.SampledFrom([]string{"+", "-", "*", "/", "&", "|", "=", "~", "!=", "!~", "<", ">=", " and ", " or ", " xor ",
+		op := rapid.SampledFrom([]string{"+", "-", "*", "/", "&", "|", "=", "~", "!=", "!~", "<", ">=", " and ",
+			" or ", " xor ",
 			" implies ", " in ", " contains ", " div ", " mod "}).Draw(t, "op")
 		return "(" + sub() + op + sub() + ")"
 	case 2:
-		f := rapid.SampledFrom([]string{"where", "select", "all", "exists", "repeat", "aggregate", "combine", "union", "intersect",
-			"exclude", "skip", "take", "subsetOf", "startsWith", "indexOf", "substring", "sort", "trace", "extension", "lowBoundary",
+		f := rapid.SampledFrom([]string{"where", "select", "all", "exists", "repeat", "aggregate", "combine",
+			"union", "intersect",
+			"exclude", "skip", "take", "subsetOf", "startsWith", "indexOf", "substring", "sort", "trace",
+			"extension", "lowBoundary",
 			"power", "log", "round", "matches", "split", "join", "encode", "comparable", "toQuantity"}).Draw(t, "f")
 		return sub() + "." + f + "(" + sub() + ")"
 	case 3:
-		f := rapid.SampledFrom([]string{"empty", "not", "count", "first", "last", "tail", "distinct", "isDistinct", "children",
-			"descendants", "toString", "toInteger", "toDecimal", "toDate", "toBoolean", "toQuantity", "toTime", "hasValue", "getValue",
-			"resolve", "type", "abs", "ceiling", "exp", "ln", "sqrt", "upper", "length", "toChars", "allTrue", "single", "precision",
+		f := rapid.SampledFrom([]string{"empty", "not", "count", "first", "last", "tail", "distinct", "isDistinct",
+			"children",
+			"descendants", "toString", "toInteger", "toDecimal", "toDate", "toBoolean", "toQuantity", "toTime",
+			"hasValue", "getValue",
+			"resolve", "type", "abs", "ceiling", "exp", "ln", "sqrt", "upper", "length", "toChars", "allTrue",
+			"single", "precision",
 			"highBoundary", "lowBoundary", "sort"}).Draw(t, "f")
 		return sub() + "." + f + "()"
 	case 4:
 		return "(" + sub() + rapid.SampledFrom([]string{" is ", " as "}).Draw(t, "op") +
-			rapid.SampledFrom([]string{"string", "System.String", "Quantity", "Patient", "HumanName"}).Draw(t, "type") + ")"
+			rapid.SampledFrom([]string{"string", "System.String", "Quantity", "Patient", "HumanName"}).Draw(t,
+				"type") + ")"
 	case 5:
 		return "iif(" + sub() + ", " + sub() + ", " + sub() + ")"
 	}
@@ -247,7 +257,8 @@ func TestPropertyExpressions(t *testing.T) {
 			if err != nil {
 				continue // too deep
 			}
-			if holds, err := e.Test(context.Background(), doc.Root(), env); err == nil && !holds && !strings.Contains(source, "$index") {
+			if holds, err := e.Test(context.Background(), doc.Root(), env); err == nil && !holds &&
+				!strings.Contains(source, "$index") {
 				t.Errorf("%s does not hold for %s", law, source)
 			}
 		}
@@ -256,7 +267,8 @@ func TestPropertyExpressions(t *testing.T) {
 
 // FuzzEvaluate compiles and evaluates any text.
 func FuzzEvaluate(f *testing.F) {
-	for _, s := range []string{"name.given", "1 + 2.5 'mg'", "@2024-01-01T00:00:00Z + 1 day", "'a\\u00e9'.matches('a.')",
+	for _, s := range []string{"name.given", "1 + 2.5 'mg'", "@2024-01-01T00:00:00Z + 1 day",
+		"'a\\u00e9'.matches('a.')",
 		"iif($this is Patient, %resource, {})", "descendants().where(hasValue()).select(toString()).join(',')",
 		"name.sort(-family).repeat(children())", "1.58.lowBoundary(4)", "%`vs-x` & `a b`", "/* c */ 1 // d"} {
 		f.Add(s)

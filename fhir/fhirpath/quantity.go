@@ -46,11 +46,11 @@ type canonical struct {
 // canonical returns v in base units, unless its unit is not known.
 func (v Value) canonical() (canonical, bool) {
 	n, ok := new(big.Rat).SetString(v.decimal().Text('f'))
-	if !ok || v.b == unitOther {
+	if !ok || v.shadow == unitOther {
 		return canonical{}, false
 	}
 	unit := v.text
-	if v.b == unitCalendar {
+	if v.shadow == unitCalendar {
 		unit = calendarUnits[v.text]
 		if unit == "month" || unit == "year" {
 			scale := big.NewRat(1, 1)
@@ -103,9 +103,9 @@ func equivalentQuantities(x, y Value) bool {
 }
 
 func asUCUM(v Value) Value {
-	if v.b == unitCalendar {
+	if v.shadow == unitCalendar {
 		unit := calendarUnits[v.text]
-		v.b = unitUCUM
+		v.shadow = unitUCUM
 		switch unit {
 		case "year":
 			v.text = "a"
@@ -120,7 +120,7 @@ func asUCUM(v Value) Value {
 
 // numberOf returns the value of a Quantity as a Decimal.
 func numberOf(v Value) Value {
-	v.kind, v.text, v.b = KindDecimal, "", 0
+	v.kind, v.text, v.shadow = KindDecimal, "", 0
 	return v
 }
 
@@ -163,7 +163,7 @@ func addQuantities(x, y Value, minus bool) (Value, bool) {
 		n = negate(n)
 	}
 	sum, ok := calculate("+", numberOf(x), n)
-	return quantity(sum, x.text, x.b), ok
+	return quantity(sum, x.text, x.shadow), ok
 }
 
 // multiplyQuantities returns x * y or x / y. Units are multiplied as UCUM writes it.

@@ -52,16 +52,16 @@ func extension(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, er
 		if v.kind != KindElement || v.doc == nil {
 			continue
 		}
-		at := v.a
+		at := v.node
 		if m.primitive(v.typ) {
-			at = v.b
+			at = v.shadow
 		}
 		if at != 0 && v.doc.nodes[at].kind == nodeObject {
 			all = v.doc.appendComplex(all, v.doc.member(at, "extension"), m.extension)
 		}
 	}
 	for _, x := range all {
-		if u := x.doc.member(x.a, "url"); u != 0 && x.doc.nodes[u].kind == nodeString && x.doc.text(u) == url {
+		if u := x.doc.member(x.node, "url"); u != 0 && x.doc.nodes[u].kind == nodeString && x.doc.text(u) == url {
 			dst = append(dst, x)
 		}
 	}
@@ -102,7 +102,7 @@ func resolve(_ *call, ev *evaluation, _ *scope, in, dst []Value) ([]Value, error
 
 // reference returns the text of a reference, and the type that it claims to refer to.
 func (v *Value) reference() (text, typ string) {
-	if v.kind != KindElement || v.a == 0 {
+	if v.kind != KindElement || v.node == 0 {
 		return v.text, ""
 	}
 	if v.typ != model().reference {
@@ -112,10 +112,10 @@ func (v *Value) reference() (text, typ string) {
 		return "", ""
 	}
 	d := v.doc
-	if n := d.member(v.a, "reference"); n != 0 && d.nodes[n].kind == nodeString {
+	if n := d.member(v.node, "reference"); n != 0 && d.nodes[n].kind == nodeString {
 		text = d.text(n)
 	}
-	if n := d.member(v.a, "type"); n != 0 && d.nodes[n].kind == nodeString {
+	if n := d.member(v.node, "type"); n != 0 && d.nodes[n].kind == nodeString {
 		typ = d.text(n)
 	}
 	return text, typ
@@ -129,15 +129,15 @@ func (ev *evaluation) contained(ref string) (Value, bool) {
 		return Value{}, false
 	}
 	root := ev.rootResource()
-	if root.kind != KindElement || root.doc == nil || root.a == 0 {
+	if root.kind != KindElement || root.doc == nil || root.node == 0 {
 		return Value{}, true
 	}
 	if id == "" {
 		return root, true
 	}
 	d := root.doc
-	for _, c := range d.appendComplex(nil, d.member(root.a, "contained"), model().resource) {
-		if n := d.member(c.a, "id"); n != 0 && d.nodes[n].kind == nodeString && d.text(n) == id {
+	for _, c := range d.appendComplex(nil, d.member(root.node, "contained"), model().resource) {
+		if n := d.member(c.node, "id"); n != 0 && d.nodes[n].kind == nodeString && d.text(n) == id {
 			return c, true
 		}
 	}
@@ -239,8 +239,9 @@ func now(c *call, ev *evaluation, _ *scope, _, dst []Value) ([]Value, error) {
 	}
 	_, offset := at.Zone()
 	t := temporal{
-		seconds: at.Unix() + int64(offset), nanos: int32(at.Nanosecond() / int(time.Millisecond) * int(time.Millisecond)),
-		digits: digitsSeconds + 3, zoned: true, offset: int32(offset / 60),
+		seconds: at.Unix() + int64(offset),
+		nanos:   int32(at.Nanosecond() / int(time.Millisecond) * int(time.Millisecond)),
+		digits:  digitsSeconds + 3, zoned: true, offset: int32(offset / 60),
 	}
 	switch c.name {
 	case "today":

@@ -85,12 +85,18 @@ func stringFunctions() map[string]function {
 		"lastIndexOf": stringFunction(1, func(s string, a []string) Value {
 			return runeIndex(s, strings.LastIndex(s, a[0]))
 		}),
-		"startsWith": stringFunction(1, func(s string, a []string) Value { return boolean(strings.HasPrefix(s, a[0])) }),
-		"endsWith":   stringFunction(1, func(s string, a []string) Value { return boolean(strings.HasSuffix(s, a[0])) }),
-		"contains":   stringFunction(1, func(s string, a []string) Value { return boolean(strings.Contains(s, a[0])) }),
-		"upper":      stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.ToUpper(s)) }),
-		"lower":      stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.ToLower(s)) }),
-		"trim":       stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.TrimSpace(s)) }),
+		"startsWith": stringFunction(1, func(s string,
+			a []string) Value {
+			return boolean(strings.HasPrefix(s, a[0]))
+		}),
+		"endsWith": stringFunction(1, func(s string,
+			a []string) Value {
+			return boolean(strings.HasSuffix(s, a[0]))
+		}),
+		"contains": stringFunction(1, func(s string, a []string) Value { return boolean(strings.Contains(s, a[0])) }),
+		"upper":    stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.ToUpper(s)) }),
+		"lower":    stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.ToLower(s)) }),
+		"trim":     stringFunction(0, func(s string, _ []string) Value { return stringValue(strings.TrimSpace(s)) }),
 		"length": stringFunction(0, func(s string, _ []string) Value {
 			return integer(int64(utf8.RuneCountInString(s)))
 		}),

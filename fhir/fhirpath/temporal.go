@@ -8,7 +8,7 @@ import (
 
 // temporal is a date, a date and time, or a time of day, possibly partial.
 type temporal struct {
-	// seconds since 1970-01-01T00:00:00 on the clock of its own offset, not in UTC. The
+	// seconds since 1970-01-01T00:00:00 in the offset, not in UTC. The
 	// parts that a partial value lacks are the first possible ones.
 	seconds int64
 	nanos   int32
@@ -33,14 +33,14 @@ func (t temporal) value(k Kind) Value {
 	if t.zoned {
 		zone = t.offset
 	}
-	return Value{kind: k, num: t.seconds, a: t.nanos, b: zone, scale: uint8(t.digits)}
+	return Value{kind: k, num: t.seconds, node: t.nanos, shadow: zone, scale: uint8(t.digits)}
 }
 
 // temporal unpacks a Date, a DateTime or a Time.
 func (v Value) temporal() temporal {
-	t := temporal{seconds: v.num, nanos: v.a, digits: int(v.scale), zoned: v.b != noZone}
+	t := temporal{seconds: v.num, nanos: v.node, digits: int(v.scale), zoned: v.shadow != noZone}
 	if t.zoned {
-		t.offset = v.b
+		t.offset = v.shadow
 	}
 	return t
 }

@@ -37,24 +37,25 @@ func (k Kind) String() string {
 // Value is an item of a collection. The zero Value is none.
 //
 // The fields hold, by kind:
-//   - an element: typ, doc, and its nodes. a is the node of the value and b that of the
-//     member with "_" before its name; either may be 0. Without both, the Value stands
+//   - an element: typ, doc, the node of its value, and as shadow that of the member
+//     with "_" before its name; either node may be 0. Without both, the Value stands
 //     for a resource of which only the type is known.
 //   - Boolean and Integer: num.
 //   - Decimal: dec, or, if dec is nil, num * 10^-scale.
 //   - String: text.
-//   - Date, DateTime and Time: num, scale, a and b; see temporal.
-//   - Quantity: the value as a Decimal, the unit in text, and the kind of unit in b.
+//   - Date, DateTime and Time: the seconds in num, the nanoseconds in node, the digits in
+//     scale, and the offset in shadow; see temporal.
+//   - Quantity: the value as a Decimal, the unit in text, and its kind in shadow.
 //   - the result of type(): the namespace in text, the name in name.
 type Value struct {
-	kind  Kind
-	scale uint8
-	typ   typeID
-	a, b  int32
-	num   int64
-	doc   *Document
-	text  string
-	dec   *apd.Decimal
+	kind         Kind
+	scale        uint8
+	typ          typeID
+	node, shadow int32
+	num          int64
+	doc          *Document
+	text         string
+	dec          *apd.Decimal
 }
 
 // Collection is the result of an expression.
@@ -80,7 +81,7 @@ const (
 
 // quantity returns the Quantity of a number and a unit.
 func quantity(number Value, unit string, unitKind int32) Value {
-	number.kind, number.text, number.b = KindQuantity, unit, unitKind
+	number.kind, number.text, number.shadow = KindQuantity, unit, unitKind
 	return number
 }
 
@@ -117,10 +118,10 @@ func (v Value) Document() *Document { return v.doc }
 // JSON returns the JSON text of an element, or "" for one without a value and for
 // other values.
 func (v Value) JSON() string {
-	if v.kind != KindElement || v.doc == nil || v.a == 0 {
+	if v.kind != KindElement || v.doc == nil || v.node == 0 {
 		return ""
 	}
-	p := &v.doc.nodes[v.a]
+	p := &v.doc.nodes[v.node]
 	if p.kind == nodeString {
 		return v.doc.src[p.start-1 : p.end+1]
 	}
@@ -133,9 +134,9 @@ func (v Value) Pointer() string {
 	if v.kind != KindElement || v.doc == nil {
 		return ""
 	}
-	n := v.a
+	n := v.node
 	if n == 0 {
-		n = v.b
+		n = v.shadow
 	}
 	return v.doc.pointer(n)
 }
@@ -190,18 +191,18 @@ func (v Value) hasValue() bool {
 	if v.kind != KindElement {
 		return true
 	}
-	return v.a != 0 && v.doc.nodes[v.a].kind < nodeObject && v.doc.nodes[v.a].kind != nodeNull
+	return v.node != 0 && v.doc.nodes[v.node].kind < nodeObject && v.doc.nodes[v.node].kind != nodeNull
 }
 
 // system returns v in System: a primitive element with a value and a Quantity
 // become the value that they stand for. Other elements stay as they are, and so does
-// a primitive whose text is not one of its type.
+// a primitive with a text that is not one of its type.
 func (v Value) system() Value {
-	if v.kind != KindElement || v.a == 0 {
+	if v.kind != KindElement || v.node == 0 {
 		return v
 	}
 	kind := model().types[v.typ].system
-	p := &v.doc.nodes[v.a]
+	p := &v.doc.nodes[v.node]
 	if kind == KindElement && v.typ == noType { // by its form in JSON
 		switch p.kind {
 		case nodeTrue, nodeFalse:
@@ -238,7 +239,7 @@ func (v Value) system() Value {
 
 // textual converts a primitive that JSON has as a string.
 func textual(kind Kind, v Value) Value {
-	s := v.doc.text(v.a)
+	s := v.doc.text(v.node)
 	switch kind {
 	case KindDate:
 		if t, ok := parseTemporal(s, false); ok {
@@ -265,8 +266,8 @@ const systemUCUM = "http://unitsofmeasure.org"
 // UCUM, or else the text of unit. A Quantity without a value stays as it is.
 func (v Value) quantity() Value {
 	d := v.doc
-	n := d.member(v.a, "value")
-	if n == 0 || d.nodes[n].kind != nodeNumber || d.member(v.a, "comparator") != 0 {
+	n := d.member(v.node, "value")
+	if n == 0 || d.nodes[n].kind != nodeNumber || d.member(v.node, "comparator") != 0 {
 		return v
 	}
 	num, ok := parseDecimal(d.text(n))
@@ -274,7 +275,7 @@ func (v Value) quantity() Value {
 		return v
 	}
 	unit, unitKind := "1", int32(unitUCUM)
-	system, code, name := d.member(v.a, "system"), d.member(v.a, "code"), d.member(v.a, "unit")
+	system, code, name := d.member(v.node, "system"), d.member(v.node, "code"), d.member(v.node, "unit")
 	switch {
 	case system != 0 && code != 0 && d.text(system) == systemUCUM:
 		unit = d.text(code)
