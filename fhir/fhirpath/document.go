@@ -50,8 +50,9 @@ type node struct {
 // Its zero value is ready for Reset. It may be read by several goroutines, but not
 // during a Reset.
 type Document struct {
-	src   string // the text, then member names that had to be decoded
-	nodes []node
+	src    string // the text, then member names that had to be decoded
+	length int    // of the text alone
+	nodes  []node
 }
 
 // Parse returns the Document of a JSON text.
@@ -66,7 +67,7 @@ func (d *Document) Reset(json []byte) error {
 	if len(json) > maxDocument {
 		return fhir.Errorf(fhir.TooLarge, "fhirpath.Parse", "the resource is too large")
 	}
-	d.src = string(json)
+	d.src, d.length = string(json), len(json)
 	d.nodes = append(d.nodes[:0], node{})
 	s := scanner{doc: d, text: d.src}
 	s.space()

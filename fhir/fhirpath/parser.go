@@ -330,10 +330,14 @@ func (p *parser) invocation(left *expr) (*expr, error) {
 		}
 		return e, p.advance()
 	}
-	t, err := p.identifier()
-	if err != nil {
+	if left == nil || t.kind != tokIdentifier { // after a point, a keyword can only be a name
+		if _, err := p.identifier(); err != nil {
+			return nil, err
+		}
+	} else if err := p.advance(); err != nil {
 		return nil, err
 	}
+	var err error
 	if !p.symbol("(") {
 		return grown(&expr{kind: exprMember, pos: t.pos, name: t.text, left: left, delimited: t.kind == tokDelimited})
 	}

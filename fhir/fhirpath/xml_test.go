@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -79,7 +80,8 @@ func (x *xmlReader) child(out map[string]any, typ typeID, start xml.StartElement
 		if err := x.dec.Skip(); err != nil {
 			return err
 		}
-		out[name] = string(bytes.TrimSpace(x.data[offset:x.dec.InputOffset()]))
+		div := string(bytes.TrimSpace(x.data[offset:x.dec.InputOffset()]))
+		out[name] = strings.NewReplacer("\r\n", "\n", "&quot;", `"`).Replace(div)
 		return nil
 	}
 	var value, shadow any
@@ -109,9 +111,12 @@ func (x *xmlReader) child(out map[string]any, typ typeID, start xml.StartElement
 	}
 	list, _ := out[name].([]any)
 	out[name] = append(list, value)
-	if model().primitive(m.typ) {
-		list, _ := out["_"+name].([]any)
-		out["_"+name] = append(list, shadow)
+	shadows, _ := out["_"+name].([]any)
+	for shadow != nil && len(shadows) < len(list) {
+		shadows = append(shadows, nil)
+	}
+	if shadow != nil {
+		out["_"+name] = append(shadows, shadow)
 	}
 	return nil
 }
