@@ -153,16 +153,14 @@ func shift(v, by Value, minus bool) (Value, bool) {
 	if unit == "" || v.kind == KindTime && (unit == "year" || unit == "month" || unit == "week" || unit == "day") {
 		return Value{}, false
 	}
-	millis := by
-	whole, ok := calculate("div", numberOf(by), integer(1))
+	amount, ok := numberOf(by), true
 	if unit == "second" { // seconds and milliseconds are one precision with decimals
-		if millis, ok = calculate("*", numberOf(by), integer(1000)); ok {
-			whole, ok = calculate("div", millis, integer(1))
-			unit = "millisecond"
-		}
+		amount, ok = calculate("*", amount, integer(1000))
+		unit = "millisecond"
 	}
+	whole, fits := calculate("div", amount, integer(1))
 	const most = int64(400_000_000_000_000) // milliseconds, more than all years
-	if !ok || whole.num > most || whole.num < -most {
+	if !ok || !fits || whole.num > most || whole.num < -most {
 		return Value{}, true
 	}
 	n := whole.num

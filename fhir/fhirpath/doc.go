@@ -21,6 +21,9 @@
 // expression for one type: of a search parameter for many types it keeps the operands
 // that begin at that type.
 //
+// Patch applies a FHIRPath Patch to a resource, and keeps the text of what it does not
+// change.
+//
 // A Value of a resource tells its place as a JSON Pointer, and its JSON text as it was
 // written. Document.As gives the content of a Document as an element, so that the
 // invariants of a data type can be evaluated on it alone.
@@ -43,6 +46,7 @@
 //   - Times without an offset are compared with times that have one only if the order
 //     is the same for all offsets.
 //   - Regular expressions are those of RE2, so that they run in linear time.
+//   - After a point, a keyword is a name: Patient.text.div needs no backquotes.
 //   - Functions of later versions that HL7's cases use are there: sort, lowBoundary,
 //     highBoundary, precision, comparable, matchesFull, split, join, trim, encode,
 //     decode, escape, unescape, lastIndexOf.
@@ -53,7 +57,7 @@
 // An evaluation is bounded in steps, items of a collection and bytes of a string by
 // Limits, and ends when its context does. Errors are fhir.Errors: Invalid for an
 // expression that does not compile, Unprocessable for one that fails on a resource,
-// TooCostly for one that exceeds a limit. They name the place in the expression and
+// TooCostly for one that exceeds a limit, Unavailable for a context that ended. They name the place in the expression and
 // never contain text of a resource.
 //
 // # Tables
