@@ -1,6 +1,7 @@
 package fhirpath
 
 import (
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -9,6 +10,10 @@ import (
 
 // maxJSONDepth bounds the nesting of objects and arrays in a Document.
 const maxJSONDepth = 128
+
+// maxMembers bounds the members of an object, since a step looks at each of them. The
+// type of R4 with most members has less than 100.
+const maxMembers = 256
 
 // maxDocument bounds the size of a Document in bytes.
 const maxDocument = 1 << 28
@@ -62,7 +67,8 @@ func Parse(json []byte) (*Document, error) {
 }
 
 // Reset replaces the Document by that of another JSON text and keeps its memory.
-// Values of the previous one must not be used any more. The text is copied.
+// Values of the previous one must not be used any more. The text is copied. After an
+// error the Document is that of null.
 func (d *Document) Reset(json []byte) error {
 	if len(json) > maxDocument {
 		return fhir.Errorf(fhir.TooLarge, "fhirpath.Parse", "the resource is too large")
@@ -71,10 +77,10 @@ func (d *Document) Reset(json []byte) error {
 	d.nodes = append(d.nodes[:0], node{})
 	s := scanner{doc: d, text: d.src}
 	s.space()
-	if s.value(0, 0) == 0 {
-		return s.fail()
-	}
-	if s.space(); s.pos != len(s.text) {
+	ok := s.value(0, 0) != 0
+	if s.space(); !ok || s.pos != len(s.text) {
+		d.src, d.length = "null", len("null")
+		d.nodes = append(d.nodes[:0], node{}, node{kind: nodeNull, end: uint32(len("null"))})
 		return s.fail()
 	}
 	if len(s.decoded) > 0 {
@@ -89,12 +95,12 @@ type scanner struct {
 	text    string
 	pos     int
 	decoded []byte
-	deep    bool
+	limit   string // what exceeds a limit
 }
 
 func (s *scanner) fail() error {
-	if s.deep {
-		return fhir.Errorf(fhir.Invalid, "fhirpath.Parse", "the resource is nested deeper than %d levels", maxJSONDepth)
+	if s.limit != "" {
+		return fhir.Errorf(fhir.Invalid, "fhirpath.Parse", "the resource has %s, at byte %d", s.limit, s.pos+1)
 	}
 	return fhir.Errorf(fhir.Invalid, "fhirpath.Parse", "the resource is not valid JSON, at byte %d", s.pos+1)
 }
@@ -241,12 +247,13 @@ func escapeLen(t string) int {
 
 func (s *scanner) container(kind nodeKind, closing byte, parent int32, depth int) int32 {
 	if depth == maxJSONDepth {
-		s.deep = true
+		s.limit = fmt.Sprintf("more than %d levels", maxJSONDepth)
 		return 0
 	}
 	n := s.add(kind, parent)
 	s.pos++
 	var last int32
+	members := 0
 	for s.space(); !s.at(closing); s.space() {
 		if last != 0 {
 			if !s.at(',') {
@@ -257,6 +264,10 @@ func (s *scanner) container(kind nodeKind, closing byte, parent int32, depth int
 		}
 		var key, keyLen int
 		if kind == nodeObject {
+			if members++; members > maxMembers {
+				s.limit = fmt.Sprintf("an object with more than %d members", maxMembers)
+				return 0
+			}
 			var ok bool
 			if key, keyLen, ok = s.name(); !ok {
 				return 0
@@ -401,13 +412,18 @@ func (d *Document) typeOfResource(n int32) typeID {
 }
 
 // Root returns the resource, of the type that its resourceType names.
-func (d *Document) Root() Value { return d.value(d.typeOfResource(1), 1, 0) }
+func (d *Document) Root() Value {
+	if len(d.nodes) == 0 { // without a Reset
+		return Value{}
+	}
+	return d.value(d.typeOfResource(1), 1, 0)
+}
 
 // As returns the content of the Document as a value of a data type or an element.
 // The name is that of a type, or the path of a backbone element.
 func (d *Document) As(typ string) (Value, error) {
 	id, ok := model().byName[typ]
-	if !ok {
+	if !ok || len(d.nodes) == 0 {
 		return Value{}, fhir.Errorf(fhir.Invalid, "fhirpath.As", "R4 has no such type")
 	}
 	return d.value(id, 1, 0), nil

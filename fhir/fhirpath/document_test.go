@@ -3,6 +3,7 @@ package fhirpath
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -15,9 +16,30 @@ func TestParseRefuses(t *testing.T) {
 		if json.Valid([]byte(s)) && !strings.HasPrefix(s, "[[") {
 			t.Fatalf("%q is valid", s)
 		}
-		if _, err := Parse([]byte(s)); err == nil {
+		doc, err := Parse([]byte(s))
+		if err == nil {
 			t.Errorf("Parse(%q) succeeds", s)
 		}
+		if out, err := MustCompile("children()").Evaluate(context.Background(), doc.Root(), nil,
+			nil); len(out) > 0 || err != nil {
+			t.Errorf("after Parse(%q): %v, %v", s, out, err)
+		}
+	}
+	members := func(n int) []byte {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"m%d":1`, i)
+		}
+		return []byte("{" + b.String()[1:] + "}")
+	}
+	if _, err := Parse(members(maxMembers)); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse(members(maxMembers + 1)); err == nil {
+		t.Error("Parse takes more members than the limit")
+	}
+	if v := new(Document).Root(); !v.IsZero() {
+		t.Error("an empty Document has a root")
 	}
 }
 
@@ -167,7 +189,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		doc, err := Parse(data)
-		if valid := json.Valid(data); valid != (err == nil) && !(valid && strings.Contains(err.Error(), "nested")) {
+		if valid := json.Valid(data); valid != (err == nil) && !(valid && strings.Contains(err.Error(), "more than")) {
 			t.Fatalf("encoding/json says %v, Parse says %v", valid, err)
 		}
 		if err != nil {

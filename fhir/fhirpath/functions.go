@@ -23,11 +23,11 @@ func (c *call) prepare() error {
 	switch c.name {
 	case "matches", "matchesFull", "replaceMatches":
 		if c.exprs[0].kind == exprLiteral && c.exprs[0].value.kind == KindString {
-			re, err := compileRegexp(c.pos, c.exprs[0].value.text, c.name == "matchesFull")
+			p, err := compilePattern(c.pos, c.exprs[0].value.text, c.name == "matchesFull")
 			if err != nil {
 				return err
 			}
-			c.data = re
+			c.data = p
 		}
 	}
 	return nil

@@ -32,6 +32,7 @@ func TestExpressionLimits(t *testing.T) {
 		"indexes":      {"a" + strings.Repeat("[0]", 1000), fhir.Invalid},
 		"brackets":     {strings.Repeat("a[", 1000), fhir.Invalid},
 		"regexp":       {"'a'.matches('" + strings.Repeat("a", maxRegexp+1) + "')", fhir.Unprocessable},
+		"regexp size":  {"'a'.matches('" + strings.Repeat("a{900}", 12) + "')", fhir.Unprocessable},
 		"regexp count": {"'a'.matches('((a{1000}){1000}){1000}')", fhir.Unprocessable},
 	} {
 		if _, err := Compile(c.source); kindOf(err) != c.want {
@@ -66,6 +67,10 @@ func TestEvaluationLimits(t *testing.T) {
 			".select($this.toString()).join('" + strings.Repeat("x", 100) + "')",
 		"bytes of encode":  "'aaaaaaaa'" + strings.Repeat(".encode('hex')", 30),
 		"bytes of matches": "'aaaaaaaa'" + strings.Repeat(".replaceMatches('.', '$0$0$0$0$0$0$0$0')", 9),
+		"steps of matching": "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) +
+			".matches('" + strings.Repeat("a{900}", 10) + "b')",
+		"steps of compiling": "%resource.descendants().combine(%resource.descendants()).select('" +
+			strings.Repeat("a{900}", 10) + "' & 'b').select($this.matches($this)).count()",
 		"items of split":   "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".split('a')",
 		"items of toChars": "'aaaaaaaa'" + strings.Repeat(".replace('a', 'aaaaaaaaaa')", 5) + ".toChars()",
 	} {

@@ -223,7 +223,17 @@ func (v *Value) children(dst []Value) []Value {
 		if key == "resourceType" && (isResource || v.typ == noType) || shadow && d.member(at, key) != 0 {
 			continue
 		}
-		dst = d.append(dst, at, key, m.types[v.typ].members[key].typ)
+		typ, value, other := m.types[v.typ].members[key].typ, c, int32(0)
+		switch {
+		case typ != noType && !m.primitive(typ):
+			dst = d.appendComplex(dst, c, typ)
+			continue
+		case shadow:
+			value, other = 0, c
+		default:
+			other = d.shadow(at, key)
+		}
+		dst = d.appendPrimitive(dst, value, other, typ)
 	}
 	return dst
 }

@@ -6,28 +6,64 @@ import (
 	"encoding/json"
 	"html"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"unicode/utf8"
 )
 
-// maxRegexp bounds a regular expression in bytes.
-const maxRegexp = 4 << 10
+// Bounds of a regular expression. Its size counts the states of the automaton, so that
+// repetitions such as a{1000} count with what they repeat.
+const (
+	maxRegexp     = 4 << 10 // bytes
+	maxRegexpSize = 10_000
+)
 
-// compileRegexp compiles a regular expression of FHIRPath as one of RE2, which runs in
+// pattern is a compiled regular expression. Matching a string of n bytes takes up to
+// n * size operations.
+type pattern struct {
+	re   *regexp.Regexp
+	size int
+}
+
+// compilePattern compiles a regular expression of FHIRPath as one of RE2, which runs in
 // linear time. "." also matches a line feed.
-func compileRegexp(pos int, pattern string, full bool) (*regexp.Regexp, error) {
-	if len(pattern) > maxRegexp {
-		return nil, failAt(pos, "the regular expression is longer than %d bytes", maxRegexp)
+func compilePattern(pos int, text string, full bool) (pattern, error) {
+	if len(text) > maxRegexp {
+		return pattern{}, failAt(pos, "the regular expression is longer than %d bytes", maxRegexp)
 	}
-	text := "(?s)" + pattern
-	if full {
-		text = `(?s)\A(?:` + pattern + `)\z`
+	// The errors of the library quote the pattern, which may come from a resource.
+	tree, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return pattern{}, failAt(pos, "not a regular expression of RE2")
+	}
+	size := regexpSize(tree)
+	if size > maxRegexpSize {
+		return pattern{}, failAt(pos, "the regular expression repeats too much")
+	}
+	if text = "(?s)" + text; full {
+		text = `(?s)\A(?:` + text + `)\z`
 	}
 	re, err := regexp.Compile(text)
-	if err != nil { // the error quotes the pattern, which may come from a resource
-		return nil, failAt(pos, "not a regular expression of RE2")
+	if err != nil {
+		return pattern{}, failAt(pos, "not a regular expression of RE2")
 	}
-	return re, nil
+	return pattern{re, size}, nil
+}
+
+// regexpSize estimates the number of states.
+func regexpSize(re *syntax.Regexp) int {
+	size := 0
+	for _, sub := range re.Sub {
+		size += regexpSize(sub)
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		return min(len(re.Rune), maxRegexpSize+1)
+	case syntax.OpRepeat:
+		size *= max(re.Min, re.Max, 1)
+	}
+	size++
+	return min(size, maxRegexpSize+1)
 }
 
 // stringFunction returns a function on a String, with String arguments. The result is
@@ -166,12 +202,20 @@ func replace(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, erro
 	return ev.appendString(dst, strings.ReplaceAll(s, a[0], a[1]))
 }
 
-// regexp returns the regular expression of the first argument.
-func (c *call) regexp(pattern string) (*regexp.Regexp, error) {
-	if re, ok := c.data.(*regexp.Regexp); ok {
-		return re, nil
+// pattern returns the regular expression of the first argument, and counts the work of
+// matching s.
+func (c *call) pattern(ev *evaluation, text, s string) (*regexp.Regexp, error) {
+	p, ok := c.data.(pattern)
+	if !ok {
+		var err error
+		if p, err = compilePattern(c.pos, text, c.name == "matchesFull"); err != nil {
+			return nil, err
+		}
+		if err := ev.step(len(text) + p.size); err != nil {
+			return nil, err
+		}
 	}
-	return compileRegexp(c.pos, pattern, c.name == "matchesFull")
+	return p.re, ev.step((len(s) + 1) * (p.size + 15) / 16)
 }
 
 func matches(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, error) {
@@ -179,10 +223,7 @@ func matches(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, erro
 	if err != nil || !ok {
 		return dst, err
 	}
-	if err := ev.step(len(s) + len(a[0])); err != nil {
-		return nil, err
-	}
-	re, err := c.regexp(a[0])
+	re, err := c.pattern(ev, a[0], s)
 	if err != nil {
 		return nil, err
 	}
@@ -197,10 +238,7 @@ func replaceMatches(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Valu
 	if a[0] == "" {
 		return append(dst, stringValue(s)), nil
 	}
-	if err := ev.step(len(s) + len(a[0])); err != nil {
-		return nil, err
-	}
-	re, err := c.regexp(a[0])
+	re, err := c.pattern(ev, a[0], s)
 	if err != nil {
 		return nil, err
 	}
