@@ -42,16 +42,41 @@ type checker struct{ model *modelTables }
 // result is empty or an error. Check does not know what %-constants and resolve()
 // return, and takes any path there.
 func (e *Expression) Check(typ string) error {
+	_, err := e.shape(typ)
+	return err
+}
+
+// Types returns the types that items of the result may have for a focus of a type of
+// R4, such as "FHIR.Quantity" or "System.Boolean", sorted. It returns nil if they are
+// not known, and an error if Check does.
+func (e *Expression) Types(typ string) ([]string, error) {
+	s, err := e.shape(typ)
+	if err != nil || !s.known {
+		return nil, err
+	}
+	out := make([]string, 0, len(s.types))
+	for _, t := range s.types {
+		if t.typ == noType {
+			out = append(out, "System."+systemNames[t.system])
+		} else {
+			out = append(out, "FHIR."+model().types[t.typ].name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func (e *Expression) shape(typ string) (shape, error) {
 	c := checker{model()}
 	id, ok := c.model.byName[typ]
 	if !ok {
-		return fhir.Errorf(fhir.Invalid, "fhirpath.Check", "R4 has no such type")
+		return shape{}, fhir.Errorf(fhir.Invalid, "fhirpath.Check", "R4 has no such type")
 	}
 	result, err := c.check(e.tree, shape{known: true, types: []staticType{{typ: id}}})
 	if err == nil {
 		err = result.foreign
 	}
-	return err
+	return result, err
 }
 
 func (c *checker) check(e *expr, this shape) (shape, error) {
@@ -161,7 +186,7 @@ func (c *checker) member(e *expr, this shape) (shape, error) {
 		}
 		el := c.model.types[t.typ].elements[e.name]
 		if el == nil {
-			if t.system == KindQuantity && (e.name == "value" || e.name == "unit") || t.system == kindType {
+			if t.system == KindQuantity && (e.name == "value" || e.name == "unit") {
 				return shape{}, nil
 			}
 			continue
@@ -236,7 +261,7 @@ var resultKinds = map[string]Kind{ // read only
 	"toQuantity": KindQuantity, "upper": KindString, "lower": KindString, "trim": KindString,
 	"substring": KindString, "replace": KindString, "replaceMatches": KindString, "toChars": KindString,
 	"split": KindString, "join": KindString, "encode": KindString, "decode": KindString, "escape": KindString,
-	"unescape": KindString, "now": KindDateTime, "today": KindDate, "timeOfDay": KindTime, "type": kindType,
+	"unescape": KindString, "now": KindDateTime, "today": KindDate, "timeOfDay": KindTime,
 }
 
 // onStrings holds the functions that take a String.

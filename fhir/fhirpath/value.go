@@ -171,6 +171,18 @@ func escapePointer(s string) string {
 	return string(b)
 }
 
+// Elements appends the elements of v that have a name in FHIRPath, such as coding or
+// value, to dst.
+func (v Value) Elements(dst Collection, name string) Collection {
+	if v.kind != KindElement || v.doc == nil {
+		return dst
+	}
+	if e := model().types[v.typ].elements[name]; e != nil {
+		return v.member(e, dst)
+	}
+	return dst
+}
+
 // Text returns v as toString() does, and whether v converts to a String.
 func (v Value) Text() (string, bool) {
 	s := v.system()
