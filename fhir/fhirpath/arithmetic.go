@@ -20,6 +20,9 @@ func (o *arithmeticOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, er
 	if err != nil || !ok {
 		return dst, err
 	}
+	if err := ev.cost(&x, &y); err != nil {
+		return nil, err
+	}
 	var v Value
 	switch {
 	case numeric(x.kind) && numeric(y.kind):

@@ -34,6 +34,9 @@ func boundaryFunctions() map[string]function {
 			if x.kind != KindQuantity || y.kind != KindQuantity {
 				return nil, failAt(c.pos, "comparable needs Quantities")
 			}
+			if err := ev.step(costOfUnits); err != nil {
+				return nil, err
+			}
 			_, known := compareQuantities(x, y)
 			return append(dst, boolean(known)), nil
 		}},

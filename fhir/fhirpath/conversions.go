@@ -48,10 +48,16 @@ func conversionFunctions() map[string]function {
 	return m
 }
 
+// maxConverted is more than the longest text of a type other than String, in bytes.
+const maxConverted = 256
+
 // convert converts a value in System to another type.
 func convert(v Value, to Kind) (Value, bool) {
 	if v.kind == to {
 		return v, true
+	}
+	if v.kind == KindString && len(v.text) > maxConverted {
+		return Value{}, false
 	}
 	switch to {
 	case KindBoolean:
@@ -178,6 +184,9 @@ func (c *call) toQuantity(ev *evaluation, sc *scope, in []Value) (v Value, ok bo
 	if !ok || len(c.args) == 0 {
 		return v, ok, nil
 	}
+	if err := ev.step(costOfUnits); err != nil {
+		return v, false, err
+	}
 	unit, given, err := c.str(ev, sc, 0)
 	if err != nil || !given {
 		return v, false, err
@@ -191,6 +200,9 @@ func (c *call) toQuantity(ev *evaluation, sc *scope, in []Value) (v Value, ok bo
 // parseQuantity parses a number with an optional unit: a word of the calendar, or UCUM
 // in quotation marks.
 func parseQuantity(s string) (Value, bool) {
+	if len(s) > maxConverted {
+		return Value{}, false
+	}
 	i := 0
 	for i < len(s) && (isDigit(s[i]) || s[i] == '.' || i == 0 && (s[i] == '-' || s[i] == '+')) {
 		i++

@@ -46,6 +46,7 @@
 //   - Times without an offset are compared with times that have one only if the order
 //     is the same for all offsets.
 //   - Regular expressions are those of RE2, so that they run in linear time.
+//   - Integers have 64 bits.
 //   - After a point, a keyword is a name: Patient.text.div needs no backquotes.
 //   - Functions of later versions that HL7's cases use are there: sort, lowBoundary,
 //     highBoundary, precision, comparable, matchesFull, split, join, trim, encode,
@@ -53,12 +54,15 @@
 //
 // # Bounds
 //
-// An expression has at most 32 KiB and 256 levels. A Document has at most 128 levels.
-// An evaluation is bounded in steps, items of a collection and bytes of a string by
-// Limits, and ends when its context does. Errors are fhir.Errors: Invalid for an
-// expression that does not compile, Unprocessable for one that fails on a resource,
-// TooCostly for one that exceeds a limit, Unavailable for a context that ended. They name the place in the expression and
-// never contain text of a resource.
+// An expression has at most 32 KiB and 256 levels. A Document has at most 128 levels
+// and 256 members per object. An evaluation is bounded in steps, items of a collection
+// and bytes of a string by Limits, and ends when its context does. Work that grows
+// with the size of values, such as matching patterns, counts as many steps.
+//
+// Errors are fhir.Errors: Invalid for an expression that does not compile,
+// Unprocessable for one that fails on a resource, TooCostly for one that exceeds a
+// limit, Unavailable for a context that ended. They name the place in the expression
+// and never contain text of a resource.
 //
 // # Tables
 //

@@ -47,17 +47,23 @@ type node struct {
 	key    uint32
 	// start and end are the value in the text. Those of a string are within its
 	// quotation marks.
-	start, end          uint32
+	start, end uint32
+	// child is the first member or item. For a string with escape sequences, it is the
+	// index of its decoded text in Document.decoded.
 	parent, child, next int32
 }
+
+// span is a part of a text.
+type span struct{ start, end uint32 }
 
 // Document is a JSON text as a tree: one array of nodes that refer to the text.
 // Its zero value is ready for Reset. It may be read by several goroutines, but not
 // during a Reset.
 type Document struct {
-	src    string // the text, then member names that had to be decoded
-	length int    // of the text alone
-	nodes  []node
+	src     string // the text, then names and strings without their escape sequences
+	length  int    // of the text alone
+	nodes   []node
+	decoded []span // of strings in src
 }
 
 // Parse returns the Document of a JSON text.
@@ -74,7 +80,7 @@ func (d *Document) Reset(json []byte) error {
 		return fhir.Errorf(fhir.TooLarge, "fhirpath.Parse", "the resource is too large")
 	}
 	d.src, d.length = string(json), len(json)
-	d.nodes = append(d.nodes[:0], node{})
+	d.nodes, d.decoded = append(d.nodes[:0], node{}), d.decoded[:0]
 	s := scanner{doc: d, text: d.src}
 	s.space()
 	ok := s.value(0, 0) != 0
@@ -141,6 +147,9 @@ func (s *scanner) value(parent int32, depth int) int32 {
 		p.start, p.end = uint32(start), uint32(end)
 		if escaped {
 			p.flags |= flagEscaped
+			p.child = int32(len(s.doc.decoded))
+			from, to := s.decode(start, end)
+			s.doc.decoded = append(s.doc.decoded, span{uint32(from), uint32(to)})
 		}
 		return n
 	case 't':
@@ -313,10 +322,7 @@ func (s *scanner) name() (key, n int, ok bool) {
 		return 0, 0, false
 	}
 	if escaped {
-		text := unescape(s.text[start:end])
-		start = len(s.text) + len(s.decoded)
-		s.decoded = append(s.decoded, text...)
-		end = start + len(text)
+		start, end = s.decode(start, end)
 	}
 	if s.space(); !s.at(':') {
 		return 0, 0, false
@@ -325,18 +331,23 @@ func (s *scanner) name() (key, n int, ok bool) {
 	return start, min(end-start, 1<<16-1), true
 }
 
-// unescape decodes the escape sequences of a valid JSON string.
-func unescape(t string) string {
-	var b strings.Builder
-	b.Grow(len(t))
+// decode decodes a string and returns where the result will be in Document.src.
+func (s *scanner) decode(start, end int) (from, to int) {
+	from = len(s.text) + len(s.decoded)
+	s.decoded = appendUnescaped(s.decoded, s.text[start:end])
+	return from, len(s.text) + len(s.decoded)
+}
+
+// appendUnescaped appends a valid JSON string without its escape sequences.
+func appendUnescaped(b []byte, t string) []byte {
 	for i := 0; i < len(t); {
 		if t[i] != '\\' {
-			b.WriteByte(t[i])
+			b = append(b, t[i])
 			i++
 			continue
 		}
 		if t[i+1] != 'u' {
-			b.WriteByte("\"\\/\b\f\n\r\t"[strings.IndexByte(`"\/bfnrt`, t[i+1])])
+			b = append(b, "\"\\/\b\f\n\r\t"[strings.IndexByte(`"\/bfnrt`, t[i+1])])
 			i += 2
 			continue
 		}
@@ -351,9 +362,9 @@ func unescape(t string) string {
 		if !utf8.ValidRune(r) {
 			r = utf8.RuneError
 		}
-		b.WriteRune(r)
+		b = utf8.AppendRune(b, r)
 	}
-	return b.String()
+	return b
 }
 
 func hex4(t string) (r rune) {
@@ -366,11 +377,11 @@ func hex4(t string) (r rune) {
 // text returns the text of a string, decoded, or of a number.
 func (d *Document) text(n int32) string {
 	p := &d.nodes[n]
-	t := d.src[p.start:p.end]
 	if p.flags&flagEscaped != 0 {
-		return unescape(t)
+		s := d.decoded[p.child]
+		return d.src[s.start:s.end]
 	}
-	return t
+	return d.src[p.start:p.end]
 }
 
 func (d *Document) key(p *node) string { return d.src[p.key : p.key+uint32(p.keyLen)] }

@@ -34,6 +34,9 @@ func (ev *evaluation) equal(x, y Value) (logic, error) {
 		return unknown, err
 	}
 	a, b := x.system(), y.system()
+	if err := ev.cost(&a, &b); err != nil {
+		return unknown, err
+	}
 	if a.kind == KindQuantity && b.kind == KindQuantity && x.kind == KindElement && y.kind == KindElement {
 		if same, err := ev.sameTree(x, y, false); same || err != nil {
 			return logical(same), err
@@ -120,6 +123,9 @@ func (ev *evaluation) distinct(in, dst []Value) ([]Value, error) {
 	for i := range in {
 		if seen != nil {
 			s := in[i].system().text
+			if err := ev.step(len(s) / 64); err != nil {
+				return nil, err
+			}
 			if !seen[s] {
 				seen[s] = true
 				dst = append(dst, in[i])
@@ -174,6 +180,9 @@ func (ev *evaluation) sameNodes(dx *Document, x int32, dy *Document, y int32, eq
 		return false, err
 	}
 	p, q := &dx.nodes[x], &dy.nodes[y]
+	if err := ev.step(int(min(p.end-p.start, q.end-q.start)) / 64); err != nil {
+		return false, err
+	}
 	if p.kind != q.kind {
 		return false, nil
 	}
@@ -285,6 +294,9 @@ func (ev *evaluation) equivalent(x, y Value) (bool, error) {
 		return false, err
 	}
 	a, b := x.system(), y.system()
+	if err := ev.cost(&a, &b); err != nil {
+		return false, err
+	}
 	switch {
 	case a.kind == KindElement && b.kind == KindElement:
 		if a.typ != b.typ {
@@ -292,7 +304,7 @@ func (ev *evaluation) equivalent(x, y Value) (bool, error) {
 		}
 		return ev.sameTree(a, b, true)
 	case a.kind == KindString && b.kind == KindString:
-		return fold(a.text) == fold(b.text), nil
+		return fold(a.text) == fold(b.text), ev.step((len(a.text) + len(b.text)) / 16)
 	case numeric(a.kind) && numeric(b.kind):
 		return equivalentNumbers(a, b), nil
 	case a.kind == KindQuantity && b.kind == KindQuantity:

@@ -108,6 +108,20 @@ func (ev *evaluation) step(n int) error {
 	return nil
 }
 
+// costOfUnits is the number of steps that a conversion of units counts for.
+const costOfUnits = 500
+
+// cost counts the work of comparing two values in System beyond one step.
+func (ev *evaluation) cost(x, y *Value) error {
+	switch {
+	case x.kind == KindString && y.kind == KindString:
+		return ev.step(min(len(x.text), len(y.text)) / 256)
+	case x.kind == KindQuantity && y.kind == KindQuantity && x.text != y.text:
+		return ev.step(costOfUnits)
+	}
+	return nil
+}
+
 // size checks the size of a collection.
 func (ev *evaluation) size(c []Value) error {
 	if len(c) > ev.items {

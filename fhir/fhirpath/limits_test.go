@@ -226,3 +226,37 @@ func TestTestAndHolds(t *testing.T) {
 		t.Error("an invariant with an error holds")
 	}
 }
+
+// TestCostlyValues checks that the work on large strings and on units counts.
+func TestCostlyValues(t *testing.T) {
+	large := strings.Repeat("x\\n", 1<<19)
+	doc, err := Parse([]byte(`{"resourceType":"Patient","id":"small","language":"` + large + `","implicitRules":"` + large + `"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := &Env{Limits: Limits{Steps: 400}, HTMLChecks: func(string) bool { return true }}
+	for cheap, costly := range map[string]string{
+		"id = id":                    "language = implicitRules",
+		"id ~ id":                    "language ~ implicitRules",
+		"id < 'x'":                   "language < implicitRules",
+		"id.lower().exists()":        "language.lower().exists()",
+		"id.matches('a')":            "language.matches('a')",
+		"id.substring(1).exists()":   "language.substring(1).exists()",
+		"id.htmlChecks()":            "language.htmlChecks()",
+		"(id | id).exists()":         "(language | implicitRules).exists()",
+		"(id & id).exists()":         "(language & id).exists()",
+		"1 'kg' = 1 'kg'":            "1 'kg' = 1 'g'",
+		"1 'kg' < 1 'kg'":            "1 'kg' < 1 'g'",
+		"1 'kg' ~ 1 'kg'":            "1 'kg' ~ 1 'g'",
+		"(1 'kg' + 1 'kg').exists()": "(1 'kg' + 1 'g').exists()",
+		"1.toQuantity().exists()":    "1.toQuantity('g').exists()",
+		"1 'kg' in (1 'kg')":         "1 'kg' in (1 'g')",
+	} {
+		if _, err := MustCompile(cheap).Test(context.Background(), doc.Root(), env); err != nil {
+			t.Errorf("%s: %v", cheap, err)
+		}
+		if _, err := MustCompile(costly).Test(context.Background(), doc.Root(), env); kindOf(err) != fhir.TooCostly {
+			t.Errorf("%s: %v", costly, err)
+		}
+	}
+}

@@ -291,7 +291,7 @@ func sortItems(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, er
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		for k := range n {
-			o, errOrder := c.order(keys[a*n+k], keys[b*n+k])
+			o, errOrder := c.order(ev, keys[a*n+k], keys[b*n+k])
 			if errOrder != nil || ev.step(1) != nil {
 				err = errOrder
 				return 0
@@ -314,7 +314,7 @@ func sortItems(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, er
 	return dst, ev.step(1)
 }
 
-func (c *call) order(a, b sortKey) (int, error) {
+func (c *call) order(ev *evaluation, a, b sortKey) (int, error) {
 	switch {
 	case !a.ok && !b.ok:
 		return 0, nil
@@ -322,6 +322,9 @@ func (c *call) order(a, b sortKey) (int, error) {
 		return 1, nil
 	case !b.ok:
 		return -1, nil
+	}
+	if err := ev.cost(&a.value, &b.value); err != nil {
+		return 0, err
 	}
 	order, _, ok := compare(a.value, b.value)
 	if !ok {

@@ -131,6 +131,9 @@ func (o *compareOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error
 	if err != nil || !ok {
 		return dst, err
 	}
+	if err := ev.cost(&x, &y); err != nil {
+		return nil, err
+	}
 	order, known, ok := compare(x, y)
 	if !ok {
 		return nil, failAt(o.pos, "%s cannot compare %s and %s", o.name, x.kind, y.kind)

@@ -70,9 +70,15 @@ func extension(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, er
 	return dst, ev.step(n)
 }
 
+// costOfCall is the number of steps that a call of a function of Env counts for.
+const costOfCall = 50
+
 // resolve returns the resources that the input refers to.
 func resolve(_ *call, ev *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
 	for i := range in {
+		if err := ev.step(costOfCall); err != nil {
+			return nil, err
+		}
 		v := &in[i]
 		text, typ := v.reference()
 		if target, ok := ev.contained(text); ok {
@@ -169,6 +175,9 @@ func memberOf(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, err
 	if ev.env.MemberOf == nil {
 		return nil, failAt(c.pos, "memberOf needs a terminology service")
 	}
+	if err := ev.step(costOfCall); err != nil {
+		return nil, err
+	}
 	found, err := ev.env.MemberOf(ev.ctx, in[0], set)
 	return append(dst, boolean(found)), err
 }
@@ -192,6 +201,9 @@ func subsumes(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, err
 	if c.name == "subsumedBy" {
 		a, b = b, a
 	}
+	if err := ev.step(costOfCall); err != nil {
+		return nil, err
+	}
 	holds, err := ev.env.Subsumes(ev.ctx, a, b)
 	return append(dst, boolean(holds)), err
 }
@@ -209,6 +221,9 @@ func conformsTo(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, e
 		return nil, failAt(c.pos, "conformsTo needs a single item, not %d", len(in))
 	}
 	if ev.env.ConformsTo != nil {
+		if err := ev.step(costOfCall); err != nil {
+			return nil, err
+		}
 		holds, err := ev.env.ConformsTo(ev.ctx, in[0], profile)
 		return append(dst, boolean(holds)), err
 	}
@@ -227,6 +242,9 @@ func htmlChecks(c *call, ev *evaluation, _ *scope, in, dst []Value) ([]Value, er
 	}
 	if ev.env.HTMLChecks == nil {
 		return nil, failAt(c.pos, "htmlChecks needs a check of narrative")
+	}
+	if err := ev.step(costOfCall + len(v.text)/16); err != nil {
+		return nil, err
 	}
 	return append(dst, boolean(v.kind == KindString && ev.env.HTMLChecks(v.text))), nil
 }

@@ -377,7 +377,7 @@ func unescapeText(s, target string) Value {
 				i += n - 1
 			}
 		}
-		return stringValue(unescape(s))
+		return stringValue(string(appendUnescaped(nil, s)))
 	}
 	return Value{}
 }

@@ -28,6 +28,7 @@ const (
 	maxLength   = 128 // bytes
 	maxNesting  = 16  // parentheses
 	maxExponent = 30
+	maxBits     = 4096 // of the numerator and of the denominator of a factor
 )
 
 var errUnit = errors.New("ucum: not a known unit")
@@ -84,6 +85,9 @@ func (p *product) times(q product, n int) error {
 		f.Inv(f)
 	}
 	p.factor = new(big.Rat).Mul(p.factor, f)
+	if p.factor.Num().BitLen() > maxBits || p.factor.Denom().BitLen() > maxBits {
+		return errUnit
+	}
 	for u, e := range q.powers {
 		p.powers[u] += e * n
 		if p.powers[u] == 0 {

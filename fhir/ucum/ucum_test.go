@@ -58,7 +58,7 @@ func TestNotCommensurable(t *testing.T) {
 func TestNoUnits(t *testing.T) {
 	for _, s := range []string{"lbs", "beats", "mmHg ", "kk", "[in", "m(", "(m", "m)", "{x", "m..s", "m.", "0", "1e5",
 		"Cel/min", "kg.Cel", "Cel2", "mCel", "k[in_i]", "m99", "m31", "²", "/", "m//s", "wk day",
-		strings.Repeat("(", 20) + "m" + strings.Repeat(")", 20), strings.Repeat("m.", 200) + "m"} {
+		strings.Repeat("(", 20) + "m" + strings.Repeat(")", 20), strings.Repeat("m.", 200) + "m", strings.Repeat("mol30.", 10) + "m"} {
 		if u, err := Parse(s); err == nil {
 			t.Errorf("Parse(%q) = %q, want an error", s, u.Base)
 		}
