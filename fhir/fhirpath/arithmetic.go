@@ -8,7 +8,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 )
 
-// arithmeticOp is +, -, *, /, div or mod. An overflow and a division by zero have an
+// arithmeticOp evaluates +, -, *, /, div and mod. An overflow and a division by zero have an
 // empty result.
 type arithmeticOp struct {
 	binary

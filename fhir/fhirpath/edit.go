@@ -129,7 +129,7 @@ func (d *Document) replace(object int32, name string, list []content, many bool)
 	return d.replace(at.object, at.name, append(rest[:at.index:at.index], rest[at.index+1:]...), true)
 }
 
-// text0 returns the text of the Document without the decoded names behind it.
+// text0 returns the text of the Document without the decoded names after it.
 func (d *Document) text0() string { return d.src[:d.length] }
 
 // objectWith returns the text of an object with other members. New ones are at the

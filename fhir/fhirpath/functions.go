@@ -145,8 +145,8 @@ func collectionFunctions() map[string]function {
 	}
 }
 
-// every returns a function on a collection of Booleans: whether all are true (or, if
-// bad is true, false), or with negated set whether not.
+// every returns a function that reports whether all Booleans of the input equal good
+// or, if negated is set, whether one of them does not.
 func every(good, negated bool) func(*call, *evaluation, *scope, []Value, []Value) ([]Value, error) {
 	return func(c *call, _ *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
 		all := true

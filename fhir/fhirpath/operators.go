@@ -32,7 +32,7 @@ func (b *binary) both(ev *evaluation, sc *scope) (x, y []Value, err error) {
 	return x, y, ev.step(1)
 }
 
-// logicOp is and, or, xor or implies, in three-valued logic. The right operand is not
+// logicOp evaluates and, or, xor and implies in three-valued logic. The right operand is not
 // evaluated if the left one decides.
 type logicOp struct {
 	binary
@@ -83,7 +83,7 @@ func combine(name string, x, y logic) logic {
 	return unknown
 }
 
-// equalOp is = or !=.
+// equalOp evaluates = and !=.
 type equalOp struct {
 	binary
 	negated bool
@@ -103,7 +103,7 @@ func (o *equalOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) 
 	return result.append(dst), err
 }
 
-// equivalentOp is ~ or !~.
+// equivalentOp evaluates ~ and !~.
 type equivalentOp struct {
 	binary
 	negated bool
@@ -120,7 +120,7 @@ func (o *equivalentOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, er
 	return append(dst, boolean(result != o.negated)), err
 }
 
-// compareOp is <, <=, > or >=.
+// compareOp evaluates <, <=, > and >=.
 type compareOp struct {
 	binary
 	name string
@@ -155,7 +155,7 @@ func (o *compareOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error
 	return append(dst, boolean(result)), nil
 }
 
-// membershipOp is "left in right"; contains has its operands exchanged.
+// membershipOp evaluates "left in right". For contains, the operands are exchanged.
 type membershipOp struct{ binary }
 
 func (o *membershipOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) {
@@ -175,7 +175,7 @@ func (o *membershipOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, er
 	return nil, failAt(o.pos, "expected a single item, not %d", len(x))
 }
 
-// unionOp is a series of |.
+// unionOp evaluates a series of |.
 type unionOp struct{ operands []op }
 
 func (o *unionOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) {
@@ -191,7 +191,7 @@ func (o *unionOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) 
 	return dst, err
 }
 
-// concatenateOp is &.
+// concatenateOp evaluates &.
 type concatenateOp struct{ binary }
 
 func (o *concatenateOp) eval(ev *evaluation, sc *scope, dst []Value) ([]Value, error) {
@@ -219,7 +219,7 @@ func (ev *evaluation) appendString(dst []Value, s string) ([]Value, error) {
 	return append(dst, stringValue(s)), ev.step(len(s) / 64)
 }
 
-// unaryOp is a sign.
+// unaryOp applies a sign.
 type unaryOp struct {
 	pos     int
 	minus   bool
@@ -248,7 +248,7 @@ func negate(v Value) Value {
 	return v
 }
 
-// isOp is the operator is.
+// isOp evaluates the operator is.
 type isOp struct {
 	pos    int
 	source op
@@ -292,7 +292,7 @@ func (v *Value) isExactly(t typeSpec) bool {
 	return v.is(t)
 }
 
-// asOp is the operator as. It keeps the items of the type; in R4, expressions apply it
+// asOp evaluates the operator as. It keeps the items of the type; in R4, expressions apply it
 // to collections.
 type asOp struct {
 	pos    int

@@ -18,7 +18,7 @@ func errorAt(pos int, format string, args ...any) error {
 	return fhir.Errorf(fhir.Invalid, "fhirpath.Compile", format+", at character %d of the expression", args...)
 }
 
-// parser is a parser by precedence climbing over the grammar of FHIRPath 2.0.
+// parser parses the grammar of FHIRPath 2.0 by precedence climbing.
 type parser struct {
 	lex    lexer
 	tok    token

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// memberOp is a step to a member.
+// memberOp steps to a member.
 type memberOp struct {
 	pos    int
 	name   string
@@ -238,14 +238,14 @@ func (v *Value) children(dst []Value) []Value {
 	return dst
 }
 
-// thisOp is $this.
+// thisOp returns $this.
 type thisOp struct{}
 
 func (thisOp) eval(_ *evaluation, sc *scope, dst []Value) ([]Value, error) {
 	return append(dst, sc.this...), nil
 }
 
-// indexVariableOp is $index.
+// indexVariableOp returns $index.
 type indexVariableOp struct{ pos int }
 
 func (o indexVariableOp) eval(_ *evaluation, sc *scope, dst []Value) ([]Value, error) {
@@ -255,26 +255,26 @@ func (o indexVariableOp) eval(_ *evaluation, sc *scope, dst []Value) ([]Value, e
 	return append(dst, integer(int64(sc.index))), nil
 }
 
-// totalOp is $total.
+// totalOp returns $total.
 type totalOp struct{}
 
 func (totalOp) eval(_ *evaluation, sc *scope, dst []Value) ([]Value, error) {
 	return append(dst, sc.total...), nil
 }
 
-// literalOp is a literal.
+// literalOp returns a literal.
 type literalOp struct{ value Value }
 
 func (o *literalOp) eval(_ *evaluation, _ *scope, dst []Value) ([]Value, error) {
 	return append(dst, o.value), nil
 }
 
-// emptyOp is {}.
+// emptyOp returns the empty collection.
 type emptyOp struct{}
 
 func (emptyOp) eval(_ *evaluation, _ *scope, dst []Value) ([]Value, error) { return dst, nil }
 
-// constantOp is an external constant.
+// constantOp returns an external constant.
 type constantOp struct {
 	pos  int
 	name string
@@ -311,7 +311,7 @@ var constants = map[string]string{ // read only
 	"ucum": systemUCUM, "sct": "http://snomed.info/sct", "loinc": "http://loinc.org",
 }
 
-// indexOp is an indexer.
+// indexOp selects an item by its index.
 type indexOp struct {
 	pos           int
 	source, index op

@@ -249,7 +249,7 @@ func htmlChecks(c *call, ev *evaluation, _ *scope, in, dst []Value) ([]Value, er
 	return append(dst, boolean(v.kind == KindString && ev.env.HTMLChecks(v.text))), nil
 }
 
-// now is now(), today() and timeOfDay().
+// now implements now(), today() and timeOfDay().
 func now(c *call, ev *evaluation, _ *scope, _, dst []Value) ([]Value, error) {
 	at := ev.env.Now
 	if at.IsZero() {
