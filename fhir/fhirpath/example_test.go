@@ -31,7 +31,8 @@ func ExampleExpression_Evaluate() {
 	// Output: FHIR.Quantity /component/0/valueQuantity {"value":120,"unit":"mmHg"}
 }
 
-// A criterion of a SubscriptionTopic compares two versions of a resource.
+// ExampleExpression_Test evaluates a criterion of a SubscriptionTopic, which compares two
+// versions of a resource.
 func ExampleExpression_Test() {
 	e := fhirpath.MustCompile("%previous.status != 'final' and %current.status = 'final'")
 	before := parse(`{"resourceType":"Observation","status":"preliminary"}`)
