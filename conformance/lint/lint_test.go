@@ -194,6 +194,7 @@ var directions = []struct {
 var owners = map[string]string{
 	"github.com/google/fhir/go":           "pulsegate/fhir/r4",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store,pulsegate/conformance/cluster",
+	"github.com/cockroachdb/apd":          "pulsegate/fhir/fhirpath",
 	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",
