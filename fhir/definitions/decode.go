@@ -3,8 +3,8 @@ package definitions
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/binary"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -36,6 +36,18 @@ func (s *Set) Resource(name []byte) *Structure {
 		return st
 	}
 	return nil
+}
+
+// Len returns the number of structures. Their IDs are smaller.
+func (s *Set) Len() int { return len(s.structures) }
+
+// All calls yield for each structure, in no particular order.
+func (s *Set) All(yield func(*Structure) bool) {
+	for _, st := range s.structures {
+		if !yield(st) {
+			return
+		}
+	}
 }
 
 // Resources lists the resource types in alphabetical order. The slice is shared
@@ -171,7 +183,7 @@ func (f *fields) read(text string) string {
 func (f *fields) is(kind byte, n int) bool { return f.kind == kind && f.n >= n }
 
 func (d *decoder) structure(f *fields) *Structure {
-	s := &Structure{Name: f.field[0], Type: f.field[2]}
+	s := &Structure{Name: f.field[0], Type: f.field[2], ID: len(d.set.structures)}
 	switch f.field[1] {
 	case "r":
 		s.Kind = Resource
@@ -250,6 +262,7 @@ func (d *decoder) element(s *Structure, f *fields) error {
 		s.Members = append(s.Members, m)
 	}
 	s.Elements = append(s.Elements, e)
+	s.Constrained = s.Constrained || len(inv) > 0
 	return nil
 }
 

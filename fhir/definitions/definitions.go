@@ -80,6 +80,7 @@ const (
 // are defined in place.
 type Structure struct {
 	Name string // "Observation", "Observation.component", "Quantity"
+	ID   int    // numbers the structures of a Set from 0
 	// Type is the name of the type in R4: "Quantity" for SimpleQuantity,
 	// "BackboneElement" or "Element" for an element.
 	Type string
@@ -92,6 +93,8 @@ type Structure struct {
 	// number of the bit is the index of the element.
 	Required   uint64
 	Invariants []*Invariant
+	// Constrained is set if an element has invariants whose context is the element.
+	Constrained bool
 
 	index []uint16 // open hash table of 1 + the index of a member
 }

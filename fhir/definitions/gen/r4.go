@@ -71,7 +71,7 @@ func (w *r4Writer) constraints(list []constraint) string {
 
 func (w *r4Writer) definition(d *definition) {
 	if d.ResourceType != "StructureDefinition" || d.Derivation == "constraint" || d.Kind == "primitive-type" ||
-		d.Kind == "resource" && d.Abstract || d.Name == "BackboneElement" || d.Name == "Element" {
+		d.Kind == "resource" && d.Abstract || d.Name == "BackboneElement" {
 		return
 	}
 	kind := "d"

@@ -1,4 +1,4 @@
-package r4
+package validate
 
 import (
 	"errors"
@@ -9,36 +9,38 @@ import (
 
 	"golang.org/x/text/currency"
 	"golang.org/x/text/language"
+
+	"pulsegate/fhir/definitions"
 )
 
 // primitiveRule returns the rule that the text of a primitive breaks, or an
 // empty string. It covers the rules that google/fhir does not check. Both the
 // precheck and the full validation call it.
-func primitiveRule(t dataType, s []byte) string {
+func primitiveRule(t definitions.Primitive, s []byte) string {
 	switch t {
-	case uri:
+	case definitions.URI:
 		return uriRule(s)
-	case code:
+	case definitions.Code:
 		if !validCode(s) {
 			return "a code must not begin or end with white space and may have only single spaces within"
 		}
-	case oid:
+	case definitions.OID:
 		if !validOID(s) {
 			return "must be an OID as a URI, urn:oid:1.2.3, without leading zeros"
 		}
-	case uuid:
+	case definitions.UUID:
 		if !validUUID(s) || strings.ToLower(string(s)) != string(s) {
 			return "must be a UUID as a URI, urn:uuid: and 36 lower-case characters"
 		}
-	case languageTag:
+	case definitions.LanguageTag:
 		if !validLanguage(s) {
 			return "must be a language tag of BCP 47"
 		}
-	case mediaType:
+	case definitions.MediaType:
 		if !validMediaType(s) {
 			return "must be a media type, type/subtype (BCP 13)"
 		}
-	case currencyCode:
+	case definitions.Currency:
 		if _, err := currency.ParseISO(string(s)); err != nil || len(s) != 3 ||
 			strings.ToUpper(string(s)) != string(s) {
 			return "must be a currency code of ISO 4217"

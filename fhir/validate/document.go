@@ -1,0 +1,240 @@
+package validate
+
+import (
+	"pulsegate/fhir/definitions"
+)
+
+// Kind is the kind of a JSON value.
+type Kind uint8
+
+const (
+	Missing Kind = iota // no value: the zero Node
+	Object
+	Array
+	String
+	Number
+	True
+	False
+	Null
+)
+
+// node is a value of the tree. The nodes of a document are in the order of the
+// body, so that the children of a node follow it.
+type node struct {
+	start, end uint32 // of the value in the body
+	key        uint32 // of the name of a member; zero for an element of an array
+	next       uint32 // index of the first node after the children; zero while the value is read
+	kind       Kind
+	shadow     bool // holds the id and the extensions of a primitive: a member with a leading underscore
+	escaped    bool // the string has escape sequences
+	// member defines the value. It is nil for a resource that is the root.
+	member *definitions.Member
+	// structure is the type of an object.
+	structure *definitions.Structure
+}
+
+// Document is a resource that has been read. It refers to the body that it was
+// read from. It is not safe for concurrent use, and not to be used after Release.
+type Document struct {
+	v      *Validator
+	limits Limits
+	body   []byte
+	nodes  []node
+	pos    int
+	// spaced is set if the body has white space between tokens.
+	spaced      bool
+	invalidUTF8 bool
+	skipped     int // values without nodes
+	stopped     stop
+	issues      []issue
+	malformed   bool   // an issue concerns the structure, not an invariant
+	scratch     []byte // unescaped strings
+
+	// The resource around the current value, for the rules about the whole resource.
+	owner          uint32 // node of the resource that is not contained
+	holder         uint32 // node of the contained resource; zero outside of one
+	references     []uint32
+	fragments      []uint32 // strings that refer to a contained resource without being references
+	contained      []uint32
+	ids            []elementID
+	narrativeBytes int
+}
+
+// elementID is the id of an element. Ids of elements are unique within a resource.
+type elementID struct{ node, holder uint32 }
+
+// stop is the reason why a body was not read to its end.
+type stop uint8
+
+const (
+	stopNone stop = iota
+	stopSyntax
+	stopDepth
+	stopValues
+)
+
+// Release returns the memory of d to the Validator.
+func (d *Document) Release() {
+	if cap(d.nodes) > maxPooledNodes {
+		return
+	}
+	d.body = nil
+	d.v.documents.Put(d)
+}
+
+// maxPooledNodes bounds the memory that a released Document keeps.
+const maxPooledNodes = 1 << 14
+
+func (d *Document) reset(body []byte) {
+	*d = Document{v: d.v, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
+		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
+		contained: d.contained[:0], ids: d.ids[:0]}
+}
+
+// Root returns the resource.
+func (d *Document) Root() Node { return Node{d, 0} }
+
+// Node is a JSON value in a Document. The zero Node is no value; its methods may
+// be called.
+type Node struct {
+	d *Document
+	i uint32
+}
+
+// Exists reports whether n is a value.
+func (n Node) Exists() bool { return n.d != nil }
+
+func (n Node) at() *node { return &n.d.nodes[n.i] }
+
+// Kind returns the kind of JSON value that n is.
+func (n Node) Kind() Kind {
+	if n.d == nil {
+		return Missing
+	}
+	return n.at().kind
+}
+
+// Structure returns the definition of an object, or nil.
+func (n Node) Structure() *definitions.Structure {
+	if n.d == nil {
+		return nil
+	}
+	return n.at().structure
+}
+
+// Member returns the definition of a member, or of the elements of an array. It
+// is nil for the root.
+func (n Node) Member() *definitions.Member {
+	if n.d == nil {
+		return nil
+	}
+	return n.at().member
+}
+
+// Shadow reports whether n holds the id and the extensions of a primitive.
+func (n Node) Shadow() bool { return n.d != nil && n.at().shadow }
+
+// JSON returns the bytes of n in the body.
+func (n Node) JSON() []byte {
+	if n.d == nil {
+		return nil
+	}
+	return n.d.body[n.at().start:n.at().end]
+}
+
+// Text returns the text of a string, without quotes and escape sequences. It is
+// nil for other values. The slice is valid until the Document is released and
+// must not be changed.
+func (n Node) Text() []byte {
+	if n.d == nil || n.at().kind != String {
+		return nil
+	}
+	s := n.d.body[n.at().start+1 : n.at().end-1]
+	if !n.at().escaped {
+		return s
+	}
+	from := len(n.d.scratch)
+	n.d.scratch = appendUnescaped(n.d.scratch, s)
+	return n.d.scratch[from:]
+}
+
+// Children calls yield for each member of an object and each element of an array.
+func (n Node) Children(yield func(Node) bool) {
+	if n.d == nil || n.at().kind != Object && n.at().kind != Array {
+		return
+	}
+	for i := n.i + 1; i < n.at().next; i = n.d.nodes[i].next {
+		if !yield(Node{n.d, i}) {
+			return
+		}
+	}
+}
+
+// get returns a member of an object by its JSON name.
+func (n Node) get(name string) Node { return n.find(name, false) }
+
+// find returns a member, or the member that holds the extensions of a primitive.
+func (n Node) find(name string, shadow bool) Node {
+	if n.d == nil || n.at().kind != Object {
+		return Node{}
+	}
+	for i, end := n.i+1, n.end(); i < end; i = n.d.nodes[i].next {
+		if c := &n.d.nodes[i]; c.shadow == shadow && c.member != nil && c.member.Name == name {
+			return Node{n.d, i}
+		}
+	}
+	return Node{}
+}
+
+// end returns the index after the children of n, also while n is read.
+func (n Node) end() uint32 {
+	if next := n.at().next; next != 0 {
+		return next
+	}
+	return uint32(len(n.d.nodes))
+}
+
+// exists reports whether n has a member with a value. An element that has only
+// extensions does not count.
+func (n Node) exists(name string) bool { return n.get(name).d != nil }
+
+// has reports whether n has an element with a value or with extensions.
+func (n Node) has(name string) bool { return n.exists(name) || n.find(name, true).d != nil }
+
+// hasChoice reports whether n has a choice element of any type.
+func (n Node) hasChoice(base string) bool { return n.choice(base).d != nil }
+
+// choice returns a choice element of any type.
+func (n Node) choice(base string) Node {
+	if n.d == nil || n.at().kind != Object {
+		return Node{}
+	}
+	st := n.at().structure
+	for i, end := n.i+1, n.end(); i < end; i = n.d.nodes[i].next {
+		if m := n.d.nodes[i].member; m != nil && m.Choice && st.Elements[m.Element].Name == base {
+			return Node{n.d, i}
+		}
+	}
+	return Node{}
+}
+
+// text returns the text of a string member.
+func (n Node) text(name string) []byte { return n.get(name).Text() }
+
+// is reports whether a string member has a text.
+func (n Node) is(name, want string) bool { return string(n.text(name)) == want }
+
+// list iterates over the elements of an array member.
+func (n Node) list(name string) func(func(int, Node) bool) {
+	a := n.get(name)
+	return func(yield func(int, Node) bool) {
+		if a.Kind() != Array {
+			return
+		}
+		for k, i := 0, a.i+1; i < a.at().next; k, i = k+1, a.d.nodes[i].next {
+			if !yield(k, Node{a.d, i}) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package validate
+
+import (
+	"strings"
+	"sync"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/definitions"
+)
+
+// Limits bounds a body. A zero field means the default.
+type Limits struct {
+	Depth  int // nesting of objects and arrays; 50 by default
+	Values int // JSON values; 50,000 by default
+}
+
+// Invariant is a compiled constraint.
+type Invariant interface {
+	// Holds reports whether the constraint holds for an element. An error means that
+	// the expression cannot be evaluated; the validator ignores the constraint then.
+	Holds(n Node) (bool, error)
+}
+
+// Options configures a Validator.
+type Options struct {
+	Limits Limits
+	// RefuseModifiers refuses modifier extensions and implicitRules, which change the
+	// meaning of a resource in a way that the server does not know.
+	RefuseModifiers bool
+	// Compile compiles the FHIRPath of an invariant that this package does not check
+	// itself. If it is nil, such invariants are not checked. An invariant that cannot be
+	// compiled is not checked either.
+	Compile func(expression string) (Invariant, error)
+	// Warnings reports broken invariants of severity warning as well.
+	Warnings bool
+}
+
+// Validator validates R4 JSON. It is safe for concurrent use.
+type Validator struct {
+	set    *definitions.Set
+	limits Limits
+	strict bool
+	checks [][]check // by Structure.ID
+	// Structures that have rules of their own.
+	element, extension, reference, elementDefinition *definitions.Structure
+	types                         map[string]string // names of the resource types
+	documents                     sync.Pool
+}
+
+// check is an invariant of a structure or of one of its elements.
+type check struct {
+	run func(n Node)
+}
+
+// New returns a Validator.
+func New(o Options) *Validator {
+	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, types: map[string]string{}}
+	if v.limits.Depth <= 0 {
+		v.limits.Depth = 50
+	}
+	if v.limits.Values <= 0 {
+		v.limits.Values = 50_000
+	}
+	v.element, v.extension = v.set.Structure("Element"), v.set.Structure("Extension")
+	v.reference, v.elementDefinition = v.set.Structure("Reference"), v.set.Structure("ElementDefinition")
+	for _, name := range v.set.Resources() {
+		v.types[name] = name
+	}
+	v.checks = make([][]check, v.set.Len())
+	for st := range v.set.All {
+		v.checks[st.ID] = checksOf(st, &o)
+	}
+	v.documents.New = func() any { return &Document{v: v, limits: v.limits} }
+	return v
+}
+
+// checksOf returns the checks of a structure.
+func checksOf(st *definitions.Structure, o *Options) (out []check) {
+	if fn := byHand[st.Name]; fn != nil {
+		out = append(out, check{func(n Node) { fn(n, reporter{n}) }})
+	}
+	if o.Compile == nil {
+		return out
+	}
+	for _, inv := range st.Invariants {
+		if c := compiled(inv, o); c != nil {
+			out = append(out, check{func(n Node) { c(n) }})
+		}
+	}
+	if !st.Constrained {
+		return out
+	}
+	for i := range st.Elements {
+		for _, inv := range st.Elements[i].Invariants {
+			if c := compiled(inv, o); c != nil {
+				out = append(out, check{func(n Node) { eachOf(n, i, c) }})
+			}
+		}
+	}
+	return out
+}
+
+// compiled returns the check of an invariant, or nil if there is none. It
+// compiles the expression on first use.
+func compiled(inv *definitions.Invariant, o *Options) func(Node) {
+	if handled[inv.Key] || !inv.Error && !o.Warnings {
+		return nil
+	}
+	load := sync.OnceValue(func() Invariant {
+		c, err := o.Compile(inv.Expression)
+		if err != nil {
+			return nil
+		}
+		return c
+	})
+	rule := strings.TrimSuffix(inv.Human, ".") + " (" + inv.Key + ")"
+	return func(n Node) {
+		if c := load(); c != nil {
+			if holds, err := c.Holds(n); err == nil && !holds {
+				n.d.broken(int(n.i), "", rule)
+			}
+		}
+	}
+}
+
+// eachOf calls fn for each value of an element of an object.
+func eachOf(n Node, element int, fn func(Node)) {
+	for c := range n.Children {
+		switch m := c.Member(); {
+		case m == nil || int(m.Element) != element || c.Shadow():
+		case c.Kind() == Array:
+			for e := range c.Children {
+				fn(e)
+			}
+		default:
+			fn(c)
+		}
+	}
+}
+
+// typeName returns the name of a resource type as a constant, or an empty string.
+func (v *Validator) typeName(b []byte) string { return v.types[string(b)] }
+
+// Request describes a resource to validate.
+type Request struct {
+	Op   string // operation of the error
+	Type string // resource type
+	ID   string // id that the body must have; empty if any will do
+}
+
+// Resource validates body. The Document is nil if the body cannot be read to its
+// end, and must be released otherwise. The error is Invalid if the body does not
+// have the structure of the type, Unprocessable if it breaks an invariant, and
+// TooLarge if it has too many values. A byte order mark is not allowed.
+func (v *Validator) Resource(r Request, body []byte) (*Document, error) {
+	st := v.set.Structure(r.Type)
+	if st == nil || st.Kind != definitions.Resource {
+		return nil, fhir.Errorf(fhir.NotFound, r.Op, "R4 has no resource type of this name")
+	}
+	d := v.documents.Get().(*Document)
+	d.reset(body)
+	if !d.root(st, r.ID) && d.stopped == stopNone {
+		d.stopped = stopSyntax
+	}
+	err := d.err(r.Op)
+	if d.stopped != stopNone {
+		d.Release()
+		return nil, err
+	}
+	return d, err
+}
+
+func words(s string) map[string]bool {
+	m := map[string]bool{}
+	for _, w := range strings.Fields(s) {
+		m[w] = true
+	}
+	return m
+}
