@@ -241,7 +241,8 @@ func (d *decoder) element(s *Structure, f *fields) error {
 	d.set.elements[name] = struct{}{}
 	for typ := range strings.SplitSeq(f.field[6], " ") {
 		typ, targets, _ := strings.Cut(typ, "|")
-		m := Member{Name: name, Element: uint8(len(s.Elements)), Many: e.Many, Choice: choice,
+		typ, bare := strings.CutSuffix(typ, "!")
+		m := Member{Name: name, Element: uint8(len(s.Elements)), Many: e.Many, Choice: choice, Bare: bare,
 			Primitive: primitives[typ]}
 		if choice {
 			m.Name = choiceName(name, typ)

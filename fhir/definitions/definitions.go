@@ -116,6 +116,7 @@ type Member struct {
 	Element uint8  // index in Structure.Elements
 	Many    bool
 	Choice  bool // one of the types of a choice element
+	Bare    bool // a primitive that cannot have an id or extensions, such as Element.id
 	// Primitive is the type if it is primitive. Structure is the type if it is not.
 	// Both are zero if the type is Resource.
 	Primitive Primitive

@@ -27,7 +27,8 @@
 // The kind of a structure is r for a resource, d for a data type and e for an
 // element with children. The flags of an element are m for modifier elements and s for
 // the elements of the summary. A type is a primitive type, the name of a
-// structure, or Reference and the allowed target types.
+// structure, or Reference and the allowed target types. An exclamation mark stands
+// behind primitive types without extensions, such as that of Element.id.
 //
 // R4 and Profiles decode the tables on first use and keep them. Decoded, the
 // tables of R4 take about 2 MB.

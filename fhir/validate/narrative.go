@@ -44,13 +44,13 @@ const (
 	notAllowed = " that R4 does not allow in narrative (txt-1)"
 )
 
-// checkNarrative returns the rule that div breaks, or an empty string. It reads
+// narrativeRule returns the rule that div breaks, or an empty string. It reads
 // div once.
 //
 // Clients may pass narratives to an HTML parser, although R4 requires XHTML. So
 // everything that HTML and XML parsers treat differently is refused: CDATA
 // sections, markup in comments, processing instructions and document types.
-func checkNarrative(div []byte) string {
+func narrativeRule(div []byte) string {
 	dec := xml.NewDecoder(bytes.NewReader(div))
 	dec.Entity = xml.HTMLEntity
 	depth, content, closed := 0, false, false

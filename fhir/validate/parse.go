@@ -277,7 +277,7 @@ func (d *Document) name(st *definitions.Structure) (m *definitions.Member, shado
 		return m, false, true
 	}
 	if len(name) > 1 && name[0] == '_' {
-		if m = st.Lookup(name[1:]); m != nil && m.Primitive != definitions.NotPrimitive {
+		if m = st.Lookup(name[1:]); m != nil && m.Primitive != definitions.NotPrimitive && !m.Bare {
 			return m, true, true
 		}
 	}
@@ -367,6 +367,8 @@ func (d *Document) finish(i int, st *definitions.Structure, filled, shadows uint
 	switch {
 	case st == d.v.extension:
 		d.checkExtension(n)
+	case st == d.v.narrative:
+		d.checkNarrative(n)
 	case st == d.v.reference:
 		d.references = append(d.references, n.i)
 	case !d.nodes[i].shadow && st.Kind != definitions.Resource && d.onlyID(i),

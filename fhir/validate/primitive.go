@@ -35,7 +35,7 @@ func (d *Document) checkPrimitive(i int, m *definitions.Member) (code, rule stri
 			return "value", ruleType
 		}
 	case definitions.XHTML:
-		d.checkDiv(i, s)
+		// Checked with the Narrative.
 	case definitions.Code:
 		if m.Codes != nil {
 			if !m.Codes.HasCode(s) {
@@ -84,15 +84,19 @@ func textRule(p definitions.Primitive, s []byte) (code, rule string) {
 	return "value", primitiveRule(p, s)
 }
 
-// checkDiv checks the XHTML of a Narrative. The size limit applies to all
+// checkNarrative checks the XHTML of a Narrative. The size limit applies to all
 // narratives of a body together.
-func (d *Document) checkDiv(i int, div []byte) {
-	if d.narrativeBytes += len(div); d.narrativeBytes > maxNarrative {
-		d.broken(i, "", "the narratives of a resource must not be longer than 1 MiB in total")
-		return
+func (d *Document) checkNarrative(n Node) {
+	div := n.text("div")
+	if len(div) == 0 {
+		return // reported already
 	}
-	if rule := checkNarrative(div); rule != "" {
-		d.broken(i, "", rule)
+	rule := "the narratives of a resource must not be longer than 1 MiB in total"
+	if d.narrativeBytes += len(div); d.narrativeBytes <= maxNarrative {
+		rule = narrativeRule(div)
+	}
+	if rule != "" {
+		d.broken(int(n.i), "", rule)
 	}
 }
 

@@ -3,6 +3,7 @@ package validate
 import (
 	"errors"
 	"mime"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,7 +22,7 @@ func primitiveRule(t definitions.Primitive, s []byte) string {
 	case definitions.URI:
 		return uriRule(s)
 	case definitions.Code:
-		if !validCode(s) {
+		if !validCode(s) || !printable(s) {
 			return "a code must not begin or end with white space and may have only single spaces within"
 		}
 	case definitions.OID:
@@ -67,6 +68,8 @@ func uriRule(s []byte) string {
 		i += n
 	}
 	switch {
+	case !parsableURL(s):
+		return "must be a URI (RFC 3986)"
 	case hasPrefix(s, "urn:oid:") && !validOID(s):
 		return "a URI that begins with urn:oid: must be an OID, without leading zeros"
 	case hasPrefix(s, "urn:uuid:") && !validUUID(s):
@@ -74,6 +77,32 @@ func uriRule(s []byte) string {
 	}
 	return ""
 }
+
+// parsableURL reports whether net/url can parse s. It recognizes ordinary URIs
+// without calling net/url.
+func parsableURL(s []byte) bool {
+	whole := s
+	for _, prefix := range []string{"http://", "https://", "urn:"} {
+		if hasPrefix(s, prefix) {
+			s = s[len(prefix):]
+			break
+		}
+	}
+	for _, c := range s {
+		if !ordinaryInURL[c] {
+			_, err := url.Parse(string(whole))
+			return err == nil
+		}
+	}
+	return true
+}
+
+var ordinaryInURL = func() (t [256]bool) { // read only
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/|#?=&") {
+		t[c] = true
+	}
+	return t
+}()
 
 func hasPrefix(s []byte, prefix string) bool {
 	return len(s) >= len(prefix) && string(s[:len(prefix)]) == prefix

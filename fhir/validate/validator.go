@@ -42,7 +42,7 @@ type Validator struct {
 	strict bool
 	checks [][]check // by Structure.ID
 	// Structures that have rules of their own.
-	element, extension, reference, elementDefinition *definitions.Structure
+	element, extension, reference, narrative, elementDefinition *definitions.Structure
 	types                         map[string]string // names of the resource types
 	documents                     sync.Pool
 }
@@ -62,6 +62,7 @@ func New(o Options) *Validator {
 		v.limits.Values = 50_000
 	}
 	v.element, v.extension = v.set.Structure("Element"), v.set.Structure("Extension")
+	v.narrative = v.set.Structure("Narrative")
 	v.reference, v.elementDefinition = v.set.Structure("Reference"), v.set.Structure("ElementDefinition")
 	for _, name := range v.set.Resources() {
 		v.types[name] = name

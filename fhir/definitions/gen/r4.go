@@ -152,6 +152,7 @@ func typesOf(e *element, resource bool) string {
 				code = x.ValueURL
 			}
 		}
+		bare := strings.HasPrefix(t.Code, "http://hl7.org/fhirpath/") || code == "xhtml"
 		if resource && strings.HasSuffix(e.Path, ".id") && strings.Count(e.Path, ".") == 1 {
 			code = "id" // R4 resource.html#id; the StructureDefinition says string
 		}
@@ -164,6 +165,9 @@ func typesOf(e *element, resource bool) string {
 			for _, p := range t.TargetProfile {
 				code += "|" + strings.TrimPrefix(p, structureBase)
 			}
+		}
+		if bare {
+			code += "!"
 		}
 		out = append(out, code)
 	}
