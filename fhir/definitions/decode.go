@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -guides ../../../shared/fixtures/r4/us_core_900.tgz,../../../shared/fixtures/r4/us_core_700.tgz,../../../shared/fixtures/r4/us_core_610.tgz
+//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -guides 9.0.0=../../../shared/fixtures/r4/us_core_900.tgz,7.0.0=../../../shared/fixtures/r4/us_core_700.tgz,6.1.0=../../../shared/fixtures/r4/us_core_610.tgz
 
 //go:embed r4.txt.gz
 var r4Compressed []byte

@@ -36,3 +36,27 @@ func TestX(t *testing.T) {
 	}
 	t.Log(n, m, len(s.names), float64(probes)/float64(c), len(s.elements))
 }
+
+func TestP(t *testing.T) {
+	p := KnownProfiles()
+	t.Log(len(p.list))
+	for _, x := range p.Lookup("http://hl7.org/fhir/us/core/StructureDefinition/us-core-blood-pressure") {
+		for _, l := range x.Lineage() {
+			t.Log(l.URL, l.Version, len(l.Constraints))
+		}
+	}
+}
+
+func BenchmarkDecodeProfiles(b *testing.B) {
+	R4()
+	b.ReportAllocs()
+	for b.Loop() {
+		text, err := inflate(profilesCompressed)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := decodeProfiles(text, R4()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
