@@ -32,10 +32,10 @@ type Constraint struct {
 	Min, Max    int
 	Types       []ConstraintType // empty if not constrained
 	MustSupport bool
-	// Codes is the required binding. Unenumerable is set if there is one whose codes
-	// are not known.
-	Codes        *ValueSet
-	Unenumerable bool
+	// Binds is set if the constraint sets the binding. Codes is the binding if it is
+	// required and its codes are known.
+	Binds bool
+	Codes *ValueSet
 	// Fixed and Pattern are JSON values, or empty.
 	Fixed, Pattern string
 	Slicing        *Slicing // nil if the constraint does not define slices
@@ -202,7 +202,7 @@ func (d *decoder) constraint(f *fields, g *guide, base *Set) (c Constraint, err 
 		if c.Codes == nil {
 			c.Codes = base.ValueSet(url)
 		}
-		c.Unenumerable = c.Codes == nil
+		c.Binds = true
 	}
 	if v := f.field[6]; v != "" && v[0] == '=' {
 		c.Fixed = v[1:]

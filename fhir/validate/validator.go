@@ -43,8 +43,10 @@ type Validator struct {
 	checks [][]check // by Structure.ID
 	// Structures that have rules of their own.
 	element, extension, reference, narrative, elementDefinition *definitions.Structure
-	types                         map[string]string // names of the resource types
-	documents                     sync.Pool
+	types                                                       map[string]string // names of the resource types
+	documents                                                   sync.Pool
+	profiles                                                    sync.Map // *definitions.Profile -> *profile
+	compile                                                     func(expression string) (Invariant, error)
 }
 
 // check is an invariant of a structure or of one of its elements.
@@ -54,7 +56,8 @@ type check struct {
 
 // New returns a Validator.
 func New(o Options) *Validator {
-	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, types: map[string]string{}}
+	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, types: map[string]string{},
+		compile: o.Compile}
 	if v.limits.Depth <= 0 {
 		v.limits.Depth = 50
 	}
@@ -124,6 +127,25 @@ func compiled(inv *definitions.Invariant, o *Options) func(Node) {
 	}
 }
 
+// predicate returns the function that tells whether an invariant of a profile
+// holds, or nil if it is not checked.
+func (v *Validator) predicate(inv *definitions.Invariant) func(Node) bool {
+	if fn := profileInvariants[inv.Expression]; fn != nil {
+		return fn
+	}
+	if !inv.Error || v.compile == nil {
+		return nil
+	}
+	c, err := v.compile(inv.Expression)
+	if err != nil {
+		return nil
+	}
+	return func(n Node) bool {
+		holds, err := c.Holds(n)
+		return holds || err != nil
+	}
+}
+
 // eachOf calls fn for each value of an element of an object.
 func eachOf(n Node, element int, fn func(Node)) {
 	for c := range n.Children {
@@ -147,6 +169,9 @@ type Request struct {
 	Op   string // operation of the error
 	Type string // resource type
 	ID   string // id that the body must have; empty if any will do
+	// Profiles are the canonical URLs of profiles that the resource must conform to,
+	// in addition to those that it claims in meta.profile.
+	Profiles []string
 }
 
 // Resource validates body. The Document is nil if the body cannot be read to its
@@ -162,6 +187,9 @@ func (v *Validator) Resource(r Request, body []byte) (*Document, error) {
 	d.reset(body)
 	if !d.root(st, r.ID) && d.stopped == stopNone {
 		d.stopped = stopSyntax
+	}
+	if d.stopped == stopNone && !d.malformed {
+		d.checkProfiles(r.Profiles)
 	}
 	err := d.err(r.Op)
 	if d.stopped != stopNone {

@@ -228,6 +228,8 @@ func (w *r4Writer) constrained(e *element, typ string, types map[string]string) 
 	binding := ""
 	if e.Binding.Strength == "required" {
 		binding, _, _ = strings.Cut(e.Binding.ValueSet, "|")
+	} else if e.Binding.Strength != "" {
+		binding = "-" // US Core loosens required bindings of R4's vital signs
 	}
 	value := ""
 	for _, name := range sortedNames(e.raw) {
