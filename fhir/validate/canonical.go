@@ -14,7 +14,7 @@ func (d *Document) Canonical(id string) []byte {
 	root := d.Root()
 	out := append(make([]byte, 0, len(d.body)+96), fhir.Prefix(root.Structure().Name, id)...)
 	first := true
-	for c := range root.get("meta").Children {
+	for c := root.get("meta").first(); c.Exists(); c = c.next() {
 		switch c.Member().Name {
 		case "versionId", "lastUpdated":
 			continue
@@ -26,7 +26,7 @@ func (d *Document) Canonical(id string) []byte {
 		out = d.appendMember(out, c)
 	}
 	out = append(out, '}')
-	for c := range root.Children {
+	for c := root.first(); c.Exists(); c = c.next() {
 		switch c.Member().Name {
 		case "id", "meta":
 			continue

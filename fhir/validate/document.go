@@ -58,6 +58,7 @@ type Document struct {
 	contained      []uint32
 	ids            []elementID
 	narrativeBytes int
+	values         []Node // of profileCheck
 }
 
 // elementID is the id of an element. Ids of elements are unique within a resource.
@@ -88,17 +89,18 @@ const maxPooledNodes = 1 << 14
 func (d *Document) reset(body []byte) {
 	*d = Document{v: d.v, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
 		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
-		contained: d.contained[:0], ids: d.ids[:0]}
+		contained: d.contained[:0], ids: d.ids[:0], values: d.values[:0]}
 }
 
 // Root returns the resource.
-func (d *Document) Root() Node { return Node{d, 0} }
+func (d *Document) Root() Node { return Node{d: d} }
 
 // Node is a JSON value in a Document. The zero Node is no value; its methods may
 // be called.
 type Node struct {
-	d *Document
-	i uint32
+	d   *Document
+	i   uint32
+	end uint32 // index after the last sibling, for next; zero if it is not known
 }
 
 // Exists reports whether n is a value.
@@ -160,14 +162,34 @@ func (n Node) Text() []byte {
 
 // Children calls yield for each member of an object and each element of an array.
 func (n Node) Children(yield func(Node) bool) {
-	if n.d == nil || n.at().kind != Object && n.at().kind != Array {
-		return
-	}
-	for i := n.i + 1; i < n.at().next; i = n.d.nodes[i].next {
-		if !yield(Node{n.d, i}) {
+	for c := n.first(); c.d != nil; c = c.next() {
+		if !yield(c) {
 			return
 		}
 	}
+}
+
+// first returns the first member of an object or element of an array. Calls of
+// next return the others:
+//
+//	for c := n.first(); c.Exists(); c = c.next() {
+func (n Node) first() Node {
+	if n.d == nil || n.at().kind != Object && n.at().kind != Array {
+		return Node{}
+	}
+	if end := n.after(); n.i+1 < end {
+		return Node{n.d, n.i + 1, end}
+	}
+	return Node{}
+}
+
+// next returns the value after n in its object or array. n must be a result of
+// first or next.
+func (n Node) next() Node {
+	if i := n.at().next; i != 0 && i < n.end {
+		return Node{n.d, i, n.end}
+	}
+	return Node{}
 }
 
 // get returns a member of an object by its JSON name.
@@ -178,16 +200,17 @@ func (n Node) find(name string, shadow bool) Node {
 	if n.d == nil || n.at().kind != Object {
 		return Node{}
 	}
-	for i, end := n.i+1, n.end(); i < end; i = n.d.nodes[i].next {
-		if c := &n.d.nodes[i]; c.shadow == shadow && c.member != nil && c.member.Name == name {
-			return Node{n.d, i}
+	nodes := n.d.nodes
+	for i, end := n.i+1, n.after(); i < end; i = nodes[i].next {
+		if c := &nodes[i]; c.shadow == shadow && c.member != nil && c.member.Name == name {
+			return Node{d: n.d, i: i}
 		}
 	}
 	return Node{}
 }
 
-// end returns the index after the children of n, also while n is read.
-func (n Node) end() uint32 {
+// after returns the index after the children of n, also while n is read.
+func (n Node) after() uint32 {
 	if next := n.at().next; next != 0 {
 		return next
 	}
@@ -209,10 +232,10 @@ func (n Node) choice(base string) Node {
 	if n.d == nil || n.at().kind != Object {
 		return Node{}
 	}
-	st := n.at().structure
-	for i, end := n.i+1, n.end(); i < end; i = n.d.nodes[i].next {
-		if m := n.d.nodes[i].member; m != nil && m.Choice && st.Elements[m.Element].Name == base {
-			return Node{n.d, i}
+	st, nodes := n.at().structure, n.d.nodes
+	for i, end := n.i+1, n.after(); i < end; i = nodes[i].next {
+		if m := nodes[i].member; m != nil && m.Choice && st.Elements[m.Element].Name == base {
+			return Node{d: n.d, i: i}
 		}
 	}
 	return Node{}
@@ -224,17 +247,6 @@ func (n Node) text(name string) []byte { return n.get(name).Text() }
 // is reports whether a string member has a text.
 func (n Node) is(name, want string) bool { return string(n.text(name)) == want }
 
-// list iterates over the elements of an array member.
-func (n Node) list(name string) func(func(int, Node) bool) {
-	a := n.get(name)
-	return func(yield func(int, Node) bool) {
-		if a.Kind() != Array {
-			return
-		}
-		for k, i := 0, a.i+1; i < a.at().next; k, i = k+1, a.d.nodes[i].next {
-			if !yield(k, Node{a.d, i}) {
-				return
-			}
-		}
-	}
-}
+// items returns the first element of an array member. Calls of next return the
+// others.
+func (n Node) items(name string) Node { return n.get(name).first() }

@@ -179,7 +179,7 @@ func repeatRules(v Node, r reporter) {
 	needs("countMax", "count", "tim-8")
 	if v.has("offset") {
 		meal := !v.has("when")
-		for _, w := range v.list("when") {
+		for w := v.items("when"); w.Exists(); w = w.next() {
 			switch string(w.Text()) {
 			case "C", "CM", "CD", "CV":
 				meal = true
@@ -242,7 +242,7 @@ func consentRules(v Node, r reporter) {
 	if v.exists("patient") {
 		return
 	}
-	for _, c := range v.get("scope").list("coding") {
+	for c := v.get("scope").items("coding"); c.Exists(); c = c.next() {
 		if !c.is("system", element.ConsentScope) {
 			continue
 		}
@@ -266,9 +266,9 @@ func organizationRules(v Node, r reporter) {
 		r.broken("", "needs an identifier or a name (org-1)")
 	}
 	for _, x := range [][2]string{{"address", "org-2"}, {"telecom", "org-3"}} {
-		for i, e := range v.list(x[0]) {
+		for e := v.items(x[0]); e.Exists(); e = e.next() {
 			if e.is("use", "home") {
-				r.broken(x[0]+"["+strconv.Itoa(i)+"]", "must not have the use home in an organization ("+x[1]+")")
+				reporter{e}.broken("", "must not have the use home in an organization ("+x[1]+")")
 			}
 		}
 	}

@@ -120,7 +120,7 @@ func (d *Document) render(is *issue) fhir.Issue {
 	}
 	if is.member != "" {
 		path += "." + is.member
-		if n := (Node{d, uint32(is.node)}).get(is.member); n.d != nil {
+		if n := (Node{d: d, i: uint32(is.node)}).get(is.member); n.d != nil {
 			at = int(n.at().key)
 		}
 	}

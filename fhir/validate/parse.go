@@ -363,7 +363,7 @@ func (d *Document) finish(i int, st *definitions.Structure, filled, shadows uint
 	if repeated {
 		d.checkAlignment(i)
 	}
-	n := Node{d, uint32(i)}
+	n := Node{d: d, i: uint32(i)}
 	switch {
 	case st == d.v.extension:
 		d.checkExtension(n)
@@ -389,7 +389,7 @@ func (d *Document) onlyID(i int) bool {
 // shadowOnlyID reports whether one of the elements that have no value, which is
 // not in filled, has no extensions either.
 func (d *Document) shadowOnlyID(i int, filled uint64) bool {
-	for c := range (Node{d, uint32(i)}).Children {
+	for c := (Node{d: d, i: uint32(i)}).first(); c.Exists(); c = c.next() {
 		if m := c.Member(); m != nil && c.Shadow() && filled&(1<<m.Element) == 0 && c.Kind() == Object &&
 			c.at().next-c.i == 2 && c.exists("id") {
 			return true
@@ -402,8 +402,8 @@ func (d *Document) shadowOnlyID(i int, filled uint64) bool {
 // arrays of extensions. Elements missing at the end of the shorter array count as
 // nulls.
 func (d *Document) checkAlignment(i int) {
-	n := Node{d, uint32(i)}
-	for c := range n.Children {
+	n := Node{d: d, i: uint32(i)}
+	for c := n.first(); c.Exists(); c = c.next() {
 		m := c.Member()
 		if m == nil || !m.Many || m.Primitive == definitions.NotPrimitive || c.Kind() != Array {
 			continue
@@ -423,7 +423,7 @@ func (d *Document) checkAlignment(i int) {
 }
 
 func (d *Document) hasNullNode(n Node) bool {
-	for c := range n.Children {
+	for c := n.first(); c.Exists(); c = c.next() {
 		if c.Kind() == Null {
 			return true
 		}

@@ -10,7 +10,7 @@ import (
 // checkPrimitive checks the value of node i against its type. It returns the code
 // of the issue and the rule that the value breaks.
 func (d *Document) checkPrimitive(i int, m *definitions.Member) (code, rule string) {
-	n := Node{d, uint32(i)}
+	n := Node{d: d, i: uint32(i)}
 	switch m.Primitive {
 	case definitions.Boolean:
 		return "", ""

@@ -50,7 +50,7 @@ func anyOf(names ...string) func(Node) bool {
 // says why there is none.
 func nameOrReason(n Node) bool {
 	reason := false
-	for _, x := range n.list("extension") {
+	for x := n.items("extension"); x.Exists(); x = x.next() {
 		reason = reason || x.is("url", element.StructureDefinition+"data-absent-reason")
 	}
 	return (n.has("family") || n.has("given")) != reason

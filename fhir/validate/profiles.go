@@ -3,6 +3,8 @@ package validate
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,21 +17,43 @@ import (
 // rule is what a profile demands of an element, or of a slice of it.
 type rule struct {
 	name string // of the element, without type
+	// in is the structure that has the element, and index the number of the element
+	// there. in is nil if the structure is not known.
+	in    *definitions.Structure
+	index uint8
 	// kind is the type of the values that the rule applies to, if it is a slice by
 	// type: Quantity for valueQuantity.
 	kind      string
 	sliceName string
+	// shortcuts are the types that the profile names as in valueQuantity. R4
+	// derives a closed slicing by type from such names (profiling.html#slicing).
+	shortcuts []string
 	// min and max are the cardinality; max is -1 if it is not constrained.
 	min, max   int
 	types      []definitions.ConstraintType
 	codes      *definitions.ValueSet
 	fixed      any
 	pattern    any
-	slicing    *definitions.Slicing
+	by         []discriminator // of the slices
 	slices     []*rule
 	children   []*rule
-	invariants []func(Node) bool
-	texts      []string // of the invariants
+	invariants []invariant
+	// self has the part of a slice that decides which values belong to it, if the
+	// discriminator is the value itself. It is nil if nothing does.
+	self *rule
+	// expects describes the fixed values and patterns, for the texts of issues.
+	expects string
+}
+
+type invariant struct {
+	holds func(Node) bool
+	text  string
+}
+
+// discriminator is a compiled Discriminator.
+type discriminator struct {
+	typ  string
+	path []string // empty for $this
 }
 
 // profile is a compiled profile.
@@ -62,6 +86,7 @@ func (v *Validator) compileProfile(p *definitions.Profile) *profile {
 		}
 	}
 	c.linkExtensions(v, p, c.root)
+	c.root.finish()
 	return c
 }
 
@@ -77,6 +102,71 @@ func (c *profile) linkExtensions(v *Validator, p *definitions.Profile, r *rule) 
 	for _, list := range [][]*rule{r.children, r.slices} {
 		for _, k := range list {
 			c.linkExtensions(v, p, k)
+		}
+	}
+}
+
+// finish derives the fields that depend on the whole tree below r.
+func (r *rule) finish() {
+	if r.codes != nil || r.fixed != nil || r.pattern != nil || len(r.children) > 0 {
+		r.self = &rule{codes: r.codes, fixed: r.fixed, pattern: r.pattern, children: r.children, max: -1}
+	}
+	for _, k := range r.children {
+		k.finish()
+	}
+	for _, s := range r.slices {
+		s.finish()
+	}
+	var parts []string
+	r.describe("", &parts)
+	if len(parts) > 0 && len(parts) <= 8 {
+		r.expects = strings.Join(parts, ", ")
+	}
+	if r.self != nil {
+		r.self.expects = r.expects
+	}
+}
+
+// describe appends the values that r demands.
+func (r *rule) describe(name string, out *[]string) {
+	if r.name != "" {
+		name = r.name
+	}
+	literal(name, r.fixed, out)
+	literal(name, r.pattern, out)
+	if r.codes != nil && r.fixed == nil {
+		var codes []string
+		for i := range r.codes.Systems {
+			codes = append(codes, r.codes.Systems[i].Codes...)
+		}
+		if len(codes) <= 8 {
+			*out = append(*out, name+" "+strings.Join(codes, " or "))
+		}
+	}
+	for _, k := range r.children {
+		k.describe("", out)
+		for _, s := range k.slices {
+			if s.min > 0 {
+				s.describe("", out)
+			}
+		}
+	}
+}
+
+// literal appends the strings of a JSON value with the names of their members.
+func literal(name string, v any, out *[]string) {
+	switch v := v.(type) {
+	case string:
+		*out = append(*out, name+" "+v)
+	case json.Number:
+		*out = append(*out, name+" "+v.String())
+	case []any:
+		for _, x := range v {
+			literal(name, x, out)
+		}
+	case map[string]any:
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			literal(k, v[k], out)
 		}
 	}
 }
@@ -113,12 +203,18 @@ func (b *profileBuilder) add(root *rule, c *definitions.Constraint) {
 		r.pattern = parsed(c.Pattern)
 	}
 	if c.Slicing != nil {
-		r.slicing = c.Slicing
+		r.by = nil
+		for _, x := range c.Slicing.Discriminator {
+			var path []string
+			if x.Path != "$this" {
+				path = strings.Split(x.Path, ".")
+			}
+			r.by = append(r.by, discriminator{x.Type, path})
+		}
 	}
 	for _, inv := range c.Invariants {
 		if fn := b.v.predicate(inv); fn != nil {
-			r.invariants = append(r.invariants, fn)
-			r.texts = append(r.texts, strings.TrimSuffix(inv.Human, ".")+" ("+inv.Key+")")
+			r.invariants = append(r.invariants, invariant{fn, strings.TrimSuffix(inv.Human, ".") + " (" + inv.Key + ")"})
 		}
 	}
 }
@@ -137,14 +233,14 @@ func parsed(text string) (v any) {
 func (b *profileBuilder) step(r *rule, st *definitions.Structure, part string) (*rule, *definitions.Structure) {
 	name, slice, _ := strings.Cut(part, ":")
 	name = strings.TrimSuffix(name, "[x]")
-	kind := ""
+	kind, shortcut, in := "", false, st
 	if st != nil {
 		if m := st.LookupString(slice); m != nil && m.Choice {
 			kind, slice = m.TypeName(), "" // value[x]:valueQuantity
 			st = m.Structure
 		} else if m := st.LookupString(name); m != nil {
 			if m.Choice {
-				kind, name = m.TypeName(), st.Elements[m.Element].Name
+				kind, name, shortcut = m.TypeName(), st.Elements[m.Element].Name, true
 			}
 			st = m.Structure
 		} else {
@@ -152,13 +248,29 @@ func (b *profileBuilder) step(r *rule, st *definitions.Structure, part string) (
 		}
 	}
 	next := find(&r.children, name, "", "")
+	next.locate(in)
 	if kind != "" {
+		if shortcut && !slices.Contains(next.shortcuts, kind) {
+			next.shortcuts = append(next.shortcuts, kind)
+		}
 		next = find(&next.slices, name, kind, "")
 	}
 	if slice != "" {
 		next = find(&next.slices, name, "", slice)
 	}
 	return next, st
+}
+
+// locate sets the index of the element in a structure.
+func (r *rule) locate(st *definitions.Structure) {
+	if st == nil {
+		return
+	}
+	for i := range st.Elements {
+		if st.Elements[i].Name == r.name {
+			r.in, r.index = st, uint8(i)
+		}
+	}
 }
 
 // find returns the rule in a list, which it adds if there is none.
@@ -178,7 +290,7 @@ func find(list *[]*rule, name, kind, slice string) *rule {
 // a claim that anybody may check (R4 profiling.html#resources).
 func (d *Document) checkProfiles(demanded []string) {
 	root := d.Root()
-	for _, p := range root.get("meta").list("profile") {
+	for p := root.get("meta").items("profile"); p.Exists(); p = p.next() {
 		d.checkProfile(root, string(p.Text()), int(p.i))
 	}
 	for _, url := range demanded {
@@ -197,13 +309,17 @@ func (d *Document) checkProfile(root Node, canonical string, claim int) {
 		d.broken(claim, "", "is a profile of another resource type")
 		return
 	}
-	for _, p := range versions {
-		c := profileCheck{d: d, p: d.v.profile(p), quiet: true}
-		if c.value(root, c.p.root); !c.failed {
-			return
+	c := profileCheck{d: d, values: d.values[:0]}
+	defer func() { d.values = c.values[:0] }()
+	if len(versions) > 1 {
+		for _, p := range versions {
+			c.p = d.v.profile(p)
+			if c.try(root, c.p.root) {
+				return
+			}
 		}
 	}
-	c := profileCheck{d: d, p: d.v.profile(versions[0])}
+	c.p = d.v.profile(versions[0])
 	c.value(root, c.p.root)
 }
 
@@ -223,23 +339,33 @@ func (c *profileCheck) fail(n Node, member, text string) {
 	}
 }
 
+// try reports whether a value meets a rule, without reporting issues.
+func (c *profileCheck) try(n Node, r *rule) bool {
+	quiet, failed := c.quiet, c.failed
+	c.quiet, c.failed = true, false
+	c.value(n, r)
+	ok := !c.failed
+	c.quiet, c.failed = quiet, failed
+	return ok
+}
+
 // value checks one value of an element.
 func (c *profileCheck) value(n Node, r *rule) {
-	if r.fixed != nil && !n.equals(r.fixed) {
-		c.fail(n, "", "must have the value that the profile fixes")
-	}
-	if r.pattern != nil && !n.matches(r.pattern) {
-		c.fail(n, "", "must match the pattern of the profile")
+	if r.fixed != nil && !n.equals(r.fixed) || r.pattern != nil && !n.matches(r.pattern) {
+		c.fail(n, "", "must have the value of the profile: "+r.expects)
 	}
 	if len(r.types) > 0 {
 		c.types(n, r)
 	}
-	if r.codes != nil && !n.bound(r.codes) {
-		c.fail(n, "", ruleBinding)
+	if m := n.Member(); len(r.shortcuts) > 0 && m != nil && !slices.Contains(r.shortcuts, m.TypeName()) {
+		c.fail(n, "", "must be a "+strings.Join(r.shortcuts, " or "))
 	}
-	for i, holds := range r.invariants {
-		if !holds(n) {
-			c.fail(n, "", r.texts[i])
+	if r.codes != nil && !n.bound(r.codes) {
+		c.fail(n, "", strings.TrimSuffix(ruleBinding+": "+r.expects, ": "))
+	}
+	for i := range r.invariants {
+		if !r.invariants[i].holds(n) {
+			c.fail(n, "", r.invariants[i].text)
 		}
 	}
 	if len(r.children) == 0 || n.Kind() != Object {
@@ -271,9 +397,10 @@ func (c *profileCheck) types(n Node, r *rule) {
 		}
 		for _, url := range t.Profiles {
 			if x := c.p.extensions[url]; x != nil {
-				sub := profileCheck{d: c.d, p: x, quiet: c.quiet}
-				sub.value(n, x.root)
-				c.failed = c.failed || sub.failed
+				outer := c.p
+				c.p = x
+				c.value(n, x.root)
+				c.p = outer
 			}
 		}
 		return
@@ -286,16 +413,14 @@ func (c *profileCheck) types(n Node, r *rule) {
 // element checks the values of an element of an object.
 func (c *profileCheck) element(n Node, r *rule) {
 	from := len(c.values)
-	c.values = n.valuesOf(r.name, c.values)
+	c.values = n.valuesOf(r, c.values)
 	to := len(c.values)
-	count := to - from
-	c.cardinality(n, r, count, r.name)
+	c.cardinality(n, r, to-from)
 	for i := from; i < to; i++ {
 		c.value(c.values[i], r)
 	}
 	for _, s := range r.slices {
-		matched := 0
-		decidable := true
+		matched, decidable := 0, true
 		for i := from; i < to; i++ {
 			in, known := c.inSlice(c.values[i], r, s)
 			decidable = decidable && known
@@ -305,26 +430,37 @@ func (c *profileCheck) element(n Node, r *rule) {
 			}
 		}
 		if decidable {
-			name := s.name
-			if s.sliceName != "" {
-				name += ":" + s.sliceName
-			}
-			c.cardinality(n, s, matched, name)
+			c.cardinality(n, s, matched)
 		}
 	}
 	c.values = c.values[:from]
 }
 
-func (c *profileCheck) cardinality(n Node, r *rule, count int, name string) {
+// cardinality checks the number of values of an element or slice of n.
+func (c *profileCheck) cardinality(n Node, r *rule, count int) {
+	if count >= r.min && (r.max < 0 || count <= r.max) {
+		return
+	}
+	if c.quiet {
+		c.failed = true
+		return
+	}
+	what := r.name
+	if r.sliceName != "" {
+		what += ":" + r.sliceName
+	}
+	if r.expects != "" {
+		what += " with " + r.expects
+	}
 	switch {
 	case count < r.min && r.min == 1:
-		c.fail(n, "", "needs the element "+name)
+		c.fail(n, r.name, "is required: "+what)
 	case count < r.min:
-		c.fail(n, "", "needs at least "+strconv.Itoa(r.min)+" of the element "+name)
-	case r.max == 0 && count > 0:
-		c.fail(n, "", "must not have the element "+name)
-	case r.max >= 0 && count > r.max:
-		c.fail(n, "", "must not have more than "+strconv.Itoa(r.max)+" of the element "+name)
+		c.fail(n, r.name, "needs at least "+strconv.Itoa(r.min)+": "+what)
+	case r.max == 0:
+		c.fail(n, r.name, "is not allowed: "+what)
+	default:
+		c.fail(n, r.name, "is allowed only "+strconv.Itoa(r.max)+" times: "+what)
 	}
 }
 
@@ -335,20 +471,21 @@ func (c *profileCheck) inSlice(n Node, r, s *rule) (in, known bool) {
 		m := n.Member()
 		return m != nil && m.TypeName() == s.kind, true
 	}
-	if r.slicing == nil || len(r.slicing.Discriminator) == 0 {
-		if r.name == "extension" || r.name == "modifierExtension" {
+	if len(r.by) == 0 {
+		if n.Structure() == c.d.v.extension {
 			return s.hasURL(n), true
 		}
 		return false, false
 	}
-	for _, by := range r.slicing.Discriminator {
+	for i := range r.by {
+		by := &r.by[i]
 		switch {
-		case by.Path == "url" && n.Structure() == c.d.v.extension:
+		case n.Structure() == c.d.v.extension && len(by.path) == 1 && by.path[0] == "url":
 			in, known = s.hasURL(n), true
-		case by.Type == "type" && by.Path == "$this":
+		case by.typ == "type" && len(by.path) == 0:
 			in, known = n.hasType(s.types), len(s.types) > 0
-		case by.Type == "value" || by.Type == "pattern":
-			in, known = c.discriminate(n, s, by.Path)
+		case by.typ == "value" || by.typ == "pattern":
+			in, known = c.discriminate(n, s, by.path)
 		default:
 			return false, false
 		}
@@ -362,8 +499,8 @@ func (c *profileCheck) inSlice(n Node, r, s *rule) (in, known bool) {
 // hasURL reports whether an extension has the URL of the slice r.
 func (r *rule) hasURL(n Node) bool {
 	url := n.text("url")
-	for _, t := range r.types {
-		for _, p := range t.Profiles {
+	for i := range r.types {
+		for _, p := range r.types[i].Profiles {
 			if p == string(url) {
 				return true
 			}
@@ -378,56 +515,50 @@ func (r *rule) hasURL(n Node) bool {
 	return false
 }
 
-// discriminate reports whether a value at a path below n meets the rules of the
-// slice s for that path.
-func (c *profileCheck) discriminate(n Node, s *rule, path string) (in, known bool) {
-	if path == "$this" {
-		if s.codes == nil && s.fixed == nil && s.pattern == nil && len(s.children) == 0 {
+// discriminate reports whether a value at a path below n meets what the slice s
+// demands of that path.
+func (c *profileCheck) discriminate(n Node, s *rule, path []string) (in, known bool) {
+	if len(path) == 0 {
+		if s.self == nil {
 			return false, false
 		}
-		sub := profileCheck{d: c.d, p: c.p, quiet: true}
-		sub.value(n, &rule{codes: s.codes, fixed: s.fixed, pattern: s.pattern, children: s.children, max: -1})
-		return !sub.failed, true
+		return c.try(n, s.self), true
 	}
-	name, rest, more := strings.Cut(path, ".")
 	for _, k := range s.children {
-		if k.name != name {
+		if k.name != path[0] {
 			continue
 		}
-		known = true
-		values := n.valuesOf(name, nil)
-		for _, v := range values {
-			if more {
-				if in, known := c.discriminate(v, k, rest); in || !known {
-					return in, known
-				}
-				continue
-			}
-			if k.codes == nil && k.fixed == nil && k.pattern == nil && len(k.children) == 0 {
-				return false, false
-			}
-			sub := profileCheck{d: c.d, p: c.p, quiet: true}
-			if sub.value(v, k); !sub.failed {
-				return true, true
+		from := len(c.values)
+		c.values = n.valuesOf(k, c.values)
+		for i, to := from, len(c.values); i < to && !in; i++ {
+			var ok bool
+			in, ok = c.discriminate(c.values[i], k, path[1:])
+			known = known || ok
+			// The value may be fixed in a slice of the element.
+			for j := 0; j < len(k.slices) && !in; j++ {
+				in, ok = c.discriminate(c.values[i], k.slices[j], path[1:])
+				known = known || ok
 			}
 		}
+		known = known || len(c.values) == from
+		c.values = c.values[:from]
 	}
-	return false, known
+	return in, known
 }
 
-// valuesOf appends the values of an element. A primitive that has only extensions
-// counts as a value.
-func (n Node) valuesOf(name string, out []Node) []Node {
+// valuesOf appends the values of the element that a rule is about. A primitive
+// that has only extensions counts as a value.
+func (n Node) valuesOf(r *rule, out []Node) []Node {
 	st := n.Structure()
 	if st == nil {
 		return out
 	}
 	var values, shadows Node
-	for c := range n.Children {
-		m := c.Member()
+	for c := n.first(); c.Exists(); c = c.next() {
+		m := c.at().member
 		switch {
-		case m == nil || st.Elements[m.Element].Name != name:
-		case c.Shadow():
+		case m == nil || st == r.in && m.Element != r.index || st != r.in && st.Elements[m.Element].Name != r.name:
+		case c.at().shadow:
 			shadows = c
 		default:
 			values = c
@@ -442,7 +573,7 @@ func (n Node) valuesOf(name string, out []Node) []Node {
 		}
 		return out
 	}
-	for e := range values.Children {
+	for e := values.first(); e.Exists(); e = e.next() {
 		out = append(out, e)
 	}
 	return out
@@ -452,7 +583,7 @@ func (n Node) valuesOf(name string, out []Node) []Node {
 func (n Node) equals(want any) bool {
 	if m, ok := want.(map[string]any); ok {
 		count := 0
-		for range n.Children {
+		for c := n.first(); c.Exists(); c = c.next() {
 			count++
 		}
 		if count != len(m) {
@@ -492,7 +623,7 @@ func (n Node) matches(want any) bool {
 	case []any:
 		for _, x := range w {
 			found := false
-			for e := range n.Children {
+			for e := n.first(); e.Exists(); e = e.next() {
 				found = found || e.matches(x)
 			}
 			if !found {
@@ -519,7 +650,7 @@ func (n Node) bound(set *definitions.ValueSet) bool {
 	case "Quantity":
 		return !n.exists("code") || set.Has(n.text("system"), n.text("code"))
 	case "CodeableConcept":
-		for _, c := range n.list("coding") {
+		for c := n.items("coding"); c.Exists(); c = c.next() {
 			if set.Has(c.text("system"), c.text("code")) {
 				return true
 			}

@@ -51,7 +51,7 @@ func (d *Document) note(i int, m *definitions.Member, st *definitions.Structure)
 			d.broken(i, "", "names rules that this server does not know")
 		}
 	case m.Name == "modifierExtension" && d.v.strict:
-		for e := range (Node{d, uint32(i)}).Children {
+		for e := (Node{d: d, i: uint32(i)}).first(); e.Exists(); e = e.next() {
 			d.broken(int(e.i), "", "is a modifier extension that this server does not understand")
 		}
 	}
@@ -60,7 +60,7 @@ func (d *Document) note(i int, m *definitions.Member, st *definitions.Structure)
 // checkContained checks a contained resource. nested is set if it is contained in
 // a contained resource.
 func (d *Document) checkContained(i int, nested bool) {
-	n := Node{d, uint32(i)}
+	n := Node{d: d, i: uint32(i)}
 	if nested {
 		d.broken(i, "", "a contained resource must not contain others (dom-2)")
 		return
@@ -69,7 +69,7 @@ func (d *Document) checkContained(i int, nested bool) {
 		d.broken(i, "", "a contained resource needs an id")
 	} else {
 		for _, other := range d.contained {
-			if bytes.Equal(Node{d, other}.text("id"), id) && d.ownerOf(other) == d.owner {
+			if bytes.Equal(Node{d: d, i: other}.text("id"), id) && d.ownerOf(other) == d.owner {
 				d.broken(i, "", "two contained resources have the same id")
 				break
 			}
@@ -107,7 +107,7 @@ func (d *Document) checkIDs(ids []elementID) {
 	}
 	seen := make(map[key]bool, len(ids))
 	for _, e := range ids {
-		text := (Node{d, e.node}).Text()
+		text := (Node{d: d, i: e.node}).Text()
 		if bytes.IndexFunc(text, unicode.IsSpace) >= 0 {
 			d.broken(int(e.node), "", "the id of an element must not have white space")
 		}
@@ -125,15 +125,15 @@ func (d *Document) checkReferences(contained, references, fragments []uint32) {
 	used := make([]bool, 0, 16)
 	used = append(used, make([]bool, len(contained))...)
 	for _, i := range references {
-		d.checkReference(Node{d, i}, contained, used)
+		d.checkReference(Node{d: d, i: i}, contained, used)
 	}
 	for _, i := range fragments {
-		if k := d.findContained(contained, (Node{d, i}).Text()[1:]); k >= 0 {
+		if k := d.findContained(contained, (Node{d: d, i: i}).Text()[1:]); k >= 0 {
 			used[k] = true
 		}
 	}
 	for k, i := range contained {
-		if n := (Node{d, i}); !used[k] && n.exists("id") {
+		if n := (Node{d: d, i: i}); !used[k] && n.exists("id") {
 			d.broken(int(i), "", "a contained resource must be referred to from the resource (dom-3)")
 		}
 	}
@@ -142,7 +142,7 @@ func (d *Document) checkReferences(contained, references, fragments []uint32) {
 // findContained returns the index of the contained resource with an id, or -1.
 func (d *Document) findContained(contained []uint32, id []byte) int {
 	for k, i := range contained {
-		if bytes.Equal((Node{d, i}).text("id"), id) {
+		if bytes.Equal((Node{d: d, i: i}).text("id"), id) {
 			return k
 		}
 	}
@@ -275,14 +275,14 @@ func (d *Document) checkExtension(n Node) {
 // the codings of a CodeableConcept must be in the value set (R4
 // terminologies.html#required).
 func (d *Document) checkBinding(i int, set *definitions.ValueSet) {
-	n := Node{d, uint32(i)}
+	n := Node{d: d, i: uint32(i)}
 	switch n.at().structure.Name {
 	case "Coding":
 		if !set.Has(n.text("system"), n.text("code")) {
 			d.structureIssue(i, "code-invalid", ruleBinding)
 		}
 	case "CodeableConcept":
-		for _, c := range n.list("coding") {
+		for c := n.items("coding"); c.Exists(); c = c.next() {
 			if set.Has(c.text("system"), c.text("code")) {
 				return
 			}

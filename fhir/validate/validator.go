@@ -148,11 +148,11 @@ func (v *Validator) predicate(inv *definitions.Invariant) func(Node) bool {
 
 // eachOf calls fn for each value of an element of an object.
 func eachOf(n Node, element int, fn func(Node)) {
-	for c := range n.Children {
+	for c := n.first(); c.Exists(); c = c.next() {
 		switch m := c.Member(); {
 		case m == nil || int(m.Element) != element || c.Shadow():
 		case c.Kind() == Array:
-			for e := range c.Children {
+			for e := c.first(); e.Exists(); e = e.next() {
 				fn(e)
 			}
 		default:
