@@ -83,8 +83,6 @@ func (d *Document) member(m *definitions.Member, key int, shadow bool, depth int
 // foreign skips the value of node i, which does not have the right type.
 func (d *Document) foreign(i, depth int) bool {
 	d.nodes[i].kind = Missing
-	d.nodes[i].shadow = false
-	d.nodes[i].member = nil
 	if !d.skip(depth + 1) {
 		return false
 	}
@@ -159,7 +157,6 @@ func (d *Document) null(i int, m *definitions.Member) bool {
 	n.kind = Null
 	d.close(i)
 	if n.key != 0 || m.Primitive == definitions.NotPrimitive {
-		n.member = nil
 		d.structureIssue(i, "structure", ruleNull)
 	}
 	return true
@@ -326,8 +323,6 @@ func (d *Document) checkRepetition(i, key int, m *definitions.Member, shadow boo
 	for j := i + 1; j < len(d.nodes); j = int(d.nodes[j].next) {
 		c := &d.nodes[j]
 		switch {
-		case c.member == nil && c.key != 0 && string(d.nameAt(int(c.key))) == string(d.nameAt(key)):
-			// A value of the wrong type.
 		case c.member == nil || c.member.Element != m.Element:
 			continue
 		case c.member != m:
