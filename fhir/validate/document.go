@@ -59,7 +59,22 @@ type Document struct {
 	ids            []elementID
 	narrativeBytes int
 	values         []Node // of profileCheck
+	state          State
 }
+
+// State is what an implementation of Options.Compile keeps for a Document, such as
+// the body in a form of its own.
+type State interface {
+	// Reset is called before the Document reads another body.
+	Reset()
+}
+
+// State returns what SetState has set, or nil. It is kept when the Document is
+// reused for another body.
+func (d *Document) State() State { return d.state }
+
+// SetState sets the state of d.
+func (d *Document) SetState(s State) { d.state = s }
 
 // elementID is the id of an element. Ids of elements are unique within a resource.
 type elementID struct{ node, holder uint32 }
@@ -87,9 +102,12 @@ func (d *Document) Release() {
 const maxPooledNodes = 1 << 14
 
 func (d *Document) reset(body []byte) {
+	if d.state != nil {
+		d.state.Reset()
+	}
 	*d = Document{v: d.v, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
 		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
-		contained: d.contained[:0], ids: d.ids[:0], values: d.values[:0]}
+		contained: d.contained[:0], ids: d.ids[:0], values: d.values[:0], state: d.state}
 }
 
 // Root returns the resource.
@@ -107,6 +125,16 @@ type Node struct {
 func (n Node) Exists() bool { return n.d != nil }
 
 func (n Node) at() *node { return &n.d.nodes[n.i] }
+
+// Document returns the Document of n.
+func (n Node) Document() *Document { return n.d }
+
+// Owner returns the resource around n that is not contained in another one: the
+// root, or an entry of a Bundle. It may be called while n is validated.
+func (n Node) Owner() Node { return Node{d: n.d, i: n.d.owner} }
+
+// Start returns the offset of n in the body.
+func (n Node) Start() int { return int(n.at().start) }
 
 // Kind returns the kind of JSON value that n is.
 func (n Node) Kind() Kind {
