@@ -58,6 +58,7 @@ type Document struct {
 	contained      []uint32
 	ids            []elementID
 	narrativeBytes int
+	late           []lateCheck
 	values         []Node // of profileCheck
 	state          State
 }
@@ -78,6 +79,12 @@ func (d *Document) SetState(s State) { d.state = s }
 
 // elementID is the id of an element. Ids of elements are unique within a resource.
 type elementID struct{ node, holder uint32 }
+
+// lateCheck is a check that waits for the end of the resource.
+type lateCheck struct {
+	node uint32
+	run  func(Node)
+}
 
 // stop is the reason why a body was not read to its end.
 type stop uint8
@@ -107,7 +114,7 @@ func (d *Document) reset(body []byte) {
 	}
 	*d = Document{v: d.v, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
 		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
-		contained: d.contained[:0], ids: d.ids[:0], values: d.values[:0], state: d.state}
+		contained: d.contained[:0], ids: d.ids[:0], late: d.late[:0], values: d.values[:0], state: d.state}
 }
 
 // Root returns the resource.
@@ -130,7 +137,7 @@ func (n Node) at() *node { return &n.d.nodes[n.i] }
 func (n Node) Document() *Document { return n.d }
 
 // Owner returns the resource around n that is not contained in another one: the
-// root, or an entry of a Bundle. It may be called while n is validated.
+// root, or an entry of a Bundle. It may be called by an Invariant.
 func (n Node) Owner() Node { return Node{d: n.d, i: n.d.owner} }
 
 // Start returns the offset of n in the body.

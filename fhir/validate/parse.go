@@ -371,7 +371,11 @@ func (d *Document) finish(i int, st *definitions.Structure, filled, shadows uint
 		d.broken(i, "", "must have a value or children besides its id (ele-1)")
 	}
 	for _, c := range d.v.checks[st.ID] {
-		c.run(n)
+		if c.late {
+			d.late = append(d.late, lateCheck{n.i, c.run})
+		} else {
+			c.run(n)
+		}
 	}
 	return true
 }

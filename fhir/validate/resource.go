@@ -23,16 +23,19 @@ func (d *Document) resource(i int, st *definitions.Structure, depth int) bool {
 		return ok
 	}
 	outer, references, fragments := d.owner, len(d.references), len(d.fragments)
-	contained, ids, holder := len(d.contained), len(d.ids), d.holder
+	contained, ids, late, holder := len(d.contained), len(d.ids), len(d.late), d.holder
 	d.owner, d.holder = uint32(i), 0
 	if !d.object(i, st, depth) {
 		return false
 	}
 	d.checkReferences(d.contained[contained:], d.references[references:], d.fragments[fragments:])
 	d.checkIDs(d.ids[ids:])
+	for _, c := range d.late[late:] {
+		c.run(Node{d: d, i: c.node})
+	}
 	d.owner, d.holder = outer, holder
 	d.references, d.fragments = d.references[:references], d.fragments[:fragments]
-	d.contained, d.ids = d.contained[:contained], d.ids[:ids]
+	d.contained, d.ids, d.late = d.contained[:contained], d.ids[:ids], d.late[:late]
 	return true
 }
 

@@ -52,6 +52,9 @@ type Validator struct {
 // check is an invariant of a structure or of one of its elements.
 type check struct {
 	run func(n Node)
+	// late is set for checks that may look at the whole resource. They run when it
+	// has been read.
+	late bool
 }
 
 // New returns a Validator.
@@ -81,14 +84,14 @@ func New(o Options) *Validator {
 // checksOf returns the checks of a structure.
 func checksOf(st *definitions.Structure, o *Options) (out []check) {
 	if fn := byHand[st.Name]; fn != nil {
-		out = append(out, check{func(n Node) { fn(n, reporter{n}) }})
+		out = append(out, check{run: func(n Node) { fn(n, reporter{n}) }})
 	}
 	if o.Compile == nil {
 		return out
 	}
 	for _, inv := range st.Invariants {
 		if c := compiled(inv, o); c != nil {
-			out = append(out, check{func(n Node) { c(n) }})
+			out = append(out, check{c, true})
 		}
 	}
 	if !st.Constrained {
@@ -97,7 +100,7 @@ func checksOf(st *definitions.Structure, o *Options) (out []check) {
 	for i := range st.Elements {
 		for _, inv := range st.Elements[i].Invariants {
 			if c := compiled(inv, o); c != nil {
-				out = append(out, check{func(n Node) { eachOf(n, i, c) }})
+				out = append(out, check{func(n Node) { eachOf(n, i, c) }, true})
 			}
 		}
 	}
