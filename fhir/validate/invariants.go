@@ -99,7 +99,8 @@ func countRules(v Node, r reporter) {
 func distanceRules(v Node, r reporter) { unitRules(v, r, "dis-1") }
 
 func durationRules(v Node, r reporter) {
-	if v.exists("code") && (!v.is("system", element.UCUM) || !v.has("value")) {
+	quantityRules(v, r)
+	if v.exists("code") && (v.exists("system") && !v.is("system", element.UCUM) || !v.has("value")) {
 		r.broken("", "a duration with a code needs a value and the system UCUM (drt-1)")
 	}
 	if c := v.text("code"); len(c) > 0 && !timeUnits[string(c)] {
