@@ -9,11 +9,14 @@ import (
 	"pulsegate/fhir/search"
 )
 
+// goInvariants maps the name of a structure to the function that checks it.
+type goInvariants map[string]func(v Node, r reporter)
+
 // byHand holds the invariants of single objects that are written in Go, by the
 // name of the structure. The issues name the key of the invariant in HL7's
 // definition; handled lists these keys. Rules that need more than the object are
 // in resource.go.
-var byHand = map[string]func(v Node, r reporter){ // read only
+var byHand = goInvariants{ // read only
 	"Quantity":                   quantityRules,
 	"SimpleQuantity":             quantityRules,
 	"MoneyQuantity":              quantityRules,

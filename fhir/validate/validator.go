@@ -58,7 +58,11 @@ type check struct {
 }
 
 // New returns a Validator.
-func New(o Options) *Validator {
+func New(o Options) *Validator { return newValidator(o, byHand, handled) }
+
+// newValidator returns a Validator with invariants in Go, by structure, that have
+// the given keys.
+func newValidator(o Options, inGo goInvariants, keys map[string]bool) *Validator {
 	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, types: map[string]string{},
 		compile: o.Compile}
 	if v.limits.Depth <= 0 {
@@ -75,22 +79,22 @@ func New(o Options) *Validator {
 	}
 	v.checks = make([][]check, v.set.Len())
 	for st := range v.set.All {
-		v.checks[st.ID] = checksOf(st, &o)
+		v.checks[st.ID] = checksOf(st, &o, inGo, keys)
 	}
 	v.documents.New = func() any { return &Document{v: v, limits: v.limits} }
 	return v
 }
 
 // checksOf returns the checks of a structure.
-func checksOf(st *definitions.Structure, o *Options) (out []check) {
-	if fn := byHand[st.Name]; fn != nil {
+func checksOf(st *definitions.Structure, o *Options, inGo goInvariants, keys map[string]bool) (out []check) {
+	if fn := inGo[st.Name]; fn != nil {
 		out = append(out, check{run: func(n Node) { fn(n, reporter{n}) }})
 	}
 	if o.Compile == nil {
 		return out
 	}
 	for _, inv := range st.Invariants {
-		if c := compiled(inv, o); c != nil {
+		if c := compiled(inv, o, keys); c != nil {
 			out = append(out, check{c, true})
 		}
 	}
@@ -99,7 +103,7 @@ func checksOf(st *definitions.Structure, o *Options) (out []check) {
 	}
 	for i := range st.Elements {
 		for _, inv := range st.Elements[i].Invariants {
-			if c := compiled(inv, o); c != nil {
+			if c := compiled(inv, o, keys); c != nil {
 				out = append(out, check{func(n Node) { eachOf(n, i, c) }, true})
 			}
 		}
@@ -109,8 +113,8 @@ func checksOf(st *definitions.Structure, o *Options) (out []check) {
 
 // compiled returns the check of an invariant, or nil if there is none. It
 // compiles the expression on first use.
-func compiled(inv *definitions.Invariant, o *Options) func(Node) {
-	if handled[inv.Key] || !inv.Error && !o.Warnings {
+func compiled(inv *definitions.Invariant, o *Options, keys map[string]bool) func(Node) {
+	if keys[inv.Key] || !inv.Error && !o.Warnings {
 		return nil
 	}
 	load := sync.OnceValue(func() Invariant {
