@@ -55,5 +55,11 @@
 // Strings must not have control characters other than tab, carriage return and
 // line feed; R4 says SHOULD. References must be Type/id, an absolute URL with http,
 // https or urn, or a fragment; R4 allows any URL. URIs must be such that net/url can
-// parse them. Package crosscheck compares the tables with google/fhir.
+// parse them.
+//
+// The required binding of R4's profile vitalsigns on the values of components
+// (common units) is not checked: it forbids components about the context of a
+// measurement, and US Core makes it extensible.
+//
+// Package crosscheck compares the tables with google/fhir.
 package validate

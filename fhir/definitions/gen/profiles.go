@@ -149,7 +149,7 @@ func (g *guide) write(out *bytes.Buffer, version string, types map[string]string
 	for _, d := range g.profiles {
 		line(&w.structures, "P", d.URL, d.Type, d.BaseDefinition)
 		for i := range d.Differential.Element {
-			w.constrained(&d.Differential.Element[i], d.Type, types)
+			w.constrained(d, &d.Differential.Element[i], types)
 		}
 	}
 	out.Write(w.invariants.Bytes())
@@ -214,9 +214,17 @@ func flat(list []concept) (out []concept) {
 	return out
 }
 
+// loosened lists required bindings that the tables leave out.
+var loosened = map[string]bool{
+	// Common units of vital signs for the values of all components. It forbids
+	// components about the context of a measurement, which have codes or other units;
+	// US Core makes the binding extensible.
+	structureBase + "vitalsigns Observation.component.value[x]": true,
+}
+
 // constrained writes a constraint of a profile.
-func (w *r4Writer) constrained(e *element, typ string, types map[string]string) {
-	id := strings.TrimPrefix(strings.TrimPrefix(e.ID, typ), ".")
+func (w *r4Writer) constrained(d *definition, e *element, types map[string]string) {
+	id := strings.TrimPrefix(strings.TrimPrefix(e.ID, d.Type), ".")
 	lowest := ""
 	if e.Min != nil {
 		lowest = strconv.Itoa(*e.Min)
@@ -226,7 +234,7 @@ func (w *r4Writer) constrained(e *element, typ string, types map[string]string) 
 		flags = "M"
 	}
 	binding := ""
-	if e.Binding.Strength == "required" {
+	if e.Binding.Strength == "required" && !loosened[d.URL+" "+e.ID] {
 		binding, _, _ = strings.Cut(e.Binding.ValueSet, "|")
 	} else if e.Binding.Strength != "" {
 		binding = "-" // US Core loosens required bindings of R4's vital signs
