@@ -156,31 +156,31 @@ func decode(text string) (*Set, error) {
 type fields struct {
 	kind  byte
 	field [8]string
-	n     int
+	count int
 }
 
 // read reads the first line of text and returns the others. The last field keeps
 // the tabs that exceed the array.
 func (f *fields) read(text string) string {
 	l, rest, _ := strings.Cut(text, "\n")
-	f.kind, f.n = 0, 0
+	f.kind, f.count = 0, 0
 	if len(l) < 2 || l[1] != '\t' {
 		return rest
 	}
 	f.kind = l[0]
 	l = l[2:]
-	for more := true; more && f.n < len(f.field); f.n++ {
-		if f.n == len(f.field)-1 {
-			f.field[f.n], more = l, false
+	for more := true; more && f.count < len(f.field); f.count++ {
+		if f.count == len(f.field)-1 {
+			f.field[f.count], more = l, false
 			continue
 		}
-		f.field[f.n], l, more = strings.Cut(l, "\t")
+		f.field[f.count], l, more = strings.Cut(l, "\t")
 	}
 	return rest
 }
 
 // is reports whether the record has a kind and at least n fields.
-func (f *fields) is(kind byte, n int) bool { return f.kind == kind && f.n >= n }
+func (f *fields) is(kind byte, n int) bool { return f.kind == kind && f.count >= n }
 
 func (d *decoder) structure(f *fields) *Structure {
 	s := &Structure{Name: f.field[0], Type: f.field[2], ID: len(d.set.structures)}
@@ -197,7 +197,7 @@ func (d *decoder) structure(f *fields) *Structure {
 
 func (d *decoder) valueSet(f *fields) {
 	v := &ValueSet{URL: f.field[0]}
-	for _, part := range f.field[1:f.n] {
+	for _, part := range f.field[1:f.count] {
 		url, codes, _ := strings.Cut(part, " ")
 		s := System{URL: url, Codes: strings.Split(codes, " ")}
 		slices.Sort(s.Codes)

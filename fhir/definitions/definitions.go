@@ -8,8 +8,8 @@ import (
 // Primitive is the type of a primitive element.
 type Primitive uint8
 
-// The primitive types of R4. LanguageTag, MediaType and Currency are codes whose
-// value sets are not enumerable (BCP 47, BCP 13 and ISO 4217).
+// The primitive types of R4. LanguageTag, MediaType and Currency are codes with
+// value sets that are not enumerable (BCP 47, BCP 13 and ISO 4217).
 const (
 	NotPrimitive Primitive = iota
 	Boolean
@@ -93,7 +93,7 @@ type Structure struct {
 	// number of the bit is the index of the element.
 	Required   uint64
 	Invariants []*Invariant
-	// Constrained is set if an element has invariants whose context is the element.
+	// Constrained is set if an element has invariants of its value (Element.Invariants).
 	Constrained bool
 
 	index []uint16 // open hash table of 1 + the index of a member
@@ -106,7 +106,7 @@ type Element struct {
 	Many       bool // the maximum cardinality is *
 	Modifier   bool
 	Summary    bool
-	Invariants []*Invariant // whose context is the element
+	Invariants []*Invariant // the focus is the value of the element
 }
 
 // Member is a member of a JSON object: an element, or an element with one of

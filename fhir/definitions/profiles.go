@@ -16,7 +16,7 @@ type Profile struct {
 	Version string // of the guide: 4.0.1 for the profiles of R4 itself
 	Type    string // the constrained type
 	Base    string // URL of the constrained type or profile
-	// Constraints are those of the differential, in its order.
+	// Constraints lists the constraints of the differential in its order.
 	Constraints []Constraint
 
 	guide *guide

@@ -51,7 +51,7 @@ func (d *Document) appendMember(out []byte, n Node) []byte {
 // Append appends the JSON of n without white space between tokens.
 func (n Node) Append(out []byte) []byte {
 	s := n.JSON()
-	if !n.d.spaced {
+	if !n.doc.spaced {
 		return append(out, s...)
 	}
 	for len(s) > 0 {

@@ -46,8 +46,8 @@
 // is met if one of the known versions accepts the resource. A profile is compiled to
 // a tree of rules on first use: cardinality, types, targets of references, fixed
 // values, patterns, required bindings, profiles of extensions, and slices by value,
-// pattern, type or URL of an extension. A slice that depends on a value set whose
-// codes are not known is not checked. The profiles of the targets of references are
+// pattern, type or URL of an extension. Slices that depend on a value set
+// without known codes are not checked. The profiles of the targets of references are
 // not checked; their types are.
 //
 // # Where it is stricter or weaker than other validators

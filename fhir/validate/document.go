@@ -36,11 +36,11 @@ type node struct {
 // Document is a resource that has been read. It refers to the body that it was
 // read from. It is not safe for concurrent use, and not to be used after Release.
 type Document struct {
-	v      *Validator
-	limits Limits
-	body   []byte
-	nodes  []node
-	pos    int
+	validator *Validator
+	limits    Limits
+	body      []byte
+	nodes     []node
+	pos       int
 	// spaced is set if the body has white space between tokens.
 	spaced      bool
 	invalidUTF8 bool
@@ -63,8 +63,8 @@ type Document struct {
 	state          State
 }
 
-// State is what an implementation of Options.Compile keeps for a Document, such as
-// the body in a form of its own.
+// State holds data of an implementation of Options.Compile about a Document, such
+// as the body in another form.
 type State interface {
 	// Reset is called before the Document reads another body.
 	Reset()
@@ -102,7 +102,7 @@ func (d *Document) Release() {
 		return
 	}
 	d.body = nil
-	d.v.documents.Put(d)
+	d.validator.documents.Put(d)
 }
 
 // maxPooledNodes bounds the memory that a released Document keeps.
@@ -112,40 +112,40 @@ func (d *Document) reset(body []byte) {
 	if d.state != nil {
 		d.state.Reset()
 	}
-	*d = Document{v: d.v, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
+	*d = Document{validator: d.validator, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
 		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
 		contained: d.contained[:0], ids: d.ids[:0], late: d.late[:0], values: d.values[:0], state: d.state}
 }
 
 // Root returns the resource.
-func (d *Document) Root() Node { return Node{d: d} }
+func (d *Document) Root() Node { return Node{doc: d} }
 
 // Node is a JSON value in a Document. The zero Node is no value; its methods may
 // be called.
 type Node struct {
-	d   *Document
-	i   uint32
-	end uint32 // index after the last sibling, for next; zero if it is not known
+	doc   *Document
+	index uint32
+	end   uint32 // index after the last sibling, for next; zero if it is not known
 }
 
 // Exists reports whether n is a value.
-func (n Node) Exists() bool { return n.d != nil }
+func (n Node) Exists() bool { return n.doc != nil }
 
-func (n Node) at() *node { return &n.d.nodes[n.i] }
+func (n Node) at() *node { return &n.doc.nodes[n.index] }
 
 // Document returns the Document of n.
-func (n Node) Document() *Document { return n.d }
+func (n Node) Document() *Document { return n.doc }
 
 // Owner returns the resource around n that is not contained in another one: the
 // root, or an entry of a Bundle. It may be called by an Invariant.
-func (n Node) Owner() Node { return Node{d: n.d, i: n.d.owner} }
+func (n Node) Owner() Node { return Node{doc: n.doc, index: n.doc.owner} }
 
 // Start returns the offset of n in the body.
 func (n Node) Start() int { return int(n.at().start) }
 
 // Kind returns the kind of JSON value that n is.
 func (n Node) Kind() Kind {
-	if n.d == nil {
+	if n.doc == nil {
 		return Missing
 	}
 	return n.at().kind
@@ -153,7 +153,7 @@ func (n Node) Kind() Kind {
 
 // Structure returns the definition of an object, or nil.
 func (n Node) Structure() *definitions.Structure {
-	if n.d == nil {
+	if n.doc == nil {
 		return nil
 	}
 	return n.at().structure
@@ -162,42 +162,42 @@ func (n Node) Structure() *definitions.Structure {
 // Member returns the definition of a member, or of the elements of an array. It
 // is nil for the root.
 func (n Node) Member() *definitions.Member {
-	if n.d == nil {
+	if n.doc == nil {
 		return nil
 	}
 	return n.at().member
 }
 
 // Shadow reports whether n holds the id and the extensions of a primitive.
-func (n Node) Shadow() bool { return n.d != nil && n.at().shadow }
+func (n Node) Shadow() bool { return n.doc != nil && n.at().shadow }
 
 // JSON returns the bytes of n in the body.
 func (n Node) JSON() []byte {
-	if n.d == nil {
+	if n.doc == nil {
 		return nil
 	}
-	return n.d.body[n.at().start:n.at().end]
+	return n.doc.body[n.at().start:n.at().end]
 }
 
 // Text returns the text of a string, without quotes and escape sequences. It is
 // nil for other values. The slice is valid until the Document is released and
 // must not be changed.
 func (n Node) Text() []byte {
-	if n.d == nil || n.at().kind != String {
+	if n.doc == nil || n.at().kind != String {
 		return nil
 	}
-	s := n.d.body[n.at().start+1 : n.at().end-1]
+	s := n.doc.body[n.at().start+1 : n.at().end-1]
 	if !n.at().escaped {
 		return s
 	}
-	from := len(n.d.scratch)
-	n.d.scratch = appendUnescaped(n.d.scratch, s)
-	return n.d.scratch[from:]
+	from := len(n.doc.scratch)
+	n.doc.scratch = appendUnescaped(n.doc.scratch, s)
+	return n.doc.scratch[from:]
 }
 
 // Children calls yield for each member of an object and each element of an array.
 func (n Node) Children(yield func(Node) bool) {
-	for c := n.first(); c.d != nil; c = c.next() {
+	for c := n.first(); c.doc != nil; c = c.next() {
 		if !yield(c) {
 			return
 		}
@@ -209,11 +209,11 @@ func (n Node) Children(yield func(Node) bool) {
 //
 //	for c := n.first(); c.Exists(); c = c.next() {
 func (n Node) first() Node {
-	if n.d == nil || n.at().kind != Object && n.at().kind != Array {
+	if n.doc == nil || n.at().kind != Object && n.at().kind != Array {
 		return Node{}
 	}
-	if end := n.after(); n.i+1 < end {
-		return Node{n.d, n.i + 1, end}
+	if end := n.after(); n.index+1 < end {
+		return Node{n.doc, n.index + 1, end}
 	}
 	return Node{}
 }
@@ -222,7 +222,7 @@ func (n Node) first() Node {
 // first or next.
 func (n Node) next() Node {
 	if i := n.at().next; i != 0 && i < n.end {
-		return Node{n.d, i, n.end}
+		return Node{n.doc, i, n.end}
 	}
 	return Node{}
 }
@@ -232,13 +232,13 @@ func (n Node) get(name string) Node { return n.find(name, false) }
 
 // find returns a member, or the member that holds the extensions of a primitive.
 func (n Node) find(name string, shadow bool) Node {
-	if n.d == nil || n.at().kind != Object {
+	if n.doc == nil || n.at().kind != Object {
 		return Node{}
 	}
-	nodes := n.d.nodes
-	for i, end := n.i+1, n.after(); i < end; i = nodes[i].next {
+	nodes := n.doc.nodes
+	for i, end := n.index+1, n.after(); i < end; i = nodes[i].next {
 		if c := &nodes[i]; c.shadow == shadow && c.member != nil && c.member.Name == name {
-			return Node{d: n.d, i: i}
+			return Node{doc: n.doc, index: i}
 		}
 	}
 	return Node{}
@@ -249,28 +249,28 @@ func (n Node) after() uint32 {
 	if next := n.at().next; next != 0 {
 		return next
 	}
-	return uint32(len(n.d.nodes))
+	return uint32(len(n.doc.nodes))
 }
 
 // exists reports whether n has a member with a value. An element that has only
 // extensions does not count.
-func (n Node) exists(name string) bool { return n.get(name).d != nil }
+func (n Node) exists(name string) bool { return n.get(name).doc != nil }
 
 // has reports whether n has an element with a value or with extensions.
-func (n Node) has(name string) bool { return n.exists(name) || n.find(name, true).d != nil }
+func (n Node) has(name string) bool { return n.exists(name) || n.find(name, true).doc != nil }
 
 // hasChoice reports whether n has a choice element of any type.
-func (n Node) hasChoice(base string) bool { return n.choice(base).d != nil }
+func (n Node) hasChoice(base string) bool { return n.choice(base).doc != nil }
 
 // choice returns a choice element of any type.
 func (n Node) choice(base string) Node {
-	if n.d == nil || n.at().kind != Object {
+	if n.doc == nil || n.at().kind != Object {
 		return Node{}
 	}
-	st, nodes := n.at().structure, n.d.nodes
-	for i, end := n.i+1, n.after(); i < end; i = nodes[i].next {
+	st, nodes := n.at().structure, n.doc.nodes
+	for i, end := n.index+1, n.after(); i < end; i = nodes[i].next {
 		if m := nodes[i].member; m != nil && m.Choice && st.Elements[m.Element].Name == base {
-			return Node{d: n.d, i: i}
+			return Node{doc: n.doc, index: i}
 		}
 	}
 	return Node{}

@@ -44,7 +44,8 @@ var byHand = goInvariants{ // read only
 }
 
 // handled lists the keys of the invariants that byHand checks.
-var handled = words("age-1 att-1 cnt-3 cpt-2 dis-1 drq-1 drq-2 drt-1 exp-1 grp-1 obs-3 obs-6 obs-7 org-1 org-2 org-3 " +
+var handled = words("" +
+	"age-1 att-1 cnt-3 cpt-2 dis-1 drq-1 drq-2 drt-1 exp-1 grp-1 obs-3 obs-6 obs-7 org-1 org-2 org-3 " +
 	"pat-1 per-1 ppc-1 ppc-2 ppc-3 ppc-4 ppc-5 qty-3 rat-1 rng-2 sev-1 tim-1 tim-2 tim-4 tim-5 tim-6 tim-7 tim-8 tim-9 " +
 	"tim-10 trd-1 trd-2 trd-3")
 

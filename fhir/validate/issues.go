@@ -76,7 +76,7 @@ func (d *Document) path(i int) string {
 // it: such names come from the input.
 func (d *Document) publicName(key int) string {
 	name := bytes.TrimPrefix(d.nameAt(key), []byte{'_'})
-	if d.v.set.IsElement(name) {
+	if d.validator.set.IsElement(name) {
 		return string(name)
 	}
 	return "(unknown)"
@@ -120,7 +120,7 @@ func (d *Document) render(is *issue) fhir.Issue {
 	}
 	if is.member != "" {
 		path += "." + is.member
-		if n := (Node{d: d, i: uint32(is.node)}).get(is.member); n.d != nil {
+		if n := (Node{doc: d, index: uint32(is.node)}).get(is.member); n.doc != nil {
 			at = int(n.at().key)
 		}
 	}
@@ -152,9 +152,7 @@ func position(body []byte, offset int) (line, column int) {
 }
 
 // reporter reports the invariants that an object breaks.
-type reporter struct {
-	n Node
-}
+type reporter struct{ node Node }
 
 // broken reports that the object, or an element of it, breaks an invariant.
-func (r reporter) broken(member, rule string) { r.n.d.broken(int(r.n.i), member, rule) }
+func (r reporter) broken(member, rule string) { r.node.doc.broken(int(r.node.index), member, rule) }

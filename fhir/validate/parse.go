@@ -37,8 +37,8 @@ func (d *Document) close(i int) {
 	d.nodes[i].next = uint32(len(d.nodes))
 }
 
-// root reads the whole body as a resource of a type, whose id must be id unless id
-// is empty.
+// root reads the whole body as a resource of a type. The resource must have the
+// given id, unless it is empty.
 func (d *Document) root(st *definitions.Structure, id string) bool {
 	d.space()
 	if d.pos >= len(d.body) || d.body[d.pos] != '{' {
@@ -125,7 +125,7 @@ func (d *Document) value(i int, m *definitions.Member, shadow bool, depth int) b
 		if c != '{' {
 			return d.mistyped(i, depth)
 		}
-		return d.object(i, d.v.element, depth+1)
+		return d.object(i, d.validator.element, depth+1)
 	case m.Primitive != definitions.NotPrimitive:
 		return d.primitive(i, m, depth)
 	case c != '{':
@@ -281,8 +281,8 @@ func (d *Document) name(st *definitions.Structure) (m *definitions.Member, shado
 	return nil, false, true
 }
 
-// undefined reads the value of a member without a definition, whose name is at
-// key: resourceType or one that is not allowed.
+// undefined reads the value of a member without a definition: resourceType, or one
+// that is not allowed. Its name is at key.
 func (d *Document) undefined(i, key int, st *definitions.Structure, filled *uint64, depth int) bool {
 	name := d.nameAt(key)
 	switch {
@@ -358,21 +358,21 @@ func (d *Document) finish(i int, st *definitions.Structure, filled, shadows uint
 	if repeated {
 		d.checkAlignment(i)
 	}
-	n := Node{d: d, i: uint32(i)}
+	n := Node{doc: d, index: uint32(i)}
 	switch {
-	case st == d.v.extension:
+	case st == d.validator.extension:
 		d.checkExtension(n)
-	case st == d.v.narrative:
+	case st == d.validator.narrative:
 		d.checkNarrative(n)
-	case st == d.v.reference:
-		d.references = append(d.references, n.i)
+	case st == d.validator.reference:
+		d.references = append(d.references, n.index)
 	case !d.nodes[i].shadow && st.Kind != definitions.Resource && d.onlyID(i),
 		shadows&^filled != 0 && d.shadowOnlyID(i, filled):
 		d.broken(i, "", "must have a value or children besides its id (ele-1)")
 	}
-	for _, c := range d.v.checks[st.ID] {
+	for _, c := range d.validator.checks[st.ID] {
 		if c.late {
-			d.late = append(d.late, lateCheck{n.i, c.run})
+			d.late = append(d.late, lateCheck{n.index, c.run})
 		} else {
 			c.run(n)
 		}
@@ -388,9 +388,9 @@ func (d *Document) onlyID(i int) bool {
 // shadowOnlyID reports whether one of the elements that have no value, which is
 // not in filled, has no extensions either.
 func (d *Document) shadowOnlyID(i int, filled uint64) bool {
-	for c := (Node{d: d, i: uint32(i)}).first(); c.Exists(); c = c.next() {
+	for c := (Node{doc: d, index: uint32(i)}).first(); c.Exists(); c = c.next() {
 		if m := c.Member(); m != nil && c.Shadow() && filled&(1<<m.Element) == 0 && c.Kind() == Object &&
-			c.at().next-c.i == 2 && c.exists("id") {
+			c.at().next-c.index == 2 && c.exists("id") {
 			return true
 		}
 	}
@@ -401,7 +401,7 @@ func (d *Document) shadowOnlyID(i int, filled uint64) bool {
 // arrays of extensions. Elements missing at the end of the shorter array count as
 // nulls.
 func (d *Document) checkAlignment(i int) {
-	n := Node{d: d, i: uint32(i)}
+	n := Node{doc: d, index: uint32(i)}
 	for c := n.first(); c.Exists(); c = c.next() {
 		m := c.Member()
 		if m == nil || !m.Many || m.Primitive == definitions.NotPrimitive || c.Kind() != Array {
@@ -409,14 +409,14 @@ func (d *Document) checkAlignment(i int) {
 		}
 		values, extensions := n.find(m.Name, false), n.find(m.Name, true)
 		switch {
-		case extensions.d == nil:
+		case extensions.doc == nil:
 			if d.hasNullNode(c) {
-				d.structureIssue(int(c.i), "structure", ruleNull)
+				d.structureIssue(int(c.index), "structure", ruleNull)
 			}
-		case c.i == extensions.i && values.d != nil:
+		case c.index == extensions.index && values.doc != nil:
 			// Checked with the values.
 		case !aligned(values, extensions):
-			d.structureIssue(int(c.i), "structure", "an element has neither value nor extension")
+			d.structureIssue(int(c.index), "structure", "an element has neither value nor extension")
 		}
 	}
 }
@@ -433,12 +433,12 @@ func (d *Document) hasNullNode(n Node) bool {
 // aligned reports whether each pair of elements has a value or extensions.
 func aligned(values, extensions Node) bool {
 	var i, j, iEnd, jEnd uint32
-	d := extensions.d
+	d := extensions.doc
 	if values.Kind() == Array {
-		i, iEnd = values.i+1, values.at().next
+		i, iEnd = values.index+1, values.at().next
 	}
 	if extensions.Kind() == Array {
-		j, jEnd = extensions.i+1, extensions.at().next
+		j, jEnd = extensions.index+1, extensions.at().next
 	}
 	for i < iEnd || j < jEnd {
 		if (i >= iEnd || d.nodes[i].kind == Null) && (j >= jEnd || d.nodes[j].kind == Null) {
@@ -458,7 +458,7 @@ func aligned(values, extensions Node) bool {
 // Bundle or in Parameters.
 func (d *Document) nested(i, depth int) bool {
 	name, ok := d.resourceType()
-	st := d.v.set.Resource(name)
+	st := d.validator.set.Resource(name)
 	if !ok || st == nil {
 		if name == nil {
 			d.structureIssue(i, "structure", ruleMissing+"resourceType")
@@ -480,7 +480,7 @@ func (d *Document) resourceType() (name []byte, ok bool) {
 			return b[len(quick) : len(quick)+end], true
 		}
 	}
-	ahead := Document{v: d.v, limits: d.limits, body: d.body, pos: d.pos + 1}
+	ahead := Document{validator: d.validator, limits: d.limits, body: d.body, pos: d.pos + 1}
 	for first := true; ; first = false {
 		end, ok := ahead.more(true, first)
 		if !ok || end {

@@ -10,7 +10,7 @@ import (
 // checkPrimitive checks the value of node i against its type. It returns the code
 // of the issue and the rule that the value breaks.
 func (d *Document) checkPrimitive(i int, m *definitions.Member) (code, rule string) {
-	n := Node{d: d, i: uint32(i)}
+	n := Node{doc: d, index: uint32(i)}
 	switch m.Primitive {
 	case definitions.Boolean:
 		return "", ""
@@ -50,7 +50,7 @@ func (d *Document) checkPrimitive(i int, m *definitions.Member) (code, rule stri
 		}
 	case definitions.URI, definitions.URL, definitions.Canonical:
 		if s[0] == '#' && len(s) > 1 {
-			d.fragments = append(d.fragments, n.i)
+			d.fragments = append(d.fragments, n.index)
 		}
 		return textRule(definitions.URI, s)
 	case definitions.Base64:
@@ -96,7 +96,7 @@ func (d *Document) checkNarrative(n Node) {
 		rule = narrativeRule(div)
 	}
 	if rule != "" {
-		d.broken(int(n.i), "", rule)
+		d.broken(int(n.index), "", rule)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // A profile is compiled to a tree of rules that follows the elements of its
 // type. The rules of the profiles that it is derived from are merged into it.
 
-// rule is what a profile demands of an element, or of a slice of it.
+// rule holds the constraints of a profile on an element or on a slice of it.
 type rule struct {
 	name string // of the element, without type
 	// in is the structure that has the element, and index the number of the element
@@ -66,7 +66,7 @@ type profile struct {
 	extensions map[string]*profile
 }
 
-// compiled returns the compiled form of a profile.
+// profile returns the compiled form of a profile.
 func (v *Validator) profile(p *definitions.Profile) *profile {
 	if c, ok := v.profiles.Load(p); ok {
 		return c.(*profile)
@@ -79,7 +79,7 @@ func (v *Validator) profile(p *definitions.Profile) *profile {
 func (v *Validator) compileProfile(p *definitions.Profile) *profile {
 	c := &profile{Profile: p, root: &rule{max: -1}, extensions: map[string]*profile{}}
 	c.suffix = " (profile " + p.URL[strings.LastIndexByte(p.URL, '/')+1:] + " " + p.Version + ")"
-	b := &profileBuilder{v: v, st: v.set.Structure(p.Type)}
+	b := &profileBuilder{v, v.set.Structure(p.Type)}
 	for _, from := range p.Lineage() {
 		for i := range from.Constraints {
 			b.add(c.root, &from.Constraints[i])
@@ -172,13 +172,13 @@ func literal(name string, v any, out *[]string) {
 }
 
 type profileBuilder struct {
-	v  *Validator
-	st *definitions.Structure // of the constrained type
+	validator *Validator
+	structure *definitions.Structure // of the constrained type
 }
 
 // add merges a constraint into the tree.
 func (b *profileBuilder) add(root *rule, c *definitions.Constraint) {
-	r, st := root, b.st
+	r, st := root, b.structure
 	if c.ID != "" {
 		for part := range strings.SplitSeq(c.ID, ".") {
 			r, st = b.step(r, st, part)
@@ -213,8 +213,9 @@ func (b *profileBuilder) add(root *rule, c *definitions.Constraint) {
 		}
 	}
 	for _, inv := range c.Invariants {
-		if fn := b.v.predicate(inv); fn != nil {
-			r.invariants = append(r.invariants, invariant{fn, strings.TrimSuffix(inv.Human, ".") + " (" + inv.Key + ")"})
+		if fn := b.validator.predicate(inv); fn != nil {
+			r.invariants = append(r.invariants,
+				invariant{fn, strings.TrimSuffix(inv.Human, ".") + " (" + inv.Key + ")"})
 		}
 	}
 }
@@ -291,7 +292,7 @@ func find(list *[]*rule, name, kind, slice string) *rule {
 func (d *Document) checkProfiles(demanded []string) {
 	root := d.Root()
 	for p := root.get("meta").items("profile"); p.Exists(); p = p.next() {
-		d.checkProfile(root, string(p.Text()), int(p.i))
+		d.checkProfile(root, string(p.Text()), int(p.index))
 	}
 	for _, url := range demanded {
 		d.checkProfile(root, url, 0)
@@ -309,33 +310,33 @@ func (d *Document) checkProfile(root Node, canonical string, claim int) {
 		d.broken(claim, "", "is a profile of another resource type")
 		return
 	}
-	c := profileCheck{d: d, values: d.values[:0]}
+	c := profileCheck{doc: d, values: d.values[:0]}
 	defer func() { d.values = c.values[:0] }()
 	if len(versions) > 1 {
 		for _, p := range versions {
-			c.p = d.v.profile(p)
-			if c.try(root, c.p.root) {
+			c.profile = d.validator.profile(p)
+			if c.try(root, c.profile.root) {
 				return
 			}
 		}
 	}
-	c.p = d.v.profile(versions[0])
-	c.value(root, c.p.root)
+	c.profile = d.validator.profile(versions[0])
+	c.value(root, c.profile.root)
 }
 
 // profileCheck checks nodes against the rules of a profile.
 type profileCheck struct {
-	d      *Document
-	p      *profile
-	quiet  bool // do not report issues
-	failed bool
-	values []Node // stack of the values of the current elements
+	doc     *Document
+	profile *profile
+	quiet   bool // do not report issues
+	failed  bool
+	values  []Node // stack of the values of the current elements
 }
 
 func (c *profileCheck) fail(n Node, member, text string) {
 	c.failed = true
 	if !c.quiet {
-		c.d.issueAt(int(n.i), member, 0, "invariant", text+c.p.suffix)
+		c.doc.issueAt(int(n.index), member, 0, "invariant", text+c.profile.suffix)
 	}
 }
 
@@ -396,11 +397,11 @@ func (c *profileCheck) types(n Node, r *rule) {
 			c.fail(n, "", "refers to a type that is not allowed here")
 		}
 		for _, url := range t.Profiles {
-			if x := c.p.extensions[url]; x != nil {
-				outer := c.p
-				c.p = x
+			if x := c.profile.extensions[url]; x != nil {
+				outer := c.profile
+				c.profile = x
 				c.value(n, x.root)
-				c.p = outer
+				c.profile = outer
 			}
 		}
 		return
@@ -472,7 +473,7 @@ func (c *profileCheck) inSlice(n Node, r, s *rule) (in, known bool) {
 		return m != nil && m.TypeName() == s.kind, true
 	}
 	if len(r.by) == 0 {
-		if n.Structure() == c.d.v.extension {
+		if n.Structure() == c.doc.validator.extension {
 			return s.hasURL(n), true
 		}
 		return false, false
@@ -480,7 +481,7 @@ func (c *profileCheck) inSlice(n Node, r, s *rule) (in, known bool) {
 	for i := range r.by {
 		by := &r.by[i]
 		switch {
-		case n.Structure() == c.d.v.extension && len(by.path) == 1 && by.path[0] == "url":
+		case n.Structure() == c.doc.validator.extension && len(by.path) == 1 && by.path[0] == "url":
 			in, known = s.hasURL(n), true
 		case by.typ == "type" && len(by.path) == 0:
 			in, known = n.hasType(s.types), len(s.types) > 0
@@ -673,8 +674,8 @@ func (n Node) hasType(types []definitions.ConstraintType) bool {
 // refersTo reports whether the target of a Reference is one of the types, or not
 // known.
 func (n Node) refersTo(targets *definitions.Targets) bool {
-	d := n.d
-	if typ := d.v.typeName(bytes.TrimPrefix(n.text("type"), typeBase)); typ != "" {
+	d := n.doc
+	if typ := d.validator.typeName(bytes.TrimPrefix(n.text("type"), typeBase)); typ != "" {
 		return targets.Has(typ)
 	}
 	ref := n.text("reference")
@@ -682,6 +683,6 @@ func (n Node) refersTo(targets *definitions.Targets) bool {
 		return true
 	}
 	name, _, _ := bytes.Cut(ref, []byte{'/'})
-	typ := d.v.typeName(name)
+	typ := d.validator.typeName(name)
 	return typ == "" || targets.Has(typ)
 }

@@ -34,7 +34,8 @@ func observed(profile string, members map[string]string) string {
 		all[k] = v
 	}
 	out := `{"resourceType":"Observation","meta":{"profile":["` + profile + `"]}`
-	for _, k := range []string{"status", "category", "code", "subject", "effectiveDateTime", "effectivePeriod", "valueQuantity",
+	for _, k := range []string{"status", "category", "code", "subject", "effectiveDateTime", "effectivePeriod",
+		"valueQuantity",
 		"valueString", "dataAbsentReason", "component"} {
 		if all[k] != "" {
 			out += `,"` + k + `":` + all[k]
@@ -64,7 +65,8 @@ func TestUSCoreVitalSigns(t *testing.T) {
 	const lab = `{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"laboratory"}]}`
 	cases := []bodyCase{
 		{observed(heart, nil), "", ""},
-		{observed(heart, m{"category": `[` + lab + `,{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]`}), "", ""},
+		{observed(heart, m{"category": `[` + lab +
+			`,{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]`}), "", ""},
 		{observed(heart, m{"valueQuantity": "", "dataAbsentReason": `{"text":"a"}`}), "", ""},
 		{observed(heart, m{"valueQuantity": ""}), "Observation", "vs-2"},
 		{observed(heart, m{"category": "[" + lab + "]"}), "Observation.category", "code vital-signs"},
@@ -75,15 +77,18 @@ func TestUSCoreVitalSigns(t *testing.T) {
 		{observed(heart, m{"effectiveDateTime": ""}), "Observation.effective", "is required"},
 		{observed(heart, m{"effectiveDateTime": `"2026-03"`}), "Observation.effectiveDateTime", "vs-1"},
 		{observed(heart, m{"effectiveDateTime": "", "effectivePeriod": `{"start":"2026"}`}), "", ""},
-		{observed(heart, m{"valueQuantity": "", "valueString": `"60"`}), "Observation.valueString", "must be a Quantity"},
+		{observed(heart, m{"valueQuantity": "", "valueString": `"60"`}), "Observation.valueString",
+			"must be a Quantity"},
 		{observed(heart, m{"valueQuantity": ucum("kg")}), "Observation.valueQuantity.code", "/min"},
 		{observed(heart, m{"valueQuantity": `{"value":1,"system":"http://unitsofmeasure.org","code":"/min"}`}),
 			"Observation.valueQuantity.unit", "is required"},
 		{pressure(component("8480-6", "mm[Hg]"), component("8462-4", "mm[Hg]")), "", ""},
 		{pressure(component("8480-6", "mm[Hg]"), component("8462-4", "mm[Hg]"), component("1-8", "x")), "", ""},
 		{pressure(component("8480-6", "mm[Hg]")), "Observation.component", "at least 2"},
-		{pressure(component("8480-6", "mm[Hg]"), component("8480-6", "mm[Hg]")), "Observation.component", "only 1 times"},
-		{pressure(component("8480-6", "mm[Hg]"), component("8462-4", "kg")), "Observation.component[1].valueQuantity.code", "mm[Hg]"},
+		{pressure(component("8480-6", "mm[Hg]"), component("8480-6", "mm[Hg]")), "Observation.component",
+			"only 1 times"},
+		{pressure(component("8480-6", "mm[Hg]"), component("8462-4", "kg")),
+			"Observation.component[1].valueQuantity.code", "mm[Hg]"},
 		{pressure(component("8480-6", "mm[Hg]"), `{"code":`+loinc("8462-4")+`}`), "Observation.component[1]", "vs-3"},
 		{observed(usCore+"us-core-body-temperature", m{"code": loinc("8310-5"), "valueQuantity": ucum("Cel")}), "", ""},
 		{observed(usCore+"us-core-body-temperature", m{"code": loinc("8310-5"), "valueQuantity": ucum("K")}),
@@ -109,17 +114,21 @@ func TestUSCorePatient(t *testing.T) {
 	const white = `{"url":"ombCategory","valueCoding":{"system":"urn:oid:2.16.840.1.113883.6.238","code":"2106-3"}}`
 	check(t, []bodyCase{
 		{person(plain), "", ""},
-		{person(`"identifier":[{"system":"urn:a","value":"1"}],"name":[{"family":"a"}]`), "Patient.gender", "is required"},
+		{person(`"identifier":[{"system":"urn:a","value":"1"}],"name":[{"family":"a"}]`), "Patient.gender",
+			"is required"},
 		{person(`"name":[{"family":"a"}],"gender":"female"`), "Patient.identifier", "is required"},
 		{person(strings.Replace(plain, `"system":"urn:a",`, "", 1)), "Patient.identifier[0].system", "is required"},
 		{person(strings.Replace(plain, `"family"`, `"text"`, 1)), "Patient.name[0]", "us-core-6"},
-		{person(strings.Replace(plain, `{"family":"a"}`, `{"extension":[{"url":"http://hl7.org/fhir/StructureDefinition/data-absent-reason","valueCode":"unknown"}]}`, 1)), "", ""},
+		{person(strings.Replace(plain, `{"family":"a"}`,
+			`{"extension":[{"url":"http://hl7.org/fhir/StructureDefinition/data-absent-reason","valueCode":"unknown"}]}`, 1)), "", ""},
 		{race(text), "", ""},
 		{race(white + "," + text), "", ""},
 		{race(white), "Patient.extension[0].extension", "text"},
 		{race(text + "," + text), "Patient.extension[0].extension", "only 1 times"},
-		{race(strings.Replace(text, "valueString", "valueCode", 1)), "Patient.extension[0].extension[0].valueCode", "type that is not allowed"},
-		{strings.Replace(race(text), `"extension":[`+text+`]`, `"valueString":"a"`, 1), "Patient.extension[0].extension", "is required"},
+		{race(strings.Replace(text, "valueString", "valueCode", 1)), "Patient.extension[0].extension[0].valueCode",
+			"type that is not allowed"},
+		{strings.Replace(race(text), `"extension":[`+text+`]`, `"valueString":"a"`, 1),
+			"Patient.extension[0].extension", "is required"},
 	})
 }
 
@@ -167,7 +176,8 @@ var invalidGuideExamples = map[string]string{ // read only
 // TestUSCoreExamples tests that the examples of US Core 6.1, 7.0 and 9.0 are
 // valid, under the profiles that they claim.
 func TestUSCoreExamples(t *testing.T) {
-	for version, file := range map[string]string{"6.1.0": "us_core_610.tgz", "7.0.0": "us_core_700.tgz", "9.0.0": "us_core_900.tgz"} {
+	for version, file := range map[string]string{"6.1.0": "us_core_610.tgz", "7.0.0": "us_core_700.tgz",
+		"9.0.0": "us_core_900.tgz"} {
 		claims, n := 0, 0
 		for name, body := range packed(t, filepath.Join(fixtures.Dir(t, "r4"), file)) {
 			var head struct {
@@ -219,7 +229,8 @@ func packed(t *testing.T, file string) map[string][]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if dir := path.Base(path.Dir(h.Name)); (dir == "example" || dir == "examples") && strings.HasSuffix(h.Name, ".json") {
+		if dir := path.Base(path.Dir(h.Name)); (dir == "example" || dir == "examples") &&
+			strings.HasSuffix(h.Name, ".json") {
 			b, err := io.ReadAll(r)
 			if err != nil {
 				t.Fatal(err)
@@ -238,8 +249,12 @@ func TestProfilesCompile(t *testing.T) {
 			continue
 		}
 		body := `{"resourceType":"` + p.Type + `","id":"a"}`
-		issues := issuesOf(t, validator(), validate.Request{Type: p.Type, Profiles: []string{p.URL + "|" + p.Version}}, body)
-		if slices.ContainsFunc(issues, func(is fhir.Issue) bool { return strings.Contains(is.Diagnostics, "(profile ") }) {
+		issues := issuesOf(t, validator(),
+			validate.Request{Type: p.Type, Profiles: []string{p.URL + "|" + p.Version}}, body)
+		if slices.ContainsFunc(issues, func(is fhir.Issue) bool {
+			return strings.Contains(is.Diagnostics,
+				"(profile ")
+		}) {
 			refused++
 		}
 	}

@@ -31,7 +31,7 @@ func (d *Document) resource(i int, st *definitions.Structure, depth int) bool {
 	d.checkReferences(d.contained[contained:], d.references[references:], d.fragments[fragments:])
 	d.checkIDs(d.ids[ids:])
 	for _, c := range d.late[late:] {
-		c.run(Node{d: d, i: c.node})
+		c.run(Node{doc: d, index: c.node})
 	}
 	d.owner, d.holder = outer, holder
 	d.references, d.fragments = d.references[:references], d.fragments[:fragments]
@@ -46,16 +46,16 @@ func (d *Document) note(i int, m *definitions.Member, st *definitions.Structure)
 	case m.Name == "id":
 		// The elements of a StructureDefinition have the same ids in the snapshot and
 		// in the differential.
-		if st.Kind != definitions.Resource && d.nodes[i].kind == String && st != d.v.elementDefinition {
+		if st.Kind != definitions.Resource && d.nodes[i].kind == String && st != d.validator.elementDefinition {
 			d.ids = append(d.ids, elementID{uint32(i), d.holder})
 		}
 	case st.Kind == definitions.Resource && m.Name == "implicitRules":
-		if d.v.strict {
+		if d.validator.strict {
 			d.broken(i, "", "names rules that this server does not know")
 		}
-	case m.Name == "modifierExtension" && d.v.strict:
-		for e := (Node{d: d, i: uint32(i)}).first(); e.Exists(); e = e.next() {
-			d.broken(int(e.i), "", "is a modifier extension that this server does not understand")
+	case m.Name == "modifierExtension" && d.validator.strict:
+		for e := (Node{doc: d, index: uint32(i)}).first(); e.Exists(); e = e.next() {
+			d.broken(int(e.index), "", "is a modifier extension that this server does not understand")
 		}
 	}
 }
@@ -63,7 +63,7 @@ func (d *Document) note(i int, m *definitions.Member, st *definitions.Structure)
 // checkContained checks a contained resource. nested is set if it is contained in
 // a contained resource.
 func (d *Document) checkContained(i int, nested bool) {
-	n := Node{d: d, i: uint32(i)}
+	n := Node{doc: d, index: uint32(i)}
 	if nested {
 		d.broken(i, "", "a contained resource must not contain others (dom-2)")
 		return
@@ -72,7 +72,7 @@ func (d *Document) checkContained(i int, nested bool) {
 		d.broken(i, "", "a contained resource needs an id")
 	} else {
 		for _, other := range d.contained {
-			if bytes.Equal(Node{d: d, i: other}.text("id"), id) && d.ownerOf(other) == d.owner {
+			if bytes.Equal(Node{doc: d, index: other}.text("id"), id) && d.ownerOf(other) == d.owner {
 				d.broken(i, "", "two contained resources have the same id")
 				break
 			}
@@ -85,7 +85,7 @@ func (d *Document) checkContained(i int, nested bool) {
 	if meta.exists("security") {
 		d.broken(i, "", "a contained resource must not have meta.security (dom-5)")
 	}
-	d.contained = append(d.contained, n.i)
+	d.contained = append(d.contained, n.index)
 }
 
 // ownerOf returns the resource that is not contained around a node of d.contained.
@@ -110,7 +110,7 @@ func (d *Document) checkIDs(ids []elementID) {
 	}
 	seen := make(map[key]bool, len(ids))
 	for _, e := range ids {
-		text := (Node{d: d, i: e.node}).Text()
+		text := (Node{doc: d, index: e.node}).Text()
 		if bytes.IndexFunc(text, unicode.IsSpace) >= 0 {
 			d.broken(int(e.node), "", "the id of an element must not have white space")
 		}
@@ -128,15 +128,15 @@ func (d *Document) checkReferences(contained, references, fragments []uint32) {
 	used := make([]bool, 0, 16)
 	used = append(used, make([]bool, len(contained))...)
 	for _, i := range references {
-		d.checkReference(Node{d: d, i: i}, contained, used)
+		d.checkReference(Node{doc: d, index: i}, contained, used)
 	}
 	for _, i := range fragments {
-		if k := d.findContained(contained, (Node{d: d, i: i}).Text()[1:]); k >= 0 {
+		if k := d.findContained(contained, (Node{doc: d, index: i}).Text()[1:]); k >= 0 {
 			used[k] = true
 		}
 	}
 	for k, i := range contained {
-		if n := (Node{d: d, i: i}); !used[k] && n.exists("id") {
+		if n := (Node{doc: d, index: i}); !used[k] && n.exists("id") {
 			d.broken(int(i), "", "a contained resource must be referred to from the resource (dom-3)")
 		}
 	}
@@ -145,7 +145,7 @@ func (d *Document) checkReferences(contained, references, fragments []uint32) {
 // findContained returns the index of the contained resource with an id, or -1.
 func (d *Document) findContained(contained []uint32, id []byte) int {
 	for k, i := range contained {
-		if bytes.Equal((Node{d: d, i: i}).text("id"), id) {
+		if bytes.Equal((Node{doc: d, index: i}).text("id"), id) {
 			return k
 		}
 	}
@@ -169,9 +169,9 @@ func (d *Document) checkReference(n Node, contained []uint32, used []bool) {
 	if m := n.at().member; m != nil {
 		targets = m.Targets
 	}
-	typ := d.v.typeName(bytes.TrimPrefix(n.text("type"), typeBase))
+	typ := d.validator.typeName(bytes.TrimPrefix(n.text("type"), typeBase))
 	if typ != "" && targets != nil && !targets.Has(typ) {
-		d.broken(int(n.i), "type", "is a type that this element cannot refer to")
+		d.broken(int(n.index), "type", "is a type that this element cannot refer to")
 	}
 	ref := n.text("reference")
 	if ref == nil {
@@ -181,17 +181,17 @@ func (d *Document) checkReference(n Node, contained []uint32, used []bool) {
 	if len(ref) > 0 && ref[0] == '#' {
 		shown = d.fragment(n, ref[1:], contained, used)
 		if shown != "" && targets != nil && !targets.Has(shown) {
-			d.broken(int(n.i), "", "refers to a contained resource of a type that is not allowed here")
+			d.broken(int(n.index), "", "refers to a contained resource of a type that is not allowed here")
 		}
 	} else {
 		var relative bool
 		shown, relative = d.target(n, ref)
 		if shown != "" && relative && targets != nil && !targets.Has(shown) {
-			d.structureIssue(int(n.i), "structure", "refers to a type that is not allowed here, or is not a reference")
+			d.structureIssue(int(n.index), "structure", "refers to a type that is not allowed here, or is not a reference")
 		}
 	}
 	if typ != "" && shown != "" && typ != shown {
-		d.broken(int(n.i), "type", "must be the type that the reference names")
+		d.broken(int(n.index), "type", "must be the type that the reference names")
 	}
 }
 
@@ -201,14 +201,14 @@ func (d *Document) fragment(n Node, id []byte, contained []uint32, used []bool) 
 	if len(id) == 0 {
 		// A reference to the container counts as the use of the contained resource
 		// that has it (dom-3).
-		if k := d.around(contained, n.i); k >= 0 {
+		if k := d.around(contained, n.index); k >= 0 {
 			used[k] = true
 		}
 		return d.nodes[d.owner].structure.Name
 	}
 	k := d.findContained(contained, id)
 	if k < 0 {
-		d.broken(int(n.i), "", "refers to a contained resource that is not there (ref-1)")
+		d.broken(int(n.index), "", "refers to a contained resource that is not there (ref-1)")
 		return ""
 	}
 	used[k] = true
@@ -220,20 +220,20 @@ var typeBase = []byte("http://hl7.org/fhir/StructureDefinition/") // read only
 // target checks a reference that is not a fragment and returns the type of its
 // target, if it shows one, and whether the reference is relative.
 func (d *Document) target(n Node, ref []byte) (typ string, relative bool) {
-	if i := bytes.IndexByte(ref, '?'); i > 0 && d.v.typeName(ref[:i]) != "" {
-		d.broken(int(n.i), "", "is a conditional reference, which is resolved in a transaction only")
+	if i := bytes.IndexByte(ref, '?'); i > 0 && d.validator.typeName(ref[:i]) != "" {
+		d.broken(int(n.index), "", "is a conditional reference, which is resolved in a transaction only")
 		return "", false
 	}
 	if scheme, rest, ok := bytes.Cut(ref, []byte{':'}); ok {
 		if !absolute(scheme, rest) {
-			d.broken(int(n.i), "", "is not an absolute URL of a known scheme: http, https or urn")
+			d.broken(int(n.index), "", "is not an absolute URL of a known scheme: http, https or urn")
 		}
 		if i := bytes.Index(ref, historyPart); i >= 0 {
 			ref = ref[:i]
 		}
 		if i := bytes.LastIndexByte(ref, '/'); i > 0 {
 			ref = ref[:i]
-			typ = d.v.typeName(ref[bytes.LastIndexByte(ref, '/')+1:])
+			typ = d.validator.typeName(ref[bytes.LastIndexByte(ref, '/')+1:])
 		}
 		return typ, false
 	}
@@ -242,10 +242,10 @@ func (d *Document) target(n Node, ref []byte) (typ string, relative bool) {
 	if i := bytes.Index(id, historyPart); i >= 0 {
 		id, version = id[:i], id[i+len(historyPart):]
 	}
-	if typ = d.v.typeName(name); ok && typ != "" && validID(id) && validID(version) {
+	if typ = d.validator.typeName(name); ok && typ != "" && validID(id) && validID(version) {
 		return typ, true
 	}
-	d.broken(int(n.i), "", "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
+	d.broken(int(n.index), "", "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
 	return "", true
 }
 
@@ -270,7 +270,7 @@ func absolute(scheme, rest []byte) bool {
 // its URL is absolute unless it is part of another extension.
 func (d *Document) checkExtension(n Node) {
 	if n.hasChoice("value") == n.exists("extension") {
-		d.broken(int(n.i), "", "an extension must have either a value or extensions (ext-1)")
+		d.broken(int(n.index), "", "an extension must have either a value or extensions (ext-1)")
 	}
 }
 
@@ -278,7 +278,7 @@ func (d *Document) checkExtension(n Node) {
 // the codings of a CodeableConcept must be in the value set (R4
 // terminologies.html#required).
 func (d *Document) checkBinding(i int, set *definitions.ValueSet) {
-	n := Node{d: d, i: uint32(i)}
+	n := Node{doc: d, index: uint32(i)}
 	switch n.at().structure.Name {
 	case "Coding":
 		if !set.Has(n.text("system"), n.text("code")) {

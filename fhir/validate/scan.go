@@ -109,8 +109,8 @@ func hex4(b []byte) (r rune, ok bool) {
 	return r, true
 }
 
-// appendUnescaped appends the text of a string, without its quotes, whose escape
-// sequences are valid.
+// appendUnescaped appends the text of a string. The string has no quotes, and its
+// escape sequences are valid.
 func appendUnescaped(out, s []byte) []byte {
 	for i := 0; i < len(s); {
 		if s[i] != '\\' {

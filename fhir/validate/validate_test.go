@@ -39,7 +39,7 @@ func typeOf(body string) string {
 	return typ
 }
 
-// case is a body with the path and a part of the text of its first issue, which are
+// bodyCase is a body with the path and a part of the text of its first issue, which are
 // empty if the body is valid.
 type bodyCase struct{ body, path, rule string }
 
@@ -115,7 +115,8 @@ func TestPrimitivesWithExtensions(t *testing.T) {
 		{patient(`"_birthDate":{"value":"1970"}`), "Patient.birthDate", "does not define"},
 		{patient(`"_name":[` + ext + `]`), "Patient", "does not define"},
 		{patient(`"_id":` + ext), "Patient", "does not define"},
-		{patient(`"text":{"status":"empty","div":"<div xmlns='http://www.w3.org/1999/xhtml'>a</div>","_div":` + ext + `}`),
+		{patient(`"text":{"status":"empty","div":"<div xmlns='http://www.w3.org/1999/xhtml'>a</div>","_div":` +
+			ext + `}`),
 			"Patient.text", "does not define"},
 		{name(`"given":["a",null],"_given":[null,` + ext + `]`), "", ""},
 		{name(`"given":["a","b"],"_given":[` + ext + `]`), "", ""},
@@ -183,7 +184,8 @@ func TestSyntax(t *testing.T) {
 		"{\"resourceType\":\"Patient\",\"language\":\"\xff\"}", `{"resourceType":"Patient","multipleBirthInteger":01}`,
 		`{"resourceType":"Patient","multipleBirthInteger":+1}`, `{"resourceType":"Patient","multipleBirthInteger":1.}`,
 		`{"resourceType":"Patient","multipleBirthInteger":.5}`, `{"resourceType":"Patient","multipleBirthInteger":1e}`,
-		`{"resourceType":"Patient","x":[1,2}`, `{"resourceType":"Patient","x":{"a" 1}}`, `{"resourceType":"Patient" "x":1}`,
+		`{"resourceType":"Patient","x":[1,2}`, `{"resourceType":"Patient","x":{"a" 1}}`,
+		`{"resourceType":"Patient" "x":1}`,
 		"\ufeff{}", `{"resourceType":"Patient",'x':1}`, `{"resourceType":"Patient",x:1}`,
 	} {
 		issues := issuesOf(t, validator(), validate.Request{Type: "Patient"}, body)
@@ -192,7 +194,8 @@ func TestSyntax(t *testing.T) {
 			t.Errorf("%q: %v", body, issues)
 		}
 	}
-	issues := issuesOf(t, validator(), validate.Request{Type: "Patient"}, "{\n  \"resourceType\": \"Patient\",\n  \"é\": ?}")
+	issues := issuesOf(t, validator(), validate.Request{Type: "Patient"},
+		"{\n  \"resourceType\": \"Patient\",\n  \"é\": ?}")
 	if issues[0].Line != 3 || issues[0].Column != 8 {
 		t.Errorf("the fault is at %d:%d, want 3:8", issues[0].Line, issues[0].Column)
 	}
@@ -245,7 +248,8 @@ func TestReferences(t *testing.T) {
 		{obs(`"subject":{"reference":"Patient/a_b"}`), "Observation.subject", "neither"},
 		{obs(`"subject":{"reference":"javascript:alert(1)"}`), "Observation.subject", "absolute URL"},
 		{obs(`"subject":{"reference":"Patient?name=a"}`), "Observation.subject", "conditional"},
-		{obs(`"subject":{"reference":"Patient/1","type":"Device"}`), "Observation.subject.type", "that the reference names"},
+		{obs(`"subject":{"reference":"Patient/1","type":"Device"}`), "Observation.subject.type",
+			"that the reference names"},
 		{obs(`"subject":{"type":"Medication"}`), "Observation.subject.type", "cannot refer to"},
 		{obs(inner + `,"subject":{"reference":"#p"}`), "", ""},
 		{obs(`"subject":{"reference":"#p"},` + inner), "", ""},
@@ -275,7 +279,8 @@ func TestReferences(t *testing.T) {
 func TestOwners(t *testing.T) {
 	const inner = `"contained":[{"resourceType":"Patient","id":"p"}]`
 	entry := func(members string) string {
-		return `{"resource":{"resourceType":"Observation","status":"final","code":{"id":"a","text":"a"},` + members + `}}`
+		return `{"resource":{"resourceType":"Observation","status":"final","code":{"id":"a","text":"a"},` +
+			members + `}}`
 	}
 	bundle := func(entries ...string) string {
 		return `{"resourceType":"Bundle","type":"collection","entry":[` + strings.Join(entries, ",") + `]}`
@@ -285,7 +290,7 @@ func TestOwners(t *testing.T) {
 		{bundle(whole, whole), "", ""},
 		{bundle(whole, entry(`"subject":{"reference":"#p"}`)), "Bundle.entry[1].resource.subject", "ref-1"},
 		{bundle(entry(inner), whole), "Bundle.entry[0].resource.contained[0]", "dom-3"},
-		{bundle(`{"link":[{"relation":"self","url":"http://a.test"}]}`), "", ""}, // Bundle.entry.link is that of Bundle
+		{bundle(`{"link":[{"relation":"self","url":"http://a.test"}]}`), "", ""}, // defined by Bundle.link
 		{bundle(`{"link":[{"relation":"self"}]}`), "Bundle.entry[0].link[0]", "required element url"},
 		{`{"resourceType":"Questionnaire","status":"draft","item":[{"linkId":"1","type":"group","item":[{"linkId":"2","type":"group","item":[{"type":"display"}]}]}]}`,
 			"Questionnaire.item[0].item[0].item[0]", "required element linkId"},
@@ -301,11 +306,14 @@ func TestBindings(t *testing.T) {
 		{patient(`"language":"de-CH"`), "", ""},
 		{patient(`"language":"de_CH"`), "Patient.language", "BCP 47"},
 		{patient(`"photo":[{"contentType":"image/png","url":"http://a.test"}]`), "", ""},
-		{patient(`"photo":[{"contentType":"png","url":"http://a.test"}]`), "Patient.photo[0].contentType", "media type"},
+		{patient(`"photo":[{"contentType":"png","url":"http://a.test"}]`), "Patient.photo[0].contentType",
+			"media type"},
 		{extended(`"valueMoney":{"value":1,"currency":"EUR"}`), "", ""},
-		{extended(`"valueMoney":{"value":1,"currency":"euro"}`), "Patient.extension[0].valueMoney.currency", "ISO 4217"},
+		{extended(`"valueMoney":{"value":1,"currency":"euro"}`), "Patient.extension[0].valueMoney.currency",
+			"ISO 4217"},
 		{condition + `{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/condition-clinical","code":"active"}]}}`, "", ""},
-		{condition + `{"coding":[{"system":"http://a.test","code":"active"}]}}`, "Condition.clinicalStatus", "required value set"},
+		{condition + `{"coding":[{"system":"http://a.test","code":"active"}]}}`, "Condition.clinicalStatus",
+			"required value set"},
 		{condition + `{"text":"active"}}`, "Condition.clinicalStatus", "required value set"},
 	})
 }
@@ -321,7 +329,8 @@ func TestRequest(t *testing.T) {
 		}
 	}
 	for _, body := range []string{`{}`, `{"resourceType":"Device"}`, `{"resourceType":1}`, `{"id":"a"}`} {
-		if is := issuesOf(t, v, validate.Request{Type: "Patient"}, body); is[0].Expression[0] != "Patient.resourceType" {
+		if is := issuesOf(t, v, validate.Request{Type: "Patient"},
+			body); is[0].Expression[0] != "Patient.resourceType" {
 			t.Error(is)
 		}
 	}

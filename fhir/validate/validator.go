@@ -81,7 +81,7 @@ func newValidator(o Options, inGo goInvariants, keys map[string]bool) *Validator
 	for st := range v.set.All {
 		v.checks[st.ID] = checksOf(st, &o, inGo, keys)
 	}
-	v.documents.New = func() any { return &Document{v: v, limits: v.limits} }
+	v.documents.New = func() any { return &Document{validator: v, limits: v.limits} }
 	return v
 }
 
@@ -128,7 +128,7 @@ func compiled(inv *definitions.Invariant, o *Options, keys map[string]bool) func
 	return func(n Node) {
 		if c := load(); c != nil {
 			if holds, err := c.Holds(n); err == nil && !holds {
-				n.d.broken(int(n.i), "", rule)
+				n.doc.broken(int(n.index), "", rule)
 			}
 		}
 	}

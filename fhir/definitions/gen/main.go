@@ -17,7 +17,7 @@ import (
 func main() {
 	core := flag.String("definitions", "", "folder with resources.ndjson.gz and datatypes.ndjson.gz of R4 4.0.1")
 	codes := flag.String("codes", "gen/codes.txt", "codes of the value sets")
-	guides := flag.String("guides", "", "packages of US Core as version=file.tgz, separated by commas, the newest first")
+	guides := flag.String("guides", "", "packages of US Core as version=file.tgz, separated by commas, newest first")
 	out := flag.String("out", ".", "folder to write r4.txt.gz and profiles.txt.gz to")
 	types := flag.String("types", "../types_gen.go", "file to write the names of the resource types to")
 	print := flag.Bool("print", false, "write the uncompressed tables to standard output instead")

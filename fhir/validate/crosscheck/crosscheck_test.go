@@ -80,7 +80,8 @@ var googleFaults = map[string]*regexp.Regexp{ // read only
 	// json.html#primitive: a primitive may have extensions and no value.
 	"a code, id, oid or uuid with extensions only": regexp.MustCompile(`invalid (Code|Id|Oid|Uuid) format$`),
 	// parameters.html: google/fhir has no resource in Parameters.
-	"a resource in Parameters": regexp.MustCompile(`^error at "Parameters\.parameter\[\d+\](\.part\[\d+\])*\.resource": unknown field`),
+	"a resource in Parameters": regexp.MustCompile(
+		`^error at "Parameters\.parameter\[\d+\](\.part\[\d+\])*\.resource": unknown field`),
 	// datatypes.html#open: Meta is one of the types of Extension.value.
 	"valueMeta": regexp.MustCompile(`extension\[0\]": unknown field$`),
 }
