@@ -47,8 +47,8 @@ type Document struct {
 	skipped     int // values without nodes
 	stopped     stop
 	issues      []issue
-	malformed   bool   // an issue concerns the structure, not an invariant
-	scratch     []byte // unescaped strings
+	malformed   bool              // an issue concerns the structure, not an invariant
+	texts       map[uint32][]byte // unescaped strings, by node
 
 	// The resource around the current value, for the rules about the whole resource.
 	owner          uint32 // node of the resource that is not contained
@@ -60,6 +60,7 @@ type Document struct {
 	narrativeBytes int
 	late           []lateCheck
 	values         []Node // of profileCheck
+	checked        []*definitions.Profile
 	state          State
 }
 
@@ -113,8 +114,9 @@ func (d *Document) reset(body []byte) {
 		d.state.Reset()
 	}
 	*d = Document{validator: d.validator, limits: d.limits, body: body, nodes: d.nodes[:0], issues: d.issues[:0],
-		scratch: d.scratch[:0], references: d.references[:0], fragments: d.fragments[:0],
-		contained: d.contained[:0], ids: d.ids[:0], late: d.late[:0], values: d.values[:0], state: d.state}
+		references: d.references[:0], fragments: d.fragments[:0],
+		contained: d.contained[:0], ids: d.ids[:0], late: d.late[:0], values: d.values[:0], checked: d.checked[:0],
+		state: d.state}
 }
 
 // Root returns the resource.
@@ -190,9 +192,21 @@ func (n Node) Text() []byte {
 	if !n.at().escaped {
 		return s
 	}
-	from := len(n.doc.scratch)
-	n.doc.scratch = appendUnescaped(n.doc.scratch, s)
-	return n.doc.scratch[from:]
+	return n.doc.unescaped(n.index, s)
+}
+
+// unescaped returns the text of node i, a string with escape sequences. It keeps
+// the text, so that a document has each text once.
+func (d *Document) unescaped(i uint32, s []byte) []byte {
+	text, ok := d.texts[i]
+	if !ok {
+		if d.texts == nil {
+			d.texts = map[uint32][]byte{}
+		}
+		text = appendUnescaped(make([]byte, 0, len(s)), s)
+		d.texts[i] = text
+	}
+	return text
 }
 
 // Children calls yield for each member of an object and each element of an array.

@@ -233,8 +233,11 @@ func (d *Document) object(i int, st *definitions.Structure, depth int) bool {
 			continue
 		}
 		bit := uint64(1) << m.Element
-		if (filled|shadows)&bit != 0 {
-			d.checkRepetition(i, key, m, shadow)
+		if (filled|shadows)&bit != 0 && d.repeated(i, key, m, shadow) {
+			if !d.skip(depth + 1) {
+				return false
+			}
+			continue
 		}
 		if shadow {
 			shadows |= bit
@@ -317,9 +320,9 @@ func (d *Document) nameAt(key int) []byte {
 	return d.body[key+1 : end]
 }
 
-// checkRepetition reports a second member for an element, unless one holds the
-// value of a primitive and the other its extensions.
-func (d *Document) checkRepetition(i, key int, m *definitions.Member, shadow bool) {
+// repeated reports whether object i has a member for the element already, and adds
+// an issue then. The value of a primitive and its extensions do not count as two.
+func (d *Document) repeated(i, key int, m *definitions.Member, shadow bool) bool {
 	for j := i + 1; j < len(d.nodes); j = int(d.nodes[j].next) {
 		c := &d.nodes[j]
 		switch {
@@ -328,13 +331,14 @@ func (d *Document) checkRepetition(i, key int, m *definitions.Member, shadow boo
 		case c.member != m:
 			d.issueAt(i, d.nodes[i].structure.Elements[m.Element].Name, key, "structure",
 				"has more than one type of a choice element")
-			return
+			return true
 		case c.shadow != shadow:
 			continue
 		}
 		d.issueAt(i, "", key, "structure", ruleDuplicate)
-		return
+		return true
 	}
+	return false
 }
 
 func (d *Document) hasNull(array int) bool {

@@ -15,8 +15,7 @@ import (
 )
 
 // primitiveRule returns the rule that the text of a primitive breaks, or an
-// empty string. It covers the rules that google/fhir does not check. Both the
-// precheck and the full validation call it.
+// empty string.
 func primitiveRule(t definitions.Primitive, s []byte) string {
 	switch t {
 	case definitions.URI:

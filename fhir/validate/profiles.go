@@ -306,6 +306,10 @@ func (d *Document) checkProfile(root Node, canonical string, claim int) {
 	if len(versions) == 0 {
 		return
 	}
+	if slices.Contains(d.checked, versions[0]) {
+		return // claims may be repeated
+	}
+	d.checked = append(d.checked, versions[0])
 	if versions[0].Type != root.Structure().Name {
 		d.broken(claim, "", "is a profile of another resource type")
 		return

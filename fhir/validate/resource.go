@@ -2,6 +2,7 @@ package validate
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -68,15 +69,8 @@ func (d *Document) checkContained(i int, nested bool) {
 		d.broken(i, "", "a contained resource must not contain others (dom-2)")
 		return
 	}
-	if id := n.text("id"); len(id) == 0 {
+	if len(n.text("id")) == 0 {
 		d.broken(i, "", "a contained resource needs an id")
-	} else {
-		for _, other := range d.contained {
-			if bytes.Equal(Node{doc: d, index: other}.text("id"), id) && d.ownerOf(other) == d.owner {
-				d.broken(i, "", "two contained resources have the same id")
-				break
-			}
-		}
 	}
 	meta := n.get("meta")
 	if meta.exists("versionId") || meta.exists("lastUpdated") {
@@ -86,16 +80,6 @@ func (d *Document) checkContained(i int, nested bool) {
 		d.broken(i, "", "a contained resource must not have meta.security (dom-5)")
 	}
 	d.contained = append(d.contained, n.index)
-}
-
-// ownerOf returns the resource that is not contained around a node of d.contained.
-// These are removed when their owner is closed, so only those of outer owners
-// precede the ones of d.owner.
-func (d *Document) ownerOf(contained uint32) uint32 {
-	if contained > d.owner {
-		return d.owner
-	}
-	return 0
 }
 
 // checkIDs checks that no two elements of a resource have the same id (R4
@@ -122,29 +106,27 @@ func (d *Document) checkIDs(ids []elementID) {
 	}
 }
 
-// checkReferences checks the references of a resource, its contained resources
-// included.
-func (d *Document) checkReferences(contained, references, fragments []uint32) {
-	used := make([]bool, 0, 16)
-	used = append(used, make([]bool, len(contained))...)
-	for _, i := range references {
-		d.checkReference(Node{doc: d, index: i}, contained, used)
-	}
-	for _, i := range fragments {
-		if k := d.findContained(contained, (Node{doc: d, index: i}).Text()[1:]); k >= 0 {
-			used[k] = true
-		}
-	}
-	for k, i := range contained {
-		if n := (Node{doc: d, index: i}); !used[k] && n.exists("id") {
-			d.broken(int(i), "", "a contained resource must be referred to from the resource (dom-3)")
-		}
-	}
+// containedResources holds the contained resources of a resource while its
+// references are checked.
+type containedResources struct {
+	nodes []uint32
+	used  []bool           // there is a reference to or from the resource (dom-3)
+	byID  map[string]int32 // if there are many
 }
 
-// findContained returns the index of the contained resource with an id, or -1.
-func (d *Document) findContained(contained []uint32, id []byte) int {
-	for k, i := range contained {
+// manyContained is the number of contained resources above which they are looked
+// up in a map.
+const manyContained = 8
+
+// find returns the index of the contained resource with an id, or -1.
+func (r *containedResources) find(d *Document, id []byte) int {
+	if r.byID != nil {
+		if k, ok := r.byID[string(id)]; ok {
+			return int(k)
+		}
+		return -1
+	}
+	for k, i := range r.nodes {
 		if bytes.Equal((Node{doc: d, index: i}).text("id"), id) {
 			return k
 		}
@@ -153,18 +135,53 @@ func (d *Document) findContained(contained []uint32, id []byte) int {
 }
 
 // around returns the index of the contained resource around a node, or -1.
-func (d *Document) around(contained []uint32, i uint32) int {
-	for k, c := range contained {
-		if c < i && i < d.nodes[c].next {
-			return k
-		}
+func (r *containedResources) around(d *Document, i uint32) int {
+	k, found := slices.BinarySearch(r.nodes, i)
+	if !found {
+		k--
+	}
+	if k >= 0 && i < d.nodes[r.nodes[k]].next {
+		return k
 	}
 	return -1
 }
 
+// checkReferences checks the references of a resource, its contained resources
+// included.
+func (d *Document) checkReferences(contained, references, fragments []uint32) {
+	r := &containedResources{nodes: contained}
+	if len(contained) > 0 {
+		r.used = make([]bool, len(contained))
+	}
+	if len(contained) > manyContained {
+		r.byID = make(map[string]int32, len(contained))
+	}
+	for k, i := range contained {
+		id := (Node{doc: d, index: i}).text("id")
+		if first := r.find(d, id); len(id) > 0 && first >= 0 && first != k {
+			d.broken(int(i), "", "two contained resources have the same id")
+		} else if r.byID != nil {
+			r.byID[string(id)] = int32(k)
+		}
+	}
+	for _, i := range references {
+		d.checkReference(Node{doc: d, index: i}, r)
+	}
+	for _, i := range fragments {
+		if k := r.find(d, (Node{doc: d, index: i}).Text()[1:]); k >= 0 {
+			r.used[k] = true
+		}
+	}
+	for k, i := range contained {
+		if n := (Node{doc: d, index: i}); !r.used[k] && n.exists("id") {
+			d.broken(int(i), "", "a contained resource must be referred to from the resource (dom-3)")
+		}
+	}
+}
+
 // checkReference checks a Reference: the form of its URL, its type, and the type
 // of its target if it is known.
-func (d *Document) checkReference(n Node, contained []uint32, used []bool) {
+func (d *Document) checkReference(n Node, r *containedResources) {
 	var targets *definitions.Targets
 	if m := n.at().member; m != nil {
 		targets = m.Targets
@@ -179,7 +196,7 @@ func (d *Document) checkReference(n Node, contained []uint32, used []bool) {
 	}
 	shown := "" // the type of the target
 	if len(ref) > 0 && ref[0] == '#' {
-		shown = d.fragment(n, ref[1:], contained, used)
+		shown = d.fragment(n, ref[1:], r)
 		if shown != "" && targets != nil && !targets.Has(shown) {
 			d.broken(int(n.index), "", "refers to a contained resource of a type that is not allowed here")
 		}
@@ -197,22 +214,22 @@ func (d *Document) checkReference(n Node, contained []uint32, used []bool) {
 
 // fragment checks a reference to a contained resource, or to the container if id
 // is empty, and returns the type of the target.
-func (d *Document) fragment(n Node, id []byte, contained []uint32, used []bool) string {
+func (d *Document) fragment(n Node, id []byte, r *containedResources) string {
 	if len(id) == 0 {
 		// A reference to the container counts as the use of the contained resource
 		// that has it (dom-3).
-		if k := d.around(contained, n.index); k >= 0 {
-			used[k] = true
+		if k := r.around(d, n.index); k >= 0 {
+			r.used[k] = true
 		}
 		return d.nodes[d.owner].structure.Name
 	}
-	k := d.findContained(contained, id)
+	k := r.find(d, id)
 	if k < 0 {
 		d.broken(int(n.index), "", "refers to a contained resource that is not there (ref-1)")
 		return ""
 	}
-	used[k] = true
-	return d.nodes[contained[k]].structure.Name
+	r.used[k] = true
+	return d.nodes[r.nodes[k]].structure.Name
 }
 
 var typeBase = []byte("http://hl7.org/fhir/StructureDefinition/") // read only

@@ -3,6 +3,7 @@ package validate_test
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -399,4 +400,40 @@ func (named) Holds(n validate.Node) (bool, error) {
 		return false, nil // the resource has not been read to its end
 	}
 	return n.Structure().Name != "Appointment.participant" || strings.Contains(string(n.JSON()), "actor"), nil
+}
+
+// TestCostlyBodies validates bodies that are made to cost the square of their size.
+// It takes minutes if one of them does.
+func TestCostlyBodies(t *testing.T) {
+	many := func(n int, format string) string {
+		var b strings.Builder
+		for i := range n {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strings.ReplaceAll(format, "#", strconv.Itoa(i)))
+		}
+		return b.String()
+	}
+	for _, body := range []string{
+		// References to contained resources, with escaped ids.
+		`{"resourceType":"List","status":"current","mode":"working","contained":[` +
+			many(8000, `{"resourceType":"Patient","id":"\u0061#"}`) + `],"entry":[` + many(8000, `{"item":{"reference":"\u0023\u0061#"}}`) + `]}`,
+		`{"resourceType":"Patient",` + many(49000, `"active":true`) + `}`,
+		`{"resourceType":"Patient","meta":{"profile":[` + many(40000, `"`+usCore+`us-core-patient"`) + `]},"name":[` +
+			many(4000, `{"family":"a"}`) + `]}`,
+		`{"resourceType":"Observation","status":"final","valueString":"a","code":{"coding":[` + many(12000, `{"code":"a#"}`) +
+			`]},"component":[{"code":{"coding":[` + many(12000, `{"code":"b#"}`) + `]}}]}`,
+		`{"resourceType":"Patient","name":[` + many(10000, `{"id":"a#","family":1}`) + `]}`,
+		`{"resourceType":"Patient","name":[{"given":[` + many(20000, `null`) + `],"_given":[` + many(20000, `null`) + `]}]}`,
+		`{"resourceType":"Patient","x":` + strings.Repeat(`[`, 40) + strings.Repeat(`]`, 40) + `}`,
+		strings.Repeat(`{"resourceType":"Bundle","type":"batch","entry":[{"resource":`, 15) + many(1, `{"type":"batch","resourceType":"Bundle"}`) +
+			strings.Repeat(`}]}`, 15),
+	} {
+		d, err := validator().Resource(validate.Request{Op: "test", Type: typeOf(body)}, []byte(body))
+		if d != nil {
+			d.Release()
+		}
+		t.Logf("%.80s: %d bytes: %v", body, len(body), err)
+	}
 }

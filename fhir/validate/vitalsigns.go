@@ -1,6 +1,8 @@
 package validate
 
 import (
+	"bytes"
+
 	"pulsegate/fhir/element"
 )
 
@@ -13,11 +15,15 @@ func observationRules(v Node, r reporter) {
 		r.broken("dataAbsentReason", "is allowed only without a value (obs-6)")
 	}
 	components := v.exists("component")
+	var codes codingSet
+	if value && components {
+		codes = newCodingSet(v.get("code"))
+	}
 	for c := v.items("component"); c.Exists(); c = c.next() {
 		if c.exists("dataAbsentReason") && c.hasChoice("value") {
 			reporter{c}.broken("dataAbsentReason", "is allowed only without a value (obs-6)")
 		}
-		if value && sameCoding(v.get("code"), c.get("code")) {
+		if value && codes.meets(c.get("code")) {
 			r.broken("value", "is not allowed with a component of the same code (obs-7)")
 		}
 	}
@@ -46,11 +52,47 @@ func vitalCategory(v Node) bool {
 	return false
 }
 
-func sameCoding(a, b Node) bool {
-	for x := a.items("coding"); x.Exists(); x = x.next() {
+// codingSet holds the codings of a concept.
+type codingSet struct {
+	concept Node
+	codes   map[string]bool // if there are many
+}
+
+// manyCodings is the number of codings above which they are looked up in a map.
+const manyCodings = 8
+
+func newCodingSet(concept Node) codingSet {
+	s := codingSet{concept: concept}
+	n := 0
+	for c := concept.items("coding"); c.Exists(); c = c.next() {
+		n++
+	}
+	if n > manyCodings {
+		s.codes = make(map[string]bool, n)
+		for c := concept.items("coding"); c.Exists(); c = c.next() {
+			s.codes[codingKey(c)] = true
+		}
+	}
+	return s
+}
+
+func codingKey(c Node) string { return string(c.text("system")) + " " + string(c.text("code")) }
+
+// meets reports whether another concept has one of the codings.
+func (s codingSet) meets(other Node) bool {
+	for x := other.items("coding"); x.Exists(); x = x.next() {
 		code := x.text("code")
-		for y := b.items("coding"); y.Exists(); y = y.next() {
-			if len(code) > 0 && y.is("code", string(code)) && y.is("system", string(x.text("system"))) {
+		if len(code) == 0 {
+			continue
+		}
+		if s.codes != nil {
+			if s.codes[codingKey(x)] {
+				return true
+			}
+			continue
+		}
+		for y := s.concept.items("coding"); y.Exists(); y = y.next() {
+			if bytes.Equal(y.text("code"), code) && bytes.Equal(y.text("system"), x.text("system")) {
 				return true
 			}
 		}
