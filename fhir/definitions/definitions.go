@@ -1,10 +1,5 @@
 package definitions
 
-import (
-	"slices"
-	"strings"
-)
-
 // Primitive is the type of a primitive element.
 type Primitive uint8
 
@@ -176,11 +171,18 @@ type System struct {
 	Codes []string // sorted
 }
 
+// has searches the codes. It is written out because comparing with string(code) in
+// place does not allocate.
 func (s *System) has(code []byte) bool {
-	_, ok := slices.BinarySearchFunc(s.Codes, code, func(have string, code []byte) int {
-		return strings.Compare(have, string(code))
-	})
-	return ok
+	low, high := 0, len(s.Codes)
+	for low < high {
+		if mid := (low + high) / 2; s.Codes[mid] < string(code) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low < len(s.Codes) && s.Codes[low] == string(code)
 }
 
 // HasCode reports whether one of the systems has the code. It is meant for
