@@ -140,16 +140,16 @@ const ruleUnknown = "has an element that R4 does not define here"
 // compare reports a disagreement that is on neither list.
 func compare(t *testing.T, what, typ string, body []byte) (agreed bool) {
 	t.Helper()
-	agreed, fault := judge(verdict(typ, body), google().Check(body), body)
+	agreed, fault := disagreement(verdict(typ, body), google().Check(body), body)
 	if fault != "" {
 		t.Errorf("%s: %s", what, fault)
 	}
 	return agreed
 }
 
-// judge compares the issues of the tables with the error of google/fhir. The
+// disagreement compares the issues of the tables with the error of google/fhir. The
 // fault is empty if they agree or if a list has the reason why they do not.
-func judge(ours []fhir.Issue, theirs error, body []byte) (agreed bool, fault string) {
+func disagreement(ours []fhir.Issue, theirs error, body []byte) (agreed bool, fault string) {
 	if (ours == nil) == (theirs == nil) {
 		return true, ""
 	}
@@ -174,9 +174,9 @@ func judge(ours []fhir.Issue, theirs error, body []byte) (agreed bool, fault str
 	return false, fmt.Sprintf("google/fhir accepts what the tables refuse: %v", ours)
 }
 
-// TestJudge is the control of the comparisons: disagreements that are on no list
+// TestDisagreement is the control of the comparisons: disagreements that are on no list
 // must be found.
-func TestJudge(t *testing.T) {
+func TestDisagreement(t *testing.T) {
 	issue := func(code, rule string) []fhir.Issue { return []fhir.Issue{{Code: code, Diagnostics: rule}} }
 	for _, c := range []struct {
 		name   string
@@ -197,7 +197,7 @@ func TestJudge(t *testing.T) {
 		{"tables refuse a code", issue("structure", "lacks the required element status"), nil, `{}`, true},
 		{"an invariant", issue("invariant", "x (pat-1)"), nil, `{}`, false},
 	} {
-		if _, fault := judge(c.ours, c.theirs, []byte(c.body)); (fault != "") != c.fault {
+		if _, fault := disagreement(c.ours, c.theirs, []byte(c.body)); (fault != "") != c.fault {
 			t.Errorf("%s: %q", c.name, fault)
 		}
 	}
