@@ -295,6 +295,10 @@ func (d *Document) checkProfiles(demanded []string) {
 		d.checkProfile(root, string(p.Text()), int(p.index))
 	}
 	for _, url := range demanded {
+		if len(definitions.KnownProfiles().Lookup(url)) == 0 {
+			d.issueAt(0, "", 0, "not-supported", "the server does not know a profile that the request names")
+			continue
+		}
 		d.checkProfile(root, url, 0)
 	}
 }

@@ -140,6 +140,10 @@ func TestDemandedProfiles(t *testing.T) {
 	if is := issuesOf(t, validator(), r, body); is != nil {
 		t.Errorf("%v", is)
 	}
+	r.Profiles = []string{"http://a.test/unknown"}
+	if is := issuesOf(t, validator(), r, body); len(is) != 1 || is[0].Code != "not-supported" {
+		t.Errorf("%v", is)
+	}
 	r.Profiles = []string{usCore + "us-core-heart-rate"}
 	if is := issuesOf(t, validator(), r, body); len(is) == 0 || is[0].Expression[0] != "Observation.subject" {
 		t.Errorf("%v", is)

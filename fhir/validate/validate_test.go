@@ -381,6 +381,11 @@ func TestInvariantsByCompile(t *testing.T) {
 		}
 		return named{}, nil
 	}})
+	const failing = `{"resourceType":"Linkage","item":[{"type":"source","resource":{"display":"a"}}]}`
+	if is := issuesOf(t, v, validate.Request{Type: "Linkage"}, failing); len(is) != 1 ||
+		!strings.Contains(is[0].Diagnostics, "cannot be evaluated (lnk-1)") {
+		t.Errorf("an error of an invariant: %v", is)
+	}
 	const body = `{"resourceType":"Appointment","status":"booked","participant":[{"status":"accepted"},{"actor":{"display":"a"},"status":"accepted"}]}`
 	issues := issuesOf(t, v, validate.Request{Type: "Appointment"}, body)
 	if len(issues) != 1 || issues[0].Expression[0] != "Appointment.participant[0]" ||
@@ -396,6 +401,9 @@ func TestInvariantsByCompile(t *testing.T) {
 type named struct{}
 
 func (named) Holds(n validate.Node) (bool, error) {
+	if n.Structure().Name == "Linkage" {
+		return true, errors.New("test")
+	}
 	if !strings.HasSuffix(string(n.Owner().JSON()), "}") {
 		return false, nil // the resource has not been read to its end
 	}

@@ -16,8 +16,9 @@ type Limits struct {
 
 // Invariant is a compiled constraint.
 type Invariant interface {
-	// Holds reports whether the constraint holds for an element. An error means that
-	// the expression cannot be evaluated; the validator ignores the constraint then.
+	// Holds reports whether the constraint holds for an element. If it returns an
+	// error, such as one about a limit, the resource is refused. Holds is called when
+	// the resource around the element has been read.
 	Holds(n Node) (bool, error)
 }
 
@@ -31,8 +32,6 @@ type Options struct {
 	// itself. If it is nil, such invariants are not checked. An invariant that cannot be
 	// compiled is not checked either.
 	Compile func(expression string) (Invariant, error)
-	// Warnings reports broken invariants of severity warning as well.
-	Warnings bool
 }
 
 // Validator validates R4 JSON. It is safe for concurrent use.
@@ -114,7 +113,7 @@ func checksOf(st *definitions.Structure, o *Options, inGo goInvariants, keys map
 // compiled returns the check of an invariant, or nil if there is none. It
 // compiles the expression on first use.
 func compiled(inv *definitions.Invariant, o *Options, keys map[string]bool) func(Node) {
-	if keys[inv.Key] || !inv.Error && !o.Warnings {
+	if keys[inv.Key] || !inv.Error {
 		return nil
 	}
 	load := sync.OnceValue(func() Invariant {
@@ -126,10 +125,15 @@ func compiled(inv *definitions.Invariant, o *Options, keys map[string]bool) func
 	})
 	rule := strings.TrimSuffix(inv.Human, ".") + " (" + inv.Key + ")"
 	return func(n Node) {
-		if c := load(); c != nil {
-			if holds, err := c.Holds(n); err == nil && !holds {
-				n.doc.broken(int(n.index), "", rule)
-			}
+		c := load()
+		if c == nil {
+			return
+		}
+		switch holds, err := c.Holds(n); {
+		case err != nil:
+			n.doc.broken(int(n.index), "", "an invariant cannot be evaluated ("+inv.Key+")")
+		case !holds:
+			n.doc.broken(int(n.index), "", rule)
 		}
 	}
 }
@@ -149,7 +153,7 @@ func (v *Validator) predicate(inv *definitions.Invariant) func(Node) bool {
 	}
 	return func(n Node) bool {
 		holds, err := c.Holds(n)
-		return holds || err != nil
+		return holds && err == nil
 	}
 }
 
@@ -177,7 +181,8 @@ type Request struct {
 	Type string // resource type
 	ID   string // id that the body must have; empty if any will do
 	// Profiles are the canonical URLs of profiles that the resource must conform to,
-	// in addition to those that it claims in meta.profile.
+	// in addition to those that it claims in meta.profile. If one of them is not
+	// known, the resource is refused.
 	Profiles []string
 }
 
