@@ -386,6 +386,10 @@ func TestInvariantsByCompile(t *testing.T) {
 		!strings.Contains(is[0].Diagnostics, "cannot be evaluated (lnk-1)") {
 		t.Errorf("an error of an invariant: %v", is)
 	}
+	const vague = `{"resourceType":"Linkage","active":true,"item":[{"type":"source","resource":{"display":"a"}}]}`
+	if is := issuesOf(t, v, validate.Request{Type: "Linkage"}, vague); is != nil {
+		t.Errorf("an expression that does not apply: %v", is)
+	}
 	const body = `{"resourceType":"Appointment","status":"booked","participant":[{"status":"accepted"},{"actor":{"display":"a"},"status":"accepted"}]}`
 	issues := issuesOf(t, v, validate.Request{Type: "Appointment"}, body)
 	if len(issues) != 1 || issues[0].Expression[0] != "Appointment.participant[0]" ||
@@ -402,6 +406,9 @@ type named struct{}
 
 func (named) Holds(n validate.Node) (bool, error) {
 	if n.Structure().Name == "Linkage" {
+		if strings.Contains(string(n.JSON()), "active") {
+			return false, fhir.Errorf(fhir.Unprocessable, "test", "cannot compare")
+		}
 		return true, errors.New("test")
 	}
 	if !strings.HasSuffix(string(n.Owner().JSON()), "}") {

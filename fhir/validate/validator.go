@@ -16,9 +16,11 @@ type Limits struct {
 
 // Invariant is a compiled constraint.
 type Invariant interface {
-	// Holds reports whether the constraint holds for an element. If it returns an
-	// error, such as one about a limit, the resource is refused. Holds is called when
-	// the resource around the element has been read.
+	// Holds reports whether the constraint holds for an element. It is called when
+	// the resource around the element has been read. An error of kind
+	// fhir.Unprocessable means that the expression does not apply to the values, such
+	// as a comparison of a text with a number; the constraint holds then. Any other
+	// error, such as one about a limit, refuses the resource.
 	Holds(n Node) (bool, error)
 }
 
@@ -130,6 +132,7 @@ func compiled(inv *definitions.Invariant, o *Options, keys map[string]bool) func
 			return
 		}
 		switch holds, err := c.Holds(n); {
+		case err != nil && fhir.KindOf(err) == fhir.Unprocessable:
 		case err != nil:
 			n.doc.broken(int(n.index), "", "an invariant cannot be evaluated ("+inv.Key+")")
 		case !holds:
@@ -153,7 +156,7 @@ func (v *Validator) predicate(inv *definitions.Invariant) func(Node) bool {
 	}
 	return func(n Node) bool {
 		holds, err := c.Holds(n)
-		return holds && err == nil
+		return holds && err == nil || err != nil && fhir.KindOf(err) == fhir.Unprocessable
 	}
 }
 
