@@ -13,7 +13,8 @@
 //
 // A resource must be of a type that the server stores and must have the id of the
 // request. Modifier extensions and implicitRules are refused, because the server
-// does not know what they mean. Narrative is parsed as XML and compared with the
+// does not know what they mean. Elements that have only an id are accepted although
+// ele-1 forbids them, because HealthKitOnFHIR sends such identifiers. Narrative is parsed as XML and compared with the
 // lists of invariant txt-1.
 //
 // Up to 20 issues of a body are returned together, each with its FHIRPath and its

@@ -44,6 +44,7 @@ func New(limits Limits) (*Validator, error) {
 	return &Validator{limits: l, tables: validate.New(validate.Options{
 		Limits:          validate.Limits{Depth: l.Depth, Values: l.Values},
 		RefuseModifiers: true,
+		AllowIDOnly:     true,
 	})}, nil
 }
 

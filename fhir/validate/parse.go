@@ -370,8 +370,9 @@ func (d *Document) finish(i int, st *definitions.Structure, filled, shadows uint
 		d.checkNarrative(n)
 	case st == d.validator.reference:
 		d.references = append(d.references, n.index)
-	case !d.nodes[i].shadow && st.Kind != definitions.Resource && d.onlyID(i),
-		shadows&^filled != 0 && d.shadowOnlyID(i, filled):
+	}
+	if !d.validator.idOnly && (!d.nodes[i].shadow && st.Kind != definitions.Resource && d.onlyID(i) ||
+		shadows&^filled != 0 && d.shadowOnlyID(i, filled)) {
 		d.broken(i, "", "must have a value or children besides its id (ele-1)")
 	}
 	for _, c := range d.validator.checks[st.ID] {

@@ -87,6 +87,7 @@ func TestStructure(t *testing.T) {
 		{patient(`"name":[null]`), "Patient.name[0]", "null"},
 		{patient(`"name":[{"text":""}]`), "Patient.name[0].text", "must not be empty"},
 		{patient(`"name":[{"id":"a"}]`), "Patient.name[0]", "ele-1"},
+		{patient(`"managingOrganization":{"id":"a"}`), "Patient.managingOrganization", "ele-1"},
 		{patient(`"link":[{"other":{"reference":"Patient/1"}}]`), "Patient.link[0]", "lacks the required element type"},
 		{patient(`"deceasedBoolean":true,"deceasedDateTime":"2026"`), "Patient.deceased", "more than one type"},
 		{patient(`"deceasedBoolean":true,"_deceasedDateTime":{"id":"a"}`), "Patient.deceased", "more than one type"},
@@ -337,6 +338,12 @@ func TestRequest(t *testing.T) {
 	}
 	if _, err := v.Resource(validate.Request{Type: "Nobody"}, nil); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
+	}
+	lenient := validate.New(validate.Options{AllowIDOnly: true})
+	for _, body := range []string{patient(`"name":[{"id":"a"}]`), patient(`"_birthDate":{"id":"a"}`)} {
+		if is := issuesOf(t, lenient, validate.Request{Type: "Patient"}, body); is != nil {
+			t.Errorf("%s is refused: %v", body, is)
+		}
 	}
 	strict := validate.New(validate.Options{RefuseModifiers: true})
 	for _, body := range []string{patient(`"implicitRules":"http://a.test"`),

@@ -30,6 +30,9 @@ type Options struct {
 	// RefuseModifiers refuses modifier extensions and implicitRules, which change the
 	// meaning of a resource in a way that the server does not know.
 	RefuseModifiers bool
+	// AllowIDOnly accepts elements that have an id and nothing else, against ele-1.
+	// HealthKitOnFHIR, a library of phone apps, sends identifiers of this form.
+	AllowIDOnly bool
 	// Compile compiles the FHIRPath of an invariant that this package does not check
 	// itself. If it is nil, such invariants are not checked. An invariant that cannot be
 	// compiled is not checked either.
@@ -41,6 +44,7 @@ type Validator struct {
 	set    *definitions.Set
 	limits Limits
 	strict bool
+	idOnly bool      // Options.AllowIDOnly
 	checks [][]check // by Structure.ID
 	// Structures that have rules of their own.
 	element, extension, reference, narrative, elementDefinition *definitions.Structure
@@ -64,7 +68,8 @@ func New(o Options) *Validator { return newValidator(o, byHand, handled) }
 // newValidator returns a Validator with invariants in Go, by structure, that have
 // the given keys.
 func newValidator(o Options, inGo goInvariants, keys map[string]bool) *Validator {
-	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, types: map[string]string{},
+	v := &Validator{set: definitions.R4(), limits: o.Limits, strict: o.RefuseModifiers, idOnly: o.AllowIDOnly,
+		types:   map[string]string{},
 		compile: o.Compile}
 	if v.limits.Depth <= 0 {
 		v.limits.Depth = 50
