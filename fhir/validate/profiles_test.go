@@ -1,13 +1,7 @@
 package validate_test
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
-	"io"
-	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -183,7 +177,7 @@ func TestUSCoreExamples(t *testing.T) {
 	for version, file := range map[string]string{"6.1.0": "us_core_610.tgz", "7.0.0": "us_core_700.tgz",
 		"9.0.0": "us_core_900.tgz"} {
 		claims, n := 0, 0
-		for name, body := range packed(t, filepath.Join(fixtures.Dir(t, "r4"), file)) {
+		for name, body := range fixtures.Examples(t, filepath.Join("r4", file)) {
 			var head struct {
 				ResourceType string
 				Meta         struct{ Profile []string }
@@ -210,37 +204,6 @@ func TestUSCoreExamples(t *testing.T) {
 			t.Errorf("%s: %d examples, %d claims", version, n, claims)
 		}
 		t.Logf("%s: %d examples, %d claims", version, n, claims)
-	}
-}
-
-// packed returns the examples in a package.
-func packed(t *testing.T, file string) map[string][]byte {
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string][]byte{}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if dir := path.Base(path.Dir(h.Name)); (dir == "example" || dir == "examples") &&
-			strings.HasSuffix(h.Name, ".json") {
-			b, err := io.ReadAll(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out[path.Base(h.Name)] = b
-		}
 	}
 }
 

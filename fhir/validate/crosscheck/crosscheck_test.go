@@ -36,6 +36,21 @@ type example struct {
 	body      []byte
 }
 
+// guideExamples returns the examples of US Core.
+func guideExamples(t *testing.T) []example {
+	var out []example
+	for _, file := range []string{"us_core_610.tgz", "us_core_900.tgz"} {
+		for name, body := range fixtures.Examples(t, "r4/"+file) {
+			var head struct{ ResourceType string }
+			if json.Unmarshal(body, &head) == nil && head.ResourceType != "" {
+				out = append(out, example{file + " " + name, head.ResourceType, body})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b example) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
 // examples returns HL7's examples of R4 that are JSON.
 func examples(t *testing.T) []example {
 	var out []example
@@ -219,7 +234,11 @@ func TestAgreesOnExamples(t *testing.T) {
 			t.Errorf("%s: got %v, want an issue at %s", e.name, ours, want)
 		}
 	}
-	if n < 90 {
+	for _, e := range guideExamples(t) {
+		n++
+		compare(t, e.name, e.typ, e.body)
+	}
+	if n < 450 {
 		t.Errorf("only %d examples", n)
 	}
 }
