@@ -204,7 +204,8 @@ func (d *Document) checkReference(n Node, r *containedResources) {
 		var relative bool
 		shown, relative = d.target(n, ref)
 		if shown != "" && relative && targets != nil && !targets.Has(shown) {
-			d.structureIssue(int(n.index), "structure", "refers to a type that is not allowed here, or is not a reference")
+			d.structureIssue(int(n.index), "structure",
+				"refers to a type that is not allowed here, or is not a reference")
 		}
 	}
 	if typ != "" && shown != "" && typ != shown {

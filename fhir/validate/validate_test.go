@@ -440,16 +440,20 @@ func TestCostlyBodies(t *testing.T) {
 	for _, body := range []string{
 		// References to contained resources, with escaped ids.
 		`{"resourceType":"List","status":"current","mode":"working","contained":[` +
-			many(8000, `{"resourceType":"Patient","id":"\u0061#"}`) + `],"entry":[` + many(8000, `{"item":{"reference":"\u0023\u0061#"}}`) + `]}`,
+			many(8000, `{"resourceType":"Patient","id":"\u0061#"}`) + `],"entry":[` +
+			many(8000, `{"item":{"reference":"\u0023\u0061#"}}`) + `]}`,
 		`{"resourceType":"Patient",` + many(49000, `"active":true`) + `}`,
 		`{"resourceType":"Patient","meta":{"profile":[` + many(40000, `"`+usCore+`us-core-patient"`) + `]},"name":[` +
 			many(4000, `{"family":"a"}`) + `]}`,
-		`{"resourceType":"Observation","status":"final","valueString":"a","code":{"coding":[` + many(12000, `{"code":"a#"}`) +
+		`{"resourceType":"Observation","status":"final","valueString":"a","code":{"coding":[` +
+			many(12000, `{"code":"a#"}`) +
 			`]},"component":[{"code":{"coding":[` + many(12000, `{"code":"b#"}`) + `]}}]}`,
 		`{"resourceType":"Patient","name":[` + many(10000, `{"id":"a#","family":1}`) + `]}`,
-		`{"resourceType":"Patient","name":[{"given":[` + many(20000, `null`) + `],"_given":[` + many(20000, `null`) + `]}]}`,
+		`{"resourceType":"Patient","name":[{"given":[` + many(20000, `null`) + `],"_given":[` +
+			many(20000, `null`) + `]}]}`,
 		`{"resourceType":"Patient","x":` + strings.Repeat(`[`, 40) + strings.Repeat(`]`, 40) + `}`,
-		strings.Repeat(`{"resourceType":"Bundle","type":"batch","entry":[{"resource":`, 15) + many(1, `{"type":"batch","resourceType":"Bundle"}`) +
+		strings.Repeat(`{"resourceType":"Bundle","type":"batch","entry":[{"resource":`, 15) + many(1,
+			`{"type":"batch","resourceType":"Bundle"}`) +
 			strings.Repeat(`}]}`, 15),
 	} {
 		d, err := validator().Resource(validate.Request{Op: "test", Type: typeOf(body)}, []byte(body))
