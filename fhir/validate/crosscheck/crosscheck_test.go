@@ -140,7 +140,7 @@ var unchecked = []string{ // read only
 // in the body.
 var uncheckedIn = []struct{ rule, path, text string }{ // read only
 	{ruleUnknown, "", `"_id"`},  // the type of ids is not a type of FHIR
-	{ruleUnknown, "", `"_url"`}, // nor is that of Extension.url
+	{ruleUnknown, "", `"_url"`}, // Extension.url has no extensions either
 	{ruleUnknown, "", `"_div"`},
 	{ruleMissing, ".contained[", ""},
 	{"must be a URI", ".contained[", ""},
