@@ -40,6 +40,6 @@
 // fixed and with ~ if it is a pattern. The slicing has the rules and then the type
 // and the path of each discriminator.
 //
-// R4 and Profiles decode the tables on first use and keep them. Decoded, the
-// tables of R4 take about 2 MB.
+// R4 and KnownProfiles decode the tables on first use and keep them. They take 5 ms
+// and 1.7 MB for R4, and 1.3 ms and 0.8 MB for the profiles.
 package definitions
