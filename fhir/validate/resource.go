@@ -54,6 +54,13 @@ func (d *Document) note(i int, m *definitions.Member, st *definitions.Structure)
 		if d.validator.strict {
 			d.broken(i, "", "names rules that this server does not know")
 		}
+	case m.Name == "extension" && st != d.validator.extension:
+		// Only the extensions of an extension may have names that it defines.
+		for e := (Node{doc: d, index: uint32(i)}).first(); e.Exists(); e = e.next() {
+			if url := e.text("url"); len(url) > 0 && bytes.IndexByte(url, ':') < 0 {
+				d.broken(int(e.index), "url", "the URL of an extension must be absolute, unless it is within an extension")
+			}
+		}
 	case m.Name == "modifierExtension" && d.validator.strict:
 		for e := (Node{doc: d, index: uint32(i)}).first(); e.Exists(); e = e.next() {
 			d.broken(int(e.index), "", "is a modifier extension that this server does not understand")

@@ -95,6 +95,8 @@ func TestStructure(t *testing.T) {
 		{patient(`"deceased":true`), "Patient", "does not define"},
 		{extended(`"valueString":"a"`), "", ""},
 		{extended(`"extension":[{"url":"b","valueCode":"c"}]`), "", ""},
+		{patient(`"extension":[{"url":"a","valueCode":"b"}]`), at + ".url", "absolute"},
+		{patient(`"_birthDate":{"extension":[{"url":"a","valueCode":"b"}]}`), "Patient.birthDate.extension[0].url", "absolute"},
 		{extended(`"extension":[{"url":"b"}]`), at + ".extension[0]", "ext-1"},
 		{extended(`"valueString":"a","extension":[{"url":"b","valueCode":"c"}]`), at, "ext-1"},
 		{extended(`"valueMeta":{"tag":[{"code":"a"}]}`), "", ""},
