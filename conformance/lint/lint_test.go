@@ -192,7 +192,7 @@ var directions = []struct {
 
 // owners lists third-party packages and the only packages that may import them.
 var owners = map[string]string{
-	"github.com/google/fhir/go":           "pulsegate/fhir/r4",
+	"github.com/google/fhir/go":           "pulsegate/fhir/validate/crosscheck",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store,pulsegate/conformance/cluster",
 	"github.com/cockroachdb/apd":          "pulsegate/fhir/fhirpath",
 	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",

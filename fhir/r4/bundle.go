@@ -66,7 +66,7 @@ func (val *Validator) Bundle(body []byte) (*Bundle, error) {
 		case "entry":
 			return val.entries(b, raw, part)
 		case "implicitRules":
-			return malformed("Bundle.implicitRules", implicitRule)
+			return malformed("Bundle.implicitRules", "names rules that this server does not know")
 		case "id", "meta", "language", "identifier", "timestamp", "link", "total", "signature":
 			return part("Bundle."+name, raw)
 		default:

@@ -30,7 +30,7 @@ func (p elementPath) expression(root string) string {
 			b.WriteByte('[')
 			b.WriteString(itoa(s.index))
 			b.WriteByte(']')
-		case names().elements[name]:
+		case IsElement(name):
 			b.WriteByte('.')
 			b.WriteString(name)
 		default:

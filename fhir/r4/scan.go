@@ -22,9 +22,6 @@ type scan struct {
 	root     string
 	path     elementPath
 	issues   []fhir.Issue
-	// repair is set if the input contains something valid that google/fhir
-	// refuses: a null in an array, a leap second, or white space in base64.
-	repair bool
 }
 
 // compact checks the size, encoding and syntax of body. It returns body without
@@ -50,25 +47,6 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 		e.Issues[0].Line, e.Issues[0].Column = position(body, int(syntax.ByteOffset))
 	}
 	return nil, e
-}
-
-// values returns a lower bound on the number of JSON values in v, a result of
-// compact. It counts commas and opening braces and brackets: every value but the
-// outermost follows one of them.
-func values(v []byte) (n int) {
-	for i := 0; i < len(v); i++ {
-		switch v[i] {
-		case ',', '{', '[':
-			n++
-		case '"':
-			for i++; i < len(v) && v[i] != '"'; i++ {
-				if v[i] == '\\' {
-					i++
-				}
-			}
-		}
-	}
-	return n
 }
 
 var byteOrderMark = []byte("\xef\xbb\xbf") // read only
@@ -120,9 +98,7 @@ func (s *scan) value() error {
 	case 'n':
 		if n := len(s.path); n == 0 || s.path[n-1].index < 0 {
 			s.report("structure", "null is allowed only in an array that has a parallel array of extensions")
-			return nil
 		}
-		s.repair = true
 	}
 	return nil
 }
@@ -133,10 +109,6 @@ func (s *scan) str(v string) {
 	}
 	if strings.HasPrefix(v, "0000") && (len(v) == 4 || v[4] == '-') && len(s.path) > 0 && dateMember(s.member()) {
 		s.report("value", "a year must be from 0001 to 9999")
-	}
-	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) &&
-		strings.ContainsAny(v, " \t\r\n") {
-		s.repair = true
 	}
 }
 
@@ -266,19 +238,4 @@ func skip(v []byte, i int) int {
 		}
 	}
 	return -1
-}
-
-// leapSecond reports whether v is a dateTime or instant with second 60.
-func leapSecond(v string) bool {
-	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' &&
-		v[16:19] == ":60"
-}
-
-// binaryMember reports whether elements of this name are base64.
-func binaryMember(name string) bool {
-	switch name {
-	case "data", "hash", "valueBase64Binary", "carrierAIDC":
-		return true
-	}
-	return false
 }

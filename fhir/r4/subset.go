@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/definitions"
 	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
@@ -21,21 +22,21 @@ const subsetted = `{"system":"` + element.Terminology + `v3-ObservationValue","c
 // their content and always keeps the mandatory ones. If neither parameter is
 // set, it returns json itself.
 func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]byte, error) {
-	top := names().top[typ]
-	if top == nil {
+	st := definitions.R4().Structure(typ)
+	if st == nil {
 		return nil, fhir.Errorf(fhir.Internal, "r4.Subset", "the server does not support this resource type")
 	}
-	var keep func(e *elementDefinition) bool
+	var keep func(m *definitions.Member, e *definitions.Element) bool
 	switch {
 	case mode == search.SummaryTrue:
-		keep = func(e *elementDefinition) bool { return e.summary || e.mandatory }
+		keep = func(_ *definitions.Member, e *definitions.Element) bool { return e.Summary || e.Min > 0 }
 	case mode == search.SummaryText:
-		keep = func(e *elementDefinition) bool { return e.name == "text" || e.mandatory }
+		keep = func(_ *definitions.Member, e *definitions.Element) bool { return e.Name == "text" || e.Min > 0 }
 	case mode == search.SummaryData:
-		keep = func(e *elementDefinition) bool { return e.name != "text" }
+		keep = func(_ *definitions.Member, e *definitions.Element) bool { return e.Name != "text" }
 	case len(elements) > 0:
-		keep = func(e *elementDefinition) bool {
-			return e.mandatory || slices.Contains(elements, e.name) || slices.Contains(elements, e.base)
+		keep = func(m *definitions.Member, e *definitions.Element) bool {
+			return e.Min > 0 || slices.Contains(elements, m.Name) || slices.Contains(elements, e.Name)
 		}
 	default:
 		return json, nil
@@ -50,7 +51,7 @@ func Subset(typ string, json []byte, mode search.Summary, elements []string) ([]
 		case "modifierExtension", "implicitRules":
 			// They change the meaning of the other elements.
 		default:
-			if e := top[bare]; e == nil || !keep(e) {
+			if m := st.LookupString(bare); m == nil || !keep(m, &st.Elements[m.Element]) {
 				return nil
 			}
 		}

@@ -112,7 +112,7 @@ func TestRefused(t *testing.T) {
 		{"case of a contained code", "Patient",
 			patient(`"contained":[{"resourceType":"Device","id":"x","status":"Active"}],"managingOrganization":{"reference":"#x"}`), fhir.Invalid, "Patient.contained[0].status", "value set"},
 		{"two values", "Observation", edit(t, `"valueQuantity"`, `"valueString":"x","valueQuantity"`), fhir.Invalid,
-			"Observation", "choice"},
+			"Observation.value", "choice"},
 		{"no zone", "Observation", edit(t, `.250+01:00`, ``), fhir.Invalid, "Observation.effectiveDateTime",
 			"data type"},
 		{"huge number", "Observation", edit(t, `62.00`, `1e400`), fhir.Invalid, "Observation.valueQuantity.value",

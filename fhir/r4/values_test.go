@@ -1,10 +1,8 @@
 package r4
 
 import (
-	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 
 	"pulsegate/fhir"
 )
@@ -54,49 +52,6 @@ func TestValuesAreBounded(t *testing.T) {
 	if _, err := d.Create("Observation", []byte(long), "x"); fhir.KindOf(err) == fhir.TooLarge {
 		t.Errorf("a long text: %v", err)
 	}
-}
-
-// TestFullValidationsAreBounded tests that at most one validation by google/fhir
-// runs per processor.
-func TestFullValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, 2, func(d *Validator) chan struct{} { return d.ordinary })
-}
-
-// TestLargeValidationsAreBounded tests the lower limit for large resources.
-func TestLargeValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, manyValues, func(d *Validator) chan struct{} { return d.large })
-}
-
-func boundedAtOnce(t *testing.T, extensions int, slots func(*Validator) chan struct{}) {
-	synctest.Test(t, func(t *testing.T) {
-		d, err := New(Limits{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		full := slots(d)
-		for range cap(full) { // occupy all slots
-			full <- struct{}{}
-		}
-		errs := make(chan error, 8)
-		for i := range 8 {
-			go func() {
-				_, err := d.Create("Observation", small(extensions), fmt.Sprint(i))
-				errs <- err
-			}()
-		}
-		synctest.Wait()
-		if n := len(errs); n > 0 {
-			t.Errorf("%d validations ended beyond the bound", n)
-		}
-		for range cap(full) {
-			<-full
-		}
-		for range 8 {
-			if err := <-errs; err != nil {
-				t.Error(err)
-			}
-		}
-	})
 }
 
 func BenchmarkManyValues(b *testing.B) {

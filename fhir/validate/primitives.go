@@ -1,44 +1,46 @@
-package r4
+package validate
 
 import (
 	"errors"
 	"mime"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/currency"
 	"golang.org/x/text/language"
+
+	"pulsegate/fhir/definitions"
 )
 
 // primitiveRule returns the rule that the text of a primitive breaks, or an
-// empty string. It covers the rules that google/fhir does not check. Both the
-// precheck and the full validation call it.
-func primitiveRule(t dataType, s []byte) string {
+// empty string.
+func primitiveRule(t definitions.Primitive, s []byte) string {
 	switch t {
-	case uri:
+	case definitions.URI:
 		return uriRule(s)
-	case code:
-		if !validCode(s) {
+	case definitions.Code:
+		if !validCode(s) || !printable(s) {
 			return "a code must not begin or end with white space and may have only single spaces within"
 		}
-	case oid:
+	case definitions.OID:
 		if !validOID(s) {
 			return "must be an OID as a URI, urn:oid:1.2.3, without leading zeros"
 		}
-	case uuid:
+	case definitions.UUID:
 		if !validUUID(s) || strings.ToLower(string(s)) != string(s) {
 			return "must be a UUID as a URI, urn:uuid: and 36 lower-case characters"
 		}
-	case languageTag:
+	case definitions.LanguageTag:
 		if !validLanguage(s) {
 			return "must be a language tag of BCP 47"
 		}
-	case mediaType:
+	case definitions.MediaType:
 		if !validMediaType(s) {
 			return "must be a media type, type/subtype (BCP 13)"
 		}
-	case currencyCode:
+	case definitions.Currency:
 		if _, err := currency.ParseISO(string(s)); err != nil || len(s) != 3 ||
 			strings.ToUpper(string(s)) != string(s) {
 			return "must be a currency code of ISO 4217"
@@ -65,6 +67,8 @@ func uriRule(s []byte) string {
 		i += n
 	}
 	switch {
+	case !parsableURL(s):
+		return "must be a URI (RFC 3986)"
 	case hasPrefix(s, "urn:oid:") && !validOID(s):
 		return "a URI that begins with urn:oid: must be an OID, without leading zeros"
 	case hasPrefix(s, "urn:uuid:") && !validUUID(s):
@@ -72,6 +76,32 @@ func uriRule(s []byte) string {
 	}
 	return ""
 }
+
+// parsableURL reports whether net/url can parse s. It recognizes ordinary URIs
+// without calling net/url.
+func parsableURL(s []byte) bool {
+	whole := s
+	for _, prefix := range []string{"http://", "https://", "urn:"} {
+		if hasPrefix(s, prefix) {
+			s = s[len(prefix):]
+			break
+		}
+	}
+	for _, c := range s {
+		if !ordinaryInURL[c] {
+			_, err := url.Parse(string(whole))
+			return err == nil
+		}
+	}
+	return true
+}
+
+var ordinaryInURL = func() (t [256]bool) { // read only
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/|#?=&") {
+		t[c] = true
+	}
+	return t
+}()
 
 func hasPrefix(s []byte, prefix string) bool {
 	return len(s) >= len(prefix) && string(s[:len(prefix)]) == prefix

@@ -1,4 +1,4 @@
-package r4
+package validate
 
 import (
 	"bytes"
@@ -26,14 +26,14 @@ const (
 
 var (
 	// read only
-	narrativeElements = set("a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em " +
+	narrativeElements = words("a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em " +
 		"h1 h2 h3 h4 h5 h6 hr i img kbd li map ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr tt ul var")
 	// read only
-	narrativeAttributes = set("abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char charoff " +
+	narrativeAttributes = words("abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char charoff " +
 		"charset cite class colspan compact coords dir frame headers height href hreflang hspace id ismap lang longdesc name nohref nowrap " +
 		"rel rev rowspan rules scope shape span src start style summary tabindex title type usemap valign value vspace width")
-	linkSchemes  = set("http https mailto tel urn ftp") // read only
-	imageSchemes = set("http https")                    // read only
+	linkSchemes  = words("http https mailto tel urn ftp") // read only
+	imageSchemes = words("http https")                    // read only
 	// rasterImages lists the media types allowed in data URLs. SVG is not allowed,
 	// because it can contain scripts.
 	rasterImages = []string{"image/png", "image/jpeg", "image/jpg", "image/gif", "image/bmp", "image/webp"} // read only
@@ -44,13 +44,13 @@ const (
 	notAllowed = " that R4 does not allow in narrative (txt-1)"
 )
 
-// checkNarrative returns the rule that div breaks, or an empty string. It reads
+// narrativeRule returns the rule that div breaks, or an empty string. It reads
 // div once.
 //
 // Clients may pass narratives to an HTML parser, although R4 requires XHTML. So
 // everything that HTML and XML parsers treat differently is refused: CDATA
 // sections, markup in comments, processing instructions and document types.
-func checkNarrative(div []byte) string {
+func narrativeRule(div []byte) string {
 	dec := xml.NewDecoder(bytes.NewReader(div))
 	dec.Entity = xml.HTMLEntity
 	depth, content, closed := 0, false, false
@@ -228,7 +228,7 @@ func safeStyle(s string) bool {
 		return false
 	}
 	for _, word := range []string{"expression(", "javascript:", "vbscript:", "-moz-binding", "behavior:",
-		"behaviour:", "@import", "<", "image-set("} {
+		"behaviour:", "@import", "<", "image-words("} {
 		if strings.Contains(s, word) {
 			return false
 		}

@@ -1,4 +1,4 @@
-package r4
+package crosscheck
 
 import (
 	"slices"
@@ -10,8 +10,7 @@ import (
 // repaired returns a copy of v to be validated by google/fhir. It removes what
 // R4 allows but google/fhir refuses: arrays of primitives and of their
 // extensions that contain nulls or differ in length, leap seconds, and white
-// space in base64. The alignment of such arrays has already been checked (see
-// rules.checkNulls).
+// space in base64.
 func repaired(v []byte) ([]byte, error) {
 	var p fastjson.Parser
 	root, err := p.ParseBytes(v)
@@ -113,4 +112,19 @@ func (r *repairer) str(name string, v *fastjson.Value) (*fastjson.Value, bool) {
 		return r.arena.NewString(strings.Join(strings.Fields(s), "")), true
 	}
 	return nil, false
+}
+
+// leapSecond reports whether v is a dateTime or instant with second 60.
+func leapSecond(v string) bool {
+	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' &&
+		v[16:19] == ":60"
+}
+
+// binaryMember reports whether elements of this name are base64.
+func binaryMember(name string) bool {
+	switch name {
+	case "data", "hash", "valueBase64Binary", "carrierAIDC":
+		return true
+	}
+	return false
 }
