@@ -45,6 +45,7 @@ func New(limits Limits) (*Validator, error) {
 		Limits:          validate.Limits{Depth: l.Depth, Values: l.Values},
 		RefuseModifiers: true,
 		AllowIDOnly:     true,
+		Compile:         compileInvariant,
 	})}, nil
 }
 

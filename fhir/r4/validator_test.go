@@ -332,6 +332,12 @@ func TestExamples(t *testing.T) {
 		}
 		n++
 		r, err := validator().Resource(head.ResourceType, body, head.ID)
+		if filepath.Base(f) == "codesystem-example.json" { // has the code chol-mass twice
+			if !strings.Contains(string(r4.OutcomeJSON(err)), "(csd-1)") {
+				t.Errorf("%s: %v", filepath.Base(f), err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("%s: %s", filepath.Base(f), r4.OutcomeJSON(err))
 			continue
