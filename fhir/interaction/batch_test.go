@@ -182,7 +182,11 @@ func plain(s string) string { return generatedText.ReplaceAllString(s, "*") }
 // send sends a batch of entries.
 func (w *batchWorld) send(t fatal, minimal bool, entries ...string) []answered {
 	t.Helper()
-	p, err := w.Bundle(context.Background(), w.rq, []byte(batchOf(entries...)), minimal)
+	returns := interaction.ReturnRepresentation
+	if minimal {
+		returns = interaction.ReturnMinimal
+	}
+	p, err := w.Bundle(context.Background(), w.rq, []byte(batchOf(entries...)), returns)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -482,7 +486,7 @@ func TestBatchEnds(t *testing.T) {
 			}
 			rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0",
 				Grant: &grant}}}
-			p, err := w.Bundle(ctx, rq, []byte(batchOf(entries...)), false)
+			p, err := w.Bundle(ctx, rq, []byte(batchOf(entries...)), interaction.ReturnRepresentation)
 			if p != nil || fhir.KindOf(err) != test.want {
 				t.Errorf("%v", err)
 			}
