@@ -301,7 +301,6 @@ func TestBatchEntriesThatMeet(t *testing.T) {
 		{"create and search", 2, []string{organizationOf("7", ""), read("Organization?identifier=7")}},
 		{"conditional creates", 2, []string{organizationOf("7", "7"),
 			strings.Replace(organizationOf("7", "7"), `"x"`, `"later"`, 1)}},
-		{"create and conditional create", 2, []string{organizationOf("7", ""), organizationOf("8", "7")}},
 		{"create and delete of its subject", 2, []string{patient("x"), read("Patient?_id=x"), create("Patient/x"),
 			remove("Patient/x")}},
 	} {
