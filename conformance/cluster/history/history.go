@@ -37,13 +37,24 @@ const (
 	Set
 	// Disclose is allowed if the value is Permit, and refused otherwise.
 	Disclose
+	// Ensure creates version 1 if the value is empty. It returns the version and the value
+	// that are there then.
+	Ensure
+	// Upsert creates version 1 if the value is empty, and otherwise replaces the value; the
+	// version grows by one.
+	Upsert
+	// Patch replaces the value if it is not empty, and is refused otherwise. The version
+	// grows by one.
+	Patch
+	// Remove empties the value, and does nothing if it is empty.
+	Remove
 )
 
 // Permit is the value of a consent under which Disclose is allowed.
 const Permit = "permit"
 
 var names = map[Kind]string{Read: "read", Update: "update", Put: "put", Create: "create", Swap: "swap", Set: "set",
-	Disclose: "disclose"}
+	Disclose: "disclose", Ensure: "ensure", Upsert: "upsert", Patch: "patch", Remove: "remove"}
 
 // Input is the request of a client.
 type Input struct {
@@ -177,7 +188,7 @@ func describe(in Input, out Output) string {
 		fmt.Fprintf(&b, " version %d to %q", in.Version, in.New)
 	case Swap:
 		fmt.Fprintf(&b, " %q to %q", in.Old, in.New)
-	case Put, Create, Set:
+	case Put, Create, Set, Ensure, Upsert, Patch:
 		fmt.Fprintf(&b, " %q", in.New)
 	}
 	switch out.Status {
@@ -191,7 +202,7 @@ func describe(in Input, out Output) string {
 	return b.String()
 }
 
-// object is the state of an object. Only Update and Put count versions.
+// object is the state of an object. Create, Swap and Set count no versions.
 type object struct {
 	version uint64
 	value   string
@@ -221,8 +232,12 @@ func next(s object, in Input, out Output) (bool, object) {
 	switch in.Kind {
 	case Read:
 		return out.Version == s.version && out.Value == s.value, s
-	case Update, Put:
+	case Update, Put, Upsert, Patch:
 		return allowed && out.Version == after.version, after
+	case Ensure:
+		return out.Version == after.version && out.Value == after.value, after
+	case Remove:
+		return out.Value == "", after
 	case Create:
 		return out.Value == after.value, after
 	default:
@@ -242,6 +257,20 @@ func effect(s object, in Input) (after object, allowed bool) {
 			s.value = in.New
 		}
 		return s, true
+	case Ensure:
+		if s.value == "" {
+			s = object{1, in.New}
+		}
+		return s, true
+	case Upsert:
+		if s.value == "" {
+			return object{1, in.New}, true
+		}
+		return object{s.version + 1, in.New}, true
+	case Patch:
+		return object{s.version + 1, in.New}, s.value != ""
+	case Remove:
+		return object{}, true
 	case Swap:
 		return object{s.version, in.New}, s.value == in.Old
 	case Set:

@@ -26,6 +26,7 @@ func answer(client int, s history.Status, version uint64, value string) event {
 func TestCheck(t *testing.T) {
 	const read, update, put, create = history.Read, history.Update, history.Put, history.Create
 	const swap, set, disclose = history.Swap, history.Set, history.Disclose
+	const ensure, upsert, patch, remove = history.Ensure, history.Upsert, history.Patch, history.Remove
 	const done, refused, unknown = history.Done, history.Refused, history.Unknown
 	type in = history.Input
 	none := in{}
@@ -98,6 +99,33 @@ func TestCheck(t *testing.T) {
 			call(2, disclose, none), answer(2, done, 0, "")), false},
 		"refused before the withdrawal": {append(permit(1, 1),
 			call(2, disclose, none), answer(2, refused, 0, ""), withdraw[0]), false},
+		"conditional writes": {[]event{
+			call(1, patch, in{New: "a"}), answer(1, refused, 0, ""), call(1, remove, none), answer(1, done, 0, ""),
+			call(1, upsert, in{New: "a"}), answer(1, done, 1, ""), call(1, ensure, in{New: "b"}), answer(1, done, 1, "a"),
+			call(1, patch, in{New: "c"}), answer(1, done, 2, ""), call(1, upsert, in{New: "d"}), answer(1, done, 3, ""),
+			call(1, read, none), answer(1, done, 3, "d"), call(1, remove, none), answer(1, done, 0, ""),
+			call(1, read, none), answer(1, done, 0, ""), call(1, ensure, in{New: "e"}), answer(1, done, 1, "e"),
+		}, true},
+		"two upserts create": {[]event{
+			call(1, upsert, in{New: "a"}), call(2, upsert, in{New: "b"}), answer(1, done, 1, ""), answer(2, done, 1, ""),
+		}, false},
+		"an upsert is lost": {[]event{
+			call(1, upsert, in{New: "a"}), answer(1, done, 1, ""), call(1, read, none), answer(1, done, 0, ""),
+		}, false},
+		"a patch of nothing": {[]event{
+			call(1, upsert, in{New: "a"}), answer(1, done, 1, ""), call(1, remove, none), answer(1, done, 0, ""),
+			call(2, patch, in{New: "b"}), answer(2, done, 2, ""),
+		}, false},
+		"a patch refused without need": {[]event{
+			call(1, upsert, in{New: "a"}), answer(1, done, 1, ""), call(2, patch, in{New: "b"}), answer(2, refused, 0, ""),
+		}, false},
+		"a removal undone": {[]event{
+			call(1, upsert, in{New: "a"}), answer(1, done, 1, ""), call(2, remove, none), answer(2, done, 0, ""),
+			call(1, read, none), answer(1, done, 1, "a"),
+		}, false},
+		"ensured twice": {[]event{
+			call(1, ensure, in{New: "a"}), call(2, ensure, in{New: "b"}), answer(1, done, 1, "a"), answer(2, done, 1, "b"),
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r history.Recorder
