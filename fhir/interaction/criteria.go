@@ -48,30 +48,51 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 }
 
 // key returns a key that equivalent criteria share regardless of their spelling.
-func (c *criteria) key() string {
-	parts := make([]string, len(c.query.Clauses))
-	for i := range c.query.Clauses {
-		k := &c.query.Clauses[i]
-		values := make([]string, len(k.Values))
-		for j, v := range k.Values {
-			if k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
-				v.Code = "" // only Text is compared
-			}
-			values[j] = fmt.Sprintf("%#v", v)
-		}
-		slices.Sort(values)
-		code, mod := k.Param.Code, k.Modifier
-		if mod == search.ModType { // the values contain the type
-			mod = search.NoModifier
-		}
-		if code == "subject" && len(k.Values) > 0 &&
-			!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
-			code = "patient"
-		}
-		parts[i] = fmt.Sprint(code, ":", mod, k.Missing, slices.Compact(values))
+func (c *criteria) key() string { return queryKey(c.query) }
+
+func queryKey(q *search.Query) string { return q.Type + "?" + clausesKey(q.Clauses) }
+
+func clausesKey(clauses []search.Clause) string {
+	parts := make([]string, len(clauses))
+	for i := range clauses {
+		parts[i] = clauseKey(&clauses[i])
 	}
 	slices.Sort(parts)
-	return c.query.Type + "?" + strings.Join(slices.Compact(parts), "&")
+	return strings.Join(slices.Compact(parts), "&")
+}
+
+func clauseKey(k *search.Clause) string {
+	values := make([]string, len(k.Values))
+	for j, v := range k.Values {
+		if k.Param != nil && k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
+			v.Code = "" // only Text is compared
+		}
+		values[j] = fmt.Sprintf("%#v", v)
+	}
+	slices.Sort(values)
+	code, mod := "", k.Modifier
+	if k.Param != nil {
+		code = k.Param.Code
+	}
+	if mod == search.ModType { // the values contain the type
+		mod = search.NoModifier
+	}
+	if code == "subject" && len(k.Values) > 0 &&
+		!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
+		code = "patient"
+	}
+	key := fmt.Sprint(code, ":", mod, k.Missing, k.Not, slices.Compact(values))
+	for i := range k.Joins {
+		reverse := ""
+		if p := k.Joins[i].Reverse; p != nil {
+			reverse = p.Code
+		}
+		key += "(" + reverse + ":" + queryKey(k.Joins[i].Query) + ")"
+	}
+	for _, list := range k.Any {
+		key += "[" + clausesKey(list) + "]"
+	}
+	return key
 }
 
 // locks returns the keys by which criteria are serialized. Criteria with the same
@@ -80,7 +101,7 @@ func (c *criteria) key() string {
 func (c *criteria) locks() []string {
 	for i := range c.query.Clauses {
 		k := &c.query.Clauses[i]
-		if k.Param.Code != "identifier" || k.Modifier != search.NoModifier {
+		if !identifies(k) {
 			continue
 		}
 		out := make([]string, len(k.Values))
@@ -115,8 +136,8 @@ func (c *criteria) guards() []string {
 
 // identifies reports whether a clause names identifiers of the resource by their values.
 func identifies(k *search.Clause) bool {
-	return k.Param.Code == "identifier" && k.Param.Type == search.TypeToken && k.Modifier == search.NoModifier &&
-		len(k.Values) > 0 && !slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.Code == "" })
+	return k.Param != nil && k.Param.Code == "identifier" && k.Param.Type == search.TypeToken &&
+		k.Modifier == search.NoModifier && len(k.Joins) == 0 && len(k.Any) == 0 && !k.Not && len(k.Values) > 0 && !slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.Code == "" })
 }
 
 // typeGuard returns the guard of the resources of a type, or of those of a patient.
