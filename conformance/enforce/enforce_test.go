@@ -249,7 +249,8 @@ func (r *run) history(tok *token, bearer, ref string, shown []int) error {
 // histories checks the histories of each type and of the system: of the resources of the
 // case, they show the versions that the token may see.
 func (r *run) histories(tok *token, bearer string) error {
-	readable := slices.DeleteFunc(slices.Clone(shared), func(t string) bool { return t == "AuditEvent" || !tok.may("r", t) })
+	readable := slices.DeleteFunc(slices.Clone(shared),
+		func(t string) bool { return t == "AuditEvent" || !tok.may("r", t) })
 	for _, typ := range append([]string{""}, shared...) {
 		path := "/" + strings.TrimPrefix(typ+"/_history", "/")
 		a := r.w.get(bearer, path+"?_count="+fmt.Sprint(20*r.tc.pageCount))
@@ -265,7 +266,8 @@ func (r *run) histories(tok *token, bearer string) error {
 		want := map[string]bool{}
 		for _, ref := range r.d.order {
 			for _, v := range r.d.all[ref] {
-				if t, _, _ := strings.Cut(ref, "/"); (typ == "" && t != "AuditEvent" || t == typ) && tok.sees(r.provisions, "r", v) {
+				if t, _, _ := strings.Cut(ref, "/"); (typ == "" && t != "AuditEvent" || t == typ) &&
+					tok.sees(r.provisions, "r", v) {
 					want[fmt.Sprint(ref, " ", v.number)] = true
 				}
 			}

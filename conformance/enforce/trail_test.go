@@ -148,7 +148,8 @@ func (a *answer) disclosures(method, path string) (out []disclosure) {
 	for line := range bytes.Lines(a.body) {
 		var x map[string]any
 		if json.Unmarshal(line, &x) == nil {
-			walk(x, a.json == nil || path == "_history" || !strings.Contains(strings.TrimSuffix(path, "/_history"), "/"), ref)
+			walk(x, a.json == nil || path == "_history" ||
+				!strings.Contains(strings.TrimSuffix(path, "/_history"), "/"), ref)
 		}
 	}
 	return out

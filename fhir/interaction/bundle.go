@@ -50,7 +50,7 @@ type target struct {
 
 func (t target) ref() fhir.Ref { return fhir.Ref{Type: t.typ, ID: t.id} }
 
-// Return is what the answer to a write contains (R4 http.html#return, Prefer: return=).
+// Return selects the content of the answer to a write (R4 http.html#return).
 type Return uint8
 
 const (
@@ -435,10 +435,12 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			h.Page = v
 		case "_format", "_pretty", "_summary", "_elements":
 		default:
-			return h, fhir.Errorf(fhir.Invalid, op, "this parameter is not supported; a history takes _count, _since, _at, _summary and _elements")
+			return h, fhir.Errorf(fhir.Invalid, op,
+				"this parameter is not supported; a history takes _count, _since, _at, _summary and _elements")
 		}
 		if err != nil {
-			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is invalid; _count is a number, _since an instant and _at a date or time")
+			return h, fhir.Errorf(fhir.Invalid, op,
+				"the value of a history parameter is invalid; _count is a number, _since an instant and _at a date or time")
 		}
 	}
 	return h, nil

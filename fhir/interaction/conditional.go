@@ -114,7 +114,7 @@ func (s *Service) conditionalUpdate(ctx context.Context, rq *Request, op, typ, r
 	return w, err
 }
 
-// conditionalPut is what a conditional update may write.
+// conditionalPut describes the resource of a conditional update.
 type conditionalPut struct {
 	typ    string
 	fresh  string // the id that the server assigns

@@ -24,7 +24,8 @@ func upsert(criteria, body string) act {
 
 func removeMatch(criteria string) act {
 	return func(s *interaction.Service) (interaction.Written, error) {
-		return s.ConditionalDelete(context.Background(), operator, "Organization", criteria, interaction.Preconditions{})
+		return s.ConditionalDelete(context.Background(), operator, "Organization", criteria,
+			interaction.Preconditions{})
 	}
 }
 
@@ -45,7 +46,8 @@ func patchOf(id string) act {
 }
 
 func organizationWith(id, identifier, name string) string {
-	return `{"resourceType":"Organization","id":"` + id + `","name":"` + name + `","identifier":[{"system":"urn:t","value":"` +
+	return `{"resourceType":"Organization","id":"` + id + `","name":"` + name +
+		`","identifier":[{"system":"urn:t","value":"` +
 		identifier + `"}]}`
 }
 
@@ -101,9 +103,11 @@ func TestConditionalGuards(t *testing.T) {
 		{name: "update after the match has gone", before: exists, overtaken: upsert(id7, one),
 			fast: remove("Organization", "a"), want: "* later", versioned: true},
 		{name: "update after the match matches no more", before: exists, overtaken: upsert(id7, one),
-			fast: put("Organization", "a", organizationWith("a", "8", "eight")), want: "* later, a eight", versioned: true},
+			fast: put("Organization", "a", organizationWith("a", "8", "eight")), want: "* later, a eight",
+			versioned: true},
 		{name: "create after a create", overtaken: post("Organization", one, id7), fast: exists, want: "a seven"},
-		{name: "create by name after a create", overtaken: post("Organization", one, name7), fast: exists, want: "a seven"},
+		{name: "create by name after a create", overtaken: post("Organization", one, name7), fast: exists,
+			want: "a seven"},
 		{name: "delete after a second match", before: exists, overtaken: removeMatch(id7), fast: other,
 			want: "a seven, b seven", kind: fhir.PreconditionFailed},
 		{name: "delete after the match matches no more", before: exists, overtaken: removeMatch(id7),
@@ -113,12 +117,15 @@ func TestConditionalGuards(t *testing.T) {
 		{name: "patch after the match has gone", before: exists, overtaken: patchMatch(id7),
 			fast: remove("Organization", "a"), want: "", kind: fhir.NotFound, versioned: true},
 		{name: "patch after an update", before: exists, overtaken: patchOf("a"),
-			fast: put("Organization", "a", strings.Replace(organizationWith("a", "7", "x"), `"name"`, `"alias":["x"],"name"`, 1)),
+			fast: put("Organization", "a",
+				strings.Replace(organizationWith("a", "7", "x"), `"name"`, `"alias":["x"],"name"`, 1)),
 			want: "a patched", versioned: true},
 		{name: "transaction with an update after a create", overtaken: transact(
-			`{"resource":` + one + `,"request":{"method":"PUT","url":"Organization?` + id7 + `"}}`), fast: exists, want: "a later"},
+			`{"resource":` + one + `,"request":{"method":"PUT","url":"Organization?` + id7 + `"}}`), fast: exists,
+			want: "a later"},
 		{name: "transaction with a reference after a second match", before: exists, overtaken: transact(
-			`{"resource":{"resourceType":"Organization","id":"c","name":"c","partOf":{"reference":"Organization?` + id7 +
+			`{"resource":{"resourceType":"Organization","id":"c","name":"c","partOf":{"reference":"Organization?` +
+				id7 +
 				`"}},"request":{"method":"PUT","url":"Organization/c"}}`), fast: other, want: "a seven, b seven",
 			kind: fhir.PreconditionFailed},
 	} {
@@ -138,7 +145,8 @@ func TestConditionalGuards(t *testing.T) {
 				}
 				_, err := test.overtaken(here)
 				got := organizations(t, mine.Store)
-				right := got == test.want && (err == nil) == (test.kind == 0) && (err == nil || fhir.KindOf(err) == test.kind)
+				right := got == test.want && (err == nil) == (test.kind == 0) &&
+					(err == nil || fhir.KindOf(err) == test.kind)
 				switch {
 				case mine.before != nil:
 					t.Error("the overtaken request has not committed")
@@ -164,7 +172,8 @@ func TestConcurrentConditionalUpdates(t *testing.T) {
 	for i := range n {
 		s := []*interaction.Service{here, there}[i%2]
 		wg.Go(func() {
-			if _, err := upsert("identifier=urn:t|7", strings.Replace(named, `"x"`, fmt.Sprintf(`"x%d"`, i), 1))(s); err != nil {
+			if _, err := upsert("identifier=urn:t|7",
+				strings.Replace(named, `"x"`, fmt.Sprintf(`"x%d"`, i), 1))(s); err != nil {
 				t.Error(err)
 			}
 		})
@@ -220,7 +229,8 @@ func TestPatchOfSample(t *testing.T) {
 		add(s.Patch(t.Context(), operator, ref, interaction.Patch{Body: []byte(
 			`[{"op":"replace","path":"/subject/reference","value":"Patient/ben"}]`)}, interaction.Preconditions{}))
 		add(s.ConditionalPatch(t.Context(), operator, "Observation", "status=amended", p, interaction.Preconditions{}))
-		w, err := s.ConditionalDelete(t.Context(), operator, "Observation", "status=amended", interaction.Preconditions{})
+		w, err := s.ConditionalDelete(t.Context(), operator, "Observation", "status=amended",
+			interaction.Preconditions{})
 		answers[i] += fmt.Sprintln(w.Resource.Ref() == ref, err)
 		for _, ref := range []fhir.Ref{ref, {Type: "Observation"}, {}} {
 			page, err := s.History(t.Context(), operator, ref, interaction.HistoryQuery{})
@@ -230,7 +240,8 @@ func TestPatchOfSample(t *testing.T) {
 			answers[i] += plain(string(page.Bytes())) + "\n"
 		}
 	}
-	if answers[0] != answers[1] || strings.Count(answers[0], `"value":60.1`) < 4 || !strings.HasPrefix(answers[0], "2 ") {
+	if answers[0] != answers[1] || strings.Count(answers[0], `"value":60.1`) < 4 ||
+		!strings.HasPrefix(answers[0], "2 ") {
 		t.Errorf("a sample:\n%s\na document:\n%s", answers[0], answers[1])
 	}
 }

@@ -137,7 +137,8 @@ func (c *criteria) guards() []string {
 // identifies reports whether a clause names identifiers of the resource by their values.
 func identifies(k *search.Clause) bool {
 	return k.Param != nil && k.Param.Code == "identifier" && k.Param.Type == search.TypeToken &&
-		k.Modifier == search.NoModifier && len(k.Joins) == 0 && len(k.Any) == 0 && !k.Not && len(k.Values) > 0 && !slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.Code == "" })
+		k.Modifier == search.NoModifier && len(k.Joins) == 0 && len(k.Any) == 0 && !k.Not && len(k.Values) > 0 &&
+		!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.Code == "" })
 }
 
 // typeGuard returns the guard of the resources of a type, or of those of a patient.

@@ -101,7 +101,8 @@ func remove(typ, id string) act {
 func transact(entries ...string) act {
 	return func(s *interaction.Service) (interaction.Written, error) {
 		p, err := s.Bundle(context.Background(), operator, []byte(
-			`{"resourceType":"Bundle","type":"transaction","entry":[`+strings.Join(entries, ",")+`]}`), interaction.ReturnMinimal)
+			`{"resourceType":"Bundle","type":"transaction","entry":[`+strings.Join(entries, ",")+`]}`),
+			interaction.ReturnMinimal)
 		if err != nil {
 			return interaction.Written{}, err
 		}

@@ -156,17 +156,9 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if !shown && before == 0 {
 		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
-	links := []link{{"self", self}}
-	if h.Page != "" {
-		links[0].url += "&__page=" + h.Page
-	}
-	if more {
-		p, err := s.sealer(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		links = append(links, link{"next",
-			self + "&__page=" + p.seal(bound, pagePoint{at, strconv.FormatUint(last, 10)})})
+	links, err := s.historyLinks(ctx, h, self, bound, pagePoint{at, strconv.FormatUint(last, 10)}, more)
+	if err != nil {
+		return nil, nil, err
 	}
 	total := int64(-1)
 	if !more && before == 0 {
@@ -178,6 +170,23 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	page.open(id, "history", s.Clock(), total, links)
 	return page, patients, nil
+}
+
+// historyLinks returns the self link of a page and, if there are more, the next link.
+func (s *Service) historyLinks(ctx context.Context, h HistoryQuery, self string, bound []byte, next pagePoint,
+	more bool) ([]link, error) {
+	links := []link{{"self", self}}
+	if h.Page != "" {
+		links[0].url += "&__page=" + h.Page
+	}
+	if !more {
+		return links, nil
+	}
+	p, err := s.sealer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(links, link{"next", self + "&__page=" + p.seal(bound, next)}), nil
 }
 
 // historyPage returns the snapshot of a page and the last version on the page

@@ -85,16 +85,9 @@ func (s *Service) historyOfMany(ctx context.Context, rq *Request, op, typ string
 	if err != nil {
 		return nil, nil, err
 	}
-	links := []link{{"self", self}}
-	if h.Page != "" {
-		links[0].url += "&__page=" + h.Page
-	}
-	if res.more {
-		p, err := s.sealer(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		links = append(links, link{"next", self + "&__page=" + p.seal(bound, pagePoint{point.at, res.last})})
+	links, err := s.historyLinks(ctx, h, self, bound, pagePoint{point.at, res.last}, res.more)
+	if err != nil {
+		return nil, nil, err
 	}
 	total := int64(-1)
 	if !res.more && h.Page == "" {

@@ -20,19 +20,22 @@ func TestJSONPatch(t *testing.T) {
 		{"A.2", `{"foo":["bar","baz"]}`, `[{"op":"add","path":"/foo/1","value":"qux"}]`, `{"foo":["bar","qux","baz"]}`},
 		{"A.3", `{"baz":"qux","foo":"bar"}`, `[{"op":"remove","path":"/baz"}]`, `{"foo":"bar"}`},
 		{"A.4", `{"foo":["bar","qux","baz"]}`, `[{"op":"remove","path":"/foo/1"}]`, `{"foo":["bar","baz"]}`},
-		{"A.5", `{"baz":"qux","foo":"bar"}`, `[{"op":"replace","path":"/baz","value":"boo"}]`, `{"baz":"boo","foo":"bar"}`},
+		{"A.5", `{"baz":"qux","foo":"bar"}`, `[{"op":"replace","path":"/baz","value":"boo"}]`,
+			`{"baz":"boo","foo":"bar"}`},
 		{"A.6", `{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}`,
 			`[{"op":"move","from":"/foo/waldo","path":"/qux/thud"}]`,
 			`{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}`},
 		{"A.7", `{"foo":["all","grass","cows","eat"]}`, `[{"op":"move","from":"/foo/1","path":"/foo/3"}]`,
 			`{"foo":["all","cows","eat","grass"]}`},
 		{"A.8", `{"baz":"qux","foo":["a",2,"c"]}`,
-			`[{"op":"test","path":"/baz","value":"qux"},{"op":"test","path":"/foo/1","value":2}]`, `{"baz":"qux","foo":["a",2,"c"]}`},
+			`[{"op":"test","path":"/baz","value":"qux"},{"op":"test","path":"/foo/1","value":2}]`,
+			`{"baz":"qux","foo":["a",2,"c"]}`},
 		{"A.10", `{"foo":"bar"}`, `[{"op":"add","path":"/child","value":{"grandchild":{}}}]`,
 			`{"foo":"bar","child":{"grandchild":{}}}`},
 		{"A.11", `{"foo":"bar"}`, `[{"op":"add","path":"/baz","value":"qux","xyz":123}]`, `{"foo":"bar","baz":"qux"}`},
 		{"A.14", `{"/":9,"~1":10}`, `[{"op":"test","path":"/~01","value":10}]`, `{"/":9,"~1":10}`},
-		{"A.16", `{"foo":["bar"]}`, `[{"op":"add","path":"/foo/-","value":["abc","def"]}]`, `{"foo":["bar",["abc","def"]]}`},
+		{"A.16", `{"foo":["bar"]}`, `[{"op":"add","path":"/foo/-","value":["abc","def"]}]`,
+			`{"foo":["bar",["abc","def"]]}`},
 		{"root", `{"a":1}`, `[{"op":"replace","path":"","value":{"b":2}}]`, `{"b":2}`},
 		{"root added", `{"a":1}`, `[{"op":"add","path":"","value":{"b":2}}]`, `{"b":2}`},
 		{"escape", `{"a/b":1}`, `[{"op":"replace","path":"/a~1b","value":2}]`, `{"a/b":2}`},
@@ -46,11 +49,13 @@ func TestJSONPatch(t *testing.T) {
 		{"a value is not shared", `{}`, `[{"op":"add","path":"/a","value":{}},{"op":"add","path":"/a/x","value":1}]`, `{"a":{"x":1}}`},
 		{"numbers keep their text", `{"v":60.10,"w":[1e2,0.0]}`, `[{"op":"add","path":"/x","value":1.500}]`,
 			`{"v":60.10,"w":[1e2,0.0],"x":1.500}`},
-		{"escapes keep their text", `{"v":"\u00e9\/"}`, `[{"op":"add","path":"/x","value":"\u00e9"}]`, `{"v":"\u00e9\/","x":"\u00e9"}`},
+		{"escapes keep their text", `{"v":"\u00e9\/"}`, `[{"op":"add","path":"/x","value":"\u00e9"}]`,
+			`{"v":"\u00e9\/","x":"\u00e9"}`},
 		{"equal numbers", `{"v":60.10}`, `[{"op":"test","path":"/v","value":6.01e1}]`, `{"v":60.10}`},
 		{"equal zeros", `{"v":-0.0}`, `[{"op":"test","path":"/v","value":0e5}]`, `{"v":-0.0}`},
 		{"equal strings", `{"v":"\u00e9"}`, `[{"op":"test","path":"/v","value":"é"}]`, `{"v":"\u00e9"}`},
-		{"equal objects", `{"v":{"a":1,"b":[true,null]}}`, `[{"op":"test","path":"/v","value":{"b":[true,null],"a":1.0}}]`,
+		{"equal objects", `{"v":{"a":1,"b":[true,null]}}`,
+			`[{"op":"test","path":"/v","value":{"b":[true,null],"a":1.0}}]`,
 			`{"v":{"a":1,"b":[true,null]}}`},
 		{"no operation", `{"a":1}`, `[]`, `{"a":1}`},
 		{"byte order mark", `{"a":1}`, "\xef\xbb\xbf[]", `{"a":1}`},
@@ -78,7 +83,8 @@ func TestRefused(t *testing.T) {
 		{fhir.Invalid, op(`7`)}, {fhir.Invalid, op(`{}`)}, {fhir.Invalid, op(`{"op":"` + canary + `","path":""}`)},
 		{fhir.Invalid, op(`{"op":7,"path":""}`)}, {fhir.Invalid, op(`{"op":"remove"}`)},
 		{fhir.Invalid, op(`{"op":"remove","path":7}`)}, {fhir.Invalid, op(`{"op":"remove","path":"` + canary + `"}`)},
-		{fhir.Invalid, op(`{"op":"remove","path":"/~2` + canary + `"}`)}, {fhir.Invalid, op(`{"op":"remove","path":"/~"}`)},
+		{fhir.Invalid, op(`{"op":"remove","path":"/~2` + canary + `"}`)},
+		{fhir.Invalid, op(`{"op":"remove","path":"/~"}`)},
 		{fhir.Invalid, op(`{"op":"add","path":"/a"}`)}, {fhir.Invalid, op(`{"op":"copy","path":"/x"}`)},
 		{fhir.Invalid, op(`{"op":"add","path":"/a","value":1,"op":"remove"}`)},
 		{fhir.Unprocessable, op(`{"op":"remove","path":"/` + canary + `"}`)},
@@ -104,7 +110,8 @@ func TestRefused(t *testing.T) {
 		{fhir.Unprocessable, op(`{"op":"replace","path":"","value":[]}`)},
 		{fhir.TooLarge, op(`{"op":"remove","path":"` + strings.Repeat("/a", 65) + `"}`)},
 		{fhir.TooLarge, op(`{"op":"remove","path":"/` + strings.Repeat("a", 5000) + `"}`)},
-		{fhir.Invalid, strings.Repeat("[", 1000)}, {fhir.Invalid, strings.Repeat("[", 1000) + strings.Repeat("]", 1000)},
+		{fhir.Invalid, strings.Repeat("[", 1000)},
+		{fhir.Invalid, strings.Repeat("[", 1000) + strings.Repeat("]", 1000)},
 	} {
 		got, err := JSON([]byte(doc), []byte(c.patch))
 		if err == nil || fhir.KindOf(err) != c.kind || got != nil {
@@ -114,7 +121,8 @@ func TestRefused(t *testing.T) {
 		if strings.Contains(err.Error(), canary) {
 			t.Errorf("%.120s: the error quotes the input: %v", c.patch, err)
 		}
-		if strings.HasPrefix(c.patch, `[{"op":"test","path":"/a/0","value":1},`) && !strings.Contains(err.Error(), "patched resource") &&
+		if strings.HasPrefix(c.patch, `[{"op":"test","path":"/a/0","value":1},`) &&
+			!strings.Contains(err.Error(), "patched resource") &&
 			!strings.Contains(err.Error(), "operation 2 of the patch") && !strings.Contains(c.patch, `"op":"remove"}`) {
 			t.Errorf("%.120s: the error does not name the operation: %v", c.patch, err)
 		}
@@ -139,8 +147,9 @@ func TestGrowthIsBounded(t *testing.T) {
 			return fmt.Sprintf(`{"op":"copy","from":"","path":"/c%d"}`, i)
 		})},
 		"copies over": {large, repeat(400, func(int) string { return `{"op":"copy","from":"/a","path":"/b"}` })},
-		"moves":       {large, repeat(400, func(int) string { return `{"op":"move","from":"/a","path":"/b"},{"op":"move","from":"/b","path":"/a"}` })},
-		"operations":  {doc, repeat(501, func(int) string { return `{"op":"add","path":"/b","value":1}` })},
+		"moves": {large, repeat(400,
+			func(int) string { return `{"op":"move","from":"/a","path":"/b"},{"op":"move","from":"/b","path":"/a"}` })},
+		"operations": {doc, repeat(501, func(int) string { return `{"op":"add","path":"/b","value":1}` })},
 	} {
 		got, err := JSON(c.doc, c.patch)
 		if err == nil || fhir.KindOf(err) != fhir.TooLarge {
@@ -149,7 +158,10 @@ func TestGrowthIsBounded(t *testing.T) {
 	}
 	// Ordinary patches of large resources are not refused.
 	many := []byte(`{"a":[` + strings.Repeat(`{"v":1},`, 100_000) + `1]}`)
-	if _, err := JSON(many, repeat(500, func(i int) string { return fmt.Sprintf(`{"op":"remove","path":"/a/%d"}`, i) })); err != nil {
+	if _, err := JSON(many, repeat(500, func(i int) string {
+		return fmt.Sprintf(`{"op":"remove","path":"/a/%d"}`,
+			i)
+	})); err != nil {
 		t.Error(err)
 	}
 }
@@ -161,7 +173,8 @@ func TestFromBinary(t *testing.T) {
 		t.Errorf("%s %v", got, err)
 	}
 	for want, body := range map[fhir.Kind]string{
-		fhir.Invalid:     `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` + canary + `!"}`,
+		fhir.Invalid: `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` + canary +
+			`!"}`,
 		fhir.Unsupported: `{"resourceType":"Binary","contentType":"` + canary + `","data":"W10="}`,
 	} {
 		if _, err := FromBinary([]byte(body)); fhir.KindOf(err) != want || strings.Contains(err.Error(), canary) {
@@ -204,12 +217,14 @@ func TestJSONPatchAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		doc := map[string]any{"a": value(t, 0), "b": value(t, 0)}
 		pointer := func(what string) string {
-			return rapid.SampledFrom([]string{"", "/a", "/b", "/a/a", "/a/b", "/a/0", "/a/1", "/a/-", "/b/a/0", "/b/0/a", "/~0",
+			return rapid.SampledFrom([]string{"", "/a", "/b", "/a/a", "/a/b", "/a/0", "/a/1", "/a/-", "/b/a/0",
+				"/b/0/a", "/~0",
 				"/a/~1", "/b/0", "/a/0/0"}).Draw(t, what)
 		}
 		var list []map[string]any
 		for range rapid.IntRange(1, 4).Draw(t, "operations") {
-			o := map[string]any{"op": rapid.SampledFrom([]string{"add", "remove", "replace", "move", "copy", "test"}).Draw(t, "op"),
+			o := map[string]any{"op": rapid.SampledFrom([]string{"add", "remove", "replace", "move", "copy",
+				"test"}).Draw(t, "op"),
 				"path": pointer("path"), "from": pointer("from"), "value": value(t, 1)}
 			list = append(list, o)
 		}

@@ -103,7 +103,8 @@ func TestConditionsSeeWhatTheCallerSees(t *testing.T) {
 			if id != "" {
 				id = `"id":"` + id + `",`
 			}
-			return `{"resourceType":"Device",` + id + `"identifier":[{"system":"urn:t","value":"7"}],"patient":{"reference":"Patient/` +
+			return `{"resourceType":"Device",` + id +
+				`"identifier":[{"system":"urn:t","value":"7"}],"patient":{"reference":"Patient/` +
 				patient + `"}}`
 		}
 		w.put("Patient/hid", `{"resourceType":"Patient","id":"hid"}`, 201)
@@ -115,8 +116,9 @@ func TestConditionsSeeWhatTheCallerSees(t *testing.T) {
 		a := w.want(201, "all", "PUT", url, device("", "p1"), "X-Request-Id", "created")
 		id := fmt.Sprint(a.json["id"])
 		w.want(200, "all", "PUT", url, device("", "p1"), "X-Request-Id", "updated")
-		w.want(200, "all", "PATCH", url, `[{"op":"add","path":"/lotNumber","value":"1"}]`, append(jsonPatch, "X-Request-Id",
-			"patched")...)
+		w.want(200, "all", "PATCH", url, `[{"op":"add","path":"/lotNumber","value":"1"}]`,
+			append(jsonPatch, "X-Request-Id",
+				"patched")...)
 		w.want(204, "all", "DELETE", url, "", "X-Request-Id", "deleted")
 		for request, has := range map[string][]string{
 			"created": {`"code":"create"`, `"code":"search-type"`},
@@ -178,7 +180,8 @@ func TestConditionalRead(t *testing.T) {
 		}
 		a = w.want(200, "all", "POST", "", bundle("batch", conditional(`"ifNoneMatch":"W/\"1\""`),
 			conditional(`"ifNoneMatch":"W/\"2\"","ifModifiedSince":"2100-01-01T00:00:00Z"`),
-			conditional(`"ifModifiedSince":"2100-01-01T00:00:00Z"`), conditional(`"ifModifiedSince":"2001-01-01T00:00:00Z"`)))
+			conditional(`"ifModifiedSince":"2100-01-01T00:00:00Z"`),
+			conditional(`"ifModifiedSince":"2001-01-01T00:00:00Z"`)))
 		if got := statuses(a); fmt.Sprint(got) != "[304 Not Modified 200 OK 304 Not Modified 200 OK]" {
 			t.Errorf("in a batch: %v", got)
 		}
@@ -223,7 +226,7 @@ func TestConditionsInTransaction(t *testing.T) {
 			!strings.Contains(evs, "Organization/o1/_history/1") {
 			t.Errorf("the criteria are not recorded: %s", evs)
 		}
-		// What fails, fails alone and writes nothing.
+		// A transaction that fails writes nothing.
 		for name, c := range map[string]struct {
 			status  int
 			entries []string
@@ -241,8 +244,9 @@ func TestConditionsInTransaction(t *testing.T) {
 				entry("", "PATCH", "Organization?_id=o1", binary("[]"))}},
 			"the same criteria twice": {400, []string{entry("", "PUT", criteria+"8", organization("", "8", "x")),
 				entry("", "PUT", criteria+"8", organization("", "8", "x"))}},
-			"an update of what is created": {400, []string{entry("", "POST", "Organization", organization("", "8", "x")),
-				entry("", "PUT", criteria+"8", organization("", "8", "x"))}},
+			"an update of what is created": {400,
+				[]string{entry("", "POST", "Organization", organization("", "8", "x")),
+					entry("", "PUT", criteria+"8", organization("", "8", "x"))}},
 			"a patch of nothing":   {404, []string{entry("", "PATCH", criteria+"9", binary("[]"))}},
 			"a delete without any": {412, []string{entry("", "DELETE", "Organization?_count=1", "")}},
 			"another id":           {400, []string{entry("", "PUT", criteria+"1", organization("other", "1", "x"))}},
@@ -256,7 +260,8 @@ func TestConditionsInTransaction(t *testing.T) {
 		}
 		// The same verbs in a batch.
 		a = w.want(200, "all", "POST", "", bundle("batch",
-			entry("", "PUT", criteria+"7", organization("", "7", "x")), entry("", "PUT", criteria+"7", organization("", "7", "y")),
+			entry("", "PUT", criteria+"7", organization("", "7", "x")),
+			entry("", "PUT", criteria+"7", organization("", "7", "y")),
 			entry("", "PATCH", criteria+"7", binary(`[{"op":"replace","path":"/name","value":"z"}]`)),
 			entry("", "DELETE", criteria+"7", ""), entry("", "DELETE", criteria+"7", ""),
 			entry("", "PATCH", criteria+"7", binary("[]")), entry("", "GET", "Organization/_history?_count=1", ""),
@@ -286,7 +291,8 @@ func TestPrefer(t *testing.T) {
 			} {
 				a := w.do("all", c.method, c.path, c.body, append(c.header, "Prefer", "return="+value)...)
 				typ, _ := a.json["resourceType"].(string)
-				if a.status >= 300 || typ != prefer || a.header.Get("ETag") == "" || a.header.Get("Last-Modified") == "" ||
+				if a.status >= 300 || typ != prefer || a.header.Get("ETag") == "" ||
+					a.header.Get("Last-Modified") == "" ||
 					!strings.Contains(a.header.Get("Location"), "/_history/") {
 					t.Errorf("%s %s, return=%s: %d %v %s", c.method, c.path, value, a.status, a.header, a.body)
 				}
@@ -297,7 +303,8 @@ func TestPrefer(t *testing.T) {
 				entries := a.json["entry"].([]any)
 				one := entries[0].(map[string]any)
 				response := one["response"].(map[string]any)
-				if (one["resource"] != nil) != (prefer == "Observation") || (response["outcome"] != nil) != (prefer == "OperationOutcome") ||
+				if (one["resource"] != nil) != (prefer == "Observation") ||
+					(response["outcome"] != nil) != (prefer == "OperationOutcome") ||
 					response["etag"] == nil || response["lastModified"] == nil || response["location"] == nil {
 					t.Errorf("%s, return=%s: %v", typ, value, one)
 				}

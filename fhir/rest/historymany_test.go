@@ -53,8 +53,10 @@ func TestHistoryOfTypeAndSystem(t *testing.T) {
 			client, path string
 			want         []string
 		}
-		observations := []string{"Observation/b DELETE 2", "Observation/a PUT 2", "Observation/b PUT 1", "Observation/a PUT 1"}
-		system := []string{"Observation/b DELETE 2", "Organization/o PUT 1", "Observation/a PUT 2", "Observation/b PUT 1",
+		observations := []string{"Observation/b DELETE 2", "Observation/a PUT 2", "Observation/b PUT 1",
+			"Observation/a PUT 1"}
+		system := []string{"Observation/b DELETE 2", "Organization/o PUT 1", "Observation/a PUT 2",
+			"Observation/b PUT 1",
 			"Observation/a PUT 1", "Patient/p2 PUT 1", "Patient/p1 PUT 1"}
 		for _, c := range []one{
 			{"all", typeURL, observations}, {"all", systemURL, system}, {"reader", systemURL, observations},
@@ -118,8 +120,9 @@ func TestHistoryOfTypeAndSystem(t *testing.T) {
 			}
 		}
 		events := w.want(200, "all", "GET", "/AuditEvent/_history?_count=5", "", "X-Request-Id", "looked").versions()
-		if len(events) != 5 || !strings.HasPrefix(events[0], "AuditEvent/") || strings.Contains(fmt.Sprint(w.pages("all", systemURL)),
-			"AuditEvent") {
+		if len(events) != 5 || !strings.HasPrefix(events[0], "AuditEvent/") ||
+			strings.Contains(fmt.Sprint(w.pages("all", systemURL)),
+				"AuditEvent") {
 			t.Errorf("events: %v", events)
 		}
 		if got := w.recordedOf("looked"); !strings.Contains(got, `"110101"`) {

@@ -74,18 +74,22 @@ func TestPatch(t *testing.T) {
 				t.Errorf("%.80s, %v: %d, want %d: %.300s", c.patch, c.header, a.status, c.status, a.body)
 			}
 		}
-		// What the store says of a version is not changed.
-		a = w.want(200, "all", "PATCH", "/Observation/o", set("/meta", `{"versionId":"77","lastUpdated":"2001-01-01T00:00:00Z","tag":[{"code":"t"}]}`),
+		// A patch does not change the version facts of the store.
+		a = w.want(200, "all", "PATCH", "/Observation/o",
+			set("/meta", `{"versionId":"77","lastUpdated":"2001-01-01T00:00:00Z","tag":[{"code":"t"}]}`),
 			jsonPatch...)
 		meta, _ := a.json["meta"].(map[string]any)
-		if meta["versionId"] != "4" || strings.HasPrefix(fmt.Sprint(meta["lastUpdated"]), "2001") || meta["tag"] == nil {
+		if meta["versionId"] != "4" || strings.HasPrefix(fmt.Sprint(meta["lastUpdated"]), "2001") ||
+			meta["tag"] == nil {
 			t.Errorf("meta %v", meta)
 		}
-		for _, header := range [][]string{{"Content-Type", "application/json"}, {"Content-Type", "application/merge-patch+json"},
+		for _, header := range [][]string{{"Content-Type", "application/json"},
+			{"Content-Type", "application/merge-patch+json"},
 			{"Content-Type", "text/" + canary}, {"Content-Type", "application/fhir+json; fhirVersion=3.0"},
 			{"Content-Type", "application/json-patch+json; charset=latin1"}} {
 			a := w.want(415, "all", "PATCH", "/Observation/o", "[]", header...)
-			if !strings.Contains(string(a.body), "application/json-patch+json") && !strings.Contains(header[1], "charset") ||
+			if !strings.Contains(string(a.body), "application/json-patch+json") &&
+				!strings.Contains(header[1], "charset") ||
 				a.header.Get("Accept-Patch") != "application/json-patch+json, application/fhir+json" {
 				t.Errorf("%v: %v %s", header, a.header, a.body)
 			}
@@ -112,8 +116,10 @@ func TestPatchIsHiddenLikeAnUpdate(t *testing.T) {
 			for _, body := range []string{"[]", `[{"op":"test","path":"/status","value":"final"}]`, `[{"op":"x"}]`} {
 				hidden := w.do("all", "PATCH", fmt.Sprintf(path, "h"), body, jsonPatch...)
 				absent := w.do("all", "PATCH", fmt.Sprintf(path, "n"), body, jsonPatch...)
-				if hidden.status != absent.status || string(hidden.body) != string(absent.body) || hidden.status != 404 {
-					t.Errorf("%s %s: %d %s, absent %d %s", path, body, hidden.status, hidden.body, absent.status, absent.body)
+				if hidden.status != absent.status || string(hidden.body) != string(absent.body) ||
+					hidden.status != 404 {
+					t.Errorf("%s %s: %d %s, absent %d %s", path, body, hidden.status, hidden.body, absent.status,
+						absent.body)
 				}
 			}
 		}
@@ -148,7 +154,8 @@ func TestPatchInBundle(t *testing.T) {
 				entry("", "PATCH", "Observation/other", fhirPathPatch("Observation.status", "corrected")),
 				entry("", "GET", "Observation/o", "")))
 			if got := statuses(a); fmt.Sprint(got) != "[200 OK 200 OK 200 OK]" ||
-				strings.Count(string(a.body), `"status":"amended"`) != 2 || !strings.Contains(string(a.body), `"status":"corrected"`) {
+				strings.Count(string(a.body), `"status":"amended"`) != 2 ||
+				!strings.Contains(string(a.body), `"status":"corrected"`) {
 				t.Errorf("%s: %v %s", typ, got, a.body)
 			}
 		}
@@ -164,7 +171,8 @@ func TestPatchInBundle(t *testing.T) {
 			before := w.want(200, "all", "GET", "/Observation/other", "").header.Get("ETag")
 			a = w.do("all", "POST", "", bundle("transaction", entry("", "PUT", "Observation/other",
 				observation("other", "p1", "vital-signs", 61)), entry("", "PATCH", "Observation/o", resource)))
-			if fmt.Sprint(a.status) != want || w.want(200, "all", "GET", "/Observation/other", "").header.Get("ETag") != before {
+			if fmt.Sprint(a.status) != want ||
+				w.want(200, "all", "GET", "/Observation/other", "").header.Get("ETag") != before {
 				t.Errorf("a transaction with %s: %d, want %s and nothing written", resource, a.status, want)
 			}
 		}
@@ -175,7 +183,8 @@ func TestPatchInBundle(t *testing.T) {
 			entry("", "PATCH", "Observation/o", binary(
 				`[{"op":"add","path":"/device","value":{"reference":"urn:uuid:7d2ae1ae-0000-4000-8000-000000000001"}}]`))))
 		device := a.ids()[0]
-		if !strings.HasPrefix(device, "Device/") || !strings.Contains(string(a.body), `"device":{"reference":"`+device+`"}`) {
+		if !strings.HasPrefix(device, "Device/") ||
+			!strings.Contains(string(a.body), `"device":{"reference":"`+device+`"}`) {
 			t.Errorf("%s", a.body)
 		}
 	})

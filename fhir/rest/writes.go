@@ -55,7 +55,8 @@ func (s *Server) update(c *gin.Context) {
 	if ref := refOf(c); ref.ID != "" {
 		w, err = s.Service.Update(c.Request.Context(), requestOf(c), ref, body, pre)
 	} else {
-		w, err = s.Service.ConditionalUpdate(c.Request.Context(), requestOf(c), ref.Type, c.Request.URL.RawQuery, body, pre)
+		w, err = s.Service.ConditionalUpdate(c.Request.Context(), requestOf(c), ref.Type, c.Request.URL.RawQuery,
+			body, pre)
 	}
 	s.written(c, w, err)
 }

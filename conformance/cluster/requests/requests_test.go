@@ -105,7 +105,8 @@ func (w *world) crash(r *rand.Rand) {
 	l := w.life.Load()
 	l.mu.Lock()
 	l.over = true
-	left := l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: rand.New(rand.NewPCG(r.Uint64(), 0))})
+	left := l.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101),
+		RNG: rand.New(rand.NewPCG(r.Uint64(), 0))})
 	l.mu.Unlock()
 	w.start(left)
 	if err := l.db.Close(); err != nil {
@@ -158,7 +159,8 @@ func request(s *interaction.Service, kind history.Kind, key, value string) (out 
 			interaction.Preconditions{})
 	case history.Patch:
 		w, err = s.ConditionalPatch(ctx, operator, "Organization", criteria, interaction.Patch{
-			Body: fmt.Appendf(nil, `[{"op":"replace","path":"/name","value":"%s"}]`, value)}, interaction.Preconditions{})
+			Body: fmt.Appendf(nil, `[{"op":"replace","path":"/name","value":"%s"}]`, value)},
+			interaction.Preconditions{})
 	case history.Remove:
 		_, err = s.ConditionalDelete(ctx, operator, "Organization", criteria, interaction.Preconditions{})
 		if err == nil {
@@ -226,7 +228,8 @@ func TestConditionalRequests(t *testing.T) {
 			var work sync.WaitGroup
 			due := make(chan struct{}, crashes)
 			for n := range clients {
-				c := &client{world: w, number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), recorder: &r, marker: &marker}
+				c := &client{world: w, number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), recorder: &r,
+					marker: &marker}
 				work.Go(func() {
 					for range steps {
 						c.do(c.random.IntN(2), kinds[c.random.IntN(len(kinds))], fmt.Sprint("key", c.random.IntN(keys)))
@@ -291,7 +294,8 @@ func (s *interposed) Commit(ctx context.Context, b *store.Batch) (store.Result, 
 		}
 	}
 	if s.forgets && len(b.Writes) > 0 && b.Writes[0].Resource.Type == "Organization" {
-		return store.Result{Seq: s.LastSeq(), Outcomes: []store.Outcome{{Version: 1, JSON: b.Writes[0].Resource.JSON}}}, nil
+		return store.Result{Seq: s.LastSeq(),
+			Outcomes: []store.Outcome{{Version: 1, JSON: b.Writes[0].Resource.JSON}}}, nil
 	}
 	return s.Store.Commit(ctx, b)
 }
@@ -307,10 +311,13 @@ func TestControls(t *testing.T) {
 		fast   history.Kind   // that overtakes; 0 for none
 		then   []history.Kind
 	}{
-		"upserts without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Upsert, history.Upsert, nil},
-		"create and upsert without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Ensure, history.Upsert,
+		"upserts without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Upsert, history.Upsert,
 			nil},
-		"upsert and create without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Upsert, history.Ensure,
+		"create and upsert without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Ensure,
+			history.Upsert,
+			nil},
+		"upsert and create without guards": {func(s *interposed) { s.unguarded = true }, nil, history.Upsert,
+			history.Ensure,
 			nil},
 		"a patch of another version": {func(s *interposed) { s.blind, s.unguarded = true, true },
 			[]history.Kind{history.Upsert}, history.Patch, history.Remove, nil},

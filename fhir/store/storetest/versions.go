@@ -64,11 +64,14 @@ func testVersionsOfMany(t *testing.T, s store.Store) {
 	w := every(pulse("d1"), noon, 3, 60)
 	ids := idsOf(w)
 	r3 := sampled(t, s, w)
-	commit(t, s, put("Observation", ids[1], `"status":"amended","code":{"text":"x"},"subject":{"reference":"Patient/p1"}`))
+	commit(t, s, put("Observation", ids[1],
+		`"status":"amended","code":{"text":"x"},"subject":{"reference":"Patient/p1"}`))
 	r5 := commit(t, s, remove("Observation", ids[1]), remove("Device", "d"))
-	observations := []string{"Observation/" + ids[1] + " 3", "Observation/" + ids[1] + " 2", "Observation/" + ids[0] + " 1",
+	observations := []string{"Observation/" + ids[1] + " 3", "Observation/" + ids[1] + " 2",
+		"Observation/" + ids[0] + " 1",
 		"Observation/" + ids[1] + " 1", "Observation/" + ids[2] + " 1"}
-	everything := []string{observations[0], "Device/d 2", observations[1], observations[2], observations[3], observations[4],
+	everything := []string{observations[0], "Device/d 2", observations[1], observations[2], observations[3],
+		observations[4],
 		"Patient/p1 2", "Patient/p2 1", "Patient/p1 1", "Device/d 1"}
 	types := []string{"Device", "Observation", "Organization", "Patient"}
 	at := func(r store.Result) time.Time { return updatedAt(t, s, r) }
@@ -85,23 +88,28 @@ func testVersionsOfMany(t *testing.T, s store.Store) {
 		"of a patient": {store.VersionRange{Types: types, Patient: "p1",
 			Filter: granted(access.Rule{Type: "*", May: access.Read, Patient: "p1"})},
 			slices.DeleteFunc(slices.Clone(everything), func(v string) bool { return v == "Patient/p2 1" })},
-		"filtered":   {store.VersionRange{Types: types, Filter: granted(access.Rule{Type: "Device", May: access.Read})}, []string{"Device/d 2", "Device/d 1"}},
+		"filtered": {store.VersionRange{Types: types,
+			Filter: granted(access.Rule{Type: "Device", May: access.Read})}, []string{"Device/d 2", "Device/d 1"}},
 		"denied":     {store.VersionRange{Types: types}, nil},
 		"since":      {store.VersionRange{Types: types, Filter: all, Since: at(r3)}, everything[:6]},
 		"since then": {store.VersionRange{Types: types, Filter: all, Since: at(r3).Add(1)}, everything[:3]},
-		"current at an instant": {store.VersionRange{Types: types, Filter: all, From: at(r3), To: at(r3).Add(time.Millisecond)},
+		"current at an instant": {store.VersionRange{Types: types, Filter: all, From: at(r3),
+			To: at(r3).Add(time.Millisecond)},
 			slices.Concat(everything[3:8], everything[9:])},
-		"current until the deletion": {store.VersionRange{Types: types, Filter: all, From: at(r1), To: at(r5)}, everything[2:]},
+		"current until the deletion": {store.VersionRange{Types: types, Filter: all, From: at(r1), To: at(r5)},
+			everything[2:]},
 		"current after the deletion": {store.VersionRange{Types: types, Filter: all, From: at(r5).Add(time.Millisecond),
 			To: at(r5).Add(time.Hour)}, []string{observations[2], observations[4], everything[6], everything[7]}},
 		"current then, at an earlier snapshot": {store.VersionRange{Types: types, Filter: all, At: r3.Seq,
-			From: at(r5).Add(time.Millisecond), To: at(r5).Add(time.Hour)}, slices.Concat(everything[3:8], everything[9:])},
+			From: at(r5).Add(time.Millisecond), To: at(r5).Add(time.Hour)},
+			slices.Concat(everything[3:8], everything[9:])},
 	} {
 		for _, rows := range []int{0, 1, 2, 100} {
 			for _, stopAt := range []int{0, 1, 3} {
 				got, err := versionsOf(s, c.r, rows, stopAt)
 				if err != nil || !slices.Equal(briefly(got), c.want) {
-					t.Errorf("%s, %d rows, stopped after %d: %v, want %v: %v", name, rows, stopAt, briefly(got), c.want, err)
+					t.Errorf("%s, %d rows, stopped after %d: %v, want %v: %v", name, rows, stopAt, briefly(got),
+						c.want, err)
 				}
 			}
 		}
@@ -162,7 +170,8 @@ func (pr *pair) versions() {
 	if err != nil {
 		list = append(list, fmt.Sprintf("kind %d", fhir.KindOf(err)))
 	}
-	pr.same(fmt.Sprintf("%s, in steps of %d rows and %d versions", what, rows, stopAt), got[1], strings.Join(list, "\n"))
+	pr.same(fmt.Sprintf("%s, in steps of %d rows and %d versions", what, rows, stopAt), got[1],
+		strings.Join(list, "\n"))
 }
 
 // readFilter returns a filter of a random grant for reads.

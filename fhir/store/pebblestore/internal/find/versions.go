@@ -49,12 +49,12 @@ type versionSource struct {
 	row    rows.Updates
 }
 
-// versionPos is the position of a version: the n-th entry of a commit and, in a run of
-// samples, the id.
+// versionPos is the position of a version: the number of its entry in a commit and, in a run
+// of samples, the id.
 type versionPos struct {
-	seq store.Seq
-	n   uint32
-	id  string
+	seq    store.Seq
+	number uint32
+	id     string
 }
 
 // firstEvent is added to the number of an AuditEvent in its commit, so that it is not that
@@ -65,7 +65,7 @@ const posVersion = 'v'
 
 func (p *versionPos) encode() string {
 	b := keys.AppendUint64([]byte{posVersion}, uint64(p.seq))
-	b = append(binary.BigEndian.AppendUint32(b, p.n), p.id...)
+	b = append(binary.BigEndian.AppendUint32(b, p.number), p.id...)
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -80,10 +80,10 @@ func decodeVersionPos(op, s string) (p versionPos, err error) {
 	return versionPos{store.Seq(binary.BigEndian.Uint64(b[1:])), binary.BigEndian.Uint32(b[9:]), string(b[13:])}, nil
 }
 
-// before reports whether the entry n of the commit seq comes before p. The entries of a
+// passed reports whether the entry with a number in a commit comes before p. The entries of a
 // commit are in the order in which they were written.
-func (p *versionPos) passed(seq store.Seq, n uint32) bool {
-	return p.seq != 0 && (seq > p.seq || seq == p.seq && n < p.n)
+func (p *versionPos) passed(seq store.Seq, number uint32) bool {
+	return p.seq != 0 && (seq > p.seq || seq == p.seq && number < p.number)
 }
 
 // Versions implements store.Store at a snapshot.
@@ -177,9 +177,9 @@ func (s *versionSource) decode(ok bool) (err error) {
 
 // versionEntry is one entry of a commit: an L row by its number, or an AuditEvent.
 type versionEntry struct {
-	n     uint32
-	typ   string
-	event keys.Row
+	number uint32
+	typ    string
+	event  keys.Row
 }
 
 // walk walks the commits. It returns true if it has looked at as many rows as it may.
@@ -207,10 +207,10 @@ func (v *versions) walk(after versionPos) (more bool, err error) {
 		}
 		for i := range entries {
 			e := &entries[i]
-			if after.passed(seq, e.n) {
+			if after.passed(seq, e.number) {
 				continue
 			}
-			id, goes := "", after.seq == seq && after.n == e.n
+			id, goes := "", after.seq == seq && after.number == e.number
 			if goes {
 				id = after.id
 			}
@@ -224,7 +224,7 @@ func (v *versions) walk(after versionPos) (more bool, err error) {
 	}
 }
 
-// step results of an entry.
+// verdict says how a walk continues after an entry.
 type verdict uint8
 
 const (
@@ -247,7 +247,7 @@ func (v *versions) entries(seq store.Seq) (out []versionEntry, err error) {
 					return nil, err
 				}
 				for i, r := range events {
-					out = append(out, versionEntry{n: firstEvent + uint32(i), typ: s.typ, event: r})
+					out = append(out, versionEntry{number: firstEvent + uint32(i), typ: s.typ, event: r})
 				}
 			} else {
 				ns, err := s.row.Changes()
@@ -255,7 +255,7 @@ func (v *versions) entries(seq store.Seq) (out []versionEntry, err error) {
 					return nil, err
 				}
 				for _, n := range ns {
-					out = append(out, versionEntry{n: n, typ: s.typ})
+					out = append(out, versionEntry{number: n, typ: s.typ})
 				}
 			}
 			if err := s.decode(s.it.Prev()); err != nil {
@@ -263,7 +263,7 @@ func (v *versions) entries(seq store.Seq) (out []versionEntry, err error) {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b versionEntry) int { return cmp.Compare(a.n, b.n) })
+	slices.SortFunc(out, func(a, b versionEntry) int { return cmp.Compare(a.number, b.number) })
 	return out, nil
 }
 
@@ -271,7 +271,7 @@ func (v *versions) entries(seq store.Seq) (out []versionEntry, err error) {
 func (v *versions) entry(seq store.Seq, e *versionEntry, after string) (verdict, error) {
 	r := e.event
 	if e.typ != "AuditEvent" {
-		k := keys.ChangeKey(seq, e.n)
+		k := keys.ChangeKey(seq, e.number)
 		if !v.changes.SeekGE(k) || !bytes.Equal(v.changes.Key(), k) {
 			return stopDone, errors.Join(v.changes.Error(), fault.ErrRow)
 		}
@@ -281,7 +281,7 @@ func (v *versions) entry(seq store.Seq, e *versionEntry, after string) (verdict,
 			if err != nil {
 				return stopDone, err
 			}
-			return v.samples(versionPos{seq, e.n, after}, &c)
+			return v.samples(versionPos{seq, e.number, after}, &c)
 		}
 		c, err := rows.DecodeChange(raw)
 		if err != nil {
@@ -296,7 +296,7 @@ func (v *versions) entry(seq store.Seq, e *versionEntry, after string) (verdict,
 	if err != nil {
 		return stopDone, err
 	}
-	return v.version(versionPos{seq, e.n, r.ID}, m)
+	return v.version(versionPos{seq, e.number, r.ID}, m)
 }
 
 // samples emits the samples that a commit wrote of a series, after a position.
