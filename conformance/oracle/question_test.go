@@ -29,7 +29,13 @@ func (p *pair) question() {
 		c := p.client()
 		a := p.ask(&request{client: c, method: "GET",
 			url: "/Observation/" + p.id() + "/_history" +
-				p.pick("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
+				p.pick("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z", "?_at=2026-11-02T09:00:00Z")})
+		p.pages(c, a, 4)
+	case 11:
+		c := p.client()
+		a := p.ask(&request{client: c, method: "GET", url: p.pick("/Observation", "/Observation", "/Device", "") +
+			"/_history?_count=" + p.pick("1", "3", "20") +
+			p.pick("", "", "&_since=2026-11-02T09:00:00Z", "&_at=2026-11-02T09:00:00Z", "&_at=2026-11")})
 		p.pages(c, a, 4)
 	case 4:
 		if len(p.links) > 0 {
@@ -361,11 +367,20 @@ func (p *pair) write() {
 	if p.oneIn(6) {
 		r.header = append(r.header, "Prefer", p.pick("return=minimal", "return=OperationOutcome"))
 	}
-	switch p.n(6) {
+	if p.oneIn(6) {
+		r.url = "/Observation?_id=" + id
+	}
+	switch p.n(8) {
 	case 0, 1:
 		r.method = "DELETE"
 	case 2, 3, 4:
 		r.method, r.body = "PUT", p.edited(id)
+	case 5, 6:
+		r.method, r.header = "PATCH", append(r.header, "Content-Type", "application/json-patch+json")
+		r.body = p.pick(`[{"op":"replace","path":"/status","value":"amended"}]`,
+			`[{"op":"test","path":"/valueQuantity/value","value":61},{"op":"remove","path":"/device"}]`,
+			`[{"op":"add","path":"/note","value":[{"text":"x"}]},{"op":"move","from":"/note","path":"/category"}]`,
+			`[{"op":"replace","path":"/valueQuantity/value","value":61.50}]`)
 	default:
 		r.method, r.url, r.body = "POST", "/Observation", p.edited(id)
 		if p.oneIn(2) {

@@ -30,8 +30,8 @@ func versionsOf(s store.Store, r store.VersionRange, rows int, stopAt int) (out 
 			if f.Resource.Deleted {
 				deleted = " deleted"
 			}
-			out = append(out, fmt.Sprintf("%s %d%s %v %s %s", f.Resource.Ref(), f.Resource.Version, deleted,
-				f.Resource.LastUpdated, f.Facts.Patient, f.Resource.JSON))
+			out = append(out, fmt.Sprintf("%s %d%s %v %s %s %s", f.Resource.Ref(), f.Resource.Version, deleted,
+				f.Resource.LastUpdated, f.Facts.Patient, f.Pos, f.Resource.JSON))
 			return true
 		})
 		switch {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -49,12 +49,10 @@ type versionSource struct {
 	row    rows.Updates
 }
 
-// versionPos is the position of a version: the number of its entry in a commit and, in a run
-// of samples, the id.
+// versionPos is the position of a version: the resource that a commit wrote.
 type versionPos struct {
-	seq    store.Seq
-	number uint32
-	id     string
+	seq     store.Seq
+	typ, id string
 }
 
 // firstEvent is added to the number of an AuditEvent in its commit, so that it is not that
@@ -64,9 +62,8 @@ const firstEvent = 1 << 31
 const posVersion = 'v'
 
 func (p *versionPos) encode() string {
-	b := keys.AppendUint64([]byte{posVersion}, uint64(p.seq))
-	b = append(binary.BigEndian.AppendUint32(b, p.number), p.id...)
-	return base64.RawURLEncoding.EncodeToString(b)
+	b := rows.AppendText(keys.AppendUint64([]byte{posVersion}, uint64(p.seq)), p.typ)
+	return base64.RawURLEncoding.EncodeToString(append(b, p.id...))
 }
 
 func decodeVersionPos(op, s string) (p versionPos, err error) {
@@ -74,16 +71,15 @@ func decodeVersionPos(op, s string) (p versionPos, err error) {
 		return p, nil
 	}
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(b) < 13 || b[0] != posVersion {
+	if err != nil || len(b) < 9 || b[0] != posVersion {
 		return p, errPos(op)
 	}
-	return versionPos{store.Seq(binary.BigEndian.Uint64(b[1:])), binary.BigEndian.Uint32(b[9:]), string(b[13:])}, nil
-}
-
-// passed reports whether the entry with a number in a commit comes before p. The entries of a
-// commit are in the order in which they were written.
-func (p *versionPos) passed(seq store.Seq, number uint32) bool {
-	return p.seq != 0 && (seq > p.seq || seq == p.seq && number < p.number)
+	r := rows.Reader{Bytes: b[1:]}
+	p.seq, p.typ = store.Seq(r.Uint64()), r.Text()
+	if p.id = string(r.Bytes); r.Bad || p.seq == 0 {
+		return p, errPos(op)
+	}
+	return p, nil
 }
 
 // Versions implements store.Store at a snapshot.
@@ -205,23 +201,75 @@ func (v *versions) walk(after versionPos) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if entries, err = v.skipTo(seq, entries, &after); err != nil {
+			return false, err
+		}
 		for i := range entries {
-			e := &entries[i]
-			if after.passed(seq, e.number) {
-				continue
-			}
-			id, goes := "", after.seq == seq && after.number == e.number
-			if goes {
-				id = after.id
-			}
 			if v.spent() {
 				return true, nil
 			}
-			if next, err := v.entry(seq, e, id); err != nil || next != goOn {
+			id := ""
+			if i == 0 && after.seq == seq {
+				id = after.id // of a run of samples, of which some may follow
+			}
+			if next, err := v.entry(seq, &entries[i], id); err != nil || next != goOn {
 				return next == stopFull, err
 			}
 		}
 	}
+}
+
+// skipTo returns the entries of a commit from the one with the position on, if it is in this
+// commit.
+func (v *versions) skipTo(seq store.Seq, entries []versionEntry, after *versionPos) ([]versionEntry, error) {
+	if after.seq != seq {
+		return entries, nil
+	}
+	for i := range entries {
+		if in, err := v.contains(seq, &entries[i], after); err != nil || in {
+			return entries[i:], err
+		}
+	}
+	return nil, errPos(v.op)
+}
+
+// contains reports whether an entry of a commit has a resource.
+func (v *versions) contains(seq store.Seq, e *versionEntry, p *versionPos) (bool, error) {
+	if e.typ != p.typ {
+		return false, nil
+	}
+	if e.typ == "AuditEvent" {
+		return e.event.ID == p.id, nil
+	}
+	raw, err := v.change(seq, e.number)
+	if err != nil {
+		return false, err
+	}
+	if !rows.IsSeriesChange(raw) {
+		c, err := rows.DecodeChange(raw)
+		return c.ID == p.id, err
+	}
+	c, err := rows.DecodeSeriesChange(raw)
+	if err != nil {
+		return false, err
+	}
+	// Two runs of a commit may have the same identity.
+	ref := fhir.Ref{Type: p.typ, ID: p.id}
+	head, err := rows.HeadOf(v.snap.Reader, ref, seq)
+	if err != nil || head != nil {
+		return head != nil && head.Moved && head.Seq == seq && head.Series == c.Series, err
+	}
+	sample, err := v.snap.Tier.Sample(v.snap.Reader, ref)
+	return sample != nil && sample.Series.ID == c.Series && store.Seq(sample.Sample.Commit.Seq) == seq, err
+}
+
+// change returns an L row.
+func (v *versions) change(seq store.Seq, number uint32) ([]byte, error) {
+	k := keys.ChangeKey(seq, number)
+	if !v.changes.SeekGE(k) || !bytes.Equal(v.changes.Key(), k) {
+		return nil, errors.Join(v.changes.Error(), fault.ErrRow)
+	}
+	return v.changes.Value(), nil
 }
 
 // verdict says how a walk continues after an entry.
@@ -271,17 +319,16 @@ func (v *versions) entries(seq store.Seq) (out []versionEntry, err error) {
 func (v *versions) entry(seq store.Seq, e *versionEntry, after string) (verdict, error) {
 	r := e.event
 	if e.typ != "AuditEvent" {
-		k := keys.ChangeKey(seq, e.number)
-		if !v.changes.SeekGE(k) || !bytes.Equal(v.changes.Key(), k) {
-			return stopDone, errors.Join(v.changes.Error(), fault.ErrRow)
+		raw, err := v.change(seq, e.number)
+		if err != nil {
+			return stopDone, err
 		}
-		raw := v.changes.Value()
 		if rows.IsSeriesChange(raw) {
 			c, err := rows.DecodeSeriesChange(raw)
 			if err != nil {
 				return stopDone, err
 			}
-			return v.samples(versionPos{seq, e.number, after}, &c)
+			return v.samples(versionPos{seq, e.typ, after}, &c)
 		}
 		c, err := rows.DecodeChange(raw)
 		if err != nil {
@@ -289,14 +336,14 @@ func (v *versions) entry(seq store.Seq, e *versionEntry, after string) (verdict,
 		}
 		r = keys.Row{Location: c.Location, Type: c.Type, ID: c.ID, Seq: seq}
 	}
-	if after != "" && r.ID <= after {
+	if r.ID == after {
 		return goOn, nil
 	}
 	m, err := v.snap.FetchRow(r)
 	if err != nil {
 		return stopDone, err
 	}
-	return v.version(versionPos{seq, e.number, r.ID}, m)
+	return v.version(versionPos{seq, e.typ, r.ID}, m)
 }
 
 // samples emits the samples that a commit wrote of a series, after a position.
