@@ -216,12 +216,9 @@ func (s *Service) conditionalPatch(ctx context.Context, rq *Request, op, typ, ra
 		if c.match == nil {
 			return errNoMatch(op, typ)
 		}
-		old, err := s.patchable(ctx, rq, op, c.match.Ref(), pre)
+		old, err := s.patchable(ctx, rq, op, c.match.Ref(), pre, c.match.Version)
 		if err != nil {
 			return err
-		}
-		if old.res.Version != c.match.Version {
-			return changed(op)
 		}
 		d, err := s.draftPatch(ctx, rq, op, old, p, pre, nil)
 		if err != nil {

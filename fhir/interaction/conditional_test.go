@@ -2,6 +2,7 @@ package interaction_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -157,6 +158,44 @@ func TestConditionalGuards(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMatchThatChanges lets a request overtake a conditional one between its search and its
+// look at the match. The outcome must be that of the second after the first.
+func TestMatchThatChanges(t *testing.T) {
+	const id7 = "identifier=urn:t|7"
+	entry := func(method, resource string) act {
+		return transact(`{` + resource + `"request":{"method":"` + method + `","url":"Organization?` + id7 + `"}}`)
+	}
+	patch := `"resource":{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` +
+		base64.StdEncoding.EncodeToString([]byte(renames)) + `"},`
+	for name, c := range map[string]struct {
+		slow act
+		want string // what is left after a deletion of the match
+		kind fhir.Kind
+	}{
+		"patch": {patchMatch(id7), "", fhir.NotFound}, "delete": {removeMatch(id7), "", 0},
+		"update":                  {upsert(id7, named), "* x", 0},
+		"patch in a transaction":  {entry("PATCH", patch), "", fhir.NotFound},
+		"delete in a transaction": {entry("DELETE", ""), "", 0},
+		"update in a transaction": {entry("PUT", `"resource":`+named+`,`), "* x", 0},
+	} {
+		here, there, mine := twoProcesses(t)
+		if _, err := put("Organization", "a", organizationWith("a", "7", "seven"))(there); err != nil {
+			t.Fatal(err)
+		}
+		mine.reads = func() {
+			if _, err := remove("Organization", "a")(there); err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := c.slow(here)
+		got := organizations(t, mine.Store)
+		if mine.reads != nil || got != c.want || (err == nil) != (c.kind == 0) || err != nil &&
+			fhir.KindOf(err) != c.kind {
+			t.Errorf("%s: %q, %v, want %q, kind %d", name, got, err, c.want, c.kind)
+		}
 	}
 }
 

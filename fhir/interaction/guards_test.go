@@ -30,6 +30,15 @@ type interposed struct {
 	always    bool   // before each commit
 	unguarded bool   // commits ignore guards, as a control
 	commits   int
+	reads     func() // called before the next read; nil for none
+}
+
+func (s *interposed) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
+	if f := s.reads; f != nil {
+		s.reads = nil
+		f()
+	}
+	return s.Store.Read(ctx, ref, at)
 }
 
 func (s *interposed) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {

@@ -54,7 +54,7 @@ func (s *Service) patch(ctx context.Context, rq *Request, op string, ref fhir.Re
 
 func (s *Service) patchOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref, p Patch, pre Preconditions,
 	b *store.Batch, disc *disclosures) (Written, error) {
-	old, err := s.patchable(ctx, rq, op, ref, pre)
+	old, err := s.patchable(ctx, rq, op, ref, pre, 0)
 	if err != nil {
 		return Written{}, err
 	}
@@ -65,15 +65,19 @@ func (s *Service) patchOnce(ctx context.Context, rq *Request, op string, ref fhi
 	return s.write(ctx, rq, op, b, d, disc)
 }
 
-// patchable reads the version to be patched and checks that the caller may update it.
-func (s *Service) patchable(ctx context.Context, rq *Request, op string, ref fhir.Ref,
-	pre Preconditions) (*stored, error) {
+// patchable reads the version to be patched and checks that the caller may update it. If
+// found is not 0, it is the version that criteria have found.
+func (s *Service) patchable(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions,
+	found uint64) (*stored, error) {
 	if !fhir.ValidID(ref.ID) {
 		return nil, errHidden(op)
 	}
 	old, err := s.current(ctx, ref)
 	if err != nil {
 		return nil, err
+	}
+	if found != 0 && (!old.live() || old.res.Version != found) {
+		return nil, changed(op)
 	}
 	if old == nil {
 		return nil, errHidden(op)

@@ -473,12 +473,13 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 		}
 		return s.draftPut(ctx, rq, op, res, nil)
 	case st.entry.Method == "PATCH":
-		old, err := s.patchable(ctx, rq, op, st.ref, st.pre)
+		found := uint64(0)
+		if c != nil {
+			found = c.match.Version
+		}
+		old, err := s.patchable(ctx, rq, op, st.ref, st.pre, found)
 		if err != nil {
 			return nil, err
-		}
-		if c != nil && old.res.Version != c.match.Version {
-			return nil, changed(op)
 		}
 		return s.draftPatch(ctx, rq, op, old, st.entry.patch, st.pre, &l)
 	case c != nil:

@@ -82,6 +82,7 @@ type Output struct {
 	Status  Status
 	Version uint64
 	Value   string
+	lost    bool // see Operation.Lost
 }
 
 // Recorder records operations. The zero value is ready, and safe for concurrent use.
@@ -99,6 +100,7 @@ type Operation struct {
 	output   Output
 	called   int64
 	answered int64
+	void     bool
 }
 
 // Begin records the call of an operation.
@@ -121,6 +123,22 @@ func (o *Operation) End(out Output) {
 	}
 	o.recorder.clock++
 	o.output, o.answered = out, o.recorder.clock
+}
+
+// Lost records that the outcome of an operation is unknown, and that it can no longer take
+// effect, because all of its servers have been killed.
+func (o *Operation) Lost() {
+	o.recorder.mu.Lock()
+	defer o.recorder.mu.Unlock()
+	o.recorder.clock++
+	o.output, o.answered = Output{lost: true}, o.recorder.clock
+}
+
+// Void records that an operation was given up and had no effect.
+func (o *Operation) Void() {
+	o.recorder.mu.Lock()
+	defer o.recorder.mu.Unlock()
+	o.void = true
 }
 
 // Count returns the number of operations with an outcome.
@@ -150,7 +168,7 @@ func (r *Recorder) Check() error {
 		var history []porcupine.Operation
 		for _, o := range operations {
 			// A read without an answer says nothing.
-			if o.output.Status == Unknown && (o.input.Kind == Read || o.input.Kind == Disclose) {
+			if o.void || o.output.Status == Unknown && (o.input.Kind == Read || o.input.Kind == Disclose) {
 				continue
 			}
 			history = append(history, porcupine.Operation{ClientId: o.client, Input: o.input, Call: o.called,
@@ -208,13 +226,23 @@ type object struct {
 	value   string
 }
 
-var model = porcupine.Model{
-	Init: func() any { return object{} },
-	Step: func(state, input, output any) (bool, any) {
-		return next(state.(object), input.(Input), output.(Output))
+// model allows an operation that was lost to have no effect. One whose outcome is unknown,
+// and which may still take effect, has none if it comes last.
+var model = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{object{}} },
+	Step: func(state, input, output any) []any {
+		before, out := state.(object), output.(Output)
+		legal, after := next(before, input.(Input), out)
+		switch {
+		case !legal:
+			return nil
+		case out.lost && after != before:
+			return []any{before, after}
+		}
+		return []any{after}
 	},
 	DescribeOperation: func(input, output any) string { return describe(input.(Input), output.(Output)) },
-}
+}).ToModel()
 
 // next returns whether an operation may have this outcome in a state, and the state
 // after it.

@@ -125,6 +125,36 @@ func replay(t *testing.T, events []event, legal bool) {
 	}
 }
 
+// TestLostAndVoid tests that a lost operation takes effect before it was lost or not at all,
+// and that a void one has none.
+func TestLostAndVoid(t *testing.T) {
+	check := func(end func(*history.Operation), reads ...string) error {
+		var r history.Recorder
+		end(r.Begin(1, history.Input{Kind: history.Upsert, Key: "object", New: "a"}))
+		for _, value := range reads {
+			version := uint64(len(value))
+			r.Begin(2, history.Input{Kind: history.Read, Key: "object"}).End(history.Output{Status: history.Done,
+				Version: version, Value: value})
+		}
+		return r.Check()
+	}
+	for name, c := range map[string]struct {
+		end   func(*history.Operation)
+		reads []string
+		legal bool
+	}{
+		"lost with an effect":     {(*history.Operation).Lost, []string{"a", "a"}, true},
+		"lost without an effect":  {(*history.Operation).Lost, []string{"", ""}, true},
+		"lost with a late effect": {(*history.Operation).Lost, []string{"", "a"}, false},
+		"void":                    {(*history.Operation).Void, []string{"", ""}, true},
+		"void with an effect":     {(*history.Operation).Void, []string{"a"}, false},
+	} {
+		if err := check(c.end, c.reads...); (err == nil) != c.legal {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestCheckConditional has histories of conditional writes.
 func TestCheckConditional(t *testing.T) {
 	const read, ensure, upsert = history.Read, history.Ensure, history.Upsert

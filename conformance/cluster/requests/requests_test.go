@@ -136,16 +136,20 @@ func (c *client) do(service int, kind history.Kind, key string) {
 	out, err := request(s, kind, key, value)
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if l.over {
-		return
-	}
-	if err != nil {
+	switch {
+	case l.over:
+		o.Lost()
+	case err != nil:
 		c.world.t.Error(err)
+	case out.Status == history.Unknown: // other requests kept changing what it found
+		o.Void()
+	default:
+		o.End(out)
 	}
-	o.End(out)
 }
 
-// request does one request. Its outcome is unknown if the service gives up.
+// request does one request. Its outcome is unknown if the service gives up, and then it had
+// no effect.
 func request(s *interaction.Service, kind history.Kind, key, value string) (out history.Output, err error) {
 	ctx, criteria := context.Background(), "identifier=urn:test|"+key
 	var w interaction.Written
