@@ -91,8 +91,8 @@ func TestHiddenIsAbsent(t *testing.T) {
 					e := conditionalEntry(c.method, path, res, c.match)
 					bundled[i] = w.do("all", "POST", "/", bundle("transaction", e))
 					b := w.do("all", "POST", "/", bundle("batch", e)).body
-					batched[i] = answer{status: 400, header: http.Header{},
-						body: b[max(bytes.Index(b, []byte(`"entry"`)), 0):]}
+					_, b, _ = bytes.Cut(b, []byte(`"entry"`))
+					batched[i] = answer{status: 400, header: http.Header{}, body: b}
 				}
 				what := fmt.Sprintf("%s %s, patient %q, If-Match %s", c.method, pair[0], c.patient, c.match)
 				same(what, got[0], got[1])
