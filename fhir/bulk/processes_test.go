@@ -225,7 +225,7 @@ func TestHolderEnds(t *testing.T) {
 	w.observation("later", "p1")
 	<-scanning
 	all[0].exporter.Close()
-	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id); err != nil || s.Manifest != nil {
+	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); err != nil || s.Manifest != nil {
 		t.Errorf("%+v %v", s, err)
 	}
 	give(t, roles, all[1])
@@ -235,7 +235,7 @@ func TestHolderEnds(t *testing.T) {
 	if err := all[2].exporter.Delete(t.Context(), w.caller("ehr"), id); err != nil {
 		t.Error(err)
 	}
-	if _, err := all[1].exporter.Status(t.Context(), w.caller("ehr"), id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := all[1].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after the deletion: %v", err)
 	}
 }
@@ -273,7 +273,7 @@ func TestHolderOversleeps(t *testing.T) {
 	for end := time.Now().Add(2 * time.Minute); all[0].view.commits.Load() == before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id); err != nil || s.Manifest != nil {
+	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); err != nil || s.Manifest != nil {
 		t.Errorf("the old process has written: %+v %v", s, err)
 	}
 	close(heir)
