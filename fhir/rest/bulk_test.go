@@ -31,6 +31,8 @@ type operations struct {
 	t   *testing.T
 	srv *httptest.Server
 	st  store.Store
+
+	audit *audit.Recorder
 }
 
 // newOperations mounts the operations beside routes of the shape of the API,
@@ -47,7 +49,7 @@ func newOperations(t *testing.T) *operations {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &operations{t: t, st: st}
+	o := &operations{t: t, st: st, audit: rec}
 	grant := &access.Grant{AllPatients: true, Rules: access.All().Rules}
 	e := gin.New()
 	o.srv = httptest.NewServer(e)
