@@ -42,7 +42,7 @@ func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		since = r.Since.UnixMilli()
 		f.since = since
 	}
-	var body []byte // of the sample that was passed to fn last
+	var body []byte     // of the sample that was passed to fn last
 	var kind, at []byte // the parts of the position of the match
 	give := func(m *snapshot.Match) bool {
 		if (since == 0 || m.Document.Updated > since) && f.filter.Allow(&m.Facts) {
