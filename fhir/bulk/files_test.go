@@ -64,7 +64,8 @@ func TestSeveralFiles(t *testing.T) {
 				text := w.text(c, id, nameOf(f))
 				lines := strings.Count(text, "\n")
 				if f.Count != lines || f.FileSize != int64(len(text)) || names[f.URL] {
-					t.Errorf("%s: count %d, size %d; %d lines, %d bytes", nameOf(f), f.Count, f.FileSize, lines, len(text))
+					t.Errorf("%s: count %d, size %d; %d lines, %d bytes", nameOf(f), f.Count, f.FileSize, lines,
+						len(text))
 				}
 				if limit := 1 + strings.Count(text, `"name":"header"`); int64(len(text)) > bound && lines > limit {
 					t.Errorf("%s has %d bytes in %d lines, bound %d", nameOf(f), len(text), lines, bound)
@@ -245,7 +246,8 @@ func TestRangeAfterWithdrawal(t *testing.T) {
 		return f
 	}
 	tag, size, ok := open().Tag()
-	if again, _, _ := open().Tag(); !ok || tag == "" || again != tag || size != int64(len(w.text(c, id, "Observation.ndjson"))) {
+	if again, _, _ := open().Tag(); !ok || tag == "" || again != tag ||
+		size != int64(len(w.text(c, id, "Observation.ndjson"))) {
 		t.Fatalf("tag %q %q, size %d", tag, again, size)
 	}
 	w.withdraw("p1")
@@ -255,7 +257,8 @@ func TestRangeAfterWithdrawal(t *testing.T) {
 	if err := f.WriteTo(t.Context(), &out); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, ok := f.Range(); ok || strings.Contains(out.String(), "Patient/p1") || strings.Count(out.String(), "\n") != 6 {
+	if _, _, ok := f.Range(); ok || strings.Contains(out.String(), "Patient/p1") ||
+		strings.Count(out.String(), "\n") != 6 {
 		t.Errorf("a range after the withdrawal: %v %s", ok, out.String())
 	}
 	if _, _, ok := f.Tag(); ok {
@@ -294,8 +297,9 @@ func TestWithdrawalDuringRange(t *testing.T) {
 	for _, ranged := range []bool{true, false} {
 		w := newWorld(t)
 		for i := range 300 {
-			w.put("Observation", fmt.Sprintf("o%03d", i), fmt.Sprintf(`,"status":"final","code":{"text":"%s"},"subject":{"reference":"Patient/p%03d"}`,
-				strings.Repeat("x", 4000), i))
+			w.put("Observation", fmt.Sprintf("o%03d", i),
+				fmt.Sprintf(`,"status":"final","code":{"text":"%s"},"subject":{"reference":"Patient/p%03d"}`,
+					strings.Repeat("x", 4000), i))
 		}
 		c := w.caller("ehr")
 		id := w.kick(c, Request{Level: System})
@@ -399,7 +403,8 @@ func TestManifestForms(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
 	c := w.caller("ehr")
-	id := w.kick(c, Request{Level: Patients, URL: base + "/Patient/$export", Lenient: true, Params: url.Values{"x": {"y"}}})
+	id := w.kick(c, Request{Level: Patients, URL: base + "/Patient/$export", Lenient: true,
+		Params: url.Values{"x": {"y"}}})
 	w.manifest(c, id)
 	for form, want := range map[Form][]string{
 		Form3: {`"request":"` + base + `/Patient/$export"`, `"error":[{"type":"OperationOutcome"`},
@@ -410,7 +415,8 @@ func TestManifestForms(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for f, parts := range map[Form][]string{Form3: {`"request"`, `"error"`}, Form4: {`"manifestType"`, `"outcome"`}} {
+		for f, parts := range map[Form][]string{Form3: {`"request"`, `"error"`},
+			Form4: {`"manifestType"`, `"outcome"`}} {
 			for _, part := range parts {
 				if strings.Contains(string(s.Manifest), part) != (f == form) {
 					t.Errorf("%s in %s", part, s.Manifest)

@@ -116,7 +116,8 @@ func TestParametersRefused(t *testing.T) {
 		{System, false, url.Values{"_typeFilter": {"Observation?nonsense=x"}}, "", true, 9},
 		{System, false, url.Values{"_typeFilter": {"Observation"}}, "[type]?", true, 9},
 		{System, false, url.Values{"_typeFilter": {"Observation?"}}, "no parameter", true, 9},
-		{System, false, url.Values{"_type": {"Observation"}, "_typeFilter": {"Patient?_id=p1"}}, "not exported", true, 9},
+		{System, false, url.Values{"_type": {"Observation"}, "_typeFilter": {"Patient?_id=p1"}}, "not exported",
+			true, 9},
 		{System, false, url.Values{"_elements": {"nonsense"}}, "_elements", true, 9},
 		{System, false, url.Values{"_elements": {"Patient.name.family"}}, "root elements", false, 0},
 		{System, false, url.Values{"_until": {"tomorrow"}}, "_until must be", false, 0},
@@ -136,7 +137,8 @@ func TestParametersRefused(t *testing.T) {
 		}
 		caller := w.caller("ehr")
 		_, err := w.exporter.KickOff(t.Context(), caller, r)
-		if err == nil || fhir.KindOf(err) != fhir.Invalid || !strings.Contains(fmt.Sprintf("%v %+v", err, issues(err)), c.in) {
+		if err == nil || fhir.KindOf(err) != fhir.Invalid ||
+			!strings.Contains(fmt.Sprintf("%v %+v", err, issues(err)), c.in) {
 			t.Errorf("%v: %v, want %q", c.params, err, c.in)
 		}
 		r.Lenient = true
@@ -204,7 +206,8 @@ func TestElements(t *testing.T) {
 func TestPatientParameter(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
-	if got := w.one(Patients, true, "Observation", "patient", "Patient/p1", "patient", base+"/Patient/p2"); len(got) != 6 {
+	if got := w.one(Patients, true, "Observation", "patient", "Patient/p1", "patient",
+		base+"/Patient/p2"); len(got) != 6 {
 		t.Errorf("two of three patients: %v", got)
 	}
 	if got := w.one(Patients, true, "Patient", "patient", "Patient/p2"); !slices.Equal(got, []string{"p2"}) {
@@ -228,10 +231,12 @@ func TestUntil(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The bound itself is excluded, as for _since.
-	if got := w.one(System, false, "Observation", "_until", res.LastUpdated.Format(fhir.InstantLayout)); slices.Contains(got, "p3-o2") {
+	if got := w.one(System, false, "Observation", "_until",
+		res.LastUpdated.Format(fhir.InstantLayout)); slices.Contains(got, "p3-o2") {
 		t.Errorf("until its own time: %v", got)
 	}
-	if got := w.one(System, false, "Observation", "_until", at.Add(time.Hour).Format(fhir.InstantLayout)); len(got) != 9 {
+	if got := w.one(System, false, "Observation", "_until",
+		at.Add(time.Hour).Format(fhir.InstantLayout)); len(got) != 9 {
 		t.Errorf("until the future: %v", got)
 	}
 	if got := w.one(System, false, "Observation", "_until", "2020-01-01T00:00:00Z"); len(got) != 0 {
@@ -255,7 +260,8 @@ func TestDeletedMatches(t *testing.T) {
 	}{
 		{url.Values{}, []string{"Observation/other", "Observation/p2-o1", "Organization/h1"}},
 		{url.Values{"_type": {"Observation"}}, []string{"Observation/other", "Observation/p2-o1"}},
-		{url.Values{"_type": {"Observation"}, "_typeFilter": {"Observation?code=8867-4"}}, []string{"Observation/p2-o1"}},
+		{url.Values{"_type": {"Observation"}, "_typeFilter": {"Observation?code=8867-4"}},
+			[]string{"Observation/p2-o1"}},
 		{url.Values{"_type": {"Observation"}, "_until": {m.TransactionTime}}, nil},
 	} {
 		q.params.Set("_since", m.TransactionTime)
@@ -291,7 +297,8 @@ func (w *world) provenance(id, recorded string, targets ...string) {
 	for _, r := range targets {
 		refs = append(refs, `{"reference":"`+r+`"}`)
 	}
-	w.put("Provenance", id, `,"target":[`+strings.Join(refs, ",")+`],"recorded":"`+recorded+`","agent":[{"who":{"display":"x"}}]`)
+	w.put("Provenance", id, `,"target":[`+strings.Join(refs, ",")+`],"recorded":"`+recorded+
+		`","agent":[{"who":{"display":"x"}}]`)
 }
 
 func TestAssociatedData(t *testing.T) {
@@ -311,7 +318,8 @@ func TestAssociatedData(t *testing.T) {
 	}{
 		{url.Values{}, []string{"v1", "v2", "v3", "v4", "v5"}},
 		{url.Values{"_type": {"Observation"}}, nil},
-		{url.Values{"_type": {"Observation"}, "includeAssociatedData": {relevantProvenance}}, []string{"v1", "v2", "v3", "v4"}},
+		{url.Values{"_type": {"Observation"}, "includeAssociatedData": {relevantProvenance}},
+			[]string{"v1", "v2", "v3", "v4"}},
 		{url.Values{"_type": {"Observation"}, "includeAssociatedData": {latestProvenance}}, []string{"v2", "v4"}},
 		{url.Values{"_type": {"Observation"}, "includeAssociatedData": {latestProvenance + "," + relevantProvenance}},
 			[]string{"v1", "v2", "v3", "v4"}},

@@ -81,7 +81,8 @@ func (e *Exporter) newWalk(ctx context.Context, j *job, types []string, g *acces
 		in := w.members
 		w.members = j.Patients
 		if w.listed {
-			w.members = slices.DeleteFunc(slices.Clone(j.Patients), func(p string) bool { return !slices.Contains(in, p) })
+			w.members = slices.DeleteFunc(slices.Clone(j.Patients),
+				func(p string) bool { return !slices.Contains(in, p) })
 		}
 		w.listed = true
 	}

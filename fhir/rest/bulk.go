@@ -38,7 +38,7 @@ type Bulk struct {
 	// StepUp returns an error if the caller must sign in again. It may be nil.
 	StepUp func(*access.Principal) error
 	// Polls is the number of polls per second that a client may send while its exports are
-	// in progress, and a fifth of the number that it may send at once. The default is 20.
+	// in progress, and a fifth of the number that it may send at once. The default is 100.
 	Polls int
 	Clock func() time.Time // time.Now by default
 
@@ -59,7 +59,7 @@ const maxParametersBody = 64 << 10
 // Mount adds the routes below the FHIR base.
 func (h Bulk) Mount(r gin.IRouter) {
 	if h.Polls <= 0 {
-		h.Polls = 20
+		h.Polls = 100
 	}
 	if h.Clock == nil {
 		h.Clock = time.Now

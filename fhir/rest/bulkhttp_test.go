@@ -70,15 +70,19 @@ func TestKickOffShapes(t *testing.T) {
 		{"POST", "/Patient/$export", "", nil, "Patient 2 "},
 		{"GET", "/$export?_type=Patient&_type=Organization", "", nil, "Organization 1 Patient 2 "},
 		{"GET", "/$export?_type=Patient,Organization", "", nil, "Organization 1 Patient 2 "},
-		{"POST", "/$export", param(`{"name":"_type","valueString":"Patient"}`, `{"name":"_type","valueCode":"Organization"}`),
+		{"POST", "/$export", param(`{"name":"_type","valueString":"Patient"}`,
+			`{"name":"_type","valueCode":"Organization"}`),
 			[]string{"Content-Type", "application/fhir+json"}, "Organization 1 Patient 2 "},
 		{"POST", "/$export", param(`{"name":"_type","valueString":"Patient,Organization"}`),
 			[]string{"Content-Type", "application/json"}, "Organization 1 Patient 2 "},
 		{"POST", "/Patient/$export", param(`{"name":"patient","valueReference":{"reference":"Patient/p2"}}`,
-			`{"name":"_since","valueInstant":"2020-01-01T00:00:00Z"}`, `{"name":"allowPartialManifests","valueBoolean":true}`,
-			`{"name":"_typeFilter","valueString":"Patient?_id=p1,p2"}`, `{"name":"_until","valueInstant":"2099-01-01T00:00:00Z"}`),
+			`{"name":"_since","valueInstant":"2020-01-01T00:00:00Z"}`,
+			`{"name":"allowPartialManifests","valueBoolean":true}`,
+			`{"name":"_typeFilter","valueString":"Patient?_id=p1,p2"}`,
+			`{"name":"_until","valueInstant":"2099-01-01T00:00:00Z"}`),
 			[]string{"Content-Type", "application/fhir+json"}, "Patient 1 "},
-		{"POST", "/$export?_type=Patient", "", nil, "Organization 1 Patient 2 "}, // a POST has parameters in its body only
+		// a POST has parameters in its body only
+		{"POST", "/$export?_type=Patient", "", nil, "Organization 1 Patient 2 "},
 	} {
 		resp, body := o.do(c.method, c.url, "ehr", c.body, append(c.header, "Prefer", "respond-async")...)
 		if resp.StatusCode != 202 {
@@ -164,7 +168,8 @@ func TestFileRequests(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"HEAD", "GET"} {
-		if resp, _ := o.do(method, f.URL, "other", "", "Range", "bytes=0-0", "If-None-Match", tag); resp.StatusCode != 404 {
+		if resp, _ := o.do(method, f.URL, "other", "", "Range", "bytes=0-0", "If-None-Match",
+			tag); resp.StatusCode != 404 {
 			t.Errorf("%s by another client: %d", method, resp.StatusCode)
 		}
 	}
@@ -253,7 +258,8 @@ func TestBulkDataClient(t *testing.T) {
 	o.put("Group", "g1", `,"type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p1"}}]`)
 	// src/lib/BulkDataClient.ts: kickOff, buildKickOffQuery and buildKickOffPayload.
 	since := "2020-01-01T00:00:00.000+00:00"
-	query := "?_outputFormat=application%2Ffhir%2Bndjson&_since=" + strings.ReplaceAll(strings.ReplaceAll(since, ":", "%3A"), "+", "%2B") +
+	query := "?_outputFormat=application%2Ffhir%2Bndjson&_since=" +
+		strings.ReplaceAll(strings.ReplaceAll(since, ":", "%3A"), "+", "%2B") +
 		"&_type=Patient&_elements=id%2Cactive&includeAssociatedData=LatestProvenanceResources&_typeFilter=Patient%3Factive%3Dtrue"
 	payload := `{"resourceType":"Parameters","parameter":[{"name":"_since","valueInstant":"` + since + `"},` +
 		`{"name":"_type","valueString":"Patient"},{"name":"_elements","valueString":"id,active"},` +

@@ -134,7 +134,8 @@ func (h BulkSubmit) delete(c *gin.Context) {
 // file answers with a file of outcomes, which has at most 10,000 lines.
 func (h BulkSubmit) file(c *gin.Context) {
 	var body bytes.Buffer
-	if err := h.Consumer.WriteOutcomes(c.Request.Context(), callerOf(c), c.Param("id"), c.Param("file"), &body); err != nil {
+	if err := h.Consumer.WriteOutcomes(c.Request.Context(), callerOf(c), c.Param("id"), c.Param("file"),
+		&body); err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}

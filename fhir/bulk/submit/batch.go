@@ -81,7 +81,8 @@ func (b *batch) entry(line int, text []byte, long bool) string {
 	if ref.Type == "Observation" && bytes.Contains(body, []byte(interaction.PhoneMadeProfile)) {
 		method, target, own = "POST", ref.Type, fhir.Ref{} // The receiver finds the id.
 	}
-	b.put(line, own, m.about(text), fmt.Sprintf(`{"resource":%s,"request":{"method":%q,"url":%q}}`, body, method, target))
+	b.put(line, own, m.about(text), fmt.Sprintf(`{"resource":%s,"request":{"method":%q,"url":%q}}`, body, method,
+		target))
 	return ""
 }
 
@@ -114,7 +115,8 @@ func (b *batch) deletions(line int, text []byte) string {
 		if e.Request.Method != "DELETE" || !ok {
 			return "the Bundle has an entry that deletes no resource"
 		}
-		b.put(line, fhir.Ref{}, m.Base+"/"+e.Request.URL, fmt.Sprintf(`{"request":{"method":"DELETE","url":%q}}`, ref.String()))
+		b.put(line, fhir.Ref{}, m.Base+"/"+e.Request.URL,
+			fmt.Sprintf(`{"request":{"method":"DELETE","url":%q}}`, ref.String()))
 	}
 	return ""
 }
@@ -303,7 +305,8 @@ func (b *batch) store(ctx context.Context) ([]result, error) {
 	}
 	out, err := send(b.entries...)
 	if err == nil && len(out.Entry) != len(b.entries) {
-		return nil, fhir.Errorf(fhir.Internal, "submit.store", "the batch has %d results of %d", len(out.Entry), len(b.entries))
+		return nil, fhir.Errorf(fhir.Internal, "submit.store", "the batch has %d results of %d", len(out.Entry),
+			len(b.entries))
 	}
 	if err == nil || !refuses(err) {
 		return out.Entry, err
@@ -404,7 +407,8 @@ func (w *worker) commit(ctx context.Context, id string, i int, all []outcome, cr
 		chunks++
 	}
 	if len(created) > 0 {
-		more = append(more, store.StateWrite{Key: chunkKey("created", id, i, refs), Value: []byte(strings.Join(created, "\n"))})
+		more = append(more, store.StateWrite{Key: chunkKey("created", id, i, refs),
+			Value: []byte(strings.Join(created, "\n"))})
 		refs++
 	}
 	return w.change(ctx, id, func(s *submission) {

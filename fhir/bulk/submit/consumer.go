@@ -265,7 +265,8 @@ func (c *Consumer) submitOnce(ctx context.Context, by audit.Caller, p *Params) e
 	guard := prefix + who.ClientID
 	_, err = audit.Commit(ctx, c.opts.Store, c.opts.Audit,
 		&store.Batch{State: []store.StateWrite{w}, Guards: []string{guard}, Touches: []string{guard}, Seen: seen},
-		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: by, Query: "POST " + c.opts.Base + "/$bulk-submit",
+		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: by,
+			Query: "POST " + c.opts.Base + "/$bulk-submit",
 			Extra: [][2]string{{"submission", id}}})
 	if err == nil {
 		c.signal()
@@ -307,7 +308,8 @@ func (c *Consumer) limit(ctx context.Context, client string) error {
 		}
 	})
 	if err == nil && n >= c.opts.MaxKept {
-		err = fhir.Errorf(fhir.TooMany, "submit.Submit", "this client has %d submissions; delete completed ones first", n)
+		err = fhir.Errorf(fhir.TooMany, "submit.Submit",
+			"this client has %d submissions; delete completed ones first", n)
 	}
 	return err
 }

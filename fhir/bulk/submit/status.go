@@ -115,7 +115,8 @@ func (c *Consumer) WriteOutcomes(ctx context.Context, by audit.Caller, id, name 
 	}
 	number, ok := strings.CutSuffix(name, ".ndjson")
 	i, err := strconv.Atoi(number)
-	if !ok || err != nil || i < 0 || i >= len(s.Manifests) || len(s.Manifests[i].Count) == 0 || strconv.Itoa(i) != number {
+	if !ok || err != nil || i < 0 || i >= len(s.Manifests) || len(s.Manifests[i].Count) == 0 ||
+		strconv.Itoa(i) != number {
 		return absent
 	}
 	if err := c.opts.Audit.Record(ctx, c.event(by, "GET", "$bulk-submit-file/"+id+"/"+name, id)); err != nil {

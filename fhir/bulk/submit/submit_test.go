@@ -120,8 +120,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, st: st, service: &interaction.Service{Store: st, Validator: validator, Audit: rec, Clock: time.Now,
-		Rand: rand.Reader, Base: base}}
+	w := &world{t: t, st: st, service: &interaction.Service{Store: st, Validator: validator, Audit: rec,
+		Clock: time.Now,
+		Rand:  rand.Reader, Base: base}}
 	w.grant = &access.Grant{Recipient: "ehr", Consents: permits{}, Rules: []access.Rule{{Type: "*",
 		May: access.Create | access.Read | access.Update | access.Delete | access.Search}}}
 	w.opts = Options{Store: st, Writer: w.service, Audit: rec, Clock: time.Now, Base: base, Pause: time.Microsecond,
@@ -147,7 +148,8 @@ func (w *world) start(o Options) *Consumer {
 }
 
 func (w *world) caller(client string) audit.Caller {
-	return audit.Caller{Principal: &access.Principal{ClientID: client, Grant: w.grant, TokenID: "t", Scope: "system/*.cruds"}}
+	return audit.Caller{Principal: &access.Principal{ClientID: client, Grant: w.grant, TokenID: "t",
+		Scope: "system/*.cruds"}}
 }
 
 func params(submission, status, manifest, fhirBase string) *Params {
@@ -183,7 +185,8 @@ func (w *world) await(submission string) (m statusManifest, outcomes string) {
 		}
 		var out bytes.Buffer
 		for _, f := range m.Error {
-			if err := w.consumer.WriteOutcomes(w.t.Context(), w.caller("ehr"), id, f.URL[strings.LastIndexByte(f.URL, '/')+1:], &out); err != nil {
+			if err := w.consumer.WriteOutcomes(w.t.Context(), w.caller("ehr"), id,
+				f.URL[strings.LastIndexByte(f.URL, '/')+1:], &out); err != nil {
 				w.t.Fatal(err)
 			}
 		}
@@ -196,7 +199,8 @@ func (w *world) await(submission string) (m statusManifest, outcomes string) {
 // ids returns the stored resources of a type.
 func (w *world) ids(typ string) (out []string) {
 	w.t.Helper()
-	if err := w.st.Find(w.t.Context(), store.Find{Query: &search.Query{Type: typ}, Filter: access.All().Filter(access.Read)},
+	if err := w.st.Find(w.t.Context(), store.Find{Query: &search.Query{Type: typ},
+		Filter: access.All().Filter(access.Read)},
 		func(f *store.Found) bool { out = append(out, f.Resource.ID); return true }); err != nil {
 		w.t.Fatal(err)
 	}
@@ -207,7 +211,8 @@ func (w *world) ids(typ string) (out []string) {
 func patient(id string) string { return `{"resourceType":"Patient","id":"` + id + `"}` + "\n" }
 
 func observation(id, subject string) string {
-	return `{"resourceType":"Observation","id":"` + id + `","status":"final","code":{"text":"x"},"subject":{"reference":"` + subject +
+	return `{"resourceType":"Observation","id":"` + id +
+		`","status":"final","code":{"text":"x"},"subject":{"reference":"` + subject +
 		`"},"valueQuantity":{"value":1.50,"unit":"kg"}}` + "\n"
 }
 
@@ -216,7 +221,8 @@ func observation(id, subject string) string {
 func TestSubmission(t *testing.T) {
 	w, p := newWorld(t), newProvider(t)
 	first := p.manifest("m1", "Observation", observation("o1", "Patient/a")+observation("o2", p.URL+"/fhir/Patient/a")+
-		"nonsense\n\n"+observation("o3", "Patient/none")+`{"resourceType":"Observation","id":"o4","status":"wrong"}`+"\n"+
+		"nonsense\n\n"+observation("o3", "Patient/none")+
+		`{"resourceType":"Observation","id":"o4","status":"wrong"}`+"\n"+
 		`{"resourceType":"Observation","id":"o5","id":"o6"}`+"\n"+`{"resourceType":"Nothing","id":"x"}`+"\n",
 		"Patient", patient("a"))
 	second := p.manifest("m2", "Observation", observation("o9", "Patient/a"))
@@ -228,7 +234,8 @@ func TestSubmission(t *testing.T) {
 	if len(patients) != 1 || len(observations) != 3 || patients[0] != derivedID(p.URL+"/fhir", "Patient", "a") {
 		t.Fatalf("%v %v\n%s", patients, observations, outcomes)
 	}
-	res, _, err := w.st.Read(t.Context(), fhir.Ref{Type: "Observation", ID: derivedID(p.URL+"/fhir", "Observation", "o2")}, 0)
+	res, _, err := w.st.Read(t.Context(),
+		fhir.Ref{Type: "Observation", ID: derivedID(p.URL+"/fhir", "Observation", "o2")}, 0)
 	if err != nil || !bytes.Contains(res.JSON, []byte(`"reference":"Patient/`+patients[0]+`"`)) ||
 		!bytes.Contains(res.JSON, []byte(`"value":1.50`)) {
 		t.Errorf("%s %v", res.JSON, err)
@@ -237,7 +244,8 @@ func TestSubmission(t *testing.T) {
 		!slices.Equal(m.Error[0].CountSeverity, []count{{"error", 5}}) || strings.Count(outcomes, "\n") != 5 {
 		t.Errorf("%+v\n%s", m, outcomes)
 	}
-	for _, want := range []string{"line 3 of file 2", "line 5 of file 2", "line 6 of file 2", "line 7 of file 2", "line 8 of file 2",
+	for _, want := range []string{"line 3 of file 2", "line 5 of file 2", "line 6 of file 2", "line 7 of file 2",
+		"line 8 of file 2",
 		p.URL + "/fhir/Observation/o4"} {
 		if !strings.Contains(outcomes, want) {
 			t.Errorf("no %q in %s", want, outcomes)
@@ -246,7 +254,8 @@ func TestSubmission(t *testing.T) {
 	if strings.Contains(outcomes, "nonsense") {
 		t.Errorf("a line is quoted: %s", outcomes)
 	}
-	if err := w.consumer.Submit(t.Context(), w.caller("ehr"), params("s", inProgress, second+"x", p.URL)); fhir.KindOf(err) != fhir.Invalid {
+	if err := w.consumer.Submit(t.Context(), w.caller("ehr"),
+		params("s", inProgress, second+"x", p.URL)); fhir.KindOf(err) != fhir.Invalid {
 		t.Errorf("a request after the completion: %v", err)
 	}
 }
@@ -256,7 +265,8 @@ func TestSubmission(t *testing.T) {
 func TestOwnBase(t *testing.T) {
 	w, p := newWorld(t), newProvider(t)
 	for i, name := range []string{"s1", "s2"} {
-		w.submit(params(name, completed, p.manifest(name, "Patient", patient("a"), "Observation", observation("o1", base+"/Patient/a")), base))
+		w.submit(params(name, completed,
+			p.manifest(name, "Patient", patient("a"), "Observation", observation("o1", base+"/Patient/a")), base))
 		if _, outcomes := w.await(name); outcomes != "" {
 			t.Error(outcomes)
 		}
@@ -338,7 +348,8 @@ type counting struct {
 	ended        chan struct{}
 }
 
-func (c *counting) Bundle(ctx context.Context, rq *interaction.Request, body []byte, minimal bool) (*interaction.Page, error) {
+func (c *counting) Bundle(ctx context.Context, rq *interaction.Request, body []byte,
+	minimal bool) (*interaction.Page, error) {
 	c.mu.Lock()
 	c.after--
 	last := c.after < 0
@@ -361,11 +372,13 @@ func TestStopAndReplace(t *testing.T) {
 	w, p := newWorld(t), newProvider(t)
 	w.submit(params("before", completed, p.manifest("m0", "Patient", patient("old")), base))
 	w.await("before")
-	w.submit(params("s", inProgress, p.manifest("m1", "Patient", patient("old")+patient("a"), "Observation", observation("o1", "Patient/a")), base))
+	w.submit(params("s", inProgress, p.manifest("m1", "Patient", patient("old")+patient("a"), "Observation",
+		observation("o1", "Patient/a")), base))
 	replaces := params("s", inProgress, p.manifest("m2", "Patient", patient("b")), base)
 	replaces.Replaces = p.URL + "/m1"
 	w.submit(replaces)
-	for end := time.Now().Add(2 * time.Minute); !slices.Equal(w.ids("Patient"), []string{"b", "old"}) || w.ids("Observation") != nil; {
+	for end := time.Now().Add(2 * time.Minute); !slices.Equal(w.ids("Patient"), []string{"b", "old"}) ||
+		w.ids("Observation") != nil; {
 		if time.Now().After(end) {
 			t.Fatalf("after the replacement: %v %v", w.ids("Patient"), w.ids("Observation"))
 		}
@@ -402,15 +415,18 @@ func TestAccess(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	w.grant = &access.Grant{Recipient: "ehr", Rules: []access.Rule{{Type: "*", May: access.Read}}}
-	if err := w.consumer.Submit(t.Context(), w.caller("ehr"), params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Forbidden {
+	if err := w.consumer.Submit(t.Context(), w.caller("ehr"),
+		params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Forbidden {
 		t.Errorf("a client that may not write: %v", err)
 	}
-	if err := w.consumer.Submit(t.Context(), audit.Caller{}, params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Unauthorized {
+	if err := w.consumer.Submit(t.Context(), audit.Caller{},
+		params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Unauthorized {
 		t.Errorf("nobody: %v", err)
 	}
 	w.grant.Rules[0].May = access.Create
 	w.grant.Person = true
-	if err := w.consumer.Submit(t.Context(), w.caller("ehr"), params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Forbidden {
+	if err := w.consumer.Submit(t.Context(), w.caller("ehr"),
+		params("s3", completed, "", "")); fhir.KindOf(err) != fhir.Forbidden {
 		t.Errorf("a person: %v", err)
 	}
 }
@@ -436,9 +452,11 @@ func TestOwnership(t *testing.T) {
 	for _, c := range []struct {
 		who  audit.Caller
 		name string
-	}{{other, name}, {w.caller("ehr"), "1.ndjson"}, {w.caller("ehr"), "x"}, {w.caller("ehr"), "-1.ndjson"}, {w.caller("ehr"), "00.ndjson"}} {
+	}{{other, name}, {w.caller("ehr"), "1.ndjson"}, {w.caller("ehr"), "x"}, {w.caller("ehr"), "-1.ndjson"},
+		{w.caller("ehr"), "00.ndjson"}} {
 		var out bytes.Buffer
-		if err := w.consumer.WriteOutcomes(t.Context(), c.who, id, c.name, &out); fhir.KindOf(err) != fhir.NotFound || out.Len() > 0 {
+		if err := w.consumer.WriteOutcomes(t.Context(), c.who, id, c.name,
+			&out); fhir.KindOf(err) != fhir.NotFound || out.Len() > 0 {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
@@ -473,9 +491,11 @@ func TestFetching(t *testing.T) {
 		return false
 	}
 	u := p.manifest("m", "Patient", patient("a"))
-	text := strings.Replace(p.files["/m"], `"output":[`, `"link":[{"relation":"next","url":"`+p.URL+`/next"}],"output":[`+
-		`{"type":"Patient","url":"`+foreign.URL+`/f.ndjson"},{"type":"Patient","url":"http://192.0.2.1/x"},`+
-		`{"type":"Patient","url":"file:///etc/passwd"},{"type":"Patient","url":"`+p.URL+`/moved"},{"type":"Patient","url":"`+p.URL+`/absent"},`, 1)
+	text := strings.Replace(p.files["/m"], `"output":[`,
+		`"link":[{"relation":"next","url":"`+p.URL+`/next"}],"output":[`+
+			`{"type":"Patient","url":"`+foreign.URL+`/f.ndjson"},{"type":"Patient","url":"http://192.0.2.1/x"},`+
+			`{"type":"Patient","url":"file:///etc/passwd"},{"type":"Patient","url":"`+p.URL+
+			`/moved"},{"type":"Patient","url":"`+p.URL+`/absent"},`, 1)
 	p.files["/m"] = text
 	p.manifest("next", "Patient", patient("n"))
 	in := params("s", completed, u, base)
@@ -507,7 +527,8 @@ func TestFetching(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"http://192.0.2.1/m", "http://169.254.169.254/latest", "ftp://x/y"} {
-		if err := w.consumer.Submit(t.Context(), w.caller("ehr"), params("bad", completed, bad, base)); fhir.KindOf(err) != fhir.Invalid {
+		if err := w.consumer.Submit(t.Context(), w.caller("ehr"),
+			params("bad", completed, bad, base)); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -515,7 +536,8 @@ func TestFetching(t *testing.T) {
 	strict.Policy = egress.Policy{} // the control: without permission, nothing of 127.0.0.1 is fetched
 	w.consumer.Close()
 	w.consumer = w.start(strict)
-	if err := w.consumer.Submit(t.Context(), w.caller("ehr"), params("strict", completed, u, base)); fhir.KindOf(err) != fhir.Invalid {
+	if err := w.consumer.Submit(t.Context(), w.caller("ehr"),
+		params("strict", completed, u, base)); fhir.KindOf(err) != fhir.Invalid {
 		t.Errorf("a private address: %v", err)
 	}
 }
@@ -537,7 +559,8 @@ func TestBrokenManifest(t *testing.T) {
 func TestDeletions(t *testing.T) {
 	w, p := newWorld(t), newProvider(t)
 	del := func(u string) string {
-		return `{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"` + u + `"}}]}` + "\n"
+		return `{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"` + u +
+			`"}}]}` + "\n"
 	}
 	w.submit(params("s1", completed, p.manifest("m1", "Patient", patient("a")+patient("b")), p.URL))
 	w.await("s1")
@@ -551,16 +574,19 @@ func TestDeletions(t *testing.T) {
 }
 
 func TestParseParams(t *testing.T) {
-	id, sub := `{"name":"submitter","valueIdentifier":{"system":"urn:x","value":"y"}}`, `{"name":"submissionId","valueString":"s"}`
+	id, sub := `{"name":"submitter","valueIdentifier":{"system":"urn:x","value":"y"}}`,
+		`{"name":"submissionId","valueString":"s"}`
 	in := func(ps ...string) []byte {
 		return []byte(`{"resourceType":"Parameters","parameter":[` + strings.Join(ps, ",") + `]}`)
 	}
 	u, b := `{"name":"manifestUrl","valueUrl":"https://x/m"}`, `{"name":"fhirBaseUrl","valueUrl":"https://x/fhir/"}`
 	status := func(code string) string {
-		return `{"name":"submissionStatus","valueCoding":{"system":"http://hl7.org/fhir/event-status","code":"` + code + `"}}`
+		return `{"name":"submissionStatus","valueCoding":{"system":"http://hl7.org/fhir/event-status","code":"` +
+			code + `"}}`
 	}
 	header := func(name, value string) string {
-		return `{"name":"fileRequestHeader","part":[{"name":"headerName","valueString":"` + name + `"},{"name":"headerValue","valueString":"` + value + `"}]}`
+		return `{"name":"fileRequestHeader","part":[{"name":"headerName","valueString":"` + name +
+			`"},{"name":"headerValue","valueString":"` + value + `"}]}`
 	}
 	for _, c := range []struct {
 		body []byte
@@ -586,7 +612,8 @@ func TestParseParams(t *testing.T) {
 		{[]byte(`{"resourceType":"Patient"}`), false},
 		{[]byte(`[`), false},
 	} {
-		if _, err := ParseParams(c.body, false); (err == nil) != c.ok || err != nil && fhir.KindOf(err) != fhir.Invalid {
+		if _, err := ParseParams(c.body, false); (err == nil) != c.ok || err != nil &&
+			fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", c.body, err)
 		}
 	}
@@ -615,7 +642,8 @@ func FuzzRewrite(f *testing.F) {
 			return
 		}
 		var r struct{ ID string }
-		if json.Unmarshal(body, &r) != nil || !strings.EqualFold(r.ID, ref.ID) && !bytes.Contains(body, []byte(ref.ID)) {
+		if json.Unmarshal(body, &r) != nil || !strings.EqualFold(r.ID, ref.ID) &&
+			!bytes.Contains(body, []byte(ref.ID)) {
 			t.Fatalf("%s", body)
 		}
 		same := manifest{Base: base}

@@ -164,7 +164,8 @@ func (w *worker) manifest(ctx context.Context, s *submission, i int) error {
 		var refused *refusal
 		if errors.As(err, &refused) {
 			final = failed
-			if err = w.report(ctx, s.ID, i, []outcome{{severity: "fatal", text: refused.text, url: refused.url}}); err != nil {
+			if err = w.report(ctx, s.ID, i,
+				[]outcome{{severity: "fatal", text: refused.text, url: refused.url}}); err != nil {
 				return err
 			}
 		}
