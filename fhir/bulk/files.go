@@ -87,7 +87,11 @@ type lines struct {
 }
 
 func (j *job) newLines() *lines {
-	l := &lines{job: j, elements: map[string][]string{}}
+	l := &lines{job: j}
+	if len(j.Elements) == 0 {
+		return l
+	}
+	l.elements = map[string][]string{}
 	for _, t := range j.Types {
 		l.elements[t] = j.elementsOf(t)
 	}

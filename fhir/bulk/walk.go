@@ -2,6 +2,7 @@ package bulk
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"slices"
 	"time"
@@ -17,17 +18,32 @@ import (
 type cursor struct {
 	// Page is the position in the scan of all Patients after which the patients of this
 	// page begin; only walks by patient without a list have pages.
-	Page []byte `json:"page,omitempty"`
+	Page position `json:"page,omitempty"`
 	// Patient is the index in the list or the page.
 	Patient int `json:"patient,omitempty"`
 	Type    int `json:"type,omitempty"` // index in the types of the walk
 	// After is the position in the scan of the type.
-	After []byte `json:"after,omitempty"`
+	After position `json:"after,omitempty"`
+}
+
+// position is a search.Position, which is not always valid UTF-8.
+type position string
+
+// MarshalText implements encoding.TextMarshaler.
+func (p position) MarshalText() ([]byte, error) {
+	return []byte(base64.RawURLEncoding.EncodeToString([]byte(p))), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *position) UnmarshalText(b []byte) error {
+	v, err := base64.RawURLEncoding.DecodeString(string(b))
+	*p = position(v)
+	return fhir.Wrap("bulk.position", err)
 }
 
 // reaches reports whether c is in the same scan as to, or beyond it.
 func (c *cursor) reaches(to *cursor) bool {
-	return string(c.Page) == string(to.Page) && c.Patient == to.Patient && c.Type == to.Type
+	return c.Page == to.Page && c.Patient == to.Patient && c.Type == to.Type
 }
 
 // item is one resource of a walk. It is valid until the callback returns.
@@ -48,12 +64,13 @@ type walk struct {
 	// positions is set if item.at is needed.
 	positions bool
 
-	members  []string // if listed
-	listed   bool
-	order    map[string]int // index of each member
-	matchers map[string]matchers
-	pace     yield.Counter
-	latest   map[string]fhir.Ref // of each target, the latest Provenance; bounded
+	members      []string // if listed
+	listed       bool
+	order        map[string]int // index of each member
+	matchers     map[string]matchers
+	pace         yield.Counter
+	latest       map[string]fhir.Ref          // of each target, the latest Provenance; bounded
+	compartments map[string]*search.Selection // of each type, its Patients
 }
 
 // yieldEvery is the number of resources, some 100 µs of work, after which a walk
@@ -66,7 +83,8 @@ const maxLatest = 4096
 // newWalk returns a walk through resources of the types that g may read.
 func (e *Exporter) newWalk(ctx context.Context, j *job, types []string, g *access.Grant) (*walk, error) {
 	w := &walk{exporter: e, job: j, types: types, filter: g.Filter(access.Read), order: map[string]int{},
-		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{}}
+		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{},
+		compartments: map[string]*search.Selection{}}
 	var err error
 	if w.matchers, err = j.matchersOf(e.opts.Base); err != nil {
 		return nil, err
@@ -109,7 +127,7 @@ func (w *walk) run(ctx context.Context, from cursor, to *cursor, fn func(*item) 
 			return err
 		}
 		more, err := w.patients(ctx, page, from, to, fn)
-		if err != nil || !more || next == nil || to != nil && string(to.Page) == string(from.Page) {
+		if err != nil || !more || next == "" || to != nil && to.Page == from.Page {
 			return err
 		}
 		from = cursor{Page: next}
@@ -120,14 +138,14 @@ func (w *walk) run(ctx context.Context, from cursor, to *cursor, fn func(*item) 
 const pageSize = 1000
 
 // page returns the ids of the Patients after a position, and the position of the last.
-func (w *walk) page(ctx context.Context, after []byte) (ids []string, last []byte, err error) {
+func (w *walk) page(ctx context.Context, after position) (ids []string, last position, err error) {
 	err = w.exporter.opts.Store.Scan(ctx, store.ScanRange{Types: []string{"Patient"}, At: w.job.Seq,
 		Filter: w.filter, After: search.Position(after), Positions: true}, func(f *store.Found) bool {
-		ids, last = append(ids, f.Resource.ID), []byte(f.Pos)
+		ids, last = append(ids, f.Resource.ID), position(f.Pos)
 		return len(ids) < pageSize
 	})
 	if len(ids) < pageSize {
-		last = nil
+		last = ""
 	}
 	return ids, last, err
 }
@@ -181,7 +199,7 @@ func (w *walk) scan(ctx context.Context, r store.ScanRange, at cursor, fn func(*
 		if ok {
 			it.Found = f
 			if w.positions {
-				it.at.After = []byte(f.Pos)
+				it.at.After = position(f.Pos)
 			}
 			more = fn(&it)
 		}
@@ -245,9 +263,13 @@ func within(t, since, until time.Time) bool {
 // so that a resource that refers to several members is exported once.
 func (w *walk) firstMember(f *store.Found) (int, error) {
 	code, _ := search.PatientParam(f.Resource.Type)
-	sel, err := search.SelectStored(f.Resource.Type, code)
-	if err != nil {
-		return 0, fhir.Wrap("bulk.walk", err)
+	sel := w.compartments[f.Resource.Type]
+	if sel == nil {
+		var err error
+		if sel, err = search.SelectStored(f.Resource.Type, code); err != nil {
+			return 0, fhir.Wrap("bulk.walk", err)
+		}
+		w.compartments[f.Resource.Type] = sel
 	}
 	v, err := search.Extractor{Base: w.exporter.opts.Base}.ExtractFor(sel, f.Resource.JSON)
 	if err != nil {
