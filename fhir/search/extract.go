@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fastjson"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/element"
 )
 
@@ -18,6 +19,8 @@ type Extractor struct {
 	// Base is the server's base URL ("https://host/fhir"). Absolute references
 	// below it are indexed as local references.
 	Base string
+	// Registry holds the parameters; nil is Builtin.
+	Registry *Registry
 }
 
 // Extract returns the index values of one resource of type typ.
@@ -44,20 +47,22 @@ const largeResource = 1 << 20
 // Extract returns the index values of one resource of type typ. A malformed
 // element has no value. The only error is a text that is not a JSON object.
 func (e Extractor) Extract(typ string, json []byte) (*Values, error) {
-	return e.extract(typ, json, nil)
+	return e.extract(typ, e.Registry.of(typ), json, nil)
 }
 
 // Selection is a set of parameters of one type, prepared for extracting only
 // their values.
 type Selection struct {
 	typ     string
+	in      *typeIndex
 	root    *node // the paths of the parameters
+	wanted  func(code string) bool
 	summary bool
 }
 
 // Select returns the Selection of the parameters in the clauses of q.
 func Select(q *Query) (*Selection, error) {
-	return selection("search.Select", q.Type, func(code string) bool {
+	return q.Registry.selection("search.Select", q.Type, func(code string) bool {
 		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.Param.Code == code })
 	})
 }
@@ -65,8 +70,13 @@ func Select(q *Query) (*Selection, error) {
 // SelectStored returns the Selection of the values that a store keeps with a
 // document: the fields of Values, and the values of the named parameters.
 func SelectStored(typ string, codes ...string) (*Selection, error) {
+	return builtin().SelectStored(typ, codes...)
+}
+
+// SelectStored is like the function SelectStored, for the parameters of r.
+func (r *Registry) SelectStored(typ string, codes ...string) (*Selection, error) {
 	patient, _ := PatientParam(typ)
-	s, err := selection("search.SelectStored", typ, func(code string) bool {
+	s, err := r.selection("search.SelectStored", typ, func(code string) bool {
 		return code == patient || slices.Contains(summaryParams[typ], code) || slices.Contains(codes, code)
 	})
 	if err == nil {
@@ -75,24 +85,24 @@ func SelectStored(typ string, codes ...string) (*Selection, error) {
 	return s, err
 }
 
-func selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
-	t := index()[typ]
+func (r *Registry) selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
+	t := r.of(typ)
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the server does not support this resource type")
 	}
-	return &Selection{typ: typ, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
+	return &Selection{typ: typ, in: t, wanted: wanted,
+		root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
 
 // ExtractFor returns the index values of a resource for the parameters of a
 // selection. They suffice for Match and cost a fraction of Extract. Except for
 // SelectStored, only ByParam is set.
 func (e Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
-	return e.extract(s.typ, json, s)
+	return e.extract(s.typ, s.in, json, s)
 }
 
 // extract extracts the values for a selection, or all values if s is nil.
-func (e Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
-	t := index()[typ]
+func (e Extractor) extract(typ string, t *typeIndex, json []byte, s *Selection) (*Values, error) {
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the server does not support this resource type")
 	}
@@ -116,6 +126,7 @@ func (e Extractor) extract(typ string, json []byte, s *Selection) (*Values, erro
 	if typ == "Patient" {
 		w.addNotDeceased(t)
 	}
+	w.evaluate(t, s, json)
 	v := &Values{ByParam: w.group(t)}
 	if s == nil || s.summary {
 		v.summarize(typ)
@@ -169,11 +180,15 @@ func (w *extraction) walk(n *node, v *fastjson.Value) {
 
 // group groups the collected values by parameter. They share one array.
 func (w *extraction) group(t *typeIndex) map[string][]Value {
-	var counts [128]int
+	var few [2][128]int
+	counts, at := few[0][:], few[1][:]
+	if len(t.params) > len(counts) {
+		counts, at = make([]int, len(t.params)), make([]int, len(t.params))
+	}
 	for _, s := range w.slots {
 		counts[s]++
 	}
-	params, at := 0, [128]int{}
+	params := 0
 	for s, sum := 0, 0; s < len(t.params); s++ {
 		at[s] = sum
 		sum += counts[s]
@@ -249,18 +264,7 @@ var summaryParams = map[string][]string{ // read only
 
 // summarize sets the fields that the store keeps with the document.
 func (v *Values) summarize(typ string) {
-	if code, _ := PatientParam(typ); code == "_id" {
-		if id := v.ByParam["_id"]; len(id) > 0 {
-			v.Patient = id[0].Code
-		}
-	} else if code != "" {
-		for i := range v.ByParam[code] {
-			if r := &v.ByParam[code][i]; r.RefType == "Patient" {
-				v.Patient = r.RefID
-				break
-			}
-		}
-	}
+	v.Patient = v.patient(typ)
 	var when []Value
 	switch typ {
 	case "Observation":
@@ -284,6 +288,39 @@ func (v *Values) summarize(typ string) {
 	if len(when) > 0 {
 		v.Start, v.End = when[0].Lo, when[0].Hi
 	}
+}
+
+// patient returns the id of the first patient whose compartment has the resource.
+func (v *Values) patient(typ string) string {
+	code, _ := PatientParam(typ)
+	if code == "_id" {
+		if id := v.ByParam["_id"]; len(id) > 0 {
+			return id[0].Code
+		}
+		return ""
+	}
+	for i := range v.ByParam[code] {
+		if r := &v.ByParam[code][i]; r.RefType == "Patient" {
+			return r.RefID
+		}
+	}
+	return ""
+}
+
+// Tokens returns the values of a parameter as access.Facts.Tokens does.
+func (v *Values) Tokens(param string) []access.Token {
+	vals := v.ByParam[param]
+	out := make([]access.Token, 0, len(vals))
+	for i := range vals {
+		x := &vals[i]
+		switch {
+		case x.RefType != "":
+			out = append(out, access.Token{Code: x.RefType + "/" + x.RefID})
+		case x.Code != "" || x.System != "":
+			out = append(out, access.Token{System: x.System, Code: x.Code})
+		}
+	}
+	return out
 }
 
 // SetLastUpdated sets the value of _lastUpdated. Resources do not contain it

@@ -123,6 +123,9 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.query.Clauses {
 		c := &m.query.Clauses[i]
+		if c.Param.Expression != nil {
+			return nil, false
+		}
 		slots := s.slotsUnder(c.Param)
 		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)
@@ -206,7 +209,7 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 
 // slotsUnder returns the number of slots in the elements that a parameter reads.
 func (s *Template) slotsUnder(p *Param) int {
-	t := index()[p.ResourceType]
+	t := p.in
 	slots := 0
 	for i := range s.slots {
 		n := t.root
