@@ -19,9 +19,9 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Publisher implements $bulk-publish (Bulk Data 4.0.0 ballot) for the terminology that the
-// server publishes: the types that only the server writes, except for the audit trail. The
-// files are public and contain nothing else.
+// Publisher implements $bulk-publish (Bulk Data 4.0.0 ballot) for the terminology and
+// the definitions that the server itself publishes. The files are public and contain nothing
+// else.
 //
 // A file has its content's hash in its name, so that it never changes. The files of the
 // manifest before the current one remain, for downloads that are under way.
@@ -37,25 +37,23 @@ type Publisher struct {
 	before   map[string][]byte // of the one before; guarded by mu
 }
 
-// publishedTypes returns the types that $bulk-publish offers.
-func publishedTypes() (out []string) {
-	for _, t := range fhir.Types {
-		if fhir.WrittenByServer(t) && t != "AuditEvent" {
-			out = append(out, t)
-		}
-	}
-	slices.Sort(out)
-	return out
+// publishedTypes lists the types that $bulk-publish offers.
+var publishedTypes = []string{"CodeSystem", "ConceptMap", "SearchParameter", "StructureDefinition", "ValueSet"} // read only
+
+// isOwn reports whether the server itself has written a resource, under a canonical URL of
+// its own. Clients write other resources of these types.
+func isOwn(f *store.Found) bool {
+	return f.Facts != nil && f.Facts.Author == "" && f.Facts.Patient == "" && f.Facts.Vendor == "" &&
+		bytes.Contains(f.Resource.JSON, []byte(`"url":"`+fhir.Canonical+"/"+f.Resource.Type+"/"))
 }
 
 // NewPublisher returns a Publisher of a store with a FHIR base URL.
 func NewPublisher(st store.Store, base string) *Publisher {
 	p := &Publisher{st: st, base: base}
 	p.changed.Store(true)
-	types := publishedTypes()
 	p.stop = st.Watch(func(c store.Commit) {
 		for i := range c.Changes {
-			if slices.Contains(types, c.Changes[i].Ref.Type) {
+			if slices.Contains(publishedTypes, c.Changes[i].Ref.Type) {
 				p.changed.Store(true)
 				return
 			}
@@ -116,13 +114,13 @@ func (p *Publisher) refresh(ctx context.Context) error {
 	m := publishManifest{ManifestType: element.HL7 + "uv/bulkdata/OperationDefinition/bulk-publish",
 		OutputFormat: "application/fhir+ndjson", Output: []fileItem{}, Deleted: []fileItem{}, Error: []fileItem{}}
 	files, latest := map[string][]byte{}, time.Unix(0, 0)
-	for _, t := range publishedTypes() {
+	for _, t := range publishedTypes {
 		var text bytes.Buffer
 		n := 0
 		err := p.st.Find(ctx, store.Find{Query: &search.Query{Type: t}, Filter: access.All().Filter(access.Read)},
 			func(f *store.Found) bool {
-				if f.Facts != nil && (f.Facts.Author != "" || f.Facts.Patient != "" || f.Facts.Vendor != "") {
-					return true // not the server's own
+				if !isOwn(f) {
+					return true
 				}
 				text.Write(f.Resource.JSON)
 				text.WriteByte('\n')

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
 )
 
 // TestPublisher checks the manifest and the files of $bulk-publish: the server's own
@@ -13,7 +15,7 @@ import (
 func TestPublisher(t *testing.T) {
 	w := newWorld(t)
 	w.seed()
-	w.put("CodeSystem", "c1", `,"url":"urn:c1","status":"active","content":"complete"`)
+	w.put("CodeSystem", "c1", `,"url":"`+fhir.Canonical+`/CodeSystem/c1","status":"active","content":"complete"`)
 	p := NewPublisher(w.st, base)
 	defer p.Close()
 	read := func() (m publishManifest, tag string) {
@@ -49,7 +51,7 @@ func TestPublisher(t *testing.T) {
 	if _, again := read(); again != tag {
 		t.Error("the tag changes with other data")
 	}
-	w.put("CodeSystem", "c2", `,"url":"urn:c2","status":"active","content":"complete"`)
+	w.put("CodeSystem", "c2", `,"url":"`+fhir.Canonical+`/CodeSystem/c2","status":"active","content":"complete"`)
 	m, again := read()
 	if again == tag || m.Output[0].URL == first || m.Output[0].Count != 2 {
 		t.Errorf("%+v", m)
@@ -62,9 +64,12 @@ func TestPublisher(t *testing.T) {
 			t.Errorf("%q", name)
 		}
 	}
-	for _, typ := range publishedTypes() {
-		if typ == "AuditEvent" || !fhir.WrittenByServer(typ) {
-			t.Errorf("%s is published", typ)
-		}
+	// What is not the server's own stays private.
+	w.put("CodeSystem", "c3", `,"url":"https://clinic.example/CodeSystem/c3","status":"active","content":"complete"`)
+	if _, same := read(); same != again {
+		t.Error("a CodeSystem of another publisher is published")
+	}
+	if isOwn(&store.Found{Resource: fhir.Resource{Type: "CodeSystem", JSON: res.JSON}, Facts: &access.Facts{Author: "ehr"}}) {
+		t.Error("a CodeSystem that a client wrote is published")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -211,7 +212,6 @@ func (f *File) change(ctx context.Context) error {
 // record describes one resource in a block.
 type record struct {
 	ref      fhir.Ref
-	patient  string
 	from, to int // range of its bytes in the block, including the line feed
 	deleted  bool
 	// header is set for the header before the resources of a patient. It has no ref.
@@ -249,12 +249,6 @@ var errDone = errors.New("the range is complete")
 
 func (b *block) add(ctx context.Context, r *item) error {
 	rec := record{ref: r.Resource.Ref(), from: len(b.buf), deleted: r.Resource.Deleted}
-	if r.Facts != nil {
-		rec.patient = r.Facts.Patient
-	}
-	if rec.patient == "" && rec.ref.Type == "Patient" {
-		rec.patient = rec.ref.ID
-	}
 	if !rec.deleted {
 		var err error
 		var header int
@@ -269,17 +263,29 @@ func (b *block) add(ctx context.Context, r *item) error {
 	rec.to = len(b.buf)
 	b.records = append(b.records, rec)
 	b.all = b.records
-	if p := rec.patient; p != "" && p != b.last {
-		b.last = p
-		if !b.seen[p] {
-			b.seen[p] = true
-			b.fresh = append(b.fresh, p)
+	if _, one := search.PatientParam(rec.ref.Type); one && r.Facts != nil && r.Facts.Patient != "" {
+		b.see(r.Facts.Patient)
+	} else {
+		for _, p := range patientsOf(r.Facts) {
+			b.see(p)
 		}
 	}
 	if len(b.buf) >= blockSize || rec.deleted && len(b.records) >= deletedPerBundle {
 		return b.flush(ctx)
 	}
 	return nil
+}
+
+// see adds a patient to the disclosures.
+func (b *block) see(patient string) {
+	if patient == b.last {
+		return
+	}
+	b.last = patient
+	if !b.seen[patient] {
+		b.seen[patient] = true
+		b.fresh = append(b.fresh, patient)
+	}
 }
 
 // flush makes the block's disclosures durable, drops resources that the consents

@@ -64,13 +64,12 @@ type walk struct {
 	// positions is set if item.at is needed.
 	positions bool
 
-	members      []string // if listed
-	listed       bool
-	order        map[string]int // index of each member
-	matchers     map[string]matchers
-	pace         yield.Counter
-	latest       map[string]fhir.Ref          // of each target, the latest Provenance; bounded
-	compartments map[string]*search.Selection // of each type, its Patients
+	members  []string // if listed
+	listed   bool
+	order    map[string]int // index of each member
+	matchers map[string]matchers
+	pace     yield.Counter
+	latest   map[string]fhir.Ref // of each target, the latest Provenance; bounded
 }
 
 // yieldEvery is the number of resources, some 100 µs of work, after which a walk
@@ -83,8 +82,7 @@ const maxLatest = 4096
 // newWalk returns a walk through resources of the types that g may read.
 func (e *Exporter) newWalk(ctx context.Context, j *job, types []string, g *access.Grant) (*walk, error) {
 	w := &walk{exporter: e, job: j, types: types, filter: g.Filter(access.Read), order: map[string]int{},
-		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{},
-		compartments: map[string]*search.Selection{}}
+		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{}}
 	var err error
 	if w.matchers, err = j.matchersOf(e.opts.Base); err != nil {
 		return nil, err
@@ -220,9 +218,8 @@ func (w *walk) takes(ctx context.Context, f *store.Found, dedupe bool, member in
 		return false, nil
 	}
 	if dedupe && !w.deleted {
-		first, err := w.firstMember(f)
-		if err != nil || first != member {
-			return false, err
+		if w.firstMember(f) != member {
+			return false, nil
 		}
 	}
 	return w.matches(ctx, f)
@@ -261,27 +258,25 @@ func within(t, since, until time.Time) bool {
 
 // firstMember returns the index of the first member in whose compartment a resource is,
 // so that a resource that refers to several members is exported once.
-func (w *walk) firstMember(f *store.Found) (int, error) {
-	code, _ := search.PatientParam(f.Resource.Type)
-	sel := w.compartments[f.Resource.Type]
-	if sel == nil {
-		var err error
-		if sel, err = search.SelectStored(f.Resource.Type, code); err != nil {
-			return 0, fhir.Wrap("bulk.walk", err)
-		}
-		w.compartments[f.Resource.Type] = sel
-	}
-	v, err := search.Extractor{Base: w.exporter.opts.Base}.ExtractFor(sel, f.Resource.JSON)
-	if err != nil {
-		return 0, fhir.Wrap("bulk.walk", err)
-	}
+func (w *walk) firstMember(f *store.Found) int {
 	first := len(w.members)
-	for _, p := range v.ByParam[code] {
-		if i, ok := w.order[p.RefID]; ok && i < first && (p.RefType == "Patient" || p.RefType == "") {
-			first = i
+	for _, p := range patientsOf(f.Facts) {
+		if i, ok := w.order[p]; ok {
+			first = min(first, i)
 		}
 	}
-	return first, nil
+	return first
+}
+
+// patientsOf returns the Patients in whose compartments a resource is.
+func patientsOf(f *access.Facts) []string {
+	switch {
+	case f == nil:
+		return nil
+	case f.Type == "Patient" && f.Patient == "":
+		return []string{f.ID}
+	}
+	return f.Patients()
 }
 
 // associated reports whether a Provenance is one of those that includeAssociatedData
@@ -338,11 +333,8 @@ func (w *walk) returns(ctx context.Context, ref fhir.Ref) (bool, error) {
 	if !w.filter.Allow(facts) {
 		return false, nil
 	}
-	patient := facts.Patient
-	if ref.Type == "Patient" {
-		patient = ref.ID
-	}
-	if _, in := w.order[patient]; w.listed && !in {
+	in := func(p string) bool { _, ok := w.order[p]; return ok }
+	if w.listed && !slices.ContainsFunc(patientsOf(facts), in) {
 		return false, nil
 	}
 	return w.matches(ctx, &store.Found{Resource: res, Facts: facts})

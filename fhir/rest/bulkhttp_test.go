@@ -18,6 +18,7 @@ import (
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/cluster/role/roletest"
 )
 
@@ -212,12 +213,12 @@ func TestPolling(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	now := time.Now()
+	clock := clocktest.At(time.Now())
 	e := gin.New()
 	g := e.Group("/fhir", func(c *gin.Context) {
 		c.Set(keyPrincipal, &access.Principal{ClientID: c.GetHeader("X-Client"), TokenID: "t", Grant: access.All()})
 	})
-	Bulk{Exporter: x, Base: "http://h/fhir", Polls: 2, Clock: func() time.Time { return now }}.Mount(g)
+	Bulk{Exporter: x, Base: "http://h/fhir", Polls: 2, Clock: clock.Now}.Mount(g)
 	do := func(method, url, client string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(method, url, nil)
 		r.Header.Set("X-Client", client)
@@ -242,7 +243,7 @@ func TestPolling(t *testing.T) {
 	if w := do("GET", poll["b"], "b"); w.Code != 202 {
 		t.Errorf("another client: %d", w.Code)
 	}
-	now = now.Add(time.Second)
+	clock.Add(time.Second)
 	if w := do("GET", poll["a"], "a"); w.Code != 202 {
 		t.Errorf("after a second: %d", w.Code)
 	}

@@ -115,7 +115,7 @@ func TestBulkSubmitOverHTTP(t *testing.T) {
 // TestBulkPublishOverHTTP reads the published files without a token.
 func TestBulkPublishOverHTTP(t *testing.T) {
 	o := newOperations(t)
-	o.put("CodeSystem", "c1", `,"url":"urn:c1","status":"active","content":"complete"`)
+	o.put("CodeSystem", "c1", `,"url":"`+fhir.Canonical+`/CodeSystem/c1","status":"active","content":"complete"`)
 	o.put("Patient", "p1", "")
 	resp, body := o.do("GET", "/$bulk-publish", "", "")
 	var m bulkManifest

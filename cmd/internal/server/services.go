@@ -162,7 +162,6 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
-	s.fhir.Receiver = phoneMade{s.pipeline}
 	if err := s.startBulk(ctx); err != nil {
 		return nil, err
 	}
@@ -188,14 +187,21 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
-	s.startSync(ctx)
-	s.startSweep(ctx)
-	s.startRemaps(ctx)
+	s.startWork(ctx)
 	return s, nil
 }
 
-// startBulk starts to consume bulk submissions and to publish files.
+// startWork starts the work in the background that needs all services.
+func (s *services) startWork(ctx context.Context) {
+	s.startSync(ctx)
+	s.startSweep(ctx)
+	s.startRemaps(ctx)
+}
+
+// startBulk starts to consume bulk submissions, which may hold phone-made Observations, and
+// to publish files.
 func (s *services) startBulk(ctx context.Context) (err error) {
+	s.fhir.Receiver = phoneMade{s.pipeline}
 	s.bulkSubmit, err = submit.New(ctx, submit.Options{Store: s.store, Writer: s.fhir, Audit: s.audit.recorder,
 		Clock: s.now, Base: s.fhirBase(), Policy: s.egress, GrantFor: clientGrants{s.clients, s.consents}.compile,
 		Roles: s.roles, Logger: s.log})
