@@ -33,6 +33,7 @@ type batch struct {
 	file       int
 	url        string
 	deleted    bool // the lines are Bundles with deletions
+	phoneMade  bool // the client makes all Observations on phones
 
 	entries []entry
 	bytes   int // of the entries
@@ -78,7 +79,8 @@ func (b *batch) entry(line int, text []byte, long bool) string {
 		return err.Error()
 	}
 	method, target, own := "PUT", ref.String(), ref
-	if ref.Type == "Observation" && bytes.Contains(body, []byte(interaction.PhoneMadeProfile)) {
+	made := b.phoneMade || bytes.Contains(body, []byte(interaction.PhoneMadeProfile))
+	if ref.Type == "Observation" && made {
 		method, target, own = "POST", ref.Type, fhir.Ref{} // The receiver finds the id.
 	}
 	b.put(line, own, m.about(text), fmt.Sprintf(`{"resource":%s,"request":{"method":%q,"url":%q}}`, body, method,

@@ -16,8 +16,8 @@
 // type and id, because ids of different servers may be equal; relative references and those
 // below fhirBaseUrl are changed in the same way. A reference below the base URL of this
 // server names a resource of this server. An Observation with the profile of phone-made
-// Observations is created instead: the receiver of package mapping stores it as a sample, and
-// knows it again.
+// Observations is created instead: the receiver of package mapping repairs it, stores it as
+// data of the vendor, and knows it again.
 //
 // Files with Patients come first, then types outside of the Patient compartment, then the
 // others, and Provenance last, because what a resource refers to must exist. A line that

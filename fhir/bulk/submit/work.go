@@ -320,7 +320,12 @@ func (w *worker) file(ctx context.Context, s *submission, i, n int, u string, de
 		if err != nil {
 			return err
 		}
-		b := &batch{worker: w, submission: s, manifest: i, file: n, url: u, deleted: deleted}
+		rq, err := w.request(ctx, s)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errWork, kept(err))
+		}
+		b := &batch{worker: w, submission: s, manifest: i, file: n, url: u, deleted: deleted,
+			phoneMade: rq.Principal.Grant.PhoneMade}
 		r := bufio.NewReaderSize(body, 64<<10)
 		for line := 1; ; line++ {
 			text, err := readLine(r)
