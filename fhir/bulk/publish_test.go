@@ -64,7 +64,7 @@ func TestPublisher(t *testing.T) {
 			t.Errorf("%q", name)
 		}
 	}
-	// What is not the server's own stays private.
+	// A CodeSystem of another publisher stays private.
 	w.put("CodeSystem", "c3", `,"url":"https://clinic.example/CodeSystem/c3","status":"active","content":"complete"`)
 	if _, same := read(); same != again {
 		t.Error("a CodeSystem of another publisher is published")

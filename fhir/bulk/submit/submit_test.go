@@ -485,7 +485,7 @@ func TestFetching(t *testing.T) {
 			rw.WriteHeader(503)
 			return true
 		case r.URL.Path == "/moved":
-			http.Redirect(rw, r, "/m-0.ndjson", 302)
+			http.Redirect(rw, r, "/m-0.ndjson", http.StatusFound)
 			return true
 		}
 		return false
