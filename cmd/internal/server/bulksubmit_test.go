@@ -40,8 +40,8 @@ func TestBulkSubmitSamples(t *testing.T) {
 		return &g, nil
 	}
 	a.may(access.Create|access.Read, false)
-	c, err := submit.New(t.Context(), submit.Options{Store: a.store, Writer: a.fhir, Audit: a.audit.recorder, Clock: a.now,
-		Base:     a.fhirBase(),
+	c, err := submit.New(t.Context(), submit.Options{Store: a.store, Writer: a.fhir, Audit: a.audit.recorder,
+		Clock: a.now, Base: a.fhirBase(),
 		Policy:   egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true},
 		GrantFor: grant})
 	if err != nil {

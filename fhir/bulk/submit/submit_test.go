@@ -340,6 +340,29 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestStopAfterCrash checks that a stopped submission loses what a batch stored whose process
+// ended before it knew.
+func TestStopAfterCrash(t *testing.T) {
+	w, p := newWorld(t), newProvider(t)
+	w.consumer.Close()
+	o := w.opts
+	c := &counting{Writer: w.service, ended: make(chan struct{})}
+	o.Writer = c
+	w.consumer = w.start(o)
+	w.submit(params("s", inProgress, p.manifest("m", "Patient", patient("a")+patient("b")), base))
+	<-c.ended
+	w.consumer.Close()
+	if got := w.ids("Patient"); len(got) != 2 {
+		t.Fatalf("the batch has stored %v", got)
+	}
+	w.consumer = w.start(w.opts)
+	w.submit(params("s", stopped, "", ""))
+	w.await("s")
+	if got := w.ids("Patient"); len(got) != 0 {
+		t.Errorf("after the stop: %v", got)
+	}
+}
+
 // counting counts lines, and blocks before the batch after some.
 type counting struct {
 	Writer
