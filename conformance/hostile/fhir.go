@@ -17,6 +17,7 @@ func (w *world) requests() error {
 	}
 	w.bundles()
 	w.searches()
+	w.exports()
 	w.paths()
 	return w.rawRequests()
 }
@@ -216,6 +217,32 @@ func (w *world) searches() {
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, want: []int{413}})
 	w.try(attack{name: "POST _search: JSON", path: "Observation/_search", body: text(`{"Zanaria":1}`),
 		want: []int{415}})
+}
+
+// exports sends kick-offs and submissions.
+func (w *world) exports() {
+	async := []string{"Prefer", "respond-async", "Content-Type", "application/fhir+json"}
+	for _, q := range []string{"_type=Zanaria", "_since=Zanaria", "_until=2026-02-31", "_outputFormat=Zanaria",
+		"_elements=Zanaria.Zanaria.Zanaria", "_typeFilter=Zanaria", "_typeFilter=Observation%3Fcode:Zanaria=1",
+		"_typeFilter=Observation%3F_include=Zanaria", "_typeFilter=" + strings.Repeat("Observation%3Fcode=Z,", 400),
+		"includeAssociatedData=Zanaria", "organizeOutputBy=Zanaria", "allowPartialManifests=Zanaria",
+		"patient=Patient/zanaria", "Zanaria=1"} {
+		w.try(attack{name: "$export: " + cut(q), method: "GET", path: "$export?" + q, header: async,
+			want: []int{400, 413, 414, 431}})
+	}
+	for _, op := range []string{"$export", "$bulk-submit", "$bulk-submit-status"} {
+		w.try(attack{name: op + ": Parameters of 1 MiB", path: op, header: async, want: []int{413},
+			body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"`, "Zanaria!", 1<<17,
+				`"}]}`)})
+		w.try(attack{name: op + ": not Parameters", path: op, header: async, want: []int{400},
+			body: text(`{"resourceType":"Zanaria"}`)})
+	}
+	for _, u := range []string{"http://169.254.169.254/zanaria", "file:///etc/passwd", "https://zanaria@10.0.0.1/", "Zanaria"} {
+		w.try(attack{name: "$bulk-submit: " + u, path: "$bulk-submit", header: async, want: []int{400, 403},
+			body: text(`{"resourceType":"Parameters","parameter":[` +
+				`{"name":"submitter","valueIdentifier":{"value":"zanaria"}},{"name":"submissionId","valueString":"z"},` +
+				`{"name":"fhirBaseUrl","valueUrl":"https://zanaria.example"},{"name":"manifestUrl","valueUrl":"` + u + `"}]}`)})
+	}
 }
 
 func (w *world) paths() {

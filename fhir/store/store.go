@@ -240,6 +240,11 @@ type ScanRange struct {
 	Filter  access.Filter
 	// Deleted includes deletion markers, for exports with Since.
 	Deleted bool
+	// After and To, if set, limit the scan of a single type to the resources after one
+	// position and up to another, both of which an earlier scan of the same range returned.
+	After, To search.Position
+	// Positions sets Found.Pos.
+	Positions bool
 }
 
 // VersionRange selects versions of many resources at a snapshot, for the histories of a
