@@ -18,6 +18,8 @@ type Extractor struct {
 	// Base is the server's base URL ("https://host/fhir"). Absolute references
 	// below it are indexed as local references.
 	Base string
+	// Registry holds the parameters; nil is Builtin.
+	Registry *Registry
 }
 
 // Extract returns the index values of one resource of type typ.
@@ -44,20 +46,21 @@ const largeResource = 1 << 20
 // Extract returns the index values of one resource of type typ. A malformed
 // element has no value. The only error is a text that is not a JSON object.
 func (e Extractor) Extract(typ string, json []byte) (*Values, error) {
-	return e.extract(typ, json, nil)
+	return e.extract(typ, e.Registry.of(typ), json, nil)
 }
 
 // Selection is a set of parameters of one type, prepared for extracting only
 // their values.
 type Selection struct {
 	typ     string
+	in      *typeIndex
 	root    *node // the paths of the parameters
 	summary bool
 }
 
 // Select returns the Selection of the parameters in the clauses of q.
 func Select(q *Query) (*Selection, error) {
-	return selection("search.Select", q.Type, func(code string) bool {
+	return q.Registry.selection("search.Select", q.Type, func(code string) bool {
 		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.Param.Code == code })
 	})
 }
@@ -65,8 +68,13 @@ func Select(q *Query) (*Selection, error) {
 // SelectStored returns the Selection of the values that a store keeps with a
 // document: the fields of Values, and the values of the named parameters.
 func SelectStored(typ string, codes ...string) (*Selection, error) {
+	return builtin().SelectStored(typ, codes...)
+}
+
+// SelectStored is like the function SelectStored, for the parameters of r.
+func (r *Registry) SelectStored(typ string, codes ...string) (*Selection, error) {
 	patient, _ := PatientParam(typ)
-	s, err := selection("search.SelectStored", typ, func(code string) bool {
+	s, err := r.selection("search.SelectStored", typ, func(code string) bool {
 		return code == patient || slices.Contains(summaryParams[typ], code) || slices.Contains(codes, code)
 	})
 	if err == nil {
@@ -75,24 +83,23 @@ func SelectStored(typ string, codes ...string) (*Selection, error) {
 	return s, err
 }
 
-func selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
-	t := index()[typ]
+func (r *Registry) selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
+	t := r.of(typ)
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the server does not support this resource type")
 	}
-	return &Selection{typ: typ, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
+	return &Selection{typ: typ, in: t, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
 
 // ExtractFor returns the index values of a resource for the parameters of a
 // selection. They suffice for Match and cost a fraction of Extract. Except for
 // SelectStored, only ByParam is set.
 func (e Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
-	return e.extract(s.typ, json, s)
+	return e.extract(s.typ, s.in, json, s)
 }
 
 // extract extracts the values for a selection, or all values if s is nil.
-func (e Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
-	t := index()[typ]
+func (e Extractor) extract(typ string, t *typeIndex, json []byte, s *Selection) (*Values, error) {
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "the server does not support this resource type")
 	}

@@ -206,7 +206,7 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 
 // slotsUnder returns the number of slots in the elements that a parameter reads.
 func (s *Template) slotsUnder(p *Param) int {
-	t := index()[p.ResourceType]
+	t := p.in
 	slots := 0
 	for i := range s.slots {
 		n := t.root

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // ParseOptions configures Parse.
@@ -26,6 +27,23 @@ type ParseOptions struct {
 	// Now is called only for the prefix ap. If it is nil, ap means overlap without a
 	// tolerance.
 	Now now
+	// Registry holds the parameters; nil is Builtin.
+	Registry *Registry
+	// ValueSets answers :in, :not-in, :above and :below. If it is nil, these modifiers
+	// are not supported.
+	ValueSets ValueSets
+}
+
+// ValueSets is the terminology that a search depends on. fhir/terminology implements
+// it.
+type ValueSets interface {
+	// Expand returns the codes of a value set, given by canonical URL or as a reference
+	// ("ValueSet/1"), or not ok if it is unknown or has too many codes.
+	Expand(url string) (codes []element.Coding, ok bool)
+	// Below returns a code and all codes that it subsumes; Above, all that subsume it. The
+	// result is not ok if the code system is unknown.
+	Below(system, code string) (codes []string, ok bool)
+	Above(system, code string) (codes []string, ok bool)
 }
 
 const (
@@ -92,7 +110,7 @@ var readable = strings.NewReplacer("%3A", ":", "%2C", ",", "%2F", "/", "%24", "$
 
 // Parse parses the parameters of a search for resources of type typ.
 func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
-	if index()[typ] == nil {
+	if o.Registry.of(typ) == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the server does not support this resource type")
 	}
 	if len(pairs) > maxParams {
@@ -101,7 +119,7 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if o.MaxCount <= 0 {
 		o.MaxCount = 1000
 	}
-	ps := &parser{opts: o, query: &Query{Type: typ, Count: -1}, seen: map[string]bool{}}
+	ps := &parser{opts: o, query: &Query{Type: typ, Registry: o.Registry, Count: -1}, seen: map[string]bool{}}
 	if o.DefaultCount > 0 {
 		ps.query.Count = o.DefaultCount
 	}
@@ -248,9 +266,9 @@ func badValue(name, want string) error {
 func (ps *parser) sort(value string) error {
 	for _, f := range strings.Split(value, ",") {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
-		p, ok := Lookup(ps.query.Type, code)
+		p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
 		if !ok || !p.Supported() || p.Type.Composite() {
-			return errUnknown("_sort names %s, by which %s cannot be sorted", knownName(code), ps.query.Type)
+			return errUnknown("_sort names %s, by which %s cannot be sorted", ps.knownName(code), ps.query.Type)
 		}
 		ps.query.Sort = append(ps.query.Sort, SortKey{Param: code, Desc: desc})
 	}
@@ -271,10 +289,10 @@ func (ps *parser) include(mod, value string) error {
 	if mod == "" && f[0] != ps.query.Type {
 		return errUnsupported("the source type of _include must be %s; for another type use _include:iterate", ps.query.Type)
 	}
-	p, ok := Lookup(f[0], f[1])
+	p, ok := ps.opts.Registry.Lookup(f[0], f[1])
 	if !ok || p.Type != TypeReference || !p.Supported() {
 		return errUnsupported("_include does not name a reference parameter; %s has %s", ps.query.Type,
-			strings.Join(codes(ps.query.Type, TypeReference), ", "))
+			strings.Join(ps.codes(ps.query.Type, TypeReference), ", "))
 	}
 	in := Include{Source: f[0], Param: f[1], Iterate: mod != ""}
 	if len(f) == 3 {
@@ -296,10 +314,10 @@ func (ps *parser) clause(name, value string) error {
 	if strings.Contains(name, ".") {
 		return errUnsupported("chained parameters such as %s are not supported; search in several steps instead", safeName(name))
 	}
-	p, ok := Lookup(ps.query.Type, code)
+	p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
 	if !ok {
 		return errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at, safeName(code),
-			ps.query.Type, strings.Join(codes(ps.query.Type, 0), ", "))
+			ps.query.Type, strings.Join(ps.codes(ps.query.Type, 0), ", "))
 	}
 	if !p.Supported() {
 		return errUnsupported("search parameter %s of %s is not supported", code, ps.query.Type)
@@ -369,9 +387,9 @@ func modifier(p *Param, mod string) (Modifier, string, error) {
 
 // codes lists the supported parameters of a resource type. If k is not zero, it
 // lists only those of type k.
-func codes(typ string, k ParamType) []string {
+func (ps *parser) codes(typ string, k ParamType) []string {
 	var out []string
-	for _, p := range Params(typ) {
+	for _, p := range ps.opts.Registry.Params(typ) {
 		if k == 0 || p.Type == k {
 			out = append(out, p.Code)
 		}
@@ -433,8 +451,12 @@ func safeName(s string) string {
 
 // knownName returns s for an error text if it is the name of a search parameter.
 // Otherwise it returns a placeholder, because s may be any input.
-func knownName(s string) string {
-	for _, t := range index() {
+func (ps *parser) knownName(s string) string {
+	registry := ps.opts.Registry
+	if registry == nil {
+		registry = builtin()
+	}
+	for _, t := range registry.types {
 		if t.byCode[s] != nil {
 			return s
 		}

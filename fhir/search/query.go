@@ -2,6 +2,8 @@ package search
 
 import (
 	"time"
+
+	"pulsegate/fhir/fhirpath"
 )
 
 // ParamType is the type of a search parameter.
@@ -68,6 +70,10 @@ type Value struct {
 	// quantity and number: Num is the number, and [NumLo, NumHi) the range that the
 	// written precision covers. System and Code hold the unit.
 	Num, NumLo, NumHi float64
+	// Canonical is the quantity in the base units of UCUM (fhir/ucum), if its system is
+	// UCUM and its unit is known: CanonicalUnit is then not empty.
+	Canonical, CanonicalLo, CanonicalHi float64
+	CanonicalUnit                       string
 	// LoNs and HiNs are nanoseconds to be added to Lo and Hi, for a date with digits
 	// beyond the millisecond. HiNs may be negative. In a resource, Lo and Hi are the
 	// enclosing milliseconds. In a clause, they are rounded so that every match is
@@ -101,6 +107,25 @@ type Clause struct {
 	Modifier Modifier
 	Missing  bool
 	Values   []Value
+
+	// Joins is set for a chained parameter (subject:Patient.name=x) and for _has. The
+	// store knows no joins: fhir/interaction evaluates them first, each as a search of
+	// its own under the caller's Filter, and replaces the clause by Values.
+	Joins []Join
+	// Any, if set, makes the clause match the resources that match one of these lists of
+	// clauses. It serves _filter and what a join turns into.
+	Any [][]Clause
+	// Not negates the clause.
+	Not bool
+}
+
+// Join connects a clause to resources of another type.
+type Join struct {
+	// Query selects resources of another type.
+	Query *Query
+	// Reverse is nil for a chained parameter: the Clause's Param refers to a match of
+	// Query. For _has it is the parameter of Query.Type that refers to the resource.
+	Reverse *Param
 }
 
 // SortKey is one element of _sort.
@@ -140,7 +165,8 @@ const (
 	TotalAccurate
 )
 
-// Include is one _include: Source:Param[:Target].
+// Include is one _include or _revinclude: Source:Param[:Target]. The Param "*"
+// stands for all reference parameters of the Source.
 type Include struct {
 	Source, Param, Target string
 	Iterate               bool
@@ -149,6 +175,7 @@ type Include struct {
 // Query is a parsed search on one type.
 type Query struct {
 	Type     string
+	Registry *Registry // nil is Builtin
 	Clauses  []Clause
 	Sort     []SortKey
 	Count    int // -1 if not given
@@ -156,6 +183,9 @@ type Query struct {
 	Summary  Summary
 	Elements []string
 	Includes []Include
+	// RevIncludes holds each _revinclude, whose Source is the type of the resources to
+	// be included.
+	RevIncludes []Include
 	// Patient is the id of the only patient that the query can match, if it is
 	// limited to one by the type's patient parameter (patient,
 	// subject=Patient/x, or _id for Patient).
@@ -179,9 +209,13 @@ type Param struct {
 	// Targets lists the types that a reference may name. If it is empty, any type
 	// is allowed.
 	Targets []string
-	// Paths holds the alternatives of the FHIRPath expression, compiled by gen. If it
-	// is empty, the parameter is not supported.
+	// Paths holds the alternatives of the FHIRPath expression, compiled by gen.
 	Paths []Path
+	// Expression holds the alternatives that are not Paths. If there are neither, the
+	// parameter is not supported.
+	Expression *fhirpath.Expression
+
+	in *typeIndex
 }
 
 // Path is one alternative of a parameter's expression.

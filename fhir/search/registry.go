@@ -7,9 +7,19 @@ import (
 
 //go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out registry_gen.go
 
-// index returns the registry by resource type, built on first use from the
+// Registry is an immutable set of search parameters, by resource type. The methods
+// of a nil Registry are those of Builtin, so that a zero ParseOptions, Extractor or
+// Query stands for it. A server that defines parameters at run time makes a new
+// Registry and passes it to what starts after that.
+type Registry struct {
+	types map[string]*typeIndex
+}
+
+// Builtin returns the parameters that R4 defines, made on first use from the
 // generated table.
-var index = sync.OnceValue(func() map[string]*typeIndex {
+func Builtin() *Registry { return builtin() }
+
+var builtin = sync.OnceValue(func() *Registry {
 	m := map[string]*typeIndex{}
 	for i := range registry {
 		p := &registry[i]
@@ -19,14 +29,22 @@ var index = sync.OnceValue(func() map[string]*typeIndex {
 			t = &typeIndex{byCode: map[string]*Param{}, root: &node{}}
 			m[p.ResourceType] = t
 		}
+		p.in = t
 		t.params = append(t.params, p)
 		t.byCode[p.Code] = p
 		for j := range p.Paths {
 			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, typ: p.Type, path: &p.Paths[j]})
 		}
 	}
-	return m
+	return &Registry{types: m}
 })
+
+func (r *Registry) of(typ string) *typeIndex {
+	if r == nil {
+		r = builtin()
+	}
+	return r.types[typ]
+}
 
 // typeIndex is the registry of one resource type.
 type typeIndex struct {
@@ -84,9 +102,12 @@ func (n *node) prune(keep func(leaf) bool) *node {
 	return out
 }
 
+// Lookup returns the entry of a parameter that R4 defines, supported or not.
+func Lookup(typ, code string) (*Param, bool) { return builtin().Lookup(typ, code) }
+
 // Lookup returns the registry entry of a search parameter, supported or not.
-func Lookup(typ, code string) (*Param, bool) {
-	t := index()[typ]
+func (r *Registry) Lookup(typ, code string) (*Param, bool) {
+	t := r.of(typ)
 	if t == nil {
 		return nil, false
 	}
@@ -94,11 +115,14 @@ func Lookup(typ, code string) (*Param, bool) {
 	return p, ok
 }
 
+// Params returns the supported parameters of a type that R4 defines.
+func Params(typ string) []*Param { return builtin().Params(typ) }
+
 // Params returns the supported parameters of a type, sorted by code, including
 // those of all resources (_id, _lastUpdated). The entries are shared and must not
 // be changed.
-func Params(typ string) []*Param {
-	t := index()[typ]
+func (r *Registry) Params(typ string) []*Param {
+	t := r.of(typ)
 	if t == nil {
 		return nil
 	}

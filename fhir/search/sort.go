@@ -8,8 +8,11 @@ import (
 // Key returns the value by which a resource is sorted: its least value for
 // ascending order, its greatest for descending order. The second result is false
 // if it has no value; such resources come last in either order.
-func Key(typ string, v *Values, s SortKey) (Value, bool) {
-	p, ok := Lookup(typ, s.Param)
+func Key(typ string, v *Values, s SortKey) (Value, bool) { return (*Registry)(nil).Key(typ, v, s) }
+
+// Key is like the function Key, for the parameters of r.
+func (r *Registry) Key(typ string, v *Values, s SortKey) (Value, bool) {
+	p, ok := r.Lookup(typ, s.Param)
 	if !ok {
 		return Value{}, false
 	}
