@@ -143,7 +143,7 @@ func Statement(s Settings) ([]byte, error) {
 		Software:       software{"Pulsegate", s.Version, date},
 		Implementation: implementation{"This server", s.Base},
 		FHIRVersion:    "4.0.1",
-		Format:         []string{"application/fhir+json", "json"},
+		Format:         []string{"application/fhir+json", "application/fhir+xml", "json", "xml", "text/html"},
 		Rest:           []rest{r},
 	})
 	if err != nil {

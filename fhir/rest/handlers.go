@@ -81,6 +81,9 @@ func (s *Server) searchForm(c *gin.Context) {
 			return
 		}
 		raw = strings.Trim(raw+"&"+string(form), "&")
+		if !renegotiate(c, raw) {
+			return
+		}
 	}
 	rq := requestOf(c)
 	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
@@ -135,8 +138,13 @@ func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
 	}
 	s.versionHeaders(c, r)
 	if unchanged(c.Request, r) {
+		c.Writer.Header()["Vary"] = vary
 		c.Status(http.StatusNotModified)
 		c.Writer.WriteHeaderNow()
+		return
+	}
+	if r.Type == typeBinary {
+		sendBinary(c, r)
 		return
 	}
 	send(c, http.StatusOK, r.JSON)
@@ -167,7 +175,7 @@ func unchanged(q *http.Request, r *fhir.Resource) bool {
 
 func (s *Server) create(c *gin.Context) {
 	typ := c.Param("type")
-	body, err := s.body(c)
+	body, err := s.resourceBody(c, fhir.Ref{Type: typ})
 	if err != nil {
 		s.fail(c, "create", fhir.Ref{Type: typ}, err)
 		return
@@ -195,7 +203,7 @@ func (s *Server) update(c *gin.Context) {
 	pre, err := preconditions(c.Request.Header)
 	var body []byte
 	if err == nil {
-		body, err = s.body(c)
+		body, err = s.resourceBody(c, refOf(c))
 	}
 	if err != nil {
 		s.fail(c, "update", refOf(c), err)

@@ -22,6 +22,7 @@ import (
 // identify uses the caller's X-Request-Id if it is harmless, and otherwise
 // generates one.
 func (s *Server) identify(c *gin.Context) {
+	c.Set(keyServer, s)
 	id := c.GetHeader("X-Request-Id")
 	if !harmless(id) {
 		var err error
@@ -34,7 +35,6 @@ func (s *Server) identify(c *gin.Context) {
 		}
 	}
 	c.Set(keyRequestID, id)
-	c.Set(keyLogger, s.Logger)
 	c.Header("X-Request-Id", id)
 	c.Next()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -32,6 +33,26 @@ type Encoder struct {
 	items []item // of the objects that are being written
 	depth int    // of open elements
 	err   error
+}
+
+var encoders = sync.Pool{New: func() any { return new(Encoder) }}
+
+// maxKept is the size in nodes up to which an Encoder is kept for reuse.
+const maxKept = 1 << 14
+
+// ToXML is Encode with an Encoder that is shared.
+func ToXML(w io.Writer, indent bool, parts ...[]byte) error {
+	e, ok := encoders.Get().(*Encoder)
+	if !ok {
+		e = new(Encoder)
+	}
+	e.Indent = indent
+	err := e.Encode(w, parts...)
+	if cap(e.nodes) <= maxKept {
+		e.b, e.w = nil, nil
+		encoders.Put(e)
+	}
+	return err
 }
 
 // item is a member of an object with its shadow.
