@@ -13,7 +13,8 @@ import (
 // names, or nil if the Binary has none. Whoever may not read that resource may not read
 // the Binary either (R4 binary.html#security), and the same holds if the context is not
 // on this server, because its rules are not known here.
-func (s *Service) contextFacts(ctx context.Context, rq *Request, op string, binary *fhir.Resource) (*access.Facts, error) {
+func (s *Service) contextFacts(ctx context.Context, rq *Request, op string,
+	binary *fhir.Resource) (*access.Facts, error) {
 	var b struct{ SecurityContext *struct{ Reference string } }
 	if err := json.Unmarshal(binary.JSON, &b); err != nil {
 		return nil, fhir.Wrap(op, err)

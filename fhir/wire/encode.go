@@ -67,7 +67,8 @@ type item struct {
 // errors are *fhir.Error of kind Internal, because the server had validated the
 // resource.
 func (e *Encoder) Encode(w io.Writer, parts ...[]byte) error {
-	e.set, e.w, e.out, e.err, e.depth, e.items = definitions.R4(), w, append(e.out[:0], Declaration...), nil, 0, e.items[:0]
+	e.set, e.w, e.out, e.err, e.depth, e.items = definitions.R4(), w, append(e.out[:0], Declaration...), nil, 0,
+		e.items[:0]
 	if len(parts) == 1 {
 		if err := e.read(parts[0]); err != nil {
 			return internal(err.Error())

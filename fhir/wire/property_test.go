@@ -142,10 +142,12 @@ func (g *generator) primitive(p definitions.Primitive) {
 		g.b.WriteString(rapid.SampledFrom([]string{"0", "1.00", "-3.10", "1e10", "2.50E-7", "100", "0.000", "-0",
 			"12345678901234567890.1234567890"}).Draw(g.t, "number"))
 	default:
-		s := rapid.StringOfN(rapid.SampledFrom([]rune("aZ09 \n\t\r\"'\\<>&/;#é\u00a0\u2028\U0001F600\uFFFD\u0085\u007f]")),
+		s := rapid.StringOfN(rapid.SampledFrom(
+			[]rune("aZ09 \n\t\r\"'\\<>&/;#é\u00a0\u2028\U0001F600\uFFFD\u0085\u007f]")),
 			1, 12, -1).Draw(g.t, "string")
 		if p == definitions.XHTML {
-			s = `<div xmlns="` + xhtmlURI + `"><p title="` + escaped(s) + `">` + escaped(s) + "<br/>\r\n<!-- c --> &#160;</p></div>"
+			s = `<div xmlns="` + xhtmlURI + `"><p title="` + escaped(s) + `">` + escaped(s) +
+				"<br/>\r\n<!-- c --> &#160;</p></div>"
 		}
 		j, err := json.Marshal(s)
 		if err != nil {
