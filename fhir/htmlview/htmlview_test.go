@@ -95,7 +95,8 @@ func TestLinks(t *testing.T) {
 			{bundle, "html", []string{base + "/Patient?a=1&__page=x&_format=html", base + "/Patient/1?_format=html",
 				base + "/Organization/o1?_format=html"}},
 		} {
-			page := render(t, htmlview.Page{Base: base, Path: "/fhir/Patient", Status: 200, XML: asXML, Format: c.format}, c.in)
+			page := render(t, htmlview.Page{Base: base, Path: "/fhir/Patient", Status: 200, XML: asXML,
+				Format: c.format}, c.in)
 			var got []string
 			for _, m := range href.FindAllStringSubmatch(code.FindString(page), -1) {
 				got = append(got, html.UnescapeString(m[1]))
@@ -109,7 +110,8 @@ func TestLinks(t *testing.T) {
 
 // TestFormats shows that the links to other formats keep the query.
 func TestFormats(t *testing.T) {
-	page := render(t, htmlview.Page{Base: base, Path: "/fhir/Patient", Query: "name=%22%3E&_format=html&_count=1", Status: 200}, `{}`)
+	page := render(t, htmlview.Page{Base: base, Path: "/fhir/Patient", Query: "name=%22%3E&_format=html&_count=1",
+		Status: 200}, `{}`)
 	for _, want := range []string{`href="/fhir/Patient?name=%22%3E&amp;_count=1&amp;_format=html/xml"`,
 		`href="/fhir/Patient?name=%22%3E&amp;_count=1&amp;_format=json&amp;_pretty=true"`} {
 		if !strings.Contains(page, want) {
@@ -130,7 +132,8 @@ func FuzzPage(f *testing.F) {
 				continue
 			}
 			page := strings.ToLower(b.String())
-			if strings.Contains(page, "<script") || strings.Contains(page, "<img") || strings.Count(page, "<iframe") > 1 {
+			if strings.Contains(page, "<script") || strings.Contains(page, "<img") ||
+				strings.Count(page, "<iframe") > 1 {
 				t.Fatal(b.String())
 			}
 		}

@@ -113,7 +113,7 @@ func (p *Page) Write(w io.Writer, parts ...[]byte) error {
 	if err != nil {
 		return err
 	}
-	t := painter{w: w}
+	t := painter{dest: w}
 	if p.Narrative != "" {
 		t.out = append(t.out, openNarrative...)
 		t.escape([]byte(p.Narrative))
@@ -125,13 +125,13 @@ func (p *Page) Write(w io.Writer, parts ...[]byte) error {
 	}
 	l := linker{base: p.Base, format: p.Format}
 	if p.XML {
-		x := &xmlPainter{painter: painter{w: w, linker: l}}
+		x := &xmlPainter{painter: painter{dest: w, linker: l}}
 		if err := wire.ToXML(x, true, parts...); err != nil {
 			return err
 		}
 		err = x.flush()
 	} else {
-		j := &jsonPainter{painter: painter{w: w, linker: l}}
+		j := &jsonPainter{painter: painter{dest: w, linker: l}}
 		x := wire.NewIndenter(j)
 		for _, part := range parts {
 			if _, err := x.Write(part); err != nil {

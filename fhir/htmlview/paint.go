@@ -57,7 +57,7 @@ func relative(s string) bool {
 // painter writes HTML.
 type painter struct {
 	linker
-	w    io.Writer
+	dest io.Writer
 	out  []byte
 	held []byte // the current value, up to longest
 	long bool   // the value is longer and has been written in part
@@ -120,7 +120,7 @@ func (p *painter) hold(c byte, class string) {
 }
 
 func (p *painter) flush() error {
-	_, err := p.w.Write(p.out)
+	_, err := p.dest.Write(p.out)
 	p.out = p.out[:0]
 	return err
 }

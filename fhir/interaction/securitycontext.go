@@ -10,7 +10,7 @@ import (
 )
 
 // contextFacts returns the facts of the resource that the securityContext of a Binary
-// names, or nil if the Binary has none. Whoever may not read that resource may not read
+// names, or nil if the Binary has none. A caller who may not read that resource may not read
 // the Binary either (R4 binary.html#security), and the same holds if the context is not
 // on this server, because its rules are not known here.
 func (s *Service) contextFacts(ctx context.Context, rq *Request, op string,

@@ -114,7 +114,7 @@ type converted struct {
 	buf     []byte
 	begun   bool
 	zip     *gzip.Writer
-	w       io.Writer
+	dest    io.Writer
 	failed  error // of the connection
 }
 
@@ -128,14 +128,14 @@ func (w *converted) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		w.begin(true)
-		if _, err := w.w.Write(w.buf); err != nil {
+		if _, err := w.dest.Write(w.buf); err != nil {
 			w.failed = err
 			return 0, err
 		}
 		w.buf = nil
 		return len(b), nil
 	}
-	n, err := w.w.Write(b)
+	n, err := w.dest.Write(b)
 	if err != nil {
 		w.failed = err
 	}
@@ -146,13 +146,13 @@ func (w *converted) Write(b []byte) (int, error) {
 func (w *converted) begin(chunked bool) {
 	w.begun = true
 	c := w.context
-	w.w = c.Writer
+	w.dest = c.Writer
 	h := c.Writer.Header()
 	if (chunked || len(w.buf) >= worthZipping) && takesGzip(c.Request) {
 		if z, ok := zippers.Get().(*gzip.Writer); ok {
 			h.Set("Content-Encoding", "gzip")
 			z.Reset(c.Writer)
-			w.zip, w.w = z, z
+			w.zip, w.dest = z, z
 		}
 	}
 	if !chunked && w.zip == nil {
@@ -165,7 +165,7 @@ func (w *converted) begin(chunked bool) {
 func (w *converted) close() error {
 	if !w.begun {
 		w.begin(false)
-		if _, err := w.w.Write(w.buf); err != nil {
+		if _, err := w.dest.Write(w.buf); err != nil {
 			w.failed = err
 			return err
 		}

@@ -400,12 +400,15 @@ func TestUnconvertible(t *testing.T) {
 	}
 }
 
-// TestBinary reads and writes content.
-func TestBinary(t *testing.T) {
+const storedBinary = `{"resourceType":"Binary","id":"b","contentType":"image/png","securityContext":{"reference":"Patient/p1"},"data":"AAH/"}`
+
+// binaryWorld serves two Binaries, and echoes the resource of a POST. The function sends a
+// request to it.
+func binaryWorld(t *testing.T) func(method, path, accept, contentType, body string) (int, string, http.Header) {
 	s := &Server{}
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
-	stored := []byte(`{"resourceType":"Binary","id":"b","contentType":"image/png","securityContext":{"reference":"Patient/p1"},"data":"AAH/"}`)
+	stored := []byte(storedBinary)
 	json2 := []byte(`{"resourceType":"Binary","id":"j","contentType":"application/json","data":"e30="}`)
 	e.GET("/fhir/:type/:id", s.negotiate, func(c *gin.Context) {
 		body := stored
@@ -425,7 +428,7 @@ func TestBinary(t *testing.T) {
 	})
 	w := newWorld(t, newModelStore(time.Now))
 	w.srv.Config.Handler = e
-	do := func(method, path, accept, contentType, body string) (int, string, http.Header) {
+	return func(method, path, accept, contentType, body string) (int, string, http.Header) {
 		t.Helper()
 		req, err := http.NewRequest(method, w.srv.URL+"/fhir"+path, strings.NewReader(body))
 		if err != nil {
@@ -447,6 +450,11 @@ func TestBinary(t *testing.T) {
 		}
 		return resp.StatusCode, b.String(), resp.Header
 	}
+}
+
+// TestBinary reads content and resources.
+func TestBinary(t *testing.T) {
+	do := binaryWorld(t)
 	const resourceJSON, resourceXML = "application/fhir+json; charset=utf-8", "application/fhir+xml; charset=utf-8"
 	for _, c := range []struct {
 		path, accept string
@@ -483,6 +491,11 @@ func TestBinary(t *testing.T) {
 			t.Errorf("%s: %q %v", c.path, body, h)
 		}
 	}
+}
+
+// TestBinaryWrites writes content and resources.
+func TestBinaryWrites(t *testing.T) {
+	do := binaryWorld(t)
 	const written = `{"resourceType":"Binary","contentType":"%s","securityContext":{"reference":"Patient/p1"},"data":"%s"}`
 	for _, c := range []struct{ media, body, want string }{
 		{"image/png", "\x00\x01\xff", fmt.Sprintf(written, "image/png", "AAH/")},
@@ -490,7 +503,7 @@ func TestBinary(t *testing.T) {
 		{"application/json", "{}", fmt.Sprintf(written, "application/json", "e30=")},
 		{"application/fhir+json", `{"resourceType":"Patient"}`,
 			fmt.Sprintf(written, "application/fhir+json", "eyJyZXNvdXJjZVR5cGUiOiJQYXRpZW50In0=")},
-		{"application/fhir+json", string(stored), string(stored)},
+		{"application/fhir+json", storedBinary, storedBinary},
 		{"application/fhir+xml", `<Binary xmlns="http://hl7.org/fhir"><contentType value="image/png"/><data value="AAH/"/></Binary>`,
 			`{"resourceType":"Binary","contentType":"image/png","data":"AAH/"}`},
 	} {

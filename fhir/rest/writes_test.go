@@ -88,8 +88,7 @@ func TestHiddenIsAbsent(t *testing.T) {
 						h = []string{"If-Match", c.match}
 					}
 					got[i] = w.do("all", c.method, path, res, h...)
-					bundled[i] = w.do("all", "POST", "/",
-						bundle("transaction", conditionalEntry(c.method, path, res, c.match)))
+					bundled[i] = w.do("all", "POST", "/", bundle("transaction", conditionalEntry(c.method, path, res, c.match)))
 					b := w.do("all", "POST", "/", bundle("batch", conditionalEntry(c.method, path, res, c.match)))
 					i1 := bytes.Index(b.body, []byte(`"entry"`))
 					batched[i] = answer{status: 400, header: http.Header{}, body: b.body[max(i1, 0):]}
@@ -341,7 +340,7 @@ func TestConditionalReferences(t *testing.T) {
 			{"all", "Patient/ca", "Practitioner?identifier=none", 412, "Bundle.entry[1].resource.performer"},
 			{"all", "Patient?", "Practitioner/doc", 412, "Bundle.entry[1].resource.subject"},
 			{"all", "Patient?zanaria=1", "Practitioner/doc", 400, "Bundle.entry[1].resource.subject"},
-			{"all", "Location?identifier=1", "Practitioner/doc", 404, "Bundle.entry[1].resource.subject"},
+			{"all", "Coffee?identifier=1", "Practitioner/doc", 404, "Bundle.entry[1].resource.subject"},
 			{"all", "Patient?identifier=urn:t|a", "Group?_id=none", 412, "Bundle.entry[1].resource.performer"},
 			{"all", "Practitioner?identifier=d", "Practitioner/doc", 400, "Observation.subject"},
 			{"vitals", "Patient?identifier=urn:t|a", "Practitioner?identifier=d", 403,

@@ -30,7 +30,7 @@ const (
 // elements, but not the rules of R4 that apply to JSON as well. Errors are *fhir.Error
 // of kind Invalid with the FHIRPath and the position of the fault.
 func FromXML(body []byte) ([]byte, error) {
-	d := &decoder{scanner: scanner{b: body}, set: definitions.R4()}
+	d := &decoder{scanner: scanner{body: body}, set: definitions.R4()}
 	d.pos = len(body) - len(bytes.TrimPrefix(body, byteOrderMark))
 	d.synced = d.pos
 	d.out = make([]byte, 0, len(body)+len(body)/8+64)
@@ -80,7 +80,7 @@ func (d *decoder) err() error {
 		}
 		is.Expression = []string{b.String()}
 	}
-	before := d.b[:min(d.faultAt, len(d.b))]
+	before := d.body[:min(d.faultAt, len(d.body))]
 	is.Line = 1 + bytes.Count(before, []byte{'\n'})
 	is.Column = 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
 	return &fhir.Error{Kind: fhir.Invalid, Op: "wire.FromXML", Issues: []fhir.Issue{is}}
@@ -88,13 +88,13 @@ func (d *decoder) err() error {
 
 // document reads the root element and what follows it.
 func (d *decoder) document() bool {
-	if d.pos >= len(d.b) || d.b[d.pos] != '<' {
+	if d.pos >= len(d.body) || d.body[d.pos] != '<' {
 		return d.fail(d.pos, ruleWellFormed+"it has no root element")
 	}
 	if !d.start() || !d.resource(true) || !d.misc() {
 		return false
 	}
-	if d.pos < len(d.b) {
+	if d.pos < len(d.body) {
 		return d.fail(d.pos, ruleWellFormed+"it has text after the root element")
 	}
 	return true
@@ -167,7 +167,7 @@ func (d *decoder) sync(at int) {
 	if d.still > 0 || at <= d.synced {
 		return
 	}
-	part := d.b[d.synced:at]
+	part := d.body[d.synced:at]
 	d.synced = at
 	if n := bytes.Count(part, []byte{'\n'}); n > 0 {
 		for range n {

@@ -27,7 +27,7 @@ type Encoder struct {
 
 	reader
 	set   *definitions.Set
-	w     io.Writer
+	dest  io.Writer
 	out   []byte
 	text  []byte // scratch for narrative
 	items []item // of the objects that are being written
@@ -49,7 +49,7 @@ func ToXML(w io.Writer, indent bool, parts ...[]byte) error {
 	e.Indent = indent
 	err := e.Encode(w, parts...)
 	if cap(e.nodes) <= maxKept {
-		e.b, e.w = nil, nil
+		e.json, e.dest = nil, nil
 		encoders.Put(e)
 	}
 	return err
@@ -67,7 +67,7 @@ type item struct {
 // errors are *fhir.Error of kind Internal, because the server had validated the
 // resource.
 func (e *Encoder) Encode(w io.Writer, parts ...[]byte) error {
-	e.set, e.w, e.out, e.err, e.depth, e.items = definitions.R4(), w, append(e.out[:0], Declaration...), nil, 0,
+	e.set, e.dest, e.out, e.err, e.depth, e.items = definitions.R4(), w, append(e.out[:0], Declaration...), nil, 0,
 		e.items[:0]
 	if len(parts) == 1 {
 		if err := e.read(parts[0]); err != nil {
@@ -97,13 +97,13 @@ func (e *Encoder) fail(text string) {
 
 func (e *Encoder) flush() {
 	if e.err == nil {
-		_, e.err = e.w.Write(e.out)
+		_, e.err = e.dest.Write(e.out)
 	}
 	e.out = e.out[:0]
 }
 
 // jsonOf returns the JSON of a node.
-func (e *Encoder) jsonOf(i int) []byte { n := &e.nodes[i]; return e.b[n.start:n.end] }
+func (e *Encoder) jsonOf(i int) []byte { n := &e.nodes[i]; return e.json[n.start:n.end] }
 
 // first returns the first child of a node, or the node after it if there is none.
 func (e *Encoder) first(i int) (child, end int) { return i + 1, int(e.nodes[i].next) }
@@ -149,9 +149,9 @@ func (e *Encoder) resource(i int, root bool) {
 
 // typeOf returns the structure of the resource of a node.
 func (e *Encoder) typeOf(i int) *definitions.Structure {
-	if e.b[e.nodes[i].start] == '{' {
+	if e.json[e.nodes[i].start] == '{' {
 		for c, end := e.first(i); c < end; c = int(e.nodes[c].next) {
-			if n := &e.nodes[c]; string(e.b[n.key:n.keyEnd]) == "resourceType" {
+			if n := &e.nodes[c]; string(e.json[n.key:n.keyEnd]) == "resourceType" {
 				if t := e.jsonOf(c); len(t) > 2 {
 					if st := e.set.Resource(t[1 : len(t)-1]); st != nil {
 						return st
@@ -195,14 +195,14 @@ func (e *Encoder) object(i int, st *definitions.Structure, name string) {
 
 // collect appends the members of an object to e.items, in the order of the definition.
 func (e *Encoder) collect(i int, st *definitions.Structure) {
-	if e.b[e.nodes[i].start] != '{' {
+	if e.json[e.nodes[i].start] != '{' {
 		e.fail("an element is not a JSON object")
 		return
 	}
 	mark, sorted := len(e.items), true
 	for c, end := e.first(i); c < end; c = int(e.nodes[c].next) {
 		n := &e.nodes[c]
-		name := e.b[n.key:n.keyEnd]
+		name := e.json[n.key:n.keyEnd]
 		shadow := len(name) > 0 && name[0] == '_'
 		if shadow {
 			name = name[1:]
@@ -288,7 +288,7 @@ func (e *Encoder) elements(i int) (first, end int) {
 	if i < 0 {
 		return 0, 0
 	}
-	if e.b[e.nodes[i].start] != '[' {
+	if e.json[e.nodes[i].start] != '[' {
 		e.fail("a repeating element is not a JSON array")
 		return 0, 0
 	}
@@ -296,7 +296,7 @@ func (e *Encoder) elements(i int) (first, end int) {
 }
 
 // isNull reports whether there is no node, or null.
-func (e *Encoder) isNull(i int) bool { return i < 0 || e.b[e.nodes[i].start] == 'n' }
+func (e *Encoder) isNull(i int) bool { return i < 0 || e.json[e.nodes[i].start] == 'n' }
 
 // element writes one element. Nulls of an array of primitives without a counterpart are
 // left out, because XML cannot express them.
@@ -331,7 +331,7 @@ func (e *Encoder) primitive(m *definitions.Member, value, shadow int) {
 		e.object(shadow, e.set.Structure("Element"), m.Name)
 		return
 	}
-	if c := e.b[e.nodes[value].start]; c == '{' || c == '[' {
+	if c := e.json[e.nodes[value].start]; c == '{' || c == '[' {
 		e.fail("a primitive is not a JSON primitive")
 		return
 	}
@@ -359,7 +359,7 @@ func (e *Encoder) narrative(i int) {
 	}
 	e.newline()
 	e.text = appendText(e.text[:0], v[1:len(v)-1])
-	s := scanner{b: bytes.Trim(e.text, " \t\r\n")}
+	s := scanner{body: bytes.Trim(e.text, " \t\r\n")}
 	ok := s.checkText() && s.has("<") && s.start()
 	if ok && (string(s.tag.local) != "div" || s.tag.space != xhtmlNamespace && s.tag.space != noNamespace) {
 		ok = false
@@ -367,7 +367,7 @@ func (e *Encoder) narrative(i int) {
 	if ok {
 		e.out, ok = s.narrative(e.out, true)
 	}
-	if !ok || s.pos < len(s.b) {
+	if !ok || s.pos < len(s.body) {
 		e.fail("narrative is not well-formed")
 	}
 }

@@ -230,12 +230,12 @@ func TestXMLExamples(t *testing.T) {
 				}
 				roundTrip(t, out)
 				sameXML(t, b, toXML(t, out))
-				twin, err := os.ReadFile(strings.TrimSuffix(file, ".xml") + ".json")
+				inJSON, err := os.ReadFile(strings.TrimSuffix(file, ".xml") + ".json")
 				if err != nil || otherwise[filepath.Base(file)] != "" {
 					return
 				}
 				n++
-				if want, got := tree(t, twin), tree(t, out); !reflect.DeepEqual(want, got) {
+				if want, got := tree(t, inJSON), tree(t, out); !reflect.DeepEqual(want, got) {
 					t.Errorf("HL7's JSON differs: %s", difference(want, got))
 				}
 			})

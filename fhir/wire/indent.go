@@ -5,7 +5,7 @@ import "io"
 // Indenter indents JSON by two spaces per level as it is written. The JSON must be
 // valid. White space between tokens is replaced. Close writes the end.
 type Indenter struct {
-	w       io.Writer
+	dest    io.Writer
 	out     []byte
 	depth   int
 	quoted  bool
@@ -14,7 +14,7 @@ type Indenter struct {
 }
 
 // NewIndenter returns an Indenter that writes to w.
-func NewIndenter(w io.Writer) *Indenter { return &Indenter{w: w} }
+func NewIndenter(w io.Writer) *Indenter { return &Indenter{dest: w} }
 
 // Write implements io.Writer.
 func (x *Indenter) Write(b []byte) (int, error) {
@@ -91,7 +91,7 @@ func (x *Indenter) newline() {
 }
 
 func (x *Indenter) flush() error {
-	_, err := x.w.Write(x.out)
+	_, err := x.dest.Write(x.out)
 	x.out = x.out[:0]
 	return err
 }

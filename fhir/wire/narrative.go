@@ -20,22 +20,22 @@ func (s *scanner) narrative(out []byte, fromJSON bool) ([]byte, bool) {
 	}
 	for floor := len(s.open); len(s.open) >= floor; {
 		end := s.pos
-		for end < len(s.b) && class[s.b[end]]&classStop == 0 {
+		for end < len(s.body) && class[s.body[end]]&classStop == 0 {
 			end++
 		}
-		run := s.b[s.pos:end]
+		run := s.body[s.pos:end]
 		if i := bytes.Index(run, []byte("]]>")); i >= 0 {
 			return out, s.fail(s.pos+i, ruleWellFormed+"narrative has the end of a CDATA section without its start")
 		}
 		out = append(out, run...)
 		s.pos = end
-		if end == len(s.b) {
+		if end == len(s.body) {
 			return out, s.fail(end, ruleEnd)
 		}
-		if s.b[end] == '<' {
+		if s.body[end] == '<' {
 			out, ok = s.appendMarkup(out, fromJSON)
 		} else {
-			out, ok = s.appendSpecial(out, s.b, fromJSON)
+			out, ok = s.appendSpecial(out, s.body, fromJSON)
 		}
 		if !ok {
 			return out, false
@@ -52,7 +52,7 @@ func (s *scanner) appendMarkup(out []byte, fromJSON bool) ([]byte, bool) {
 		if !s.end() {
 			return out, false
 		}
-		name := s.b[start+len("</") : s.pos]
+		name := s.body[start+len("</") : s.pos]
 		if i := bytes.IndexByte(name, ':'); i >= 0 {
 			name = name[i+1:]
 		}
@@ -61,7 +61,7 @@ func (s *scanner) appendMarkup(out []byte, fromJSON bool) ([]byte, bool) {
 		if !s.comment() {
 			return out, false
 		}
-		return append(out, s.b[start:s.pos]...), true
+		return append(out, s.body[start:s.pos]...), true
 	case s.has("<![CDATA["):
 		return s.appendCDATA(out)
 	case s.has("<!"):
@@ -81,11 +81,11 @@ func (s *scanner) appendMarkup(out []byte, fromJSON bool) ([]byte, bool) {
 // appendCDATA appends the text of a CDATA section.
 func (s *scanner) appendCDATA(out []byte) ([]byte, bool) {
 	const opening = "<![CDATA["
-	end := bytes.Index(s.b[s.pos:], []byte("]]>"))
+	end := bytes.Index(s.body[s.pos:], []byte("]]>"))
 	if end < 0 {
 		return out, s.fail(s.pos, ruleEnd)
 	}
-	for i, c := range s.b[s.pos+len(opening) : s.pos+end] {
+	for i, c := range s.body[s.pos+len(opening) : s.pos+end] {
 		switch {
 		case c == '&':
 			out = append(out, "&amp;"...)
@@ -172,7 +172,7 @@ func (s *scanner) appendTag(out []byte, root, fromJSON bool) ([]byte, bool) {
 			}
 		}
 		if plain {
-			return append(out, s.b[t.start:t.end]...), true
+			return append(out, s.body[t.start:t.end]...), true
 		}
 	}
 	out = append(append(out, '<'), t.local...)

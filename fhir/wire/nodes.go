@@ -18,7 +18,7 @@ const maxJSONDepth = 256
 // reader reads JSON into nodes. The JSON was validated or written by the server, so the
 // reader checks only what it needs to stay within bounds.
 type reader struct {
-	b     []byte
+	json  []byte
 	pos   int
 	nodes []node
 }
@@ -28,7 +28,7 @@ func (r *reader) read(b []byte) error {
 	if len(b) > 1<<31 {
 		return errJSON
 	}
-	r.b, r.pos, r.nodes = b, 0, r.nodes[:0]
+	r.json, r.pos, r.nodes = b, 0, r.nodes[:0]
 	if !r.value(0, 0, 0) {
 		return errJSON
 	}
@@ -39,7 +39,7 @@ func (r *reader) read(b []byte) error {
 }
 
 func (r *reader) space() {
-	for r.pos < len(r.b) && class[r.b[r.pos]]&classSpace != 0 {
+	for r.pos < len(r.json) && class[r.json[r.pos]]&classSpace != 0 {
 		r.pos++
 	}
 }
@@ -47,13 +47,13 @@ func (r *reader) space() {
 // value reads a value with the given key.
 func (r *reader) value(key, keyEnd, depth int) bool {
 	r.space()
-	if r.pos >= len(r.b) || depth > maxJSONDepth {
+	if r.pos >= len(r.json) || depth > maxJSONDepth {
 		return false
 	}
 	n := len(r.nodes)
 	r.nodes = append(r.nodes, node{key: uint32(key), keyEnd: uint32(keyEnd), start: uint32(r.pos)})
 	ok := true
-	switch r.b[r.pos] {
+	switch r.json[r.pos] {
 	case '{':
 		ok = r.members(depth, '}', true)
 	case '[':
@@ -62,7 +62,7 @@ func (r *reader) value(key, keyEnd, depth int) bool {
 		ok = r.string()
 	default:
 		start := r.pos
-		for r.pos < len(r.b) && literalByte(r.b[r.pos]) {
+		for r.pos < len(r.json) && literalByte(r.json[r.pos]) {
 			r.pos++
 		}
 		ok = r.pos > start
@@ -78,7 +78,7 @@ func literalByte(c byte) bool {
 // members reads the members of an object or the elements of an array.
 func (r *reader) members(depth int, closing byte, keys bool) bool {
 	r.pos++
-	if r.space(); r.pos < len(r.b) && r.b[r.pos] == closing {
+	if r.space(); r.pos < len(r.json) && r.json[r.pos] == closing {
 		r.pos++
 		return true
 	}
@@ -87,11 +87,11 @@ func (r *reader) members(depth int, closing byte, keys bool) bool {
 		if keys {
 			r.space()
 			key = r.pos + 1
-			if r.pos >= len(r.b) || r.b[r.pos] != '"' || !r.string() {
+			if r.pos >= len(r.json) || r.json[r.pos] != '"' || !r.string() {
 				return false
 			}
 			keyEnd = r.pos - 1
-			if r.space(); r.pos >= len(r.b) || r.b[r.pos] != ':' {
+			if r.space(); r.pos >= len(r.json) || r.json[r.pos] != ':' {
 				return false
 			}
 			r.pos++
@@ -99,11 +99,11 @@ func (r *reader) members(depth int, closing byte, keys bool) bool {
 		if !r.value(key, keyEnd, depth+1) {
 			return false
 		}
-		if r.space(); r.pos >= len(r.b) {
+		if r.space(); r.pos >= len(r.json) {
 			return false
 		}
 		r.pos++
-		switch r.b[r.pos-1] {
+		switch r.json[r.pos-1] {
 		case ',':
 		case closing:
 			return true
@@ -115,7 +115,7 @@ func (r *reader) members(depth int, closing byte, keys bool) bool {
 
 // string reads a string from its opening quote.
 func (r *reader) string() bool {
-	b := r.b
+	b := r.json
 	for i := r.pos + 1; i < len(b); i++ {
 		switch b[i] {
 		case '"':

@@ -74,7 +74,7 @@ type tag struct {
 // scanner reads XML from b at pos. Its functions report the first fault with fail and
 // return false from then on.
 type scanner struct {
-	b        []byte
+	body     []byte
 	pos      int
 	depth    int // of open elements
 	bindings []binding
@@ -134,10 +134,10 @@ var class = func() (t [256]uint8) { // read only
 // checkText reports characters that XML 1.0 excludes and that the class table does not
 // know: bytes that are not UTF-8, U+FFFE and U+FFFF.
 func (s *scanner) checkText() bool {
-	if !utf8.Valid(s.b) {
+	if !utf8.Valid(s.body) {
 		n := 0
-		for n < len(s.b) {
-			r, size := utf8.DecodeRune(s.b[n:])
+		for n < len(s.body) {
+			r, size := utf8.DecodeRune(s.body[n:])
 			if r == utf8.RuneError && size == 1 {
 				break
 			}
@@ -146,7 +146,7 @@ func (s *scanner) checkText() bool {
 		return s.fail(n, "the body is not valid UTF-8")
 	}
 	for _, bad := range []string{"\uFFFE", "\uFFFF"} {
-		if i := bytes.Index(s.b, []byte(bad)); i >= 0 {
+		if i := bytes.Index(s.body, []byte(bad)); i >= 0 {
 			return s.fail(i, ruleCharacter)
 		}
 	}
@@ -154,18 +154,18 @@ func (s *scanner) checkText() bool {
 }
 
 func (s *scanner) space() {
-	for s.pos < len(s.b) && class[s.b[s.pos]]&classSpace != 0 {
+	for s.pos < len(s.body) && class[s.body[s.pos]]&classSpace != 0 {
 		s.pos++
 	}
 }
 
 func (s *scanner) has(prefix string) bool {
-	return len(s.b)-s.pos >= len(prefix) && string(s.b[s.pos:s.pos+len(prefix)]) == prefix
+	return len(s.body)-s.pos >= len(prefix) && string(s.body[s.pos:s.pos+len(prefix)]) == prefix
 }
 
 // prolog reads what may come before the root element.
 func (s *scanner) prolog() bool {
-	if s.has("<?xml") && len(s.b) > s.pos+5 && class[s.b[s.pos+5]]&classSpace != 0 {
+	if s.has("<?xml") && len(s.body) > s.pos+5 && class[s.body[s.pos+5]]&classSpace != 0 {
 		if !s.declaration() {
 			return false
 		}
@@ -176,7 +176,7 @@ func (s *scanner) prolog() bool {
 // declaration reads the XML declaration.
 func (s *scanner) declaration() bool {
 	start := s.pos
-	end := bytes.Index(s.b[s.pos:], []byte("?>"))
+	end := bytes.Index(s.body[s.pos:], []byte("?>"))
 	if end < 0 || end > 200 {
 		return s.fail(start, ruleWellFormed+"the XML declaration does not end")
 	}
@@ -220,7 +220,7 @@ func (s *scanner) misc() bool {
 // comment skips a comment.
 func (s *scanner) comment() bool {
 	start := s.pos
-	text := s.b[s.pos+len("<!--"):]
+	text := s.body[s.pos+len("<!--"):]
 	end := bytes.Index(text, []byte("--"))
 	if end < 0 {
 		return s.fail(start, ruleEnd)
@@ -242,7 +242,7 @@ func (s *scanner) comment() bool {
 func (s *scanner) name() (prefix, local []byte, ok bool) {
 	start := s.pos
 	local, ok = s.plainName()
-	if ok && s.pos < len(s.b) && s.b[s.pos] == ':' {
+	if ok && s.pos < len(s.body) && s.body[s.pos] == ':' {
 		prefix = local
 		s.pos++
 		local, ok = s.plainName()
@@ -255,13 +255,13 @@ func (s *scanner) name() (prefix, local []byte, ok bool) {
 
 func (s *scanner) plainName() ([]byte, bool) {
 	start := s.pos
-	if start >= len(s.b) || class[s.b[start]]&classStart == 0 {
+	if start >= len(s.body) || class[s.body[start]]&classStart == 0 {
 		return nil, false
 	}
-	for s.pos < len(s.b) && class[s.b[s.pos]]&className != 0 {
+	for s.pos < len(s.body) && class[s.body[s.pos]]&className != 0 {
 		s.pos++
 	}
-	return s.b[start:s.pos], true
+	return s.body[start:s.pos], true
 }
 
 // attribute reads a name and a quoted value.
@@ -271,21 +271,21 @@ func (s *scanner) attribute() (a attribute, ok bool) {
 		return a, false
 	}
 	s.space()
-	if s.pos >= len(s.b) || s.b[s.pos] != '=' {
+	if s.pos >= len(s.body) || s.body[s.pos] != '=' {
 		return a, s.fail(s.pos, ruleWellFormed+"an attribute has no value")
 	}
 	s.pos++
 	s.space()
-	if s.pos >= len(s.b) || s.b[s.pos] != '"' && s.b[s.pos] != '\'' {
+	if s.pos >= len(s.body) || s.body[s.pos] != '"' && s.body[s.pos] != '\'' {
 		return a, s.fail(s.pos, ruleWellFormed+"the value of an attribute has no quotes")
 	}
-	quote := s.b[s.pos]
+	quote := s.body[s.pos]
 	s.pos++
-	n := bytes.IndexByte(s.b[s.pos:], quote)
+	n := bytes.IndexByte(s.body[s.pos:], quote)
 	if n < 0 {
 		return a, s.fail(a.at, ruleEnd)
 	}
-	a.raw = s.b[s.pos : s.pos+n]
+	a.raw = s.body[s.pos : s.pos+n]
 	s.pos += n + 1
 	return a, true
 }
@@ -302,15 +302,15 @@ func (s *scanner) start() bool {
 	if t.prefix, t.local, ok = s.name(); !ok {
 		return false
 	}
-	qualified := s.b[nameAt:s.pos]
+	qualified := s.body[nameAt:s.pos]
 	s.depth++
 	for {
 		before := s.pos
 		s.space()
-		if s.pos >= len(s.b) {
+		if s.pos >= len(s.body) {
 			return s.fail(t.start, ruleEnd)
 		}
-		switch s.b[s.pos] {
+		switch s.body[s.pos] {
 		case '>':
 			s.pos++
 			t.end = s.pos
@@ -426,12 +426,12 @@ func (s *scanner) end() bool {
 	at := s.pos
 	name := s.open[len(s.open)-1]
 	s.pos += 2
-	if len(s.b)-s.pos < len(name) || !bytes.Equal(s.b[s.pos:s.pos+len(name)], name) {
+	if len(s.body)-s.pos < len(name) || !bytes.Equal(s.body[s.pos:s.pos+len(name)], name) {
 		return s.fail(at, ruleWellFormed+"an end tag does not match its start tag")
 	}
 	s.pos += len(name)
 	s.space()
-	if s.pos >= len(s.b) || s.b[s.pos] != '>' {
+	if s.pos >= len(s.body) || s.body[s.pos] != '>' {
 		return s.fail(at, ruleWellFormed+"an end tag does not match its start tag")
 	}
 	s.pos++
@@ -447,9 +447,9 @@ func (s *scanner) child() bool {
 		return false
 	}
 	switch {
-	case s.pos >= len(s.b):
+	case s.pos >= len(s.body):
 		return s.fail(s.pos, ruleEnd)
-	case s.b[s.pos] != '<':
+	case s.body[s.pos] != '<':
 		return s.fail(s.pos, "a FHIR element must not have text; values are in the attribute value")
 	case s.has("</"):
 		s.end()
