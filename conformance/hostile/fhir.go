@@ -72,14 +72,17 @@ func (w *world) bodies() error {
 		narrative(c[0], div, c[1])
 	}
 	narrative("no namespace", "<div>", "Zanaria")
-	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria",
+	w.xmlBodies(obs(""))
+	for _, t := range []string{"text/html", "application/fhir+turtle", "multipart/form-data; boundary=x", "zanaria",
 		"application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
 		h := attack{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")),
 			header: []string{"Content-Type", t}, want: []int{415}}
 		w.try(h)
 	}
-	w.try(attack{name: "read: Accept XML", method: "GET", path: "Patient/" + w.patient,
-		header: []string{"Accept", "application/fhir+xml"}, want: []int{406}})
+	w.try(attack{name: "read: Accept Turtle", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", "application/fhir+turtle"}, want: []int{406}})
+	w.try(attack{name: "read: 10,000 media ranges", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", strings.Repeat("zanaria/x,", 10_000) + "text/turtle"}, want: []int{406}})
 	id := fmt.Sprint(w.kept[0]["id"])
 	put := func(name, at, body string, header []string, want ...int) {
 		w.try(attack{name: "update: " + name, method: "PUT", path: "Observation/" + at, body: text(body),
@@ -148,13 +151,15 @@ func (w *world) searches() {
 	}
 	for _, q := range []string{"form=Zanaria", "every=Zanaria", "every=-1", "every=99999999999999999999",
 		"preferred=Zanaria", "start=Zanaria", "end=2026-02-31", "_count=Zanaria", "_count=0", "Zanaria=1",
-		"subject=Zanaria", "subject=Patient/" + strings.Repeat("z", 600), "subject=https://Zanaria@zanaria.example/Patient/1",
+		"subject=Zanaria", "subject=Patient/" + strings.Repeat("z", 600),
+		"subject=https://Zanaria@zanaria.example/Patient/1",
 		"__page=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000), "start=%ff", "every=1&every=2"} {
 		w.try(attack{name: "$ehr-bundle: " + cut(q), method: "GET", path: "Patient/" + w.patient + "/$ehr-bundle?" + q,
 			want: []int{400, 413, 414, 431}})
 	}
 	w.try(attack{name: "$ehr-bundle: Parameters of 1 MiB", path: "Patient/" + w.patient + "/$ehr-bundle",
-		body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"form","valueCode":"`, "Zanaria!", 1<<17, `"}]}`),
+		body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"form","valueCode":"`, "Zanaria!", 1<<17,
+			`"}]}`),
 		want: []int{413}})
 	w.try(attack{name: "POST _search: a form of 11 MiB", path: "Observation/_search",
 		body:   repeated("code=", "Zanaria,", 11<<17, ""),
