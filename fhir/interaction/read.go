@@ -41,7 +41,7 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	}
 	patient := facts.Patient
 	if ref.Type == "Binary" {
-		within, err := s.contextFacts(ctx, rq, op, &r)
+		within, err := s.contextFacts(ctx, rq, op, &r, facts)
 		if err != nil {
 			return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 		}

@@ -10,11 +10,12 @@ import (
 )
 
 // contextFacts returns the facts of the resource that the securityContext of a Binary
-// names, or nil if the Binary has none. A caller who may not read that resource may not read
-// the Binary either (R4 binary.html#security), and the same holds if the context is not
-// on this server, because its rules are not known here.
-func (s *Service) contextFacts(ctx context.Context, rq *Request, op string,
-	binary *fhir.Resource) (*access.Facts, error) {
+// names, or nil if the Binary has none. A caller who may not read that resource may not
+// read the Binary either (R4 binary.html#security). If it is in the compartment of a
+// patient, that patient's consents must permit the Binary. The Binary is hidden as well if
+// the context is not on this server, because its rules are not known here.
+func (s *Service) contextFacts(ctx context.Context, rq *Request, op string, binary *fhir.Resource,
+	of *access.Facts) (*access.Facts, error) {
 	var b struct{ SecurityContext *struct{ Reference string } }
 	if err := json.Unmarshal(binary.JSON, &b); err != nil {
 		return nil, fhir.Wrap(op, err)
@@ -34,5 +35,15 @@ func (s *Service) contextFacts(ctx context.Context, rq *Request, op string,
 	if err != nil && fhir.KindOf(err) != fhir.Internal && fhir.KindOf(err) != fhir.Unavailable {
 		return nil, errHidden(op)
 	}
-	return facts, err
+	if err != nil {
+		return nil, err
+	}
+	if facts.Patient != "" {
+		within := *of
+		within.Patient = facts.Patient
+		if !rq.filter(access.Read).Allow(&within) {
+			return nil, concealing(errHidden(op), disclosed{ref: binary.Ref(), patient: facts.Patient})
+		}
+	}
+	return facts, nil
 }
