@@ -53,6 +53,7 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 		Terminology: func() []byte { return terminology },
 		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
+		SignIn: "/auth/",
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
 			Shared: s.limits()},
 		Public: []rest.Mounter{rest.BulkPublish{Publisher: s.bulkPublish}},
