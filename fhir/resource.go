@@ -113,7 +113,7 @@ func Stamp(body []byte, typ, id string, version uint64, updated time.Time) []byt
 // Types lists the resource types that this server stores, in the order of the
 // CapabilityStatement.
 var Types = []string{
-	"AuditEvent", "CodeSystem", "ConceptMap", "Consent", "Device", "Group", "Observation", "Organization",
+	"AuditEvent", "Basic", "CodeSystem", "ConceptMap", "Consent", "Device", "Group", "Observation", "Organization",
 	"Patient", "Practitioner", "Provenance", "Subscription",
 }
 

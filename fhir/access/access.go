@@ -228,7 +228,10 @@ func (f Filter) Allow(facts *Facts) bool {
 	if facts.Type == "Subscription" && facts.Author != f.grant.Recipient {
 		return false
 	}
-	if !NeedsConsent(facts.Type) {
+	// What the server or its operator publishes as a Basic, such as a topic of
+	// subscriptions, belongs to no patient.
+	published := facts.Type == "Basic" && facts.Patient == "" && facts.Author == "" && facts.Vendor == ""
+	if published || !NeedsConsent(facts.Type) {
 		return true
 	}
 	return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)

@@ -126,8 +126,10 @@ func (x *topics) stored(ctx context.Context) ([]*topic.Topic, error) {
 // maxTopics bounds the topics that an operator can add.
 const maxTopics = 1000
 
-// Topics returns the topics that Subscriptions can name, by URL, and a number that grows
-// when they may have changed.
+// TopicsVersion returns a number that grows when the topics may have changed.
+func (e *Engine) TopicsVersion() uint64 { return e.topics.changed.Load() }
+
+// Topics returns the topics that Subscriptions can name, by URL.
 func (e *Engine) Topics(ctx context.Context) ([]*topic.Topic, error) {
 	c, err := e.topics.catalog(ctx)
 	if err != nil {
@@ -162,10 +164,11 @@ func (e *Engine) CheckBasic(ctx context.Context, p *access.Principal, next,
 	if err != nil {
 		return nil, err
 	}
-	if other := c.byCanonical[t.URL]; other != nil && other.ID != next.ID || strings.HasPrefix(t.URL, topic.Base) {
+	other := c.byCanonical[t.URL]
+	if other != nil && other.ID != next.ID || other == nil && strings.HasPrefix(t.URL, topic.Base) {
 		return nil, fhir.Errorf(fhir.Conflict, op, "another topic has this URL")
 	}
-	if len(c.list)-len(e.topics.builtin) >= maxTopics && c.byCanonical[t.URL] == nil {
+	if len(c.list)-len(e.topics.builtin) >= maxTopics && other == nil {
 		return nil, fhir.Errorf(fhir.TooMany, op, "there are %d topics already; delete one first", maxTopics)
 	}
 	return next, nil

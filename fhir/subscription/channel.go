@@ -20,6 +20,8 @@ import (
 // Mailer sends an e-mail of plain text. The subject and the text contain no health data
 // and no input other than the id of the Subscription.
 type Mailer interface {
+	// Allowed reports whether mail may be sent to an address.
+	Allowed(to string) bool
 	Mail(ctx context.Context, to, subject, text string) error
 }
 
@@ -29,8 +31,8 @@ type Mailer interface {
 // id of the Subscription, both without the characters that brokers treat specially,
 // joined by a dot. A Publisher maps it to a subject (NATS), a topic and a key (Kafka), or
 // a routing key (AMQP), and authenticates itself to the broker by its own configuration.
-// The client names no address of its own. ID identifies the notification; repetitions of
-// the same events have different ids but equal event numbers.
+// The client names no address of its own. ID identifies the message; a repetition of the
+// same events has another ID and equal event numbers.
 type Publisher interface {
 	Publish(ctx context.Context, m Publication) error
 }
@@ -76,7 +78,7 @@ func (e *Engine) send(ctx context.Context, owner string, spec *Spec, n *notice) 
 			return errNoChannel
 		}
 		return p.Publish(ctx, Publication{Subject: subjectOf(owner) + "." + subjectOf(n.header.id), ID: n.id,
-			ContentType: spec.Payload, Body: n.bundle(nil, e.opts.Base)})
+			ContentType: "application/fhir+json", Body: n.bundle(nil, e.opts.Base)})
 	case spec.Channel == email:
 		if e.opts.Mail == nil {
 			return errNoChannel

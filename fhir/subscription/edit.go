@@ -30,28 +30,21 @@ func withoutFilters(body []byte, dropped []int) ([]byte, error) {
 	if err := json.Unmarshal(body, &w); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(w.Criteria, &members); err != nil {
+	var c struct{ Extension []json.RawMessage }
+	if err := json.Unmarshal(w.Criteria, &c); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var list, kept []json.RawMessage
-	if err := json.Unmarshal(members["extension"], &list); err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	for i, x := range list {
+	var kept [][]byte
+	for i, x := range c.Extension {
 		if !slices.Contains(dropped, i) {
 			kept = append(kept, x)
 		}
 	}
-	var err error
-	if members["extension"], err = json.Marshal(kept); err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	raw, err := json.Marshal(members)
+	criteria, err := setRaw(w.Criteria, "extension", concat([]byte("["), bytes.Join(kept, []byte(",")), []byte("]")))
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, err
 	}
-	return setRaw(body, "_criteria", raw)
+	return setRaw(body, "_criteria", criteria)
 }
 
 // setMember sets a string member of the top level. It adds an absent member at

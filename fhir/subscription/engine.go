@@ -133,7 +133,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 // parser returns the parser with the topics of this moment.
 func (e *Engine) parser(ctx context.Context) (*parser, error) {
 	c, err := e.topics.catalog(ctx)
-	return &parser{base: e.opts.Base, policy: e.opts.Policy, topics: c, mail: e.opts.Mail != nil,
+	return &parser{base: e.opts.Base, policy: e.opts.Policy, topics: c, mail: e.opts.Mail,
 		publishers: e.opts.Publishers}, err
 }
 

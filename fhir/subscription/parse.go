@@ -130,7 +130,7 @@ type parser struct {
 	base   string // FHIR base URL
 	policy egress.Policy
 	topics *catalog
-	mail   bool // whether there is a Mailer
+	mail   Mailer // nil if there is none
 	// publishers holds the names of the publishers.
 	publishers map[string]Publisher
 }
@@ -282,12 +282,12 @@ func (p *parser) channelType(s *Spec, c *wireChannel) error {
 	case restHook, websocket, message:
 		return nil
 	case email:
-		if p.mail {
+		if p.mail != nil {
 			return nil
 		}
 	}
 	offered := "rest-hook, websocket or message"
-	if p.mail {
+	if p.mail != nil {
 		offered = "rest-hook, websocket, message or email"
 	}
 	return refuse(path, "not-supported", "must be %s", offered)
@@ -307,6 +307,9 @@ func (p *parser) endpoint(s *Spec, c *wireChannel) error {
 		if !ok || err != nil || a.Name != "" || a.Address != address || len(address) > 254 ||
 			strings.ContainsAny(address, "\r\n<>\"%?&, ") {
 			return refuse(path, "value", "must be mailto: and one address")
+		}
+		if !p.mail.Allowed(address) {
+			return refuse(path, "security", "the operator does not allow mail to this domain")
 		}
 		s.Mail = address
 		return nil

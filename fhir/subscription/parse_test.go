@@ -17,8 +17,8 @@ func newParser(policy egress.Policy) *parser {
 	if err != nil {
 		panic(err)
 	}
-	return &parser{base: base, policy: policy, topics: newCatalog(builtin), mail: true,
-		publishers: map[string]Publisher{"nats": nil}}
+	return &parser{base: base, policy: policy, topics: newCatalog(builtin), mail: postbox{},
+		publishers: map[string]Publisher{"broker": &broker{}}}
 }
 
 func TestParseRejects(t *testing.T) {

@@ -77,7 +77,7 @@ func (s *Spec) plainPayload(payload string, exts []extension) error {
 // does not support.
 func mediaType(payload, want string) bool {
 	media, params, err := mime.ParseMediaType(payload)
-	if err != nil || media != want {
+	if err != nil || media != want || strings.ContainsAny(payload, "\r\n") {
 		return false
 	}
 	for name, v := range params {

@@ -97,7 +97,7 @@ func Builtin(base string) ([]*Topic, error) {
 
 // own returns a topic of this server on one type.
 func own(id, title, description string, params []string, triggers ...Trigger) *Topic {
-	t := &Topic{ID: id, URL: Base + id, Name: id, Title: title, Description: description, Status: "active",
+	t := &Topic{ID: "topic-" + id, URL: Base + id, Name: id, Title: title, Description: description, Status: "active",
 		Triggers: triggers, Version: "1"}
 	for _, r := range triggers {
 		t.add(r.Resource, params)
@@ -141,7 +141,7 @@ func alert() *Topic {
 
 // feed returns US Core's Patient Data Feed for the types that the server stores.
 func feed() *Topic {
-	t := &Topic{ID: "patient-data-feed", URL: FeedURL, Name: "patient-data-feed", Title: "Patient Data Feed",
+	t := &Topic{ID: "topic-patient-data-feed", URL: FeedURL, Name: "patient-data-feed", Title: "Patient Data Feed",
 		Status:  "active",
 		Version: "9.0.0", Feed: true,
 		Description: "US Core Patient Data Feed, data-driven: every creation, update and deletion of a resource of these types is a feed-event, also of one that the server derives. Nothing is coalesced; notifications follow within a second, and one may hold up to backport-max-count events."}

@@ -258,7 +258,7 @@ func (e *extension) shape() (s notificationShape) {
 // topic returns the uncompiled topic.
 func (w *subscriptionTopic) topic() (*Topic, error) {
 	t := &Topic{ID: w.ID, URL: w.URL, Version: w.Version, Name: w.Name, Title: w.Title, Status: w.Status, Date: w.Date,
-		Description: w.Description}
+		Description: w.Description, Feed: w.URL == FeedURL}
 	for i, x := range w.ResourceTrigger {
 		path := fmt.Sprintf("SubscriptionTopic.resourceTrigger[%d]", i)
 		r := Trigger{Description: x.Description, Resource: strings.TrimPrefix(x.Resource, types),
