@@ -59,24 +59,8 @@ func (h Sockets) serve(c *gin.Context) {
 	// The request's context does not end with the connection after it was taken over.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Request.Context()))
 	defer cancel()
-	err = h.Engine.Serve(ctx, socket{conn}, caller, c.RemoteIP())
-	code, reason := websocket.StatusNormalClosure, ""
-	switch {
-	case errors.Is(err, subscription.ErrSocketRefused):
-		code, reason = websocket.StatusPolicyViolation, err.Error()
-	case errors.Is(err, subscription.ErrSocketExpired):
-		reason = err.Error()
-	case errors.Is(err, subscription.ErrSocketsFull):
-		code, reason = websocket.StatusTryAgainLater, err.Error()
-	case errors.Is(err, errNotText):
-		code, reason = websocket.StatusUnsupportedData, err.Error()
-	case errors.Is(err, context.Canceled):
-		code = websocket.StatusGoingAway
-	case err != nil:
-		code = websocket.StatusInternalError
-	}
-	if err := conn.Close(code, reason); err != nil {
-		c.Abort() // the peer has closed the connection
+	if err := h.Engine.Serve(ctx, socket{conn}, caller, c.RemoteIP()); err != nil {
+		c.Abort() // the peer has been told
 	}
 }
 
@@ -95,6 +79,28 @@ func (s socket) Read(ctx context.Context) ([]byte, error) {
 
 func (s socket) Write(ctx context.Context, text []byte) error {
 	return s.conn.Write(ctx, websocket.MessageText, text)
+}
+
+// Close implements subscription.Socket.
+func (s socket) Close(err error) {
+	code, reason := websocket.StatusNormalClosure, ""
+	switch {
+	case errors.Is(err, subscription.ErrSocketRefused):
+		code, reason = websocket.StatusPolicyViolation, err.Error()
+	case errors.Is(err, subscription.ErrSocketExpired):
+		reason = err.Error()
+	case errors.Is(err, subscription.ErrSocketsFull):
+		code, reason = websocket.StatusTryAgainLater, err.Error()
+	case errors.Is(err, errNotText):
+		code, reason = websocket.StatusUnsupportedData, err.Error()
+	case errors.Is(err, context.Canceled):
+		code = websocket.StatusGoingAway
+	case err != nil:
+		code = websocket.StatusInternalError
+	}
+	if err := s.conn.Close(code, reason); err != nil {
+		return // the peer has closed the connection
+	}
 }
 
 func (s socket) Ping(ctx context.Context) error { return s.conn.Ping(ctx) }

@@ -20,6 +20,8 @@ type Socket interface {
 	Read(ctx context.Context) ([]byte, error)
 	Write(ctx context.Context, text []byte) error
 	Ping(ctx context.Context) error
+	// Close tells the peer why the socket is closed. It is called while Read may wait.
+	Close(reason error)
 }
 
 // Errors of Serve that tell the peer why the socket is closed.
@@ -156,14 +158,15 @@ type bond struct {
 // unless another one has bound it again.
 func (e *Engine) Serve(ctx context.Context, socket Socket, caller *access.Principal, remote string) error {
 	if !e.hub.enter("") {
+		socket.Close(ErrSocketsFull)
 		return ErrSocketsFull
 	}
 	defer e.hub.leave("")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(e.hub.ctx, cancel)()
 	s := &session{engine: e, socket: socket, remote: remote, caller: caller, bound: map[string]*bond{},
 		fail: make(chan error, 1)}
+	defer context.AfterFunc(e.hub.ctx, func() { s.failed(context.Canceled) })()
 	defer func() {
 		cancel()
 		s.work.Wait()
@@ -172,13 +175,29 @@ func (e *Engine) Serve(ctx context.Context, socket Socket, caller *access.Princi
 		}
 	}()
 	s.work.Go(func() { s.watch(ctx) })
-	s.work.Go(func() { s.failed(s.read(ctx)) })
+	inbox := make(chan string, maxWaiting)
+	s.work.Go(func() { s.failed(s.read(ctx, inbox)) })
+	s.work.Go(func() {
+		for {
+			select {
+			case text := <-inbox:
+				if err := s.message(ctx, text); err != nil {
+					s.failed(err)
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	var err error
 	select {
-	case err := <-s.fail:
-		return err
+	case err = <-s.fail:
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	socket.Close(err)
+	return err
 }
 
 // failed ends the session with an error.
@@ -212,19 +231,26 @@ func (s *session) watch(ctx context.Context) {
 	}
 }
 
-// read handles the messages of the peer.
-func (s *session) read(ctx context.Context) error {
+// maxWaiting bounds the messages of the peer that wait to be handled.
+const maxWaiting = 16
+
+// read passes the messages of the peer on. It handles none itself, because an answer waits
+// for a pong, which only arrives while the socket is being read.
+func (s *session) read(ctx context.Context, inbox chan<- string) error {
 	for {
 		text, err := s.socket.Read(ctx)
 		if err != nil {
 			return err
 		}
-		if err := s.message(ctx, string(text)); err != nil {
-			return err
+		select {
+		case inbox <- string(text):
+		default:
+			return ErrSocketRefused
 		}
 	}
 }
 
+// message handles one message of the peer.
 func (s *session) message(ctx context.Context, text string) error {
 	e := s.engine
 	verb, argument, _ := strings.Cut(strings.TrimSpace(text), " ")

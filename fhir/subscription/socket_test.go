@@ -25,12 +25,15 @@ type line struct {
 	done chan struct{}
 	err  error // of Serve, once done is closed
 
-	mu   sync.Mutex
-	got  []string
-	deaf bool // Ping fails: the client has not received the last message
+	mu    sync.Mutex
+	got   []string
+	deaf  bool // Ping fails: the client has not received the last message
+	reads int  // calls of Read that wait
 }
 
 func (l *line) Read(ctx context.Context) ([]byte, error) {
+	l.reading(1)
+	defer l.reading(-1)
 	select {
 	case s, ok := <-l.to:
 		if !ok {
@@ -42,6 +45,8 @@ func (l *line) Read(ctx context.Context) ([]byte, error) {
 	}
 }
 
+func (*line) Close(error) {}
+
 func (l *line) Write(_ context.Context, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,13 +54,27 @@ func (l *line) Write(_ context.Context, text []byte) error {
 	return nil
 }
 
-func (l *line) Ping(context.Context) error {
+func (l *line) reading(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.deaf {
-		return errors.New("no pong")
+	l.reads += n
+}
+
+// Ping waits until the socket is being read, as a pong does.
+func (l *line) Ping(ctx context.Context) error {
+	for ; ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		deaf, ok := l.deaf, l.reads > 0
+		l.mu.Unlock()
+		switch {
+		case deaf:
+			return errors.New("no pong")
+		case ok:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
 	}
-	return nil
 }
 
 func (l *line) messages() []string {
