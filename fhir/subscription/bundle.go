@@ -44,18 +44,18 @@ func (e *event) by() topic.Interaction {
 // item is an event with the parts of it that the owner may see.
 type item struct {
 	event
-	visible bool
-	patient string
-	json    []byte // nil for a deletion
-	context []related
+	visible  bool
+	patients []string // to whom the resource belongs
+	json     []byte   // nil for a deletion
+	context  []related
 }
 
 // related is a resource that accompanies the focus of an event.
 type related struct {
-	ref     fhir.Ref
-	version uint64
-	patient string
-	json    []byte
+	ref      fhir.Ref
+	version  uint64
+	patients []string
+	json     []byte
 }
 
 // header holds the parts of a SubscriptionStatus that do not depend on events.

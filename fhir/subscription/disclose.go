@@ -36,7 +36,7 @@ func (e *Engine) disclose(ctx context.Context, it *item, grant *access.Grant, t 
 		!grant.Filter(access.Read).Allow(facts) {
 		return nil
 	}
-	it.visible, it.patient = true, facts.Patient
+	it.visible, it.patients = true, facts.Patients()
 	if it.Deleted {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (e *Engine) relateOne(ctx context.Context, it *item, grant *access.Grant, r
 		return ignoreMissing(err)
 	}
 	if !res.Deleted && facts != nil && grant.Filter(access.Read).Allow(facts) {
-		it.context = append(it.context, related{ref: ref, version: res.Version, patient: facts.Patient, json: res.JSON})
+		it.context = append(it.context, related{ref: ref, version: res.Version, patients: facts.Patients(), json: res.JSON})
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (e *Engine) relateBack(ctx context.Context, it *item, grant *access.Grant, 
 		func(f *store.Found) bool {
 			ref := fhir.Ref{Type: typ, ID: strings.Clone(f.Resource.ID)}
 			if !slices.ContainsFunc(it.context, func(r related) bool { return r.ref == ref }) {
-				it.context = append(it.context, related{ref: ref, version: f.Resource.Version, patient: f.Facts.Patient,
+				it.context = append(it.context, related{ref: ref, version: f.Resource.Version, patients: f.Facts.Patients(),
 					json: bytes.Clone(f.Resource.JSON)})
 			}
 			return len(it.context) < maxRelated

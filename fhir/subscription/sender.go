@@ -455,7 +455,7 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 	}
 	var evs []audit.Event
 	at := map[string]int{}
-	add := func(patient string, ref audit.DataRef) {
+	addTo := func(patient string, ref audit.DataRef) {
 		k, ok := at[patient]
 		if !ok {
 			k = len(evs)
@@ -469,14 +469,22 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 		}
 		evs[k].Data = append(evs[k].Data, ref)
 	}
+	add := func(patients []string, ref audit.DataRef) {
+		if len(patients) == 0 {
+			patients = []string{""}
+		}
+		for _, p := range patients {
+			addTo(p, ref)
+		}
+	}
 	for i := range items {
 		it := &items[i]
 		if !it.visible {
 			continue
 		}
-		add(it.patient, audit.DataRef{Ref: it.ref(), Version: it.Version})
+		add(it.patients, audit.DataRef{Ref: it.ref(), Version: it.Version})
 		for _, r := range it.context {
-			add(r.patient, audit.DataRef{Ref: r.ref, Version: r.version})
+			add(r.patients, audit.DataRef{Ref: r.ref, Version: r.version})
 		}
 	}
 	return evs

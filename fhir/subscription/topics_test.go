@@ -302,7 +302,7 @@ func TestOperatorTopic(t *testing.T) {
 	value := func(n string) string {
 		return `,"valueQuantity":{"value":` + n + `,"system":"http://unitsofmeasure.org","code":"/min"},"device":{"reference":"Device/d1"}`
 	}
-	w.write("Provenance", "v1", `"target":[{"reference":"Observation/o1"}],"recorded":"2026-01-01T00:00:00Z","agent":[{"who":{"reference":"Device/d1"}}]`)
+	w.write("Provenance", "v1", `"target":[{"reference":"Observation/o1"},{"reference":"Patient/p1"}],"recorded":"2026-01-01T00:00:00Z","agent":[{"who":{"reference":"Device/d1"}}]`)
 	w.write("Observation", "o1", observation("p1", "preliminary", "a")+value("60")) // not final
 	w.write("Observation", "o2", observation("p1", "final", "a"))                   // no value
 	w.write("Observation", "o3", observation("p1", "final", "a")+value("40"))       // filtered
