@@ -161,3 +161,34 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzFilter checks that a filter that is accepted can be matched and indexed.
+func FuzzFilter(f *testing.F) {
+	for _, s := range []string{"Observation?patient=p1&code=a|b,c", "Observation?trigger=feed-event&category=|x", "Patient?_id=p1", "Observation?code=%zz", "?"} {
+		f.Add(s)
+	}
+	p := newParser(egress.Policy{})
+	feed := p.topics.byURL(topic.FeedURL, base)
+	facts := &access.Facts{Type: "Observation", ID: "o", Patient: "p1", Tokens: func(string) []access.Token { return []access.Token{{Code: "a"}} }}
+	f.Fuzz(func(t *testing.T, s string) {
+		x, err := parseFilter("x", s, base, feed)
+		if err != nil {
+			if fhir.KindOf(err) != fhir.Unprocessable {
+				t.Fatal(err)
+			}
+			return
+		}
+		x.facts(facts, topic.Create)
+		owner := &sub{id: "s"}
+		spec := &Spec{Topic: feed, Filters: []Filter{x}}
+		all := index{types: map[string]*typeIndex{}}
+		for _, r := range spec.rules(owner) {
+			all.update(r, true)
+			all.find(facts, func(*rule) {})
+			all.update(r, false)
+		}
+		if len(all.types) != 0 {
+			t.Fatalf("%q stays in the index", s)
+		}
+	})
+}

@@ -462,3 +462,19 @@ func TestSocketAtAnotherProcess(t *testing.T) {
 		t.Errorf("closed by %v", err)
 	}
 }
+
+// FuzzSocketMessage checks that no message but a valid one binds anything.
+func FuzzSocketMessage(f *testing.F) {
+	for _, s := range []string{"bind-with-token x", "bind s1", "bind-with-token", "\x00", "bind ../s1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		w := newStore(t)
+		w.opts.Roles = roletest.Never{}
+		w.start()
+		defer w.engine.Close()
+		if err := w.connect(w.engine, w.principal("ehr"), s).closed(w); !errors.Is(err, ErrSocketRefused) {
+			t.Fatalf("%q: %v", s, err)
+		}
+	})
+}
