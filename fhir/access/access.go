@@ -255,7 +255,10 @@ func (f Filter) consented(facts *Facts) bool {
 	}
 	patients := facts.Patients()
 	if len(patients) == 0 {
-		return facts.Vendor == "" && facts.Author != "" && facts.Author == f.grant.Recipient
+		// What the server or its operator publishes as a Basic, such as a topic of
+		// subscriptions, has no author and belongs to no patient.
+		published := facts.Type == "Basic" && facts.Author == ""
+		return facts.Vendor == "" && (published || facts.Author != "" && facts.Author == f.grant.Recipient)
 	}
 	for _, p := range patients {
 		one := *facts

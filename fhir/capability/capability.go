@@ -33,11 +33,16 @@ type Settings struct {
 	Profiles map[string][]string
 	// Topics lists the canonical URLs of the topics that Subscriptions may name.
 	Topics []string
+	// WebSocket is the URL of the WebSocket of Subscriptions. It may be empty.
+	WebSocket string
 }
 
 const (
 	oauthURIs = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
-	topicURL  = element.SubscriptionsBackport + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+	// websocketURL is the URL of R4's extension for the WebSocket of Subscriptions.
+	websocketURL = element.StructureDefinition + "capabilitystatement-websocket"
+
+	topicURL = element.SubscriptionsBackport + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 )
 
 type code struct {
@@ -86,11 +91,12 @@ type security struct {
 }
 
 type rest struct {
-	Mode        string      `json:"mode"`
-	Security    security    `json:"security"`
-	Resource    []resource  `json:"resource"`
-	Interaction []code      `json:"interaction"`
-	Operation   []operation `json:"operation,omitempty"`
+	Extension   []element.Extension `json:"extension,omitempty"`
+	Mode        string              `json:"mode"`
+	Security    security            `json:"security"`
+	Resource    []resource          `json:"resource"`
+	Interaction []code              `json:"interaction"`
+	Operation   []operation         `json:"operation,omitempty"`
 }
 
 type software struct {
@@ -131,6 +137,9 @@ func Statement(s Settings) ([]byte, error) {
 		Security:    s.security(),
 		Interaction: []code{{"batch"}, {"transaction"}, {"history-system"}},
 		Operation:   s.operations(""),
+	}
+	if s.WebSocket != "" {
+		r.Extension = []element.Extension{{URL: websocketURL, ValueURI: s.WebSocket}}
 	}
 	for _, t := range fhir.Types {
 		r.Resource = append(r.Resource, s.resource(t))

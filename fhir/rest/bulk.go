@@ -333,7 +333,7 @@ func (h Bulk) rangeOf(c *gin.Context, f *bulk.File, w *fileWriter, tag string, s
 	}
 	if from >= to {
 		c.Header("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
-		c.Data(http.StatusRequestedRangeNotSatisfiable, "application/fhir+json; charset=utf-8",
+		send(c, http.StatusRequestedRangeNotSatisfiable,
 			[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"value","diagnostics":"Range begins after the end of the file"}]}`))
 		return false
 	}

@@ -93,6 +93,7 @@ func newOperations(t *testing.T) *operations {
 	Bulk{Exporter: x, Base: base}.Mount(g)
 	o.mountMoreBulk(g, base, grant)
 	Subscriptions{Engine: eng}.Mount(g)
+	Sockets{Engine: eng, Auth: tokens{"ehr": grant}}.Mount(g)
 	(&AuditLog{Store: st, Recorder: rec, Notary: notary, Clock: time.Now}).Mount(g)
 	for _, p := range []string{"/:type", "/:type/:id", "/:type/:id/_history"} {
 		g.GET(p, func(c *gin.Context) { c.String(http.StatusOK, "plain "+c.Param("type")+" "+c.Param("id")) })

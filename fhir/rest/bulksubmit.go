@@ -72,7 +72,7 @@ func (h BulkSubmit) params(c *gin.Context, status bool) *submit.Params {
 
 // information answers with an OperationOutcome of a text.
 func information(c *gin.Context, status int, text string) {
-	c.Data(status, "application/fhir+json; charset=utf-8",
+	send(c, status,
 		[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"`+text+`"}]}`))
 }
 

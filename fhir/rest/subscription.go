@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -19,6 +20,9 @@ import (
 //	GET, POST /Subscription/$status        id and status as lists
 //	GET, POST /Subscription/:id/$status
 //	GET, POST /Subscription/:id/$events    eventsSinceNumber, eventsUntilNumber, content
+//	GET, POST /Subscription/$get-ws-binding-token      id as list
+//	GET, POST /Subscription/:id/$get-ws-binding-token
+//	POST      /Subscription/:id/$resend    eventsSinceNumber, eventsUntilNumber, eventsSinceInstant, eventsUntilInstant
 type Subscriptions struct {
 	Engine *subscription.Engine
 	// Service records failed requests. If it is nil, none are recorded.
@@ -32,7 +36,10 @@ func (h Subscriptions) Mount(r gin.IRouter) {
 		// The route cannot begin with /Subscription/ (see Bulk.Mount).
 		r.Handle(m, "/:type/:id/$status", negotiate, h.instance(h.status))
 		r.Handle(m, "/:type/:id/$events", negotiate, h.instance(h.events))
+		r.Handle(m, "/Subscription/$get-ws-binding-token", negotiate, h.token)
+		r.Handle(m, "/:type/:id/$get-ws-binding-token", negotiate, h.instance(h.token))
 	}
+	r.POST("/:type/:id/$resend", negotiate, h.instance(h.resend)) // it sends something, so GET is not offered
 }
 
 // instance restricts a route to the type Subscription.
@@ -80,6 +87,7 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 			Name                            string
 			ValueString, ValueID, ValueCode *string
 			ValueInteger                    *json.Number
+			ValueInstant                    *string
 		}
 	}
 	if err := json.Unmarshal(body, &p); err != nil || p.ResourceType != "Parameters" {
@@ -93,6 +101,8 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 			out[x.Name] = append(out[x.Name], *x.ValueID)
 		case x.ValueCode != nil:
 			out[x.Name] = append(out[x.Name], *x.ValueCode)
+		case x.ValueInstant != nil:
+			out[x.Name] = append(out[x.Name], *x.ValueInstant)
 		case x.ValueInteger != nil:
 			out[x.Name] = append(out[x.Name], x.ValueInteger.String())
 		}
@@ -146,18 +156,8 @@ func (h Subscriptions) events(c *gin.Context) {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
-	number := func(name string) uint64 {
-		v := params[name]
-		if len(v) == 0 || err != nil {
-			return 0
-		}
-		n, perr := strconv.ParseUint(v[0], 10, 64)
-		if perr != nil || len(v) > 1 {
-			err = fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "%s must be one whole number", name)
-		}
-		return n
-	}
-	since, until := number("eventsSinceNumber"), number("eventsUntilNumber")
+	since, err := wholeNumber(params, "eventsSinceNumber", err)
+	until, err := wholeNumber(params, "eventsUntilNumber", err)
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
@@ -168,6 +168,76 @@ func (h Subscriptions) events(c *gin.Context) {
 	}
 	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionRequest(c), c.Param("id"), since,
 		until, subscription.Content(content))
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	send(c, http.StatusOK, b)
+}
+
+// wholeNumber returns the value of a parameter, or 0 if it is absent or err is not nil.
+func wholeNumber(params map[string][]string, name string, err error) (uint64, error) {
+	v := params[name]
+	if len(v) == 0 || err != nil {
+		return 0, err
+	}
+	n, perr := strconv.ParseUint(v[0], 10, 64)
+	if perr != nil || len(v) > 1 {
+		return 0, fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "%s must be one whole number", name)
+	}
+	return n, nil
+}
+
+// instant is like wholeNumber, for an instant.
+func instant(params map[string][]string, name string, err error) (time.Time, error) {
+	v := params[name]
+	if len(v) == 0 || err != nil {
+		return time.Time{}, err
+	}
+	t, perr := time.Parse(time.RFC3339Nano, v[0])
+	if perr != nil || len(v) > 1 {
+		return time.Time{}, fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "%s must be one instant", name)
+	}
+	return t, nil
+}
+
+func (h Subscriptions) token(c *gin.Context) {
+	params, err := operationParams(c)
+	if err == nil {
+		err = onlyParams(params, "id")
+	}
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	ids := params["id"]
+	if id := c.Param("id"); id != "" { // the parameter is ignored, as the guide requires
+		ids = []string{id}
+	}
+	b, err := h.Engine.BindingToken(c.Request.Context(), subscriptionRequest(c), ids)
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	c.Header("Cache-Control", "no-store")
+	send(c, http.StatusOK, b)
+}
+
+func (h Subscriptions) resend(c *gin.Context) {
+	params, err := operationParams(c)
+	if err == nil {
+		err = onlyParams(params, "eventsSinceNumber", "eventsUntilNumber", "eventsSinceInstant", "eventsUntilInstant")
+	}
+	var r subscription.Range
+	r.Since, err = wholeNumber(params, "eventsSinceNumber", err)
+	r.Until, err = wholeNumber(params, "eventsUntilNumber", err)
+	r.From, err = instant(params, "eventsSinceInstant", err)
+	r.To, err = instant(params, "eventsUntilInstant", err)
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	b, err := h.Engine.Resend(c.Request.Context(), subscriptionRequest(c), c.Param("id"), r)
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return

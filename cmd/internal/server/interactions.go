@@ -71,8 +71,12 @@ type followers struct {
 // preferred values, and resumes export jobs.
 func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
-	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered})
+	options := subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
+		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered}
+	if err := subscriptionOptions(env, &options); err != nil {
+		return followers{}, err
+	}
+	subs, err := subscription.New(ctx, options)
 	if err != nil {
 		return followers{}, err
 	}
@@ -158,7 +162,8 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 	}
 	s := &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check, "Consent": consents.Check,
+		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check,
+			"Basic": background.subscriptions.CheckBasic, "Consent": consents.Check,
 			"Device": env.stepUp().Device},
 		Forms: forms.All(vendorsOf(all))}
 	if background.view != nil {

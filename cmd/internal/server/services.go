@@ -182,6 +182,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		if err := s.addOrganizations(ctx); err != nil {
 			return err
 		}
+		if err := s.publishTopics(ctx); err != nil {
+			return err
+		}
 		return s.publishTerminology(ctx)
 	})
 	if err != nil {
