@@ -9,6 +9,9 @@ import (
 	"pulsegate/fhir/search"
 )
 
+// AllTypes is the Operation.Type of an operation of every resource type.
+const AllTypes = "Resource"
+
 // Operation is one operation. If Type is empty, it is an operation of the system.
 type Operation struct {
 	Type       string
@@ -204,7 +207,7 @@ func (s Settings) security() security {
 func (s Settings) operations(typ string) []operation {
 	var out []operation
 	for _, o := range s.Operations {
-		if o.Type == typ {
+		if o.Type == typ || o.Type == AllTypes && typ != "" {
 			out = append(out, operation{o.Name, o.Definition, o.Documentation})
 		}
 	}

@@ -126,6 +126,9 @@ var answerParams = map[string]func(string) bool{ // read only
 	"end":       consistsOf(digits + "TZ:+.-"),
 	"form":      consistsOf(lower + "-"),
 	"every":     consistsOf(digits),
+	"calendar":  consistsOf(lower),
+	"minutes":   consistsOf(digits),
+	"zone":      consistsOf(lower + upper + digits + "_+-/"),
 	"preferred": consistsOf(lower),
 }
 
