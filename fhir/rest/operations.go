@@ -70,6 +70,10 @@ func offered() []operation {
 		{name: "stats", types: observation, definition: coreOperation + "Observation-stats",
 			documentation: statsDocumentation, handle: (*Server).stats},
 		{name: "time-buckets", types: observation, definition: capability.TimeBucketsPath, handle: (*Server).timeBuckets},
+		{name: "everything", types: patient, definition: coreOperation + "Patient-everything",
+			documentation: everythingDocumentation, handle: (*Server).everything},
+		{name: "everything", level: onInstance, types: patient, definition: coreOperation + "Patient-everything",
+			documentation: everythingDocumentation, handle: (*Server).everything},
 		{name: "ehr-bundle", level: onInstance, types: patient, definition: capability.EHRBundlePath,
 			handle: (*Server).ehrBundle},
 	}, []operation{
@@ -90,6 +94,11 @@ func offered() []operation {
 const statsDocumentation = "The parameter preferred (boolean) is added: with true, only measurements of the " +
 	"preferred source of each day count, and for the code of a preferred value, the preferred values of days and " +
 	"nights. Without it, every measurement counts, and preferred values do not."
+
+// everythingDocumentation says what $everything leaves out.
+const everythingDocumentation = "Without an id, the patient is the one in the context of the token. Types that the " +
+	"scopes do not cover, Groups and resources of other patients are left out, and AuditEvents unless _type names them. " +
+	"start and end restrict events of care, such as Observations, and no other types."
 
 // Offered returns the operations that Mount adds, for the CapabilityStatement of a server
 // with this base URL. An operation of all types has the type Resource.
@@ -248,6 +257,11 @@ func (s *Server) timeBuckets(c *gin.Context, in *call) {
 
 func (s *Server) ehrBundle(c *gin.Context, in *call) {
 	p, err := s.Service.EHRBundle(c.Request.Context(), operationRequest(c, in.parameters), c.Param("id"), in.parameters)
+	s.page(c, p, err)
+}
+
+func (s *Server) everything(c *gin.Context, in *call) {
+	p, err := s.Service.Everything(c.Request.Context(), operationRequest(c, in.parameters), c.Param("id"), in.parameters)
 	s.page(c, p, err)
 }
 
