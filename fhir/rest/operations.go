@@ -87,7 +87,29 @@ func offered() []operation {
 			postOnly: true, event: "update", handle: (*Server).metaAdd},
 		{name: "meta-delete", level: onInstance, definition: coreOperation + "Resource-meta-delete", input: complete,
 			postOnly: true, event: "update", handle: (*Server).metaDelete},
-	})
+	}, terminologyOperations())
+}
+
+// terminologyOperations lists the operations on terminology.
+func terminologyOperations() (out []operation) {
+	for _, o := range []struct {
+		typ, name string
+		instance  bool
+	}{{"ValueSet", "expand", true}, {"ValueSet", "validate-code", true}, {"CodeSystem", "lookup", false},
+		{"CodeSystem", "validate-code", true}, {"CodeSystem", "subsumes", true}, {"ConceptMap", "translate", true}} {
+		one := operation{name: o.name, types: []string{o.typ}, definition: coreOperation + o.typ + "-" + o.name,
+			input: complete, event: "operation", handle: func(s *Server, c *gin.Context, in *call) {
+				body, err := s.Service.TerminologyOperation(c.Request.Context(), operationRequest(c, in.parameters), o.name,
+					refOf(c), in.parameters)
+				outcome(c, body, err)
+			}}
+		out = append(out, one)
+		if o.instance {
+			one.level = onInstance
+			out = append(out, one)
+		}
+	}
+	return out
 }
 
 // statsDocumentation describes the parameter of $stats that its definition lacks.

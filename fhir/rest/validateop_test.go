@@ -141,7 +141,9 @@ func (w *world) badValidate(good string) {
 	w.want(413, "all", "POST", path, `{"x":"`+strings.Repeat("a", 1<<20)+`"}`)
 }
 
-func metaParameters(meta string) string { return parametersOf(`{"name":"meta","valueMeta":` + meta + `}`) }
+func metaParameters(meta string) string {
+	return parametersOf(`{"name":"meta","valueMeta":` + meta + `}`)
+}
 
 func TestMeta(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
