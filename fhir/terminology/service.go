@@ -303,15 +303,15 @@ func (s *Service) ValueSet(ctx context.Context, url, version string) (*ValueSet,
 	if v := s.builtin[bare]; v != nil && (cmp.Or(version, own) == "" || cmp.Or(version, own) == v.Version) {
 		return v, nil
 	}
-	return s.implicit(bare), nil
+	return s.implicit(bare, cmp.Or(version, own)), nil
 }
 
 // implicit returns the value set of all codes of a code system that names it, or nil.
-func (s *Service) implicit(url string) *ValueSet {
+func (s *Service) implicit(url, version string) *ValueSet {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, x := range s.held {
-		if c, ok := x.(*CodeSystem); ok && c.ValueSet == url && url != "" {
+		if c, ok := x.(*CodeSystem); ok && c.ValueSet == url && url != "" && (version == "" || version == c.Version) {
 			return &ValueSet{Ref: c.Ref, URL: url, Version: c.Version, Name: c.Name, Title: c.Title, hasCompose: true,
 				Include: []part{{System: c.URL, Version: c.Version}}}
 		}
