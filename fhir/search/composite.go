@@ -68,7 +68,7 @@ func (p *Param) compose() {
 	if !ok || p.ResourceType != "Observation" || p.Type != TypeComposite {
 		return
 	}
-	p.Type = c.typ
+	p.Type, p.Expression = c.typ, nil // the paths give the pairs
 	for _, steps := range c.paths {
 		p.Paths = append(p.Paths, Path{Steps: steps, Type: "composite"})
 	}

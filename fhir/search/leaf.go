@@ -10,11 +10,17 @@ import (
 
 // leaf extracts the values of one element.
 func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "Extension" {
+		w.extension(l, v)
+		return
+	}
 	switch l.typ {
 	case TypeToken:
 		w.token(l, v)
 	case TypeDate:
-		if d, ok := dates(l.path.Type, v); ok {
+		if l.path.Type == "string" || l.path.Type == "Age" || l.path.Type == "Range" { // present, but no date
+			w.add(l.slot, Value{Unvalued: true})
+		} else if d, ok := dates(l.path.Type, v); ok {
 			w.add(l.slot, d)
 		}
 	case TypeReference:
@@ -25,9 +31,30 @@ func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
 		w.quantity(l, v)
 	case TypeURI:
 		w.uri(l, v)
+	case TypeNumber:
+		w.number(l, v)
 	case typeCodeQuantity, typeCodeConcept, typeCodeString, typeCodeDate:
 		w.pairs(l, v)
 	}
+}
+
+// extension adds the value of an extension.
+func (w *extraction) extension(l *leaf, v *fastjson.Value) {
+	if v.Type() != fastjson.TypeObject {
+		return
+	}
+	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
+		typ, ok := strings.CutPrefix(string(key), "value")
+		if !ok || typ == "" || typ == "Extension" {
+			return
+		}
+		if m.Type() != fastjson.TypeObject { // the names of primitive types begin in lower case
+			typ = strings.ToLower(typ[:1]) + typ[1:]
+		}
+		path := *l.path
+		path.Type = typ
+		w.leaf(&leaf{slot: l.slot, typ: l.typ, path: &path}, m)
+	})
 }
 
 func (w *extraction) token(l *leaf, v *fastjson.Value) {
@@ -152,7 +179,12 @@ func between(start, end []byte) (Value, bool) {
 }
 
 func (w *extraction) reference(l *leaf, v *fastjson.Value) {
-	if l.path.Type != "Reference" {
+	switch l.path.Type {
+	case "Reference":
+	case "Attachment": // present, but no reference
+		w.add(l.slot, Value{Unvalued: true})
+		return
+	default:
 		w.uri(l, v)
 		return
 	}
@@ -244,22 +276,45 @@ func (w *extraction) words(l *leaf, v *fastjson.Value) {
 }
 
 func (w *extraction) quantity(l *leaf, v *fastjson.Value) {
-	if l.path.Type == "SampledData" { // present, but without a single value
+	switch l.path.Type {
+	case "SampledData", "Range": // present, but without a single value
 		w.add(l.slot, Value{Unvalued: true})
 		return
 	}
-	n := v.Get("value")
-	if n == nil || n.Type() != fastjson.TypeNumber {
-		return
-	}
-	var buf [40]byte
-	num, ok := parseNumber(string(n.MarshalTo(buf[:0])))
+	num, ok := numberOf(v.Get("value"))
 	if !ok {
 		return
 	}
-	w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi,
+	x := Value{Num: num.num, NumLo: num.lo, NumHi: num.hi,
 		System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code")),
-		Text: w.text(v.GetStringBytes("unit")), Comparator: comparators[string(v.GetStringBytes("comparator"))]})
+		Text: w.text(v.GetStringBytes("unit")), Comparator: comparators[string(v.GetStringBytes("comparator"))]}
+	if l.path.Type == "Money" {
+		x.System, x.Code = currencies, w.text(v.GetStringBytes("currency"))
+	}
+	w.add(l.slot, x)
+}
+
+// currencies is the system of the codes in Money.currency (R4 datatypes.html#Money).
+const currencies = "urn:iso:std:iso:4217"
+
+// number adds a number. A Range has no single value.
+func (w *extraction) number(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "Range" {
+		w.add(l.slot, Value{Unvalued: true})
+		return
+	}
+	if num, ok := numberOf(v); ok {
+		w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi})
+	}
+}
+
+// numberOf returns the number in a JSON value, if it is one.
+func numberOf(v *fastjson.Value) (number, bool) {
+	if v == nil || v.Type() != fastjson.TypeNumber {
+		return number{}, false
+	}
+	var buf [40]byte
+	return parseNumber(string(v.MarshalTo(buf[:0])))
 }
 
 var comparators = map[string]Comparator{"<": Less, "<=": LessOrEqual, ">=": GreaterOrEqual, ">": Greater} // read only

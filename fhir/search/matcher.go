@@ -123,6 +123,9 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.query.Clauses {
 		c := &m.query.Clauses[i]
+		if c.Param.Expression != nil {
+			return nil, false
+		}
 		slots := s.slotsUnder(c.Param)
 		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/element"
 )
 
@@ -364,6 +365,7 @@ var modifiers = map[ParamType][]string{
 	TypeString:    {"missing", "exact", "contains"},
 	TypeQuantity:  {"missing"},
 	TypeURI:       {"missing"},
+	TypeNumber:    {"missing"},
 
 	typeCodeQuantity: {"missing"}, typeCodeConcept: {"missing"}, typeCodeString: {"missing"}, typeCodeDate: {"missing"},
 }
@@ -403,6 +405,7 @@ func (ps *parser) patient() {
 	if !single {
 		return
 	}
+	codes := access.PatientCodes(ps.query.Type)
 	for i := range ps.query.Clauses {
 		c := &ps.query.Clauses[i]
 		if len(c.Values) != 1 || c.Modifier != NoModifier && c.Modifier != ModType {
@@ -413,7 +416,7 @@ func (ps *parser) patient() {
 		case want == "_id" && c.Param.Code == "_id" && !v.HasSystem && fhir.ValidID(v.Code):
 			ps.query.Patient = v.Code
 			return
-		case want != "_id" && (c.Param.Code == want || c.Param.Code == "subject") && v.RefType == "Patient":
+		case want != "_id" && slices.Contains(codes, c.Param.Code) && v.RefType == "Patient":
 			ps.query.Patient = v.RefID
 			return
 		}
@@ -456,8 +459,8 @@ func (ps *parser) knownName(s string) string {
 	if registry == nil {
 		registry = builtin()
 	}
-	for _, t := range registry.types {
-		if t.byCode[s] != nil {
+	for typ := range registry.types {
+		if registry.of(typ).byCode[s] != nil {
 			return s
 		}
 	}

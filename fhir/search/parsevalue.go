@@ -32,7 +32,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
 		return single(stringValue(unescape(s)))
-	case TypeQuantity:
+	case TypeQuantity, TypeNumber:
 		return ps.quantity(p, s)
 	case TypeURI:
 		return single(Value{Code: unescape(s)})
@@ -156,6 +156,9 @@ func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
 	pre, rest := cutPrefix(s)
 	f := split(rest, '|')
 	n, ok := parseNumber(f[0])
+	if p.Type == TypeNumber && (!ok || len(f) != 1) {
+		return nil, badValue(p.Code, "[prefix]number")
+	}
 	if !ok || len(f) != 1 && len(f) != 3 {
 		return nil, badValue(p.Code, "[prefix]number or [prefix]number|system|code")
 	}
