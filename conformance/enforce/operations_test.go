@@ -67,13 +67,15 @@ var reference = regexp.MustCompile(`"reference":"([A-Za-z]+/[A-Za-z0-9.-]+)"`)
 // those of no patient to which they refer.
 func (r *run) everything(tok *token, bearer, p string) error {
 	q := "/Patient/" + p + "/$everything?_count=" + fmt.Sprint(r.tc.pageCount)
-	types := slices.DeleteFunc(slices.Clone(compartment), func(t string) bool { return !tok.may("s", t) && !tok.may("r", t) })
+	types := slices.DeleteFunc(slices.Clone(compartment),
+		func(t string) bool { return !tok.may("s", t) && !tok.may("r", t) })
 	patient := r.d.current("Patient/" + p)
 	status := 200
 	switch {
 	case len(types) == 0:
 		status = 403
-	case types[0] == "Patient" && (patient == nil || !tok.sees(r.provisions, "s", patient) && !tok.sees(r.provisions, "r", patient)):
+	case types[0] == "Patient" && (patient == nil || !tok.sees(r.provisions, "s", patient) &&
+		!tok.sees(r.provisions, "r", patient)):
 		status = 404
 	}
 	r.count(fmt.Sprint("everything ", status))

@@ -58,7 +58,8 @@ func (s *Service) readBuckets(ps []Parameter) (*bucketRequest, error) {
 		a.codes = append(a.codes, element.Coding{System: r.stats.system, Code: c})
 	}
 	required := func(diagnostics string) error {
-		return &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: diagnostics}}}
+		return &fhir.Error{Kind: fhir.Invalid, Op: op,
+			Issues: []fhir.Issue{{Code: "required", Diagnostics: diagnostics}}}
 	}
 	switch {
 	case a.patient == "":
@@ -70,7 +71,8 @@ func (s *Service) readBuckets(ps []Parameter) (*bucketRequest, error) {
 	case (a.unit == 0) == (a.minutes == 0):
 		return nil, required("$time-buckets needs either calendar, for calendar buckets, or minutes, for buckets of a fixed length")
 	case a.minutes > 0 && a.zone != nil:
-		return nil, fhir.Errorf(fhir.Invalid, op, "zone cannot be combined with minutes: buckets of a fixed length are in UTC")
+		return nil, fhir.Errorf(fhir.Invalid, op,
+			"zone cannot be combined with minutes: buckets of a fixed length are in UTC")
 	case a.preferred && a.device != "":
 		return nil, fhir.Errorf(fhir.Invalid, op, "preferred cannot be combined with device; leave out one of them")
 	case a.preferred && s.Preferred == nil:
@@ -116,8 +118,9 @@ func (r *bucketReader) parameter(p *Parameter) error {
 			r.into.end = text
 		}
 	default:
-		return fhir.Errorf(fhir.Invalid, op, "a parameter is not supported; $time-buckets takes subject, code, system, "+
-			"coding, calendar, minutes, zone, start, end, statistic, device and preferred")
+		return fhir.Errorf(fhir.Invalid, op,
+			"a parameter is not supported; $time-buckets takes subject, code, system, "+
+				"coding, calendar, minutes, zone, start, end, statistic, device and preferred")
 	}
 	switch {
 	case !ok:
@@ -138,8 +141,10 @@ func utf8Value(p *Parameter) bool {
 func (r *bucketReader) statistic(p *Parameter) error {
 	for _, name := range strings.SplitN(p.Value, ",", len(bucketStatistics)+1) {
 		if !slices.Contains(bucketStatistics, name) {
-			return &fhir.Error{Kind: fhir.Invalid, Op: "interaction.TimeBuckets", Issues: []fhir.Issue{{Code: "not-supported",
-				Diagnostics: "a value of statistic is not supported; use some of " + strings.Join(bucketStatistics, ", ")}}}
+			return &fhir.Error{Kind: fhir.Invalid, Op: "interaction.TimeBuckets",
+				Issues: []fhir.Issue{{Code: "not-supported",
+					Diagnostics: "a value of statistic is not supported; use some of " +
+						strings.Join(bucketStatistics, ", ")}}}
 		}
 		if !slices.Contains(r.into.statistics, name) {
 			r.into.statistics = append(r.into.statistics, name)
@@ -176,8 +181,9 @@ func (s *Service) locate(ctx context.Context, rq *Request, a *bucketRequest, fin
 				return err
 			}
 			if a.zone = zone; zone == nil {
-				return &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "the time " +
-					"zone of the patient is not known; state one with zone, for example zone=Europe/Berlin"}}}
+				return &fhir.Error{Kind: fhir.Invalid, Op: op,
+					Issues: []fhir.Issue{{Code: "required", Diagnostics: "the time " +
+						"zone of the patient is not known; state one with zone, for example zone=Europe/Berlin"}}}
 			}
 		}
 		a.division = calendar.In(a.zone, a.unit)
@@ -208,7 +214,8 @@ func (a *bucketRequest) bounds(text string) (lo, hi int64) {
 }
 
 // knownZone returns the zone of the Patient, or nil.
-func (s *Service) knownZone(ctx context.Context, rq *Request, a *bucketRequest, find store.Find) (*time.Location, error) {
+func (s *Service) knownZone(ctx context.Context, rq *Request, a *bucketRequest,
+	find store.Find) (*time.Location, error) {
 	r, facts, err := s.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: a.patient}, find.At)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
@@ -219,7 +226,8 @@ func (s *Service) knownZone(ctx context.Context, rq *Request, a *bucketRequest, 
 	visible := rq.filter(access.Read).Allow(facts) || rq.filter(access.Search).Allow(facts)
 	if !visible {
 		find.Limit = 1
-		if err := s.Store.Find(ctx, find, func(*store.Found) bool { visible = true; return false }); err != nil || !visible {
+		if err := s.Store.Find(ctx, find, func(*store.Found) bool { visible = true; return false }); err != nil ||
+			!visible {
 			return nil, err
 		}
 	}

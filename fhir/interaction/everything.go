@@ -49,6 +49,7 @@ func (s *Service) Everything(ctx context.Context, rq *Request, patient string, p
 		line.pairs = append(line.pairs, [2]string{ps[i].Name, ps[i].text()})
 	}
 	evs := line.events(rq, map[string]bool{e.patient: e.res.page.count > 0})
+	evs = append(evs, disclosureEvents(rq, "read", e.others)...)
 	if e.audits {
 		ev := rq.event("search-type", "AuditEvent")
 		ev.Patient, ev.Query = e.patient, rq.Line
@@ -77,6 +78,9 @@ type everything struct {
 	res        *results
 	last       string // position of the last entry
 	audits     bool   // the page has AuditEvents
+	// others holds the resources that name other patients, too. Their events do not have
+	// the query, which names this patient.
+	others []disclosed
 }
 
 func (s *Service) everything(ctx context.Context, rq *Request, patient string, ps []Parameter) (*everything, error) {
@@ -251,11 +255,7 @@ func (e *everything) exists(ctx context.Context) error {
 
 // gather adds the resources of one type to the page.
 func (e *everything) gather(ctx context.Context, typ string, first bool) error {
-	code, _ := search.PatientParam(typ)
-	pairs := [][2]string{{code, "Patient/" + e.patient}}
-	if code == "_id" {
-		pairs[0][1] = e.patient
-	}
+	var pairs [][2]string
 	if e.since != "" {
 		pairs = append(pairs, [2]string{"_lastUpdated", "gt" + e.since})
 	}
@@ -272,6 +272,9 @@ func (e *everything) gather(ctx context.Context, typ string, first bool) error {
 	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: e.service.Base, Now: e.service.Clock})
 	if err != nil {
 		return fhir.Wrap("interaction.Everything", err)
+	}
+	if err := e.restrict(q); err != nil {
+		return err
 	}
 	page := e.res.page
 	find := store.Find{Query: q, Filter: e.filter(typ), At: e.at, Limit: e.count - page.count + 1, Owner: e.rq.caller(),
@@ -290,8 +293,30 @@ func (e *everything) gather(ctx context.Context, typ string, first bool) error {
 		e.res.seen[f.Resource.Ref()] = true
 		page.match(e.service.Base+"/"+f.Resource.Ref().String(), f.Resource.JSON, "match")
 		e.references(f.Resource.JSON)
+		for _, p := range f.Facts.Patients() {
+			if p != e.patient {
+				e.others = append(e.others, disclosed{f.Resource.Ref(), f.Resource.Version, p})
+			}
+		}
 		return true
 	})
+}
+
+// restrict restricts a query to the compartment of the patient.
+func (e *everything) restrict(q *search.Query) error {
+	p, ok := search.CompartmentParam(q.Type)
+	if !ok {
+		return fhir.Errorf(fhir.Internal, "interaction.Everything", "the type has no compartment")
+	}
+	v := search.Value{RefType: "Patient", RefID: e.patient}
+	if p.Code == "_id" {
+		v = search.Value{Code: e.patient}
+	}
+	q.Clauses = append([]search.Clause{{Param: p, Values: []search.Value{v}}}, q.Clauses...)
+	if _, single := search.PatientParam(q.Type); single {
+		q.Patient = e.patient
+	}
+	return nil
 }
 
 // Members of a resource with references, as canonical JSON has them. Within a string, the

@@ -102,7 +102,8 @@ func (s *exactSum) addColumn(col []series.Decimal) {
 			continue
 		}
 		s.part(scale).add(sum)
-		s.seen(uint64(n), series.Decimal{Mant: least, Scale: scale}.Float(), series.Decimal{Mant: most, Scale: scale}.Float())
+		s.seen(uint64(n), series.Decimal{Mant: least, Scale: scale}.Float(),
+			series.Decimal{Mant: most, Scale: scale}.Float())
 		col = col[n:]
 	}
 }
@@ -152,7 +153,8 @@ func (s *exactSum) over(n uint64) float64 {
 	if len(s.parts) == 1 && s.rest == nil {
 		p := &s.parts[0]
 		scale := math.Pow10(int(p.scale)) * float64(n)
-		if small := int64(p.lo); p.hi == small>>63 && small < 1<<53 && small > -1<<53 && p.scale <= 15 && scale < 1<<53 {
+		if small := int64(p.lo); p.hi == small>>63 && small < 1<<53 && small > -1<<53 && p.scale <= 15 &&
+			scale < 1<<53 {
 			return float64(small) / scale // both are exact
 		}
 	}

@@ -104,7 +104,7 @@ func (x *expansionAnswer) head() ([]byte, error) {
 // parameters adds what the caller asked for, as far as it shaped the expansion.
 func (x *expansionAnswer) parameters(b []byte) []byte {
 	out := &parametersWriter{[]byte(`,"parameter":[`)}
-	empty := len(out.b)
+	empty := len(out.json)
 	out.text("filter", "valueString", x.filter)
 	if x.count >= 0 {
 		out.add("count", "valueInteger", strconv.AppendInt(nil, int64(x.count), 10))
@@ -115,10 +115,10 @@ func (x *expansionAnswer) parameters(b []byte) []byte {
 	if x.designations {
 		out.flag("includeDesignations", true)
 	}
-	if len(out.b) == empty {
+	if len(out.json) == empty {
 		return b
 	}
-	return append(append(b, out.b...), ']')
+	return append(append(b, out.json...), ']')
 }
 
 func (x *expansionAnswer) code(b []byte, c *terminology.Code) ([]byte, error) {

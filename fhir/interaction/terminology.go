@@ -28,7 +28,7 @@ type terminologyOperation struct {
 	run       func(*terminologyCall) ([]byte, error)
 }
 
-// languages and dates would change which texts and codes are right.
+// laterChoices lists parameters of a date or language, which would change the answer.
 var laterChoices = []string{"date", "displayLanguage"}
 
 // terminologyOperations holds the operations by type and name.

@@ -173,23 +173,23 @@ func (in *codeInputs) asked(op, systemName string) ([]element.Coding, error) {
 }
 
 // parametersWriter writes a Parameters resource.
-type parametersWriter struct{ b []byte }
+type parametersWriter struct{ json []byte }
 
 func newParameters() *parametersWriter {
 	return &parametersWriter{[]byte(`{"resourceType":"Parameters","parameter":[`)}
 }
 
 func (r *parametersWriter) next() {
-	if r.b[len(r.b)-1] != '[' {
-		r.b = append(r.b, ',')
+	if r.json[len(r.json)-1] != '[' {
+		r.json = append(r.json, ',')
 	}
 }
 
 // add adds a parameter whose value has a type, such as valueString, and is JSON.
 func (r *parametersWriter) add(name, typ string, value []byte) {
 	r.next()
-	r.b = append(r.b, `{"name":"`+name+`","`+typ+`":`...)
-	r.b = append(append(r.b, value...), '}')
+	r.json = append(r.json, `{"name":"`+name+`","`+typ+`":`...)
+	r.json = append(append(r.json, value...), '}')
 }
 
 // text adds a parameter, unless the text is empty.
@@ -206,11 +206,11 @@ func (r *parametersWriter) flag(name string, value bool) {
 // begin begins a parameter with parts, and end ends it.
 func (r *parametersWriter) begin(name string) {
 	r.next()
-	r.b = append(r.b, `{"name":"`+name+`","part":[`...)
+	r.json = append(r.json, `{"name":"`+name+`","part":[`...)
 }
 
-func (r *parametersWriter) end() { r.b = append(r.b, "]}"...) }
+func (r *parametersWriter) end() { r.json = append(r.json, "]}"...) }
 
-func (r *parametersWriter) bytes() []byte { return append(r.b, "]}"...) }
+func (r *parametersWriter) bytes() []byte { return append(r.json, "]}"...) }
 
 func codingJSON(c element.Coding) []byte { return c.Append(nil, element.AppendString) }

@@ -204,7 +204,8 @@ func (b *bucketing) document(json []byte) bool {
 // effectiveOf returns the beginning of an Observation.
 func effectiveOf(v *fastjson.Value) (e effective) {
 	text := v.GetStringBytes("effectiveDateTime")
-	for _, path := range [][]string{{"effectivePeriod", "start"}, {"effectiveInstant"}, {"effectiveTiming", "event", "0"}} {
+	for _, path := range [][]string{{"effectivePeriod", "start"}, {"effectiveInstant"},
+		{"effectiveTiming", "event", "0"}} {
 		if text == nil {
 			text = v.GetStringBytes(path...)
 		}
@@ -454,7 +455,8 @@ func (b *bucketing) units(g *summaryGroup) (out []statisticText) {
 	for _, name := range b.request.statistics {
 		st := statistics[name]
 		before := []byte(`{"code":{"coding":[`)
-		before = element.Coding{System: sysStatistics, Code: name, Display: st.display}.Append(before, element.AppendString)
+		before = element.Coding{System: sysStatistics, Code: name, Display: st.display}.Append(before,
+			element.AppendString)
 		before = append(before, `]},`...)
 		whole := string(appendQuantity(nil, name, 0, g.unit, st.plain))
 		start, after, _ := strings.Cut(whole, `"value":0`)

@@ -72,7 +72,8 @@ func (s *Service) validate(ctx context.Context, rq *Request, v *Validation) ([]b
 	var seen []disclosed
 	body := v.Resource
 	if body == nil && v.Mode != "delete" {
-		r, facts, err := s.lookUp(rq, op, ref, func() (fhir.Resource, *access.Facts, error) { return s.Store.Read(ctx, ref, 0) })
+		r, facts, err := s.lookUp(rq, op, ref,
+			func() (fhir.Resource, *access.Facts, error) { return s.Store.Read(ctx, ref, 0) })
 		if err != nil {
 			return nil, ref, nil, err
 		}
@@ -135,7 +136,8 @@ func (s *Service) mayValidate(rq *Request, v *Validation) error {
 	case v.Mode == "create" && v.ID != "":
 		return fhir.Errorf(fhir.Invalid, op, "mode create is for $validate of a type; leave out the id in the URL")
 	case (v.Mode == "update" || v.Mode == "delete" || v.Mode == "profile") && v.ID == "":
-		return fhir.Errorf(fhir.Invalid, op, "mode %s needs the id of an instance in the URL, [type]/[id]/$validate", v.Mode)
+		return fhir.Errorf(fhir.Invalid, op,
+			"mode %s needs the id of an instance in the URL, [type]/[id]/$validate", v.Mode)
 	case (v.Mode == "delete" || v.Mode == "profile") && v.Resource != nil:
 		return fhir.Errorf(fhir.Invalid, op, "mode %s is about the stored resource; leave out resource", v.Mode)
 	case v.Mode == "profile" && len(v.Profiles) == 0:

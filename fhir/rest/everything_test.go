@@ -48,22 +48,22 @@ func TestEverything(t *testing.T) {
 		w.put("Practitioner/far", `{"resourceType":"Practitioner","id":"far"}`, 201)
 		w.put("Device/d1", `{"resourceType":"Device","id":"d1","patient":{"reference":"Patient/p1"}}`, 201)
 		w.put("Device/d2", `{"resourceType":"Device","id":"d2","patient":{"reference":"Patient/p2"}}`, 201)
-		w.put("Device/free", `{"resourceType":"Device","id":"free"}`, 201)
+		w.put("Organization/org", `{"resourceType":"Organization","id":"org","name":"X"}`, 201)
 		with := func(id, patient, extra string) string {
 			return strings.Replace(observation(id, patient, "vital-signs", 60), `"subject"`, extra+`"subject"`, 1)
 		}
-		w.put("Observation/o1", with("o1", "p1", `"performer":[{"reference":"Practitioner/dr"}],"device":{"reference":"Device/free"},`), 201)
+		w.put("Observation/o1", with("o1", "p1", `"performer":[{"reference":"Practitioner/dr"},{"reference":"Organization/org"}],`), 201)
 		w.put("Observation/o2", with("o2", "p1", `"device":{"reference":"Device/d2"},"note":[{"text":"see \"reference\":\"Practitioner/far\""}],`), 201)
 		w.put("Observation/o3", strings.ReplaceAll(with("o3", "p1", ""), "2026-10-03", "2026-10-05"), 201)
 		w.put("Observation/x1", with("x1", "p2", `"performer":[{"reference":"Practitioner/far"}],`), 201)
 		w.put("Provenance/v1", `{"resourceType":"Provenance","id":"v1","target":[{"reference":"Observation/o1"},{"reference":"Patient/p1"}],"recorded":"2026-10-03T10:00:00Z","agent":[{"who":{"display":"x"}}]}`, 201)
 		w.put("Group/g1", `{"resourceType":"Group","id":"g1","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p1"}},{"entity":{"reference":"Patient/p2"}}]}`, 201)
 		const p1 = "/Patient/p1/$everything"
-		const all = "Device/d1 Device/free Observation/o1 Observation/o2 Observation/o3 Patient/p1 Practitioner/dr Provenance/v1"
+		const all = "Device/d1 Observation/o1 Observation/o2 Observation/o3 Organization/org Patient/p1 Practitioner/dr Provenance/v1"
 		w.wantEverything("all", p1, all)
 		w.wantEverything("all", p1+"?_type=Observation", "Observation/o1 Observation/o2 Observation/o3")
 		w.wantEverything("all", p1+"?_type=Observation,Practitioner&_type=Device",
-			"Device/d1 Device/free Observation/o1 Observation/o2 Observation/o3 Practitioner/dr")
+			"Device/d1 Observation/o1 Observation/o2 Observation/o3 Practitioner/dr")
 		w.wantEverything("all", p1+"?start=2026-10-04", "Device/d1 Observation/o3 Patient/p1 Provenance/v1")
 		w.wantEverything("all", p1+"?end=2026-10-03&_type=Observation", "Observation/o1 Observation/o2")
 		w.wantEverything("all", p1+"?_since=2999-01-01T00:00:00Z", "")

@@ -69,7 +69,8 @@ func offered() []operation {
 		{name: "lastn", types: observation, definition: coreOperation + "Observation-lastn", handle: (*Server).lastN},
 		{name: "stats", types: observation, definition: coreOperation + "Observation-stats",
 			documentation: statsDocumentation, handle: (*Server).stats},
-		{name: "time-buckets", types: observation, definition: capability.TimeBucketsPath, handle: (*Server).timeBuckets},
+		{name: "time-buckets", types: observation, definition: capability.TimeBucketsPath,
+			handle: (*Server).timeBuckets},
 		{name: "everything", types: patient, definition: coreOperation + "Patient-everything",
 			documentation: everythingDocumentation, handle: (*Server).everything},
 		{name: "everything", level: onInstance, types: patient, definition: coreOperation + "Patient-everything",
@@ -99,7 +100,8 @@ func terminologyOperations() (out []operation) {
 		{"CodeSystem", "validate-code", true}, {"CodeSystem", "subsumes", true}, {"ConceptMap", "translate", true}} {
 		one := operation{name: o.name, types: []string{o.typ}, definition: coreOperation + o.typ + "-" + o.name,
 			input: complete, event: "operation", handle: func(s *Server, c *gin.Context, in *call) {
-				body, err := s.Service.TerminologyOperation(c.Request.Context(), operationRequest(c, in.parameters), o.name,
+				body, err := s.Service.TerminologyOperation(c.Request.Context(), operationRequest(c, in.parameters),
+					o.name,
 					refOf(c), in.parameters)
 				outcome(c, body, err)
 			}}
@@ -178,8 +180,9 @@ func (s *Server) operation(c *gin.Context, list []operation) {
 		return o.types == nil || slices.Contains(o.types, ref.Type)
 	})
 	if i < 0 {
-		s.fail(c, "operation", fhir.Ref{}, fhir.Errorf(fhir.NotFound, "rest.operation", "the operation is offered for %s",
-			strings.Join(list[0].types, ", ")))
+		s.fail(c, "operation", fhir.Ref{},
+			fhir.Errorf(fhir.NotFound, "rest.operation", "the operation is offered for %s",
+				strings.Join(list[0].types, ", ")))
 		return
 	}
 	o := &list[i]
@@ -283,7 +286,8 @@ func (s *Server) ehrBundle(c *gin.Context, in *call) {
 }
 
 func (s *Server) everything(c *gin.Context, in *call) {
-	p, err := s.Service.Everything(c.Request.Context(), operationRequest(c, in.parameters), c.Param("id"), in.parameters)
+	p, err := s.Service.Everything(c.Request.Context(), operationRequest(c, in.parameters), c.Param("id"),
+		in.parameters)
 	s.page(c, p, err)
 }
 
@@ -315,7 +319,8 @@ func (s *Server) validate(c *gin.Context, in *call) {
 }
 
 func (s *Server) meta(c *gin.Context, in *call) {
-	ps := slices.DeleteFunc(in.parameters, func(p interaction.Parameter) bool { return p.Name == "_format" || p.Name == "_pretty" })
+	ps := slices.DeleteFunc(in.parameters,
+		func(p interaction.Parameter) bool { return p.Name == "_format" || p.Name == "_pretty" })
 	body, err := s.Service.Meta(c.Request.Context(), requestOf(c), refOf(c), ps)
 	outcome(c, body, err)
 }

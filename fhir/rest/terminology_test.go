@@ -20,8 +20,9 @@ func terminologyWorld(w *world) {
 		{Type: "CodeSystem", ID: "part"}:    `"url":"urn:part","status":"active","content":"fragment","concept":[{"code":"a"}]`,
 		{Type: "ConceptMap", ID: "m"}:       `"url":"urn:map","version":"1","status":"active","sourceUri":"urn:all","group":[{"source":"urn:animals","target":"urn:latin","element":[{"code":"cat","target":[{"code":"felis","display":"Felis","equivalence":"wider"}]},{"code":"owl","target":[{"equivalence":"unmatched"}]}]}]`,
 	} {
-		if _, err := w.store.Commit(w.t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: ref.Type,
-			ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + "}," + rest + "}")}}}}); err != nil {
+		if _, err := w.store.Commit(w.t.Context(),
+			&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: ref.Type,
+				ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + "}," + rest + "}")}}}}); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -48,7 +49,8 @@ func (w *world) asked(path, body string) string {
 	}
 	typ, _ := a.json["resourceType"].(string)
 	if problems, _, err := d.Check(typ, a.body, nil); err != nil || len(problems) > 0 {
-		w.t.Errorf("%s: not R4: %v %s\n%s", path, err, r4.OutcomeJSON(&fhir.Error{Issues: problems, Kind: fhir.Invalid}), a.body)
+		w.t.Errorf("%s: not R4: %v %s\n%s", path, err,
+			r4.OutcomeJSON(&fhir.Error{Issues: problems, Kind: fhir.Invalid}), a.body)
 	}
 	var out []string
 	if typ == "ValueSet" {
@@ -146,13 +148,22 @@ func TestTerminologyOperations(t *testing.T) {
 func (w *world) terminologyByPOST() {
 	w.t.Helper()
 	for _, c := range [][3]string{
-		{"/ValueSet/$expand", parametersOf(`{"name":"url","valueUri":"urn:all"}`, `{"name":"count","valueInteger":2}`), "animal bird"},
-		{"/ValueSet/$expand", parametersOf(`{"name":"valueSet","resource":{"resourceType":"ValueSet","status":"active","compose":{"include":[{"system":"urn:animals","filter":[{"property":"concept","op":"is-a","value":"bird"}]}]}}}`), "bird owl"},
-		{"/ValueSet/$validate-code", parametersOf(`{"name":"url","valueUri":"urn:all"}`, `{"name":"codeableConcept","valueCodeableConcept":{"coding":[{"system":"urn:x","code":"y"},{"system":"urn:animals","code":"cat"}]}}`), "result=true display=Cat"},
-		{"/CodeSystem/$validate-code", parametersOf(`{"name":"codeSystem","resource":{"resourceType":"CodeSystem","status":"active","content":"complete","concept":[{"code":"x","display":"X"}]}}`, `{"name":"code","valueCode":"x"}`), "result=true display=X"},
-		{"/CodeSystem/$lookup", parametersOf(`{"name":"coding","valueCoding":{"system":"urn:animals","code":"cat"}}`, `{"name":"property","valueCode":"legs"}`), "name=Animals version=1 display=Cat"},
-		{"/CodeSystem/$subsumes", parametersOf(`{"name":"codingA","valueCoding":{"system":"urn:animals","code":"cat"}}`, `{"name":"codingB","valueCoding":{"system":"urn:animals","code":"animal"}}`), "outcome=subsumed-by"},
-		{"/ConceptMap/$translate", parametersOf(`{"name":"conceptMap","resource":{"resourceType":"ConceptMap","status":"active","group":[{"source":"urn:animals","target":"urn:t","element":[],"unmapped":{"mode":"provided"}}]}}`, `{"name":"coding","valueCoding":{"system":"urn:animals","code":"cat"}}`), `result=true match{ equivalence=equal concept={"code":"cat","system":"urn:t"} }`},
+		{"/ValueSet/$expand", parametersOf(`{"name":"url","valueUri":"urn:all"}`,
+			`{"name":"count","valueInteger":2}`), "animal bird"},
+		{"/ValueSet/$expand", parametersOf(
+			`{"name":"valueSet","resource":{"resourceType":"ValueSet","status":"active","compose":{"include":[{"system":"urn:animals","filter":[{"property":"concept","op":"is-a","value":"bird"}]}]}}}`), "bird owl"},
+		{"/ValueSet/$validate-code", parametersOf(`{"name":"url","valueUri":"urn:all"}`,
+			`{"name":"codeableConcept","valueCodeableConcept":{"coding":[{"system":"urn:x","code":"y"},{"system":"urn:animals","code":"cat"}]}}`), "result=true display=Cat"},
+		{"/CodeSystem/$validate-code", parametersOf(
+			`{"name":"codeSystem","resource":{"resourceType":"CodeSystem","status":"active","content":"complete","concept":[{"code":"x","display":"X"}]}}`, `{"name":"code","valueCode":"x"}`), "result=true display=X"},
+		{"/CodeSystem/$lookup", parametersOf(
+			`{"name":"coding","valueCoding":{"system":"urn:animals","code":"cat"}}`,
+			`{"name":"property","valueCode":"legs"}`), "name=Animals version=1 display=Cat"},
+		{"/CodeSystem/$subsumes", parametersOf(
+			`{"name":"codingA","valueCoding":{"system":"urn:animals","code":"cat"}}`,
+			`{"name":"codingB","valueCoding":{"system":"urn:animals","code":"animal"}}`), "outcome=subsumed-by"},
+		{"/ConceptMap/$translate", parametersOf(
+			`{"name":"conceptMap","resource":{"resourceType":"ConceptMap","status":"active","group":[{"source":"urn:animals","target":"urn:t","element":[],"unmapped":{"mode":"provided"}}]}}`, `{"name":"coding","valueCoding":{"system":"urn:animals","code":"cat"}}`), `result=true match{ equivalence=equal concept={"code":"cat","system":"urn:t"} }`},
 	} {
 		if got := w.asked(c[0], c[1]); got != c[2] {
 			w.t.Errorf("POST %s: %s, want %s", c[0], got, c[2])
@@ -163,17 +174,22 @@ func (w *world) terminologyByPOST() {
 func (w *world) badTerminology() {
 	w.t.Helper()
 	for path, status := range map[string]int{
-		"/ValueSet/$expand": 400, "/ValueSet/$expand?url=urn:nothing": 404, "/ValueSet/$expand?url=urn:all&url=urn:all": 400,
-		"/ValueSet/$expand?url=urn:all&offset=-1": 400, "/ValueSet/$expand?url=urn:all&count=x": 400,
+		"/ValueSet/$expand": 400, "/ValueSet/$expand?url=urn:nothing": 404,
+		"/ValueSet/$expand?url=urn:all&url=urn:all": 400,
+		"/ValueSet/$expand?url=urn:all&offset=-1":   400, "/ValueSet/$expand?url=urn:all&count=x": 400,
 		"/ValueSet/$expand?url=urn:all&activeOnly=maybe": 400, "/ValueSet/$expand?url=urn:all&date=2026": 400,
 		"/ValueSet/$expand?url=urn:all&nothing=1": 400, "/ValueSet/$expand?url=urn:all&valueSet=x": 400,
-		"/ValueSet/$expand?url=" + strings.Repeat("a", 2049): 400, "/ValueSet/$expand?url=urn:all&valueSetVersion=9": 404,
-		"/ValueSet/$validate-code?url=urn:all": 400, "/ValueSet/$validate-code?url=urn:all&code=owl": 400,
-		"/ValueSet/$validate-code?url=urn:all&code=owl&system=urn:animals&coding=urn:animals|owl": 400,
-		"/ValueSet/$validate-code?url=urn:all&coding=urn:animals|":                                400, "/ValueSet/$validate-code?url=urn:all&codeableConcept=x": 400,
-		"/ValueSet/$validate-code?url=urn:all&coding=urn:animals|owl&abstract=x": 400,
-		"/CodeSystem/$lookup?code=owl":                                           400, "/CodeSystem/$lookup?system=urn:nothing&code=owl": 404,
-		"/CodeSystem/$lookup?system=urn:animals&code=dog": 404, "/CodeSystem/$lookup?system=http://loinc.org&code=8867-4": 404,
+		"/ValueSet/$expand?url=" + strings.Repeat("a", 2049): 400,
+		"/ValueSet/$expand?url=urn:all&valueSetVersion=9":    404,
+		"/ValueSet/$validate-code?url=urn:all":               400, "/ValueSet/$validate-code?url=urn:all&code=owl": 400,
+		"/ValueSet/$validate-code?url=urn:all&code=owl&system=urn:animals&coding=urn:animals|owl":        400,
+		"/ValueSet/$validate-code?url=urn:all&coding=urn:animals|":                                       400,
+		"/ValueSet/$validate-code?url=urn:all&codeableConcept=x":                                         400,
+		"/ValueSet/$validate-code?url=urn:all&coding=urn:animals|owl&abstract=x":                         400,
+		"/CodeSystem/$lookup?code=owl":                                                                   400,
+		"/CodeSystem/$lookup?system=urn:nothing&code=owl":                                                404,
+		"/CodeSystem/$lookup?system=urn:animals&code=dog":                                                404,
+		"/CodeSystem/$lookup?system=http://loinc.org&code=8867-4":                                        404,
 		"/CodeSystem/$lookup?system=http://hl7.org/fhir/administrative-gender&code=male":                 422,
 		"/CodeSystem/$lookup?system=urn:animals&code=owl&displayLanguage=de":                             400,
 		"/CodeSystem/$validate-code?url=urn:part&code=b":                                                 422,

@@ -165,7 +165,7 @@ func TestMeta(t *testing.T) {
 		if v, ok := r.json["valueQuantity"].(map[string]any); !ok || v["value"] != 60.0 {
 			t.Errorf("%s", r.body)
 		}
-		// What changes nothing makes no version.
+		// A call without a change makes no version.
 		for _, path := range []string{"$meta-add", "$meta-delete"} {
 			m := tag
 			if path == "$meta-delete" {

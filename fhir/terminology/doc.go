@@ -35,6 +35,7 @@
 // most 16, and all concepts in the index are at most two million; a resource beyond is not
 // known.
 //
-// Whoever may ask about a value set may learn what the resources that it uses contain,
-// because terminology is not health data. The caller checks the resource that is named.
+// A caller who may ask about a value set may learn what the resources that it uses contain,
+// because terminology is not health data. The caller of this package checks the permission
+// for the resource that is named.
 package terminology

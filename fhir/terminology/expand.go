@@ -301,14 +301,16 @@ func (s *Service) Has(ctx context.Context, v *ValueSet, system, code string) (Co
 
 func (x *expansion) has(v *ValueSet, system, code string) (c Code, ok bool, err error) {
 	if x.depth++; x.depth > maxDepth {
-		return c, false, unsupported("value sets import each other to a depth of more than %d, or in a circle", maxDepth)
+		return c, false, unsupported("value sets import each other to a depth of more than %d, or in a circle",
+			maxDepth)
 	}
 	defer func() { x.depth-- }()
 	if !v.hasCompose {
 		if !v.hasExpansion {
 			return c, false, unsupported("a value set has neither compose nor expansion")
 		}
-		i := slices.IndexFunc(v.expansion, func(c Code) bool { return c.Code == code && (system == "" || c.System == system) })
+		i := slices.IndexFunc(v.expansion,
+			func(c Code) bool { return c.Code == code && (system == "" || c.System == system) })
 		if i < 0 {
 			return c, false, nil
 		}
@@ -400,7 +402,8 @@ func (x *expansion) systemHas(p *part, code string) (c Code, ok bool, err error)
 	at, known := sys.find(code)
 	if !known {
 		if sys.Content == "fragment" {
-			return c, false, unsupported("the server holds only a part of the code system, and the code is not in that part")
+			return c, false, unsupported(
+				"the server holds only a part of the code system, and the code is not in that part")
 		}
 		return c, false, nil
 	}

@@ -2,7 +2,6 @@ package terminology
 
 import (
 	"encoding/json"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -77,7 +76,8 @@ func ParseCodeSystem(body []byte) (*CodeSystem, error) {
 		return nil, errContent("CodeSystem")
 	}
 	s := &CodeSystem{URL: raw.URL, Version: raw.Version, Name: raw.Name, Title: raw.Title, Content: raw.Content,
-		CaseSensitive: raw.CaseSensitive, Hierarchy: raw.HierarchyMeaning, ValueSet: raw.ValueSet, byCode: map[string]int32{}}
+		CaseSensitive: raw.CaseSensitive, Hierarchy: raw.HierarchyMeaning, ValueSet: raw.ValueSet,
+		byCode: map[string]int32{}}
 	for _, p := range raw.Property {
 		s.properties = append(s.properties, p.Code)
 	}
@@ -221,7 +221,8 @@ func (s *CodeSystem) codes(list []int32) (out []string) {
 // (codesystem-concept-properties).
 func (c *Concept) inactive() bool {
 	return slices.ContainsFunc(c.Property, func(p Property) bool {
-		return p.Code == "inactive" && p.Value == "true" || p.Code == "status" && (p.Value == "retired" || p.Value == "inactive")
+		return p.Code == "inactive" && p.Value == "true" || p.Code == "status" &&
+			(p.Value == "retired" || p.Value == "inactive")
 	})
 }
 
@@ -261,7 +262,6 @@ type filter struct {
 	Property string `json:"property"`
 	Op       string `json:"op"`
 	Value    string `json:"value"`
-	pattern  *regexp.Regexp
 }
 
 // Code is one code of an expansion.
@@ -304,7 +304,8 @@ func ParseValueSet(body []byte) (*ValueSet, error) {
 	}
 	v := &ValueSet{URL: raw.URL, Version: raw.Version, Name: raw.Name, Title: raw.Title}
 	if raw.Compose != nil {
-		v.hasCompose, v.Include, v.Exclude, v.Inactive = true, raw.Compose.Include, raw.Compose.Exclude, raw.Compose.Inactive
+		v.hasCompose, v.Include, v.Exclude, v.Inactive = true, raw.Compose.Include, raw.Compose.Exclude,
+			raw.Compose.Inactive
 	} else if raw.Expansion != nil {
 		v.hasExpansion = true
 		v.flatten(raw.Expansion.Contains)
@@ -315,8 +316,9 @@ func ParseValueSet(body []byte) (*ValueSet, error) {
 func (v *ValueSet) flatten(list []contained) {
 	for _, c := range list {
 		if c.Code != "" {
-			v.expansion = append(v.expansion, Code{Coding: element.Coding{System: c.System, Code: c.Code, Display: c.Display},
-				Version: c.Version, Abstract: c.Abstract, Inactive: c.Inactive})
+			v.expansion = append(v.expansion,
+				Code{Coding: element.Coding{System: c.System, Code: c.Code, Display: c.Display},
+					Version: c.Version, Abstract: c.Abstract, Inactive: c.Inactive})
 		}
 		v.flatten(c.Contains)
 	}

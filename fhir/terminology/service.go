@@ -57,10 +57,11 @@ func New(ctx context.Context, st store.Store, base string) (*Service, error) {
 			types = append(types, t)
 		}
 	}
-	err := st.Scan(ctx, store.ScanRange{Types: types, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
-		s.mark(f.Resource.Ref())
-		return true
-	})
+	err := st.Scan(ctx, store.ScanRange{Types: types, Filter: access.All().Filter(access.Read)},
+		func(f *store.Found) bool {
+			s.mark(f.Resource.Ref())
+			return true
+		})
 	if err == nil {
 		err = s.refresh(ctx)
 	}
@@ -95,11 +96,13 @@ func (s *Service) mark(ref fhir.Ref) {
 func (s *Service) builtins() {
 	const version = "4.0.1"
 	definitions.R4().ValueSets(func(d *definitions.ValueSet) bool {
-		v := &ValueSet{URL: d.URL, Version: version, Name: d.URL[strings.LastIndexByte(d.URL, '/')+1:], hasCompose: true}
+		v := &ValueSet{URL: d.URL, Version: version, Name: d.URL[strings.LastIndexByte(d.URL, '/')+1:],
+			hasCompose: true}
 		for i := range d.Systems {
 			p := part{System: d.Systems[i].URL}
 			sys := s.systems[p.System]
-			if sys == nil && (strings.HasPrefix(p.System, element.HL7) || strings.HasPrefix(p.System, element.Terminology)) {
+			if sys == nil && (strings.HasPrefix(p.System, element.HL7) ||
+				strings.HasPrefix(p.System, element.Terminology)) {
 				sys = &CodeSystem{URL: p.System, Content: "fragment", CaseSensitive: true, byCode: map[string]int32{},
 					Name: p.System[strings.LastIndexByte(p.System, '/')+1:]}
 				s.systems[p.System] = sys

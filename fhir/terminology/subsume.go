@@ -11,7 +11,7 @@ import (
 	"pulsegate/fhir/fhirpath"
 )
 
-// Relation is how two codes are related: the values of $subsumes.
+// Relation relates two codes, by the values of $subsumes.
 type Relation string
 
 const (
@@ -27,8 +27,9 @@ func (s *CodeSystem) Relation(a, b string) (Relation, error) {
 	j, okB := s.find(b)
 	switch {
 	case !okA || !okB:
-		return "", fhir.Errorf(fhir.NotFound, op, "the code system does not have the code %s", map[bool]string{true: "B",
-			false: "A"}[okA])
+		return "", fhir.Errorf(fhir.NotFound, op, "the code system does not have the code %s",
+			map[bool]string{true: "B",
+				false: "A"}[okA])
 	case i == j:
 		return Equivalent, nil
 	}
@@ -194,19 +195,23 @@ func (m *ConceptMap) Translate(from element.Coding, t Translation) (out []Match,
 				switch {
 				case !t.Reverse && e.Code == from.Code:
 					found = true
-					out = append(out, Match{to.Equivalence, element.Coding{System: target, Code: to.Code, Display: to.Display}, m.URL})
+					out = append(out, Match{to.Equivalence,
+						element.Coding{System: target, Code: to.Code, Display: to.Display}, m.URL})
 				case t.Reverse && to.Code == from.Code && to.Code != "":
 					found = true
-					out = append(out, Match{reversed(to.Equivalence), element.Coding{System: target, Code: e.Code, Display: e.Display}, m.URL})
+					out = append(out, Match{reversed(to.Equivalence),
+						element.Coding{System: target, Code: e.Code, Display: e.Display}, m.URL})
 				}
 			}
 		}
 		if !found && !t.Reverse && g.Unmapped != nil {
 			switch g.Unmapped.Mode {
 			case "provided":
-				out = append(out, Match{"equal", element.Coding{System: target, Code: from.Code, Display: from.Display}, m.URL})
+				out = append(out, Match{"equal",
+					element.Coding{System: target, Code: from.Code, Display: from.Display}, m.URL})
 			case "fixed":
-				out = append(out, Match{"inexact", element.Coding{System: target, Code: g.Unmapped.Code, Display: g.Unmapped.Display}, m.URL})
+				out = append(out, Match{"inexact",
+					element.Coding{System: target, Code: g.Unmapped.Code, Display: g.Unmapped.Display}, m.URL})
 			default:
 				return nil, unsupported("the concept map refers to another one for this code")
 			}

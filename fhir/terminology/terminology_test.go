@@ -27,8 +27,9 @@ type fatal interface {
 
 func put(t fatal, st store.Store, typ, id, rest string) {
 	t.Helper()
-	_, err := st.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
-		JSON: []byte(fhir.Prefix(typ, id) + "}," + rest + "}")}}}})
+	_, err := st.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
+			JSON: []byte(fhir.Prefix(typ, id) + "}," + rest + "}")}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,8 @@ func TestExpansion(t *testing.T) {
 	put(t, st, "CodeSystem", "empty", `"url":"urn:empty","content":"not-present"`)
 	put(t, st, "CodeSystem", "parts", `"url":"urn:parts","content":"complete","hierarchyMeaning":"part-of","concept":[{"code":"x"}]`)
 	filter := func(property, op, value string) string {
-		return `"compose":{"include":[{"system":"urn:animals","filter":[{"property":"` + property + `","op":"` + op + `","value":"` + value + `"}]}]}`
+		return `"compose":{"include":[{"system":"urn:animals","filter":[{"property":"` + property + `","op":"` +
+			op + `","value":"` + value + `"}]}]}`
 	}
 	for compose, want := range map[string]string{
 		`"compose":{"include":[{"system":"urn:animals"}]}`:                                                                 "animal bird owl cat bat",
@@ -143,7 +145,8 @@ func TestHasAgrees(t *testing.T) {
 				return `{"valueSet":["urn:animals-all"]}`
 			case 2:
 				return `{"system":"urn:animals","filter":[{"property":"concept","op":"` +
-					rapid.SampledFrom([]string{"is-a", "descendent-of", "is-not-a", "generalizes"}).Draw(t, "op") + `","value":"` +
+					rapid.SampledFrom([]string{"is-a", "descendent-of", "is-not-a", "generalizes"}).Draw(t, "op") +
+					`","value":"` +
 					rapid.SampledFrom(all[:5]).Draw(t, "of") + `"}]}`
 			}
 			return `{"system":"urn:animals","concept":[{"code":"` + rapid.SampledFrom(all).Draw(t, "code") + `"}]}`
@@ -155,7 +158,8 @@ func TestHasAgrees(t *testing.T) {
 			}
 			return "[" + strings.Join(out, ",") + "]"
 		}
-		body := `{"compose":{"inactive":` + rapid.SampledFrom([]string{"true", "false"}).Draw(t, "inactive") + `,"include":` +
+		body := `{"compose":{"inactive":` + rapid.SampledFrom([]string{"true", "false"}).Draw(t, "inactive") +
+			`,"include":` +
 			list("include", 1) + `,"exclude":` + list("exclude", 0) + `}}`
 		v, err := terminology.ParseValueSet([]byte(body))
 		if err != nil {
@@ -191,7 +195,8 @@ func TestLimits(t *testing.T) {
 	for i := range terminology.MaxCodes + 1 {
 		list = append(list, fmt.Sprintf(`{"code":"%d"}`, i))
 	}
-	v, err = terminology.ParseValueSet([]byte(`{"compose":{"include":[{"system":"urn:x","concept":[` + strings.Join(list, ",") + `]}]}}`))
+	v, err = terminology.ParseValueSet([]byte(`{"compose":{"include":[{"system":"urn:x","concept":[` +
+		strings.Join(list, ",") + `]}]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +274,8 @@ func TestSearchValueSets(t *testing.T) {
 	if fmt.Sprint(above, ok) != "[animal bird owl] true" {
 		t.Error(above, ok)
 	}
-	for _, c := range []element.Coding{{System: "urn:animals", Code: "dog"}, {System: "http://loinc.org", Code: "8867-4"},
+	for _, c := range []element.Coding{{System: "urn:animals", Code: "dog"},
+		{System: "http://loinc.org", Code: "8867-4"},
 		{System: "http://hl7.org/fhir/administrative-gender", Code: "male"}} {
 		if _, ok := s.Below(c.System, c.Code); ok {
 			t.Errorf("%v has codes below", c)
@@ -286,9 +292,10 @@ func TestFHIRPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, want := range map[string]string{
-		`Observation.code.memberOf('urn:animals-all')`:                                      "true",
-		`Observation.code.coding.memberOf('urn:animals-all')`:                               "true",
-		`Observation.category.memberOf('urn:animals-all')`:                                  "false", // without a system
+		`Observation.code.memberOf('urn:animals-all')`:        "true",
+		`Observation.code.coding.memberOf('urn:animals-all')`: "true",
+		// without a system
+		`Observation.category.memberOf('urn:animals-all')`:                                  "false",
 		`Observation.status.memberOf('http://hl7.org/fhir/ValueSet/observation-status')`:    "true",
 		`Observation.status.memberOf('http://hl7.org/fhir/ValueSet/administrative-gender')`: "false",
 		`Observation.code.memberOf('urn:nothing')`:                                          "error",

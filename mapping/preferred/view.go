@@ -229,7 +229,8 @@ func (r *request) inputs(ctx context.Context, k *collector, first, last int64) (
 	more = true
 	err = r.eachOf(ctx, f, func(m *measurement) {
 		day, _ := k.place(m)
-		if w, ok := winners[day]; !more || !ok || w != m.source || m.status == statusRetracted || !r.concept.accepts(m.unit) {
+		if w, ok := winners[day]; !more || !ok || w != m.source || m.status == statusRetracted ||
+			!r.concept.accepts(m.unit) {
 			return
 		}
 		unit := interaction.Unit{Code: m.unit}

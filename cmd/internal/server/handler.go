@@ -55,7 +55,8 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	}
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
 		Terminology: func() []byte { return terminology },
-		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets}, Logger: s.log, Clock: s.now,
+		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets},
+		Logger:      s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
 			Shared: s.limits()},

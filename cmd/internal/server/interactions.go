@@ -16,6 +16,7 @@ import (
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/subscription"
+	"pulsegate/fhir/terminology"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
@@ -165,4 +166,13 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 		s.Preferred = background.view
 	}
 	return s, nil
+}
+
+// holdTerminology opens the index of terminology for the interactions.
+func (s *services) holdTerminology(ctx context.Context) (err error) {
+	if s.fhir.Terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
+		return err
+	}
+	s.closers.add(func() error { s.fhir.Terminology.Close(); return nil })
+	return nil
 }

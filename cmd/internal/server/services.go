@@ -20,7 +20,6 @@ import (
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/terminology"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
@@ -155,12 +154,9 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if err != nil {
 		return nil, err
 	}
-	held, err := terminology.New(ctx, s.store, s.fhirBase())
-	if err != nil {
+	if err := s.holdTerminology(ctx); err != nil {
 		return nil, err
 	}
-	s.closers.add(func() error { held.Close(); return nil })
-	s.fhir.Terminology = held
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)
 	if err != nil {
 		return nil, err
