@@ -168,8 +168,12 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 	return s, nil
 }
 
-// holdTerminology opens the index of terminology for the interactions.
-func (s *services) holdTerminology(ctx context.Context) (err error) {
+// openInteractions opens the FHIR interactions with their index of terminology.
+func (s *services) openInteractions(ctx context.Context, env environment) (err error) {
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
+	if err != nil {
+		return err
+	}
 	if s.fhir.Terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
 		return err
 	}
