@@ -124,10 +124,15 @@ func (s *Server) Mount(r gin.IRouter) {
 	s.mountOperations(api)
 	api.POST("/:type", s.create)
 	api.POST("/:type/_search", s.searchForm)
-	api.PUT("/:type/:id", s.update)
-	api.DELETE("/:type/:id", s.delete)
+	for _, path := range []string{"/:type", "/:type/:id"} { // by criteria, and by id
+		api.PUT(path, s.update)
+		api.PATCH(path, s.patch)
+		api.DELETE(path, s.delete)
+	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		api.Handle(method, "/:type", s.search)
+		api.Handle(method, "/_history", s.history)
+		api.Handle(method, "/:type/_history", s.history)
 		api.Handle(method, "/:type/:id", s.read)
 		api.Handle(method, "/:type/:id/_history", s.history)
 		api.Handle(method, "/:type/:id/_history/:vid", s.vread)
