@@ -74,14 +74,17 @@ func (w *world) bodies() error {
 		narrative(c[0], div, c[1])
 	}
 	narrative("no namespace", "<div>", "Zanaria")
-	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria",
+	w.xmlBodies(obs(""))
+	for _, t := range []string{"text/html", "application/fhir+turtle", "multipart/form-data; boundary=x", "zanaria",
 		"application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
 		h := attack{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")),
 			header: []string{"Content-Type", t}, want: []int{415}}
 		w.try(h)
 	}
-	w.try(attack{name: "read: Accept XML", method: "GET", path: "Patient/" + w.patient,
-		header: []string{"Accept", "application/fhir+xml"}, want: []int{406}})
+	w.try(attack{name: "read: Accept Turtle", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", "application/fhir+turtle"}, want: []int{406}})
+	w.try(attack{name: "read: 10,000 media ranges", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", strings.Repeat("zanaria/x,", 10_000) + "text/turtle"}, want: []int{406}})
 	id := fmt.Sprint(w.kept[0]["id"])
 	put := func(name, at, body string, header []string, want ...int) {
 		w.try(attack{name: "update: " + name, method: "PUT", path: "Observation/" + at, body: text(body),

@@ -147,8 +147,8 @@ func Statement(s Settings) ([]byte, error) {
 		Software:       software{"Pulsegate", s.Version, date},
 		Implementation: implementation{"This server", s.Base},
 		FHIRVersion:    "4.0.1",
-		Format:         []string{"application/fhir+json", "json"},
-		PatchFormat:    []string{"application/json-patch+json", "application/fhir+json"},
+		Format:         []string{"application/fhir+json", "application/fhir+xml", "json", "xml", "text/html"},
+		PatchFormat:    []string{"application/json-patch+json", "application/fhir+json", "application/fhir+xml"},
 		Rest:           []rest{r},
 	})
 	if err != nil {

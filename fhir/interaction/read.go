@@ -39,8 +39,18 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	if err != nil {
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 	}
+	patient := facts.Patient
+	if ref.Type == "Binary" {
+		within, err := s.contextFacts(ctx, rq, op, &r, facts)
+		if err != nil {
+			return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
+		}
+		if within != nil {
+			patient = within.Patient
+		}
+	}
 	ev := rq.event(interaction, ref.Type)
-	ev.Patient = facts.Patient
+	ev.Patient = patient
 	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
 	rq.wait(len(r.JSON))
 	if err := s.Audit.Record(ctx, ev); err != nil {

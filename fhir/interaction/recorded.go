@@ -113,7 +113,10 @@ var answerParams = map[string]func(string) bool{ // read only
 	"_elements": consistsOf(lower + upper + ".,"),
 	"_include":  consistsOf(lower + upper + "-:"),
 	"_pretty":   consistsOf(lower),
-	"_format":   func(s string) bool { return strings.Contains(s, "json") && consistsOf(lower+digits+" /+.;=-")(s) },
+	"_format": func(s string) bool {
+		known := strings.Contains(s, "json") || strings.Contains(s, "xml") || strings.Contains(s, "html")
+		return known && consistsOf(lower+digits+" /+.;=-")(s)
+	},
 	"max":       consistsOf(digits),
 	"limit":     consistsOf(digits),
 	"duration":  consistsOf(digits + "."),

@@ -112,12 +112,6 @@ func accepts(c *gin.Context, types ...string) bool {
 	return false
 }
 
-func notAcceptable(c *gin.Context, what string) {
-	// No fhir.Kind stands for 406, so the outcome is written here.
-	c.Data(http.StatusNotAcceptable, "application/fhir+json; charset=utf-8",
-		[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-supported","diagnostics":"Accept must allow `+what+`"}]}`))
-}
-
 func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		const op = "rest.Bulk"
@@ -126,8 +120,9 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 				fhir.Errorf(fhir.NotFound, op, "$export is offered for the system, Patient and Group/[id]"))
 			return
 		}
-		if !accepts(c, "application/fhir+json", "application/json") {
-			notAcceptable(c, "application/fhir+json")
+		// A page for browsers is of no use to who polls, so the answer is FHIR.
+		if r := renderingOf(c); r.failed || r.format == formatHTML {
+			notAcceptable(c, acceptedFormats)
 			return
 		}
 		if h.StepUp != nil {
@@ -169,7 +164,7 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 			return
 		}
 		c.Header("Content-Location", location)
-		c.Data(http.StatusAccepted, "application/fhir+json; charset=utf-8",
+		send(c, http.StatusAccepted,
 			[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"The export was accepted; poll the Content-Location."}]}`))
 	}
 }
@@ -185,22 +180,14 @@ func basePath(base string) string {
 
 // postParameters returns the parameters in the body of a kick-off. An empty body has none.
 func postParameters(c *gin.Context) (url.Values, error) {
-	const op = "rest.Bulk"
-	body, err := io.ReadAll(io.LimitReader(c.Request.Body, maxParametersBody+1))
+	body, err := optionalParameters(c, "rest.Bulk")
 	if err != nil {
-		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read")
-	}
-	if len(body) > maxParametersBody {
-		return nil, fhir.Errorf(fhir.TooLarge, op, "the body is larger than %d bytes", maxParametersBody)
+		return nil, err
 	}
 	if len(body) == 0 {
 		return url.Values{}, nil
 	}
-	media, _, err := mime.ParseMediaType(c.ContentType())
-	if err != nil || media != "application/fhir+json" && media != "application/json" {
-		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be application/fhir+json")
-	}
-	return bulk.ParseParameters(withoutMark(body))
+	return bulk.ParseParameters(body)
 }
 
 // manifestForm returns the form of manifest that the Accept header asks for.

@@ -207,7 +207,7 @@ func TestConditionsInTransaction(t *testing.T) {
 			entry("", "POST", "Patient", managed(urn)),
 			entry("", "POST", "Patient", managed(criteria+"2")),
 			entry(urn, "PUT", criteria+"1", organization("", "1", "later")),
-			entry("", "PATCH", criteria+"2", binary(`[{"op":"replace","path":"/name","value":"patched"}]`)),
+			entry("", "PATCH", criteria+"2", jsonPatch(`[{"op":"replace","path":"/name","value":"patched"}]`)),
 			entry("", "PUT", criteria+"4", organization("", "4", "new")),
 			entry("", "DELETE", criteria+"3", ""), entry("", "DELETE", criteria+"9", "")), "X-Request-Id", "tx")
 		if got := fmt.Sprint(statuses(a)); got != "[200 OK 201 Created 201 Created 201 Created 200 OK 200 OK 201 Created 204 No Content 204 No Content]" {
@@ -241,13 +241,13 @@ func TestConditionsInTransaction(t *testing.T) {
 			"an update and a delete of one": {400, []string{entry("", "PUT", criteria+"1", organization("", "1", "x")),
 				entry("", "DELETE", "Organization/o1", "")}},
 			"two criteria of one": {400, []string{entry("", "PUT", criteria+"1", organization("", "1", "x")),
-				entry("", "PATCH", "Organization?_id=o1", binary("[]"))}},
+				entry("", "PATCH", "Organization?_id=o1", jsonPatch("[]"))}},
 			"the same criteria twice": {400, []string{entry("", "PUT", criteria+"8", organization("", "8", "x")),
 				entry("", "PUT", criteria+"8", organization("", "8", "x"))}},
 			"an update of what is created": {400,
 				[]string{entry("", "POST", "Organization", organization("", "8", "x")),
 					entry("", "PUT", criteria+"8", organization("", "8", "x"))}},
-			"a patch of nothing":   {404, []string{entry("", "PATCH", criteria+"9", binary("[]"))}},
+			"a patch of nothing":   {404, []string{entry("", "PATCH", criteria+"9", jsonPatch("[]"))}},
 			"a delete without any": {412, []string{entry("", "DELETE", "Organization?_count=1", "")}},
 			"another id":           {400, []string{entry("", "PUT", criteria+"1", organization("other", "1", "x"))}},
 		} {
@@ -262,9 +262,9 @@ func TestConditionsInTransaction(t *testing.T) {
 		a = w.want(200, "all", "POST", "", bundle("batch",
 			entry("", "PUT", criteria+"7", organization("", "7", "x")),
 			entry("", "PUT", criteria+"7", organization("", "7", "y")),
-			entry("", "PATCH", criteria+"7", binary(`[{"op":"replace","path":"/name","value":"z"}]`)),
+			entry("", "PATCH", criteria+"7", jsonPatch(`[{"op":"replace","path":"/name","value":"z"}]`)),
 			entry("", "DELETE", criteria+"7", ""), entry("", "DELETE", criteria+"7", ""),
-			entry("", "PATCH", criteria+"7", binary("[]")), entry("", "GET", "Organization/_history?_count=1", ""),
+			entry("", "PATCH", criteria+"7", jsonPatch("[]")), entry("", "GET", "Organization/_history?_count=1", ""),
 			entry("", "GET", "_history?_count=1", "")))
 		if got := fmt.Sprint(statuses(a)); got !=
 			"[201 Created 200 OK 200 OK 204 No Content 204 No Content 404 200 OK 200 OK]" {

@@ -79,6 +79,9 @@ func (s *Server) searchForm(c *gin.Context) {
 			return
 		}
 		raw = strings.Trim(raw+"&"+string(form), "&")
+		if !renegotiate(c, raw) {
+			return
+		}
 	}
 	rq := requestOf(c)
 	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
@@ -135,8 +138,13 @@ func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
 	}
 	s.versionHeaders(c, r)
 	if unchanged(c.Request, r) {
+		c.Writer.Header()["Vary"] = vary
 		c.Status(http.StatusNotModified)
 		c.Writer.WriteHeaderNow()
+		return
+	}
+	if r.Type == typeBinary {
+		sendBinary(c, r)
 		return
 	}
 	send(c, http.StatusOK, r.JSON)

@@ -3,9 +3,6 @@ package rest
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -206,7 +203,7 @@ func (s *Server) inputs(c *gin.Context, o *operation) (*call, error) {
 		return in, err
 	}
 	if o.input == simple {
-		body, err := s.parametersBody(c)
+		body, err := s.smallBody(c)
 		if err != nil {
 			return nil, err
 		}
@@ -235,25 +232,12 @@ func isParameters(body []byte) bool {
 		head.ResourceType == "Parameters"
 }
 
-// parametersBody reads a small Parameters resource.
-func (s *Server) parametersBody(c *gin.Context) ([]byte, error) {
-	const op = "rest.parameters"
+// smallBody reads a small Parameters resource.
+func (s *Server) smallBody(c *gin.Context) ([]byte, error) {
 	if c.Request.ContentLength == 0 && c.GetHeader("Content-Type") == "" {
 		return []byte(`{"resourceType":"Parameters"}`), nil // the inputs are in the query
 	}
-	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
-	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" {
-		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be a Parameters resource, application/fhir+json")
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxParametersBody))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters are larger than %d bytes", maxParametersBody)
-	case err != nil:
-		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
-	}
-	return withoutMark(body), nil
+	return parametersBody(c, "rest.parameters")
 }
 
 // outcome answers with a resource that an operation has made.

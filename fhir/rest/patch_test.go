@@ -16,8 +16,8 @@ func fhirPathPatch(path, code string) string {
 		`{"name":"path","valueString":"` + path + `"},{"name":"value","valueCode":"` + code + `"}]}]}`
 }
 
-// binary returns a JSON Patch as a Bundle has it.
-func binary(patch string) string {
+// jsonPatch returns a JSON Patch as a Bundle has it.
+func jsonPatch(patch string) string {
 	return `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` +
 		base64.StdEncoding.EncodeToString([]byte(patch)) + `"}`
 }
@@ -133,7 +133,7 @@ func TestPatchIsHiddenLikeAnUpdate(t *testing.T) {
 			t.Errorf("without the permission to read: %s", a.body)
 		}
 		a = w.want(200, "writer", "POST", "", bundle("batch", entry("", "PATCH", "Observation/h",
-			binary(`[{"op":"replace","path":"/status","value":"final"}]`))))
+			jsonPatch(`[{"op":"replace","path":"/status","value":"final"}]`))))
 		if got := statuses(a); got[0] != "200 OK" || strings.Contains(string(a.body), "valueQuantity") {
 			t.Errorf("in a batch: %v %s", got, a.body)
 		}
@@ -150,7 +150,7 @@ func TestPatchInBundle(t *testing.T) {
 			w.put("Observation/other", observation("other", "p1", "vital-signs", 60), map[string]int{"batch": 201}[typ]+
 				map[string]int{"transaction": 200}[typ])
 			a := w.want(200, "all", "POST", "", bundle(typ,
-				entry("", "PATCH", "Observation/o", binary(`[{"op":"replace","path":"/status","value":"amended"}]`)),
+				entry("", "PATCH", "Observation/o", jsonPatch(`[{"op":"replace","path":"/status","value":"amended"}]`)),
 				entry("", "PATCH", "Observation/other", fhirPathPatch("Observation.status", "corrected")),
 				entry("", "GET", "Observation/o", "")))
 			if got := statuses(a); fmt.Sprint(got) != "[200 OK 200 OK 200 OK]" ||
@@ -160,9 +160,9 @@ func TestPatchInBundle(t *testing.T) {
 			}
 		}
 		for want, resource := range map[string]string{
-			"415": strings.Replace(binary("[]"), "json-patch+json", "xml-patch+xml", 1),
+			"415": strings.Replace(jsonPatch("[]"), "json-patch+json", "xml-patch+xml", 1),
 			"400": `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"!"}`,
-			"422": binary(`[{"op":"test","path":"/status","value":"x"}]`),
+			"422": jsonPatch(`[{"op":"test","path":"/status","value":"x"}]`),
 		} {
 			a := w.want(200, "all", "POST", "", bundle("batch", entry("", "PATCH", "Observation/o", resource)))
 			if got := statuses(a); got[0] != want {
@@ -180,7 +180,7 @@ func TestPatchInBundle(t *testing.T) {
 		a := w.want(200, "all", "POST", "", bundle("transaction",
 			entry("urn:uuid:7d2ae1ae-0000-4000-8000-000000000001", "POST", "Device",
 				`{"resourceType":"Device","patient":{"reference":"Patient/p1"}}`),
-			entry("", "PATCH", "Observation/o", binary(
+			entry("", "PATCH", "Observation/o", jsonPatch(
 				`[{"op":"add","path":"/device","value":{"reference":"urn:uuid:7d2ae1ae-0000-4000-8000-000000000001"}}]`))))
 		device := a.ids()[0]
 		if !strings.HasPrefix(device, "Device/") ||

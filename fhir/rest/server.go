@@ -76,6 +76,10 @@ type Server struct {
 	// err. If it is nil, the answer is an OperationOutcome, as below /fhir.
 	Unavailable func(c *gin.Context, err error)
 
+	// SignIn is the URL of the page on which people sign in. Pages of the API for
+	// browsers without a token refer to it. It may be empty.
+	SignIn string
+
 	randMu sync.Mutex
 	denied *limit.Buckets // set by Engine
 }

@@ -3,6 +3,7 @@ package rest
 import (
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 
 func (s *Server) create(c *gin.Context) {
 	typ := c.Param("type")
-	body, err := s.body(c)
+	body, err := s.resourceBody(c, fhir.Ref{Type: typ})
 	if err != nil {
 		s.fail(c, "create", fhir.Ref{Type: typ}, err)
 		return
@@ -45,7 +46,7 @@ func (s *Server) update(c *gin.Context) {
 	pre, err := preconditions(c.Request.Header)
 	var body []byte
 	if err == nil {
-		body, err = s.body(c)
+		body, err = s.resourceBody(c, refOf(c))
 	}
 	if err != nil {
 		s.fail(c, "update", refOf(c), err)
@@ -63,7 +64,7 @@ func (s *Server) update(c *gin.Context) {
 
 // acceptPatch lists the media types of patches, for the header Accept-Patch (RFC 5789
 // section 3.1) and for errors.
-const acceptPatch = patch.TypeJSONPatch + ", " + patch.TypeFHIR
+const acceptPatch = patch.TypeJSONPatch + ", " + patch.TypeFHIR + ", " + mimeXML
 
 // patch serves PATCH of a resource and, without an id in the path, of what the query
 // matches.
@@ -100,13 +101,14 @@ func (s *Server) patchBody(c *gin.Context) (p interaction.Patch, err error) {
 	case err == nil && t == patch.TypeJSONPatch:
 		p.Body, err = s.readAll(c, op)
 		return p, err
-	case err == nil && (t == mimeFHIR || t == "application/json+fhir") && version4(params):
+	case err == nil && slices.Contains([]string{mimeFHIR, "application/json+fhir", mimeXML, "application/xml+fhir"}, t) &&
+		version4(params):
 		p.FHIRPath = true
 		p.Body, err = s.body(c)
 		return p, err
 	}
 	return p, fhir.Errorf(fhir.Unsupported, op, "a PATCH takes a JSON Patch (%s), or a FHIRPath Patch in a Parameters "+
-		"resource (%s, FHIR version 4.0)", patch.TypeJSONPatch, patch.TypeFHIR)
+		"resource (%s or %s, FHIR version 4.0)", patch.TypeJSONPatch, patch.TypeFHIR, mimeXML)
 }
 
 // delete serves DELETE of a resource and, without an id in the path, of what the query

@@ -58,6 +58,7 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets},
 		Logger:      s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
+		SignIn: "/auth/",
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
 			Shared: s.limits()},
 		Public: []rest.Mounter{rest.BulkPublish{Publisher: s.bulkPublish}},

@@ -299,7 +299,7 @@ func (b *batch) store(ctx context.Context) ([]result, error) {
 			}
 			body = append(body, e.json...)
 		}
-		page, err := b.opts.Writer.Bundle(ctx, rq, append(body, `]}`...), true)
+		page, err := b.opts.Writer.Bundle(ctx, rq, append(body, `]}`...), interaction.ReturnMinimal)
 		if err != nil {
 			return out, err
 		}

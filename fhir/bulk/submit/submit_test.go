@@ -372,21 +372,21 @@ type counting struct {
 }
 
 func (c *counting) Bundle(ctx context.Context, rq *interaction.Request, body []byte,
-	minimal bool) (*interaction.Page, error) {
+	answer interaction.Return) (*interaction.Page, error) {
 	c.mu.Lock()
 	c.after--
 	last := c.after < 0
 	c.lines += bytes.Count(body, []byte(`"request"`))
 	c.mu.Unlock()
 	if last { // It was stored, and the process ends before it knows.
-		if _, err := c.Writer.Bundle(ctx, rq, body, minimal); err != nil {
+		if _, err := c.Writer.Bundle(ctx, rq, body, answer); err != nil {
 			return nil, err
 		}
 		close(c.ended)
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return c.Writer.Bundle(ctx, rq, body, minimal)
+	return c.Writer.Bundle(ctx, rq, body, answer)
 }
 
 // TestStopAndReplace checks that a replaced manifest and a stopped submission lose what

@@ -418,7 +418,7 @@ func (w *worker) remove(ctx context.Context, s *submission, i int) error {
 		if len(refs) == 0 {
 			continue
 		}
-		page, err := w.opts.Writer.Bundle(ctx, rq, body.Bytes(), true)
+		page, err := w.opts.Writer.Bundle(ctx, rq, body.Bytes(), interaction.ReturnMinimal)
 		if err != nil {
 			return err
 		}
