@@ -17,10 +17,14 @@ import (
 
 func (r *run) ctx() context.Context { return context.Background() }
 
-// operations checks $lastn, $stats and $ehr-bundle of every patient.
+// operations checks $lastn, $stats, $time-buckets, $everything and $ehr-bundle of every
+// patient.
 func (r *run) operations(tok *token, bearer string) error {
 	for _, p := range patients {
 		if err := r.ehrBundle(tok, bearer, p); err != nil {
+			return err
+		}
+		if err := r.everything(tok, bearer, p); err != nil {
 			return err
 		}
 		if err := r.preferredStats(tok, bearer, p); err != nil {
@@ -37,7 +41,10 @@ func (r *run) operations(tok *token, bearer string) error {
 				return err
 			}
 			if code == derivedCode {
-				continue // $stats leaves out derived values
+				continue // $stats and $time-buckets leave out derived values
+			}
+			if err := r.timeBuckets(tok, bearer, p, code, match); err != nil {
+				return err
 			}
 			if err := r.stats(tok, bearer, p, code, match); err != nil {
 				return err

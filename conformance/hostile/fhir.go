@@ -17,6 +17,7 @@ func (w *world) requests() error {
 	}
 	w.bundles()
 	w.searches()
+	w.operations()
 	w.exports()
 	w.paths()
 	return w.rawRequests()

@@ -55,9 +55,14 @@ func (p *pair) question() {
 	case 5:
 		p.lastN()
 	case 6:
-		if p.oneIn(2) {
+		switch p.n(4) {
+		case 0:
 			p.stats()
-		} else {
+		case 1:
+			p.timeBuckets()
+		case 2:
+			p.everything()
+		default:
 			p.ehrBundle()
 		}
 	case 7:
@@ -347,6 +352,25 @@ func (p *pair) stats() {
 			p.pick("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
 				"&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
 			p.pick("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
+}
+
+// timeBuckets sends a random $time-buckets.
+func (p *pair) timeBuckets() {
+	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$time-buckets?subject=Patient/" + p.pick(patients...) +
+		p.pick("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
+			"&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
+		p.pick("&minutes=15", "&minutes=1", "&calendar=day&zone=Europe/Berlin", "&calendar=hour&zone=Asia/Kolkata",
+			"&calendar=week&zone=America/New_York", "&calendar=year&zone=UTC", "&calendar=day") +
+		p.pick("", "", "&start=2026-10-01", "&start=2026-10-01&end=2026-10-02", "&end=2026-10-02T12:00:00Z")})
+}
+
+// everything sends a random $everything and follows its pages.
+func (p *pair) everything() {
+	c := p.client()
+	a := p.ask(&request{client: c, method: "GET", url: "/Patient/" + p.pick(patients...) + "/$everything?_count=" +
+		p.pick("1", "7", "1000") + p.pick("", "&_type=Observation", "&_type=Device,Provenance", "&_since=2026-11-02T09:00:00Z") +
+		p.pick("", "&start=2026-10-01", "&start=2026-10-01&end=2026-10-02")})
+	p.pages(c, a, 4)
 }
 
 // ehrBundle sends a random $ehr-bundle and follows its pages.

@@ -9,6 +9,9 @@ import (
 	"pulsegate/fhir/search"
 )
 
+// AllTypes is the Operation.Type of an operation of every resource type.
+const AllTypes = "Resource"
+
 // Operation is one operation. If Type is empty, it is an operation of the system.
 type Operation struct {
 	Type       string
@@ -163,8 +166,7 @@ func Statement(s Settings) ([]byte, error) {
 	return b, nil
 }
 
-// Terminology returns the TerminologyCapabilities as JSON: the server validates the
-// codes of R4's required value sets and has no terminology operations.
+// Terminology returns the TerminologyCapabilities as JSON.
 func Terminology(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	b, err := json.Marshal(struct {
@@ -179,14 +181,50 @@ func Terminology(s Settings) ([]byte, error) {
 		Kind           string         `json:"kind"`
 		Software       software       `json:"software"`
 		Implementation implementation `json:"implementation"`
+		Expansion      expansion      `json:"expansion"`
+		CodeSearch     string         `json:"codeSearch"`
+		ValidateCode   struct {
+			Translations bool `json:"translations"`
+		} `json:"validateCode"`
+		Translation struct {
+			NeedsMap bool `json:"needsMap"`
+		} `json:"translation"`
 	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology",
 		"Pulsegate: terminology", "active", date, "Pulsegate",
-		"This server offers no terminology operations: no $expand, $validate-code, $lookup, $translate or $subsumes", "instance",
-		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base}})
+		"ValueSet/$expand and $validate-code, CodeSystem/$lookup, $validate-code and $subsumes, and ConceptMap/$translate are " +
+			"offered for the resources of this server and the required value sets of R4. Other terminologies, such as LOINC " +
+			"and SNOMED CT, are not held.", "instance",
+		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base},
+		expansion{Paging: true, Parameter: expansionParameters(), TextFilter: "The code, the display or a designation contains the filter, " +
+			"regardless of case."}, "explicit", struct {
+			Translations bool `json:"translations"`
+		}{}, struct {
+			NeedsMap bool `json:"needsMap"`
+		}{}})
 	if err != nil {
 		return nil, fhir.Wrap("capability.Terminology", err)
 	}
 	return b, nil
+}
+
+// expansion is TerminologyCapabilities.expansion.
+type expansion struct {
+	Hierarchical bool        `json:"hierarchical"`
+	Paging       bool        `json:"paging"`
+	Parameter    []namedItem `json:"parameter"`
+	TextFilter   string      `json:"textFilter"`
+}
+
+type namedItem struct {
+	Name string `json:"name"`
+}
+
+func expansionParameters() (out []namedItem) {
+	for _, name := range []string{"filter", "offset", "count", "includeDesignations", "includeDefinition", "activeOnly",
+		"excludeNested"} {
+		out = append(out, namedItem{name})
+	}
+	return out
 }
 
 func (s Settings) security() security {
@@ -215,7 +253,7 @@ func (s Settings) security() security {
 func (s Settings) operations(typ string) []operation {
 	var out []operation
 	for _, o := range s.Operations {
-		if o.Type == typ {
+		if o.Type == typ || o.Type == AllTypes && typ != "" {
 			out = append(out, operation{o.Name, o.Definition, o.Documentation})
 		}
 	}

@@ -129,6 +129,11 @@ var answerParams = map[string]func(string) bool{ // read only
 	"end":       consistsOf(digits + "TZ:+.-"),
 	"form":      consistsOf(lower + "-"),
 	"every":     consistsOf(digits),
+	"_since":    consistsOf(digits + "TZ:+.-"),
+	"_type":     consistsOf(lower + upper + ","),
+	"calendar":  consistsOf(lower),
+	"minutes":   consistsOf(digits),
+	"zone":      consistsOf(lower + upper + digits + "_+-/"),
 	"preferred": consistsOf(lower),
 }
 

@@ -233,11 +233,19 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded
 		return nil, nil, err
 	}
 	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base,
-		MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+		MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock, ValueSets: s.valueSets()})
 	if err != nil {
 		return nil, nil, err
 	}
 	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
+}
+
+// valueSets returns the terminology for searches, or nil.
+func (s *Service) valueSets() search.ValueSets {
+	if s.Terminology == nil {
+		return nil
+	}
+	return s.Terminology
 }
 
 // links returns the self link, with the applied parameters, and the next link,

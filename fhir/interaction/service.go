@@ -12,6 +12,7 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/terminology"
 )
 
 // Validator validates untrusted resources and returns them in canonical form
@@ -83,8 +84,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service performs interactions. All exported fields except Limits, Checks, Forms and
-// Receiver are required. It must not be copied after first use.
+// Service performs interactions. All exported fields except Limits, Checks, Forms,
+// Terminology and Receiver are required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
 	Validator Validator
@@ -98,6 +99,8 @@ type Service struct {
 	Receiver  Receiver
 	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
+	// Terminology answers the operations on terminology. If it is nil, they are not offered.
+	Terminology *terminology.Service
 
 	randMu sync.Mutex
 	locks  locks

@@ -67,6 +67,7 @@ type world struct {
 	consents *consents
 	tokens   tokens
 	limits   *interaction.Limits
+	service  *interaction.Service
 	persons  map[string]access.Principal // by token; all have the grant of "all"
 }
 
@@ -130,7 +131,7 @@ func serve(t *testing.T, st store.Store) *world {
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
 	svc := &interaction.Service{Store: st, Validator: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
 		Forms: testForms()}
-	w.limits = &svc.Limits
+	w.limits, w.service = &svc.Limits, svc
 	s := &Server{
 		Service: svc, Auth: w, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
 		Definitions: map[string][]byte{"ehr-bundle": []byte(`{"resourceType":"OperationDefinition"}`)},

@@ -45,13 +45,18 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	buckets, err := capability.TimeBuckets(settings)
+	if err != nil {
+		return nil, err
+	}
 	landing, err := newLanding(s.base, h.check)
 	if err != nil {
 		return nil, err
 	}
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: statement,
 		Terminology: func() []byte { return terminology },
-		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
+		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets},
+		Logger:      s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
 		SignIn: "/auth/",
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,

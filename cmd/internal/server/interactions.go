@@ -16,6 +16,7 @@ import (
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/subscription"
+	"pulsegate/fhir/terminology"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
@@ -170,4 +171,17 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 		s.Preferred = background.view
 	}
 	return s, nil
+}
+
+// openInteractions opens the FHIR interactions with their index of terminology.
+func (s *services) openInteractions(ctx context.Context, env environment) (err error) {
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
+	if err != nil {
+		return err
+	}
+	if s.fhir.Terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
+		return err
+	}
+	s.closers.add(func() error { s.fhir.Terminology.Close(); return nil })
+	return nil
 }

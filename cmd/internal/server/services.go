@@ -154,8 +154,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
-	if err != nil {
+	if err := s.openInteractions(ctx, env); err != nil {
 		return nil, err
 	}
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)
