@@ -97,7 +97,7 @@ func (s *Service) SearchCompartment(ctx context.Context, rq *Request, in fhir.Re
 	case definition == nil || !fhir.ValidID(in.ID):
 		err = fhir.Errorf(fhir.NotFound, op, "there is no such compartment")
 	case typ == "*":
-		sc.several, sc.interaction = true, "search-system"
+		sc.several, sc.interaction, sc.types = true, "search-system", nil
 		var types []string
 		for _, t := range fhir.Types {
 			if len(definition[t]) > 0 || t == in.Type {

@@ -54,17 +54,18 @@ func (ps *parser) joined(first, rest string, parse func(in *parser) error) (Clau
 		return Clause{}, err
 	}
 	c := Clause{Param: p}
+	explicit := len(types) == 1 // then an error is about this type
 	var last error
 	for _, t := range types {
 		in := ps.inner(t)
-		if ps.opts.Registry.of(t) == nil || !typed && !in.defines(rest) {
+		if ps.opts.Registry.of(t) == nil || !explicit && !in.defines(rest) {
 			continue
 		}
 		if err := ps.join(first); err != nil {
 			return Clause{}, err
 		}
 		if last = parse(in); last != nil {
-			if _, dropped := last.(*unknown); dropped && !typed {
+			if _, dropped := last.(*unknown); dropped && !explicit {
 				continue
 			}
 			return Clause{}, last
