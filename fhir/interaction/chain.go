@@ -238,7 +238,7 @@ func (j *joiner) collect(ctx context.Context, typ string, in inner, ev *evidence
 		if decided, failed = in.decided(f); failed != nil {
 			return false
 		}
-		decided = append(decided, f.Facts.Patient)
+		decided = append(decided, f.Facts.Patients()...)
 		var keys []string
 		switch {
 		case in.List:
@@ -445,7 +445,7 @@ func (j *joiner) test(ctx context.Context, in inner, ref fhir.Ref) (*tested, err
 	err := j.service.Store.Find(ctx, find, func(f *store.Found) bool {
 		t.matches = true
 		if t.patients, failed = in.decided(f); failed == nil {
-			t.patients = append(t.patients, f.Facts.Patient)
+			t.patients = append(t.patients, f.Facts.Patients()...)
 		}
 		return false
 	})

@@ -219,8 +219,14 @@ func (s *Service) gather(ctx context.Context, find store.Find, r *running, joins
 		}
 		res.matches++
 		res.last, res.part = f.Pos, part
-		if f.Facts.Patient != "" {
-			res.patients[f.Facts.Patient] = true
+		if q.Type == "Observation" { // the most frequent type has one patient
+			if f.Facts.Patient != "" {
+				res.patients[f.Facts.Patient] = true
+			}
+		} else {
+			for _, p := range f.Facts.Patients() {
+				res.patients[p] = true
+			}
 		}
 		if len(joins.evidence) > 0 {
 			var decided []string

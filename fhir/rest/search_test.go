@@ -22,7 +22,7 @@ var library = []string{
 	`{"resourceType":"Observation","id":"weight","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"29463-7"}]},"subject":{"reference":"Patient/bob"},"effectiveDateTime":"2026-10-04","valueQuantity":{"value":80.5,"unit":"kg","system":"http://unitsofmeasure.org","code":"kg"}}`,
 	`{"resourceType":"Observation","id":"panel","status":"preliminary","code":{"coding":[{"system":"http://loinc.org","code":"85353-1"}]},"subject":{"reference":"Patient/ada"},"effectivePeriod":{"start":"2026-10-01","end":"2026-10-05"},"hasMember":[{"reference":"Observation/hr"}]}`,
 	`{"resourceType":"Observation","id":"derived","status":"amended","code":{"text":"Mean"},"subject":{"reference":"Patient/eve"},"derivedFrom":[{"reference":"Observation/panel"}]}`,
-	`{"resourceType":"Provenance","id":"prov","target":[{"reference":"Observation/hr"}],"recorded":"2026-10-03T10:00:01Z","agent":[{"who":{"reference":"Device/watch"}}]}`,
+	`{"resourceType":"Provenance","id":"prov","target":[{"reference":"Observation/hr"},{"reference":"Patient/ada"}],"recorded":"2026-10-03T10:00:01Z","agent":[{"who":{"reference":"Device/watch"}}]}`,
 }
 
 // shelve stores the library.

@@ -95,7 +95,7 @@ func IndexParam(typ, code, value string) string {
 func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
 	var seen []string
 	of := func(code string, vals []search.Value) {
-		p, ok := search.Lookup(typ, code)
+		p, ok := search.Stored(typ, code)
 		if !ok || !Indexed(p) {
 			return
 		}
