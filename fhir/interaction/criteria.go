@@ -68,6 +68,9 @@ func (c *criteria) key() string {
 			!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
 			code = "patient"
 		}
+		if k.Any != nil { // _filter: criteria are the same only if they are written alike
+			code = c.recorded.line
+		}
 		parts[i] = fmt.Sprint(code, ":", mod, k.Missing, slices.Compact(values))
 	}
 	slices.Sort(parts)
