@@ -149,7 +149,8 @@ func TestReverseIncludes(t *testing.T) {
 	}
 	for _, r := range s.Rest[0].Resource {
 		if !slices.Contains(r.SearchRevInclude, "Provenance:target") ||
-			slices.Contains(r.SearchRevInclude, "Observation:device") != (r.Type == "Device" || r.Type == "DeviceMetric") {
+			slices.Contains(r.SearchRevInclude, "Observation:device") != (r.Type == "Device" ||
+				r.Type == "DeviceMetric") {
 			t.Errorf("%s: %v", r.Type, r.SearchRevInclude)
 		}
 	}

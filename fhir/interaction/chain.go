@@ -66,9 +66,11 @@ func (e *evidence) add(key string, patients []string) {
 }
 
 // joins evaluates the joins of q.
-func (s *Service) joins(ctx context.Context, rq *Request, q *search.Query, at store.Seq, resumed bool) (resolved, error) {
+func (s *Service) joins(ctx context.Context, rq *Request, q *search.Query, at store.Seq,
+	resumed bool) (resolved, error) {
 	limit := s.Limits.withDefaults().Joined
-	j := &joiner{service: s, rq: rq, at: at, undeleted: resumed, limit: limit, steps: joinSteps * limit, tests: joinSteps * limit}
+	j := &joiner{service: s, rq: rq, at: at, undeleted: resumed, limit: limit, steps: joinSteps * limit,
+		tests: joinSteps * limit}
 	return j.resolve(ctx, q)
 }
 
@@ -143,7 +145,8 @@ func (e *errMany) Error() string { return e.name }
 // tooCostly returns the error for the client.
 func (e *errMany) tooCostly(limit int) error {
 	return fhir.Errorf(fhir.TooCostly, "interaction.joins",
-		"%s finds more than %d resources, and so does the rest of the search; make one of them more selective", e.name, limit)
+		"%s finds more than %d resources, and so does the rest of the search; make one of them more selective",
+		e.name, limit)
 }
 
 // clause evaluates the joins of one clause of q. If direct is set, the clause restricts
@@ -274,7 +277,8 @@ func (j *joiner) collect(ctx context.Context, typ string, in inner, ev *evidence
 }
 
 func (j *joiner) find(q *search.Query) store.Find {
-	return store.Find{Query: q, Filter: j.rq.filter(access.Search), At: j.at, Owner: j.rq.caller(), Undeleted: j.undeleted}
+	return store.Find{Query: q, Filter: j.rq.filter(access.Search), At: j.at, Owner: j.rq.caller(),
+		Undeleted: j.undeleted}
 }
 
 // referred returns the ids of the resources of a type to which r refers.

@@ -114,7 +114,8 @@ func (in *includer) run(ctx context.Context, queries []*search.Query) error {
 					return err
 				}
 			}
-			if len(queries) > 1 && !slices.ContainsFunc(q.RevIncludes, func(i search.Include) bool { return i.Iterate }) {
+			if len(queries) > 1 && !slices.ContainsFunc(q.RevIncludes,
+				func(i search.Include) bool { return i.Iterate }) {
 				continue
 			}
 		}

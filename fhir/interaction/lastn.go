@@ -110,7 +110,8 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 		case "max":
 			n, err := strconv.Atoi(p.Value)
 			if err != nil || n < 1 || n > maxPerGroup || given {
-				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d", maxPerGroup)
+				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d",
+					maxPerGroup)
 			}
 			most, given = n, true
 		case "_sort", "_count", "_total", "__page":

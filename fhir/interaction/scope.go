@@ -188,7 +188,8 @@ func (s *Service) types(rq *Request, op string, sc *scope, raw string, all []str
 			continue
 		}
 		if !slices.Contains(all, t) {
-			return "", fhir.Errorf(fhir.Invalid, op, "_type must be a comma-separated list of resource types of this server")
+			return "", fhir.Errorf(fhir.Invalid, op,
+				"_type must be a comma-separated list of resource types of this server")
 		}
 		if !slices.Contains(sc.types, t) {
 			sc.types = append(sc.types, t)

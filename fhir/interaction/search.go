@@ -28,7 +28,8 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 }
 
 // answer performs a search and records it.
-func (s *Service) answer(ctx context.Context, rq *Request, op string, sc scope, raw string, at store.Seq) (*Page, error) {
+func (s *Service) answer(ctx context.Context, rq *Request, op string, sc scope, raw string,
+	at store.Seq) (*Page, error) {
 	p, recorded, err := s.search(ctx, rq, op, sc, raw, at)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, sc.interaction, fhir.Ref{Type: sc.single()}, err)
@@ -64,7 +65,8 @@ func (res *results) name(patient string) {
 	}
 }
 
-func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, raw string, at store.Seq) (*Page, *found,
+func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, raw string,
+	at store.Seq) (*Page, *found,
 	error) {
 	for _, typ := range sc.types {
 		if err := rq.may(op, access.Search, typ); err != nil {
@@ -298,7 +300,8 @@ func (s *Service) links(ctx context.Context, sc *scope, q *search.Query, bound [
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, link{"next", self + sep + "__page=" + p.seal(bound, pagePoint{at, sc.place(res.part, res.last)})})
+		out = append(out, link{"next", self + sep + "__page=" +
+			p.seal(bound, pagePoint{at, sc.place(res.part, res.last)})})
 	}
 	return out, nil
 }

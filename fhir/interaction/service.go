@@ -75,7 +75,8 @@ func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.Joined, 5000}, {&l.BundleEntries, 1000},
+	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.Joined, 5000},
+		{&l.BundleEntries, 1000},
 		{&l.BundleBytes, 32 << 20}, {&l.BatchTogether, batchTogether}} {
 		if *d.field <= 0 {
 			*d.field = d.value

@@ -64,7 +64,8 @@ func (s *Server) form(c *gin.Context, name string, search searching) {
 	ref := fhir.Ref{Type: c.Param("type")}
 	if c.Request.ContentLength != 0 {
 		if c.ContentType() != "application/x-www-form-urlencoded" {
-			s.fail(c, name, ref, fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
+			s.fail(c, name, ref, fhir.Errorf(fhir.Unsupported, op,
+				"a search by POST takes application/x-www-form-urlencoded"))
 			return
 		}
 		form, err := s.readAll(c, op)

@@ -38,8 +38,10 @@ func TestSearchOfManyTypes(t *testing.T) {
 			{"#list: a type of entries, without deleted ones", "Observation?_list=plan", "Observation/hr", ""},
 			{"#list: with parameters", "Observation?_list=plan&status=amended", "", ""},
 			{"#list: absent", "Observation?_list=none", "", ""},
-			{"#list: by a chain of _has", "Observation?_has:List:item:_id=plan", "Observation/hr Observation/panel", ""},
-			{"#chaining", "MedicationDispense?prescription.encounter.location.partof.name=house", "MedicationDispense/dose", ""},
+			{"#list: by a chain of _has", "Observation?_has:List:item:_id=plan", "Observation/hr Observation/panel",
+				""},
+			{"#chaining", "MedicationDispense?prescription.encounter.location.partof.name=house",
+				"MedicationDispense/dose", ""},
 			{"#chaining", "Condition?encounter.participant:Practitioner.family=strange", "Condition/flu", ""},
 			{"#chaining: medication", "MedicationRequest?medication.code=aspirin", "MedicationRequest/rx", ""},
 			{"#chaining: not into contained resources", "Observation?device.manufacturer=acme", "Observation/hr", ""},
@@ -53,13 +55,16 @@ func TestSearchOfManyTypes(t *testing.T) {
 				"MedicationRequest/rx", "Patient/ada MedicationDispense/dose"},
 			{"#include: contained targets are not included", "Observation?_id=outside&_include=Observation:device",
 				"Observation/outside", ""},
-			{"#include: iterated over a hierarchy", "Encounter?_include=Encounter:location&_include:iterate=Location:partof",
+			{"#include: iterated over a hierarchy",
+				"Encounter?_include=Encounter:location&_include:iterate=Location:partof",
 				"Encounter/visit", "Location/room Location/house"},
-			{"#revinclude: all parameters", "Encounter?_revinclude=MedicationRequest:*", "Encounter/visit", "MedicationRequest/rx"},
+			{"#revinclude: all parameters", "Encounter?_revinclude=MedicationRequest:*", "Encounter/visit",
+				"MedicationRequest/rx"},
 			{"compartmentdefinition-encounter.html", "Encounter/visit/Condition?", "Condition/flu", ""},
 			{"compartmentdefinition-encounter.html", "Encounter/visit/*?_type=Condition,MedicationRequest,Encounter",
 				"Condition/flu MedicationRequest/rx Encounter/visit", ""},
-			{"compartmentdefinition-relatedperson.html", "RelatedPerson/mother/RelatedPerson?", "RelatedPerson/mother", ""},
+			{"compartmentdefinition-relatedperson.html", "RelatedPerson/mother/RelatedPerson?",
+				"RelatedPerson/mother", ""},
 			{"compartmentdefinition-patient.html", "Patient/ada/Condition?onset-date=2026-09", "Condition/flu", ""},
 			{"compartmentdefinition-practitioner.html", "Practitioner/doc/Encounter?", "Encounter/visit", ""},
 			{"#all: _lastUpdated", "Location?_lastUpdated=gt2020-01-01", "Location/room Location/house", ""},
@@ -103,7 +108,8 @@ func TestJoinsAreForbiddenWithoutScope(t *testing.T) {
 			t.Errorf("%s", a.body)
 		}
 		// What may not be searched is not included.
-		if a := w.want(200, "patients", "GET", "/Patient?_id=ada&_revinclude=Observation:patient", ""); len(a.modes("include")) != 0 {
+		if a := w.want(200, "patients", "GET", "/Patient?_id=ada&_revinclude=Observation:patient",
+			""); len(a.modes("include")) != 0 {
 			t.Errorf("%s", a.body)
 		}
 	})
@@ -170,14 +176,16 @@ func TestPostIsGet(t *testing.T) {
 			}
 			form := []string{"Content-Type", "application/x-www-form-urlencoded"}
 			url := "/" + strings.TrimPrefix(path+"/_search", "/")
-			for _, c := range [][2]string{{"?" + types + "status=final", ""}, {"?" + types, "status=final"}, {"", types + "status=final"}} {
+			for _, c := range [][2]string{{"?" + types + "status=final", ""}, {"?" + types, "status=final"},
+				{"", types + "status=final"}} {
 				a := w.want(200, "all", "POST", url+c[0], c[1], form...)
 				if got := strings.Join(a.ids(), " "); got != want {
 					t.Errorf("POST %s%s %s: %s, want %s", url, c[0], c[1], got, want)
 				}
 			}
 			w.want(400, "all", "POST", url, types+"status=final&nothing=1", form...)
-			a := w.want(200, "all", "POST", url, types+"status=final&nothing=1", append(form, "Prefer", "handling=lenient")...)
+			a := w.want(200, "all", "POST", url, types+"status=final&nothing=1",
+				append(form, "Prefer", "handling=lenient")...)
 			if !strings.Contains(string(a.body), "nothing") {
 				t.Errorf("lenient: %s", a.body)
 			}
@@ -193,9 +201,11 @@ func TestJoinsAreBounded(t *testing.T) {
 		w.settle()
 		w.limits.Joined = 2
 		w.run([]searchCase{
-			{"from the other side", "Patient?_has:Observation:patient:code:missing=false&gender=male", "Patient/bob", ""},
+			{"from the other side", "Patient?_has:Observation:patient:code:missing=false&gender=male",
+				"Patient/bob", ""},
 			{"from the other side", "Observation?patient.gender=male,female&code=8867-4", "Observation/hr", ""},
-			{"from the other side, nested", "Organization?_id=ward&_has:Patient:organization:_has:Observation:patient:status=final,preliminary,amended",
+			{"from the other side, nested",
+				"Organization?_id=ward&_has:Patient:organization:_has:Observation:patient:status=final,preliminary,amended",
 				"Organization/ward", ""},
 		})
 		for query, name := range map[string]string{

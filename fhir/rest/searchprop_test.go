@@ -171,7 +171,8 @@ func (w things) service(t testing.TB, st store.Store, joined int) *interaction.S
 			t.Fatal(err)
 		}
 	}
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: clock, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: clock, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +193,8 @@ func narrow() *interaction.Request {
 	g := &access.Grant{Recipient: "any", Consents: &consents{denied: map[string]bool{}}, Rules: []access.Rule{
 		limited("Organization", "active", "true"), limited("Patient", "active", "true"),
 		limited("Observation", "category", "vital-signs")}}
-	return &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "narrow", Grant: g}}, Line: "GET x"}
+	return &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "narrow", Grant: g}},
+		Line: "GET x"}
 }
 
 // entries returns the ids of a page by mode.
@@ -252,7 +254,8 @@ func TestJoinsNaively(t *testing.T) {
 					rt.Fatalf("%s?%s: %v, want %v in %+v", typ, raw, matches, ids, w)
 				}
 				if ids := w.ids(w.closure(want, forward, iterate)); !slices.Equal(included, ids) {
-					rt.Fatalf("%s?%s%s%s: included %v, want %v in %+v", typ, raw, forward.raw(), iterate.raw(), included, ids, w)
+					rt.Fatalf("%s?%s%s%s: included %v, want %v in %+v", typ, raw, forward.raw(), iterate.raw(),
+						included, ids, w)
 				}
 			})
 		})
@@ -448,13 +451,15 @@ func TestHiddenWouldDecide(t *testing.T) {
 
 // FuzzSearch feeds queries to the parser and what it accepts to the matcher.
 func FuzzSearch(f *testing.F) {
-	for _, q := range []string{"subject:Patient.name=x", "_has:Observation:patient:code=1", "_filter=family eq x and (a or b)",
+	for _, q := range []string{"subject:Patient.name=x", "_has:Observation:patient:code=1",
+		"_filter=family eq x and (a or b)",
 		"code-value-quantity=1$gt2|s|u", "value-quantity=lt5.4|http://unitsofmeasure.org|mg", "_include:iterate=*",
 		"identifier:of-type=a|b|c", "date=ap2020-01-01T00:00:00+01:00", "_list=1", "_revinclude=Provenance:target"} {
 		f.Add("Observation", q)
 		f.Add("Patient", q)
 	}
-	v, err := search.Extract("Observation", []byte(`{"resourceType":"Observation","id":"1","status":"final","code":{"coding":[{"code":"x"}]}}`))
+	v, err := search.Extract("Observation",
+		[]byte(`{"resourceType":"Observation","id":"1","status":"final","code":{"coding":[{"code":"x"}]}}`))
 	if err != nil {
 		f.Fatal(err)
 	}

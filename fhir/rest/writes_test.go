@@ -88,7 +88,8 @@ func TestHiddenIsAbsent(t *testing.T) {
 						h = []string{"If-Match", c.match}
 					}
 					got[i] = w.do("all", c.method, path, res, h...)
-					bundled[i] = w.do("all", "POST", "/", bundle("transaction", conditionalEntry(c.method, path, res, c.match)))
+					bundled[i] = w.do("all", "POST", "/",
+						bundle("transaction", conditionalEntry(c.method, path, res, c.match)))
 					b := w.do("all", "POST", "/", bundle("batch", conditionalEntry(c.method, path, res, c.match)))
 					i1 := bytes.Index(b.body, []byte(`"entry"`))
 					batched[i] = answer{status: 400, header: http.Header{}, body: b.body[max(i1, 0):]}

@@ -95,7 +95,8 @@ func Pairs(raw string) ([][2]string, error) {
 		}
 		value, err := url.QueryUnescape(v)
 		if err != nil {
-			return nil, fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not correctly percent-encoded", safeName(name))
+			return nil, fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not correctly percent-encoded",
+				safeName(name))
 		}
 		out = append(out, [2]string{name, value})
 	}
@@ -135,7 +136,8 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if o.MaxCount <= 0 {
 		o.MaxCount = 1000
 	}
-	ps := &parser{opts: o, query: &Query{Type: typ, Registry: o.Registry, Count: -1}, seen: map[string]bool{}, bounds: &bounds{}}
+	ps := &parser{opts: o, query: &Query{Type: typ, Registry: o.Registry, Count: -1}, seen: map[string]bool{},
+		bounds: &bounds{}}
 	if o.DefaultCount > 0 {
 		ps.query.Count = o.DefaultCount
 	}

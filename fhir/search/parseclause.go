@@ -61,7 +61,8 @@ func (ps *parser) parseClause(name, value string) (Clause, error) {
 			}
 		}
 		if c.Values = append(c.Values, vs...); len(c.Values) > maxCodes {
-			return Clause{}, fhir.Errorf(fhir.TooCostly, op, "parameter %s stands for more than %d codes", code, maxCodes)
+			return Clause{}, fhir.Errorf(fhir.TooCostly, op, "parameter %s stands for more than %d codes", code,
+				maxCodes)
 		}
 	}
 	c.Index()
@@ -72,7 +73,8 @@ func (ps *parser) parseClause(name, value string) (Clause, error) {
 func (ps *parser) param(code string) (*Param, error) {
 	p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
 	if !ok {
-		return nil, errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at, safeName(code),
+		return nil, errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at,
+			safeName(code),
 			ps.query.Type, strings.Join(ps.codes(ps.query.Type, 0), ", "))
 	}
 	if !p.Supported() {
@@ -131,7 +133,8 @@ func (p *Param) takes(mod string, valueSets bool) bool {
 // hasPath reports whether a path of p has one of the data types. It is true for a
 // parameter without paths, whose types are not known.
 func (p *Param) hasPath(types ...string) bool {
-	return len(p.Paths) == 0 || slices.ContainsFunc(p.Paths, func(x Path) bool { return slices.Contains(types, x.Type) })
+	return len(p.Paths) == 0 || slices.ContainsFunc(p.Paths,
+		func(x Path) bool { return slices.Contains(types, x.Type) })
 }
 
 func (ps *parser) modifier(p *Param, mod string) (Modifier, string, error) {
@@ -171,7 +174,8 @@ func (ps *parser) coded(p *Param, mod, s string) ([]Value, error) {
 	if mod == "in" || mod == "not-in" {
 		codes, ok := ps.opts.ValueSets.Expand(unescape(s))
 		if !ok {
-			return nil, errUnsupported("the value set of %s:%s is not known to this server, or has too many codes", p.Code, mod)
+			return nil, errUnsupported("the value set of %s:%s is not known to this server, or has too many codes",
+				p.Code, mod)
 		}
 		for _, c := range codes {
 			out = append(out, Value{System: c.System, HasSystem: c.System != "", Code: c.Code})

@@ -157,7 +157,8 @@ func (fp *filterParser) path() ([]string, error) {
 		}
 		path = append(path, fp.text[from:fp.pos])
 		if fp.pos < len(fp.text) && fp.text[fp.pos] == '[' {
-			e := fhir.Errorf(fhir.Invalid, op, "a _filter with a condition in brackets is not supported; use a chained parameter")
+			e := fhir.Errorf(fhir.Invalid, op,
+				"a _filter with a condition in brackets is not supported; use a chained parameter")
 			e.Issues[0].Code = "not-supported"
 			return nil, e
 		}
@@ -283,7 +284,8 @@ func (ps *parser) compared(p *Param, target, operator, value string) (Clause, er
 	case TypeDate, TypeNumber, TypeQuantity:
 		return ps.ordered(p, operator, value)
 	case TypeString:
-		m, ok := map[string]Modifier{"eq": ModEqual, "ne": ModEqual, "co": ModContains, "sw": NoModifier, "ew": ModEnds}[operator]
+		m, ok := map[string]Modifier{"eq": ModEqual, "ne": ModEqual, "co": ModContains, "sw": NoModifier,
+			"ew": ModEnds}[operator]
 		if !ok {
 			return Clause{}, ps.operators(p.Code, "eq, ne, co, sw, ew, pr")
 		}
@@ -292,7 +294,8 @@ func (ps *parser) compared(p *Param, target, operator, value string) (Clause, er
 		c.Modifier, c.Values = m, []Value{v}
 		return c, nil
 	case TypeURI:
-		m, ok := map[string]Modifier{"eq": NoModifier, "ne": NoModifier, "co": ModContains, "sw": ModEqual, "ew": ModEnds,
+		m, ok := map[string]Modifier{"eq": NoModifier, "ne": NoModifier, "co": ModContains, "sw": ModEqual,
+			"ew": ModEnds,
 			"sb": ModBelow, "ss": ModAbove}[operator]
 		if !ok {
 			return Clause{}, ps.operators(p.Code, "eq, ne, co, sw, ew, sb, ss, pr")
@@ -362,7 +365,8 @@ func (ps *parser) ordered(p *Param, operator, value string) (Clause, error) {
 
 // codedComparison returns the clause of a token.
 func (ps *parser) codedComparison(p *Param, operator, value string) (Clause, error) {
-	mod, ok := map[string]string{"eq": "", "ne": "", "co": "text", "sw": "text", "in": "in", "ss": "above", "sb": "below"}[operator]
+	mod, ok := map[string]string{"eq": "", "ne": "", "co": "text", "sw": "text", "in": "in", "ss": "above",
+		"sb": "below"}[operator]
 	if !ok || mod == "text" {
 		return Clause{}, ps.operators(p.Code, "eq, ne, in, ss, sb, pr")
 	}

@@ -30,7 +30,8 @@ func (ps *parser) include(mod, value string) error {
 		if slices.Contains(ps.opts.Types, in.Source) {
 			return nil
 		}
-		return errUnsupported("the source type of _include must be %s; for another type use _include:iterate", ps.query.Type)
+		return errUnsupported("the source type of _include must be %s; for another type use _include:iterate",
+			ps.query.Type)
 	}
 	in.Iterate = iterate
 	ps.query.Includes = append(ps.query.Includes, in)

@@ -203,7 +203,8 @@ func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
 	} else if len(types) == 0 {
 		types = fhir.R4Types() // including types that this server does not store
 		if ps.untyped++; ps.untyped > maxUntyped {
-			return nil, fhir.Errorf(fhir.Invalid, op, "there are more than %d ids without a type; write Type/id instead", maxUntyped)
+			return nil, fhir.Errorf(fhir.Invalid, op,
+				"there are more than %d ids without a type; write Type/id instead", maxUntyped)
 		}
 	}
 	out := make([]Value, 0, len(types))

@@ -36,7 +36,8 @@ func (t *typeIndex) composeParts() {
 		}
 		if p.Code == "relationship" && p.ResourceType == "DocumentReference" {
 			// R4 has exchanged the expressions of the two parts.
-			p.Components[0].Expression, p.Components[1].Expression = p.Components[1].Expression, p.Components[0].Expression
+			p.Components[0].Expression, p.Components[1].Expression = p.Components[1].Expression,
+				p.Components[0].Expression
 		}
 	}
 }
@@ -68,7 +69,8 @@ func (w *extraction) elements(slot int, p *Param, root fhirpath.Value, items fhi
 func (ps *parser) split(p *Param, s string) ([]Value, error) {
 	texts := split(s, '$')
 	if len(texts) != len(p.parts) {
-		return nil, fhir.Errorf(fhir.Invalid, op, "a value of %s must have %d parts with $ between them", p.Code, len(p.parts))
+		return nil, fhir.Errorf(fhir.Invalid, op, "a value of %s must have %d parts with $ between them", p.Code,
+			len(p.parts))
 	}
 	var out []Value
 	for k, text := range texts {
