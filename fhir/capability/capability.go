@@ -123,6 +123,7 @@ type statement struct {
 	Implementation implementation `json:"implementation"`
 	FHIRVersion    string         `json:"fhirVersion"`
 	Format         []string       `json:"format"`
+	PatchFormat    []string       `json:"patchFormat"`
 	Rest           []rest         `json:"rest"`
 }
 
@@ -133,7 +134,7 @@ func Statement(s Settings) ([]byte, error) {
 		Mode:          "server",
 		Documentation: searching,
 		Security:      s.security(),
-		Interaction:   []code{{"batch"}, {"transaction"}, {"search-system"}},
+		Interaction:   []code{{"batch"}, {"transaction"}, {"history-system"}, {"search-system"}},
 		Operation:     s.operations(""),
 	}
 	for _, t := range fhir.Types {
@@ -149,6 +150,7 @@ func Statement(s Settings) ([]byte, error) {
 		Implementation: implementation{"This server", s.Base},
 		FHIRVersion:    "4.0.1",
 		Format:         []string{"application/fhir+json", "json"},
+		PatchFormat:    []string{"application/json-patch+json", "application/fhir+json"},
 		Rest:           []rest{r},
 	})
 	if err != nil {
@@ -217,8 +219,8 @@ func (s Settings) operations(typ string) []operation {
 }
 
 var (
-	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"search-type"}} // read only
-	writing = []code{{"create"}, {"update"}, {"delete"}}                         // read only
+	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"history-type"}, {"search-type"}} // read only
+	writing = []code{{"create"}, {"update"}, {"patch"}, {"delete"}}                                // read only
 )
 
 func (s Settings) resource(typ string) resource {
@@ -226,12 +228,13 @@ func (s Settings) resource(typ string) resource {
 	r := resource{
 		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
 		Versioning: "versioned", ReadHistory: true,
-		UpdateCreate: writable, ConditionalCreate: writable,
+		UpdateCreate: writable, ConditionalCreate: writable, ConditionalUpdate: writable,
 		ConditionalRead: "full-support", ConditionalDelete: "not-supported",
 		Operation: s.operations(typ),
 	}
 	if writable {
 		r.Interaction = append(r.Interaction, writing...)
+		r.ConditionalDelete = "single"
 	}
 	if typ == "Subscription" {
 		for _, t := range s.Topics {

@@ -103,7 +103,7 @@ var (
 		"Cache-Control":                 {"no-store"},
 		"Content-Security-Policy":       {"default-src 'none'; frame-ancestors 'none'"},
 		"Access-Control-Allow-Origin":   {"*"},
-		"Access-Control-Expose-Headers": {"Content-Location, DPoP-Nonce, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
+		"Access-Control-Expose-Headers": {"Accept-Patch, Content-Location, DPoP-Nonce, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
 	}
 )
 
@@ -118,7 +118,7 @@ func (s *Server) headers(c *gin.Context) {
 	}
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
-		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		h.Set("Access-Control-Allow-Headers",
 			"Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")

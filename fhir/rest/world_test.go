@@ -118,6 +118,7 @@ func serve(t *testing.T, st store.Store) *world {
 			Params: []access.Param{{Name: "category", Any: []access.Token{{Code: "vital-signs"}}}}},
 			access.Rule{Type: "Patient", May: access.Read | access.Search}),
 		"patients": grant(w.consents, access.Rule{Type: "Patient", May: access.Read | access.Search}),
+		"writer":   grant(w.consents, access.Rule{Type: "Observation", May: access.Create | access.Update}),
 	}
 	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pg.example"})
