@@ -186,8 +186,11 @@ func (w *world) bundles() {
 func (w *world) searches() {
 	for _, q := range []string{"unknown=Zanaria", "Zanaria%20Zanaria=1", "code:Zanaria=1", "date=Zanaria",
 		"date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
-		"_include=Observation:Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria",
-		"subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria", "_filter=Zanaria",
+		"_include=Observation:Zanaria", "_revinclude=Zanaria:target",
+		"_has:Zanaria:subject:code=1", "_has:Observation=1", "patient.zanaria=1", "patient.name.name=1", "_filter=Zanaria",
+		"_filter=((((", "_filter=code%20eq", "_list=Zanaria%2F", "subject:Zanaria.name=1", "code:in=Zanaria", "code:below=Zanaria",
+		"combo-code-value-quantity=Zanaria", "_contained=Zanaria", "_type=Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria",
+		"subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria",
 		"value-quantity=Zanaria", "value-quantity=gt1e99999999", "patient=Zanaria%00", "code=%ff%fe",
 		"_page=Zanaria", "_lastUpdated=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000),
 		"_id=" + strings.Repeat("z", 65)} {
@@ -197,7 +200,7 @@ func (w *world) searches() {
 		}
 		want := []int{400}
 		if strings.HasPrefix(q, "_id=") || strings.HasPrefix(q, "code=Z") || strings.HasPrefix(q, "_elements") ||
-			strings.HasPrefix(q, "patient=") {
+			strings.HasPrefix(q, "patient=") || strings.HasPrefix(q, "subject:Patient.name=") {
 			want = []int{200, 400, 403, 413, 414, 431}
 		}
 		h := attack{name: "search: " + name, method: "GET", path: "Observation?" + q, want: want,

@@ -2,6 +2,7 @@ package capability
 
 import (
 	"encoding/json"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -82,6 +83,7 @@ type resource struct {
 	ConditionalUpdate bool                `json:"conditionalUpdate"`
 	ConditionalDelete string              `json:"conditionalDelete"`
 	SearchInclude     []string            `json:"searchInclude,omitempty"`
+	SearchRevInclude  []string            `json:"searchRevInclude,omitempty"`
 	SearchParam       []param             `json:"searchParam,omitempty"`
 	Operation         []operation         `json:"operation,omitempty"`
 }
@@ -94,12 +96,14 @@ type security struct {
 }
 
 type rest struct {
-	Extension   []element.Extension `json:"extension,omitempty"`
-	Mode        string              `json:"mode"`
-	Security    security            `json:"security"`
-	Resource    []resource          `json:"resource"`
-	Interaction []code              `json:"interaction"`
-	Operation   []operation         `json:"operation,omitempty"`
+	Extension []element.Extension `json:"extension,omitempty"`
+	Mode      string              `json:"mode"`
+	// Documentation explains what the statement has no elements for.
+	Documentation string      `json:"documentation"`
+	Security      security    `json:"security"`
+	Resource      []resource  `json:"resource"`
+	Interaction   []code      `json:"interaction"`
+	Operation     []operation `json:"operation,omitempty"`
 }
 
 type software struct {
@@ -136,10 +140,11 @@ type statement struct {
 func Statement(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	r := rest{
-		Mode:        "server",
-		Security:    s.security(),
-		Interaction: []code{{"batch"}, {"transaction"}, {"history-system"}},
-		Operation:   s.operations(""),
+		Mode:          "server",
+		Documentation: searching,
+		Security:      s.security(),
+		Interaction:   []code{{"batch"}, {"transaction"}, {"history-system"}, {"search-system"}},
+		Operation:     s.operations(""),
 	}
 	if s.WebSocket != "" {
 		r.Extension = []element.Extension{{URL: websocketURL, ValueURI: s.WebSocket}}
@@ -283,6 +288,7 @@ func (s Settings) resource(typ string) resource {
 			r.Extension = append(r.Extension, element.Extension{URL: topicURL, ValueCanonical: t})
 		}
 	}
+	r.SearchRevInclude = revIncludes(typ)
 	for _, p := range search.Params(typ) {
 		kind, ok := kinds[p.Type]
 		if p.Type.Composite() {
@@ -302,6 +308,44 @@ func (s Settings) resource(typ string) resource {
 	}
 	return r
 }
+
+// searching describes what searches offer beyond the parameters of the types.
+const searching = "Search: all prefixes; the modifiers :missing (all types), :exact and :contains (string), :not, :text, " +
+	":of-type, :in, :not-in, :above and :below (token), :identifier, :[type] and, for canonical references, :below " +
+	"(reference), :above and :below (uri). Quantities match in commensurable units of UCUM. Chained parameters and _has " +
+	"may be nested up to 5 deep; _include and _revinclude take Type:parameter[:Target], Type:* and :iterate. Of the " +
+	"results: _count, _sort, _total, _summary, _elements. Also _list with the id of a List, _filter, searches of several " +
+	"types ([base]?_type=) and in compartments ([base]/Patient/[id]/[type]). GET and POST _search are equal. Not " +
+	"offered: _text, _content, _contained, _query."
+
+// revIncludes returns the values of _revinclude for resources of a type: the parameters
+// of all types that name it among their targets. Those that may refer to nearly any type
+// are left out, except Provenance:target, because they would double the statement.
+func revIncludes(typ string) []string { return referring()[typ] }
+
+// maxTargets is the number of targets from which a parameter refers to nearly any type.
+const maxTargets = 40
+
+// referring maps types to the values of _revinclude.
+var referring = sync.OnceValue(func() map[string][]string {
+	out := map[string][]string{}
+	for _, source := range fhir.Types {
+		for _, p := range search.Params(source) {
+			targets := p.Targets
+			if source == "Provenance" && p.Code == "target" {
+				targets = fhir.Types
+			} else if len(targets) > maxTargets {
+				continue
+			}
+			for _, t := range targets {
+				if p.RefersTo(t) {
+					out[t] = append(out[t], source+":"+p.Code)
+				}
+			}
+		}
+	}
+	return out
+})
 
 var kinds = map[search.ParamType]string{ // read only
 	search.TypeToken: "token", search.TypeDate: "date", search.TypeReference: "reference", search.TypeString: "string",

@@ -148,3 +148,33 @@ func TestEHRBundleDefinition(t *testing.T) {
 		t.Errorf("the forms are not named: %s", d.Parameter[3].Documentation)
 	}
 }
+
+// TestReverseIncludes tests that the statement lists what _revinclude takes.
+func TestReverseIncludes(t *testing.T) {
+	b, err := Statement(Settings{Base: "https://pg.example/fhir"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		Rest []struct {
+			Documentation string
+			Resource      []struct {
+				Type             string
+				SearchRevInclude []string
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range s.Rest[0].Resource {
+		if !slices.Contains(r.SearchRevInclude, "Provenance:target") ||
+			slices.Contains(r.SearchRevInclude, "Observation:device") != (r.Type == "Device" ||
+				r.Type == "DeviceMetric") {
+			t.Errorf("%s: %v", r.Type, r.SearchRevInclude)
+		}
+	}
+	if !strings.Contains(s.Rest[0].Documentation, ":of-type") {
+		t.Errorf("documentation: %s", s.Rest[0].Documentation)
+	}
+}

@@ -81,6 +81,8 @@ type everything struct {
 	// others holds the resources that name other patients, too. Their events do not have
 	// the query, which names this patient.
 	others []disclosed
+	seen   map[fhir.Ref]bool // matches, and the resources to which they refer
+	refs   []fhir.Ref        // resources of this server to which the matches refer
 }
 
 func (s *Service) everything(ctx context.Context, rq *Request, patient string, ps []Parameter) (*everything, error) {
@@ -98,7 +100,8 @@ func (s *Service) everything(ctx context.Context, rq *Request, patient string, p
 	if err != nil {
 		return nil, err
 	}
-	e.res = &results{page: &Page{}, resumed: point.at > 0, seen: map[fhir.Ref]bool{}}
+	e.res = &results{page: &Page{}, resumed: point.at > 0}
+	e.seen = map[fhir.Ref]bool{}
 	if e.at = point.at; e.at == 0 {
 		e.at = s.Store.LastSeq()
 	} else {
@@ -290,7 +293,7 @@ func (e *everything) gather(ctx context.Context, typ string, first bool) error {
 		}
 		e.last = typ + " " + f.Pos
 		e.audits = e.audits || typ == "AuditEvent"
-		e.res.seen[f.Resource.Ref()] = true
+		e.seen[f.Resource.Ref()] = true
 		page.match(e.service.Base+"/"+f.Resource.Ref().String(), f.Resource.JSON, "match")
 		e.references(f.Resource.JSON)
 		for _, p := range f.Facts.Patients() {
@@ -340,12 +343,12 @@ func (e *everything) references(json []byte) {
 				break
 			}
 			ref, ok := fhir.ParseRef(strings.TrimPrefix(string(rest[:end]), e.service.Base+"/"))
-			if !ok || e.res.seen[ref] || !fhir.KnownType(ref.Type) || &member[0] == &memberURL[0] && ref.Type != "Binary" ||
+			if !ok || e.seen[ref] || !fhir.KnownType(ref.Type) || &member[0] == &memberURL[0] && ref.Type != "Binary" ||
 				e.only != nil && !slices.Contains(e.only, ref.Type) {
 				continue
 			}
-			e.res.seen[ref] = true
-			e.res.refs = append(e.res.refs, ref)
+			e.seen[ref] = true
+			e.refs = append(e.refs, ref)
 		}
 	}
 }
@@ -354,7 +357,7 @@ func (e *everything) references(json []byte) {
 // those of this patient are matches, on this page or another.
 func (e *everything) include(ctx context.Context) error {
 	n := 0
-	for _, ref := range e.res.refs {
+	for _, ref := range e.refs {
 		r, facts, err := e.service.Store.Read(ctx, ref, e.at)
 		if err != nil && fhir.KindOf(err) != fhir.NotFound {
 			return err

@@ -127,14 +127,19 @@ func (s *Server) Mount(r gin.IRouter) {
 	api.POST("/", s.bundle)
 	s.mountOperations(api)
 	api.POST("/:type", s.create)
+	api.POST("/_search", s.searchSystemForm)
 	api.POST("/:type/_search", s.searchForm)
+	api.POST("/:type/:id/:compartment/_search", s.searchCompartmentForm)
 	for _, path := range []string{"/:type", "/:type/:id"} { // by criteria, and by id
 		api.PUT(path, s.update)
 		api.PATCH(path, s.patch)
 		api.DELETE(path, s.delete)
 	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		api.Handle(method, "", s.searchSystem)
+		api.Handle(method, "/", s.searchSystem)
 		api.Handle(method, "/:type", s.search)
+		api.Handle(method, "/:type/:id/:compartment", s.searchCompartment)
 		api.Handle(method, "/_history", s.history)
 		api.Handle(method, "/:type/_history", s.history)
 		api.Handle(method, "/:type/:id", s.read)
