@@ -73,21 +73,19 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if err != nil {
 		return nil, nil, err
 	}
-	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, ""
+	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, []string(nil)
 	filter := rq.filter(access.Read)
 	err = s.Store.History(ctx, ref, at, before, func(r fhir.Resource, facts *access.Facts) bool {
 		if !filter.Allow(facts) {
-			hiddenOf = facts.Patient
+			hiddenOf = facts.Patients()
 			return true
 		}
 		shown = true
 		if r.LastUpdated.Before(h.Since) {
 			return false
 		}
-		if facts.Patient != "" && counting {
-			patients[facts.Patient] = true
-		}
 		if counting {
+			addAll(patients, facts.Patients())
 			counted++
 			return true
 		}
@@ -96,9 +94,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 			return false
 		}
 		last = r.Version
-		if facts.Patient != "" {
-			patients[facts.Patient] = true
-		}
+		addAll(patients, facts.Patients())
 		if narrowing = h.View.Narrow(&r); narrowing != nil {
 			return false
 		}
@@ -112,7 +108,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && before == 0 {
-		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patient: hiddenOf})
+		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patients: hiddenOf})
 	}
 	links := []link{{"self", self}}
 	if h.Page != "" {
@@ -136,6 +132,12 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	page.open(id, "history", s.Clock(), total, links)
 	return page, patients, nil
+}
+
+func addAll(set map[string]bool, keys []string) {
+	for _, k := range keys {
+		set[k] = true
+	}
 }
 
 // historyPage returns the snapshot of a page and the last version on the page

@@ -40,10 +40,9 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 	}
 	ev := rq.event(interaction, ref.Type)
-	ev.Patient = facts.Patient
 	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
 	rq.wait(len(r.JSON))
-	if err := s.Audit.Record(ctx, ev); err != nil {
+	if err := s.Audit.Record(ctx, perPatient(ev, facts.Patients())...); err != nil {
 		return fhir.Resource{}, err
 	}
 	return r, nil
@@ -68,11 +67,11 @@ func (s *Service) lookUp(rq *Request, op string, ref fhir.Ref,
 		return fhir.Resource{}, nil, err
 	}
 	if !rq.filter(access.Read).Allow(facts) {
-		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patient: facts.Patient})
+		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patients: facts.Patients()})
 	}
 	if r.Deleted {
 		return fhir.Resource{}, nil, disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"),
-			disclosed{ref, r.Version, facts.Patient})
+			disclosed{ref, r.Version, facts.Patients()})
 	}
 	return r, facts, nil
 }

@@ -129,9 +129,7 @@ func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, coun
 		}
 		n++
 		res.last = f.Pos
-		if f.Facts.Patient != "" {
-			res.patients[f.Facts.Patient] = true
-		}
+		addAll(res.patients, f.Facts.Patients())
 		body, err := r4.Subset(q.Type, f.Resource.JSON, q.Summary, q.Elements)
 		if err != nil {
 			cbErr = err
@@ -215,8 +213,8 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 				continue
 			}
 		}
-		if _, exists := res.patients[facts.Patient]; facts.Patient != "" && !exists {
-			res.patients[facts.Patient] = false
+		for _, p := range facts.Patients() {
+			res.patients[p] = res.patients[p] // an included resource does not make it a match
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
 		if err := res.collect(q, &r, true); err != nil {
