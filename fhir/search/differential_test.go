@@ -67,6 +67,30 @@ func r4Parameters(t *testing.T) map[string][]*parameter {
 	return out
 }
 
+// addUSCore adds the parameters of US Core that R4 does not define.
+func addUSCore(t *testing.T, root string, all map[string][]*parameter) {
+	t.Helper()
+	added := 0
+	for _, guide := range []string{"us_core_610.tgz", "us_core_700.tgz", "us_core_900.tgz"} {
+		archived(t, filepath.Join(root, guide), "/SearchParameter-", func(_ string, body []byte) {
+			p := &parameter{}
+			if err := json.Unmarshal(body, p); err != nil || len(p.Base) != 1 {
+				return
+			}
+			if slices.ContainsFunc(slices.Concat(all[p.Base[0]], all["Resource"]),
+				func(q *parameter) bool { return q.Code == p.Code }) {
+				return
+			}
+			p.compiled = fhirpath.MustCompile(p.Expression)
+			all[p.Base[0]] = append(all[p.Base[0]], p)
+			added++
+		})
+	}
+	if added != 7 {
+		t.Errorf("US Core adds %d search parameters, want 7", added)
+	}
+}
+
 // texts returns an item of an expression in the form in which compare has index values.
 func texts(typ search.ParamType, v fhirpath.Value) []string {
 	child := func(v fhirpath.Value, names ...string) []string {
@@ -233,6 +257,7 @@ func compare(t *testing.T, name string, all map[string][]*parameter, body []byte
 func TestExtractLikeExpressions(t *testing.T) {
 	all := r4Parameters(t)
 	root := fixtures.Dir(t, "r4")
+	addUSCore(t, root, all)
 	files, err := filepath.Glob(filepath.Join(root, "hl7-test-cases", "examples", "*.json"))
 	if err != nil {
 		t.Fatal(err)

@@ -391,7 +391,11 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-func untar(t *testing.T, name string, fn func(string, []byte)) {
+func untar(t *testing.T, name string, fn func(string, []byte)) { archived(t, name, "/example/", fn) }
+
+// archived calls fn for the files of an archive whose names contain part.
+func archived(t *testing.T, name, part string, fn func(string, []byte)) {
+	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
@@ -409,7 +413,7 @@ func untar(t *testing.T, name string, fn func(string, []byte)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(h.Name, "/example/") {
+		if strings.Contains(h.Name, part) {
 			body, err := io.ReadAll(r)
 			if err != nil {
 				t.Fatal(err)
