@@ -2,10 +2,8 @@ package search
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/fhirpath"
@@ -23,9 +21,8 @@ type Definition struct {
 
 // Bounds of SearchParameter resources.
 const (
-	maxBases       = 143
-	maxExpression  = 4 << 10
-	maxDefinitions = 1000
+	maxBases      = 143
+	maxExpression = 4 << 10 // bytes
 )
 
 // fitting lists the data types of which an element has index values for a parameter
@@ -43,7 +40,7 @@ var fitting = map[ParamType][]string{
 }
 
 // ParseDefinition reads a SearchParameter resource that was validated as R4. It returns
-// nil if the status says that the parameter is not in use. The error is Unprocessable
+// nil if the status is not active. The error is Unprocessable
 // and names the element and the rule: the code is a name that does not begin with an
 // underscore; the type is one of token, date, reference, string, quantity, uri and
 // number; the expression compiles, and gives elements of such a type for each base.
@@ -55,7 +52,7 @@ func ParseDefinition(resource []byte) (*Definition, error) {
 	if err := json.Unmarshal(resource, &r); err != nil {
 		return nil, badDefinition("", "the SearchParameter cannot be read")
 	}
-	if r.Status != "active" && r.Status != "draft" {
+	if r.Status != "active" {
 		return nil, nil
 	}
 	d := &Definition{URL: r.URL, Code: r.Code, Type: paramTypes[r.Type], Base: r.Base, Target: r.Target,
@@ -131,69 +128,25 @@ func badDefinition(element, text string) error {
 		Code: "business-rule", Diagnostics: text, Expression: []string{path}}}}
 }
 
-// Progress tells how much of a parameter's index exists. A parameter that is not ready
-// cannot be searched.
-type Progress func() (percent int, ready bool)
-
-// With returns the Registry with more parameters, which do not change r. The progress of
-// a parameter is that which ready returns for it; if ready is nil, all can be searched at
-// once. A code that a type already has from another SearchParameter keeps its meaning,
-// so that the order of definitions decides.
-func (r *Registry) With(definitions []*Definition, ready func(d *Definition) Progress) (*Registry, error) {
-	if len(definitions) > maxDefinitions {
-		return nil, fhir.Errorf(fhir.Unprocessable, "search.With", "there are more than %d search parameters", maxDefinitions)
-	}
-	if r == nil {
-		r = builtin()
-	}
-	out := &Registry{types: maps.Clone(r.types)}
-	byType := map[string][]*Definition{}
+// With returns the Registry with the parameters of definitions, which do not change r. A
+// code that a type already has from another SearchParameter keeps its meaning, so that
+// the order of definitions decides.
+func (r *Registry) With(definitions ...*Definition) *Registry {
+	var ps []Param
+	taken := map[[2]string]bool{}
 	for _, d := range definitions {
 		for _, base := range d.Base {
-			byType[base] = append(byType[base], d)
+			key := [2]string{base, d.Code}
+			if _, ok := r.Lookup(base, d.Code); ok || taken[key] || d.expression[base] == nil {
+				continue
+			}
+			taken[key] = true
+			ps = append(ps, Param{ResourceType: base, Code: d.Code, Type: d.Type, URL: d.URL, Targets: d.Target,
+				Expression: d.expression[base]})
 		}
 	}
-	for typ, ds := range byType {
-		before := r.types[typ]
-		if before == nil {
-			continue
-		}
-		out.types[typ] = sync.OnceValue(func() *typeIndex { return before().with(typ, ds, ready) })
+	if len(ps) == 0 {
+		return r
 	}
-	return out, nil
-}
-
-func (t *typeIndex) with(typ string, definitions []*Definition, ready func(d *Definition) Progress) *typeIndex {
-	params := make([]*Param, 0, len(t.params)+len(definitions))
-	for _, p := range t.params {
-		clone := *p
-		params = append(params, &clone)
-	}
-	taken := map[string]bool{}
-	for _, d := range definitions {
-		if t.byCode[d.Code] != nil || taken[d.Code] {
-			continue
-		}
-		taken[d.Code] = true
-		p := &Param{ResourceType: typ, Code: d.Code, Type: d.Type, URL: d.URL, Targets: d.Target,
-			Expression: d.expression[typ]}
-		if ready != nil {
-			p.Progress = ready(d)
-		}
-		params = append(params, p)
-	}
-	return newTypeIndex(params, t.members)
-}
-
-// unready returns an error if p cannot be searched yet.
-func (p *Param) unready() error {
-	if p.Progress == nil {
-		return nil
-	}
-	percent, ready := p.Progress()
-	if ready {
-		return nil
-	}
-	return errUnsupported("search parameter %s of %s is being indexed (%d %%); repeat the search later", p.Code,
-		p.ResourceType, percent)
+	return r.Extend(ps...)
 }

@@ -323,9 +323,6 @@ func (ps *parser) clause(name, value string) error {
 	if !p.Supported() {
 		return errUnsupported("search parameter %s of %s is not supported", code, ps.query.Type)
 	}
-	if err := p.unready(); err != nil {
-		return err
-	}
 	c := Clause{Param: p}
 	target := ""
 	if hasMod {

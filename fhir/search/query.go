@@ -215,8 +215,6 @@ type Param struct {
 	// parameter is not supported. Of a composite parameter, it selects the elements on
 	// which the components are evaluated.
 	Expression *fhirpath.Expression
-	// Progress is set for a parameter that was defined at run time.
-	Progress Progress
 	// Components holds the parts of a composite parameter.
 	Components []Component
 
