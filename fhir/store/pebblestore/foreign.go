@@ -46,6 +46,7 @@ type foreign struct {
 	head      rows.Head
 	hasHead   bool
 	leaves    bool
+	indexes   bool // the state of an index changed
 	changed   []readcache.Key
 	templates [][16]byte
 	observed  []documentRow // of Observations
@@ -91,6 +92,7 @@ func (f *foreign) row(kind pebble.InternalKeyKind, k, v []byte) error {
 			f.changed = append(f.changed, readcache.Key{Ref: fhir.Ref{Type: typ, ID: id}})
 		}
 	case keys.TableState:
+		f.indexes = f.indexes || bytes.HasPrefix(k[1:], []byte(rows.IndexPrefix))
 		f.changed = append(f.changed, readcache.StateKey(string(k[1:])))
 	case keys.TableDocument:
 		return f.document(set, k, v)
@@ -164,6 +166,9 @@ func (f *foreign) change(set bool, k, v []byte) error {
 func (d *DB) settleForeign(f *foreign) {
 	if f.leaves {
 		d.edge = edge{}
+	}
+	if f.indexes {
+		d.runtime.Store(true)
 	}
 	d.head = f.head
 	for _, id := range f.templates {
