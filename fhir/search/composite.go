@@ -190,8 +190,13 @@ func matchPair(k ParamType, want, have *Value) bool {
 	}
 	switch k {
 	case typeCodeQuantity:
-		unit := want.RefID == "" || want.RefID == have.RefID || want.RefType == "" && want.RefID == have.Text
-		return unit && (want.RefType == "" || want.RefType == have.RefType) && matchNumber(want, have)
+		if want.RefType != "" && want.RefType != have.RefType {
+			return false
+		}
+		if want.RefID == "" || want.RefID == have.RefID || want.RefType == "" && want.RefID == have.Text {
+			return matchNumber(want, have)
+		}
+		return want.RefType == systemMark+element.UCUM && matchConverted(want, have, want.RefID, have.RefID)
 	case typeCodeConcept:
 		return (want.RefType == "" || want.RefType == have.RefType) && (want.RefID == "" || want.RefID == have.RefID)
 	case typeCodeString:

@@ -123,7 +123,11 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.query.Clauses {
 		c := &m.query.Clauses[i]
-		slots := s.slotsUnder(c.Param)
+		slots := 0
+		c.params(func(p *Param) { slots += s.slotsUnder(p) })
+		if slots > 0 && c.Any != nil {
+			return nil, false
+		}
 		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)
 			continue

@@ -18,6 +18,9 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModText {
 			return single(Value{Text: Fold(unescape(s))})
 		}
+		if m == ModOfType {
+			return ofType(p, s)
+		}
 		vs, err := ps.token(p, s)
 		if err == nil && p.ignoresCase() {
 			vs = caseVariants(vs[0])
@@ -29,12 +32,20 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModIdentifier {
 			return ps.token(p, s)
 		}
+		if m == ModBelow {
+			return single(Value{Code: unescape(s)})
+		}
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
 		return single(stringValue(unescape(s)))
 	case TypeQuantity:
 		return ps.quantity(p, s)
+	case TypeNumber:
+		return ps.number(p, s)
 	case TypeURI:
+		if (m == ModAbove || m == ModBelow) && !strings.Contains(s, "://") {
+			return nil, badValue(p.Code+" with :above or :below", "a URL; R4 does not order URNs")
+		}
 		return single(Value{Code: unescape(s)})
 	}
 	if p.Type.Composite() {
@@ -150,6 +161,15 @@ func (v *Value) roundToMilliseconds() {
 	case LT, LE, EB:
 		v.Lo, v.LoNs = v.Lo+1, v.LoNs-nsPerMs
 	}
+}
+
+func (ps *parser) number(p *Param, s string) ([]Value, error) {
+	pre, rest := cutPrefix(s)
+	n, ok := parseNumber(rest)
+	if !ok {
+		return nil, badValue(p.Code, "[prefix]number")
+	}
+	return single(Value{Prefix: pre, Num: n.num, NumLo: n.lo, NumHi: n.hi})
 }
 
 func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
