@@ -531,27 +531,72 @@ func (b *spanBuilder) value(m search.Modifier, v *search.Value) bool {
 }
 
 func (b *spanBuilder) code(m search.Modifier, v *search.Value) bool {
-	switch {
-	case m == search.NoModifier, m == search.ModType && b.p.Type == search.TypeReference:
-		s := rows.IndexValue(b.p.Type, v)
-		if s == "" {
+	if v.Prefix != search.EQ {
+		return false
+	}
+	b.exact = b.exact && b.p.Type == search.TypeReference && (m == search.NoModifier || m == search.ModType)
+	switch m {
+	case search.NoModifier, search.ModType, search.ModOfType:
+		if v.RefType != "" && b.p.Type == search.TypeReference {
+			b.point(v.RefType + "/" + v.RefID)
+		} else if v.Code == "" {
 			return false
 		}
-		b.exact = b.exact && b.p.Type == search.TypeReference && v.RefType != ""
-		b.point(s)
+		if v.Code != "" {
+			b.point(v.Code)
+		}
 		return true
-	case m == search.ModIdentifier && b.p.Type == search.TypeReference && v.Code != "":
-		b.exact, b.logical = false, true
+	case search.ModIdentifier:
+		b.logical = true
 		b.point(string(rune(rows.ClassLogical)) + v.Code)
-		return true
+		return b.p.Type == search.TypeReference && v.Code != ""
+	case search.ModBelow:
+		return b.below(v)
+	case search.ModAbove:
+		return b.above(v)
 	}
 	return false
 }
 
+// below adds the URLs that begin with a value.
+func (b *spanBuilder) below(v *search.Value) bool {
+	if b.p.Type == search.TypeToken {
+		return false
+	}
+	if v.RefType != "" {
+		b.point(v.RefType + "/" + v.RefID)
+	}
+	b.points = false
+	if len(v.Code) <= keys.MaxValue {
+		b.start(v.Code)
+	}
+	b.between(keys.HashedRows(b.typ, b.param))
+	return v.Code != ""
+}
+
+// above adds the URLs of which a value is part.
+func (b *spanBuilder) above(v *search.Value) bool {
+	if b.p.Type != search.TypeURI || v.Code == "" {
+		return false
+	}
+	b.point(v.Code)
+	for i := range v.Code {
+		if v.Code[i] == '/' && i > 0 {
+			b.point(v.Code[:i])
+			b.point(v.Code[:i+1])
+		}
+	}
+	return true
+}
+
 func (b *spanBuilder) text(m search.Modifier, v *search.Value) bool {
+	if v.Prefix != search.EQ {
+		return false
+	}
+	text := v.Text
 	switch m {
 	case search.NoModifier:
-		s, _ := rows.Unspaced(v.Text)
+		s, _ := rows.Unspaced(text)
 		b.start(string(rune(rows.ClassText)) + s)
 		if b.p.MatchesWords() {
 			b.start(string(rune(rows.ClassWord)) + s)
@@ -559,7 +604,10 @@ func (b *spanBuilder) text(m search.Modifier, v *search.Value) bool {
 		}
 		return true
 	case search.ModExact:
-		s, cut := rows.Unspaced(search.Fold(v.Code))
+		text = search.Fold(v.Code)
+		fallthrough
+	case search.ModEqual:
+		s, cut := rows.Unspaced(text)
 		if s = string(rune(rows.ClassText)) + s; cut {
 			b.start(s)
 		} else {
@@ -584,29 +632,32 @@ func (b *spanBuilder) date(v *search.Value) bool {
 	return true
 }
 
-// number adds the numbers that can satisfy a value. The bounds are wider than those of
-// the value by more than the rounding errors of unit conversions.
+// number adds the numbers that can satisfy a value, and all ranges. The bounds are wider
+// than those of the value by more than the rounding errors of unit conversions.
 func (b *spanBuilder) number(v *search.Value) bool {
-	if b.p.Type == search.TypeQuantity && v.CanonicalUnit != "" {
-		unit := rows.Canonical(v.CanonicalUnit)
-		lo, hi := numbers(v.Prefix, v.Canonical, v.CanonicalLo, v.CanonicalHi)
-		b.closed(unit+rows.Number(lo), unit+rows.Number(hi))
+	lo, hi := numbers(v)
+	b.point(string(rune(rows.ClassOpen)))
+	if b.p.Type == search.TypeQuantity && v.HasSystem && v.Code != "" {
+		from, unit, ok := search.CanonicalQuantity(v.System, v.Code, lo)
+		if to, _, _ := search.CanonicalQuantity(v.System, v.Code, hi); ok {
+			class := rows.Canonical(unit)
+			b.closed(class+rows.Number(from-margin(from)), class+rows.Number(to+margin(to)))
+			return true
+		}
 	}
-	if b.p.Type != search.TypeQuantity || v.CanonicalUnit == "" || !v.HasSystem {
-		lo, hi := numbers(v.Prefix, v.Num, v.NumLo, v.NumHi)
-		class := string(rune(rows.ClassNumber))
-		b.closed(class+rows.Number(lo), class+rows.Number(hi))
-	}
-	if b.p.Type == search.TypeQuantity {
-		b.point(string(rune(rows.ClassOpen)))
-	}
+	class := string(rune(rows.ClassNumber))
+	b.closed(class+rows.Number(lo-margin(lo)), class+rows.Number(hi+margin(hi)))
 	return true
 }
 
-func numbers(p search.Prefix, x, lo, hi float64) (from, to float64) {
+// margin returns more than the rounding errors of a number.
+func margin(x float64) float64 { return math.Abs(x) * 1e-9 }
+
+// numbers bounds the numbers that can satisfy a value.
+func numbers(v *search.Value) (from, to float64) {
 	from, to = math.Inf(-1), math.Inf(1)
-	lo, hi = min(lo, x), max(hi, x)
-	switch p {
+	lo, hi := min(v.NumLo, v.Num), max(v.NumHi, v.Num)
+	switch v.Prefix {
 	case search.EQ:
 		from, to = lo, hi
 	case search.GT, search.GE, search.SA:
@@ -614,8 +665,7 @@ func numbers(p search.Prefix, x, lo, hi float64) (from, to float64) {
 	case search.LT, search.LE, search.EB:
 		to = hi
 	case search.AP:
-		from, to = lo-math.Abs(x)/5, hi+math.Abs(x)/5
+		from, to = lo-math.Abs(v.Num)/5, hi+math.Abs(v.Num)/5
 	}
-	const rounding = 1e-9
-	return from - math.Abs(from)*rounding, to + math.Abs(to)*rounding
+	return from, to
 }

@@ -27,7 +27,7 @@ const (
 	ClassNumber = 'n'
 	// ClassCanonical is followed by the hash of a canonical unit and a number in it.
 	ClassCanonical = 'c'
-	// ClassOpen is the value of a quantity with a comparator.
+	// ClassOpen is the value of a range and of a quantity with a comparator.
 	ClassOpen = 'x'
 	// ClassLogical is followed by the identifier of a logical reference. It lies below all
 	// other values of a reference, which begin with a printable character.
@@ -139,8 +139,8 @@ func EachOrdered(p *search.Param, vals []search.Value, fn func(value string)) {
 			add(string(rune(FirstDate+dateBucket(v))) + Instant(v.Lo))
 		case search.TypeNumber, search.TypeQuantity:
 			add(string(rune(ClassNumber)) + Number(v.Num))
-			if v.CanonicalUnit != "" {
-				add(Canonical(v.CanonicalUnit) + Number(v.Canonical))
+			if x, unit, ok := search.CanonicalQuantity(v.System, v.Code, v.Num); ok && p.Type == search.TypeQuantity {
+				add(Canonical(unit) + Number(x))
 			}
 			if v.Comparator != search.Exact {
 				add(string(rune(ClassOpen)))
