@@ -39,7 +39,7 @@ type request struct {
 	// then has no batch.
 	compact *tier.Compaction
 	index   *indexStep // if not nil, the request builds or drops index rows
-	age     age // of a batch with an ID
+	age     age        // of a batch with an ID
 	result  store.Result
 	err     error
 	commit  store.Commit

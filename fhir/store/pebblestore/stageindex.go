@@ -283,4 +283,3 @@ func (s *stage) dropRows(step *indexStep, x *rows.Index) (err error) {
 	}
 	return s.putState(w)
 }
-
