@@ -28,13 +28,16 @@ func (d *DB) Reindex(ctx context.Context, limit int) (more bool, err error) {
 	if limit <= 0 {
 		return false, fhir.Errorf(fhir.Internal, op, "the limit is not positive")
 	}
-	if d.writes() < rows.OrderedSchema || v.Head.Seq == 0 {
+	if d.writes() < rows.OrderedSchema {
 		return false, nil
 	}
 	p := d.runtimeParams()
 	x, err := rows.ReadCatalog(v.Reader, p.of, p.byType)
 	if err != nil {
 		return false, fault.Wrap(op, err)
+	}
+	if v.Head.Seq == 0 { // the first commit says so
+		x.Builtin = &rows.Index{Version: rows.BuiltinVersion, Done: true}
 	}
 	steps := indexSteps(x, p)
 	if len(steps) == 0 {
@@ -49,7 +52,7 @@ func (d *DB) Reindex(ctx context.Context, limit int) (more bool, err error) {
 		return false, fault.Canceled(op, ctx.Err())
 	}
 	<-r.done
-	return r.err == nil && (step.more || len(steps) > 1), r.err
+	return r.err == nil && (step.more || step.drop || len(steps) > 1), r.err
 }
 
 // indexSteps returns the next step of each index that is not what it should be.

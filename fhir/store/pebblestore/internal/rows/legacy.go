@@ -7,8 +7,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// legacy lists the parameters that have X rows in schema 4, by type. Those of Observation
-// and AuditEvent are in indexedFew.
+// legacy lists the parameters that had X rows when schema 4 was the newest, by the types of
+// that time. Those of Observation and AuditEvent are in indexedFew.
 var legacy = map[string]string{ // read only
 	"CodeSystem": "_profile _security _source _tag code content-mode context context-type identifier" +
 		" jurisdiction language status supplements system url version",
@@ -32,10 +32,12 @@ var legacy = map[string]string{ // read only
 	"Subscription": "_profile _security _source _tag contact payload status type url",
 }
 
-// IndexedBefore reports whether a search parameter had X rows in schema 4.
+// IndexedBefore reports whether a search parameter has X rows in schema 4. All documents
+// of types that are not in legacy are younger than those lists.
 func IndexedBefore(p *search.Param) bool {
 	if !Indexed(p) {
 		return false
 	}
-	return indexedFew(p.ResourceType) != nil || slices.Contains(strings.Fields(legacy[p.ResourceType]), p.Code)
+	codes, older := legacy[p.ResourceType]
+	return !older || slices.Contains(strings.Fields(codes), p.Code)
 }
