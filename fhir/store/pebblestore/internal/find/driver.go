@@ -92,7 +92,9 @@ type driver struct {
 	single bool
 	// exact is set if a document with a row in the spans matches the clause.
 	exact bool
-	rows  int // rows counted by a probe, at most
+	// rows is the number of resources and values that a probe counted, if counted is set.
+	rows    int
+	counted bool
 }
 
 // driverOf returns the driver of a clause of the query, or nil.
@@ -136,26 +138,19 @@ func (f *finder) clauseDriver(c *search.Clause) (*driver, error) {
 func (f *finder) anyDriver(c *search.Clause) (*driver, error) {
 	u := &driver{}
 	for _, list := range c.Any {
-		var best *driver
+		var all []*driver
 		for i := range list {
 			d, err := f.clauseDriver(&list[i])
 			if err != nil {
 				return nil, err
 			}
-			if d == nil {
-				continue
-			}
-			if len(list) > 1 {
-				if err := f.probeRows(d, best); err != nil {
-					return nil, err
-				}
-			}
-			if best == nil || d.rows < best.rows {
-				best = d
+			if d != nil {
+				all = append(all, d)
 			}
 		}
-		if best == nil {
-			return nil, nil
+		best, err := f.fewest(all)
+		if best == nil || err != nil {
+			return nil, err
 		}
 		u.spans, u.params = append(u.spans, best.spans...), append(u.params, best.params...)
 	}
@@ -184,13 +179,9 @@ func join(in []span) []span {
 
 const probedSpans = 32 // spans whose rows a probe counts; the others are estimated
 
-// probeRows counts the rows of a driver, up to those of the best one so far or the bound
-// of a probe.
-func (f *finder) probeRows(d, best *driver) (err error) {
-	most := int(f.searcher.bounds.Probe)
-	if best != nil {
-		most = min(most, best.rows)
-	}
+// probeRows counts the resources and values in the rows of a driver, up to a bound.
+func (f *finder) probeRows(d *driver, most int) (err error) {
+	d.rows = 0
 	if len(d.spans) == 0 {
 		return nil
 	}
@@ -202,49 +193,106 @@ func (f *finder) probeRows(d, best *driver) (err error) {
 	defer fault.Close(it, &err)
 	for i, s := range d.spans {
 		if i == probedSpans {
-			d.rows = min(most, max(d.rows, d.rows*len(d.spans)/probedSpans))
+			d.rows = min(most, d.rows*len(d.spans)/probedSpans)
 			break
 		}
-		for ok := it.SeekGE(s.lower); ok && bytes.Compare(it.Key(), s.upper) < 0; ok = it.Next() {
-			if err := f.step(); err != nil {
-				return err
-			}
-			if d.rows++; d.rows >= most {
-				return nil
-			}
+		if err := f.probeSpan(d, it, s, most); err != nil || d.rows >= most {
+			return err
 		}
 	}
 	return it.Error()
 }
 
-// choose returns the driver with the fewest rows, or nil if no clause has one. It counts
-// its rows.
+func (f *finder) probeSpan(d *driver, it *pebble.Iterator, s span, most int) error {
+	var last []byte // value and id
+	versions := 0   // rows of them
+	for ok := it.SeekGE(s.lower); ok && bytes.Compare(it.Key(), s.upper) < 0; {
+		if err := f.step(); err != nil {
+			return err
+		}
+		k := it.Key()
+		if len(k) < 8 {
+			return fault.ErrRow
+		}
+		if head := k[:len(k)-8]; !bytes.Equal(head, last) {
+			last, versions = append(last[:0], head...), 0
+			if d.rows++; d.rows >= most {
+				return nil
+			}
+		}
+		if versions++; versions < versionsSkipped {
+			ok = it.Next()
+		} else {
+			ok = it.SeekGE(keys.PrefixEnd(last))
+		}
+	}
+	return nil
+}
+
+// choose returns the driver with the fewest rows, or nil if no clause has one. The rows
+// of several are counted in rounds, so that a clause with few is found without counting
+// those of the others.
 func (f *finder) choose() (*driver, error) {
 	if f.chosen || !rows.Generic(f.query.Type) {
 		return f.driver, nil
 	}
-	var best *driver
+	var all []*driver
 	for i := range f.query.Clauses {
 		d, err := f.driverOf(i)
 		if err != nil {
 			return nil, err
 		}
-		if d == nil {
-			continue
-		}
-		if err := f.probeRows(d, best); err != nil {
-			return nil, err
-		}
-		if best == nil || d.rows < best.rows {
-			best = d
+		if d != nil {
+			all = append(all, d)
 		}
 	}
-	f.driver, f.chosen = best, true
-	return best, nil
+	best, err := f.fewest(all)
+	if err == nil {
+		f.driver, f.chosen = best, true
+	}
+	return best, err
 }
 
-// many reports whether a driver has as many rows as a probe counts.
-func (f *finder) many(d *driver) bool { return d.rows >= int(f.searcher.bounds.Probe) }
+// firstProbe is the bound of the first round of probes. Each round has eight times the
+// bound of the one before.
+const firstProbe = 16
+
+// fewest returns the driver with the fewest rows, or nil if there is none. If there is
+// only one, its rows are not counted.
+func (f *finder) fewest(all []*driver) (*driver, error) {
+	if len(all) < 2 {
+		return append(all, nil)[0], nil
+	}
+	for most := min(firstProbe, int(f.searcher.bounds.Probe)); ; most = min(8*most, int(f.searcher.bounds.Probe)) {
+		best := all[0]
+		for _, d := range all {
+			if err := f.probeRows(d, most); err != nil {
+				return nil, err
+			}
+			d.counted = true
+			if d.rows < best.rows {
+				best = d
+			}
+		}
+		if best.rows < most || most == int(f.searcher.bounds.Probe) {
+			return best, nil
+		}
+	}
+}
+
+// few reports whether a driver has fewer rows than a probe counts.
+func (f *finder) few(d *driver) (bool, error) {
+	if d == nil {
+		return false, nil
+	}
+	if !d.counted {
+		if err := f.probeRows(d, int(f.searcher.bounds.Probe)); err != nil {
+			return false, err
+		}
+		d.counted = true
+	}
+	return d.rows < int(f.searcher.bounds.Probe), nil
+}
 
 // rangePos returns the position of a match in the walk of a driver.
 func rangePos(d *driver, key []byte) []byte {

@@ -60,7 +60,10 @@ func (f *finder) selective() (bool, error) {
 		return indexClause(f.query) != nil, nil
 	}
 	d, err := f.choose()
-	return d != nil && !f.many(d), err
+	if err != nil {
+		return false, err
+	}
+	return f.few(d)
 }
 
 // inOrder chooses a path that meets the rows in the wanted order, or sorts.
@@ -168,8 +171,11 @@ func (f *finder) generic(after []byte) (done bool, err error) {
 		return false, err
 	}
 	if f.query.Patient != "" {
-		few, err := f.fewDocuments(d.rows)
-		if err != nil || few {
+		if _, err := f.few(d); err != nil { // counts its rows
+			return false, err
+		}
+		fewer, err := f.fewDocuments(d.rows)
+		if err != nil || fewer {
 			return false, err
 		}
 	}
@@ -223,7 +229,14 @@ func (f *finder) genericOrder(sort []search.SortKey, after []byte) (done bool, e
 	if err != nil {
 		return true, err
 	}
-	if d != nil && !f.many(d) {
+	few, err := f.few(d)
+	if err == nil && !few && f.query.Patient != "" && !byUpdate(sort) {
+		few, err = f.fewDocuments(int(f.searcher.bounds.Few))
+	}
+	if err != nil {
+		return true, err
+	}
+	if few {
 		return true, f.sorted(sort, after)
 	}
 	if from == nil && byUpdate(sort) {
@@ -232,12 +245,6 @@ func (f *finder) genericOrder(sort []search.SortKey, after []byte) (done bool, e
 	if _, several := f.onePatient(); several && from == nil && len(sort) == 1 &&
 		sort[0].Param == keys.DateParam(f.query.Type) {
 		return false, nil
-	}
-	if f.query.Patient != "" {
-		few, err := f.fewDocuments(int(f.searcher.bounds.Few))
-		if err != nil || few {
-			return true, cmp.Or(err, f.sorted(sort, after))
-		}
 	}
 	return f.orderedRows(sort, from)
 }
