@@ -109,26 +109,3 @@ func Stamp(body []byte, typ, id string, version uint64, updated time.Time) []byt
 	}
 	return append(out, rest...)
 }
-
-// Types lists the resource types that this server stores, in the order of the
-// CapabilityStatement.
-var Types = []string{
-	"AuditEvent", "CodeSystem", "ConceptMap", "Consent", "Device", "Group", "Observation", "Organization",
-	"Patient", "Practitioner", "Provenance", "Subscription",
-}
-
-// WrittenByServer reports whether only the server writes resources of type t: the audit
-// trail and the terminology that it publishes.
-func WrittenByServer(t string) bool {
-	return t == "AuditEvent" || t == "CodeSystem" || t == "ConceptMap"
-}
-
-// KnownType reports whether the server stores resources of type t.
-func KnownType(t string) bool {
-	for _, k := range Types {
-		if k == t {
-			return true
-		}
-	}
-	return false
-}

@@ -1,6 +1,7 @@
 package fhir
 
 import (
+	"slices"
 	"strings"
 	"sync"
 )
@@ -26,3 +27,18 @@ func IsR4Type(name string) bool {
 	_, set := r4Types()
 	return set[name]
 }
+
+// Types lists the resource types that this server stores, in alphabetical order: all of
+// R4 except Parameters and OperationOutcome, which have no endpoint. The slice is shared
+// and must not be changed.
+var Types = slices.DeleteFunc(strings.Fields(r4TypeNames), transient)
+
+// transient reports whether resources of type t exist only in requests and responses.
+func transient(t string) bool { return t == "Parameters" || t == "OperationOutcome" }
+
+// KnownType reports whether the server stores resources of type t.
+func KnownType(t string) bool { return IsR4Type(t) && !transient(t) }
+
+// WrittenByServer reports whether only the server writes resources of type t, as it does
+// the audit trail.
+func WrittenByServer(t string) bool { return t == "AuditEvent" }

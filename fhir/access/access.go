@@ -10,6 +10,20 @@
 //   - Filter.Allow decides whether it may see or write a particular resource. If
 //     not, the response is as if the resource did not exist: 404, and absence from
 //     searches, counts and exports.
+//
+// # Patients
+//
+// A resource belongs to the patients in whose compartments it is. The table is generated
+// from R4's CompartmentDefinition, with these differences: an Observation is in the
+// compartment of its subject only; a Group is in none, so that its members do not see each
+// other; and Device, Task, GuidanceResponse and Contract are in that of the patient whom
+// their search parameter patient names.
+//
+// A rule for one patient covers the resources that name that patient, also among others.
+// Health data (NeedsConsent) is disclosed only if the consents of all its patients permit
+// it. If it names no patient, no consent can be asked: only the client that wrote it and
+// the operator see it. That holds for an Observation without a subject, and for the types
+// that never name a patient but may contain data of one, such as Binary and Bundle.
 package access
 
 import (
@@ -38,13 +52,15 @@ type Token struct{ System, Code string }
 // parse it.
 type Facts struct {
 	Type, ID string
-	Patient  string // id of the Patient whose compartment contains it, or ""
-	Vendor   string // code of the vendor of ingested data, or ""
-	Author   string // id of the client that created it over REST, or ""
+	// Patient is the id of the Patient whose compartment contains it, or "". If there are
+	// several, it is the first; see Patients.
+	Patient string
+	Vendor  string // code of the vendor of ingested data, or ""
+	Author  string // id of the client that created it over REST, or ""
 	// Categories are the codes of Observation.category without their systems.
 	Categories []string
 	// Tokens returns the token values of a search parameter, for granular scopes.
-	// It must not be nil when Allow is called.
+	// It must not be nil when Allow or Patients is called.
 	Tokens func(param string) []Token
 }
 
@@ -228,10 +244,27 @@ func (f Filter) Allow(facts *Facts) bool {
 	if facts.Type == "Subscription" && facts.Author != f.grant.Recipient {
 		return false
 	}
-	if !NeedsConsent(facts.Type) {
-		return true
+	return !NeedsConsent(facts.Type) || f.consented(facts)
+}
+
+// consented reports whether the consents of all patients of the resource permit the
+// recipient to see it. A resource without a patient is permitted to its author.
+func (f Filter) consented(facts *Facts) bool {
+	if !several(facts.Type) && facts.Patient != "" {
+		return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
 	}
-	return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
+	patients := facts.Patients()
+	if len(patients) == 0 {
+		return facts.Vendor == "" && facts.Author != "" && facts.Author == f.grant.Recipient
+	}
+	for _, p := range patients {
+		one := *facts
+		one.Patient = p
+		if f.grant.Consents == nil || !f.grant.Consents.Permits(f.grant.Recipient, &one) {
+			return false
+		}
+	}
+	return true
 }
 
 // Covers reports whether the rules permit the interaction with the resource,
@@ -262,6 +295,9 @@ func (f Filter) Params(t string) (out []string) {
 			}
 		}
 	}
+	if c := compartments[t]; several(t) {
+		out = append(out, c.Param)
+	}
 	return out
 }
 
@@ -276,7 +312,7 @@ func (f Filter) scoped(facts *Facts) bool {
 }
 
 func (r *Rule) matches(f *Facts) bool {
-	if r.Patient != "" && r.Patient != f.Patient || r.ID != "" && r.ID != f.ID ||
+	if r.Patient != "" && r.Patient != f.Patient && !f.names(r.Patient) || r.ID != "" && r.ID != f.ID ||
 		r.Vendor != "" && r.Vendor != f.Vendor {
 		return false
 	}
@@ -302,17 +338,6 @@ func (p *Param) matches(have []Token) bool {
 			}
 			return true
 		}
-	}
-	return false
-}
-
-// NeedsConsent reports whether resources of type t are health data of a patient,
-// which may be disclosed only under a consent. Scopes alone govern demographics,
-// groups, Consents and the audit trail.
-func NeedsConsent(t string) bool {
-	switch t {
-	case "Observation", "Device", "Provenance":
-		return true
 	}
 	return false
 }

@@ -3,7 +3,6 @@ package interaction
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,10 +32,12 @@ type joiner struct {
 	limit     int
 	// steps bounds the resources that all joins of the search may look at.
 	steps int
+	// tests bounds the tests of single resources, see candidates.
+	tests int
 }
 
-// joinSteps is the number of resources that the joins of one search may look at, as a
-// multiple of Limits.Joined.
+// joinSteps is the number of resources that the joins of one search may look at, and of
+// those that they may test one by one, as a multiple of Limits.Joined.
 const joinSteps = 4
 
 // resolved is a query whose joins have been evaluated.
@@ -67,7 +68,7 @@ func (e *evidence) add(key string, patients []string) {
 // joins evaluates the joins of q.
 func (s *Service) joins(ctx context.Context, rq *Request, q *search.Query, at store.Seq, resumed bool) (resolved, error) {
 	limit := s.Limits.withDefaults().Joined
-	j := &joiner{service: s, rq: rq, at: at, undeleted: resumed, limit: limit, steps: joinSteps * limit}
+	j := &joiner{service: s, rq: rq, at: at, undeleted: resumed, limit: limit, steps: joinSteps * limit, tests: joinSteps * limit}
 	return j.resolve(ctx, q)
 }
 
@@ -156,9 +157,12 @@ func (j *joiner) clause(ctx context.Context, q *search.Query, c search.Clause, r
 		return c, err
 	}
 	for i := range inners {
-		err := j.collect(ctx, q.Type, inners[i], &ev)
-		var many *errMany
-		if errors.As(err, &many) {
+		err := inners[i].costly
+		if err == nil {
+			err = j.collect(ctx, q.Type, inners[i], &ev)
+		}
+		many, _ := err.(*errMany)
+		if many != nil {
 			if !direct {
 				return c, many.tooCostly(j.limit)
 			}
@@ -177,6 +181,9 @@ func (j *joiner) clause(ctx context.Context, q *search.Query, c search.Clause, r
 type inner struct {
 	*search.Join
 	resolved
+	// costly is set if the joins of the query find too many resources, unless another
+	// clause restricts it.
+	costly error
 }
 
 // inners evaluates the queries inside of joins. A reference to several types is followed
@@ -187,11 +194,15 @@ func (j *joiner) inners(ctx context.Context, joins []search.Join) ([]inner, erro
 		if !j.rq.Principal.Grant.May(access.Search, joins[i].Query.Type) {
 			continue
 		}
-		r, err := j.resolve(ctx, joins[i].Query)
+		in := inner{Join: &joins[i]}
+		var err error
+		if in.resolved, err = j.resolve(ctx, in.Query); fhir.KindOf(err) == fhir.TooCostly && err != nil {
+			in.resolved, in.costly, err = resolved{query: in.Query}, &errMany{in.Name}, nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, inner{&joins[i], r})
+		out = append(out, in)
 	}
 	if len(out) == 0 {
 		return nil, j.rq.may("interaction.joins", access.Search, joins[0].Query.Type)
@@ -238,7 +249,7 @@ func (j *joiner) collect(ctx context.Context, typ string, in inner, ev *evidence
 		if decided, failed = in.decided(f); failed != nil {
 			return false
 		}
-		decided = append(decided, f.Facts.Patient)
+		decided = append(decided, f.Facts.Patients()...)
 		var keys []string
 		switch {
 		case in.List:
@@ -429,6 +440,9 @@ type tested struct {
 // test tests whether a join holds for one resource: the one with the id of ref to which a
 // chained parameter refers, or, for _has, ref.
 func (j *joiner) test(ctx context.Context, in inner, ref fhir.Ref) (*tested, error) {
+	if j.tests--; j.tests < 0 {
+		return nil, (&errMany{in.Name}).tooCostly(j.limit)
+	}
 	q := *in.query
 	q.Clauses = slices.Clone(q.Clauses)
 	if in.Reverse != nil {
@@ -439,13 +453,20 @@ func (j *joiner) test(ctx context.Context, in inner, ref fhir.Ref) (*tested, err
 		q.Clauses = append(q.Clauses, search.Clause{Param: p, Values: []search.Value{{Code: ref.ID}}})
 	}
 	t := &tested{}
+	if in.costly != nil {
+		var err error
+		if in.resolved, err = j.resolve(ctx, &q); err != nil {
+			return nil, err
+		}
+		q = *in.query
+	}
 	find := j.find(&q)
 	find.Limit = 1
 	var failed error
 	err := j.service.Store.Find(ctx, find, func(f *store.Found) bool {
 		t.matches = true
 		if t.patients, failed = in.decided(f); failed == nil {
-			t.patients = append(t.patients, f.Facts.Patient)
+			t.patients = append(t.patients, f.Facts.Patients()...)
 		}
 		return false
 	})

@@ -144,11 +144,8 @@ func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Re
 // stores the type. It checks the token first, so that the error is Forbidden even
 // for types that the server does not store.
 func writable(rq *Request, op string, may access.Interaction, typ string) error {
-	if typ == "AuditEvent" {
-		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes AuditEvents")
-	}
-	if fhir.WrittenByServer(typ) && (rq.Principal == nil || rq.Principal.Operator == "") {
-		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes %s resources, from its mapping packs", typ)
+	if fhir.WrittenByServer(typ) {
+		return fhir.Errorf(fhir.NotAllowed, op, "only the server writes %ss", typ)
 	}
 	if err := rq.may(op, may, typ); err != nil {
 		return err

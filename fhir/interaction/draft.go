@@ -280,7 +280,7 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 	}
 	var types []string
 	for _, t := range fhir.Types {
-		if t != "AuditEvent" && t != "Patient" && t != "Group" {
+		if p, _ := access.PatientParam(t); p != "" && t != "AuditEvent" && t != "Patient" {
 			types = append(types, t)
 		}
 	}

@@ -201,7 +201,9 @@ func (in *includer) add(q *search.Query, r *fhir.Resource, facts *access.Facts) 
 	}
 	in.added++
 	in.seen[r.Ref()] = true
-	in.res.name(facts.Patient)
+	for _, p := range facts.Patients() {
+		in.res.name(p)
+	}
 	in.res.auditRead = in.res.auditRead || r.Type == "AuditEvent"
 	in.res.page.match(in.service.Base+"/"+r.Ref().String(), r.JSON, "include")
 	if slices.ContainsFunc(q.RevIncludes, func(i search.Include) bool { return i.Iterate }) {

@@ -91,28 +91,38 @@ func (s *Service) SearchSystem(ctx context.Context, rq *Request, raw string) (*P
 func (s *Service) SearchCompartment(ctx context.Context, rq *Request, in fhir.Ref, typ, raw string) (*Page, error) {
 	const op = "interaction.SearchCompartment"
 	sc := scope{path: in.String() + "/" + typ, interaction: "search-type", types: []string{typ}, compartment: in}
-	definition := search.Compartment(in.Type)
 	var err error
 	switch {
-	case definition == nil || !fhir.ValidID(in.ID):
+	case !hasCompartment(in.Type) || !fhir.ValidID(in.ID):
 		err = fhir.Errorf(fhir.NotFound, op, "there is no such compartment")
 	case typ == "*":
-		sc.several, sc.interaction = true, "search-system"
+		sc.several, sc.interaction, sc.types = true, "search-system", nil
 		var types []string
 		for _, t := range fhir.Types {
-			if len(definition[t]) > 0 || t == in.Type {
+			if len(search.Compartment(t)[in.Type]) > 0 || t == in.Type {
 				types = append(types, t)
 			}
 		}
 		raw, err = s.types(rq, op, &sc, raw, types)
-	case len(definition[typ]) == 0 && typ != in.Type || !fhir.KnownType(typ):
+	case len(search.Compartment(typ)[in.Type]) == 0 && typ != in.Type || !fhir.KnownType(typ):
 		err = fhir.Errorf(fhir.NotFound, op, "the compartment of a %s has no resources of this type", in.Type)
 	}
 	if err != nil {
 		return nil, s.refuse(ctx, rq, sc.interaction, fhir.Ref{Type: sc.single()}, err)
 	}
-	sc.restrict = func(typ string) ([]search.Clause, error) { return s.within(op, in, typ, definition[typ]) }
+	sc.restrict = func(typ string) ([]search.Clause, error) {
+		return s.within(op, in, typ, search.Compartment(typ)[in.Type])
+	}
 	return s.answer(ctx, rq, op, sc, raw, 0)
+}
+
+// hasCompartment reports whether R4 defines a compartment of the type.
+func hasCompartment(typ string) bool {
+	switch typ {
+	case "Patient", "Practitioner", "RelatedPerson", "Device", "Encounter":
+		return true
+	}
+	return false
 }
 
 // within returns the clauses for membership in a compartment: a parameter refers to the

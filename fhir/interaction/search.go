@@ -2,6 +2,7 @@ package interaction
 
 import (
 	"context"
+	"slices"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -97,7 +98,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, 
 	for _, p := range sc.patients(queries) {
 		res.patients[p] = false
 	}
-	if len(q.Includes)+len(q.RevIncludes) > 0 {
+	if slices.ContainsFunc(queries, func(q *search.Query) bool { return len(q.Includes)+len(q.RevIncludes) > 0 }) {
 		res.includes = newIncluder(s, rq, at, limits, res)
 	}
 	counting := q.Summary == search.SummaryCount || count == 0
@@ -218,8 +219,14 @@ func (s *Service) gather(ctx context.Context, find store.Find, r *running, joins
 		}
 		res.matches++
 		res.last, res.part = f.Pos, part
-		if f.Facts.Patient != "" {
-			res.patients[f.Facts.Patient] = true
+		if q.Type == "Observation" { // the most frequent type has one patient
+			if f.Facts.Patient != "" {
+				res.patients[f.Facts.Patient] = true
+			}
+		} else {
+			for _, p := range f.Facts.Patients() {
+				res.patients[p] = true
+			}
 		}
 		if len(joins.evidence) > 0 {
 			var decided []string

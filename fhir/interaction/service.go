@@ -176,13 +176,6 @@ func (rq *Request) author() string {
 func factsOf(r *fhir.Resource, v *search.Values, vendor, author string) *access.Facts {
 	return &access.Facts{
 		Type: r.Type, ID: r.ID, Patient: v.Patient, Vendor: vendor, Author: author, Categories: v.Categories,
-		Tokens: func(param string) []access.Token {
-			vs := v.ByParam[param]
-			out := make([]access.Token, 0, len(vs))
-			for _, x := range vs {
-				out = append(out, access.Token{System: x.System, Code: x.Code})
-			}
-			return out
-		},
+		Tokens: v.Tokens,
 	}
 }

@@ -315,6 +315,17 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// faultyExamples lists the examples that break R4's rules or, with a modifier extension,
+// a rule of this server, and the rule.
+var faultyExamples = map[string]string{ // read only
+	"basic-example.json":              "modifier extension that this server does not understand",
+	"bundle-questionnaire.json":       "lacks the required element linkId",
+	"codesystem-example.json":         "(csd-1)", // has the code chol-mass twice
+	"devicemetric-example.json":       "refers to a type that is not allowed here",
+	"deviceusestatement-example.json": "refers to a type that is not allowed here",
+	"medicationrequest0301.json":      "refers to a type that is not allowed here",
+}
+
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(fixtures.Dir(t, "r4"), "hl7-test-cases", "examples", "*.json"))
 	if err != nil {
@@ -332,8 +343,8 @@ func TestExamples(t *testing.T) {
 		}
 		n++
 		r, err := validator().Resource(head.ResourceType, body, head.ID)
-		if filepath.Base(f) == "codesystem-example.json" { // has the code chol-mass twice
-			if !strings.Contains(string(r4.OutcomeJSON(err)), "(csd-1)") {
+		if rule := faultyExamples[filepath.Base(f)]; rule != "" {
+			if !strings.Contains(string(r4.OutcomeJSON(err)), rule) {
 				t.Errorf("%s: %v", filepath.Base(f), err)
 			}
 			continue

@@ -11,7 +11,7 @@ import (
 // for a type that the server does not store.
 func TestScopeBeforeAbsence(t *testing.T) {
 	w := newWorld(t, newModelStore(time.Now))
-	for _, typ := range []string{"Condition", "Group", "Coffee"} {
+	for _, typ := range []string{"Parameters", "Group", "Coffee"} {
 		for client, want := range map[string]int{"reader": 403, "all": 404} {
 			if typ == "Group" && client == "all" {
 				continue // the server stores it

@@ -118,7 +118,7 @@ func TestPageLinksAndDeletion(t *testing.T) {
 				body = strings.Replace(body, `"status"`, `"device":{"reference":"Device/d1"},"status"`, 1)
 			}
 			if i == 3 {
-				w.put("Device/d1", `{"resourceType":"Device","id":"d1"}`, 201)
+				w.put("Device/d1", `{"resourceType":"Device","id":"d1","patient":{"reference":"Patient/p1"}}`, 201)
 			}
 			w.put("Observation/"+id, body, 201)
 		}

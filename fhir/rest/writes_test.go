@@ -340,7 +340,7 @@ func TestConditionalReferences(t *testing.T) {
 			{"all", "Patient/ca", "Practitioner?identifier=none", 412, "Bundle.entry[1].resource.performer"},
 			{"all", "Patient?", "Practitioner/doc", 412, "Bundle.entry[1].resource.subject"},
 			{"all", "Patient?zanaria=1", "Practitioner/doc", 400, "Bundle.entry[1].resource.subject"},
-			{"all", "Location?identifier=1", "Practitioner/doc", 404, "Bundle.entry[1].resource.subject"},
+			{"all", "Coffee?identifier=1", "Practitioner/doc", 404, "Bundle.entry[1].resource.subject"},
 			{"all", "Patient?identifier=urn:t|a", "Group?_id=none", 412, "Bundle.entry[1].resource.performer"},
 			{"all", "Practitioner?identifier=d", "Practitioner/doc", 400, "Observation.subject"},
 			{"vitals", "Patient?identifier=urn:t|a", "Practitioner?identifier=d", 403,

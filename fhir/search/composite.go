@@ -18,10 +18,11 @@ const (
 	typeCodeConcept
 	typeCodeString
 	typeCodeDate
+	typeParts // see composeParts
 )
 
 // Composite reports whether the values of the type are pairs.
-func (t ParamType) Composite() bool { return t >= typeCodeQuantity && t <= typeCodeDate }
+func (t ParamType) Composite() bool { return t >= typeCodeQuantity && t <= typeParts }
 
 // systemMark precedes a system in RefType. A pair is one Value: System and Code hold
 // the code, and the second part is in
@@ -68,7 +69,7 @@ func (p *Param) compose() {
 	if !ok || p.ResourceType != "Observation" || p.Type != TypeComposite {
 		return
 	}
-	p.Type = c.typ
+	p.Type, p.Expression = c.typ, nil // the paths give the pairs
 	for _, steps := range c.paths {
 		p.Paths = append(p.Paths, Path{Steps: steps, Type: "composite"})
 	}
@@ -135,6 +136,9 @@ func (w *extraction) multiply(slot, from int, codings []*fastjson.Value) {
 
 // composite parses "code$value".
 func (ps *parser) composite(p *Param, s string) ([]Value, error) {
+	if p.Type == typeParts {
+		return ps.split(p, s)
+	}
 	want := badValue(p.Code, "code$value, the code as code or system|code")
 	parts := split(s, '$')
 	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fastjson"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/element"
 )
 
@@ -55,6 +56,7 @@ type Selection struct {
 	typ     string
 	in      *typeIndex
 	root    *node // the paths of the parameters
+	wanted  func(code string) bool
 	summary bool
 }
 
@@ -88,7 +90,8 @@ func (r *Registry) selection(op, typ string, wanted func(code string) bool) (*Se
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the server does not support this resource type")
 	}
-	return &Selection{typ: typ, in: t, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
+	return &Selection{typ: typ, in: t, wanted: wanted,
+		root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
 
 // ExtractFor returns the index values of a resource for the parameters of a
@@ -123,6 +126,7 @@ func (e Extractor) extract(typ string, t *typeIndex, json []byte, s *Selection) 
 	if typ == "Patient" {
 		w.addNotDeceased(t)
 	}
+	w.evaluate(t, s, json)
 	v := &Values{ByParam: w.group(t)}
 	if s == nil || s.summary {
 		v.summarize(typ)
@@ -176,11 +180,15 @@ func (w *extraction) walk(n *node, v *fastjson.Value) {
 
 // group groups the collected values by parameter. They share one array.
 func (w *extraction) group(t *typeIndex) map[string][]Value {
-	var counts [128]int
+	var few [2][128]int
+	counts, at := few[0][:], few[1][:]
+	if len(t.params) > len(counts) {
+		counts, at = make([]int, len(t.params)), make([]int, len(t.params))
+	}
 	for _, s := range w.slots {
 		counts[s]++
 	}
-	params, at := 0, [128]int{}
+	params := 0
 	for s, sum := 0, 0; s < len(t.params); s++ {
 		at[s] = sum
 		sum += counts[s]
@@ -256,18 +264,7 @@ var summaryParams = map[string][]string{ // read only
 
 // summarize sets the fields that the store keeps with the document.
 func (v *Values) summarize(typ string) {
-	if code, _ := PatientParam(typ); code == "_id" {
-		if id := v.ByParam["_id"]; len(id) > 0 {
-			v.Patient = id[0].Code
-		}
-	} else if code != "" {
-		for i := range v.ByParam[code] {
-			if r := &v.ByParam[code][i]; r.RefType == "Patient" {
-				v.Patient = r.RefID
-				break
-			}
-		}
-	}
+	v.Patient = v.patient(typ)
 	var when []Value
 	switch typ {
 	case "Observation":
@@ -291,6 +288,39 @@ func (v *Values) summarize(typ string) {
 	if len(when) > 0 {
 		v.Start, v.End = when[0].Lo, when[0].Hi
 	}
+}
+
+// patient returns the id of the first patient whose compartment has the resource.
+func (v *Values) patient(typ string) string {
+	code, _ := PatientParam(typ)
+	if code == "_id" {
+		if id := v.ByParam["_id"]; len(id) > 0 {
+			return id[0].Code
+		}
+		return ""
+	}
+	for i := range v.ByParam[code] {
+		if r := &v.ByParam[code][i]; r.RefType == "Patient" {
+			return r.RefID
+		}
+	}
+	return ""
+}
+
+// Tokens returns the values of a parameter as access.Facts.Tokens does.
+func (v *Values) Tokens(param string) []access.Token {
+	vals := v.ByParam[param]
+	out := make([]access.Token, 0, len(vals))
+	for i := range vals {
+		x := &vals[i]
+		switch {
+		case x.RefType != "":
+			out = append(out, access.Token{Code: x.RefType + "/" + x.RefID})
+		case x.Code != "" || x.System != "":
+			out = append(out, access.Token{System: x.System, Code: x.Code})
+		}
+	}
+	return out
 }
 
 // SetLastUpdated sets the value of _lastUpdated. Resources do not contain it

@@ -13,11 +13,17 @@ import (
 
 // leaf extracts the values of one element.
 func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "Extension" {
+		w.extension(l, v)
+		return
+	}
 	switch l.typ {
 	case TypeToken:
 		w.token(l, v)
 	case TypeDate:
-		if d, ok := dates(l.path.Type, v); ok {
+		if l.path.Type == "string" || l.path.Type == "Age" || l.path.Type == "Range" { // present, but no date
+			w.add(l.slot, Value{Unvalued: true})
+		} else if d, ok := dates(l.path.Type, v); ok {
 			w.add(l.slot, d)
 		}
 	case TypeReference:
@@ -33,6 +39,25 @@ func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
 	case typeCodeQuantity, typeCodeConcept, typeCodeString, typeCodeDate:
 		w.pairs(l, v)
 	}
+}
+
+// extension adds the value of an extension.
+func (w *extraction) extension(l *leaf, v *fastjson.Value) {
+	if v.Type() != fastjson.TypeObject {
+		return
+	}
+	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
+		typ, ok := strings.CutPrefix(string(key), "value")
+		if !ok || typ == "" || typ == "Extension" {
+			return
+		}
+		if m.Type() != fastjson.TypeObject { // the names of primitive types begin in lower case
+			typ = strings.ToLower(typ[:1]) + typ[1:]
+		}
+		path := *l.path
+		path.Type = typ
+		w.leaf(&leaf{slot: l.slot, typ: l.typ, path: &path}, m)
+	})
 }
 
 func (w *extraction) token(l *leaf, v *fastjson.Value) {
@@ -171,7 +196,12 @@ func between(start, end []byte) (Value, bool) {
 }
 
 func (w *extraction) reference(l *leaf, v *fastjson.Value) {
-	if l.path.Type != "Reference" {
+	switch l.path.Type {
+	case "Reference":
+	case "Attachment": // present, but no reference
+		w.add(l.slot, Value{Unvalued: true})
+		return
+	default:
 		w.uri(l, v)
 		return
 	}

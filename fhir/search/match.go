@@ -72,6 +72,9 @@ func (c *Clause) params(fn func(*Param)) {
 }
 
 func matchAny(c *Clause, have []Value) bool {
+	if c.Param.Type == typeParts {
+		return matchParts(c, have)
+	}
 	for i := range have {
 		if have[i].Unvalued {
 			continue

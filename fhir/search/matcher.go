@@ -123,9 +123,13 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.query.Clauses {
 		c := &m.query.Clauses[i]
+		computed := false
 		slots := 0
-		c.params(func(p *Param) { slots += s.slotsUnder(p) })
-		if slots > 0 && c.Any != nil {
+		c.params(func(p *Param) {
+			computed = computed || p.Expression != nil
+			slots += s.slotsUnder(p)
+		})
+		if computed || slots > 0 && c.Any != nil {
 			return nil, false
 		}
 		if slots == 0 {

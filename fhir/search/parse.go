@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/element"
 )
 
@@ -336,6 +337,7 @@ func (ps *parser) patient() {
 	if !single {
 		return
 	}
+	codes := access.PatientCodes(ps.query.Type)
 	for i := range ps.query.Clauses {
 		c := &ps.query.Clauses[i]
 		if len(c.Values) != 1 || c.Modifier != NoModifier && c.Modifier != ModType {
@@ -346,7 +348,7 @@ func (ps *parser) patient() {
 		case want == "_id" && c.Param.Code == "_id" && !v.HasSystem && fhir.ValidID(v.Code):
 			ps.query.Patient = v.Code
 			return
-		case want != "_id" && (c.Param.Code == want || c.Param.Code == "subject") && v.RefType == "Patient":
+		case want != "_id" && slices.Contains(codes, c.Param.Code) && v.RefType == "Patient":
 			ps.query.Patient = v.RefID
 			return
 		}
@@ -389,8 +391,8 @@ func (ps *parser) knownName(s string) string {
 	if registry == nil {
 		registry = builtin()
 	}
-	for _, t := range registry.types {
-		if t.byCode[s] != nil {
+	for typ := range registry.types {
+		if registry.of(typ).byCode[s] != nil {
 			return s
 		}
 	}

@@ -42,7 +42,7 @@ func (ps *parser) parseClause(name, value string) (Clause, error) {
 	if len(list) > maxValues {
 		return Clause{}, fhir.Errorf(fhir.Invalid, op, "parameter %s has more than %d values", code, maxValues)
 	}
-	for _, s := range list {
+	for at, s := range list {
 		if s == "" {
 			continue
 		}
@@ -54,6 +54,11 @@ func (ps *parser) parseClause(name, value string) (Clause, error) {
 		}
 		if err != nil {
 			return Clause{}, err
+		}
+		for i := range vs {
+			if p.Type == typeParts {
+				vs[i].Group = uint16(at)
+			}
 		}
 		if c.Values = append(c.Values, vs...); len(c.Values) > maxCodes {
 			return Clause{}, fhir.Errorf(fhir.TooCostly, op, "parameter %s stands for more than %d codes", code, maxCodes)
@@ -87,6 +92,7 @@ var modifiers = map[ParamType][]string{
 	TypeNumber:    {"missing"},
 
 	typeCodeQuantity: {"missing"}, typeCodeConcept: {"missing"}, typeCodeString: {"missing"}, typeCodeDate: {"missing"},
+	typeParts: {"missing"},
 }
 
 // named maps the modifiers to those of a Clause. A clause with one of terminology holds

@@ -54,26 +54,27 @@ func (ps *parser) joined(first, rest string, parse func(in *parser) error) (Clau
 		return Clause{}, err
 	}
 	c := Clause{Param: p}
+	explicit := len(types) == 1 // then an error is about this type
 	var last error
 	for _, t := range types {
 		in := ps.inner(t)
-		if ps.opts.Registry.of(t) == nil || !typed && !in.defines(rest) {
+		if ps.opts.Registry.of(t) == nil || !explicit && !in.defines(rest) {
 			continue
 		}
 		if err := ps.join(first); err != nil {
 			return Clause{}, err
 		}
 		if last = parse(in); last != nil {
-			if _, dropped := last.(*unknown); dropped && !typed {
+			if _, dropped := last.(*unknown); dropped && !explicit {
 				continue
 			}
-			return Clause{}, last
+			return Clause{}, inside(p.Code, last)
 		}
 		c.Joins = append(c.Joins, Join{Query: in.query, Name: chainName(p, t, typed)})
 	}
 	if len(c.Joins) == 0 {
 		if last != nil {
-			return Clause{}, last
+			return Clause{}, inside(p.Code, last)
 		}
 		return Clause{}, errUnknown("no type that parameter %s may refer to has the parameter that is chained to it", p.Code)
 	}
@@ -99,6 +100,25 @@ func (ps *parser) chainable(code, target string, typed bool) (*Param, []string, 
 			strings.Join(p.Targets, ", "))
 	}
 	return p, []string{target}, nil
+}
+
+// inside prefixes an error about what is chained to a parameter with the parameter.
+func inside(name string, err error) error {
+	e, _ := err.(*fhir.Error)
+	u, dropped := err.(*unknown)
+	if dropped {
+		e = u.err
+	}
+	if e == nil || len(e.Issues) == 0 {
+		return err
+	}
+	out := *e
+	out.Issues = slices.Clone(e.Issues)
+	out.Issues[0].Diagnostics = name + ": " + out.Issues[0].Diagnostics
+	if dropped {
+		return &unknown{&out}
+	}
+	return &out
 }
 
 func chainName(p *Param, typ string, typed bool) string {
@@ -144,7 +164,7 @@ func (ps *parser) has(name, value string) (Clause, error) {
 	}
 	in := ps.inner(typ)
 	if err := in.clause(rest, value); err != nil {
-		return Clause{}, err
+		return Clause{}, inside("_has:"+typ+":"+p.Code, err)
 	}
 	return Clause{Param: id, Joins: []Join{{Query: in.query, Reverse: p, Name: "_has:" + typ + ":" + p.Code}}}, nil
 }

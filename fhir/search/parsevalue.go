@@ -38,10 +38,8 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
 		return single(stringValue(unescape(s)))
-	case TypeQuantity:
+	case TypeQuantity, TypeNumber:
 		return ps.quantity(p, s)
-	case TypeNumber:
-		return ps.number(p, s)
 	case TypeURI:
 		if (m == ModAbove || m == ModBelow) && !strings.Contains(s, "://") {
 			return nil, badValue(p.Code+" with :above or :below", "a URL; R4 does not order URNs")
@@ -163,19 +161,13 @@ func (v *Value) roundToMilliseconds() {
 	}
 }
 
-func (ps *parser) number(p *Param, s string) ([]Value, error) {
-	pre, rest := cutPrefix(s)
-	n, ok := parseNumber(rest)
-	if !ok {
-		return nil, badValue(p.Code, "[prefix]number")
-	}
-	return single(Value{Prefix: pre, Num: n.num, NumLo: n.lo, NumHi: n.hi})
-}
-
 func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
 	pre, rest := cutPrefix(s)
 	f := split(rest, '|')
 	n, ok := parseNumber(f[0])
+	if p.Type == TypeNumber && (!ok || len(f) != 1) {
+		return nil, badValue(p.Code, "[prefix]number")
+	}
 	if !ok || len(f) != 1 && len(f) != 3 {
 		return nil, badValue(p.Code, "[prefix]number or [prefix]number|system|code")
 	}

@@ -17,7 +17,7 @@ const (
 	TypeQuantity
 	TypeURI
 	TypeNumber
-	TypeComposite // in the registry, but only those of Observation are supported
+	TypeComposite
 	TypeSpecial
 )
 
@@ -89,6 +89,9 @@ type Value struct {
 	// Unvalued marks an element that is present without anything to compare, such
 	// as a reference with only a display. Only :missing depends on it.
 	Unvalued bool
+	// Part and Group are set for the parts of a composite parameter, see composeParts.
+	Part  uint8
+	Group uint16
 }
 
 // Comparator is Quantity.comparator.
@@ -230,10 +233,20 @@ type Param struct {
 	// Paths holds the alternatives of the FHIRPath expression, compiled by gen.
 	Paths []Path
 	// Expression holds the alternatives that are not Paths. If there are neither, the
-	// parameter is not supported.
+	// parameter is not supported. Of a composite parameter, it selects the elements on
+	// which the components are evaluated.
 	Expression *fhirpath.Expression
+	// Components holds the parts of a composite parameter.
+	Components []Component
 
-	in *typeIndex
+	in    *typeIndex
+	parts []*Param // of a composite parameter that has a Value per part
+}
+
+// Component is one part of a composite parameter.
+type Component struct {
+	URL        string // canonical URL of the SearchParameter that defines its type
+	Expression *fhirpath.Expression
 }
 
 // Path is one alternative of a parameter's expression.

@@ -3,47 +3,41 @@ package search
 import (
 	"sort"
 	"sync"
+
+	"pulsegate/fhir/access"
 )
 
-//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out registry_gen.go
+//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1 -out registry.txt -access ../access/compartment_gen.go
 
 // Registry is an immutable set of search parameters, by resource type. The methods
 // of a nil Registry are those of Builtin, so that a zero ParseOptions, Extractor or
 // Query stands for it. A server that defines parameters at run time makes a new
 // Registry and passes it to what starts after that.
+//
+// The parameters of a type are made when they are first asked for.
 type Registry struct {
-	types map[string]*typeIndex
+	types map[string]func() *typeIndex
 }
 
-// Builtin returns the parameters that R4 defines, made on first use from the
-// generated table.
+// Builtin returns the parameters that R4 defines, from the generated table.
 func Builtin() *Registry { return builtin() }
 
 var builtin = sync.OnceValue(func() *Registry {
-	m := map[string]*typeIndex{}
-	for i := range registry {
-		p := &registry[i]
-		p.compose()
-		t := m[p.ResourceType]
-		if t == nil {
-			t = &typeIndex{byCode: map[string]*Param{}, root: &node{}}
-			m[p.ResourceType] = t
-		}
-		p.in = t
-		t.params = append(t.params, p)
-		t.byCode[p.Code] = p
-		for j := range p.Paths {
-			t.root.add(p.Paths[j].Steps, leaf{slot: len(t.params) - 1, typ: p.Type, path: &p.Paths[j]})
-		}
+	r := &Registry{types: map[string]func() *typeIndex{}}
+	for typ, s := range sections() {
+		r.types[typ] = sync.OnceValue(func() *typeIndex { return newTypeIndex(s.read(typ)) })
 	}
-	return &Registry{types: m}
+	return r
 })
 
 func (r *Registry) of(typ string) *typeIndex {
 	if r == nil {
 		r = builtin()
 	}
-	return r.types[typ]
+	if t := r.types[typ]; t != nil {
+		return t()
+	}
+	return nil
 }
 
 // typeIndex is the registry of one resource type.
@@ -51,7 +45,38 @@ type typeIndex struct {
 	params []*Param // sorted by code
 	byCode map[string]*Param
 	root   *node
+	// expressions holds the slots of the parameters that have an Expression.
+	expressions []int
+	// compartment is the internal parameter for the patients of the resource, or nil.
+	compartment *Param
+	// members holds the parameters that put a resource into a compartment, by the type
+	// of the compartment.
+	members map[string][]string
 }
+
+// newTypeIndex returns the index of the parameters, which it takes over.
+func newTypeIndex(params []*Param, members map[string][]string) *typeIndex {
+	t := &typeIndex{params: params, byCode: map[string]*Param{}, root: &node{}, members: members}
+	sort.Slice(params, func(i, j int) bool { return params[i].Code < params[j].Code })
+	t.composeParts()
+	for slot, p := range params {
+		p.in = t
+		if t.byCode[p.Code] = p; p.Code == compartmentCode {
+			t.compartment = p
+		}
+		for j := range p.Paths {
+			t.root.add(p.Paths[j].Steps, leaf{slot: slot, typ: p.Type, path: &p.Paths[j]})
+		}
+		if p.Expression != nil && p.Supported() {
+			t.expressions = append(t.expressions, slot)
+		}
+	}
+	return t
+}
+
+// compartmentCode is the code of an internal parameter: the patients of a resource, for
+// the types of which several parameters name one. Clients cannot use it.
+const compartmentCode = "_compartment"
 
 // node is a JSON member on the path to indexed elements.
 type node struct {
@@ -108,11 +133,20 @@ func Lookup(typ, code string) (*Param, bool) { return builtin().Lookup(typ, code
 // Lookup returns the registry entry of a search parameter, supported or not.
 func (r *Registry) Lookup(typ, code string) (*Param, bool) {
 	t := r.of(typ)
-	if t == nil {
+	if t == nil || code == compartmentCode {
 		return nil, false
 	}
 	p, ok := t.byCode[code]
 	return p, ok
+}
+
+// Stored is like Lookup, for the codes in Values.ByParam. They include the internal
+// parameter of CompartmentParam.
+func Stored(typ, code string) (*Param, bool) {
+	if code != compartmentCode {
+		return Lookup(typ, code)
+	}
+	return CompartmentParam(typ)
 }
 
 // Params returns the supported parameters of a type that R4 defines.
@@ -128,29 +162,43 @@ func (r *Registry) Params(typ string) []*Param {
 	}
 	out := make([]*Param, 0, len(t.params))
 	for _, p := range t.params {
-		if p.Supported() {
+		if p.Supported() && p.Code != compartmentCode {
 			out = append(out, p)
 		}
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Code < out[j].Code })
 	return out
 }
 
-// Supported reports whether p can be searched.
-func (p *Param) Supported() bool { return len(p.Paths) > 0 }
+// Supported reports whether p can be searched. Parameters of type special, composite
+// parameters without a type of their own, and phonetic are not.
+func (p *Param) Supported() bool {
+	return (len(p.Paths) > 0 || p.Expression != nil) && p.Type != TypeComposite && p.Type != TypeSpecial
+}
 
 // PatientParam returns the code of the parameter that puts a resource of type typ
 // into a patient's compartment: "_id" for Patient itself, "" if there is none. If
 // single is true, a resource is in at most one compartment, so that a query needs
-// to read only the patient's cluster.
-func PatientParam(typ string) (code string, single bool) {
-	switch typ {
-	case "Observation", "Device", "Consent":
-		return "patient", true
-	case "Patient":
-		return "_id", true
-	case "Provenance", "AuditEvent":
-		return "patient", false
+// to read only the patient's cluster. See access.PatientParam.
+func PatientParam(typ string) (code string, single bool) { return access.PatientParam(typ) }
+
+// CompartmentParam returns the parameter that PatientParam names. It is not in Params
+// if several parameters put the type into a compartment: clients cannot use it.
+func CompartmentParam(typ string) (*Param, bool) {
+	t := builtin().of(typ)
+	if t == nil {
+		return nil, false
 	}
-	return "", false
+	code, _ := PatientParam(typ)
+	p, ok := t.byCode[code]
+	return p, ok
+}
+
+// Compartment returns, for a type of R4 and each type that defines a compartment
+// (Patient, Practitioner, RelatedPerson, Device, Encounter), the codes of the parameters
+// that put a resource into the compartment. R4's CompartmentDefinitions list them.
+func Compartment(typ string) map[string][]string {
+	if t := builtin().of(typ); t != nil {
+		return t.members
+	}
+	return nil
 }

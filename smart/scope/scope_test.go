@@ -65,7 +65,7 @@ func TestRefused(t *testing.T) {
 		"system/Patient.sr":                       "must be read",
 		"system/Patient.rr":                       "must be read",
 		"system/Patient.READ":                     "must be read",
-		"system/Coverage.rs":                      "does not store",
+		"system/Coffee.rs":                        "does not store",
 		"system/patient.rs":                       "does not store",
 		"system/Observation.read?status=a":        "v2",
 		"system/*.rs?status=a":                    "not *",

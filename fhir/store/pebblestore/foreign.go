@@ -20,7 +20,6 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/readcache"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
-	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 	"pulsegate/fhir/store/sharedlog"
 )
@@ -266,5 +265,5 @@ func (d *DB) change(x *changeRow, documents map[string][]byte) store.Change {
 		Deleted: e.Deleted,
 		Facts: access.Facts{Type: e.Type, ID: e.ID, Patient: e.Patient, Vendor: e.Vendor, Author: e.Author,
 			Categories: e.Categories,
-			Tokens:     func(param string) []access.Token { return snapshot.Tokens(values(), param) }}}
+			Tokens:     func(param string) []access.Token { return values().Tokens(param) }}}
 }

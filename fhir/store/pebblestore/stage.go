@@ -492,7 +492,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 // tokens returns access.Facts.Tokens for this version.
 func (c *current) tokens(typ string) func(param string) []access.Token {
 	if vals := c.values; c.complete {
-		return func(param string) []access.Token { return snapshot.Tokens(vals, param) }
+		return func(param string) []access.Token { return vals.Tokens(param) }
 	}
 	some, json := c.values, c.doc.JSON
 	all := sync.OnceValue(func() *search.Values {
@@ -504,9 +504,9 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	})
 	return func(param string) []access.Token {
 		if len(some.ByParam[param]) > 0 {
-			return snapshot.Tokens(some, param)
+			return some.Tokens(param)
 		}
-		return snapshot.Tokens(all(), param)
+		return all().Tokens(param)
 	}
 }
 

@@ -182,7 +182,7 @@ func (f *finder) mayMatch(k *signature) bool {
 	}
 	return f.filter.Allow(&access.Facts{Type: "Observation", Patient: f.query.Patient, Vendor: k.vendor,
 		Author: k.author, Categories: k.categories,
-		Tokens: func(p string) []access.Token { return snapshot.Tokens(&k.values, p) }})
+		Tokens: k.values.Tokens})
 }
 
 // newestFinder finds the newest documents of each code of one patient.

@@ -172,14 +172,13 @@ func byUpdate(sort []search.SortKey) bool {
 // severalPatients returns the patient parameter of a type whose resources may name
 // more than one patient.
 func severalPatients(typ string) (*search.Param, bool) {
-	code, single := search.PatientParam(typ)
 	if typ == "Group" {
-		code = "member"
+		return search.Lookup(typ, "member")
 	}
-	if code == "" || single {
+	if _, single := search.PatientParam(typ); single {
 		return nil, false
 	}
-	return search.Lookup(typ, code)
+	return search.CompartmentParam(typ)
 }
 
 // onePatient returns the patient to which a search is limited, for a type whose

@@ -95,7 +95,7 @@ func IndexParam(typ, code, value string) string {
 // parameters of R4. If ordered is not set, it leaves out the rows that schema 5 added.
 func EachIndexPrefix(typ string, v *search.Values, ordered bool, fn func(prefix []byte)) {
 	of := func(code string, vals []search.Value) {
-		p, ok := search.Lookup(typ, code)
+		p, ok := search.Stored(typ, code)
 		if !ok {
 			return
 		}

@@ -74,23 +74,7 @@ func (m *Match) Index() *search.Values {
 }
 
 func (m *Match) tokens(param string) []access.Token {
-	return Tokens(m.Index(), param)
-}
-
-// Tokens returns the values of a parameter as access.Facts.Tokens does.
-func Tokens(v *search.Values, param string) []access.Token {
-	vals := v.ByParam[param]
-	out := make([]access.Token, 0, len(vals))
-	for i := range vals {
-		x := &vals[i]
-		switch {
-		case x.RefType != "":
-			out = append(out, access.Token{Code: x.RefType + "/" + x.RefID})
-		case x.Code != "" || x.System != "":
-			out = append(out, access.Token{System: x.System, Code: x.Code})
-		}
-	}
-	return out
+	return m.Index().Tokens(param)
 }
 
 // NewSample returns the match of a sample.
