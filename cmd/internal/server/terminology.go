@@ -71,7 +71,9 @@ func (s *services) retire(ctx context.Context, typ string, published map[fhir.Re
 	var gone []fhir.Ref
 	err = s.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
-			if r := f.Resource; !published[r.Ref()] && !isRetired(r.JSON) {
+			// Clients may have written others, which are theirs.
+			own := f.Facts.Author == "" && bytes.Contains(f.Resource.JSON, []byte(`"url":"`+fhir.Canonical+"/"+typ+"/"))
+			if r := f.Resource; own && !published[r.Ref()] && !isRetired(r.JSON) {
 				gone = append(gone, fhir.Ref{Type: typ, ID: strings.Clone(r.ID)})
 			}
 			return true

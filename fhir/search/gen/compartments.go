@@ -50,9 +50,10 @@ func (t *tables) patientRow(typ string) compartmentRow {
 	// The parameters that select by exactly these paths, patient first.
 	for _, code := range append([]string{"patient"}, sortedKeys(t.params[typ])...) {
 		same := t.toPatient(typ, code)
-		if len(same) == len(r.paths) && !slices.Contains(r.codes, code) && !slices.ContainsFunc(same, func(a path) bool {
-			return !slices.ContainsFunc(r.paths, func(b path) bool { return slices.Equal(a.steps, b.steps) })
-		}) {
+		if len(same) == len(r.paths) && !slices.Contains(r.codes, code) &&
+			!slices.ContainsFunc(same, func(a path) bool {
+				return !slices.ContainsFunc(r.paths, func(b path) bool { return slices.Equal(a.steps, b.steps) })
+			}) {
 			r.codes = append(r.codes, code)
 		}
 	}

@@ -7,8 +7,7 @@ import (
 	"pulsegate/smart/oauth/register"
 )
 
-// usCore is the scope with which apps for US Core servers register. This server
-// does not store most of its types.
+// usCore is the scope with which apps for US Core servers register.
 const usCore = "openid fhirUser launch/patient offline_access patient/AllergyIntolerance.rs " +
 	"patient/CarePlan.rs patient/CareTeam.rs patient/Condition.rs patient/Coverage.rs patient/Device.rs " +
 	"patient/DiagnosticReport.rs patient/DocumentReference.rs patient/Encounter.rs patient/Goal.rs " +
