@@ -1,35 +1,39 @@
 package search
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Extend returns a Registry with the parameters of r and these. A parameter with the type
-// and code of another takes its place. It must have Paths or an Expression.
+// and code of another takes its place. It must have Paths or an Expression. Parameters of
+// types that the server does not support are left out.
 func (r *Registry) Extend(ps ...Param) *Registry {
 	if r == nil {
 		r = builtin()
 	}
+	byType := map[string][]Param{}
+	for _, p := range ps {
+		byType[p.ResourceType] = append(byType[p.ResourceType], p)
+	}
 	out := &Registry{types: maps.Clone(r.types)}
-	for i := range ps {
-		p := &ps[i]
-		old := r.types[p.ResourceType]
-		t := out.types[p.ResourceType]
-		if t == nil {
-			continue // the server does not support the type
+	for typ, more := range byType {
+		old := r.of(typ)
+		if old == nil {
+			continue
 		}
-		if t == old { // copy it once
-			t = &typeIndex{params: append([]*Param(nil), old.params...), byCode: maps.Clone(old.byCode),
-				root: old.root.prune(func(leaf) bool { return true })}
-			out.types[p.ResourceType] = t
+		var params []*Param
+		for _, p := range old.params {
+			if !slices.ContainsFunc(more, func(m Param) bool { return m.Code == p.Code }) {
+				own := *p // a Param belongs to one typeIndex
+				params = append(params, &own)
+			}
 		}
-		slot := len(t.params)
-		if before := t.byCode[p.Code]; before != nil { // its paths are not read any more
-			t.root = t.root.prune(func(l leaf) bool { return t.params[l.slot] != before })
+		for i := range more {
+			params = append(params, &more[i])
 		}
-		p.in = t
-		t.params, t.byCode[p.Code] = append(t.params, p), p
-		for j := range p.Paths {
-			t.root.add(p.Paths[j].Steps, leaf{slot: slot, typ: p.Type, path: &p.Paths[j]})
-		}
+		t := newTypeIndex(params, old.members)
+		out.types[typ] = func() *typeIndex { return t }
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -78,6 +79,41 @@ var generics = []generic{ // read only
 		{`"status":"active"`, ``}, {`"deviceName":[{"name":"Band","type":"model-name"}]`, ``},
 	}, []string{"patient=p1", "patient=p1,p2", "manufacturer=ac", "model=m1", "model=m 1", "model:exact=M-1", "status=active",
 		"device-name=band", "patient=p2"}, []string{"manufacturer", "model", "-model", "patient", "-_lastUpdated", "_id"}},
+	{"Encounter", [][]string{
+		{quantityOf("length", "30", "min"), quantityOf("length", "1", "h"), quantityOf("length", "60", "min"),
+			quantityOf("length", "0.5", "h"), `"length":{"value":45,"unit":"minutes"}`, ``},
+		{`"subject":{"reference":"Patient/p1"}`, `"subject":{"reference":"Patient/p2"}`, ``},
+		{`"period":{"start":"2026-01-01T10:00:00Z","end":"2026-01-01T11:00:00Z"}`, `"period":{"start":"2026-01-02"}`, ``},
+		{`"status":"finished"`, `"status":"planned"`}, {`"class":{"system":"urn:c","code":"AMB"}`, ``},
+	}, []string{"length=60|" + ucum + "|min", "length=ge0.5|" + ucum + "|h", "length=lt1|" + ucum + "|h", "length=30",
+		"length=gt30||min", "length=ne60|" + ucum + "|min", "length=ap35|" + ucum + "|min", "length:missing=true",
+		"length:missing=false", "length=45||minutes", "subject=Patient/p1", "patient=p1", "patient=p1,p2",
+		"date=2026-01-01", "date=ge2026-01-02", "status=finished", "class=urn:c|AMB", "class:not=AMB", "status=planned,finished",
+	}, []string{"length", "-length", "date", "-date", "status", "class", "-_lastUpdated", "_id"}},
+	{"RiskAssessment", [][]string{
+		{`"prediction":[{"probabilityDecimal":0.5}]`, `"prediction":[{"probabilityDecimal":0.25},{"probabilityDecimal":0.75}]`,
+			`"prediction":[{"probabilityRange":{"low":{"value":0.2},"high":{"value":0.3}}}]`, ``},
+		{`"subject":{"reference":"Patient/p1"}`, `"subject":{"reference":"Group/g1"}`},
+		{`"occurrenceDateTime":"2026-01-01"`, ``}, {`"status":"final"`, ``},
+	}, []string{"probability=0.5", "probability=gt0.2", "probability=le0.3", "probability=ne0.5", "probability=sa0.2",
+		"probability=ap0.25", "probability:missing=true", "subject=Patient/p1", "subject=Group/g1", "date=2026-01-01",
+		"patient=p1"}, []string{"probability", "-probability", "date", "subject", "_id"}},
+	{"Condition", [][]string{
+		{`"subject":{"reference":"Patient/p1"}`, `"subject":{"reference":"Patient/p2"}`},
+		{`"asserter":{"reference":"Patient/p1"}`, `"asserter":{"reference":"Practitioner/x"}`, ``},
+		{quantityOf("onsetAge", "40", "a"), `"onsetDateTime":"2020-05"`, `"onsetString":"in his youth"`, ``},
+		{`"code":{"coding":[{"system":"urn:s","code":"1"},{"system":"urn:t","code":"2"}],"text":"Flu"}`,
+			`"code":{"coding":[{"system":"urn:s","code":"2"}]}`, ``},
+	}, []string{"patient=p1", "subject=Patient/p1", "asserter=Patient/p1", "asserter=Practitioner/x", "onset-age=40",
+		"onset-age=gt30|" + ucum + "|a", "onset-date=2020", "onset-info=youth", "onset-info=in his", "code=urn:s|2", "code=2",
+		"code=1,2", "code:text=flu", "patient=p1,p2", "code:missing=true",
+	}, []string{"code", "-code", "onset-date", "-onset-age", "onset-info", "subject", "_lastUpdated"}},
+}
+
+const ucum = element.UCUM
+
+func quantityOf(member, value, code string) string {
+	return fmt.Sprintf(`"%s":{"value":%s,"system":"%s","code":"%s"}`, member, value, ucum, code)
 }
 
 // hiding is a filter that hides the resources of one vendor.
