@@ -59,35 +59,6 @@ func (s *Server) page(c *gin.Context, p *interaction.Page, err error) {
 	send(c, http.StatusOK, p.Parts()...)
 }
 
-func (s *Server) search(c *gin.Context) {
-	p, err := s.Service.Search(c.Request.Context(), requestOf(c), c.Param("type"), c.Request.URL.RawQuery)
-	s.page(c, p, err)
-}
-
-// searchForm reads the parameters from the form and, as FHIR allows, from the URL.
-func (s *Server) searchForm(c *gin.Context) {
-	const op = "rest.searchForm"
-	raw := c.Request.URL.RawQuery
-	ref := fhir.Ref{Type: c.Param("type")}
-	if c.Request.ContentLength != 0 {
-		if c.ContentType() != "application/x-www-form-urlencoded" {
-			s.fail(c, "search-type", ref,
-				fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
-			return
-		}
-		form, err := s.readAll(c, op)
-		if err != nil {
-			s.fail(c, "search-type", ref, err)
-			return
-		}
-		raw = strings.Trim(raw+"&"+string(form), "&")
-	}
-	rq := requestOf(c)
-	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
-	p, err := s.Service.Search(c.Request.Context(), rq, ref.Type, raw)
-	s.page(c, p, err)
-}
-
 func (s *Server) history(c *gin.Context) {
 	h, err := interaction.ParseHistory(c.Request.URL.RawQuery)
 	if err != nil {

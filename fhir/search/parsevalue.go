@@ -18,6 +18,9 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModText {
 			return single(Value{Text: Fold(unescape(s))})
 		}
+		if m == ModOfType {
+			return ofType(p, s)
+		}
 		vs, err := ps.token(p, s)
 		if err == nil && p.ignoresCase() {
 			vs = caseVariants(vs[0])
@@ -29,12 +32,18 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModIdentifier {
 			return ps.token(p, s)
 		}
+		if m == ModBelow {
+			return single(Value{Code: unescape(s)})
+		}
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
 		return single(stringValue(unescape(s)))
 	case TypeQuantity, TypeNumber:
 		return ps.quantity(p, s)
 	case TypeURI:
+		if (m == ModAbove || m == ModBelow) && !strings.Contains(s, "://") {
+			return nil, badValue(p.Code+" with :above or :below", "a URL; R4 does not order URNs")
+		}
 		return single(Value{Code: unescape(s)})
 	}
 	if p.Type.Composite() {

@@ -184,6 +184,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	s.startSync(ctx)
 	s.startSweep(ctx)
 	s.startRemaps(ctx)
+	s.startReindex(ctx)
 	return s, nil
 }
 
