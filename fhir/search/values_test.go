@@ -18,13 +18,19 @@ func TestUnits(t *testing.T) {
 			`,"unit":"u","system":"http://unitsofmeasure.org","code":"` + code + `"}}`
 	}
 	check(t, "Observation", quantity("1", "g"),
-		[]string{"value-quantity=1000" + ucum + "mg", "value-quantity=1.0" + ucum + "g", "value-quantity=0.001" + ucum + "kg",
-			"value-quantity=le1000" + ucum + "mg", "value-quantity=ge1000" + ucum + "mg", "value-quantity=gt999" + ucum + "mg",
-			"value-quantity=ap950" + ucum + "mg", "value-quantity=ne1001" + ucum + "mg", "value-quantity=eb1001" + ucum + "mg",
-			"combo-value-quantity=1000" + ucum + "mg", "code-value-quantity=x$1000" + ucum + "mg", "value-quantity=1||g",
+		[]string{"value-quantity=1000" + ucum + "mg", "value-quantity=1.0" + ucum + "g",
+			"value-quantity=0.001" + ucum + "kg",
+			"value-quantity=le1000" + ucum + "mg", "value-quantity=ge1000" + ucum + "mg",
+			"value-quantity=gt999" + ucum + "mg",
+			"value-quantity=ap950" + ucum + "mg", "value-quantity=ne1001" + ucum + "mg",
+			"value-quantity=eb1001" + ucum + "mg",
+			"combo-value-quantity=1000" + ucum + "mg", "code-value-quantity=x$1000" + ucum + "mg",
+			"value-quantity=1||g",
 			"value-quantity=1||u", "code-value-quantity=x$gt999" + ucum + "mg"},
-		[]string{"value-quantity=1" + ucum + "mg", "value-quantity=gt1000" + ucum + "mg", "value-quantity=1000" + ucum + "mL",
-			"value-quantity=1000||mg", "value-quantity=1000|http://other.test|mg", "value-quantity=1000" + ucum + "nonsense",
+		[]string{"value-quantity=1" + ucum + "mg", "value-quantity=gt1000" + ucum + "mg",
+			"value-quantity=1000" + ucum + "mL",
+			"value-quantity=1000||mg", "value-quantity=1000|http://other.test|mg",
+			"value-quantity=1000" + ucum + "nonsense",
 			"code-value-quantity=y$1000" + ucum + "mg", "code-value-quantity=x$gt1000" + ucum + "mg"})
 	check(t, "Observation", quantity("36.6", "Cel"), []string{"value-quantity=97.88" + ucum + "[degF]"},
 		[]string{"value-quantity=36.6" + ucum + "[degF]"})
@@ -49,9 +55,11 @@ func number(s string) float64 {
 // (search.html#prefix): they match by whether the range above, below or at the value
 // intersects them.
 func TestRanges(t *testing.T) {
-	found := []string{"probability=gt0.5", "probability=lt0.5", "probability=ge0.7", "probability=le0.3", "probability=ne0.5",
+	found := []string{"probability=gt0.5", "probability=lt0.5", "probability=ge0.7", "probability=le0.3",
+		"probability=ne0.5",
 		"probability=ap0.5", "probability=gt0.1", "probability=sa0.1", "probability=eb0.9", "probability=ge0.5"}
-	not := []string{"probability=0.5", "probability=gt0.7", "probability=lt0.3", "probability=sa0.3", "probability=eb0.7",
+	not := []string{"probability=0.5", "probability=gt0.7", "probability=lt0.3", "probability=sa0.3",
+		"probability=eb0.7",
 		"probability=lt0.1"}
 	check(t, "RiskAssessment", `{"resourceType":"RiskAssessment","prediction":[{"probabilityRange":{"low":{"value":0.3},"high":{"value":0.7}}}]}`,
 		found, not)
@@ -61,9 +69,11 @@ func TestRanges(t *testing.T) {
 	check(t, "RiskAssessment", `{"resourceType":"RiskAssessment","prediction":[{"probabilityRange":{"low":{"value":0.3}}}]}`,
 		[]string{"probability=gt1000", "probability=sa0.2"}, []string{"probability=lt0.3", "probability=0.3"})
 	check(t, "Observation", `{"resourceType":"Observation","valueSampledData":{"origin":{"value":10,"system":"http://unitsofmeasure.org","code":"mV"},"factor":2,"period":10,"dimensions":1,"data":"1 E 5 L -2 U"}}`,
-		[]string{"value-quantity=ge20", "value-quantity=le6", "value-quantity=gt19", "value-quantity=sa5", "value-quantity=eb21",
+		[]string{"value-quantity=ge20", "value-quantity=le6", "value-quantity=gt19", "value-quantity=sa5",
+			"value-quantity=eb21",
 			"value-quantity=lt0.01|http://unitsofmeasure.org|V"},
-		[]string{"value-quantity=gt20", "value-quantity=lt6", "value-quantity=13", "value-quantity=gt1|http://unitsofmeasure.org|V"})
+		[]string{"value-quantity=gt20", "value-quantity=lt6", "value-quantity=13",
+			"value-quantity=gt1|http://unitsofmeasure.org|V"})
 }
 
 // TestComposites tests composite parameters of other types than Observation
@@ -71,7 +81,8 @@ func TestRanges(t *testing.T) {
 func TestComposites(t *testing.T) {
 	check(t, "Group", `{"resourceType":"Group","characteristic":[{"code":{"coding":[{"system":"http://s.test","code":"gender"}]},"valueCodeableConcept":{"coding":[{"code":"mixed"}]}},{"code":{"coding":[{"code":"owner"}]},"valueCodeableConcept":{"coding":[{"code":"john"}]}},{"code":{"coding":[{"code":"alive"}]},"valueBoolean":true}]}`,
 		[]string{"characteristic-value=gender$mixed", "characteristic-value=http://s.test|gender$mixed",
-			"characteristic-value=x$y,owner$john", "characteristic-value=alive$true", "characteristic-value:missing=false"},
+			"characteristic-value=x$y,owner$john", "characteristic-value=alive$true",
+			"characteristic-value:missing=false"},
 		[]string{"characteristic-value=gender$john", "characteristic-value=owner$mixed", "characteristic-value=x$mixed",
 			"characteristic-value=http://other.test|gender$mixed", "characteristic-value:missing=true"})
 	check(t, "DocumentReference", `{"resourceType":"DocumentReference","relatesTo":[{"code":"replaces","target":{"reference":"DocumentReference/old"}},{"code":"signs","target":{"reference":"DocumentReference/other"}}]}`,
@@ -96,12 +107,14 @@ func TestComposites(t *testing.T) {
 // (search.html#uri, search.html#reference).
 func TestURIs(t *testing.T) {
 	check(t, "ValueSet", `{"resourceType":"ValueSet","url":"http://acme.org/fhir/ValueSet/123"}`,
-		[]string{"url=http://acme.org/fhir/ValueSet/123", "url:below=http://acme.org/fhir/", "url:below=http://acme.org/fhir",
+		[]string{"url=http://acme.org/fhir/ValueSet/123", "url:below=http://acme.org/fhir/",
+			"url:below=http://acme.org/fhir",
 			"url:below=http://acme.org/fhir/ValueSet/123", "url:above=http://acme.org/fhir/ValueSet/123/_history/5"},
 		[]string{"url=http://acme.org/fhir/", "url:below=http://acme.org/fh", "url:above=http://acme.org/fhir",
 			"url=http://acme.org/fhir/valueset/123"})
 	body := `{"resourceType":"CarePlan","instantiatesCanonical":["http://acme.org/plan|1.2"]}`
-	check(t, "CarePlan", body, []string{"instantiates-canonical=http://acme.org/plan|1.2", "instantiates-canonical=http://acme.org/plan",
+	check(t, "CarePlan", body, []string{"instantiates-canonical=http://acme.org/plan|1.2",
+		"instantiates-canonical=http://acme.org/plan",
 		"instantiates-canonical:below=http://acme.org/plan", "instantiates-canonical:below=http://acme.org/plan|1"},
 		[]string{"instantiates-canonical=http://acme.org/plan|1", "instantiates-canonical=http://acme.org/plan|1.2.0",
 			"instantiates-canonical:below=http://acme.org/plan|2", "instantiates-canonical:below=http://acme.org/pla"})
@@ -162,7 +175,8 @@ func TestTerminology(t *testing.T) {
 			`"code":{"coding":[{"system":"http://other.test","code":"any"}]}`: {"code:in=http://vs.test/vital": true},
 			`"code":{"text":"x"}`: {"code:in=http://vs.test/vital": false, "code:not-in=http://vs.test/vital": true},
 			`"code":{"coding":[{"system":"http://tree.test","code":"a.1"}]}`: {"code:below=http://tree.test|a": true,
-				"code:above=http://tree.test|a.1.1": true, "code:below=http://tree.test|a.1": true, "code:above=http://tree.test|a": false},
+				"code:above=http://tree.test|a.1.1": true, "code:below=http://tree.test|a.1": true,
+				"code:above=http://tree.test|a": false},
 			`"code":{"coding":[{"system":"http://wood.test","code":"a.1"}]}`: {"code:below=http://tree.test|a": false},
 		} {
 			v, err := search.Extract("Observation", []byte(`{"resourceType":"Observation",`+body+`}`))
@@ -184,14 +198,16 @@ func TestTerminology(t *testing.T) {
 		"code:in=http://vs.test/unknown": "not known", "code:below=http://wood.test|a": "not known",
 		"code:below=a": "system|code", "subject:in=http://vs.test/vital": "not supported",
 	} {
-		if _, err := parse("Observation", q, search.ParseOptions{ValueSets: sets{}}); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := parse("Observation", q, search.ParseOptions{ValueSets: sets{}}); err == nil ||
+			!strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", q, err)
 		}
 	}
 	if _, err := parse("Observation", "code:in=http://vs.test/vital", search.ParseOptions{}); err == nil {
 		t.Error(":in is accepted without a terminology")
 	}
-	if _, err := parse("Observation", "code:in=http://vs.test/vital", search.ParseOptions{ValueSets: sets{20_000}}); err == nil {
+	if _, err := parse("Observation", "code:in=http://vs.test/vital",
+		search.ParseOptions{ValueSets: sets{20_000}}); err == nil {
 		t.Error("a value set without a bound is accepted")
 	}
 }
@@ -203,7 +219,8 @@ func TestLookup(t *testing.T) {
 		ids = append(ids, fmt.Sprint("Patient/p", i))
 	}
 	body := func(ref string) string {
-		return `{"resourceType":"Observation","status":"final","subject":{` + ref + `},"identifier":[{"system":"s","value":"v7"}]}`
+		return `{"resourceType":"Observation","status":"final","subject":{` + ref +
+			`},"identifier":[{"system":"s","value":"v7"}]}`
 	}
 	long := strings.Join(ids, ",")
 	check(t, "Observation", body(`"reference":"Patient/p77"`), []string{"subject=" + long, "patient=" + long},
@@ -219,17 +236,20 @@ func TestLookup(t *testing.T) {
 // TestJoinsNeedAnEvaluator tests that a query with joins is refused where nothing
 // evaluates them, and that a clause with joins matches nothing.
 func TestJoinsNeedAnEvaluator(t *testing.T) {
-	for _, q := range []string{"patient.name=x", "_has:Observation:subject:code=1", "_list=1", "_revinclude=Provenance:target",
+	for _, q := range []string{"patient.name=x", "_has:Observation:subject:code=1", "_list=1",
+		"_revinclude=Provenance:target",
 		"_filter=patient.name eq x"} {
 		if _, err := parse("Observation", q, search.ParseOptions{}); err == nil {
 			t.Errorf("%s is accepted", q)
 		}
 	}
-	v, err := search.Extract("Observation", []byte(`{"resourceType":"Observation","id":"1","subject":{"reference":"Patient/1"}}`))
+	v, err := search.Extract("Observation",
+		[]byte(`{"resourceType":"Observation","id":"1","subject":{"reference":"Patient/1"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []string{"patient.name=x", "_has:Observation:has-member:code=1", "_filter=not (patient.name eq x) and patient.name eq x"} {
+	for _, q := range []string{"patient.name=x", "_has:Observation:has-member:code=1",
+		"_filter=not (patient.name eq x) and patient.name eq x"} {
 		parsed, err := parse("Observation", q, search.ParseOptions{Joins: true})
 		if err != nil {
 			t.Fatal(err)
