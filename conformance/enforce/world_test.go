@@ -108,6 +108,8 @@ const (
 	collectsAll             // receives phone-made Observations without consent
 	believesPhones          // compares scopes with phone-made Observations as they were sent
 	createsUnrecorded       // does not record created Observations
+	listsAllVersions        // lists the histories of types and of the system without the filter
+	patchesUnrecorded       // does not record patches
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -121,7 +123,7 @@ func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
 		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
 		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
-		"createsUnrecorded"}[f]
+		"createsUnrecorded", "listsAllVersions", "patchesUnrecorded"}[f]
 }
 
 // database is a store without faults.
@@ -166,6 +168,14 @@ func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Foun
 		r.Filter = all(access.Read)
 	}
 	return s.database.Scan(ctx, r, s.then(fn))
+}
+
+func (s faulty) Versions(ctx context.Context, r store.VersionRange,
+	fn func(*store.Found) bool) (search.Position, error) {
+	if s.fault == listsAllVersions {
+		r.Filter, r.Patient = all(access.Read), ""
+	}
+	return s.database.Versions(ctx, r, s.then(fn))
 }
 
 func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {

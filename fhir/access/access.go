@@ -307,6 +307,25 @@ func (f Filter) Params(t string) (out []string) {
 	return out
 }
 
+// Patient returns the id of the Patient to whose compartment the rules limit the filter, if
+// all rules that it uses name the same one.
+func (f Filter) Patient() (id string, ok bool) {
+	if f.grant == nil {
+		return "", false
+	}
+	for i := range f.grant.Rules {
+		r := &f.grant.Rules[i]
+		if r.May&f.interaction == 0 {
+			continue
+		}
+		if r.Patient == "" || id != "" && id != r.Patient {
+			return "", false
+		}
+		id = r.Patient
+	}
+	return id, id != ""
+}
+
 func (f Filter) scoped(facts *Facts) bool {
 	for i := range f.grant.Rules {
 		r := &f.grant.Rules[i]

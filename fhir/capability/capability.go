@@ -119,6 +119,7 @@ type statement struct {
 	Implementation implementation `json:"implementation"`
 	FHIRVersion    string         `json:"fhirVersion"`
 	Format         []string       `json:"format"`
+	PatchFormat    []string       `json:"patchFormat"`
 	Rest           []rest         `json:"rest"`
 }
 
@@ -128,7 +129,7 @@ func Statement(s Settings) ([]byte, error) {
 	r := rest{
 		Mode:        "server",
 		Security:    s.security(),
-		Interaction: []code{{"batch"}, {"transaction"}},
+		Interaction: []code{{"batch"}, {"transaction"}, {"history-system"}},
 		Operation:   s.operations(""),
 	}
 	for _, t := range fhir.Types {
@@ -143,7 +144,8 @@ func Statement(s Settings) ([]byte, error) {
 		Software:       software{"Pulsegate", s.Version, date},
 		Implementation: implementation{"This server", s.Base},
 		FHIRVersion:    "4.0.1",
-		Format:         []string{"application/fhir+json", "json"},
+		Format:         []string{"application/fhir+json", "application/fhir+xml", "json", "xml", "text/html"},
+		PatchFormat:    []string{"application/json-patch+json", "application/fhir+json", "application/fhir+xml"},
 		Rest:           []rest{r},
 	})
 	if err != nil {
@@ -212,8 +214,8 @@ func (s Settings) operations(typ string) []operation {
 }
 
 var (
-	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"search-type"}} // read only
-	writing = []code{{"create"}, {"update"}, {"delete"}}                         // read only
+	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"history-type"}, {"search-type"}} // read only
+	writing = []code{{"create"}, {"update"}, {"patch"}, {"delete"}}                                // read only
 )
 
 func (s Settings) resource(typ string) resource {
@@ -221,12 +223,13 @@ func (s Settings) resource(typ string) resource {
 	r := resource{
 		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
 		Versioning: "versioned", ReadHistory: true,
-		UpdateCreate: writable, ConditionalCreate: writable,
+		UpdateCreate: writable, ConditionalCreate: writable, ConditionalUpdate: writable,
 		ConditionalRead: "full-support", ConditionalDelete: "not-supported",
 		Operation: s.operations(typ),
 	}
 	if writable {
 		r.Interaction = append(r.Interaction, writing...)
+		r.ConditionalDelete = "single"
 	}
 	if typ == "Subscription" {
 		for _, t := range s.Topics {

@@ -131,20 +131,23 @@ var answerParams = map[string]func(string) bool{ // read only
 	"_type":       consistsOf(lower + upper + ","),
 	"_contained":  consistsOf(lower),
 	"_pretty":     consistsOf(lower),
-	"_format":     func(s string) bool { return strings.Contains(s, "json") && consistsOf(lower+digits+" /+.;=-")(s) },
-	"max":         consistsOf(digits),
-	"limit":       consistsOf(digits),
-	"duration":    consistsOf(digits + "."),
-	"include":     consistsOf(lower),
-	"statistic":   consistsOf(lower + digits + ",-"),
-	"period":      consistsOf(digits + "TZ:+./-"),
-	"system":      func(s string) bool { return inTerminology(s + "|") },
-	"coding":      allCodes,
-	"start":       consistsOf(digits + "TZ:+.-"),
-	"end":         consistsOf(digits + "TZ:+.-"),
-	"form":        consistsOf(lower + "-"),
-	"every":       consistsOf(digits),
-	"preferred":   consistsOf(lower),
+	"_format": func(s string) bool {
+		known := strings.Contains(s, "json") || strings.Contains(s, "xml") || strings.Contains(s, "html")
+		return known && consistsOf(lower+digits+" /+.;=-")(s)
+	},
+	"max":       consistsOf(digits),
+	"limit":     consistsOf(digits),
+	"duration":  consistsOf(digits + "."),
+	"include":   consistsOf(lower),
+	"statistic": consistsOf(lower + digits + ",-"),
+	"period":    consistsOf(digits + "TZ:+./-"),
+	"system":    func(s string) bool { return inTerminology(s + "|") },
+	"coding":    allCodes,
+	"start":     consistsOf(digits + "TZ:+.-"),
+	"end":       consistsOf(digits + "TZ:+.-"),
+	"form":      consistsOf(lower + "-"),
+	"every":     consistsOf(digits),
+	"preferred": consistsOf(lower),
 }
 
 // codeParams lists the token parameters with codes, rather than identifiers, as

@@ -1,9 +1,6 @@
 package rest
 
 import (
-	"errors"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 
@@ -87,24 +84,15 @@ func (s *Server) mountOperations(api gin.IRouter) {
 // parameters parses the inputs of an operation in the query and, for a POST, in the
 // Parameters resource.
 func (s *Server) parameters(c *gin.Context) ([]interaction.Parameter, error) {
-	const op = "rest.parameters"
 	ps, err := interaction.QueryParameters(c.Request.URL.RawQuery)
 	if err != nil || c.Request.Method != http.MethodPost {
 		return ps, err
 	}
-	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
-	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" {
-		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be a Parameters resource, application/fhir+json")
+	body, err := parametersBody(c, "rest.parameters")
+	if err != nil {
+		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxParametersBody))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters are larger than %d bytes", maxParametersBody)
-	case err != nil:
-		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
-	}
-	more, err := interaction.ParseParameters(withoutMark(body))
+	more, err := interaction.ParseParameters(body)
 	return append(ps, more...), err
 }
 

@@ -73,6 +73,9 @@ func (s *Server) form(c *gin.Context, name string, search searching) {
 			return
 		}
 		raw = strings.Trim(raw+"&"+string(form), "&")
+		if !renegotiate(c, raw) {
+			return
+		}
 	}
 	rq := requestOf(c)
 	rq.Line = "POST " + c.Request.URL.Path + "?" + raw

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,10 +28,10 @@ type Subscriptions struct {
 // Mount adds the routes below the FHIR base.
 func (h Subscriptions) Mount(r gin.IRouter) {
 	for _, m := range []string{http.MethodGet, http.MethodPost} {
-		r.Handle(m, "/Subscription/$status", h.status)
+		r.Handle(m, "/Subscription/$status", negotiate, h.status)
 		// The route cannot begin with /Subscription/ (see Bulk.Mount).
-		r.Handle(m, "/:type/:id/$status", h.instance(h.status))
-		r.Handle(m, "/:type/:id/$events", h.instance(h.events))
+		r.Handle(m, "/:type/:id/$status", negotiate, h.instance(h.status))
+		r.Handle(m, "/:type/:id/$events", negotiate, h.instance(h.events))
 	}
 }
 
@@ -56,10 +55,9 @@ func subscriptionRequest(c *gin.Context) subscription.Request {
 // operationParams parses the query and, for a POST, a Parameters resource. It splits
 // values at commas and collects them by name.
 func operationParams(c *gin.Context) (map[string][]string, error) {
-	const op = "rest.Subscriptions"
 	values, err := url.ParseQuery(c.Request.URL.RawQuery)
 	if err != nil {
-		return nil, fhir.Errorf(fhir.Invalid, op, "the query cannot be read")
+		return nil, fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "the query cannot be read")
 	}
 	out := map[string][]string{}
 	for name, list := range values {
@@ -72,12 +70,9 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 	if c.Request.Method != http.MethodPost {
 		return out, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(c.Request.Body, maxParametersBody+1))
-	if err != nil || len(body) > maxParametersBody {
-		return nil, fhir.Errorf(fhir.TooLarge, op, "the body could not be read within %d bytes", maxParametersBody)
-	}
-	if len(body) == 0 {
-		return out, nil
+	body, err := optionalParameters(c, "rest.Subscriptions")
+	if len(body) == 0 || err != nil {
+		return out, err
 	}
 	var p struct {
 		ResourceType string
@@ -87,8 +82,8 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 			ValueInteger                    *json.Number
 		}
 	}
-	if err := json.Unmarshal(withoutMark(body), &p); err != nil || p.ResourceType != "Parameters" {
-		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
+	if err := json.Unmarshal(body, &p); err != nil || p.ResourceType != "Parameters" {
+		return nil, fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "the body must be a Parameters resource")
 	}
 	for _, x := range p.Parameter {
 		switch {
@@ -108,7 +103,7 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 // onlyParams returns an error for parameters that an operation does not support.
 func onlyParams(params map[string][]string, names ...string) error {
 	for name := range params {
-		ok := name == "_format"
+		ok := name == "_format" || name == "_pretty"
 		for _, n := range names {
 			ok = ok || n == name
 		}
@@ -139,7 +134,7 @@ func (h Subscriptions) status(c *gin.Context) {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
-	c.Data(http.StatusOK, "application/fhir+json; charset=utf-8", b)
+	send(c, http.StatusOK, b)
 }
 
 func (h Subscriptions) events(c *gin.Context) {
@@ -177,5 +172,5 @@ func (h Subscriptions) events(c *gin.Context) {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return
 	}
-	c.Data(http.StatusOK, "application/fhir+json; charset=utf-8", b)
+	send(c, http.StatusOK, b)
 }

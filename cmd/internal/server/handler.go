@@ -53,10 +53,13 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 		Terminology: func() []byte { return terminology },
 		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
+		SignIn: "/auth/",
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
 			Shared: s.limits()},
+		Public: []rest.Mounter{rest.BulkPublish{Publisher: s.bulkPublish}},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
+			rest.BulkSubmit{Consumer: s.bulkSubmit, Service: s.fhir, StepUp: s.stepUp().Demand},
 			rest.Subscriptions{Engine: s.followers.subscriptions, Service: s.fhir},
 			&rest.AuditLog{Store: s.store, Recorder: s.audit.recorder, Notary: s.audit.notary, Clock: s.now},
 		}}
@@ -101,9 +104,14 @@ func (s *services) capabilities() capability.Settings {
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(s.fhirBase()), []capability.Operation{
-			{Name: "export", Definition: bulkIG + "export"},
-			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
-			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
+			{Name: "export", Definition: bulkIG + "export", Documentation: exportDocumentation},
+			{Name: "bulk-submit", Definition: bulkIG + "bulk-submit"},
+			{Name: "bulk-submit-status", Definition: bulkIG + "bulk-submit-status"},
+			{Name: "bulk-publish", Definition: bulkIG + "bulk-publish"},
+			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export",
+				Documentation: exportDocumentation},
+			{Type: "Group", Name: "export", Definition: bulkIG + "group-export",
+				Documentation: exportDocumentation},
 			{Type: "Subscription", Name: "status",
 				Definition: backport + "OperationDefinition/backport-subscription-status"},
 			{Type: "Subscription", Name: "events",
@@ -119,3 +127,10 @@ func (s *services) capabilities() capability.Settings {
 		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
 	}
 }
+
+// exportDocumentation says how the export answers what the guide leaves open ("Server
+// Capability Documentation").
+const exportDocumentation = "All parameters of Bulk Data 3.0, by GET and POST. Files are bounded by 128 MiB. " +
+	"Patient and group exports hold the Patient compartment; older data of patients who have joined a group since " +
+	"_since are not added. _typeFilter takes searches without chains and result parameters. organizeOutputBy takes Patient. " +
+	"A poll that accepts application/json;bulkdata=4.0 gets the manifest of 4.0.0."
