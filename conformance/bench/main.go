@@ -36,6 +36,7 @@ type options struct {
 	steps, results, mix      string
 	requests                 int // per measurement
 	workers, seedObs         int
+	patients                 int // of the step kinds
 	xmlMB, samples           int
 	writeXML                 string
 
@@ -77,13 +78,14 @@ func main() {
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-" sends none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "",
-		"run only these steps, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, links, ingest, samples, batches, floors, restart, cluster (only if named)")
+		"run only these steps, comma separated: create, transactions, read, search, kinds, operations, export, exportfloor, notifications, mixed, links, ingest, samples, batches, floors, restart, cluster (only if named)")
 	flag.StringVar(&o.mix, "mix", "ingest,export",
 		"background load of the step mixed, besides notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section with the figures to this file")
 	flag.IntVar(&o.requests, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
+	flag.IntVar(&o.patients, "patients", 20_000, "Patients and Encounters in the store of the step kinds")
 	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
 	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
 	flag.StringVar(&o.writeXML, "write-xml", "", "only write the export.xml of -xml MB to this file")
@@ -180,7 +182,7 @@ func (b *bench) own(hc *http.Client) error {
 		return err
 	}
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
-		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
+		{"search", b.search}, {"kinds", b.kinds}, {"operations", b.operations}, {"export", b.export},
 		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
 		{"links", b.links}, {"ingest", b.ingest}, {"samples", b.samples}, {"batches", b.batches},
 		{"floors", b.floors}, {"restart", b.restart}, {clusterStep, b.cluster}})

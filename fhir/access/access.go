@@ -254,20 +254,26 @@ func (f Filter) consented(facts *Facts) bool {
 		return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
 	}
 	patients := facts.Patients()
-	if len(patients) == 0 {
+	if len(patients) == 0 { // see the package comment
 		// What the server or its operator publishes as a Basic, such as a topic of
 		// subscriptions, has no author and belongs to no patient.
 		published := facts.Type == "Basic" && facts.Author == ""
 		return facts.Vendor == "" && (published || facts.Author != "" && facts.Author == f.grant.Recipient)
 	}
 	for _, p := range patients {
-		one := *facts
-		one.Patient = p
-		if f.grant.Consents == nil || !f.grant.Consents.Permits(f.grant.Recipient, &one) {
+		if !f.Consented(facts, p) {
 			return false
 		}
 	}
 	return true
+}
+
+// Consented reports whether the consents of one of the patients of a resource permit the
+// recipient to see it.
+func (f Filter) Consented(facts *Facts, patient string) bool {
+	one := *facts
+	one.Patient = patient
+	return f.grant != nil && f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, &one)
 }
 
 // Covers reports whether the rules permit the interaction with the resource,

@@ -88,7 +88,7 @@ func (s *Service) createOnce(ctx context.Context, rq *Request, op string, res fh
 // prepared with b.Seen or later.
 func (s *Service) write(ctx context.Context, rq *Request, op string, b *store.Batch, d *draft,
 	disc *disclosures) (Written, error) {
-	release, err := s.locks.lockPatients(ctx, d.patients(), nil)
+	release, err := s.locks.lockPatients(ctx, d.referredPatients(), nil)
 	if err != nil {
 		return Written{}, err
 	}
@@ -101,7 +101,7 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, b *store.Ba
 		evs = append(evs, disc.events(rq, nil)...)
 	}
 	b.Writes = append(b.Writes, d.write)
-	b.Refer(d.patients()...)
+	b.Refer(d.referredPatients()...)
 	b.Touches = append(b.Touches, d.touches()...)
 	out, err := s.commit(ctx, rq, b, evs...)
 	if err != nil {

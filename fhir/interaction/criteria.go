@@ -175,9 +175,9 @@ func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *cri
 				r.JSON = append([]byte(nil), r.JSON...)
 				c.match = &r
 			}
-			c.seen = append(c.seen, disclosed{f.Resource.Ref(), f.Resource.Version, f.Facts.Patient})
-			if f.Facts.Patient != "" {
-				c.found.patients[f.Facts.Patient] = true
+			c.seen = append(c.seen, disclosedOf(&stored{f.Resource, f.Facts}))
+			for _, p := range f.Facts.Patients() {
+				c.found.patients[p] = true
 			}
 			return len(c.seen) < 2
 		})

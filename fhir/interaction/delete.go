@@ -100,7 +100,7 @@ func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref f
 	if err != nil {
 		return nil, err
 	}
-	d := &draft{interaction: "delete", patient: old.facts.Patient, version: old.res.Version, done: old.res.Deleted}
+	d := &draft{interaction: "delete", patients: old.facts.Patients(), version: old.res.Version, done: old.res.Deleted}
 	d.write.Resource = fhir.Resource{Type: ref.Type, ID: ref.ID, Version: old.res.Version, Deleted: old.res.Deleted}
 	if d.done {
 		return d, nil

@@ -13,13 +13,26 @@ import (
 
 // disclosed is a stored resource whose content or existence an answer discloses.
 type disclosed struct {
-	ref     fhir.Ref
-	version uint64
-	patient string // patient of its compartment, empty if there is none
+	ref      fhir.Ref
+	version  uint64
+	patients []string // of its compartments
 }
 
 func disclosedOf(o *stored) disclosed {
-	return disclosed{o.res.Ref(), o.res.Version, o.facts.Patient}
+	return disclosed{o.res.Ref(), o.res.Version, o.facts.Patients()}
+}
+
+// perPatient returns ev for each of the patients, or once without one.
+func perPatient(ev audit.Event, patients []string) []audit.Event {
+	if len(patients) == 0 {
+		return []audit.Event{ev}
+	}
+	evs := make([]audit.Event, len(patients))
+	for i, p := range patients {
+		evs[i] = ev
+		evs[i].Patient = p
+	}
+	return evs
 }
 
 // disclosures collects what an answer discloses beyond the resources that the
@@ -65,17 +78,17 @@ func disclosureEvents(rq *Request, interaction string, seen []disclosed) []audit
 	var evs []audit.Event
 	at := map[string]int{}
 	for _, d := range seen {
-		i, ok := at[d.patient]
-		if !ok {
-			i = len(evs)
-			at[d.patient] = i
-			ev := rq.event(interaction, d.ref.Type)
-			ev.Patient = d.patient
-			evs = append(evs, ev)
-		}
-		data := audit.DataRef{Ref: d.ref, Version: d.version}
-		if !slices.Contains(evs[i].Data, data) {
-			evs[i].Data = append(evs[i].Data, data)
+		for _, one := range perPatient(rq.event(interaction, d.ref.Type), d.patients) {
+			i, ok := at[one.Patient]
+			if !ok {
+				i = len(evs)
+				at[one.Patient] = i
+				evs = append(evs, one)
+			}
+			data := audit.DataRef{Ref: d.ref, Version: d.version}
+			if !slices.Contains(evs[i].Data, data) {
+				evs[i].Data = append(evs[i].Data, data)
+			}
 		}
 	}
 	return evs

@@ -39,9 +39,8 @@ func (s *Service) current(ctx context.Context, ref fhir.Ref) (*stored, error) {
 type draft struct {
 	interaction string
 	write       store.Write
-	patient     string
-	from        string       // the patient who had the resource before, if another one
-	subjects    []subjectRef // of subject and patient
+	patients    []string     // of the new version, and those who only had the one before
+	subjects    []subjectRef // of subject and patient, and the patients of the compartments
 	version     uint64       // that the commit will give
 	done        bool         // there is nothing to write
 	entry       string       // place of the entry in a transaction
@@ -62,18 +61,12 @@ type subjectRef struct {
 // events returns one event for each patient whose data the write changes.
 func (d *draft) events(rq *Request) []audit.Event {
 	ev := rq.event(d.interaction, d.write.Resource.Type)
-	ev.Patient = d.patient
 	ev.Data = []audit.DataRef{{Ref: d.write.Resource.Ref(), Version: d.version}}
-	if d.from == "" {
-		return []audit.Event{ev}
-	}
-	other := ev
-	other.Patient = d.from
-	return []audit.Event{ev, other}
+	return perPatient(ev, d.patients)
 }
 
-// patients returns the ids of the patients that the draft refers to.
-func (d *draft) patients() []string {
+// referredPatients returns the ids of the patients that the draft refers to.
+func (d *draft) referredPatients() []string {
 	var out []string
 	for _, p := range d.subjects {
 		if p.ref.Type == "Patient" {
@@ -91,8 +84,8 @@ func (d *draft) touches() []string {
 	}
 	typ := d.write.Resource.Type
 	out := []string{typeGuard(typ, "")}
-	if d.patient != "" {
-		out = append(out, typeGuard(typ, d.patient))
+	for _, p := range d.patients {
+		out = append(out, typeGuard(typ, p))
 	}
 	for _, v := range d.write.Values.ByParam["identifier"] {
 		if v.Code != "" {
@@ -125,16 +118,19 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	d := &draft{interaction: interaction, patient: values.Patient, version: 1}
+	facts := factsOf(&res, values, "", rq.author())
+	d := &draft{interaction: interaction, patients: facts.Patients(), version: 1}
 	d.write = store.Write{Op: store.Put, Resource: res, Values: values, Author: rq.author(), Expect: store.Absent}
 	if old != nil {
 		d.version = old.res.Version + 1
 		d.write.Expect, d.write.IfVersion = store.Version, old.res.Version
-		if old.facts.Patient != values.Patient {
-			if old.facts.Vendor != "" {
-				return nil, disclosing(errMoved(op, res.Type), disclosedOf(old))
+		if old.facts.Patient != values.Patient && old.facts.Vendor != "" {
+			return nil, disclosing(errMoved(op, res.Type), disclosedOf(old))
+		}
+		for _, p := range old.facts.Patients() {
+			if !slices.Contains(d.patients, p) {
+				d.patients = append(d.patients, p)
 			}
-			d.from = old.facts.Patient
 		}
 	}
 	if old.live() {
@@ -143,14 +139,22 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	}
 	for _, code := range subjectParams {
 		for _, v := range values.ByParam[code] {
-			p := subjectRef{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
-			if fhir.KnownType(p.ref.Type) &&
-				!slices.ContainsFunc(d.subjects, func(q subjectRef) bool { return q.ref == p.ref }) {
-				d.subjects = append(d.subjects, p)
-			}
+			d.refer(fhir.Ref{Type: v.RefType, ID: v.RefID}, res.Type+"."+code)
+		}
+	}
+	if res.Type != "Patient" {
+		for _, p := range facts.Patients() {
+			d.refer(fhir.Ref{Type: "Patient", ID: p}, res.Type)
 		}
 	}
 	return d, d.permit(rq, op, may, old)
+}
+
+// refer adds a reference to the subjects.
+func (d *draft) refer(ref fhir.Ref, path string) {
+	if fhir.KnownType(ref.Type) && !slices.ContainsFunc(d.subjects, func(p subjectRef) bool { return p.ref == ref }) {
+		d.subjects = append(d.subjects, subjectRef{ref: ref, path: path})
+	}
 }
 
 // permit checks that the caller may write the new resource. If only the patient's
@@ -163,12 +167,21 @@ func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stor
 	if filter.Allow(facts) {
 		return nil
 	}
-	i := slices.IndexFunc(d.subjects, func(p subjectRef) bool {
-		return p.ref == fhir.Ref{Type: "Patient",
-			ID: d.patient}
-	})
-	if i >= 0 && filter.Covers(facts) && !(old.live() && old.facts.Patient == d.patient) {
-		d.subjects[i].denied = true
+	denied := false
+	if filter.Covers(facts) {
+		for i := range d.subjects {
+			p := d.subjects[i].ref
+			if p.Type != "Patient" || !slices.Contains(facts.Patients(), p.ID) || filter.Consented(facts, p.ID) {
+				continue
+			}
+			if old.live() && slices.Contains(old.facts.Patients(), p.ID) {
+				denied = false
+				break
+			}
+			d.subjects[i].denied, denied = true, true
+		}
+	}
+	if denied {
 		return nil
 	}
 	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction,
@@ -259,7 +272,7 @@ func (d *draft) at(err error) error {
 func (s *Service) checkSubject(ctx context.Context, rq *Request, op string, p subjectRef, exists bool) error {
 	switch {
 	case p.denied:
-		return concealing(errDangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
+		return concealing(errDangling(op, p), disclosed{ref: p.ref, patients: []string{p.ref.ID}})
 	case !exists:
 		return errDangling(op, p)
 	case p.ref.Type == "Patient":
@@ -321,7 +334,7 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 	if found {
 		return disclosing(fhir.Errorf(fhir.Conflict, op,
 			"other resources still refer to this Patient; delete them first"),
-			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patient: patient})
+			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patients: []string{patient}})
 	}
 	return nil
 }

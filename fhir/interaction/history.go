@@ -106,7 +106,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if err != nil {
 		return nil, nil, err
 	}
-	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, ""
+	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, []string(nil)
 	filter := rq.filter(access.Read)
 	newer, err := s.replacedAt(ctx, ref, before, h) // when the version before this one in the list was written
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		ended := newer
 		newer = r.LastUpdated
 		if !filter.Allow(facts) {
-			hiddenOf = facts.Patient
+			hiddenOf = facts.Patients()
 			return true
 		}
 		shown = true
@@ -126,10 +126,8 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if !h.current(&r, ended) {
 			return true
 		}
-		if facts.Patient != "" && counting {
-			patients[facts.Patient] = true
-		}
 		if counting {
+			addAll(patients, facts.Patients())
 			counted++
 			return true
 		}
@@ -138,9 +136,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 			return false
 		}
 		last = r.Version
-		if facts.Patient != "" {
-			patients[facts.Patient] = true
-		}
+		addAll(patients, facts.Patients())
 		if narrowing = h.View.Narrow(&r); narrowing != nil {
 			return false
 		}
@@ -154,7 +150,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && before == 0 {
-		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patient: hiddenOf})
+		return nil, nil, concealing(errHidden(op), disclosed{ref: ref, patients: hiddenOf})
 	}
 	links, err := s.historyLinks(ctx, h, self, bound, pagePoint{at, strconv.FormatUint(last, 10)}, more)
 	if err != nil {
@@ -170,6 +166,12 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	page.open(id, "history", s.Clock(), total, links)
 	return page, patients, nil
+}
+
+func addAll(set map[string]bool, keys []string) {
+	for _, k := range keys {
+		set[k] = true
+	}
 }
 
 // historyLinks returns the self link of a page and, if there are more, the next link.

@@ -39,21 +39,20 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	if err != nil {
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 	}
-	patient := facts.Patient
+	patients := facts.Patients()
 	if ref.Type == "Binary" {
 		within, err := s.contextFacts(ctx, rq, op, &r, facts)
 		if err != nil {
 			return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 		}
 		if within != nil {
-			patient = within.Patient
+			patients = within.Patients()
 		}
 	}
 	ev := rq.event(interaction, ref.Type)
-	ev.Patient = patient
 	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
 	rq.wait(len(r.JSON))
-	if err := s.Audit.Record(ctx, ev); err != nil {
+	if err := s.Audit.Record(ctx, perPatient(ev, patients)...); err != nil {
 		return fhir.Resource{}, err
 	}
 	return r, nil
@@ -78,11 +77,11 @@ func (s *Service) lookUp(rq *Request, op string, ref fhir.Ref,
 		return fhir.Resource{}, nil, err
 	}
 	if !rq.filter(access.Read).Allow(facts) {
-		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patient: facts.Patient})
+		return fhir.Resource{}, nil, concealing(errHidden(op), disclosed{ref: ref, patients: facts.Patients()})
 	}
 	if r.Deleted {
 		return fhir.Resource{}, nil, disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"),
-			disclosed{ref, r.Version, facts.Patient})
+			disclosed{ref, r.Version, facts.Patients()})
 	}
 	return r, facts, nil
 }

@@ -42,7 +42,7 @@ func (s *Service) contextFacts(ctx context.Context, rq *Request, op string, bina
 		within := *of
 		within.Patient = facts.Patient
 		if !rq.filter(access.Read).Allow(&within) {
-			return nil, concealing(errHidden(op), disclosed{ref: binary.Ref(), patient: facts.Patient})
+			return nil, concealing(errHidden(op), disclosed{ref: binary.Ref(), patients: facts.Patients()})
 		}
 	}
 	return facts, nil

@@ -254,7 +254,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			d.entry = st.entry.path()
 			drafts[i], live = d, append(live, d)
 			inCommit[st.ref] = d.write.Op == store.Put && !d.done
-			referred = append(referred, d.patients()...)
+			referred = append(referred, d.referredPatients()...)
 			if !inCommit[st.ref] && !d.done && st.ref.Type == "Patient" {
 				deleted = append(deleted, st.ref.ID)
 			}

@@ -27,7 +27,8 @@ func TestComposite(t *testing.T) {
 		{pressure, "component-code-value-quantity", "http://loinc.org|8480-6$138", true},
 		{pressure, "component-code-value-quantity", "8480-6$gt130", true},
 		{pressure, "component-code-value-quantity", "urn:own|sys$ge138", true},
-		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt130", false}, // true of the other component
+		// true of the other component
+		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt130", false},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|mm[Hg]",
 			true},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90||mmHg", true},

@@ -209,7 +209,8 @@ func (w *extraction) reference(l *leaf, v *fastjson.Value) {
 	ref := v.GetStringBytes("reference")
 	if len(ref) > 0 {
 		x := w.literal(ref)
-		if (x.RefType != "" || x.Code != "") && (l.path.Want == "" || l.path.Want == x.RefType) {
+		if (x.RefType != "" || x.Code != "") && (l.path.Want == "" || l.path.Want == x.RefType ||
+			x.RefType == "" && absoluteTo(x.Code, l.path.Want)) {
 			w.add(l.slot, x)
 		}
 	}
@@ -238,6 +239,15 @@ func (w *extraction) containedType(ref []byte) string {
 		}
 	}
 	return ""
+}
+
+// absoluteTo reports whether a URL is that of a resource of type typ on another server.
+func absoluteTo(url, typ string) bool {
+	if i := strings.Index(url, "/_history/"); i >= 0 {
+		url = url[:i]
+	}
+	base, id := url[:strings.LastIndexByte(url, '/')+1], url[strings.LastIndexByte(url, '/')+1:]
+	return strings.Contains(base, ":") && strings.HasSuffix(base, "/"+typ+"/") && fhir.ValidID(id)
 }
 
 // literal returns the value of Reference.reference. A fragment has no value,

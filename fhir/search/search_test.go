@@ -356,8 +356,9 @@ func TestExamples(t *testing.T) {
 		for code, have := range v.ByParam {
 			p, _ := search.Stored(head.ResourceType, code)
 			for _, x := range have {
-				if x.Unvalued || x.Comparator != search.Exact {
-					continue // only :missing depends on it, or it stands for many values
+				if x.Unvalued || x.Comparator != search.Exact || len(p.Components) > 0 &&
+					p.ResourceType != "Observation" {
+					continue // only :missing depends on it, it stands for many values, or it is a part
 				}
 				m := search.NoModifier
 				if p.Type == search.TypeReference && x.HasSystem {
@@ -391,7 +392,11 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-func untar(t *testing.T, name string, fn func(string, []byte)) {
+func untar(t *testing.T, name string, fn func(string, []byte)) { archived(t, name, "/example/", fn) }
+
+// archived calls fn for the files of an archive whose names contain part.
+func archived(t *testing.T, name, part string, fn func(string, []byte)) {
+	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
@@ -409,7 +414,7 @@ func untar(t *testing.T, name string, fn func(string, []byte)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(h.Name, "/example/") {
+		if strings.Contains(h.Name, part) {
 			body, err := io.ReadAll(r)
 			if err != nil {
 				t.Fatal(err)

@@ -198,6 +198,7 @@ func (s *services) startWork(ctx context.Context) {
 	s.startSync(ctx)
 	s.startSweep(ctx)
 	s.startRemaps(ctx)
+	s.startReindex(ctx)
 }
 
 // startBulk starts to consume bulk submissions, which may hold phone-made Observations, and

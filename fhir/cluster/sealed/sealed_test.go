@@ -161,7 +161,9 @@ func raw(t *testing.T, st store.State) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := st.List(t.Context(), "", func(key string, value []byte) bool {
-		out[strings.Clone(key)] = string(value)
+		if !strings.HasPrefix(key, "index/") { // of the store itself
+			out[strings.Clone(key)] = string(value)
+		}
 		return true
 	})
 	if err != nil {

@@ -135,6 +135,9 @@ func load(dir string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, p := range usCore {
+		t.params[p.Base[0]][p.Code] = p
+	}
 	return t, lines(filepath.Join(dir, "compartments.ndjson.gz"), func(b []byte) error {
 		var c compartmentDefinition
 		if err := json.Unmarshal(b, &c); err != nil {

@@ -18,7 +18,11 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 		return err
 	}
 	defer d.leave(v)
-	return fault.Wrap(op, check.All(ctx, &v.Snapshot, d.failed.Load, report))
+	x, err := d.readCatalog(v.Reader)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	return fault.Wrap(op, check.All(ctx, &v.Snapshot, x, d.failed.Load, report))
 }
 
 // Inspect implements store.Store.
@@ -33,7 +37,11 @@ func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*sto
 	if at, err = v.At(op, at); err != nil {
 		return err
 	}
-	return fault.Wrap(op, check.Inspect(ctx, &v.Snapshot, d.failed.Load, typ, at, fn, report))
+	x, err := d.readCatalog(v.Reader)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	return fault.Wrap(op, check.Inspect(ctx, &v.Snapshot, x, d.failed.Load, typ, at, fn, report))
 }
 
 // SeriesStat sums up the series of one code.

@@ -38,7 +38,8 @@ type request struct {
 	// compact, if not nil, is a change of rows that changes no answer; the request
 	// then has no batch.
 	compact *tier.Compaction
-	age     age // of a batch with an ID
+	index   *indexStep // if not nil, the request builds or drops index rows
+	age     age        // of a batch with an ID
 	result  store.Result
 	err     error
 	commit  store.Commit
@@ -264,7 +265,11 @@ func (s *stage) addAll(reqs []*request) (bad *request, err error) {
 		if r.compact != nil {
 			continue
 		}
-		if err := s.add(r); err != nil {
+		add := s.add
+		if r.index != nil {
+			add = s.addIndex
+		}
+		if err := add(r); err != nil {
 			return r, err
 		}
 	}

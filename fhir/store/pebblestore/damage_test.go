@@ -243,7 +243,7 @@ func TestDamagedByte(t *testing.T) {
 		}
 		s.close()
 	}
-	if hit < 5 || lost < 5 {
+	if hit < 3 || lost < 5 { // the index rows of names, which readAll does not read, are among the blocks
 		t.Errorf("of 10 flipped bytes %d failed a read, %d were found", hit, lost)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 	"pulsegate/fhir/store/pebblestore/internal/find"
@@ -38,6 +39,9 @@ type Options struct {
 	// SpillBytes bounds the temporary files in which searches sort, in bytes. Zero
 	// means 1 GiB.
 	SpillBytes int64
+	// Registry returns the search parameters, including those defined at run time, as of
+	// the newest commit that this process shows. If it is nil, they are search.Builtin.
+	Registry func() *search.Registry
 	// NoSync acknowledges commits without an fsync. A crash then loses commits; it is
 	// for tests and for stores that are thrown away.
 	NoSync bool
@@ -99,6 +103,10 @@ type DB struct {
 	days             *rows.Days
 	guards           *guards
 	schemas          schemas
+
+	// runtime is set if the store may have indexes of parameters defined at run time.
+	runtime    atomic.Bool
+	parameters atomic.Pointer[parameters]
 }
 
 var _ store.Store = (*DB)(nil)
@@ -234,6 +242,7 @@ func (d *DB) load() error {
 	if err != nil || v == nil {
 		return err
 	}
+	d.runtime.Store(true) // until the first stage has looked
 	d.head, err = rows.DecodeHead(v)
 	return err
 }

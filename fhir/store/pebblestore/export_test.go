@@ -9,12 +9,14 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/sharedlog"
 )
 
 // Tight makes the bounds of searches as small as possible.
 func Tight(o Options) Options {
-	o.bounds = limits{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300, guards: 4}
+	o.bounds = limits{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Order: 6, Group: 2, Others: 1}, run: 300, guards: 4}
 	return o
 }
 
@@ -73,4 +75,28 @@ func RowSum(d *DB) (sum string, at sharedlog.Position, err error) {
 		err = e
 	}
 	return hex.EncodeToString(h.Sum(nil)), v.position, err
+}
+
+// OrderedSchema is the first row schema with ordered rows.
+const OrderedSchema = rows.OrderedSchema
+
+// RuntimeRows returns the number of index rows and states of parameters defined at run
+// time.
+func RuntimeRows(d *DB) (n int) {
+	for _, b := range [][]byte{{keys.TableIndex}, keys.StateKey(rows.RuntimeIndexes)} {
+		it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: b, UpperBound: keys.PrefixEnd(b)})
+		if err != nil {
+			return -1
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			_, rest, _ := keys.CutString(it.Key()[1:])
+			if b[0] == keys.TableState || rest[0] == '+' {
+				n++
+			}
+		}
+		if it.Close() != nil {
+			return -1
+		}
+	}
+	return n
 }

@@ -53,7 +53,7 @@ func (r *replica) launch(s *stage, reqs []*request) {
 		at = sharedlog.Position{Index: f.entry.Index, Valid: f.sum}
 	}
 	f := &flight{stage: s, requests: reqs}
-	schema := r.db.schemas.written.Load()
+	schema := s.schema
 	if err := mark(s.batch, schema); err != nil {
 		r.db.fail(err)
 		r.backlog = append(r.backlog, work{requests: reqs}) // die answers them

@@ -45,6 +45,7 @@ type foreign struct {
 	head      rows.Head
 	hasHead   bool
 	leaves    bool
+	indexes   bool // the state of an index changed
 	changed   []readcache.Key
 	templates [][16]byte
 	observed  []documentRow // of Observations
@@ -90,6 +91,7 @@ func (f *foreign) row(kind pebble.InternalKeyKind, k, v []byte) error {
 			f.changed = append(f.changed, readcache.Key{Ref: fhir.Ref{Type: typ, ID: id}})
 		}
 	case keys.TableState:
+		f.indexes = f.indexes || bytes.HasPrefix(k[1:], []byte(rows.IndexPrefix))
 		f.changed = append(f.changed, readcache.StateKey(string(k[1:])))
 	case keys.TableDocument:
 		return f.document(set, k, v)
@@ -163,6 +165,9 @@ func (f *foreign) change(set bool, k, v []byte) error {
 func (d *DB) settleForeign(f *foreign) {
 	if f.leaves {
 		d.edge = edge{}
+	}
+	if f.indexes {
+		d.runtime.Store(true)
 	}
 	d.head = f.head
 	for _, id := range f.templates {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,8 +55,11 @@ type base struct {
 // Pebble batch is applied (DB.settle). It changes nothing else, so that it can be
 // discarded.
 type stage struct {
-	db      *DB
-	from    base
+	db   *DB
+	from base
+	// schema is the encoding of the rows that the group writes.
+	schema  uint32
+	catalog *rows.Catalog // of the state with the group; read when first needed
 	batch   *pebble.Batch
 	meta    rows.Head
 	edge    edge
@@ -105,7 +109,7 @@ func (s *stage) close() {
 }
 
 func newStage(d *DB, from base) *stage {
-	s := &stage{db: d, from: from, batch: d.pdb.NewBatch(), meta: from.head, edge: from.edge,
+	s := &stage{db: d, from: from, schema: d.writes(), batch: d.pdb.NewBatch(), meta: from.head, edge: from.edge,
 		heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
 		tallies: map[series.SeriesID]*rows.Tally{},
@@ -520,19 +524,32 @@ func (s *stage) putRows(ref fhir.Ref, c *current) error {
 			return err
 		}
 	}
-	v = c.Location.Append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)))
 	var err error
-	rows.EachIndexPrefix(ref.Type, c.values, func(p []byte) {
-		if e := s.batch.Set(keys.AppendUint64(keys.AppendString(p, ref.ID), uint64(c.Seq)), v, nil); e != nil {
-			err = e
-		}
-	})
+	set := s.indexRow(ref.ID, c.Seq, &c.Location, c.doc.EndSeq, &err)
+	rows.EachIndexPrefix(ref.Type, c.values, s.schema >= rows.OrderedSchema, set)
+	if e := s.putRuntime(ref, c, set); e != nil {
+		return e
+	}
 	return err
+}
+
+// indexRow returns a function that sets the X row of a version with a prefix.
+func (s *stage) indexRow(id string, seq store.Seq, at *keys.Location, end store.Seq, err *error) func(p []byte) {
+	v := at.Append(keys.AppendUint64(nil, uint64(end)))
+	return func(p []byte) {
+		if e := s.batch.Set(keys.AppendUint64(keys.AppendString(p, id), uint64(seq)), v, nil); e != nil {
+			*err = e
+		}
+	}
 }
 
 func (s *stage) putState(w *store.StateWrite) error {
 	s.changed = append(s.changed, readcache.StateKey(w.Key))
 	s.state[w.Key] = w.Value
+	if strings.HasPrefix(w.Key, rows.IndexPrefix) {
+		s.catalog = nil
+		s.db.runtime.Store(true)
+	}
 	if w.Value == nil {
 		return s.batch.Delete(keys.StateKey(w.Key), nil)
 	}
@@ -550,6 +567,12 @@ func (s *stage) putState(w *store.StateWrite) error {
 // finish completes the group with the head row and, once per second, removes
 // expired state.
 func (s *stage) finish() error {
+	if s.from.head.Seq == 0 && s.schema >= rows.OrderedSchema { // all documents of this store have all rows
+		x := rows.Index{Version: rows.BuiltinVersion, Done: true}
+		if err := s.putState(&store.StateWrite{Key: rows.BuiltinIndex, Value: x.Encode()}); err != nil {
+			return err
+		}
+	}
 	if err := s.batch.Set(keys.Head, s.meta.Encode(), nil); err != nil {
 		return err
 	}

@@ -337,16 +337,23 @@ func anyWrite(rt *rapid.T, i int) store.Write {
 
 // check compares one search with the model.
 func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.Seq, page int) {
-	q := parse(rt, typ, raw)
+	w.checkQuery(rt, s, parse(rt, typ, raw), raw, at, page, nil)
+}
+
+// checkQuery compares one search with the model. If hidden is not nil, the filter hides
+// the resources for which it is true.
+func (w world) checkQuery(rt *rapid.T, s store.Store, q *search.Query, raw string, at store.Seq, page int,
+	hidden *hiding) {
+	typ := q.Type
 	var want []string
 	for key, v := range w[at] {
 		ref, _ := fhir.ParseRef(key)
-		if ref.Type == typ && search.Match(q, v) {
+		if ref.Type == typ && search.Match(q, v) && !hidden.hides(at, key) {
 			want = append(want, ref.ID)
 		}
 	}
 	sort.Strings(want)
-	f := store.Find{Query: q, Filter: all, At: at}
+	f := store.Find{Query: q, Filter: hidden.filter(), At: at, Owner: fmt.Sprint(hidden != nil)}
 	got := found(rt, s, f)
 	if p := paged(rt, s, f, page); !slices.Equal(p, got) {
 		rt.Fatalf("%s?%s at %d: pages of %d give %v, one scan %v", typ, raw, at, page, p, got)

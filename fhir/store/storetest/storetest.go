@@ -76,6 +76,7 @@ func Run(t *testing.T, d Driver) {
 	t.Run("guards reopen", func(t *testing.T) { testGuardsReopen(t, d) })
 	t.Run("batch id reopen", func(t *testing.T) { testBatchIDReopen(t, d) })
 	t.Run("find", func(t *testing.T) { testFind(t, d) })
+	t.Run("find generic", func(t *testing.T) { testFindGeneric(t, d) })
 	if !d.documents {
 		t.Run("pair", func(t *testing.T) { testPair(t, d) })
 	}

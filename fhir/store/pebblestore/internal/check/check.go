@@ -21,8 +21,9 @@ import (
 
 // All implements store.Store.Check at a snapshot. stopped reports whether the store
 // has failed meanwhile.
-func All(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, report func(problem string)) error {
-	c := &checker{ctx: ctx, snap: snap, stopped: stopped, report: report}
+func All(ctx context.Context, snap *snapshot.Snapshot, indexes *rows.Catalog, stopped func() bool,
+	report func(problem string)) error {
+	c := &checker{ctx: ctx, snap: snap, indexes: indexes, stopped: stopped, report: report}
 	for _, f := range []func() error{c.readable, c.templates, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
 		c.log, c.changes} {
 		if err := f(); err != nil && !fault.Damaged(err) {
@@ -35,6 +36,7 @@ func All(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, repo
 type checker struct {
 	ctx     context.Context
 	snap    *snapshot.Snapshot
+	indexes *rows.Catalog
 	report  func(string)
 	stopped func() bool
 }
@@ -126,7 +128,7 @@ func (c *checker) documents() error {
 				return err
 			}
 		}
-		rows.EachIndexPrefix(r.Type, vals, func(p []byte) {
+		c.indexes.EachWanted(r.Type, vals, d.JSON, func(p []byte) {
 			if e := c.want(keys.AppendUint64(keys.AppendString(p, r.ID), uint64(r.Seq)), d.EndSeq, r, "X"); e != nil {
 				err = e
 			}
@@ -203,7 +205,7 @@ func (c *checker) codes() error {
 		}
 		h := r.Code
 		copy(r.Code[:], val[8:])
-		return c.owner(r, "P", func(v *search.Values) bool {
+		return c.owner(r, "P", func(v *search.Values, _ []byte) bool {
 			for _, x := range rows.OtherCodes(r.Type, v, r.Code) {
 				if x == h {
 					return true
@@ -215,7 +217,7 @@ func (c *checker) codes() error {
 }
 
 // owner checks that the document of an index row exists and has the value.
-func (c *checker) owner(r keys.Row, table string, has func(*search.Values) bool) error {
+func (c *checker) owner(r keys.Row, table string, has func(v *search.Values, body []byte) bool) error {
 	m, err := c.snap.FetchRow(r)
 	if errors.Is(err, fault.ErrRow) {
 		c.problem("%s/%s: %s row of commit %d without a document", r.Type, r.ID, table, r.Seq)
@@ -224,7 +226,7 @@ func (c *checker) owner(r keys.Row, table string, has func(*search.Values) bool)
 	if err != nil {
 		return err
 	}
-	if !has(m.Index()) {
+	if !has(m.Index(), m.Document.JSON) {
 		c.problem("%s/%s: %s row of commit %d for a value that the document does not have", r.Type, r.ID, table, r.Seq)
 	}
 	return nil
@@ -248,11 +250,7 @@ func (c *checker) index() error {
 		}
 		prefix := k[:at]
 		return c.owner(keys.Row{Location: p, Type: typ, ID: id, Seq: store.Seq(binary.BigEndian.Uint64(rest))}, "X",
-			func(v *search.Values) bool {
-				found := false
-				rows.EachIndexPrefix(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
-				return found
-			})
+			func(v *search.Values, body []byte) bool { return c.indexes.May(typ, v, body, prefix) })
 	})
 }
 

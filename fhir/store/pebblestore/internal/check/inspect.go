@@ -24,6 +24,7 @@ import (
 type inspector struct {
 	ctx     context.Context
 	snap    *snapshot.Snapshot
+	indexes *rows.Catalog
 	stopped func() bool
 	typ     string
 	at      store.Seq
@@ -37,10 +38,9 @@ type inspector struct {
 
 // Inspect implements store.Store at a snapshot. It reads the D rows, from which
 // searches answer, and then the I and X rows through which they are found.
-func Inspect(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, typ string, at store.Seq,
-	fn func(*store.Row),
-	report func(id, problem string)) error {
-	ins := &inspector{ctx: ctx, snap: snap, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
+func Inspect(ctx context.Context, snap *snapshot.Snapshot, indexes *rows.Catalog, stopped func() bool, typ string,
+	at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
+	ins := &inspector{ctx: ctx, snap: snap, indexes: indexes, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
 	for _, walk := range []func() error{ins.documents, ins.ids, ins.index, ins.updates, ins.days} {
 		if err := walk(); err != nil {
 			return err
@@ -162,7 +162,7 @@ func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 		return nil
 	}
 	var want [][]byte
-	rows.EachIndexPrefix(r.Type, vals, func(p []byte) {
+	ins.indexes.EachWanted(r.Type, vals, d.JSON, func(p []byte) {
 		want = append(want,
 			keys.AppendUint64(keys.AppendString(p, r.ID), uint64(r.Seq)))
 	})
@@ -265,9 +265,7 @@ func (ins *inspector) indexRow(lower, k, val []byte) (id, problem string, err er
 	if err != nil {
 		return id, "", err
 	}
-	found := false
-	rows.EachIndexPrefix(ins.typ, m.Index(), func(have []byte) { found = found || bytes.Equal(have, prefix) })
-	if !found || m.Document.Deleted || m.Document.EndSeq != store.Seq(binary.BigEndian.Uint64(val)) {
+	if !ins.indexes.May(ins.typ, m.Index(), m.Document.JSON, prefix) || m.Document.Deleted || m.Document.EndSeq != store.Seq(binary.BigEndian.Uint64(val)) {
 		return id, "an index row names a value that the document does not have", nil
 	}
 	return id, "", nil

@@ -49,6 +49,7 @@ func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 		return false, err
 	}
 	defer fault.Close(it, &err)
+	patients := patientsOf(f.query)
 	var cluster, run []byte // the patient's, and the code's within it
 	var r keys.Row
 	for ok := it.First(); ok; {
@@ -82,6 +83,16 @@ func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 			} else if c > 0 {
 				ok = it.SeekGE(keys.PrefixEnd(keys.AppendString([]byte{tab}, p)))
 				continue
+			}
+			if patients != nil {
+				i, found := slices.BinarySearch(patients, p)
+				if i == len(patients) {
+					return true, nil
+				}
+				if !found {
+					ok = it.SeekGE(keys.Cluster(tab, patients[i], t))
+					continue
+				}
 			}
 			cluster = keys.Cluster(tab, p, t)
 			r.Patient, r.Type = p, t

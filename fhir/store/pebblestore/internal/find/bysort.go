@@ -53,7 +53,7 @@ func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorte
 
 // keyer makes sort keys. The keys that a template decides are made once per series.
 type keyer struct {
-	typ    string
+	query  *search.Query
 	sort   []search.SortKey
 	sel    *search.Selection
 	values search.Values // of a sample
@@ -62,27 +62,27 @@ type keyer struct {
 	varies []bool       // whether the key differs between samples of last
 }
 
-func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
-	q := &search.Query{Type: typ}
+func newKeyer(of *search.Query, sort []search.SortKey) (*keyer, error) {
+	q := &search.Query{Type: of.Type, Registry: of.Registry}
 	for _, s := range sort {
-		p, ok := search.Lookup(typ, s.Param)
+		p, ok := q.Registry.Lookup(q.Type, s.Param)
 		if !ok {
 			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Find",
-				"_sort names a parameter that %s does not have", typ)
+				"_sort names a parameter that %s does not have", q.Type)
 		}
 		q.Clauses = append(q.Clauses, search.Clause{Param: p})
 	}
 	sel, err := search.Select(q)
-	return &keyer{typ: typ, sort: sort, sel: sel, values: search.Values{ByParam: map[string][]search.Value{}}}, err
+	return &keyer{query: q, sort: sort, sel: sel, values: search.Values{ByParam: map[string][]search.Value{}}}, err
 }
 
 func (k *keyer) of(m *snapshot.Match) []sorted.Key {
 	if m.Series == nil || !k.simple(m.Series) {
-		v, err := search.Extractor{}.ExtractFor(k.sel, m.Body())
+		v, err := search.Extractor{Registry: k.query.Registry}.ExtractFor(k.sel, m.Body())
 		if err != nil {
 			v = &search.Values{}
 		}
-		return keysOf(k.typ, v, k.sort)
+		return keysOf(k.query, v, k.sort)
 	}
 	out := slices.Clone(k.held)
 	for i, s := range k.sort {
@@ -101,7 +101,7 @@ func (k *keyer) of(m *snapshot.Match) []sorted.Key {
 			v.Num = m.Sample.Values[0].Float()
 		}
 		k.values.ByParam[s.Param] = append(k.values.ByParam[s.Param][:0], v)
-		out[i] = keysOf(k.typ, &k.values, k.sort[i:i+1])[0]
+		out[i] = keysOf(k.query, &k.values, k.sort[i:i+1])[0]
 	}
 	return out
 }
@@ -127,14 +127,14 @@ func (k *keyer) simple(ser *tier.Series) bool {
 			return false
 		}
 	}
-	k.held = keysOf(k.typ, ser.Values, k.sort)
+	k.held = keysOf(k.query, ser.Values, k.sort)
 	return true
 }
 
-func keysOf(typ string, v *search.Values, sort []search.SortKey) []sorted.Key {
+func keysOf(q *search.Query, v *search.Values, sort []search.SortKey) []sorted.Key {
 	out := make([]sorted.Key, len(sort))
 	for i, s := range sort {
-		k, ok := search.Key(typ, v, s)
+		k, ok := q.Registry.Key(q.Type, v, s)
 		// The key outlives the document, whose strings share one allocation.
 		out[i] = sorted.Key{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code),
 			System: strings.Clone(k.System)}

@@ -33,7 +33,7 @@ func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snaps
 	if err != nil {
 		return err
 	}
-	f := &finder{searcher: s, evaluator: evaluator{query: req.Query, sel: sel},
+	f := &finder{searcher: s, indexes: &indexes{reader: snap.Reader}, evaluator: evaluator{query: req.Query, sel: sel},
 		request: request{ctx: ctx, op: op, snap: snap, at: at, filter: req.Filter, documentsOnly: true}}
 	if more, err := docs(f); err != nil || !more {
 		return fault.Wrap(op, err)
@@ -285,7 +285,7 @@ func (f *finder) perSample(ser *tier.Series) bool {
 func (f *finder) surely(ser *tier.Series, h *series.Header) bool {
 	first, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
 	for _, c := range f.evaluate(ser).rest {
-		if c.Param.Code != "date" || c.Modifier != search.NoModifier {
+		if !plain(c) || c.Param.Code != "date" || c.Modifier != search.NoModifier {
 			return false
 		}
 		if !slices.ContainsFunc(c.Values, func(v search.Value) bool {

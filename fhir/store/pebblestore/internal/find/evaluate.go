@@ -60,6 +60,10 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 	j := &evaluation{series: ser, values: search.Values{ByParam: map[string][]search.Value{}}}
 	for i := range e.query.Clauses {
 		c := &e.query.Clauses[i]
+		if !plain(c) {
+			j.rest, j.needsJSON = append(j.rest, c), true
+			continue
+		}
 		p := c.Param.Code
 		if !ser.Varies[p] {
 			j.never = j.never || !search.MatchClause(c, ser.Values)

@@ -10,6 +10,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
 // request is one search at one snapshot. It does not change while the search runs.
@@ -34,12 +35,16 @@ type finder struct {
 	request
 	evaluator
 	searcher *Searcher
+	indexes  *indexes
+	driver   *driver // the result of choose, once chosen is set
+	chosen   bool
 	// emit takes a match and the position after which to continue. It returns false
 	// to end the search.
 	emit func(m *snapshot.Match, pos []byte) bool
 	// passing is set if emit keeps neither the match nor its position, so that one
 	// match can be reused and no position is encoded.
 	passing bool
+	taken   *sorted.Result  // a kept result, which sorted releases
 	reused  *snapshot.Match // the match that is reused
 	recent  rows.Recent     // the strings of the document decoded last
 	steps   uint            // rows looked at

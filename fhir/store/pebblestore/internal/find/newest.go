@@ -168,7 +168,7 @@ func newSignature(v *search.Values, vendor, author string, categories []string) 
 func (f *finder) mayMatch(k *signature) bool {
 	for i := range f.query.Clauses {
 		c := &f.query.Clauses[i]
-		if !slices.Contains(rows.SignatureParams[:], c.Param.Code) || c.Modifier != search.NoModifier &&
+		if !plain(c) || !slices.Contains(rows.SignatureParams[:], c.Param.Code) || c.Modifier != search.NoModifier &&
 			c.Modifier != search.ModNot && c.Modifier != search.ModMissing {
 			continue
 		}

@@ -9,11 +9,17 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
+// plain reports whether a clause is about the values of one parameter of R4, so that a
+// path through the rows may rely on it. Other clauses are only evaluated.
+func plain(c *search.Clause) bool {
+	return c.Param != nil && !c.Not && c.Any == nil && len(c.Joins) == 0 && !rows.Runtime(c.Param)
+}
+
 // idsOf returns the ids that the query names, sorted, or nil if it names none.
 func idsOf(q *search.Query) []string {
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
-		if c.Param.Code != "_id" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+		if !plain(c) || c.Param.Code != "_id" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
 			continue
 		}
 		ids := []string{}
@@ -35,7 +41,7 @@ func codesOf(q *search.Query) [][8]byte {
 next:
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
-		if c.Param.Code != "code" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+		if !plain(c) || c.Param.Code != "code" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
 			continue
 		}
 		var out [][8]byte
@@ -59,7 +65,7 @@ func indexClause(q *search.Query) *search.Clause {
 	rank := 0
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
-		if !rows.Indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier &&
+		if !plain(c) || !rows.IndexedBefore(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier &&
 			c.Modifier != search.ModType {
 			continue
 		}
@@ -104,7 +110,7 @@ func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
 	for i := range f.query.Clauses {
 		c := &f.query.Clauses[i]
-		if c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+		if !plain(c) || c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
 			continue
 		}
 		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
@@ -184,7 +190,7 @@ func (f *finder) onePatient() (id string, ok bool) {
 	}
 	for i := range f.query.Clauses {
 		c := &f.query.Clauses[i]
-		if c.Param.Code != p.Code || len(c.Values) != 1 || c.Modifier != search.NoModifier &&
+		if !plain(c) || c.Param.Code != p.Code || len(c.Values) != 1 || c.Modifier != search.NoModifier &&
 			c.Modifier != search.ModType {
 			continue
 		}

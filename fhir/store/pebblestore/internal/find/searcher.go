@@ -71,6 +71,7 @@ func (s *Searcher) each(ctx context.Context, op string, snap *snapshot.Snapshot,
 		emit = undeleted(snap, emit, &failed)
 	}
 	f := &finder{searcher: s, evaluator: evaluator{query: req.Query, sel: sel}, emit: emit,
+		indexes: &indexes{reader: snap.Reader},
 		request: request{ctx: ctx, op: op, snap: snap, at: at, filter: req.Filter, owner: req.Owner}}
 	if err = f.run(sort, after); err == nil {
 		err = failed
@@ -101,10 +102,12 @@ type Bounds struct {
 	DayBatch int    // rows held by a walk by date over all patients
 	Probe    uint   // rows looked at to learn whether a code has few matches
 	Few      uint64 // resources few enough to be walked in order of lastUpdated
+	Order    uint   // rows looked at in the order of a sort before all matches are sorted instead
+	Group    int    // matches with equal values that a walk in the order of a sort holds
 	Others   int    // rows in the clusters of other patients (see merger.others)
 }
 
-var DefaultBounds = Bounds{DayBatch: 1024, Probe: 1024, Few: 4096, Others: 100_000}
+var DefaultBounds = Bounds{DayBatch: 1024, Probe: 1024, Few: 4096, Order: 65536, Group: 4096, Others: 100_000}
 
 // Tidy drops sorted results that have expired.
 func (s *Searcher) Tidy() { s.Results.Tidy() }

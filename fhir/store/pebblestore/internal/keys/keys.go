@@ -265,12 +265,60 @@ func IDKey(typ, id string, seq store.Seq) []byte {
 	return AppendUint64(IDPrefix(typ, id), inverse(seq))
 }
 
+// IndexRows returns the prefix of the X rows of a parameter.
+func IndexRows(typ, param string) []byte {
+	b := append(make([]byte, 0, 200), TableIndex)
+	return AppendString(AppendString(b, typ), param)
+}
+
 // IndexPrefix returns the prefix of the X rows of a value.
 func IndexPrefix(typ, param, value string) []byte {
-	b := append(make([]byte, 0, 200), TableIndex)
-	b = AppendString(AppendString(b, typ), param)
-	return AppendString(b, clip(value))
+	return AppendString(IndexRows(typ, param), clip(value))
 }
+
+// IndexStart returns the prefix of the X rows of the values that begin with start.
+// Values that are replaced by their hash are not among them, see HashedRows.
+func IndexStart(typ, param, start string) []byte {
+	b := AppendString(IndexRows(typ, param), start)
+	return b[:len(b)-2]
+}
+
+// HashedRows returns the prefix of the X rows of the values that are replaced by their
+// hash.
+func HashedRows(typ, param string) []byte { return IndexStart(typ, param, hashed) }
+
+// CutIndex returns the part of an X key after the value. It reports false if the key is
+// malformed.
+func CutIndex(k []byte) (rest []byte, ok bool) {
+	if len(k) == 0 {
+		return nil, false
+	}
+	rest = k[1:]
+	for range 3 {
+		if rest, ok = cutEscaped(rest); !ok {
+			return nil, false
+		}
+	}
+	return rest, true
+}
+
+// cutEscaped skips one string.
+func cutEscaped(b []byte) (rest []byte, ok bool) {
+	for i := 0; i+1 < len(b); i++ {
+		if b[i] == 0 {
+			if b[i+1] == 1 {
+				return b[i+2:], true
+			}
+			i++
+		}
+	}
+	return nil, false
+}
+
+// MaxValue is the length in bytes of the longest value that is not replaced by its hash.
+const MaxValue = maxValue
+
+const hashed = "\x02" // begins the hash of a value
 
 // clip bounds the length of a value in a key.
 func clip(v string) string {
@@ -278,7 +326,7 @@ func clip(v string) string {
 		return v
 	}
 	h := sha256.Sum256([]byte(v))
-	return "\x02" + string(h[:])
+	return hashed + string(h[:])
 }
 
 // ChangeKey returns the key of the n-th L row of a commit.

@@ -91,23 +91,19 @@ func IndexParam(typ, code, value string) string {
 	return code
 }
 
-// EachIndexPrefix calls fn with the prefix of every X row of a document.
-func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
-	var seen []string
+// EachIndexPrefix calls fn with the prefix of every X row of a document under the
+// parameters of R4. If ordered is not set, it leaves out the rows that schema 5 added.
+func EachIndexPrefix(typ string, v *search.Values, ordered bool, fn func(prefix []byte)) {
 	of := func(code string, vals []search.Value) {
 		p, ok := search.Stored(typ, code)
-		if !ok || !Indexed(p) {
+		if !ok {
 			return
 		}
-		seen = seen[:0]
-		for i := range vals {
-			x := IndexValue(p.Type, &vals[i])
-			if x == "" || IndexParam(typ, code, x) != code || slices.Contains(seen, x) {
-				continue
+		eachValue(p, vals, ordered, func(x string) {
+			if IndexParam(typ, code, x) == code {
+				fn(keys.IndexPrefix(typ, code, x))
 			}
-			seen = append(seen, x)
-			fn(keys.IndexPrefix(typ, code, x))
-		}
+		})
 	}
 	if few := indexedFew(typ); few != nil {
 		for _, code := range few {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -111,6 +112,9 @@ func (s *salvager) table(src *pebble.DB, tab byte) error {
 		}
 		if bytes.Equal(k, keys.Position) {
 			return nil // the copy has not read the log that the store shared
+		}
+		if bytes.HasPrefix(k, keys.StateKey(rows.IndexPrefix)) {
+			return nil // the rows of R4's parameters are written, and the others are built later
 		}
 		s.report.Rows[string(rune(tab))]++
 		return s.set(k, v)
@@ -289,7 +293,7 @@ func (s *salvager) indexes(typ, id string, x *salvagedVersion, vals *search.Valu
 		}
 	}
 	v = x.pointer.Location.Append(keys.AppendUint64(nil, uint64(x.doc.EndSeq)))
-	rows.EachIndexPrefix(typ, vals, func(p []byte) {
+	rows.EachIndexPrefix(typ, vals, s.ordered(), func(p []byte) {
 		err = errors.Join(err, s.set(keys.AppendUint64(keys.AppendString(p, id), uint64(x.pointer.Seq)), v))
 	})
 	return err
@@ -587,7 +591,21 @@ func (s *salvager) rebuild() error { return RebuildOrders(s.db, s.templates, s.t
 
 // version writes the schema version last. Open refuses a store without one, and
 // thus the result of an interrupted salvage.
-func (s *salvager) version() error { return s.set(keys.Schema, s.schema) }
+func (s *salvager) version() error {
+	if s.ordered() {
+		x := rows.Index{Version: rows.BuiltinVersion, Done: true}
+		if err := s.set(keys.StateKey(rows.BuiltinIndex), append(make([]byte, 8), x.Encode()...)); err != nil {
+			return err
+		}
+	}
+	return s.set(keys.Schema, s.schema)
+}
+
+// ordered reports whether the store has ordered rows.
+func (s *salvager) ordered() bool {
+	n, err := strconv.Atoi(string(s.schema))
+	return err == nil && n >= rows.OrderedSchema
+}
 
 // leaves counts the leaves of the log.
 func (s *salvager) leaves() (err error) {

@@ -89,14 +89,25 @@ func NewResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, lim
 func ResultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq) [32]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %d %v", owner, q.Type, at, sort)
-	for i := range q.Clauses {
-		c := &q.Clauses[i]
-		fmt.Fprintf(h, " %q %d %t", c.Param.Code, c.Modifier, c.Missing)
+	writeClauses(h, q.Clauses)
+	return [32]byte(h.Sum(nil))
+}
+
+func writeClauses(w io.Writer, cs []search.Clause) {
+	for i := range cs {
+		c := &cs[i]
+		if c.Param != nil {
+			fmt.Fprintf(w, " %q %q", c.Param.Code, c.Param.URL)
+		}
+		fmt.Fprintf(w, " %d %t %t %d", c.Modifier, c.Missing, c.Not, len(c.Any))
 		for j := range c.Values {
-			fmt.Fprintf(h, " %#v", c.Values[j])
+			fmt.Fprintf(w, " %#v", c.Values[j])
+		}
+		for _, list := range c.Any {
+			fmt.Fprintf(w, " [%d", len(list))
+			writeClauses(w, list)
 		}
 	}
-	return [32]byte(h.Sum(nil))
 }
 
 // mark records every r.every-th entry.
