@@ -79,6 +79,7 @@ func TestRowsLookedAt(t *testing.T) {
 		{"gender=male&name=f0012", 0, 5, 60}, // the name drives, not the first clause
 		{"gender=male&identifier=124", 0, 1, 30},
 		{"birthdate=1950-03-23&gender=male", 0, n / 100 / 21 / 100, 400},
+		{"birthdate=ge1950-03-01&birthdate=lt1951-01-01", 0, n / 100, 600},
 		{"_sort=birthdate", 50, 50, 250},
 		{"_sort=-birthdate,name", 20, 20, 250},
 		{"_sort=-name", 20, 20, 60},
