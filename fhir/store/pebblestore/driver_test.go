@@ -134,7 +134,8 @@ func TestCheckFindsEveryTamperedIndexRow(t *testing.T) {
 	defer d.Close()
 	for i := range 3 {
 		for _, id := range []string{"a", "b"} {
-			w := person(id, fmt.Sprintf(`,"name":[{"family":"Berg van","given":["Ann"]}],"birthDate":"198%d","gender":"male"`, i))
+			w := person(id, fmt.Sprintf(
+				`,"name":[{"family":"Berg van","given":["Ann"]}],"birthDate":"198%d","gender":"male"`, i))
 			if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{w}}); err != nil {
 				t.Fatal(err)
 			}
@@ -159,7 +160,8 @@ func TestCheckFindsEveryTamperedIndexRow(t *testing.T) {
 	x.every(rand.New(rand.NewPCG(seed, 1)), keys.TableIndex, "Patient", func(what string) {
 		tried++
 		var row, at int
-		if n, _ := fmt.Sscanf(what, "X: row %d again, byte %d of", &row, &at); n == 2 && at < len("X")+len("Patient")+2 {
+		if n, _ := fmt.Sscanf(what, "X: row %d again, byte %d of", &row, &at); n == 2 &&
+			at < len("X")+len("Patient")+2 {
 			if c, _ := problems(); c == 0 { // the row is now one of another type, which Inspect does not read
 				t.Errorf("%s: not found", what)
 			}

@@ -578,7 +578,8 @@ func (b *spanBuilder) between(prefix []byte) {
 
 // closed adds the values from lo to hi.
 func (b *spanBuilder) closed(lo, hi string) {
-	b.spans = append(b.spans, span{keys.IndexStart(b.typ, b.param, lo), keys.PrefixEnd(keys.IndexStart(b.typ, b.param, hi))})
+	b.spans = append(b.spans, span{keys.IndexStart(b.typ, b.param, lo),
+		keys.PrefixEnd(keys.IndexStart(b.typ, b.param, hi))})
 }
 
 // clause adds the spans of a clause. It reports false if its matches need not have rows.
