@@ -18,7 +18,8 @@ func (b *bench) kinds() error {
 		name string
 		path func(i int) string
 	}{
-		{"Patients by the start of a name", func(i int) string { return "Patient?name=" + surname(i)[:5] + "&_count=10" }},
+		{"Patients by the start of a name",
+			func(i int) string { return "Patient?name=" + surname(i)[:5] + "&_count=10" }},
 		{"Patient by identifier", func(i int) string { return fmt.Sprintf("Patient?identifier=urn:bench%%7C%d", i) }},
 		{"Patients by a range of dates", func(i int) string {
 			at := born(i)

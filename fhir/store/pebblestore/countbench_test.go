@@ -37,7 +37,8 @@ func BenchmarkCount(b *testing.B) {
 	if err := d.Compact(context.Background()); err != nil {
 		b.Fatal(err)
 	}
-	for name, raw := range map[string]string{"samples": "code=http://loinc.org|8867-4", "documents": "code=http://loinc.org|1234-5"} {
+	for name, raw := range map[string]string{"samples": "code=http://loinc.org|8867-4",
+		"documents": "code=http://loinc.org|1234-5"} {
 		b.Run(name, func(b *testing.B) {
 			pairs, _ := search.Pairs(raw)
 			q, err := search.Parse("Observation", pairs, search.ParseOptions{})
@@ -46,7 +47,8 @@ func BenchmarkCount(b *testing.B) {
 			}
 			total := uint64(0)
 			for b.Loop() {
-				n, err := d.Count(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)})
+				n, err := d.Count(context.Background(),
+					store.Find{Query: q, Filter: access.All().Filter(access.Search)})
 				if err != nil {
 					b.Fatal(err)
 				}

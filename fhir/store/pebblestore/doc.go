@@ -66,9 +66,20 @@
 //	    A version of a resource: version | flags(1) | hash(16) | loc of its D row.
 //	    With flag 4 the version was a sample, and series(8) follows the hash.
 //	X | str type | str param | str value | str id | seq
-//	    The index for searches without a patient: end(8) | loc. value is the code of a
-//	    token, "Type/id", or a URI; a value over 200 bytes is replaced by its hash.
-//	    The document holds the system.
+//	    The index: end(8) | loc. param is the code of a parameter of R4, or "+" and a
+//	    hash of a parameter defined at run time: of its URL and all that its values
+//	    depend on. value is the code of a token, "Type/id", or a URI; a value over 200
+//	    bytes is replaced by its hash. The document holds the system. For other types of
+//	    parameters, value begins with a class (rows.ClassText and so on):
+//	    string     's' | the folded text without spaces, cut at 64 bytes
+//	               'w' | the same from a later word on, for names; 'v' if there are too many
+//	               'o' | the folded text, cut at 64 bytes; the least and the greatest only
+//	    date       '0' to '5', by length | start
+//	    number     'n' | order-preserving float64
+//	    quantity   'n' | the number as written
+//	               'c' | hash of the canonical unit(8) | the number in that unit
+//	    of these   'x' for ranges, 'y' for documents with several values
+//	    reference  03 | the value of Reference.identifier
 //
 // Orders of documents:
 //
@@ -124,7 +135,7 @@
 //	    The stored hashes that the leaves add, 32 bytes each, starting at hash i
 //	    (numbered as in golang.org/x/mod/sumdb/tlog).
 //	N | "schema"
-//	    The schema version, 4: the newest encoding of the rows. Open refuses one that the
+//	    The schema version, 5: the newest encoding of the rows. Open refuses one that the
 //	    program does not read. If the store is shared, it is that of the entries applied.
 //	N | "head"
 //	    seq | lastUpdated(8) in Unix milliseconds | leaves(8) | current resources(8).
@@ -132,11 +143,40 @@
 //	    The position of a shared store in its log: index(8) | hash of the last
 //	    entry(32) | hash of the last valid entry(32) | cluster(16) | epoch(8).
 //
-// Token, reference and URI parameters have X rows, with two exceptions. Observation
-// has only identifier and device: code and patient are part of its D and P keys, and
-// a search by code over all patients visits the clusters of each. AuditEvent has only
-// patient, and entity for other entities. These two types are nearly all of the data,
-// and every row costs each write.
+// All parameters with values have X rows, with two exceptions. Observation has only
+// identifier and device: code and patient are part of its D and P keys, and a search by
+// code over all patients visits the clusters of each. AuditEvent has only patient, and
+// entity for other entities. These two types are nearly all of the data, and every row
+// costs each write.
+//
+// # Indexes
+//
+// Small state under "index/" says which X rows documents have (rows.Index). It is written
+// with the rows, so that a snapshot never shows one without the other:
+//
+//	index/r4                    the parameters of R4; complete from the first commit on, if
+//	                            that was in schema 5
+//	index/param/<type>/<param>  a parameter defined at run time
+//
+// In schema 4, there were X rows of tokens, references and URIs only (rows.IndexedBefore).
+// Reindex writes the missing rows of older documents, a bounded number per commit, and a
+// cursor with them. The committer does it between writes, on the newest state: whatever
+// version a group writes or ends has its rows from its writer. From the first step on,
+// which writes the state alone, every writer writes the rows of its documents; one whose
+// registry lacks the parameter marks the index as stale in the same commit, so that it is
+// built again. Searches use an index when it is complete, and read the documents until
+// then; they always evaluate the document, so that rows need only be a superset.
+//
+// # Plans
+//
+// A search of a type with all rows collects the ranges of X keys in which every match of a
+// clause has a row, counts the rows of each clause in rounds, and walks those of the
+// clause with the fewest. Two clauses on one date or number, such as the two ends of a
+// range, have common ranges. A document with several rows is emitted at the first of
+// them, so that a position is a key. A sort by an indexed parameter walks the X rows in
+// order, and sorts groups of equal values; its positions are those of a sorted result, so
+// that either can continue the other. It gives way to sorting when a clause has few rows,
+// or when the matches are far apart.
 //
 // # AuditEvents
 //

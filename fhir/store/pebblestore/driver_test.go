@@ -79,6 +79,7 @@ func TestRowsLookedAt(t *testing.T) {
 		{"gender=male&name=f0012", 0, 5, 60}, // the name drives, not the first clause
 		{"gender=male&identifier=124", 0, 1, 30},
 		{"birthdate=1950-03-23&gender=male", 0, n / 100 / 21 / 100, 400},
+		{"birthdate=ge1950-03-01&birthdate=lt1951-01-01", 0, n / 100, 600},
 		{"_sort=birthdate", 50, 50, 250},
 		{"_sort=-birthdate,name", 20, 20, 250},
 		{"_sort=-name", 20, 20, 60},
@@ -133,7 +134,8 @@ func TestCheckFindsEveryTamperedIndexRow(t *testing.T) {
 	defer d.Close()
 	for i := range 3 {
 		for _, id := range []string{"a", "b"} {
-			w := person(id, fmt.Sprintf(`,"name":[{"family":"Berg van","given":["Ann"]}],"birthDate":"198%d","gender":"male"`, i))
+			w := person(id, fmt.Sprintf(
+				`,"name":[{"family":"Berg van","given":["Ann"]}],"birthDate":"198%d","gender":"male"`, i))
 			if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{w}}); err != nil {
 				t.Fatal(err)
 			}
@@ -158,7 +160,8 @@ func TestCheckFindsEveryTamperedIndexRow(t *testing.T) {
 	x.every(rand.New(rand.NewPCG(seed, 1)), keys.TableIndex, "Patient", func(what string) {
 		tried++
 		var row, at int
-		if n, _ := fmt.Sscanf(what, "X: row %d again, byte %d of", &row, &at); n == 2 && at < len("X")+len("Patient")+2 {
+		if n, _ := fmt.Sscanf(what, "X: row %d again, byte %d of", &row, &at); n == 2 &&
+			at < len("X")+len("Patient")+2 {
 			if c, _ := problems(); c == 0 { // the row is now one of another type, which Inspect does not read
 				t.Errorf("%s: not found", what)
 			}

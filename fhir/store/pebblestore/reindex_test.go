@@ -47,8 +47,10 @@ func somebody(rt *rapid.T, id string) store.Write {
 	rest := rapid.SampledFrom([]string{"", `,"name":[{"family":"Berg","given":["Ann"]}]`,
 		`,"name":[{"family":"Anders","given":["Bo","Berg"]}]`}).Draw(rt, "name") +
 		rapid.SampledFrom([]string{"", `,"multipleBirthInteger":2`, `,"multipleBirthInteger":3`}).Draw(rt, "births") +
-		rapid.SampledFrom([]string{"", `,"extension":[{"url":"urn:w","valueQuantity":{"value":70,"system":"` + element.UCUM +
-			`","code":"kg"}}]`, `,"extension":[{"url":"urn:w","valueQuantity":{"value":80000,"system":"` + element.UCUM +
+		rapid.SampledFrom([]string{"", `,"extension":[{"url":"urn:w","valueQuantity":{"value":70,"system":"` +
+			element.UCUM +
+			`","code":"kg"}}]`, `,"extension":[{"url":"urn:w","valueQuantity":{"value":80000,"system":"` +
+			element.UCUM +
 			`","code":"g"}}]`}).Draw(rt, "weight")
 	return store.Write{Resource: fhir.Resource{Type: "Patient", ID: id,
 		JSON: []byte(fhir.Prefix("Patient", id) + "}" + rest + "}")}}
@@ -86,7 +88,8 @@ func (p *people) write() {
 // search compares searches by the parameters of the registry with the model.
 func (p *people) search() {
 	reg := p.registry.Load()
-	for _, raw := range []string{"nick=berg", "nick=ann", "weight=ge75||kg", "weight=80|" + element.UCUM + "|kg", "births=2",
+	for _, raw := range []string{"nick=berg", "nick=ann", "weight=ge75||kg", "weight=80|" + element.UCUM + "|kg",
+		"births=2",
 		"births=gt2&nick=bo", "_sort=nick", "_sort=-births,nick", "nick=an,b&_sort=-weight", "name=berg"} {
 		pairs, err := search.Pairs(raw)
 		if err != nil {
@@ -109,10 +112,11 @@ func (p *people) search() {
 				want = append(want, id)
 			}
 		}
-		err = p.d.Find(context.Background(), store.Find{Query: q, Filter: everything, At: at}, func(f *store.Found) bool {
-			got = append(got, f.Resource.ID)
-			return true
-		})
+		err = p.d.Find(context.Background(), store.Find{Query: q, Filter: everything, At: at},
+			func(f *store.Found) bool {
+				got = append(got, f.Resource.ID)
+				return true
+			})
 		if err != nil {
 			p.rt.Fatal(err)
 		}
@@ -145,7 +149,8 @@ func TestRuntimeParameters(t *testing.T) {
 		for range rapid.IntRange(5, 40).Draw(rt, "steps") {
 			switch rapid.IntRange(0, 9).Draw(rt, "step") {
 			case 0:
-				p.registry.Store(defined(rapid.SliceOfNDistinct(rapid.IntRange(0, 2), 0, 3, rapid.ID[int]).Draw(rt, "defined")...))
+				p.registry.Store(defined(rapid.SliceOfNDistinct(rapid.IntRange(0, 2), 0, 3, rapid.ID[int]).Draw(rt,
+					"defined")...))
 			case 1:
 				p.registry.Store(defined(3))
 			case 2:
@@ -206,7 +211,8 @@ func finish(t interface {
 	if err := d.Check(context.Background(), func(p string) { t.Errorf("%s", p) }); err != nil {
 		t.Fatal(err)
 	}
-	err := d.Inspect(context.Background(), "Patient", 0, func(*store.Row) {}, func(id, p string) { t.Errorf("%s: %s", id, p) })
+	err := d.Inspect(context.Background(), "Patient", 0, func(*store.Row) {},
+		func(id, p string) { t.Errorf("%s: %s", id, p) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +284,8 @@ func TestReindexCluster(t *testing.T) {
 		synced(t, d)
 		finish(t, d, 4)
 	}
-	if n, want := count(dbs[2], registry.Load(), "nick=n1"), countOf(dbs[2], "n1", t, registry.Load()); n != want || n == 0 {
+	if n, want := count(dbs[2], registry.Load(), "nick=n1"), countOf(dbs[2], "n1", t, registry.Load()); n != want ||
+		n == 0 {
 		t.Errorf("%d by a parameter defined at run time, want %d", n, want)
 	}
 	for _, d := range dbs {

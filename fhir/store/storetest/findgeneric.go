@@ -35,18 +35,23 @@ var generics = []generic{ // read only
 		{`"birthDate":"1980"`, `"birthDate":"1980-05"`, `"birthDate":"1980-05-17"`, `"birthDate":"1990-01-01"`, ``},
 		{`"gender":"female"`, `"gender":"male"`, ``}, {`"active":true`, `"active":false`, ``},
 		{`"deceasedDateTime":"2020-01-01T10:00:00Z"`, `"deceasedBoolean":true`, ``},
-		{`"identifier":[{"system":"urn:a","value":"1"}]`, `"identifier":[{"system":"urn:a","value":"1"},{"system":"urn:b","value":"2"}]`,
+		{`"identifier":[{"system":"urn:a","value":"1"}]`,
+			`"identifier":[{"system":"urn:a","value":"1"},{"system":"urn:b","value":"2"}]`,
 			`"identifier":[{"value":"2"}]`, ``},
-		{`"managingOrganization":{"reference":"Organization/o1"}`, `"managingOrganization":{"reference":"Organization/o2"}`,
+		{`"managingOrganization":{"reference":"Organization/o1"}`,
+			`"managingOrganization":{"reference":"Organization/o2"}`,
 			`"managingOrganization":{"identifier":{"system":"urn:x","value":"77"}}`, ``},
-		{`"address":[{"city":"Sankt Gallen","country":"CH"}]`, `"address":[{"city":"St. Gallen"}]`, `"address":[{"city":"Zürich"}]`, ``},
+		{`"address":[{"city":"Sankt Gallen","country":"CH"}]`, `"address":[{"city":"St. Gallen"}]`,
+			`"address":[{"city":"Zürich"}]`, ``},
 	}, []string{"name=berg", "name=van", "name=ann,zoe", "family=vander", "family=M%C3%BCll", "name:exact=Berg",
 		"name:contains=erg", "family:missing=true", "family:missing=false", "name=longname", "name=longname longname b",
 		"family:exact=" + strings.Repeat("Longname ", 11) + "Longname", "birthdate=1980", "birthdate=ge1980-05",
 		"birthdate=lt1985", "birthdate=ne1980-05", "birthdate=sa1980", "birthdate=eb1990", "birthdate=1980-05-17,1990",
-		"birthdate=ap1980-05", "birthdate:missing=true", "birthdate:missing=false", "gender=female", "gender:not=female",
+		"birthdate=ap1980-05", "birthdate=ge1980&birthdate=lt1985", "birthdate=ge1980-05&birthdate=le1980-05-20",
+		"birthdate:missing=true", "birthdate:missing=false", "gender=female", "gender:not=female",
 		"gender=female,male", "active=true", "deceased=true", "death-date=gt2019", "identifier=1", "identifier=urn:b|2",
-		"identifier=urn:a|", "identifier=|2", "organization=Organization/o1", "organization=Organization/o1,Organization/o2",
+		"identifier=urn:a|", "identifier=|2", "organization=Organization/o1",
+		"organization=Organization/o1,Organization/o2",
 		"organization:identifier=urn:x|77", "organization:missing=true", "address-city=sankt", "address=z%C3%BCr",
 		"_id=r1,r2,r3", "_lastUpdated=ge2020-01-01", "_id:not=r1",
 	}, []string{"name", "family", "birthdate", "-birthdate", "gender", "-name", "_id", "-_id", "-_lastUpdated",
@@ -66,36 +71,47 @@ var generics = []generic{ // read only
 	}, []string{"url", "-url", "date", "-date", "name", "-name", "version", "status", "title", "_id"}},
 	{"Consent", [][]string{
 		{`"patient":{"reference":"Patient/p1"}`, `"patient":{"reference":"Patient/p2"}`, ``},
-		{`"dateTime":"2026-01-01T10:00:00Z"`, `"dateTime":"2026-01-02"`, ``}, {`"status":"active"`, `"status":"inactive"`},
+		{`"dateTime":"2026-01-01T10:00:00Z"`, `"dateTime":"2026-01-02"`, ``},
+		{`"status":"active"`, `"status":"inactive"`},
 		{`"provision":{"period":{"start":"2026-01-01"}}`, `"provision":{"period":{"end":"2026-06-01"}}`,
 			`"provision":{"period":{"start":"2026-01-01","end":"2027"}}`, ``},
 		{`"category":[{"coding":[{"system":"urn:c","code":"x"}]}]`, ``},
-	}, []string{"patient=Patient/p1", "patient=p1,p2", "status=active", "period=2026", "period=ge2026-05", "period=sa2025",
+	}, []string{"patient=Patient/p1", "patient=p1,p2", "status=active", "period=2026", "period=ge2026-05",
+		"period=sa2025",
 		"date=2026-01-01", "date=gt2026-01-01", "category=x", "category=urn:c|x,urn:d|x", "patient:missing=true",
 	}, []string{"date", "-date", "period", "-period", "status", "patient", "_lastUpdated", "-_id"}},
 	{"Device", [][]string{
 		{`"patient":{"reference":"Patient/p1"}`, `"patient":{"reference":"Patient/p2"}`, ``},
-		{`"manufacturer":"Acme"`, `"manufacturer":"Aktia"`, ``}, {`"modelNumber":"M 1"`, `"modelNumber":"M-1"`, `"modelNumber":"m2"`, ``},
+		{`"manufacturer":"Acme"`, `"manufacturer":"Aktia"`, ``},
+		{`"modelNumber":"M 1"`, `"modelNumber":"M-1"`, `"modelNumber":"m2"`, ``},
 		{`"status":"active"`, ``}, {`"deviceName":[{"name":"Band","type":"model-name"}]`, ``},
-	}, []string{"patient=p1", "patient=p1,p2", "manufacturer=ac", "model=m1", "model=m 1", "model:exact=M-1", "status=active",
-		"device-name=band", "patient=p2"}, []string{"manufacturer", "model", "-model", "patient", "-_lastUpdated", "_id"}},
+	}, []string{"patient=p1", "patient=p1,p2", "manufacturer=ac", "model=m1", "model=m 1", "model:exact=M-1",
+		"status=active",
+		"device-name=band", "patient=p2"},
+		[]string{"manufacturer", "model", "-model", "patient", "-_lastUpdated", "_id"}},
 	{"Encounter", [][]string{
 		{quantityOf("length", "30", "min"), quantityOf("length", "1", "h"), quantityOf("length", "60", "min"),
 			quantityOf("length", "0.5", "h"), `"length":{"value":45,"unit":"minutes"}`, ``},
 		{`"subject":{"reference":"Patient/p1"}`, `"subject":{"reference":"Patient/p2"}`, ``},
-		{`"period":{"start":"2026-01-01T10:00:00Z","end":"2026-01-01T11:00:00Z"}`, `"period":{"start":"2026-01-02"}`, ``},
+		{`"period":{"start":"2026-01-01T10:00:00Z","end":"2026-01-01T11:00:00Z"}`,
+			`"period":{"start":"2026-01-02"}`, ``},
 		{`"status":"finished"`, `"status":"planned"`}, {`"class":{"system":"urn:c","code":"AMB"}`, ``},
 	}, []string{"length=60|" + ucum + "|min", "length=ge0.5|" + ucum + "|h", "length=lt1|" + ucum + "|h", "length=30",
-		"length=gt30||min", "length=ne60|" + ucum + "|min", "length=ap35|" + ucum + "|min", "length:missing=true",
+		"length=gt30||min", "length=ge30&length=lt50", "length=gt0.4|" + ucum + "|h&length=lt50|" + ucum + "|min",
+		"length=ge1|" + ucum + "|h&length=lt70", "length=ne60|" + ucum + "|min", "length=ap35|" + ucum + "|min",
+		"length:missing=true",
 		"length:missing=false", "length=45||minutes", "subject=Patient/p1", "patient=p1", "patient=p1,p2",
-		"date=2026-01-01", "date=ge2026-01-02", "status=finished", "class=urn:c|AMB", "class:not=AMB", "status=planned,finished",
+		"date=2026-01-01", "date=ge2026-01-02", "status=finished", "class=urn:c|AMB", "class:not=AMB",
+		"status=planned,finished",
 	}, []string{"length", "-length", "date", "-date", "status", "class", "-_lastUpdated", "_id"}},
 	{"RiskAssessment", [][]string{
-		{`"prediction":[{"probabilityDecimal":0.5}]`, `"prediction":[{"probabilityDecimal":0.25},{"probabilityDecimal":0.75}]`,
+		{`"prediction":[{"probabilityDecimal":0.5}]`,
+			`"prediction":[{"probabilityDecimal":0.25},{"probabilityDecimal":0.75}]`,
 			`"prediction":[{"probabilityRange":{"low":{"value":0.2},"high":{"value":0.3}}}]`, ``},
 		{`"subject":{"reference":"Patient/p1"}`, `"subject":{"reference":"Group/g1"}`},
 		{`"occurrenceDateTime":"2026-01-01"`, ``}, {`"status":"final"`, ``},
-	}, []string{"probability=0.5", "probability=gt0.2", "probability=le0.3", "probability=ne0.5", "probability=sa0.2",
+	}, []string{"probability=0.5", "probability=gt0.2", "probability=le0.3", "probability=gt0.2&probability=lt0.3",
+		"probability=ge0.7&probability=le0.4", "probability=ne0.5", "probability=sa0.2",
 		"probability=ap0.25", "probability:missing=true", "subject=Patient/p1", "subject=Group/g1", "date=2026-01-01",
 		"patient=p1"}, []string{"probability", "-probability", "date", "subject", "_id"}},
 	{"Condition", [][]string{
@@ -105,7 +121,8 @@ var generics = []generic{ // read only
 		{`"code":{"coding":[{"system":"urn:s","code":"1"},{"system":"urn:t","code":"2"}],"text":"Flu"}`,
 			`"code":{"coding":[{"system":"urn:s","code":"2"}]}`, ``},
 	}, []string{"patient=p1", "subject=Patient/p1", "asserter=Patient/p1", "asserter=Practitioner/x", "onset-age=40",
-		"onset-age=gt30|" + ucum + "|a", "onset-date=2020", "onset-info=youth", "onset-info=in his", "code=urn:s|2", "code=2",
+		"onset-age=gt30|" + ucum + "|a", "onset-date=2020", "onset-info=youth", "onset-info=in his", "code=urn:s|2",
+		"code=2",
 		"code=1,2", "code:text=flu", "patient=p1,p2", "code:missing=true",
 	}, []string{"code", "-code", "onset-date", "-onset-age", "onset-info", "subject", "_lastUpdated"}},
 }
@@ -220,13 +237,15 @@ func (g *generic) resource(rt *rapid.T) string {
 func anyQuery(rt *rapid.T, g *generic) (*search.Query, string) {
 	pairs := rapid.SliceOfN(rapid.SampledFrom(g.clauses), 0, 3).Draw(rt, "clauses")
 	raw := strings.Join(pairs, "&")
-	if keys := rapid.SliceOfNDistinct(rapid.SampledFrom(g.sorts), 0, 2, rapid.ID[string]).Draw(rt, "sort"); len(keys) > 0 {
+	if keys := rapid.SliceOfNDistinct(rapid.SampledFrom(g.sorts), 0, 2, rapid.ID[string]).Draw(rt,
+		"sort"); len(keys) > 0 {
 		raw = strings.TrimPrefix(raw+"&_sort="+strings.Join(keys, ","), "&")
 	}
 	q := parse(rt, g.typ, raw)
 	if len(q.Clauses) > 1 && q.Patient == "" && rapid.Bool().Draw(rt, "any") {
 		n := rapid.IntRange(1, len(q.Clauses)-1).Draw(rt, "list")
-		u := search.Clause{Param: search.AnyOf, Any: [][]search.Clause{slices.Clone(q.Clauses[:n]), slices.Clone(q.Clauses[n:])},
+		u := search.Clause{Param: search.AnyOf,
+			Any: [][]search.Clause{slices.Clone(q.Clauses[:n]), slices.Clone(q.Clauses[n:])},
 			Not: rapid.IntRange(0, 3).Draw(rt, "not") == 0}
 		q.Clauses = []search.Clause{u}
 		raw += " as a union"

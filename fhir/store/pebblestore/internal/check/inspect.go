@@ -40,7 +40,8 @@ type inspector struct {
 // searches answer, and then the I and X rows through which they are found.
 func Inspect(ctx context.Context, snap *snapshot.Snapshot, indexes *rows.Catalog, stopped func() bool, typ string,
 	at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
-	ins := &inspector{ctx: ctx, snap: snap, indexes: indexes, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
+	ins := &inspector{ctx: ctx, snap: snap, indexes: indexes, stopped: stopped, typ: typ, at: at, fn: fn,
+		report: report}
 	for _, walk := range []func() error{ins.documents, ins.ids, ins.index, ins.updates, ins.days} {
 		if err := walk(); err != nil {
 			return err
@@ -265,7 +266,8 @@ func (ins *inspector) indexRow(lower, k, val []byte) (id, problem string, err er
 	if err != nil {
 		return id, "", err
 	}
-	if !ins.indexes.May(ins.typ, m.Index(), m.Document.JSON, prefix) || m.Document.Deleted || m.Document.EndSeq != store.Seq(binary.BigEndian.Uint64(val)) {
+	if !ins.indexes.May(ins.typ, m.Index(), m.Document.JSON, prefix) || m.Document.Deleted ||
+		m.Document.EndSeq != store.Seq(binary.BigEndian.Uint64(val)) {
 		return id, "an index row names a value that the document does not have", nil
 	}
 	return id, "", nil

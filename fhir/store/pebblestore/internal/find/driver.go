@@ -88,6 +88,9 @@ type driver struct {
 	clause int
 	spans  []span          // sorted, without overlaps
 	params []*search.Param // whose rows are in the spans
+	// class names the values in the spans of a clause on a date or number. A document with
+	// one value has one row of the class.
+	class string
 	// single is set if a document has at most one row in the spans.
 	single bool
 	// exact is set if a document with a row in the spans matches the clause.
@@ -97,13 +100,54 @@ type driver struct {
 	counted bool
 }
 
-// driverOf returns the driver of a clause of the query, or nil.
+// driverOf returns the driver of a clause of the query, or nil. Clauses on one date or
+// number, such as the two ends of a range, have a common driver.
 func (f *finder) driverOf(i int) (*driver, error) {
-	d, err := f.clauseDriver(&f.query.Clauses[i])
-	if d != nil {
-		d.clause = i
+	c := &f.query.Clauses[i]
+	d, err := f.clauseDriver(c)
+	if d == nil || err != nil {
+		return nil, err
 	}
-	return d, err
+	d.clause = i
+	if d.class == "" {
+		return d, nil
+	}
+	for j := range f.query.Clauses {
+		if o := &f.query.Clauses[j]; j == i || o.Param != c.Param {
+			continue
+		}
+		other, err := f.clauseDriver(&f.query.Clauses[j])
+		if err != nil {
+			return nil, err
+		}
+		if other != nil && other.class == d.class {
+			several := keys.IndexPrefix(f.query.Type, rows.ParamKey(c.Param), string(rune(rows.ClassSeveral)))
+			d.spans = join(append(common(d.spans, other.spans), span{several, keys.PrefixEnd(several)}))
+		}
+	}
+	return d, nil
+}
+
+// common returns the parts that two sorted lists of spans have in common.
+func common(a, b []span) (out []span) {
+	for len(a) > 0 && len(b) > 0 {
+		s := span{a[0].lower, a[0].upper}
+		if bytes.Compare(b[0].lower, s.lower) > 0 {
+			s.lower = b[0].lower
+		}
+		if bytes.Compare(b[0].upper, s.upper) < 0 {
+			s.upper = b[0].upper
+		}
+		if bytes.Compare(s.lower, s.upper) < 0 {
+			out = append(out, s)
+		}
+		if bytes.Compare(a[0].upper, b[0].upper) < 0 {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return out
 }
 
 func (f *finder) clauseDriver(c *search.Clause) (*driver, error) {
@@ -128,7 +172,8 @@ func (f *finder) clauseDriver(c *search.Clause) (*driver, error) {
 			return nil, err
 		}
 	}
-	d := &driver{spans: join(b.spans), params: []*search.Param{c.Param}, exact: b.exact}
+	d := &driver{spans: join(b.spans), params: []*search.Param{c.Param}, exact: b.exact,
+		class: b.class}
 	d.single = b.points && len(d.spans) == 1
 	return d, nil
 }
@@ -513,6 +558,14 @@ type spanBuilder struct {
 	points     bool // all spans are those of one value each
 	exact      bool
 	logical    bool // there are spans of logical references
+	class      string
+	mixed      bool // there are spans of several classes
+}
+
+// of notes the class of a value.
+func (b *spanBuilder) of(class string) {
+	b.mixed = b.mixed || b.class != "" && b.class != class
+	b.class = class
 }
 
 func (b *spanBuilder) point(value string) { b.between(keys.IndexPrefix(b.typ, b.param, value)) }
@@ -525,7 +578,8 @@ func (b *spanBuilder) between(prefix []byte) {
 
 // closed adds the values from lo to hi.
 func (b *spanBuilder) closed(lo, hi string) {
-	b.spans = append(b.spans, span{keys.IndexStart(b.typ, b.param, lo), keys.PrefixEnd(keys.IndexStart(b.typ, b.param, hi))})
+	b.spans = append(b.spans, span{keys.IndexStart(b.typ, b.param, lo),
+		keys.PrefixEnd(keys.IndexStart(b.typ, b.param, hi))})
 }
 
 // clause adds the spans of a clause. It reports false if its matches need not have rows.
@@ -541,6 +595,9 @@ func (b *spanBuilder) clause(c *search.Clause) bool {
 		if !b.value(c.Modifier, &c.Values[i]) {
 			return false
 		}
+	}
+	if b.mixed {
+		b.class = ""
 	}
 	return true
 }
@@ -668,6 +725,7 @@ func (b *spanBuilder) text(m search.Modifier, v *search.Value) bool {
 
 // date adds the starts of the dates of each bucket that can satisfy a value.
 func (b *spanBuilder) date(v *search.Value) bool {
+	b.of("date")
 	for i := range rows.DateClasses() {
 		slack, bounded := rows.DateSlack(i)
 		lo, hi := startOf(v, slack)
@@ -689,11 +747,13 @@ func (b *spanBuilder) number(v *search.Value) bool {
 		from, unit, ok := search.CanonicalQuantity(v.System, v.Code, lo)
 		if to, _, _ := search.CanonicalQuantity(v.System, v.Code, hi); ok {
 			class := rows.Canonical(unit)
+			b.of(class)
 			b.closed(class+rows.Number(from-margin(from)), class+rows.Number(to+margin(to)))
 			return true
 		}
 	}
 	class := string(rune(rows.ClassNumber))
+	b.of(class)
 	b.closed(class+rows.Number(lo-margin(lo)), class+rows.Number(hi+margin(hi)))
 	return true
 }

@@ -56,7 +56,8 @@ func spansMiss(t *testing.T, build func(*spanBuilder, *search.Clause) bool) (mis
 				}
 			})
 			if !found {
-				missed = fmt.Sprintf("%s %d: %+v matches %+v, but has no row in the spans", p.Code, c.Modifier, have, c.Values)
+				missed = fmt.Sprintf("%s %d: %+v matches %+v, but has no row in the spans", p.Code, c.Modifier,
+					have, c.Values)
 			}
 		}
 	})
@@ -76,7 +77,8 @@ var kinds = []struct {
 	{search.TypeToken, []search.Modifier{search.NoModifier, search.ModNot, search.ModText, search.ModOfType}, anyToken},
 	{search.TypeReference, []search.Modifier{search.NoModifier, search.ModType, search.ModIdentifier,
 		search.ModBelow}, anyReference},
-	{search.TypeURI, []search.Modifier{search.NoModifier, search.ModBelow, search.ModAbove, search.ModContains}, anyURI},
+	{search.TypeURI, []search.Modifier{search.NoModifier, search.ModBelow, search.ModAbove, search.ModContains},
+		anyURI},
 }
 
 func anyCase(rt *rapid.T) (*search.Param, *search.Clause, []search.Value) {
@@ -154,7 +156,8 @@ func anyNumber(rt *rapid.T, query bool) search.Value {
 func anyQuantity(rt *rapid.T, query bool) search.Value {
 	v := anyNumber(rt, query)
 	v.System = rapid.SampledFrom([]string{"", element.UCUM, "urn:other"}).Draw(rt, "system")
-	v.Code = rapid.SampledFrom([]string{"", "mg", "g", "kg", "Cel", "[degF]", "K", "nonsense", "%", "1"}).Draw(rt, "unit")
+	v.Code = rapid.SampledFrom([]string{"", "mg", "g", "kg", "Cel", "[degF]", "K", "nonsense", "%", "1"}).Draw(rt,
+		"unit")
 	v.Text = v.Code
 	v.HasSystem = query && v.System != ""
 	return v

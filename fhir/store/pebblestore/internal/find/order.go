@@ -91,7 +91,8 @@ func (w *orderWalk) usable() (bool, error) {
 		return false, err
 	}
 	typ, param := w.query.Type, rows.ParamKey(w.param)
-	for _, pre := range [][]byte{keys.HashedRows(typ, param), keys.IndexStart(typ, param, string(rune(rows.ClassLogical)))} {
+	for _, pre := range [][]byte{keys.HashedRows(typ, param),
+		keys.IndexStart(typ, param, string(rune(rows.ClassLogical)))} {
 		some, err := w.some(pre)
 		if err != nil || some { // their values are not in order
 			return false, err

@@ -23,8 +23,9 @@ func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot,
 		return fhir.Errorf(fhir.Internal, op, "a position needs one type")
 	}
 	for _, typ := range r.Types {
-		f := &finder{searcher: s, indexes: &indexes{reader: snap.Reader}, evaluator: evaluator{query: &search.Query{Type: typ}},
-			request: request{ctx: ctx, op: op, snap: snap, at: at, filter: r.Filter}}
+		f := &finder{searcher: s, indexes: &indexes{reader: snap.Reader},
+			evaluator: evaluator{query: &search.Query{Type: typ}},
+			request:   request{ctx: ctx, op: op, snap: snap, at: at, filter: r.Filter}}
 		more, err := f.scan(r, fn)
 		if err != nil || !more {
 			return fault.Wrap(op, err)

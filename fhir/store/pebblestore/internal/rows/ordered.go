@@ -29,6 +29,9 @@ const (
 	ClassCanonical = 'c'
 	// ClassOpen is the value of a range and of a quantity with a comparator.
 	ClassOpen = 'x'
+	// ClassSeveral is the value of a document with several dates or numbers, of which one
+	// may satisfy one clause of a search, and another the next.
+	ClassSeveral = 'y'
 	// ClassLogical is followed by the identifier of a logical reference. It lies below all
 	// other values of a reference, which begin with a printable character.
 	ClassLogical = '\x03'
@@ -127,10 +130,14 @@ func EachOrdered(p *search.Param, vals []search.Value, fn func(value string)) {
 			fn(s)
 		}
 	}
+	several := -1
 	for i := range vals {
 		v := &vals[i]
 		if v.Unvalued {
 			continue
+		}
+		if several++; several == 1 && p.Type != search.TypeString {
+			add(string(rune(ClassSeveral)))
 		}
 		switch p.Type {
 		case search.TypeString:
