@@ -249,9 +249,9 @@ func (e *everything) exists(ctx context.Context) error {
 	case err != nil:
 		return errHidden(op)
 	case !e.rq.filter(access.Read).Allow(facts) && !e.rq.filter(access.Search).Allow(facts):
-		return concealing(errHidden(op), disclosed{ref: ref, patient: e.patient})
+		return concealing(errHidden(op), disclosed{ref: ref, patients: []string{e.patient}})
 	case r.Deleted:
-		return disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"), disclosed{ref, r.Version, e.patient})
+		return disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"), disclosed{ref, r.Version, []string{e.patient}})
 	}
 	return nil
 }
@@ -298,7 +298,7 @@ func (e *everything) gather(ctx context.Context, typ string, first bool) error {
 		e.references(f.Resource.JSON)
 		for _, p := range f.Facts.Patients() {
 			if p != e.patient {
-				e.others = append(e.others, disclosed{f.Resource.Ref(), f.Resource.Version, p})
+				e.others = append(e.others, disclosed{f.Resource.Ref(), f.Resource.Version, []string{p}})
 			}
 		}
 		return true

@@ -121,7 +121,7 @@ func (c *terminologyCall) visible(ref fhir.Ref) error {
 	case err != nil || r.Deleted:
 		return errHidden(c.op)
 	case !c.rq.filter(access.Read).Allow(facts) && !c.rq.filter(access.Search).Allow(facts):
-		return concealing(errHidden(c.op), disclosed{ref: ref, patient: facts.Patient})
+		return concealing(errHidden(c.op), disclosed{ref: ref, patients: facts.Patients()})
 	}
 	return nil
 }

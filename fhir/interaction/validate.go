@@ -77,7 +77,7 @@ func (s *Service) validate(ctx context.Context, rq *Request, v *Validation) ([]b
 		if err != nil {
 			return nil, ref, nil, err
 		}
-		body, seen = r.JSON, []disclosed{{ref, r.Version, facts.Patient}}
+		body, seen = r.JSON, []disclosed{{ref, r.Version, facts.Patients()}}
 	}
 	var issues []fhir.Issue
 	if v.Mode != "delete" {
