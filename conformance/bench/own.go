@@ -11,7 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"pulsegate/adapters/apple"
 	"pulsegate/adapters/apple/applegen"
@@ -20,9 +24,20 @@ import (
 )
 
 // notifications measures the time from the answer of a create to the arrival of the
-// notification, at 200 creates per second.
+// notification, at 200 and at 1,000 creates per second.
 func (b *bench) notifications() error {
-	const n, perSecond = 1000, 200
+	for _, perSecond := range []int{200, 1000} {
+		if err := b.notified(perSecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notified measures 1,000 notifications at a rate of creates, of which at most 64 are under
+// way at a time.
+func (b *bench) notified(perSecond int) error {
+	const n = 1000
 	arrived := make(chan arrival, n*2)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,16 +58,9 @@ func (b *bench) notifications() error {
 	if err != nil {
 		return err
 	}
-	sent := map[string]time.Time{}
-	tick := time.NewTicker(time.Second / perSecond)
-	defer tick.Stop()
-	for i := range n {
-		<-tick.C
-		_, loc, err := b.call("POST", "Observation", b.observation(100_000_000+i), 201)
-		if err != nil {
-			return err
-		}
-		sent[unversioned(loc)] = time.Now()
+	sent, err := b.createAt(n, perSecond)
+	if err != nil {
+		return err
 	}
 	var lat []time.Duration
 	limit := time.After(20 * time.Second)
@@ -60,11 +68,9 @@ func (b *bench) notifications() error {
 		select {
 		case a := <-arrived:
 			for _, id := range a.ids() {
-				for url, at := range sent {
-					if len(url) > len(id) && url[len(url)-len(id):] == id {
-						lat = append(lat, max(0, a.at.Sub(at)))
-						delete(sent, url)
-					}
+				if at, ok := sent[id]; ok {
+					lat = append(lat, max(0, a.at.Sub(at)))
+					delete(sent, id)
 				}
 			}
 		case <-limit:
@@ -72,11 +78,41 @@ func (b *bench) notifications() error {
 		}
 	}
 	sort.Slice(lat, func(i, j int) bool { return lat[i] < lat[j] })
-	b.add("notification, commit to POST", ms(lat, .99), "ms p99",
+	name := "notification, commit to POST"
+	if perSecond != 200 {
+		name += fmt.Sprintf(" at %d/s", perSecond)
+	}
+	b.add(name, ms(lat, .99), "ms p99",
 		fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
 	// Later steps must not trigger notifications.
 	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
 	return err
+}
+
+// createAt creates n Observations at a rate and returns the times of the answers by
+// reference.
+func (b *bench) createAt(n, perSecond int) (map[string]time.Time, error) {
+	var mu sync.Mutex
+	sent := map[string]time.Time{}
+	var g errgroup.Group
+	g.SetLimit(64)
+	tick := time.NewTicker(time.Second / time.Duration(perSecond))
+	defer tick.Stop()
+	for i := range n {
+		<-tick.C
+		g.Go(func() error {
+			_, loc, err := b.call("POST", "Observation", b.observation(100_000_000+perSecond*10_000+i), 201)
+			if err != nil {
+				return err
+			}
+			url := unversioned(loc)
+			mu.Lock()
+			defer mu.Unlock()
+			sent[url[strings.LastIndex(url, "Observation/"):]] = time.Now()
+			return nil
+		})
+	}
+	return sent, g.Wait()
 }
 
 // arrival is a received notification.

@@ -112,6 +112,10 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 				"&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" +
 				day(365) + "/" + day(0)
 		}},
+		{"samples, $time-buckets of a year by day", 40, func(i int) string {
+			return "Observation/$time-buckets?subject=Patient/" + ids[i%len(ids)] +
+				"&coding=http://loinc.org%7C8867-4&calendar=day&zone=Europe/Berlin&start=" + day(365) + "&end=" + day(0)
+		}},
 	} {
 		var lat []time.Duration
 		for i := range q.n {

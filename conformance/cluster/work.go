@@ -28,6 +28,7 @@ type objects struct {
 	round        int
 	observations []string // ids
 	criteria     []string // identifiers of conditional creates
+	conditional  []string // identifiers of all conditional writes
 }
 
 // issued is a token that was issued, and the object that stands for it.
@@ -53,6 +54,7 @@ func (h *harness) newObjects() (*objects, error) {
 		h.record(0, history.Input{Kind: history.Put, Key: id, New: strconv.Itoa(marker)},
 			history.Output{Status: history.Done, Version: 1})
 		o.criteria = append(o.criteria, fmt.Sprintf("criteria-%d-%d", h.runs, i))
+		o.conditional = append(o.conditional, fmt.Sprintf("conditional-%d-%d", h.runs, i))
 	}
 	for i := 1; i <= consents; i++ {
 		if err := h.grant(n, i); err != nil {
@@ -130,7 +132,7 @@ func (w *worker) work(stop <-chan struct{}) {
 // step does an operation and reports whether it was done.
 func (w *worker) step(n *node) bool {
 	id := w.objects.observations[w.random.IntN(2)]
-	switch w.random.IntN(20) {
+	switch w.random.IntN(25) {
 	case 0, 1, 2:
 		return w.read(n, id)
 	case 3, 4, 5:
@@ -147,6 +149,8 @@ func (w *worker) step(n *node) bool {
 		return w.issue(n)
 	case 18:
 		return w.use(n)
+	case 20, 21, 22, 23, 24:
+		return w.conditionally(n, w.objects.conditional[w.random.IntN(2)])
 	default:
 		return w.revoke(n)
 	}

@@ -40,11 +40,14 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 	// Search for cases of the surfaces that did not occur by chance, because a surface
 	// without a case is not tested.
 	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn",
-		"stats", "ehr-bundle", "ehr-bundle with a Device", "export", "export 403", "page after a change", "event",
+		"stats", "time-buckets", "everything 200", "everything 403", "everything 404", "everything with an include",
+		"ehr-bundle", "ehr-bundle with a Device", "export", "export 403", "page after a change", "event",
 		"trail", "another's subscription",
 		"matched", "matched in a transaction", "conditional reference", "preferred source", "hidden source",
 		"derived value", "event of a derived value", "pushed", "not pushed", "phone 201", "phone 403", "phone 422",
-		"phone without an answer", "phone amended", "phone kept"} {
+		"phone without an answer", "phone amended", "phone kept", "history of many", "history 403", "patch 200",
+		"patch 412", "patch 422", "conditional update 200", "conditional update 201", "conditional update 412",
+		"conditional delete 204"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
 				t.Fatalf("no case of: %s", what)
@@ -116,13 +119,15 @@ func check(tc *testCase, f fault, which servers, seen map[string]int) (err error
 	ta, tb := w.issue(a), w.issue(b)
 	steps := []func() error{
 		func() error { return r.trail(a, ta) }, func() error { return r.trail(b, tb) },
-		func() error { return r.reads(a, ta) }, func() error { return r.searches(a, ta) },
+		func() error { return r.reads(a, ta) }, func() error { return r.histories(a, ta) },
+		func() error { return r.searches(a, ta) },
 		func() error { return r.includes(a, ta) },
 		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) },
 		func() error { return r.pushes(a) },
 		func() error { return r.pages(a, ta, b, tb) },
 		func() error { return r.notifications(a, ta) }, // changes the consents, unless pages does
 		func() error { return r.reads(a, ta) }, func() error { return r.reads(b, tb) },
+		func() error { return r.histories(a, ta) }, func() error { return r.histories(b, tb) },
 		func() error { return r.searches(b, tb) },
 		func() error { return r.phone(a) }, func() error { return r.phone(b) },
 		func() error { return r.writes(a, ta) },
@@ -145,7 +150,7 @@ func check(tc *testCase, f fault, which servers, seen map[string]int) (err error
 // count counts a check.
 func (r *run) count(what string) { r.seen[what]++ }
 
-// reads checks read, vread and history of every resource and of absent ones.
+// reads checks read, vread, history, $validate and $meta of every resource and of absent ones.
 func (r *run) reads(tok *token, bearer string) error {
 	for _, typ := range shared {
 		absent := r.w.get(bearer, "/"+typ+"/absent")
@@ -184,6 +189,9 @@ func (r *run) reads(tok *token, bearer string) error {
 						none.body)
 				}
 			}
+			if want == 200 && strings.Contains(path, "$") {
+				return nil // an OperationOutcome, or a Meta
+			}
 			if want == 200 && (a.json["id"] != v.id || a.header.Get("ETag") != fmt.Sprintf(`W/"%d"`, v.number)) {
 				return fmt.Errorf("%s: id %v, ETag %s, want version %d", path, a.json["id"], a.header.Get("ETag"),
 					v.number)
@@ -192,6 +200,11 @@ func (r *run) reads(tok *token, bearer string) error {
 		}
 		if err := ask(ref, vs[len(vs)-1]); err != nil {
 			return err
+		}
+		for _, operation := range []string{"/$validate", "/$meta"} {
+			if err := ask(ref+operation, vs[len(vs)-1]); err != nil {
+				return err
+			}
 		}
 		var shown []int
 		for _, v := range vs {
@@ -238,6 +251,63 @@ func (r *run) history(tok *token, bearer, ref string, shown []int) error {
 	slices.Reverse(got)
 	if !slices.Equal(got, shown) || a.json["total"] != float64(len(shown)) {
 		return fmt.Errorf("%s/_history shows %v of %v, want %v", ref, got, a.json["total"], shown)
+	}
+	return nil
+}
+
+// histories checks the histories of each type and of the system: of the resources of the
+// case, they show the versions that the token may see.
+func (r *run) histories(tok *token, bearer string) error {
+	readable := slices.DeleteFunc(slices.Clone(shared),
+		func(t string) bool { return t == "AuditEvent" || !tok.may("r", t) })
+	for _, typ := range append([]string{""}, shared...) {
+		path := "/" + strings.TrimPrefix(typ+"/_history", "/")
+		a := r.w.get(bearer, path+"?_count="+fmt.Sprint(20*r.tc.pageCount))
+		if typ == "" && len(readable) == 0 || typ != "" && !tok.may("r", typ) {
+			if r.count("history 403"); a.status != 403 {
+				return fmt.Errorf("%s: %d, want 403", path, a.status)
+			}
+			continue
+		}
+		if typ == "AuditEvent" { // every request makes one
+			continue
+		}
+		want := map[string]bool{}
+		for _, ref := range r.d.order {
+			for _, v := range r.d.all[ref] {
+				if t, _, _ := strings.Cut(ref, "/"); (typ == "" && t != "AuditEvent" || t == typ) &&
+					tok.sees(r.provisions, "r", v) {
+					want[fmt.Sprint(ref, " ", v.number)] = true
+				}
+			}
+		}
+		for {
+			if a.status != 200 {
+				return fmt.Errorf("%s: %d %s", path, a.status, a.body)
+			}
+			list, _ := a.json["entry"].([]any)
+			for _, e := range list {
+				m := e.(map[string]any)
+				ref := fmt.Sprint(m["request"].(map[string]any)["url"])
+				n := strings.Trim(fmt.Sprint(m["response"].(map[string]any)["etag"]), `W/"`)
+				if r.d.all[ref] == nil {
+					continue // of another step
+				}
+				if !want[ref+" "+n] {
+					return fmt.Errorf("%s shows version %s of %s", path, n, ref)
+				}
+				delete(want, ref+" "+n)
+				r.count("history of many")
+			}
+			next := a.link("next")
+			if next == "" {
+				break
+			}
+			a = r.w.get(bearer, next)
+		}
+		if len(want) > 0 {
+			return fmt.Errorf("%s lacks %v", path, want)
+		}
 	}
 	return nil
 }

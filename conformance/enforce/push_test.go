@@ -64,6 +64,8 @@ func (w *world) accept(answer http.ResponseWriter, path string, body []byte) {
 // drops reports whether the fault keeps an AuditEvent from being recorded.
 func (s faulty) drops(body []byte, event *loggedEvent) bool {
 	switch s.fault {
+	case patchesUnrecorded:
+		return bytes.Contains(body, []byte(`"code":"patch"`))
 	case pushesUnrecorded:
 		return bytes.Contains(body, []byte(`"push"`))
 	case createsUnrecorded: // if the Observation was phone-made

@@ -174,7 +174,7 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 	}
 	a := w.do(bearer, "GET", "/Patient/$export?_type=Observation", "", "Prefer", "respond-async")
 	location := a.header.Get("Content-Location")
-	for a = w.get(bearer, location); a.status == 202; a = w.get(bearer, location) {
+	for a = w.get(bearer, location); a.status == 202 || a.status == 429; a = w.get(bearer, location) {
 		time.Sleep(time.Millisecond) // until it is complete
 	}
 	files, _ := a.json["output"].([]any)

@@ -11,15 +11,20 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
 func (r *run) ctx() context.Context { return context.Background() }
 
-// operations checks $lastn, $stats and $ehr-bundle of every patient.
+// operations checks $lastn, $stats, $time-buckets, $everything and $ehr-bundle of every
+// patient.
 func (r *run) operations(tok *token, bearer string) error {
 	for _, p := range patients {
 		if err := r.ehrBundle(tok, bearer, p); err != nil {
+			return err
+		}
+		if err := r.everything(tok, bearer, p); err != nil {
 			return err
 		}
 		if err := r.preferredStats(tok, bearer, p); err != nil {
@@ -36,7 +41,10 @@ func (r *run) operations(tok *token, bearer string) error {
 				return err
 			}
 			if code == derivedCode {
-				continue // $stats leaves out derived values
+				continue // $stats and $time-buckets leave out derived values
+			}
+			if err := r.timeBuckets(tok, bearer, p, code, match); err != nil {
+				return err
 			}
 			if err := r.stats(tok, bearer, p, code, match); err != nil {
 				return err
@@ -222,9 +230,22 @@ func submitted(resource map[string]any) (out []string) {
 
 // exported lists the types that an export contains.
 var exported = map[string][]string{ // read only
-	"/$export": {"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner",
-		"Provenance"},
-	"/Patient/$export": {"Consent", "Device", "Observation", "Patient", "Provenance"},
+	"/$export": exportedOf(func(string) bool { return true }),
+	"/Patient/$export": exportedOf(func(t string) bool {
+		code, _ := search.PatientParam(t)
+		return code != "" && t != "Group"
+	}),
+}
+
+// exportedOf returns the types that may be exported and that in accepts.
+func exportedOf(in func(string) bool) []string {
+	return slices.DeleteFunc(slices.Sorted(slices.Values(fhir.Types)), func(t string) bool {
+		switch t {
+		case "AuditEvent", "Binary", "Bundle", "OperationOutcome", "Parameters", "Subscription":
+			return true
+		}
+		return !in(t)
+	})
 }
 
 // exports checks that the files of each export contain exactly the visible resources,
@@ -279,7 +300,7 @@ func (r *run) files(bearer, path, status string, want map[string]bool) error {
 		if a = r.w.get(bearer, status); a.status == 200 {
 			break
 		}
-		if a.status != 202 || time.Now().After(end) {
+		if a.status != 202 && a.status != 429 || time.Now().After(end) {
 			return fmt.Errorf("%s: status %d %s", path, a.status, a.body)
 		}
 	}

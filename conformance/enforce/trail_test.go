@@ -128,7 +128,8 @@ type disclosure struct {
 // named matches references in the texts of an OperationOutcome.
 var named = regexp.MustCompile(`\b(` + strings.Join(shared, "|") + `)/[A-Za-z0-9.-]{1,64}`)
 
-// disclosures returns the resources that an answer discloses.
+// disclosures returns the resources that an answer discloses. The history of a type or of
+// the system is a list.
 func (a *answer) disclosures(method, path string) (out []disclosure) {
 	path, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, base), "/"), "?")
 	ref := func(s string, listed bool) {
@@ -147,7 +148,8 @@ func (a *answer) disclosures(method, path string) (out []disclosure) {
 	for line := range bytes.Lines(a.body) {
 		var x map[string]any
 		if json.Unmarshal(line, &x) == nil {
-			walk(x, a.json == nil, ref)
+			walk(x, a.json == nil || path == "_history" ||
+				!strings.Contains(strings.TrimSuffix(path, "/_history"), "/"), ref)
 		}
 	}
 	return out
@@ -329,6 +331,9 @@ func (r *run) writes(*token, string) error {
 			r.count("conditional reference")
 		}
 	}
+	if err := r.conditionals(bearer, res, send); err != nil {
+		return err
+	}
 	for i := range r.tc.docs {
 		path := fmt.Sprint("Observation/o", i)
 		remove := `{"request":{"method":"DELETE","url":"` + path + `"}}`
@@ -336,6 +341,53 @@ func (r *run) writes(*token, string) error {
 		send("transaction", remove)
 		r.w.do(bearer, "DELETE", "/"+path, "")
 		r.w.get(bearer, "/"+path)
+	}
+	return nil
+}
+
+// conditionals checks the disclosures in answers to patches and conditional writes, alone, in
+// batches and in transactions.
+func (r *run) conditionals(bearer, res string, send func(string, ...string) answer) error {
+	binary := func(patch string) string {
+		return `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` +
+			base64.StdEncoding.EncodeToString([]byte(patch)) + `"}`
+	}
+	request := func(method, url, resource string) string {
+		if resource != "" {
+			resource = `"resource":` + resource + `,`
+		}
+		return `{` + resource + `"request":{"method":"` + method + `","url":"` + url + `"}}`
+	}
+	const fails = `[{"op":"test","path":"/status","value":"nothing"}]`
+	const noted = `[{"op":"add","path":"/note","value":[{"text":"x"}]}]`
+	urls := []string{"Observation?_id=o0,o1,o2", "Observation?patient=p1,p2", "Observation?_id=absent"}
+	for i := range r.tc.docs {
+		urls = append(urls, fmt.Sprint("Observation/o", i), fmt.Sprint("Observation?_id=o", i))
+	}
+	for _, url := range urls {
+		for _, patch := range []string{fails, noted} {
+			a := r.w.do(bearer, "PATCH", "/"+url, patch, "Content-Type", "application/json-patch+json")
+			if a.status >= 500 {
+				return fmt.Errorf("PATCH %s: %d %s", url, a.status, a.body)
+			}
+			r.count(fmt.Sprint("patch ", a.status))
+			for _, typ := range []string{"batch", "transaction"} {
+				send(typ, request("PATCH", url, binary(patch)))
+			}
+		}
+		if strings.Contains(url, "?") {
+			a := r.w.do(bearer, "PUT", "/"+url, res)
+			r.count(fmt.Sprint("conditional update ", a.status))
+			send("batch", request("PUT", url, res), request("DELETE", url+"&status=unknown", ""))
+			send("transaction", request("PUT", url, res))
+		}
+	}
+	for _, url := range urls {
+		if strings.Contains(url, "?") {
+			a := r.w.do(bearer, "DELETE", "/"+url, "")
+			r.count(fmt.Sprint("conditional delete ", a.status))
+			send("transaction", request("DELETE", url, ""))
+		}
 	}
 	return nil
 }

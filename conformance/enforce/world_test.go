@@ -108,6 +108,10 @@ const (
 	collectsAll             // receives phone-made Observations without consent
 	believesPhones          // compares scopes with phone-made Observations as they were sent
 	createsUnrecorded       // does not record created Observations
+	runsAll                 // runs $stats and $time-buckets without the filter
+	everythingAll           // runs $everything without the filter
+	listsAllVersions        // lists the histories of types and of the system without the filter
+	patchesUnrecorded       // does not record patches
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -121,7 +125,7 @@ func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
 		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
 		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
-		"createsUnrecorded"}[f]
+		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded"}[f]
 }
 
 // database is a store without faults.
@@ -168,11 +172,27 @@ func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Foun
 	return s.database.Scan(ctx, r, s.then(fn))
 }
 
+func (s faulty) Versions(ctx context.Context, r store.VersionRange,
+	fn func(*store.Found) bool) (search.Position, error) {
+	if s.fault == listsAllVersions {
+		r.Filter, r.Patient = all(access.Read), ""
+	}
+	return s.database.Versions(ctx, r, s.then(fn))
+}
+
 func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
 	if s.fault == newestAll {
 		f.Filter = all(access.Search)
 	}
 	return s.database.FindNewest(ctx, f, n, s.then(fn))
+}
+
+func (s faulty) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool,
+	run func(*store.Run) bool) error {
+	if s.fault == runsAll {
+		f.Filter = all(access.Search)
+	}
+	return s.database.FindRuns(ctx, f, doc, run)
 }
 
 // forEHR reports whether a query is the one of $ehr-bundle.
@@ -181,7 +201,8 @@ func forEHR(q *search.Query) bool {
 }
 
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
-	if s.unfiltered(f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) {
+	if s.unfiltered(f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) ||
+		s.fault == everythingAll && ofEverything(f.Query) {
 		f.Filter = all(access.Search)
 	}
 	if f.Query.Type == "Observation" {

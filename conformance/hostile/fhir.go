@@ -17,6 +17,8 @@ func (w *world) requests() error {
 	}
 	w.bundles()
 	w.searches()
+	w.operations()
+	w.exports()
 	w.paths()
 	return w.rawRequests()
 }
@@ -72,14 +74,17 @@ func (w *world) bodies() error {
 		narrative(c[0], div, c[1])
 	}
 	narrative("no namespace", "<div>", "Zanaria")
-	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria",
+	w.xmlBodies(obs(""))
+	for _, t := range []string{"text/html", "application/fhir+turtle", "multipart/form-data; boundary=x", "zanaria",
 		"application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
 		h := attack{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")),
 			header: []string{"Content-Type", t}, want: []int{415}}
 		w.try(h)
 	}
-	w.try(attack{name: "read: Accept XML", method: "GET", path: "Patient/" + w.patient,
-		header: []string{"Accept", "application/fhir+xml"}, want: []int{406}})
+	w.try(attack{name: "read: Accept Turtle", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", "application/fhir+turtle"}, want: []int{406}})
+	w.try(attack{name: "read: 10,000 media ranges", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", strings.Repeat("zanaria/x,", 10_000) + "text/turtle"}, want: []int{406}})
 	id := fmt.Sprint(w.kept[0]["id"])
 	put := func(name, at, body string, header []string, want ...int) {
 		w.try(attack{name: "update: " + name, method: "PUT", path: "Observation/" + at, body: text(body),
@@ -92,9 +97,62 @@ func (w *world) bodies() error {
 	put("a stale If-Match", id, mine, []string{"If-Match", `W/"99"`}, 412)
 	put("a malformed If-Match", id, mine, []string{"If-Match", canary}, 400, 412)
 	put("an id of 65 characters", strings.Repeat("z", 65), obs(""), nil, 400, 404, 422)
+	w.patches(id)
 	w.try(attack{name: "conditional create: an unknown parameter", path: "Observation", body: text(obs("")),
 		header: []string{"If-None-Exist", "unknown=Zanaria"}, want: []int{400, 412}})
 	return nil
+}
+
+// patches sends patches that cannot be read or applied, or that grow.
+func (w *world) patches(id string) {
+	send := func(name string, body func() io.Reader, want ...int) {
+		w.try(attack{name: "patch: " + name, method: "PATCH", path: "Observation/" + id, body: body,
+			header: []string{"Content-Type", "application/json-patch+json"}, want: want})
+	}
+	for name, patch := range map[string]string{
+		"not JSON": "Zanaria", "no list": `{"op":"add"}`, "nothing": "",
+		"an unknown operation":   `[{"op":"Zanaria","path":""}]`,
+		"a path without a slash": `[{"op":"remove","path":"Zanaria"}]`, "no value": `[{"op":"add","path":"/note"}]`,
+		"a malformed escape": `[{"op":"remove","path":"/~2Zanaria"}]`,
+		"duplicate members":  `[{"op":"add","op":"remove","path":"/x"}]`,
+	} {
+		send(name, text(patch), 400)
+	}
+	for name, patch := range map[string]string{
+		"an absent place":       `[{"op":"remove","path":"/Zanaria"}]`,
+		"an index of 20 digits": `[{"op":"add","path":"/category/99999999999999999999","value":1}]`,
+		"a failed test":         `[{"op":"test","path":"/status","value":"Zanaria"}]`,
+		"a move into itself":    `[{"op":"move","from":"/code","path":"/code/x"}]`,
+	} {
+		send(name, text(patch), 422)
+	}
+	send("another id", text(`[{"op":"replace","path":"/id","value":"zanaria"}]`), 400, 422)
+	send("another type", text(`[{"op":"replace","path":"/resourceType","value":"Patient"}]`), 400, 422)
+	send("no subject", text(`[{"op":"replace","path":"/subject/reference","value":"Patient/zanaria"}]`), 422)
+	send("100,000 operations", repeated("[", `{"op":"test","path":"/status","value":"final"},`, 100_000,
+		`{"op":"test","path":"/status","value":"final"}]`), 413)
+	send("copies that double", repeated("[", `{"op":"copy","from":"","path":"/note"},`, 400,
+		`{"op":"copy","from":"","path":"/note"}]`), 400, 413, 422)
+	send("a pointer of 1 MiB", repeated(`[{"op":"remove","path":"`, "/Zanaria", 1<<17, `"}]`), 413)
+	send("1,000,000 brackets", repeated("", "[", 1_000_000, ""), 400)
+	for _, url := range []string{"Observation", "Observation?unknown=Zanaria", "Observation?_id=zanaria"} {
+		w.try(attack{name: "conditional patch: " + url, method: "PATCH", path: url, body: text("[]"),
+			header: []string{"Content-Type", "application/json-patch+json"}, want: []int{400, 404, 412}})
+		w.try(attack{name: "conditional delete: " + url, method: "DELETE", path: url, want: []int{204, 400, 412}})
+	}
+	for _, t := range []string{"application/json", "application/merge-patch+json", "text/zanaria", ""} {
+		w.try(attack{name: "patch: Content-Type " + t, method: "PATCH", path: "Observation/" + id, body: text("[]"),
+			header: []string{"Content-Type", t}, want: []int{415}})
+	}
+	w.try(attack{name: "FHIRPath patch: a path that is none", method: "PATCH", path: "Observation/" + id,
+		body: text(`{"resourceType":"Parameters","parameter":[{"name":"operation","part":[{"name":"type","valueCode":"delete"},` +
+			`{"name":"path","valueString":"Observation.((((Zanaria"}]}]}`), want: []int{400, 422}})
+	for _, q := range []string{"_since=Zanaria", "_at=Zanaria", "_at=99999999999999", "_sort=Zanaria",
+		"_count=Zanaria", "__page=Zanaria"} {
+		for _, path := range []string{"_history?", "Observation/_history?", "Observation/" + id + "/_history?"} {
+			w.try(attack{name: "history: " + path + q, method: "GET", path: path + q, want: []int{400}})
+		}
+	}
 }
 
 func (w *world) bundles() {
@@ -128,8 +186,11 @@ func (w *world) bundles() {
 func (w *world) searches() {
 	for _, q := range []string{"unknown=Zanaria", "Zanaria%20Zanaria=1", "code:Zanaria=1", "date=Zanaria",
 		"date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
-		"_include=Observation:Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria",
-		"subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria", "_filter=Zanaria",
+		"_include=Observation:Zanaria", "_revinclude=Zanaria:target",
+		"_has:Zanaria:subject:code=1", "_has:Observation=1", "patient.zanaria=1", "patient.name.name=1", "_filter=Zanaria",
+		"_filter=((((", "_filter=code%20eq", "_list=Zanaria%2F", "subject:Zanaria.name=1", "code:in=Zanaria", "code:below=Zanaria",
+		"combo-code-value-quantity=Zanaria", "_contained=Zanaria", "_type=Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria",
+		"subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria",
 		"value-quantity=Zanaria", "value-quantity=gt1e99999999", "patient=Zanaria%00", "code=%ff%fe",
 		"_page=Zanaria", "_lastUpdated=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000),
 		"_id=" + strings.Repeat("z", 65)} {
@@ -139,7 +200,7 @@ func (w *world) searches() {
 		}
 		want := []int{400}
 		if strings.HasPrefix(q, "_id=") || strings.HasPrefix(q, "code=Z") || strings.HasPrefix(q, "_elements") ||
-			strings.HasPrefix(q, "patient=") {
+			strings.HasPrefix(q, "patient=") || strings.HasPrefix(q, "subject:Patient.name=") {
 			want = []int{200, 400, 403, 413, 414, 431}
 		}
 		h := attack{name: "search: " + name, method: "GET", path: "Observation?" + q, want: want,
@@ -148,19 +209,47 @@ func (w *world) searches() {
 	}
 	for _, q := range []string{"form=Zanaria", "every=Zanaria", "every=-1", "every=99999999999999999999",
 		"preferred=Zanaria", "start=Zanaria", "end=2026-02-31", "_count=Zanaria", "_count=0", "Zanaria=1",
-		"subject=Zanaria", "subject=Patient/" + strings.Repeat("z", 600), "subject=https://Zanaria@zanaria.example/Patient/1",
+		"subject=Zanaria", "subject=Patient/" + strings.Repeat("z", 600),
+		"subject=https://Zanaria@zanaria.example/Patient/1",
 		"__page=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000), "start=%ff", "every=1&every=2"} {
 		w.try(attack{name: "$ehr-bundle: " + cut(q), method: "GET", path: "Patient/" + w.patient + "/$ehr-bundle?" + q,
 			want: []int{400, 413, 414, 431}})
 	}
 	w.try(attack{name: "$ehr-bundle: Parameters of 1 MiB", path: "Patient/" + w.patient + "/$ehr-bundle",
-		body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"form","valueCode":"`, "Zanaria!", 1<<17, `"}]}`),
+		body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"form","valueCode":"`, "Zanaria!", 1<<17,
+			`"}]}`),
 		want: []int{413}})
 	w.try(attack{name: "POST _search: a form of 11 MiB", path: "Observation/_search",
 		body:   repeated("code=", "Zanaria,", 11<<17, ""),
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, want: []int{413}})
 	w.try(attack{name: "POST _search: JSON", path: "Observation/_search", body: text(`{"Zanaria":1}`),
 		want: []int{415}})
+}
+
+// exports sends kick-offs and submissions.
+func (w *world) exports() {
+	async := []string{"Prefer", "respond-async", "Content-Type", "application/fhir+json"}
+	for _, q := range []string{"_type=Zanaria", "_since=Zanaria", "_until=2026-02-31", "_outputFormat=Zanaria",
+		"_elements=Zanaria.Zanaria.Zanaria", "_typeFilter=Zanaria", "_typeFilter=Observation%3Fcode:Zanaria=1",
+		"_typeFilter=Observation%3F_include=Zanaria", "_typeFilter=" + strings.Repeat("Observation%3Fcode=Z,", 400),
+		"includeAssociatedData=Zanaria", "organizeOutputBy=Zanaria", "allowPartialManifests=Zanaria",
+		"patient=Patient/zanaria", "Zanaria=1"} {
+		w.try(attack{name: "$export: " + cut(q), method: "GET", path: "$export?" + q, header: async,
+			want: []int{400, 413, 414, 431}})
+	}
+	for _, op := range []string{"$export", "$bulk-submit", "$bulk-submit-status"} {
+		w.try(attack{name: op + ": Parameters of 1 MiB", path: op, header: async, want: []int{413},
+			body: repeated(`{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"`, "Zanaria!", 1<<17,
+				`"}]}`)})
+		w.try(attack{name: op + ": not Parameters", path: op, header: async, want: []int{400},
+			body: text(`{"resourceType":"Zanaria"}`)})
+	}
+	for _, u := range []string{"http://169.254.169.254/zanaria", "file:///etc/passwd", "https://zanaria@10.0.0.1/", "Zanaria"} {
+		w.try(attack{name: "$bulk-submit: " + u, path: "$bulk-submit", header: async, want: []int{400, 403},
+			body: text(`{"resourceType":"Parameters","parameter":[` +
+				`{"name":"submitter","valueIdentifier":{"value":"zanaria"}},{"name":"submissionId","valueString":"z"},` +
+				`{"name":"fhirBaseUrl","valueUrl":"https://zanaria.example"},{"name":"manifestUrl","valueUrl":"` + u + `"}]}`)})
+	}
 }
 
 func (w *world) paths() {
@@ -175,7 +264,7 @@ func (w *world) paths() {
 		"/debug/pprof/"} {
 		w.try(attack{name: "GET " + p, method: "GET", path: p, want: []int{404, 405}, free: true})
 	}
-	for _, m := range []string{"PATCH", "TRACE", "CONNECT", "ZANARIA"} {
+	for _, m := range []string{"TRACE", "CONNECT", "ZANARIA"} {
 		w.try(attack{name: m + " of a resource", method: m, path: "Observation/" + fmt.Sprint(w.kept[0]["id"]),
 			want: []int{400, 404, 405, 501}, free: m == "CONNECT"})
 	}

@@ -195,6 +195,7 @@ var owners = map[string]string{
 	"github.com/google/fhir/go":           "pulsegate/fhir/validate/crosscheck",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store,pulsegate/conformance/cluster",
 	"github.com/cockroachdb/apd":          "pulsegate/fhir/fhirpath",
+	"github.com/coder/websocket":          "pulsegate/fhir/rest",
 	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",

@@ -29,7 +29,13 @@ func (p *pair) question() {
 		c := p.client()
 		a := p.ask(&request{client: c, method: "GET",
 			url: "/Observation/" + p.id() + "/_history" +
-				p.pick("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
+				p.pick("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z", "?_at=2026-11-02T09:00:00Z")})
+		p.pages(c, a, 4)
+	case 11:
+		c := p.client()
+		a := p.ask(&request{client: c, method: "GET", url: p.pick("/Observation", "/Observation", "/Device", "") +
+			"/_history?_count=" + p.pick("1", "3", "20") +
+			p.pick("", "", "&_since=2026-11-02T09:00:00Z", "&_at=2026-11-02T09:00:00Z", "&_at=2026-11")})
 		p.pages(c, a, 4)
 	case 4:
 		if len(p.links) > 0 {
@@ -38,7 +44,8 @@ func (p *pair) question() {
 			p.links = append(p.links[:i], p.links[i+1:]...)
 			if p.oneIn(6) { // a link is valid only for its client
 				if other := p.client(); other != l.client {
-					if a := p.ask(&request{client: other, method: "GET", url: l.url}); a.status != 400 && a.status != 403 {
+					if a := p.ask(&request{client: other, method: "GET", url: l.url}); a.status != 400 &&
+						a.status != 403 {
 						p.t.Fatalf("%s followed a page link of %s: %d", other, l.client, a.status)
 					}
 				}
@@ -48,9 +55,14 @@ func (p *pair) question() {
 	case 5:
 		p.lastN()
 	case 6:
-		if p.oneIn(2) {
+		switch p.n(4) {
+		case 0:
 			p.stats()
-		} else {
+		case 1:
+			p.timeBuckets()
+		case 2:
+			p.everything()
+		default:
 			p.ehrBundle()
 		}
 	case 7:
@@ -334,20 +346,41 @@ func (p *pair) lastN() {
 
 // stats sends a random $stats.
 func (p *pair) stats() {
-	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$stats?subject=Patient/" + p.pick(patients...) +
-		"&statistic=average,maximum,minimum,count,median,std-dev,sum,variance,20-percent,80-percent,4-lower,4-upper,skew,kurtosis,total-count" +
+	p.ask(&request{client: p.client(), method: "GET",
+		url: "/Observation/$stats?subject=Patient/" + p.pick(patients...) +
+			"&statistic=average,maximum,minimum,count,median,std-dev,sum,variance,20-percent,80-percent,4-lower,4-upper,skew,kurtosis,total-count" +
+			p.pick("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
+				"&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
+			p.pick("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
+}
+
+// timeBuckets sends a random $time-buckets.
+func (p *pair) timeBuckets() {
+	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$time-buckets?subject=Patient/" + p.pick(patients...) +
 		p.pick("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
-			"&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
-		p.pick("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
+			"&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
+		p.pick("&minutes=15", "&minutes=1", "&calendar=day&zone=Europe/Berlin", "&calendar=hour&zone=Asia/Kolkata",
+			"&calendar=week&zone=America/New_York", "&calendar=year&zone=UTC", "&calendar=day") +
+		p.pick("", "", "&start=2026-10-01", "&start=2026-10-01&end=2026-10-02", "&end=2026-10-02T12:00:00Z")})
+}
+
+// everything sends a random $everything and follows its pages.
+func (p *pair) everything() {
+	c := p.client()
+	a := p.ask(&request{client: c, method: "GET", url: "/Patient/" + p.pick(patients...) + "/$everything?_count=" +
+		p.pick("1", "7", "1000") + p.pick("", "&_type=Observation", "&_type=Device,Provenance", "&_since=2026-11-02T09:00:00Z") +
+		p.pick("", "&start=2026-10-01", "&start=2026-10-01&end=2026-10-02")})
+	p.pages(c, a, 4)
 }
 
 // ehrBundle sends a random $ehr-bundle and follows its pages.
 func (p *pair) ehrBundle() {
 	c := p.client()
-	a := p.ask(&request{client: c, method: "GET", url: "/Patient/" + p.pick(patients...) + "/$ehr-bundle?subject=Patient/e" +
-		p.pick("", "&form=us-core", "&form=physical-activity") + p.pick("", "&every=0", "&every=5", "&every=1440") +
-		p.pick("", "&code=8867-4", "&start=2026-10-01", "&end=2026-10-02T12:00:00Z", "&preferred=true") +
-		p.pick("", "&_count=1", "&_count=3")})
+	a := p.ask(&request{client: c, method: "GET",
+		url: "/Patient/" + p.pick(patients...) + "/$ehr-bundle?subject=Patient/e" +
+			p.pick("", "&form=us-core", "&form=physical-activity") + p.pick("", "&every=0", "&every=5", "&every=1440") +
+			p.pick("", "&code=8867-4", "&start=2026-10-01", "&end=2026-10-02T12:00:00Z", "&preferred=true") +
+			p.pick("", "&_count=1", "&_count=3")})
 	p.pages(c, a, 4)
 }
 
@@ -361,11 +394,20 @@ func (p *pair) write() {
 	if p.oneIn(6) {
 		r.header = append(r.header, "Prefer", p.pick("return=minimal", "return=OperationOutcome"))
 	}
-	switch p.n(6) {
+	if p.oneIn(6) {
+		r.url = "/Observation?_id=" + id
+	}
+	switch p.n(8) {
 	case 0, 1:
 		r.method = "DELETE"
 	case 2, 3, 4:
 		r.method, r.body = "PUT", p.edited(id)
+	case 5, 6:
+		r.method, r.header = "PATCH", append(r.header, "Content-Type", "application/json-patch+json")
+		r.body = p.pick(`[{"op":"replace","path":"/status","value":"amended"}]`,
+			`[{"op":"test","path":"/valueQuantity/value","value":61},{"op":"remove","path":"/device"}]`,
+			`[{"op":"add","path":"/note","value":[{"text":"x"}]},{"op":"move","from":"/note","path":"/category"}]`,
+			`[{"op":"replace","path":"/valueQuantity/value","value":61.50}]`)
 	default:
 		r.method, r.url, r.body = "POST", "/Observation", p.edited(id)
 		if p.oneIn(2) {
@@ -392,7 +434,8 @@ func (p *pair) bundle() {
 		case 1:
 			entries = append(entries, `{"request":{"method":"GET","url":"Observation/`+id+`"}}`)
 		case 2:
-			entries = append(entries, `{"request":{"method":"GET","url":`+quoted("Observation?"+p.query("Observation"))+`}}`)
+			entries = append(entries, `{"request":{"method":"GET","url":`+
+				quoted("Observation?"+p.query("Observation"))+`}}`)
 		case 3:
 			entries = append(entries, `{"resource":`+p.edited(id)+`,"request":{"method":"POST","url":"Observation"}}`)
 		default:
@@ -400,7 +443,8 @@ func (p *pair) bundle() {
 			if p.oneIn(4) {
 				match = `,"ifMatch":"W/\"1\""`
 			}
-			entries = append(entries, `{"resource":`+p.edited(id)+`,"request":{"method":"PUT","url":"Observation/`+id+`"`+
+			entries = append(entries, `{"resource":`+p.edited(id)+`,"request":{"method":"PUT","url":"Observation/`+
+				id+`"`+
 				match+`}}`)
 		}
 	}
@@ -440,7 +484,8 @@ func (p *pair) subscription() {
 		filter = `,"_criteria":{"extension":[{"url":"` + ext + `backport-filter-criteria","valueString":"` +
 			filter + `"}]}`
 	}
-	count := p.pick("", `"extension":[{"url":"`+ext+`backport-max-count","valuePositiveInt":`+p.pick("1", "7", "100")+`}],`)
+	count := p.pick("", `"extension":[{"url":"`+ext+`backport-max-count","valuePositiveInt":`+
+		p.pick("1", "7", "100")+`}],`)
 	if strings.Contains(count, ":1}") && p.size > 2000 {
 		count = ""
 	}
@@ -479,7 +524,8 @@ func (p *pair) export(client, path string) {
 		q = append(q, "_type="+p.pick("Observation", "Observation,Device", "Provenance,Observation,Patient"))
 	}
 	if p.oneIn(2) {
-		q = append(q, "_since="+p.worlds[0].clock().Add(-time.Duration(p.n(400))*time.Minute).UTC().Format(time.RFC3339))
+		q = append(q, "_since="+p.worlds[0].clock().Add(
+			-time.Duration(p.n(400))*time.Minute).UTC().Format(time.RFC3339))
 	}
 	u := path
 	if len(q) > 0 {

@@ -254,8 +254,11 @@ func (f Filter) consented(facts *Facts) bool {
 		return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
 	}
 	patients := facts.Patients()
-	if len(patients) == 0 { // see the package comment
-		return facts.Vendor == "" && facts.Author != "" && facts.Author == f.grant.Recipient
+	if len(patients) == 0 {
+		// What the server or its operator publishes as a Basic, such as a topic of
+		// subscriptions, has no author and belongs to no patient.
+		published := facts.Type == "Basic" && facts.Author == ""
+		return facts.Vendor == "" && (published || facts.Author != "" && facts.Author == f.grant.Recipient)
 	}
 	for _, p := range patients {
 		if !f.Consented(facts, p) {
@@ -305,6 +308,25 @@ func (f Filter) Params(t string) (out []string) {
 		out = append(out, c.Param)
 	}
 	return out
+}
+
+// Patient returns the id of the Patient to whose compartment the rules limit the filter, if
+// all rules that it uses name the same one.
+func (f Filter) Patient() (id string, ok bool) {
+	if f.grant == nil {
+		return "", false
+	}
+	for i := range f.grant.Rules {
+		r := &f.grant.Rules[i]
+		if r.May&f.interaction == 0 {
+			continue
+		}
+		if r.Patient == "" || id != "" && id != r.Patient {
+			return "", false
+		}
+		id = r.Patient
+	}
+	return id, id != ""
 }
 
 func (f Filter) scoped(facts *Facts) bool {

@@ -133,11 +133,11 @@ func (w *world) kick(c audit.Caller, r Request) string {
 func (w *world) manifest(c audit.Caller, id string) (m manifest) {
 	w.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		s, err := w.exporter.Status(context.Background(), c, id)
+		s, err := w.exporter.Status(context.Background(), c, id, 0, Form3)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if s.Manifest == nil {
+		if s.Progress != "" {
 			continue
 		}
 		if err := json.Unmarshal(s.Manifest, &m); err != nil {
@@ -278,14 +278,17 @@ func TestWithdrawnConsent(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := &bytes.Buffer{}
-	b := &block{file: f, out: out, seen: map[string]bool{}, epoch: w.exporter.epoch.Load()}
-	err = w.exporter.scan(context.Background(), f.job, "Observation", false, c.Principal.Grant,
-		func(r *store.Found) bool {
-			if err := b.add(context.Background(), r); err != nil {
-				t.Error(err)
-			}
-			return true
-		})
+	b := newBlock(f, out)
+	walk, err := w.exporter.newWalk(t.Context(), f.job, []string{"Observation"}, c.Principal.Grant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = walk.run(t.Context(), cursor{}, nil, func(it *item) bool {
+		if err := b.add(t.Context(), it); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +311,7 @@ func TestOwnershipDeletionExpiryLimits(t *testing.T) {
 	id := w.kick(c, Request{Level: System})
 	w.manifest(c, id)
 	other := w.caller("other")
-	if _, err := w.exporter.Status(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, other, id, 0, Form3); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client polls: %v", err)
 	}
 	if err := w.exporter.Delete(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
@@ -326,7 +329,7 @@ func TestOwnershipDeletionExpiryLimits(t *testing.T) {
 	if err := w.exporter.Delete(ctx, c, id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.exporter.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, c, id, 0, Form3); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after the deletion: %v", err)
 	}
 	if _, err := w.exporter.Open(ctx, c, id, "Patient.ndjson"); fhir.KindOf(err) != fhir.NotFound {
@@ -335,7 +338,7 @@ func TestOwnershipDeletionExpiryLimits(t *testing.T) {
 	id = w.kick(c, Request{Level: System})
 	w.manifest(c, id)
 	w.clock.Add(25 * time.Hour)
-	if _, err := w.exporter.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.exporter.Status(ctx, c, id, 0, Form3); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after a day: %v", err)
 	}
 	w.exporter.Close()
@@ -362,12 +365,12 @@ func TestKickOffRejects(t *testing.T) {
 		{Request{Level: System, Params: url.Values{"_outputFormat": {"csv"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: System, Params: url.Values{"_since": {"yesterday"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: System, Params: url.Values{"_since": {"2026-01-01"}}}, w.caller("ehr"), fhir.Invalid},
-		{Request{Level: System, Params: url.Values{"_type": {"Encounter"}}}, w.caller("ehr"), fhir.Invalid},
+		{Request{Level: System, Params: url.Values{"_type": {"Nonsense"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: System, Params: url.Values{"_type": {"AuditEvent"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: Patients, Params: url.Values{"_type": {"Organization"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: System, Params: url.Values{"_type": {"Observation"}}}, w.caller("ehr", "Patient"),
 			fhir.Forbidden},
-		{Request{Level: System}, w.caller("ehr", "Encounter"), fhir.Forbidden},
+		{Request{Level: System}, w.caller("ehr", "Nonsense"), fhir.Forbidden},
 		{Request{Level: Group, GroupID: "absent"}, w.caller("ehr"), fhir.NotFound},
 		{Request{Level: Group, GroupID: "g1"}, w.caller("ehr", "Patient"), fhir.Forbidden},
 		{Request{Level: System}, audit.Caller{}, fhir.Unauthorized},
@@ -378,11 +381,11 @@ func TestKickOffRejects(t *testing.T) {
 	}
 	c := w.caller("ehr")
 	m := w.manifest(c, w.kick(c, Request{Level: System, Lenient: true,
-		Params: url.Values{"nonsense": {"x"}, "_type": {"Patient,Encounter"}}}))
-	if len(m.Error) != 1 || len(m.Output) != 1 {
+		Params: url.Values{"nonsense": {"x"}, "_type": {"Patient,Nonsense"}}}))
+	if len(*m.Error) != 1 || len(m.Output) != 1 {
 		t.Fatalf("lenient: %+v", m)
 	}
-	if lines := w.file(c, m.Error[0]); len(lines) != 2 {
+	if lines := w.file(c, (*m.Error)[0]); len(lines) != 2 {
 		t.Errorf("errors: %v", lines)
 	}
 }
@@ -414,7 +417,7 @@ func FuzzParseParameters(f *testing.F) {
 		}
 		if err == nil {
 			r := Request{Level: System, Params: v}
-			if _, err := r.check(access.All()); err != nil && fhir.KindOf(err) == fhir.Internal {
+			if _, err := r.check(access.All(), base); err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

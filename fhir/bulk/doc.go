@@ -1,24 +1,43 @@
-// Package bulk implements the FHIR Bulk Data Access export (IG 2.0): kick-off,
-// status manifest, files and deletion, for the system, all patients and a Group.
+// Package bulk implements the FHIR Bulk Data Access export (IG 3.0, and the shapes of the
+// ballot of 4.0.0): kick-off, status manifest, files and deletion, for the system, all
+// patients and a Group; and $bulk-publish. Package submit implements $bulk-submit.
 //
 // It owns: the rules of the kick-off parameters, the durable jobs (state keys
-// "bulk/<id>"), the manifest, and the streaming of files.
+// "bulk/<id>") and files ("bulk-file/<id>/..."), the manifest, and the streaming of files.
 //
 // It does not own: access decisions (fhir/access), reading a snapshot
-// (fhir/store) and HTTP (fhir/rest).
+// (fhir/store), the evaluation of searches (fhir/search) and HTTP (fhir/rest).
 //
 // # Files are read from the snapshot
 //
-// A job pins the commit of the kick-off. No file is ever written to disk.
-// During a download, the resources are read from the store as of the pinned
-// commit, through the filter of the token and the consents at that moment, and
-// their stored bytes are copied to the response. So an export is one snapshot,
-// takes constant memory and no disk space, survives a restart, and leaves no
-// second copy of patient data. A consent that is withdrawn after the kick-off
-// stops the data that has not been sent yet: if any consent has changed, each
-// block of at most 256 KiB is checked again before it is written. There is one
-// file per resource type. The manifest has no counts, because they would cost a
-// pass over the data and could be wrong by the time of the download.
+// A job pins the commit of the kick-off. No file is ever written to disk. A pass over the
+// data, in constant memory, finds where each file begins and ends, its number of lines and
+// its size, and hashes of its blocks. During a download, the resources are read from the
+// store as of the pinned commit, through the filter of the token and the consents at that
+// moment, and their stored bytes are copied to the response. So an export is one snapshot,
+// takes constant memory and no disk space, survives a restart, and leaves no second copy of
+// patient data. A consent that is withdrawn after the kick-off stops the data that has not
+// been sent yet: if any consent has changed, each block of at most 256 KiB is checked again
+// before it is written.
+//
+// A file has at most 128 MiB, unless a resource is larger. The positions of files that are
+// complete are durable, so that another process continues after them.
+//
+// # Entity tags and ranges
+//
+// A file has an entity tag and ranges as long as its bytes are those of the preparation. A
+// download compares each block with the hash before it writes it. When the bytes differ for
+// the first time, because consents have changed, this is made durable before they are
+// written, and from then on the file has no tag, no ranges and no count: a client that
+// continues a download gets the whole file. A range whose length was promised is aborted.
+// Blocks before a range are read and compared, but not disclosed or recorded.
+//
+// # Why files are not kept in an object store
+//
+// A download URL of an object store works without asking this server: a consent that is
+// withdrawn, or a client that is disabled, would not end it, and the bucket would be a second
+// copy of patient data that no audit covers. If the server fetched and filtered the objects
+// itself, the store would cost time and save nothing, because the snapshot is there anyway.
 //
 // transactionTime is one millisecond before the commit's timestamp, because
 // another commit of the same millisecond may follow the snapshot. A chain of
@@ -27,16 +46,19 @@
 //
 // # What is exported
 //
-//	system         Consent, Device, Group, Observation, Organization, Patient, Practitioner, Provenance
-//	Patient, Group Consent, Device, Observation, Patient, Provenance (the compartment)
+//	system         all types that are stored
+//	Patient, Group the types of the Patient compartment, but Group
 //
-// AuditEvent and Subscription are not exported: the audit trail has its own
-// access rules, and Subscriptions contain secrets of endpoints. _since restricts
-// the export to resources that changed after that instant. For a Group, older
-// data of patients who joined since then is not added. Deletions since then are
-// transaction Bundles in the manifest's deleted. _type, _since and _outputFormat
-// are supported. Any other parameter is rejected with status 400 or, with Prefer:
-// handling=lenient, ignored and reported in the manifest's error.
+// AuditEvent, Subscription, Binary and Bundle are not exported (see withheld). _since
+// restricts the export to resources that changed after that instant, and _until to those
+// that changed before one. For a Group, older data of patients who joined since then is not
+// added. Deletions since _since, of what the request selects, are transaction Bundles in the
+// manifest's deleted. _typeFilter takes searches of one type without chains, result
+// parameters and what spans several resources; several of one type are alternatives.
+// _elements keeps mandatory elements. organizeOutputBy takes Patient, and leaves out resources
+// that refer to none. A parameter that is not supported is rejected with status 400 or, with
+// Prefer: handling=lenient, ignored and reported in the manifest's error. The parameter patient
+// is applied, not ignored, in a lenient GET.
 //
 // # Audit
 //
@@ -55,5 +77,6 @@
 // # State
 //
 //	bulk/<job id>           JSON of job; the store deletes it some time after it expires
+//	bulk-file/<job id>/<stream>/<number>   JSON of file; expires with the job
 //	bulk-running/<job id>   mark of a job that is to be prepared
 package bulk

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,6 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/yield"
 )
 
 // Options configures an Exporter.
@@ -36,6 +36,12 @@ type Options struct {
 	// MaxRunning bounds the jobs of one client that are in progress, MaxKept all of
 	// its jobs. The defaults are 4 and 200.
 	MaxRunning, MaxKept int
+	// FileBytes bounds an output file in bytes, unless a single resource is larger. The
+	// default is 128 MiB.
+	FileBytes int64
+	// ManifestFiles bounds the files of one manifest for clients that take several
+	// (allowPartialManifests). The default is 1,000.
+	ManifestFiles int
 	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
 	// The default is role.Alone.
 	Roles  role.Roles
@@ -66,24 +72,25 @@ const (
 
 // job is the durable state of an export.
 type job struct {
-	ID          string    `json:"id"`
-	Client      string    `json:"client"`
-	Scope       string    `json:"scope"`
-	State       string    `json:"state"`
-	Level       Level     `json:"level"`
-	GroupID     string    `json:"group,omitempty"`
-	Types       []string  `json:"types"`
-	Since       time.Time `json:"since,omitzero"`
+	ID      string `json:"id"`
+	Client  string `json:"client"`
+	Scope   string `json:"scope"`
+	State   string `json:"state"`
+	Level   Level  `json:"level"`
+	GroupID string `json:"group,omitempty"`
+	spec
+	// Format is jobFormat. Jobs of earlier versions of the server are not shown.
+	Format      int       `json:"format"`
 	Seq         store.Seq `json:"t"` // commit of the snapshot; 0 until the kick-off is acknowledged
 	Transaction time.Time `json:"transactionTime,omitzero"`
 	Request     string    `json:"request"`
 	Created     time.Time `json:"created"`
 	Expires     time.Time `json:"expires"`
-	Warnings    []string  `json:"warnings,omitempty"`
-	// Found lists the types that have a file. It is set when the job is complete.
-	Found   []string `json:"found,omitempty"`
-	Deleted bool     `json:"deleted,omitempty"`
+	// Deleted is set if there is a file of deletions. It is known when the job is complete.
+	Deleted bool `json:"deleted,omitempty"`
 }
+
+const jobFormat = 2
 
 func key(id string) string        { return "bulk/" + id }
 func runningKey(id string) string { return runningPrefix + id }
@@ -110,6 +117,12 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 	}
 	if o.MaxKept <= 0 {
 		o.MaxKept = 200
+	}
+	if o.FileBytes <= 0 {
+		o.FileBytes = 128 << 20
+	}
+	if o.ManifestFiles <= 0 {
+		o.ManifestFiles = 1000
 	}
 	if o.Roles == nil {
 		o.Roles = role.Alone{}
@@ -172,14 +185,18 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if p == nil || p.ClientID == "" {
 		return "", fhir.Errorf(fhir.Unauthorized, op, "an export needs an access token")
 	}
-	s, err := r.check(p.Grant)
+	s, err := r.check(p.Grant, e.opts.Base)
 	if err != nil {
 		return "", err
 	}
+	var members []string
 	if r.Level == Group {
-		if _, err := e.members(ctx, r.GroupID, 0, p.Grant); err != nil {
+		if members, err = e.members(ctx, r.GroupID, 0, p.Grant); err != nil {
 			return "", err
 		}
+	}
+	if err := e.checkListed(ctx, &r, s, members); err != nil {
+		return "", err
 	}
 	j, old, err := e.create(ctx, c, &r, s)
 	if err != nil {
@@ -216,8 +233,8 @@ func (e *Exporter) create(ctx context.Context, c audit.Caller, r *Request, s *sp
 	now := e.opts.Clock().UTC()
 	j := &job{
 		ID:     id,
-		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
-		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(e.opts.Expires), Warnings: s.warnings,
+		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, spec: *s,
+		Format: jobFormat, Request: r.URL, Created: now, Expires: now.Add(e.opts.Expires),
 	}
 	sw, old, err := e.put(j, store.StateAbsent, nil)
 	if err != nil {
@@ -269,75 +286,38 @@ func (e *Exporter) limits(ctx context.Context, client string) error {
 	return nil
 }
 
-func (e *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
-	if g == nil {
-		var err error
-		if g, err = e.opts.GrantFor(ctx, j.Client, j.Scope); err != nil {
-			return err
-		}
+// checkListed checks that the patients of the parameter patient are part of the export. A
+// Patient that the token may not read is treated like one that does not exist.
+func (e *Exporter) checkListed(ctx context.Context, r *Request, s *spec, members []string) error {
+	if !s.Listed {
+		return nil
 	}
-	for _, t := range j.Types {
-		any := false
-		err := e.scan(ctx, j, t, false, g, func(*store.Found) bool { any = true; return false })
-		if err != nil {
-			return err
+	filter := r.grant.Filter(access.Read)
+	kept := s.Patients[:0]
+	for _, id := range s.Patients {
+		res, facts, err := e.opts.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+		if err != nil && fhir.KindOf(err) != fhir.NotFound {
+			return fhir.Wrap("bulk.KickOff", err)
 		}
-		if any {
-			j.Found = append(j.Found, t)
-		}
-		if j.Since.IsZero() || j.Deleted {
+		if err == nil && !res.Deleted && filter.Allow(facts) && (r.Level != Group || slices.Contains(members, id)) {
+			kept = append(kept, id)
 			continue
 		}
-		err = e.scan(ctx, j, t, true, g, func(f *store.Found) bool {
-			j.Deleted = j.Deleted || f.Resource.Deleted
-			return !j.Deleted
-		})
-		if err != nil {
-			return err
+		const text = "the parameter patient names a Patient that is not part of this export"
+		if !r.Lenient {
+			return fhir.Errorf(fhir.Invalid, "bulk.KickOff", text)
+		}
+		if !slices.Contains(s.Warnings, text) {
+			s.Warnings = append(s.Warnings, text)
 		}
 	}
+	s.Patients = kept
 	return nil
 }
 
-// yieldEvery is the number of resources, some 100 µs of work, after which a scan
-// yields the processor to requests.
-const yieldEvery = 64
-
-// scan calls fn for the resources of one type in the export until fn returns
-// false. If deleted is set, it includes deletion markers.
-func (e *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant,
-	fn func(*store.Found) bool) error {
-	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.Seq, Filter: g.Filter(access.Read),
-		Deleted: deleted}
-	more, pace := true, yield.Counter{Every: yieldEvery}
-	take := func(f *store.Found) bool {
-		pace.Add(1)
-		if j.Level != System && typ != "Patient" && (f.Facts == nil || f.Facts.Patient == "") {
-			return true
-		}
-		more = ctx.Err() == nil && fn(f)
-		return more
-	}
-	if j.Level != Group {
-		if err := e.opts.Store.Scan(ctx, r, take); err != nil {
-			return err
-		}
-		return ctx.Err()
-	}
-	members, err := e.members(ctx, j.GroupID, j.Seq, nil)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
-		r.Patient = m
-		if err := e.opts.Store.Scan(ctx, r, take); err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-	}
-	return ctx.Err()
+// localRef parses a reference to a resource of this server.
+func (e *Exporter) localRef(s string) (fhir.Ref, bool) {
+	return fhir.ParseRef(strings.TrimPrefix(s, e.opts.Base+"/"))
 }
 
 // members returns the patients of a Group at a snapshot, in the order of
@@ -375,7 +355,7 @@ func (e *Exporter) members(ctx context.Context, id string, at store.Seq, g *acce
 	seen := map[string]bool{}
 	var out []string
 	for _, m := range body.Member {
-		ref, ok := fhir.ParseRef(strings.TrimPrefix(m.Entity.Reference, e.opts.Base+"/"))
+		ref, ok := e.localRef(m.Entity.Reference)
 		if ok && ref.Type == "Patient" && !m.Inactive && !seen[ref.ID] {
 			seen[ref.ID] = true
 			out = append(out, ref.ID)
@@ -402,7 +382,7 @@ func (e *Exporter) load(ctx context.Context, p *access.Principal, id string) (*j
 	if err := json.Unmarshal(v, j); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if j.Client != p.ClientID || j.Seq == 0 || !e.opts.Clock().Before(j.Expires) {
+	if j.Client != p.ClientID || j.Seq == 0 || j.Format != jobFormat || !e.opts.Clock().Before(j.Expires) {
 		return nil, absent
 	}
 	return j, nil
@@ -414,8 +394,15 @@ func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error 
 	if err != nil {
 		return err
 	}
-	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit,
-		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}, {Key: runningKey(j.ID)}}},
+	b := &store.Batch{State: []store.StateWrite{{Key: key(j.ID)}, {Key: runningKey(j.ID)}}}
+	err = e.opts.Store.List(ctx, filePrefix+j.ID+"/", func(k string, _ []byte) bool {
+		b.State = append(b.State, store.StateWrite{Key: k})
+		return true
+	})
+	if err != nil {
+		return fhir.Wrap("bulk.Delete", err)
+	}
+	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit, b,
 		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
 			Extra: [][2]string{{"job", id}}})
 	return fhir.Wrap("bulk.Delete", err)

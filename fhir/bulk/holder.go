@@ -88,7 +88,7 @@ func (h *holder) resume() error {
 		switch {
 		case e.isUnacknowledged(j):
 			dropped = append(dropped, j)
-		case j.State == running && j.Seq != 0:
+		case j.State == running && j.Seq != 0 && j.Format == jobFormat:
 			h.start(j, nil)
 		}
 	})
@@ -126,7 +126,7 @@ func (h *holder) follow() error {
 			continue
 		}
 		j := new(job)
-		if json.Unmarshal(v, j) == nil && j.State == running {
+		if json.Unmarshal(v, j) == nil && j.State == running && j.Format == jobFormat {
 			h.start(j, nil)
 		}
 	}
@@ -153,9 +153,10 @@ func (h *holder) start(j *job, g *access.Grant) {
 // finish prepares a job and stores the result.
 func (h *holder) finish(j *job, g *access.Grant) {
 	e := h.exporter
+	var left []store.StateWrite
 	old, err := json.Marshal(j)
 	if err == nil {
-		err = e.prepare(h.ctx, j, g)
+		left, err = e.prepare(h.ctx, j, g, h.save)
 	}
 	if h.ctx.Err() != nil {
 		return // the job keeps its state, and the next holder continues it
@@ -167,11 +168,19 @@ func (h *holder) finish(j *job, g *access.Grant) {
 	}
 	sw, _, err := e.put(j, store.StateEquals, old)
 	if err == nil {
-		b := &store.Batch{State: []store.StateWrite{sw, {Key: runningKey(j.ID)}}}
+		b := &store.Batch{State: append(left, sw, store.StateWrite{Key: runningKey(j.ID)})}
 		h.term.Bind(b)
 		_, err = e.opts.Store.Commit(h.ctx, b)
 	}
 	if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: the job was deleted, or the role is lost
 		e.log(h.ctx, "the state of an export cannot be written", j.ID, err)
 	}
+}
+
+// save stores files of a job that is being prepared.
+func (h *holder) save(files []store.StateWrite) error {
+	b := &store.Batch{State: files}
+	h.term.Bind(b)
+	_, err := h.exporter.opts.Store.Commit(h.ctx, b)
+	return fhir.Wrap("bulk.prepare", err)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -225,7 +226,7 @@ func TestHolderEnds(t *testing.T) {
 	w.observation("later", "p1")
 	<-scanning
 	all[0].exporter.Close()
-	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id); err != nil || s.Manifest != nil {
+	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); err != nil || s.Manifest != nil {
 		t.Errorf("%+v %v", s, err)
 	}
 	give(t, roles, all[1])
@@ -235,7 +236,7 @@ func TestHolderEnds(t *testing.T) {
 	if err := all[2].exporter.Delete(t.Context(), w.caller("ehr"), id); err != nil {
 		t.Error(err)
 	}
-	if _, err := all[1].exporter.Status(t.Context(), w.caller("ehr"), id); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := all[1].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after the deletion: %v", err)
 	}
 }
@@ -273,7 +274,7 @@ func TestHolderOversleeps(t *testing.T) {
 	for end := time.Now().Add(2 * time.Minute); all[0].view.commits.Load() == before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id); err != nil || s.Manifest != nil {
+	if s, err := all[2].exporter.Status(t.Context(), w.caller("ehr"), id, 0, Form3); err != nil || s.Manifest != nil {
 		t.Errorf("the old process has written: %+v %v", s, err)
 	}
 	close(heir)
@@ -313,5 +314,80 @@ func TestConsentWithdrawnElsewhere(t *testing.T) {
 	}
 	if bytes.Contains(out.Bytes(), []byte("Patient/p3")) || !bytes.Contains(out.Bytes(), []byte("Patient/p1")) {
 		t.Errorf("%s", out.Bytes())
+	}
+}
+
+// TestNodesDie checks that an export goes on while the processes that prepare it die one
+// after the other, each after a few files: no file that was finished is made again, any
+// process serves the files, and they are those of an undisturbed export. A download that
+// breaks off continues at another process.
+func TestNodesDie(t *testing.T) {
+	w := newWorld(t)
+	w.seed()
+	w.resize(1)
+	c := w.caller("ehr")
+	whole := map[string]string{}
+	r := Request{Level: System, Params: url.Values{"_type": {"Observation"}}}
+	first := w.kick(c, r)
+	for _, f := range w.manifest(c, first).Output {
+		whole[nameOf(f)] = w.text(c, first, nameOf(f))
+	}
+	roles, all := w.cluster(4)
+	for _, p := range all {
+		p.opts.FileBytes = 1
+		p.open()
+	}
+	id := all[3].kick(c, r)
+	made := map[string]string{} // stored bytes of each file that is known
+	known := func() {
+		if err := w.st.List(t.Context(), filePrefix+id, func(k string, v []byte) bool {
+			if old, ok := made[k]; ok && old != string(v) {
+				t.Errorf("file %s was made again", k)
+			}
+			made[k] = string(v)
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		dying, scans := make(chan struct{}), 0
+		p := all[i]
+		p.view.scan = func(ctx context.Context) {
+			if scans++; scans == 3 {
+				close(dying)
+				<-ctx.Done()
+			}
+		}
+		give(t, roles, p)
+		<-dying
+		p.exporter.Close()
+		before := len(made)
+		if known(); len(made) == before {
+			t.Errorf("process %d finished no file", i)
+		}
+	}
+	give(t, roles, all[3])
+	m := all[3].manifest(c, id)
+	known()
+	if len(m.Output) != len(whole) || len(m.Output) != len(made) {
+		t.Errorf("%d files, want %d", len(m.Output), len(whole))
+	}
+	reader := all[3]
+	for _, f := range m.Output {
+		want := whole[nameOf(f)]
+		if got := reader.text(c, id, nameOf(f)); got != want {
+			t.Errorf("%s: %q, want %q", nameOf(f), got, want)
+		}
+		x, err := all[0].exporter.Open(t.Context(), c, id, nameOf(f)) // reads need no role
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := int64(len(want) / 2)
+		x.SetRange(half, int64(len(want)))
+		var rest bytes.Buffer
+		if err := x.WriteTo(t.Context(), &rest); err != nil || want[:half]+rest.String() != want {
+			t.Errorf("the rest of %s: %q %v", nameOf(f), rest.String(), err)
+		}
 	}
 }

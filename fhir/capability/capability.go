@@ -2,12 +2,16 @@ package capability
 
 import (
 	"encoding/json"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
+
+// AllTypes is the Operation.Type of an operation of every resource type.
+const AllTypes = "Resource"
 
 // Operation is one operation. If Type is empty, it is an operation of the system.
 type Operation struct {
@@ -33,11 +37,16 @@ type Settings struct {
 	Profiles map[string][]string
 	// Topics lists the canonical URLs of the topics that Subscriptions may name.
 	Topics []string
+	// WebSocket is the URL of the WebSocket of Subscriptions. It may be empty.
+	WebSocket string
 }
 
 const (
 	oauthURIs = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
-	topicURL  = element.SubscriptionsBackport + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+	// websocketURL is the URL of R4's extension for the WebSocket of Subscriptions.
+	websocketURL = element.StructureDefinition + "capabilitystatement-websocket"
+
+	topicURL = element.SubscriptionsBackport + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 )
 
 type code struct {
@@ -74,6 +83,7 @@ type resource struct {
 	ConditionalUpdate bool                `json:"conditionalUpdate"`
 	ConditionalDelete string              `json:"conditionalDelete"`
 	SearchInclude     []string            `json:"searchInclude,omitempty"`
+	SearchRevInclude  []string            `json:"searchRevInclude,omitempty"`
 	SearchParam       []param             `json:"searchParam,omitempty"`
 	Operation         []operation         `json:"operation,omitempty"`
 }
@@ -86,11 +96,14 @@ type security struct {
 }
 
 type rest struct {
-	Mode        string      `json:"mode"`
-	Security    security    `json:"security"`
-	Resource    []resource  `json:"resource"`
-	Interaction []code      `json:"interaction"`
-	Operation   []operation `json:"operation,omitempty"`
+	Extension []element.Extension `json:"extension,omitempty"`
+	Mode      string              `json:"mode"`
+	// Documentation explains what the statement has no elements for.
+	Documentation string      `json:"documentation"`
+	Security      security    `json:"security"`
+	Resource      []resource  `json:"resource"`
+	Interaction   []code      `json:"interaction"`
+	Operation     []operation `json:"operation,omitempty"`
 }
 
 type software struct {
@@ -119,6 +132,7 @@ type statement struct {
 	Implementation implementation `json:"implementation"`
 	FHIRVersion    string         `json:"fhirVersion"`
 	Format         []string       `json:"format"`
+	PatchFormat    []string       `json:"patchFormat"`
 	Rest           []rest         `json:"rest"`
 }
 
@@ -126,10 +140,14 @@ type statement struct {
 func Statement(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	r := rest{
-		Mode:        "server",
-		Security:    s.security(),
-		Interaction: []code{{"batch"}, {"transaction"}},
-		Operation:   s.operations(""),
+		Mode:          "server",
+		Documentation: searching,
+		Security:      s.security(),
+		Interaction:   []code{{"batch"}, {"transaction"}, {"history-system"}, {"search-system"}},
+		Operation:     s.operations(""),
+	}
+	if s.WebSocket != "" {
+		r.Extension = []element.Extension{{URL: websocketURL, ValueURI: s.WebSocket}}
 	}
 	for _, t := range fhir.Types {
 		r.Resource = append(r.Resource, s.resource(t))
@@ -143,7 +161,8 @@ func Statement(s Settings) ([]byte, error) {
 		Software:       software{"Pulsegate", s.Version, date},
 		Implementation: implementation{"This server", s.Base},
 		FHIRVersion:    "4.0.1",
-		Format:         []string{"application/fhir+json", "json"},
+		Format:         []string{"application/fhir+json", "application/fhir+xml", "json", "xml", "text/html"},
+		PatchFormat:    []string{"application/json-patch+json", "application/fhir+json", "application/fhir+xml"},
 		Rest:           []rest{r},
 	})
 	if err != nil {
@@ -152,8 +171,7 @@ func Statement(s Settings) ([]byte, error) {
 	return b, nil
 }
 
-// Terminology returns the TerminologyCapabilities as JSON: the server validates the
-// codes of R4's required value sets and has no terminology operations.
+// Terminology returns the TerminologyCapabilities as JSON.
 func Terminology(s Settings) ([]byte, error) {
 	date := s.Released.UTC().Format("2006-01-02")
 	b, err := json.Marshal(struct {
@@ -168,14 +186,50 @@ func Terminology(s Settings) ([]byte, error) {
 		Kind           string         `json:"kind"`
 		Software       software       `json:"software"`
 		Implementation implementation `json:"implementation"`
+		Expansion      expansion      `json:"expansion"`
+		CodeSearch     string         `json:"codeSearch"`
+		ValidateCode   struct {
+			Translations bool `json:"translations"`
+		} `json:"validateCode"`
+		Translation struct {
+			NeedsMap bool `json:"needsMap"`
+		} `json:"translation"`
 	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology",
 		"Pulsegate: terminology", "active", date, "Pulsegate",
-		"This server offers no terminology operations: no $expand, $validate-code, $lookup, $translate or $subsumes", "instance",
-		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base}})
+		"ValueSet/$expand and $validate-code, CodeSystem/$lookup, $validate-code and $subsumes, and ConceptMap/$translate are " +
+			"offered for the resources of this server and the required value sets of R4. Other terminologies, such as LOINC " +
+			"and SNOMED CT, are not held.", "instance",
+		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base},
+		expansion{Paging: true, Parameter: expansionParameters(), TextFilter: "The code, the display or a designation contains the filter, " +
+			"regardless of case."}, "explicit", struct {
+			Translations bool `json:"translations"`
+		}{}, struct {
+			NeedsMap bool `json:"needsMap"`
+		}{}})
 	if err != nil {
 		return nil, fhir.Wrap("capability.Terminology", err)
 	}
 	return b, nil
+}
+
+// expansion is TerminologyCapabilities.expansion.
+type expansion struct {
+	Hierarchical bool        `json:"hierarchical"`
+	Paging       bool        `json:"paging"`
+	Parameter    []namedItem `json:"parameter"`
+	TextFilter   string      `json:"textFilter"`
+}
+
+type namedItem struct {
+	Name string `json:"name"`
+}
+
+func expansionParameters() (out []namedItem) {
+	for _, name := range []string{"filter", "offset", "count", "includeDesignations", "includeDefinition", "activeOnly",
+		"excludeNested"} {
+		out = append(out, namedItem{name})
+	}
+	return out
 }
 
 func (s Settings) security() security {
@@ -204,7 +258,7 @@ func (s Settings) security() security {
 func (s Settings) operations(typ string) []operation {
 	var out []operation
 	for _, o := range s.Operations {
-		if o.Type == typ {
+		if o.Type == typ || o.Type == AllTypes && typ != "" {
 			out = append(out, operation{o.Name, o.Definition, o.Documentation})
 		}
 	}
@@ -212,8 +266,8 @@ func (s Settings) operations(typ string) []operation {
 }
 
 var (
-	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"search-type"}} // read only
-	writing = []code{{"create"}, {"update"}, {"delete"}}                         // read only
+	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"history-type"}, {"search-type"}} // read only
+	writing = []code{{"create"}, {"update"}, {"patch"}, {"delete"}}                                // read only
 )
 
 func (s Settings) resource(typ string) resource {
@@ -221,18 +275,20 @@ func (s Settings) resource(typ string) resource {
 	r := resource{
 		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
 		Versioning: "versioned", ReadHistory: true,
-		UpdateCreate: writable, ConditionalCreate: writable,
+		UpdateCreate: writable, ConditionalCreate: writable, ConditionalUpdate: writable,
 		ConditionalRead: "full-support", ConditionalDelete: "not-supported",
 		Operation: s.operations(typ),
 	}
 	if writable {
 		r.Interaction = append(r.Interaction, writing...)
+		r.ConditionalDelete = "single"
 	}
 	if typ == "Subscription" {
 		for _, t := range s.Topics {
 			r.Extension = append(r.Extension, element.Extension{URL: topicURL, ValueCanonical: t})
 		}
 	}
+	r.SearchRevInclude = revIncludes(typ)
 	for _, p := range search.Params(typ) {
 		kind, ok := kinds[p.Type]
 		if p.Type.Composite() {
@@ -252,6 +308,44 @@ func (s Settings) resource(typ string) resource {
 	}
 	return r
 }
+
+// searching describes what searches offer beyond the parameters of the types.
+const searching = "Search: all prefixes; the modifiers :missing (all types), :exact and :contains (string), :not, :text, " +
+	":of-type, :in, :not-in, :above and :below (token), :identifier, :[type] and, for canonical references, :below " +
+	"(reference), :above and :below (uri). Quantities match in commensurable units of UCUM. Chained parameters and _has " +
+	"may be nested up to 5 deep; _include and _revinclude take Type:parameter[:Target], Type:* and :iterate. Of the " +
+	"results: _count, _sort, _total, _summary, _elements. Also _list with the id of a List, _filter, searches of several " +
+	"types ([base]?_type=) and in compartments ([base]/Patient/[id]/[type]). GET and POST _search are equal. Not " +
+	"offered: _text, _content, _contained, _query."
+
+// revIncludes returns the values of _revinclude for resources of a type: the parameters
+// of all types that name it among their targets. Those that may refer to nearly any type
+// are left out, except Provenance:target, because they would double the statement.
+func revIncludes(typ string) []string { return referring()[typ] }
+
+// maxTargets is the number of targets from which a parameter refers to nearly any type.
+const maxTargets = 40
+
+// referring maps types to the values of _revinclude.
+var referring = sync.OnceValue(func() map[string][]string {
+	out := map[string][]string{}
+	for _, source := range fhir.Types {
+		for _, p := range search.Params(source) {
+			targets := p.Targets
+			if source == "Provenance" && p.Code == "target" {
+				targets = fhir.Types
+			} else if len(targets) > maxTargets {
+				continue
+			}
+			for _, t := range targets {
+				if p.RefersTo(t) {
+					out[t] = append(out[t], source+":"+p.Code)
+				}
+			}
+		}
+	}
+	return out
+})
 
 var kinds = map[search.ParamType]string{ // read only
 	search.TypeToken: "token", search.TypeDate: "date", search.TypeReference: "reference", search.TypeString: "string",

@@ -2,6 +2,7 @@ package capability
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ func TestStatement(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := st.Rest[0]
+	if len(st.PatchFormat) != 2 || !slices.Contains(r.Interaction, code{"history-system"}) {
+		t.Errorf("patch formats %v, interactions of the system %v", st.PatchFormat, r.Interaction)
+	}
 	if len(r.Resource) != len(fhir.Types) || len(r.Operation) != 1 {
 		t.Fatalf("%d types, %d system operations", len(r.Resource), len(r.Operation))
 	}
@@ -51,6 +55,14 @@ func TestStatement(t *testing.T) {
 		}
 		if res.Versioning != "versioned" { // updates without If-Match are accepted
 			t.Errorf("%s: versioning %s", res.Type, res.Versioning)
+		}
+		if got, want := interactions(&res), "read vread history-instance history-type search-type"; got != want &&
+			got != want+" create update patch delete" {
+			t.Errorf("%s: interactions %s", res.Type, got)
+		}
+		if res.ConditionalRead != "full-support" || res.ConditionalUpdate != res.ConditionalCreate ||
+			(res.ConditionalDelete == "single") != res.ConditionalUpdate {
+			t.Errorf("%s: conditional interactions %+v", res.Type, res)
 		}
 		writes := false
 		for _, c := range res.Interaction {
@@ -69,6 +81,15 @@ func TestStatement(t *testing.T) {
 	if e := r.Security.Extension; len(e) != 1 || e[0].URL != oauthURIs || len(e[0].Extension) != 1 {
 		t.Errorf("oauth-uris: %+v", e)
 	}
+}
+
+// interactions returns the codes of the interactions of a type.
+func interactions(r *resource) string {
+	var out []string
+	for _, c := range r.Interaction {
+		out = append(out, c.Code)
+	}
+	return strings.Join(out, " ")
 }
 
 // TestStatementIsValidR4 validates both statements.
@@ -125,5 +146,35 @@ func TestEHRBundleDefinition(t *testing.T) {
 	}
 	if !strings.Contains(d.Parameter[3].Documentation, "physical-activity or us-core") {
 		t.Errorf("the forms are not named: %s", d.Parameter[3].Documentation)
+	}
+}
+
+// TestReverseIncludes tests that the statement lists what _revinclude takes.
+func TestReverseIncludes(t *testing.T) {
+	b, err := Statement(Settings{Base: "https://pg.example/fhir"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		Rest []struct {
+			Documentation string
+			Resource      []struct {
+				Type             string
+				SearchRevInclude []string
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range s.Rest[0].Resource {
+		if !slices.Contains(r.SearchRevInclude, "Provenance:target") ||
+			slices.Contains(r.SearchRevInclude, "Observation:device") != (r.Type == "Device" ||
+				r.Type == "DeviceMetric") {
+			t.Errorf("%s: %v", r.Type, r.SearchRevInclude)
+		}
+	}
+	if !strings.Contains(s.Rest[0].Documentation, ":of-type") {
+		t.Errorf("documentation: %s", s.Rest[0].Documentation)
 	}
 }

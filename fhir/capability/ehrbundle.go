@@ -30,25 +30,7 @@ func EHRBundle(s Settings, forms []string) ([]byte, error) {
 	in := func(name, max, typ, documentation string) operationParameter {
 		return operationParameter{name, "in", 0, max, documentation, typ}
 	}
-	b, err := json.Marshal(struct {
-		ResourceType string               `json:"resourceType"`
-		ID           string               `json:"id"`
-		URL          string               `json:"url"`
-		Name         string               `json:"name"`
-		Title        string               `json:"title"`
-		Status       string               `json:"status"`
-		Kind         string               `json:"kind"`
-		Date         string               `json:"date"`
-		Publisher    string               `json:"publisher"`
-		Description  string               `json:"description"`
-		AffectsState bool                 `json:"affectsState"`
-		Code         string               `json:"code"`
-		Resource     []string             `json:"resource"`
-		System       bool                 `json:"system"`
-		Type         bool                 `json:"type"`
-		Instance     bool                 `json:"instance"`
-		Parameter    []operationParameter `json:"parameter"`
-	}{
+	b, err := json.Marshal(definition{
 		ResourceType: "OperationDefinition", ID: EHRBundleID, URL: s.Base + EHRBundlePath, Name: "EHRBundle",
 		Title: "Observations of a patient for an EHR", Status: "active", Kind: "operation",
 		Date: s.Released.UTC().Format("2006-01-02"), Publisher: "Pulsegate",

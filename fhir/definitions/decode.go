@@ -57,6 +57,15 @@ func (s *Set) Resources() []string { return s.names }
 // ValueSet returns the value set with a URL, or nil.
 func (s *Set) ValueSet(url string) *ValueSet { return s.valueSets[url] }
 
+// ValueSets calls yield for each value set, in no particular order.
+func (s *Set) ValueSets(yield func(*ValueSet) bool) {
+	for _, v := range s.valueSets {
+		if !yield(v) {
+			return
+		}
+	}
+}
+
 // IsElement reports whether R4 defines an element of this name. Choice elements
 // count with and without their type.
 func (s *Set) IsElement(name []byte) bool {

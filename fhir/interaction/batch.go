@@ -23,7 +23,7 @@ const (
 // batch performs each entry like a separate request. The outcome is that of one request
 // after the other, but entries that cannot affect each other wait for the store
 // together, and so share its groups and the commits of the audit trail.
-func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
+func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, returns Return) error {
 	named := targets(entries)
 	for len(entries) > 0 {
 		r := &batchRun{service: s, rq: rq, named: named, size: p.size(), capacity: s.remaining(p),
@@ -38,7 +38,7 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 			return err
 		}
 		for _, one := range r.out {
-			p.response(s.Base, &one.response, minimal)
+			p.response(s.Base, &one.response, returns)
 		}
 		entries = entries[n:]
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
@@ -52,7 +52,7 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 func targets(entries []entry) map[fhir.Ref]bool {
 	out := map[fhir.Ref]bool{}
 	for i := range entries {
-		if e := &entries[i]; e.err == nil && (e.Method == "PUT" || e.Method == "DELETE") {
+		if e := &entries[i]; e.err == nil && (e.Method == "PUT" || e.Method == "PATCH" || e.Method == "DELETE") {
 			out[e.target.ref()] = true
 		}
 	}
@@ -210,7 +210,8 @@ func (s *Service) footprint(rq *Request, e *entry, named map[fhir.Ref]bool) (f f
 	if e.Method == "GET" || e.Method == "HEAD" {
 		return footprint{alone: t.id == "" || t.history, ref: t.ref()}
 	}
-	if t.typ == "Consent" || s.Checks[t.typ] != nil || e.IfNoneExist != "" {
+	if t.typ == "Consent" || s.Checks[t.typ] != nil || e.IfNoneExist != "" || e.Method == "PATCH" ||
+		e.Method != "POST" && t.id == "" {
 		return footprint{alone: true}
 	}
 	switch e.Method {
@@ -324,17 +325,33 @@ func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, capacit
 	}
 	var w Written
 	switch e.Method {
+	case "GET", "HEAD":
+		return s.get(ctx, &one, e, pre, 0)
 	case "POST":
 		w, err = s.Create(ctx, &one, t.typ, e.Resource, e.IfNoneExist)
-	case "PUT":
-		w, err = s.Update(ctx, &one, t.ref(), e.Resource, pre)
-	case "DELETE":
-		w, err = s.Delete(ctx, &one, t.ref(), pre)
 	default:
-		return s.get(ctx, &one, e, pre, 0)
+		w, err = s.batchWrite(ctx, &one, e, pre)
 	}
 	if err != nil {
 		return failed(err)
 	}
 	return wrote(w)
+}
+
+// batchWrite performs a PUT, PATCH or DELETE of a batch.
+func (s *Service) batchWrite(ctx context.Context, rq *Request, e *entry, pre Preconditions) (Written, error) {
+	t := e.target
+	switch {
+	case e.Method == "PUT" && t.id == "":
+		return s.ConditionalUpdate(ctx, rq, t.typ, t.query, e.Resource, pre)
+	case e.Method == "PUT":
+		return s.Update(ctx, rq, t.ref(), e.Resource, pre)
+	case e.Method == "PATCH" && t.id == "":
+		return s.ConditionalPatch(ctx, rq, t.typ, t.query, e.patch, pre)
+	case e.Method == "PATCH":
+		return s.Patch(ctx, rq, t.ref(), e.patch, pre)
+	case t.id == "":
+		return s.ConditionalDelete(ctx, rq, t.typ, t.query, pre)
+	}
+	return s.Delete(ctx, rq, t.ref(), pre)
 }

@@ -2,6 +2,7 @@ package interaction
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/element"
+	"pulsegate/fhir/patch"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
@@ -21,7 +23,16 @@ type entry struct {
 	index  int
 	// err is the reason why the server refuses this entry. It does not affect other
 	// entries of a batch.
-	err error
+	err   error
+	patch Patch // of a PATCH
+}
+
+// body returns what the entry sends: the patch of a PATCH, otherwise the resource.
+func (e *entry) body() []byte {
+	if e.Method == "PATCH" {
+		return e.patch.Body
+	}
+	return e.Resource
 }
 
 func (e *entry) path() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
@@ -39,9 +50,21 @@ type target struct {
 
 func (t target) ref() fhir.Ref { return fhir.Ref{Type: t.typ, ID: t.id} }
 
-// Bundle performs a batch or a transaction and returns the response Bundle. If
-// minimal is set, the response omits the written resources.
-func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal bool) (*Page, error) {
+// Return selects the content of the answer to a write (R4 http.html#return).
+type Return uint8
+
+const (
+	ReturnRepresentation Return = iota // the written resource; the default
+	ReturnMinimal                      // nothing
+	ReturnOutcome                      // an OperationOutcome
+)
+
+// Done is the OperationOutcome of a write that succeeded.
+const Done = `{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"done"}]}`
+
+// Bundle performs a batch or a transaction and returns the response Bundle, whose entries
+// for writes have what returns says.
+func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, returns Return) (*Page, error) {
 	const op = "interaction.Bundle"
 	if rq.Principal == nil {
 		return nil, s.refuse(ctx, rq, "transaction", fhir.Ref{}, rq.may(op, 0, ""))
@@ -52,9 +75,9 @@ func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal 
 	}
 	p := &Page{}
 	if typ == "batch" {
-		err = s.batch(ctx, rq, entries, p, minimal)
+		err = s.batch(ctx, rq, entries, p, returns)
 	} else {
-		err = s.transaction(ctx, rq, entries, p, minimal)
+		err = s.transaction(ctx, rq, entries, p, returns)
 	}
 	if err != nil {
 		return nil, s.refuse(ctx, rq, typ, fhir.Ref{}, err)
@@ -131,12 +154,20 @@ func (s *Service) parseTarget(op, raw string) (target, error) {
 	path, query, _ := strings.Cut(raw, "?")
 	t.query = query
 	part := strings.Split(path, "/")
+	if path == "_history" {
+		t.history = true
+		return t, nil
+	}
 	t.typ = part[0]
 	if t.typ == "" || t.typ[0] < 'A' || t.typ[0] > 'Z' {
 		return t, bad
 	}
 	if len(part) > 1 {
 		if part[1] == "_search" && len(part) == 2 {
+			return t, nil
+		}
+		if part[1] == "_history" && len(part) == 2 {
+			t.history = true
 			return t, nil
 		}
 		if !fhir.ValidID(part[1]) {
@@ -168,13 +199,13 @@ func (e *entry) validate(op string) error {
 		if t.id != "" || !plain {
 			return fhir.Errorf(fhir.Invalid, op, "POST takes the URL of a type")
 		}
-	case "PUT":
-		if t.id == "" || !plain {
-			return fhir.Errorf(fhir.Invalid, op, "PUT takes type and id (conditional update is not supported)")
+	case "PUT", "PATCH", "DELETE":
+		// Either an id or criteria. Criteria without a parameter are refused later.
+		if t.history || t.version != 0 || t.id != "" && t.query != "" {
+			return fhir.Errorf(fhir.Invalid, op, "%s takes type and id, or type and criteria", e.Method)
 		}
-	case "DELETE":
-		if t.id == "" || !plain {
-			return fhir.Errorf(fhir.Invalid, op, "DELETE takes type and id (conditional delete is not supported)")
+		if t.id == "" && t.query == "" {
+			return fhir.Errorf(fhir.Invalid, op, "%s takes type and id, or type and criteria", e.Method)
 		}
 	case "GET", "HEAD":
 		return nil
@@ -184,7 +215,24 @@ func (e *entry) validate(op string) error {
 	if e.Method != "DELETE" && len(e.Resource) == 0 {
 		return fhir.Errorf(fhir.Invalid, op, "the entry has no resource")
 	}
+	if e.Method == "PATCH" {
+		return e.readPatch()
+	}
 	return nil
+}
+
+// readPatch reads the patch of a PATCH: a JSON Patch in a Binary, or a FHIRPath Patch (R4
+// http.html#patch).
+func (e *entry) readPatch() (err error) {
+	var r struct {
+		ResourceType string `json:"resourceType"`
+	}
+	if json.Unmarshal(e.Resource, &r) == nil && r.ResourceType == "Parameters" {
+		e.patch = Patch{Body: e.Resource, FHIRPath: true}
+		return nil
+	}
+	e.patch.Body, err = patch.FromBinary(e.Resource)
+	return err
 }
 
 // response is the outcome of one entry.
@@ -193,17 +241,17 @@ type response struct {
 	ref      fhir.Ref
 	version  uint64
 	modified time.Time
-	wrote    bool     // the entry was a write, whose resource minimal omits
+	wrote    bool     // the entry was a write (see Return)
 	resource [][]byte // JSON of the resource or Bundle, in parts
 	err      error
 }
 
-func (p *Page) response(base string, r *response, minimal bool) {
+func (p *Page) response(base string, r *response, returns Return) {
 	if p.count++; p.count > 1 {
 		p.entries = append(p.entries, ',')
 	}
 	p.entries = append(p.entries, '{')
-	if r.err == nil && len(r.resource) > 0 && !(r.wrote && minimal) {
+	if r.err == nil && len(r.resource) > 0 && !(r.wrote && returns != ReturnRepresentation) {
 		if !r.ref.IsZero() {
 			p.entries = append(p.entries, `"fullUrl":`...)
 			p.entries = element.AppendString(p.entries, base+"/"+r.ref.String())
@@ -231,6 +279,9 @@ func (p *Page) response(base string, r *response, minimal bool) {
 			p.entries = r.modified.UTC().AppendFormat(p.entries, fhir.InstantLayout)
 			p.entries = append(p.entries, '"')
 		}
+	}
+	if r.err == nil && r.wrote && returns == ReturnOutcome {
+		p.entries = append(p.entries, `,"outcome":`+Done...)
 	}
 	if r.err != nil {
 		p.entries = append(p.entries, `,"outcome":`...)
@@ -291,7 +342,7 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 		if h, err = ParseHistory(t.query); err == nil {
 			page, err = s.History(ctx, rq, t.ref(), h)
 		} else {
-			err = s.refuse(ctx, rq, "history-instance", t.ref(), err)
+			err = s.refuse(ctx, rq, HistoryCode(t.ref()), t.ref(), err)
 		}
 	case t.id != "":
 		res, err = s.readView(ctx, rq, &t, at)
@@ -303,11 +354,21 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 		return failed(err)
 	case page != nil:
 		return response{status: "200 OK", resource: page.Parts()}
-	case pre.IfNoneMatch.Has(res.Version):
+	case e.unchanged(pre, &res):
 		return response{status: "304 Not Modified", ref: res.Ref(), version: res.Version, modified: res.LastUpdated}
 	}
 	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated,
 		resource: whole(res.JSON)}
+}
+
+// unchanged evaluates ifNoneMatch or, if it is absent, ifModifiedSince, which is an instant.
+// An invalid one is ignored, as in HTTP.
+func (e *entry) unchanged(pre Preconditions, r *fhir.Resource) bool {
+	if pre.IfNoneMatch.Given() {
+		return pre.IfNoneMatch.Has(r.Version)
+	}
+	since, err := time.Parse(time.RFC3339, e.IfModifiedSince)
+	return err == nil && !r.LastUpdated.After(since)
 }
 
 // readView reads the resource that a GET entry names, reduced by _summary and
@@ -333,7 +394,8 @@ func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store
 	return res, err
 }
 
-// ParseHistory parses the parameters of an instance history.
+// ParseHistory parses the parameters of a history. The versions are always listed from the
+// newest to the oldest, as R4 says; _sort is refused.
 func ParseHistory(raw string) (HistoryQuery, error) {
 	const op = "interaction.ParseHistory"
 	var h HistoryQuery
@@ -363,14 +425,22 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			}
 		case "_since":
 			h.Since, err = time.Parse(time.RFC3339, search.Plus(v))
+		case "_at":
+			lo, hi, ok := search.DateInterval(search.Plus(v))
+			if h.At = v; !ok {
+				err = strconv.ErrSyntax
+			}
+			h.From, h.To = time.UnixMilli(lo).UTC(), time.UnixMilli(hi).UTC()
 		case "__page":
 			h.Page = v
 		case "_format", "_pretty", "_summary", "_elements":
 		default:
-			return h, fhir.Errorf(fhir.Invalid, op, "this parameter is not supported; a history takes _count, _since, _summary and _elements")
+			return h, fhir.Errorf(fhir.Invalid, op,
+				"this parameter is not supported; a history takes _count, _since, _at, _summary and _elements")
 		}
 		if err != nil {
-			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is invalid; _count is a number and _since an instant")
+			return h, fhir.Errorf(fhir.Invalid, op,
+				"the value of a history parameter is invalid; _count is a number, _since an instant and _at a date or time")
 		}
 	}
 	return h, nil

@@ -102,6 +102,7 @@ func (s *Service) write(ctx context.Context, rq *Request, op string, b *store.Ba
 	}
 	b.Writes = append(b.Writes, d.write)
 	b.Refer(d.referredPatients()...)
+	b.Touches = append(b.Touches, d.touches()...)
 	out, err := s.commit(ctx, rq, b, evs...)
 	if err != nil {
 		return Written{}, raced(err)

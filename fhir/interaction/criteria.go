@@ -48,30 +48,51 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 }
 
 // key returns a key that equivalent criteria share regardless of their spelling.
-func (c *criteria) key() string {
-	parts := make([]string, len(c.query.Clauses))
-	for i := range c.query.Clauses {
-		k := &c.query.Clauses[i]
-		values := make([]string, len(k.Values))
-		for j, v := range k.Values {
-			if k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
-				v.Code = "" // only Text is compared
-			}
-			values[j] = fmt.Sprintf("%#v", v)
-		}
-		slices.Sort(values)
-		code, mod := k.Param.Code, k.Modifier
-		if mod == search.ModType { // the values contain the type
-			mod = search.NoModifier
-		}
-		if code == "subject" && len(k.Values) > 0 &&
-			!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
-			code = "patient"
-		}
-		parts[i] = fmt.Sprint(code, ":", mod, k.Missing, slices.Compact(values))
+func (c *criteria) key() string { return queryKey(c.query) }
+
+func queryKey(q *search.Query) string { return q.Type + "?" + clausesKey(q.Clauses) }
+
+func clausesKey(clauses []search.Clause) string {
+	parts := make([]string, len(clauses))
+	for i := range clauses {
+		parts[i] = clauseKey(&clauses[i])
 	}
 	slices.Sort(parts)
-	return c.query.Type + "?" + strings.Join(slices.Compact(parts), "&")
+	return strings.Join(slices.Compact(parts), "&")
+}
+
+func clauseKey(k *search.Clause) string {
+	values := make([]string, len(k.Values))
+	for j, v := range k.Values {
+		if k.Param != nil && k.Param.Type == search.TypeString && k.Modifier != search.ModExact {
+			v.Code = "" // only Text is compared
+		}
+		values[j] = fmt.Sprintf("%#v", v)
+	}
+	slices.Sort(values)
+	code, mod := "", k.Modifier
+	if k.Param != nil {
+		code = k.Param.Code
+	}
+	if mod == search.ModType { // the values contain the type
+		mod = search.NoModifier
+	}
+	if code == "subject" && len(k.Values) > 0 &&
+		!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
+		code = "patient"
+	}
+	key := fmt.Sprint(code, ":", mod, k.Missing, k.Not, slices.Compact(values))
+	for i := range k.Joins {
+		reverse := ""
+		if p := k.Joins[i].Reverse; p != nil {
+			reverse = p.Code
+		}
+		key += "(" + reverse + ":" + queryKey(k.Joins[i].Query) + ")"
+	}
+	for _, list := range k.Any {
+		key += "[" + clausesKey(list) + "]"
+	}
+	return key
 }
 
 // locks returns the keys by which criteria are serialized. Criteria with the same
@@ -80,39 +101,75 @@ func (c *criteria) key() string {
 func (c *criteria) locks() []string {
 	for i := range c.query.Clauses {
 		k := &c.query.Clauses[i]
-		if k.Param.Code != "identifier" || k.Modifier != search.NoModifier {
+		if !identifies(k) {
 			continue
 		}
 		out := make([]string, len(k.Values))
 		for j := range k.Values {
-			out[j] = c.query.Type + "#" + strings.ToLower(k.Values[j].Code)
+			out[j] = identifierKey(c.query.Type, k.Values[j].Code)
 		}
 		return out
 	}
 	return []string{c.key()}
 }
 
-// guards returns the guards by which conditional creates with the same criteria, in any
-// process, notice each other. They are hashes, because criteria may identify people.
+// identifierKey returns the key of an identifier, whatever its system.
+func identifierKey(typ, value string) string { return typ + "#" + strings.ToLower(value) }
+
+// guards returns the guards that every write touches, in any process, whose resource may
+// match the criteria (draft.touches): those of the identifiers, or else that of the type
+// within the patient, or else that of the type. Writes past the interactions, such as
+// ingestion, touch none, and what criteria say of other resources than the match is not
+// guarded.
 func (c *criteria) guards() []string {
-	out := c.locks()
-	for i, key := range out {
-		sum := sha256.Sum256([]byte(key))
-		out[i] = "criteria/" + base64.RawURLEncoding.EncodeToString(sum[:16])
+	for i := range c.query.Clauses {
+		if k := &c.query.Clauses[i]; identifies(k) {
+			out := make([]string, len(k.Values))
+			for j := range k.Values {
+				out[j] = criteriaGuard(identifierKey(c.query.Type, k.Values[j].Code))
+			}
+			return out
+		}
 	}
-	return out
+	return []string{typeGuard(c.query.Type, c.query.Patient)}
+}
+
+// identifies reports whether a clause names identifiers of the resource by their values.
+func identifies(k *search.Clause) bool {
+	return k.Param != nil && k.Param.Code == "identifier" && k.Param.Type == search.TypeToken &&
+		k.Modifier == search.NoModifier && len(k.Joins) == 0 && len(k.Any) == 0 && !k.Not && len(k.Values) > 0 &&
+		!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.Code == "" })
+}
+
+// typeGuard returns the guard of the resources of a type, or of those of a patient.
+func typeGuard(typ, patient string) string { return criteriaGuard(typ + "@" + patient) }
+
+// criteriaGuard returns a guard. It is a hash, because criteria may identify people.
+func criteriaGuard(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return "criteria/" + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
 // find searches for the match among the resources that the caller may see. It
 // returns PreconditionFailed if there is more than one.
 func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria) error {
+	return s.findBeside(ctx, rq, op, c, nil, 0)
+}
+
+// findBeside is like find in a transaction: the resources that are gone do not count, and
+// the transaction itself makes others that match.
+func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *criteria, gone map[fhir.Ref]bool,
+	others int) error {
 	c.match, c.seen, c.found = nil, nil, found{c.recorded, map[string]bool{}}
 	if c.query.Patient != "" {
 		c.found.patients[c.query.Patient] = false
 	}
 	// Two matches are enough to fail.
-	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2},
+	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2 + len(gone)},
 		func(f *store.Found) bool {
+			if gone[f.Resource.Ref()] {
+				return true
+			}
 			if c.match == nil {
 				r := f.Resource
 				r.JSON = append([]byte(nil), r.JSON...)
@@ -122,18 +179,23 @@ func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria)
 			for _, p := range f.Facts.Patients() {
 				c.found.patients[p] = true
 			}
-			return true
+			return len(c.seen) < 2
 		})
 	if err != nil {
 		return err
 	}
-	if len(c.seen) > 1 {
+	if len(c.seen)+others > 1 && len(c.seen) > 0 {
 		c.match = nil
-		return &errDisclosing{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
-			c.query.Type),
-			seen: c.seen, queries: []found{c.found}}
+		return severalMatches(op, c)
 	}
 	return nil
+}
+
+// severalMatches returns the error for criteria that match more than one resource.
+func severalMatches(op string, c *criteria) error {
+	return &errDisclosing{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
+		c.query.Type),
+		seen: c.seen, queries: []found{c.found}}
 }
 
 // add adds criteria and their matches.

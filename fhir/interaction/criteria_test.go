@@ -87,7 +87,7 @@ func TestSlowCriteriaConcernNobodyElse(t *testing.T) {
 	s.Limits.BundleEntries = len(lines)
 	done := make(chan error)
 	go func() {
-		_, err := s.Bundle(context.Background(), operator, []byte(strings.Join(lines, " ")), true)
+		_, err := s.Bundle(context.Background(), operator, []byte(strings.Join(lines, " ")), interaction.ReturnMinimal)
 		done <- err
 	}()
 	<-h.entered

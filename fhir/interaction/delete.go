@@ -17,7 +17,8 @@ func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Pre
 	w := Written{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, Deleted: true}}
 	err := s.retry(ctx, func() error {
 		var err error
-		w.Resource.Version, err = s.deleteOnce(ctx, rq, op, ref, pre)
+		b := &store.Batch{Seen: s.Store.LastSeq()}
+		w.Resource.Version, err = s.deleteOnce(ctx, rq, op, ref, pre, b, 0, nil)
 		return err
 	})
 	if err != nil {
@@ -26,16 +27,24 @@ func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Pre
 	return w, nil
 }
 
-func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref,
-	pre Preconditions) (uint64, error) {
-	b := &store.Batch{Seen: s.Store.LastSeq()}
+// deleteOnce deletes ref in b, which was prepared with b.Seen. If found is not 0, that is
+// the version that criteria have found. disc has what else is disclosed; it may be nil.
+func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions,
+	b *store.Batch, found uint64, disc *disclosures) (uint64, error) {
 	d, err := s.draftDelete(ctx, rq, op, ref, pre)
 	if err != nil {
 		return 0, err
 	}
+	if found != 0 && (d.done || d.write.IfVersion != found) {
+		return 0, changed(op)
+	}
+	evs := d.events(rq)
+	if disc != nil {
+		evs = append(evs, disc.events(rq, nil)...)
+	}
 	if d.done {
 		rq.wait(0)
-		return d.version, s.Audit.Record(ctx, d.events(rq)...)
+		return d.version, s.Audit.Record(ctx, evs...)
 	}
 	if ref.Type == "Patient" {
 		release, err := s.locks.lockPatients(ctx, nil, []string{ref.ID})
@@ -49,7 +58,7 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 		b.Abandon(ref.ID)
 	}
 	b.Writes = append(b.Writes, d.write)
-	out, err := s.commit(ctx, rq, b, d.events(rq)...)
+	out, err := s.commit(ctx, rq, b, evs...)
 	if err != nil {
 		return 0, raced(err)
 	}

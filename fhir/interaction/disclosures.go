@@ -123,6 +123,10 @@ func concealing(err error, seen ...disclosed) error {
 
 // at prefixes the error of an entry with its path.
 func at(place string, err error) error {
+	var r *errRaced
+	if errors.As(err, &r) {
+		return &errRaced{at(place, r.cause)}
+	}
 	var t *errDisclosing
 	if errors.As(err, &t) {
 		marked := *t

@@ -28,6 +28,31 @@
 // replaces references and links (R4 http.html#trules) before validation, so that
 // the stored text is what has been validated.
 //
+// # Conditional writes
+//
+// An update, patch or delete may name its resource by search criteria. Only what the caller
+// may find can match. What the criteria have found is a precondition of the commit: the
+// version of the match, and guards of the criteria, which every write touches whose resource
+// may match. So the outcome is that of one moment, in any number of processes
+// (conformance/cluster/requests). If other requests keep changing what the criteria match,
+// the error is Conflict, and nothing is written. To be fast under load, criteria should have
+// an identifier or a patient.
+//
+// In a transaction, the criteria of all entries see the state before it, and conditional
+// references the state after it. Entries may not write the same resource, also if criteria
+// find it.
+//
+// A patch is an update whose body the server makes of the stored resource. It needs the
+// scope to update, and the answer has the resource only if the caller may read it.
+//
+// # Histories
+//
+// The histories of a type and of the system list the versions that the caller may see, the
+// newest first, in pages of one snapshot. A page ends after 20,000 versions that were looked
+// at, so that it may have fewer entries than _count and a next link. The history of the
+// system leaves out AuditEvents. _at selects the versions that were current at some time of
+// the period that it names; a resource that was deleted before has none.
+//
 // # Batches
 //
 // The outcome of a batch is that of its entries as separate requests, one after the
@@ -37,7 +62,7 @@
 // thousand creates take a few round trips to the disk or the log instead of a thousand.
 // Their commits have no particular order. All other entries begin after those before
 // them have ended, and end before the next one begins: searches, histories, conditional
-// creates, deletes of Patients, Consents, types with a Check, and phone-made
+// writes, patches, deletes of Patients, Consents, types with a Check, and phone-made
 // Observations.
 //
 // # Phone-made Observations
@@ -71,11 +96,12 @@
 //
 // # What is recorded
 //
-//	create, update, delete  one event, in the commit, with the version; a change of patient is one for each of the two
+//	create, update, patch, delete  one event, in the commit, with the version; a change of patient is one for each of the two
 //	read, vread, history    one event
+//	history of a type or of the system  one event per patient with a version on the page, with the request line
 //	search                  one event per distinct patient among the results (or named by the query), and a plain one unless one of these holds the whole query
 //	$lastn, $stats, $ehr-bundle  like a search
-//	If-None-Exist, conditional references   a search for the criteria, and per patient a read that lists what they found, in the commit
+//	conditional writes and references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own
 //	failed requests         one event with outcome 4 (client error), 8 (denied) or 12 (server error); it names the resources that the error discloses, per patient

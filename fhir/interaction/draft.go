@@ -44,6 +44,7 @@ type draft struct {
 	version     uint64       // that the commit will give
 	done        bool         // there is nothing to write
 	entry       string       // place of the entry in a transaction
+	silent      bool         // the answer leaves out the resource, which the caller may not read
 	// refusal is the error of an update whose target is hidden from the caller. It is
 	// returned after all other checks, so that it discloses nothing.
 	refusal error
@@ -70,6 +71,25 @@ func (d *draft) referredPatients() []string {
 	for _, p := range d.subjects {
 		if p.ref.Type == "Patient" {
 			out = append(out, p.ref.ID)
+		}
+	}
+	return out
+}
+
+// touches returns the guards of the criteria that may match the written resource
+// (criteria.guards).
+func (d *draft) touches() []string {
+	if d.write.Op != store.Put || d.done {
+		return nil
+	}
+	typ := d.write.Resource.Type
+	out := []string{typeGuard(typ, "")}
+	for _, p := range d.patients {
+		out = append(out, typeGuard(typ, p))
+	}
+	for _, v := range d.write.Values.ByParam["identifier"] {
+		if v.Code != "" {
+			out = append(out, criteriaGuard(identifierKey(typ, v.Code)))
 		}
 	}
 	return out
@@ -324,5 +344,8 @@ func written(d *draft, o store.Outcome) Written {
 	r := d.write.Resource
 	r.Version, r.LastUpdated, r.JSON = o.Version, o.LastUpdated, o.JSON
 	r.Deleted = d.write.Op == store.Remove
+	if d.silent {
+		r.JSON = nil
+	}
 	return Written{Resource: r, Created: d.interaction == "create"}
 }

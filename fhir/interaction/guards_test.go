@@ -30,6 +30,15 @@ type interposed struct {
 	always    bool   // before each commit
 	unguarded bool   // commits ignore guards, as a control
 	commits   int
+	reads     func() // called before the next read; nil for none
+}
+
+func (s *interposed) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
+	if f := s.reads; f != nil {
+		s.reads = nil
+		f()
+	}
+	return s.Store.Read(ctx, ref, at)
 }
 
 func (s *interposed) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
@@ -101,7 +110,8 @@ func remove(typ, id string) act {
 func transact(entries ...string) act {
 	return func(s *interaction.Service) (interaction.Written, error) {
 		p, err := s.Bundle(context.Background(), operator, []byte(
-			`{"resourceType":"Bundle","type":"transaction","entry":[`+strings.Join(entries, ",")+`]}`), true)
+			`{"resourceType":"Bundle","type":"transaction","entry":[`+strings.Join(entries, ",")+`]}`),
+			interaction.ReturnMinimal)
 		if err != nil {
 			return interaction.Written{}, err
 		}

@@ -69,20 +69,20 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.count > 0}, seen: map[fhir.Ref]bool{}}
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.count > 0}}
+	included := newIncluder(s, rq, at, limits, res)
 	for _, o := range cg.newest() {
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
 			return nil, nil, err
 		}
 		res.page.match(s.Base+"/Observation/"+o.id, body, "match")
-		res.seen[fhir.Ref{Type: "Observation", ID: o.id}] = true
-		if err := res.collect(q, &fhir.Resource{Type: "Observation", ID: o.id, JSON: o.json}, false); err != nil {
+		if err := included.match(q, &fhir.Resource{Type: "Observation", ID: o.id, JSON: o.json}); err != nil {
 			return nil, nil, err
 		}
 	}
 	total := int64(res.page.count)
-	if err := s.include(ctx, rq, q, at, limits, res); err != nil {
+	if err := included.run(ctx, []*search.Query{q}); err != nil {
 		return nil, nil, err
 	}
 	id, err := s.newID()
@@ -110,7 +110,8 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 		case "max":
 			n, err := strconv.Atoi(p.Value)
 			if err != nil || n < 1 || n > maxPerGroup || given {
-				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d", maxPerGroup)
+				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max must be a single whole number from 1 to %d",
+					maxPerGroup)
 			}
 			most, given = n, true
 		case "_sort", "_count", "_total", "__page":

@@ -177,6 +177,26 @@ func (w *readWorld) question() (string, func(*interaction.Service) ([]byte, erro
 		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search, Params: params}}}
 	rq := &interaction.Request{Caller: audit.Caller{Principal: &access.Principal{ClientID: "r", Grant: grant}},
 		Line: "GET"}
+	if rapid.IntRange(0, 2).Draw(w.t, "buckets") == 0 {
+		ps := []interaction.Parameter{{Name: "subject", Value: "Patient/samples"}, {Name: "coding",
+			Value: w.pick("coding", "http://loinc.org|a", "b", "http://loinc.org|8867-4", "urn:v|a")}}
+		if rapid.Bool().Draw(w.t, "fixed") {
+			ps = append(ps, interaction.Parameter{Name: "minutes", Value: w.pick("minutes", "1", "7", "1440")})
+		} else {
+			ps = append(ps, interaction.Parameter{Name: "calendar", Value: w.pick("calendar", "hour", "day", "week", "year")},
+				interaction.Parameter{Name: "zone", Value: w.pick("zone", "UTC", "Asia/Kolkata", "America/St_Johns")})
+		}
+		if rapid.Bool().Draw(w.t, "bounded") {
+			ps = append(ps, interaction.Parameter{Name: w.pick("bound", "start", "end"), Value: w.time()})
+		}
+		return fmt.Sprintf("$time-buckets %v by %+v", ps, grant), func(s *interaction.Service) ([]byte, error) {
+			page, err := s.TimeBuckets(context.Background(), rq, ps)
+			if err != nil {
+				return nil, err
+			}
+			return page.Bytes(), nil
+		}
+	}
 	if rapid.Bool().Draw(w.t, "stats") {
 		ps := []interaction.Parameter{{Name: "subject", Value: "Patient/samples"},
 			{Name: "statistic", Value: "average,minimum,maximum,count,total-count,median,std-dev"}}

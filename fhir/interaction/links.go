@@ -25,7 +25,9 @@ type links struct {
 	// conditional maps conditional references ("Patient?identifier=1") to local
 	// references.
 	conditional map[string]string
-	// late replaces members of that kind, and no others.
+	// guards belong to the conditional references.
+	guards []string
+	// deferred replaces members of that kind, and no others.
 	deferred bool
 }
 

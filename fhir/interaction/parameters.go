@@ -1,6 +1,7 @@
 package interaction
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/url"
 	"strings"
@@ -19,6 +20,12 @@ type Parameter struct {
 	Value  string // a primitive, as written
 	Coding *element.Coding
 	Period *element.Period
+	// The following fields are set by ParseComplex only.
+	Concept  *element.CodeableConcept
+	Meta     json.RawMessage
+	Resource json.RawMessage
+	// Position is the offset of Resource in the body.
+	Position int
 }
 
 const maxParameters = 100
@@ -40,7 +47,13 @@ func QueryParameters(raw string) ([]Parameter, error) {
 
 // ParseParameters parses the inputs in a Parameters resource: primitives,
 // valueCoding and valuePeriod.
-func ParseParameters(body []byte) ([]Parameter, error) {
+func ParseParameters(body []byte) ([]Parameter, error) { return parseParameters(body, false) }
+
+// ParseComplex is ParseParameters for an operation that also takes resources,
+// CodeableConcepts and Metas.
+func ParseComplex(body []byte) ([]Parameter, error) { return parseParameters(body, true) }
+
+func parseParameters(body []byte, complexTypes bool) ([]Parameter, error) {
 	const op = "interaction.ParseParameters"
 	var p struct {
 		ResourceType string                       `json:"resourceType"`
@@ -61,11 +74,11 @@ func ParseParameters(body []byte) ([]Parameter, error) {
 		}
 		values := 0
 		for k, raw := range m {
-			if !strings.HasPrefix(k, "value") {
+			if !strings.HasPrefix(k, "value") && !(complexTypes && k == "resource") {
 				continue
 			}
 			values++
-			if !x.read(k, raw) {
+			if !x.read(k, raw) && !(complexTypes && x.readComplex(k, raw, body)) {
 				return nil, fhir.Errorf(fhir.Invalid, op,
 					"Parameters.parameter[%d] has a value of an unsupported type", i)
 			}
@@ -99,6 +112,30 @@ func (x *Parameter) read(member string, raw json.RawMessage) bool {
 	return true
 }
 
+// readComplex reads a value that only some operations take.
+func (x *Parameter) readComplex(member string, raw json.RawMessage, body []byte) bool {
+	if len(raw) == 0 || raw[0] != '{' {
+		return false
+	}
+	switch member {
+	case "valueCodeableConcept":
+		x.Concept = &element.CodeableConcept{}
+		return json.Unmarshal(raw, x.Concept) == nil
+	case "valueMeta":
+		x.Meta = raw
+		return true
+	case "resource":
+		x.Resource, x.Position = raw, max(0, bytes.Index(body, raw))
+		return true
+	}
+	return false
+}
+
+// primitive reports whether the value is a primitive.
+func (x *Parameter) primitive() bool {
+	return x.Coding == nil && x.Period == nil && x.Concept == nil && x.Meta == nil && x.Resource == nil
+}
+
 // text returns the value as it appears in a query.
 func (x *Parameter) text() string {
 	switch {
@@ -106,6 +143,16 @@ func (x *Parameter) text() string {
 		return x.Coding.System + "|" + x.Coding.Code
 	case x.Period != nil:
 		return x.Period.Start + "/" + x.Period.End
+	case x.Concept != nil:
+		var codes []string
+		for _, c := range x.Concept.Coding {
+			codes = append(codes, c.System+"|"+c.Code)
+		}
+		return strings.Join(codes, ",")
+	case x.Meta != nil:
+		return "(a Meta)"
+	case x.Resource != nil:
+		return "(a resource)"
 	}
 	return x.Value
 }

@@ -26,6 +26,8 @@ type PreferredQuery struct {
 	From, To time.Time        // the zero time means open; To is excluded
 	Filter   access.Filter
 	At       store.Seq
+	// Each passes every number alone, with its own From.
+	Each bool
 }
 
 // preferredCoding is the tag of Observations that are derived from a preferred source.

@@ -39,10 +39,20 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	if err != nil {
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
 	}
+	patients := facts.Patients()
+	if ref.Type == "Binary" {
+		within, err := s.contextFacts(ctx, rq, op, &r, facts)
+		if err != nil {
+			return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
+		}
+		if within != nil {
+			patients = within.Patients()
+		}
+	}
 	ev := rq.event(interaction, ref.Type)
 	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
 	rq.wait(len(r.JSON))
-	if err := s.Audit.Record(ctx, perPatient(ev, facts.Patients())...); err != nil {
+	if err := s.Audit.Record(ctx, perPatient(ev, patients)...); err != nil {
 		return fhir.Resource{}, err
 	}
 	return r, nil

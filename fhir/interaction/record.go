@@ -16,7 +16,7 @@ import (
 func (rq *Request) event(interaction, typ string) audit.Event {
 	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Caller: rq.Caller}
 	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" ||
-		interaction == "history-instance") {
+		interaction == "history-instance" || interaction == "history-type") {
 		ev.Type = audit.AuditRead
 	}
 	return ev

@@ -1,6 +1,7 @@
 package interaction
 
 import (
+	"cmp"
 	"net/url"
 	"strings"
 
@@ -23,13 +24,21 @@ type recorded struct {
 	single string
 	// base is the server's base URL, for absolute references.
 	base string
+	// interaction is the code of the search; empty is search-type.
+	interaction string
+	// compartment is the patient whose compartment is searched, or empty, and path the path
+	// that names it.
+	compartment, path string
+	// auditRead is set if the answer depends on AuditEvents without being a search of
+	// them.
+	auditRead bool
 }
 
 // part returns the part of the query that an event in the patient's compartment
 // may contain, and whether that is all of it. matched is set if a resource of the
 // patient matched.
 func (a *recorded) part(patient string, matched bool) (line string, whole bool) {
-	whole = true
+	whole = a.compartment == "" || a.compartment == patient
 	for i := range a.pairs {
 		if kept, ok := a.keep(a.pairs[i][0], a.pairs[i][1], patient, matched); !ok || kept != a.pairs[i][1] {
 			whole = false
@@ -40,6 +49,9 @@ func (a *recorded) part(patient string, matched bool) (line string, whole bool) 
 		return a.line, true
 	}
 	line, _, _ = strings.Cut(a.line, "?")
+	if a.compartment != "" && a.compartment != patient {
+		line = strings.Replace(line, a.path, "Patient/(another)", 1)
+	}
 	sep := byte('?')
 	for _, p := range a.pairs {
 		if kept, ok := a.keep(p[0], p[1], patient, matched); ok {
@@ -63,16 +75,19 @@ func (a *recorded) keep(name, value, patient string, matched bool) (string, bool
 	if !ok {
 		return "", false
 	}
+	if strings.Contains(name, ".") || p.Type == search.TypeSpecial {
+		return "", false // a chained parameter or _filter is about others, too
+	}
 	if mod == "missing" {
 		return value, value == "true" || value == "false"
 	}
 	if p.Type == search.TypeReference || code == "_id" && a.typ == "Patient" {
 		return a.ownReferences(value, mod, patient)
 	}
-	if mod != "not" && matched && !strings.Contains(value, ",") {
+	if mod != "not" && mod != "not-in" && matched && !strings.Contains(value, ",") {
 		return value, true // a resource of the patient has this value
 	}
-	if mod != "" && mod != "not" || a.typ == "Patient" || a.typ == "Practitioner" {
+	if mod != "" && mod != "not" && mod != "not-in" || a.typ == "Patient" || a.typ == "Practitioner" {
 		return "", false
 	}
 	return value, impersonal(p, value)
@@ -106,27 +121,37 @@ const (
 // answerParams has a check of the value for each parameter that concerns the
 // answer or is an input of an operation.
 var answerParams = map[string]func(string) bool{ // read only
-	"_count":    consistsOf(digits),
-	"_sort":     consistsOf(lower + upper + "_,-"),
-	"_total":    consistsOf(lower),
-	"_summary":  consistsOf(lower),
-	"_elements": consistsOf(lower + upper + ".,"),
-	"_include":  consistsOf(lower + upper + "-:"),
-	"_pretty":   consistsOf(lower),
-	"_format":   func(s string) bool { return strings.Contains(s, "json") && consistsOf(lower+digits+" /+.;=-")(s) },
-	"max":       consistsOf(digits),
-	"limit":     consistsOf(digits),
-	"duration":  consistsOf(digits + "."),
-	"include":   consistsOf(lower),
-	"statistic": consistsOf(lower + digits + ",-"),
-	"period":    consistsOf(digits + "TZ:+./-"),
-	"system":    func(s string) bool { return inTerminology(s + "|") },
-	"coding":    allCodes,
-	"start":     consistsOf(digits + "TZ:+.-"),
-	"end":       consistsOf(digits + "TZ:+.-"),
-	"form":      consistsOf(lower + "-"),
-	"every":     consistsOf(digits),
-	"preferred": consistsOf(lower),
+	"_count":      consistsOf(digits),
+	"_sort":       consistsOf(lower + upper + "_,-"),
+	"_total":      consistsOf(lower),
+	"_summary":    consistsOf(lower),
+	"_elements":   consistsOf(lower + upper + ".,"),
+	"_include":    consistsOf(lower + upper + "-:*"),
+	"_pretty":     consistsOf(lower),
+	"max":         consistsOf(digits),
+	"limit":       consistsOf(digits),
+	"duration":    consistsOf(digits + "."),
+	"include":     consistsOf(lower),
+	"statistic":   consistsOf(lower + digits + ",-"),
+	"period":      consistsOf(digits + "TZ:+./-"),
+	"system":      func(s string) bool { return inTerminology(s + "|") },
+	"coding":      allCodes,
+	"start":       consistsOf(digits + "TZ:+.-"),
+	"end":         consistsOf(digits + "TZ:+.-"),
+	"form":        consistsOf(lower + "-"),
+	"every":       consistsOf(digits),
+	"_since":      consistsOf(digits + "TZ:+.-"),
+	"_type":       consistsOf(lower + upper + ","),
+	"calendar":    consistsOf(lower),
+	"minutes":     consistsOf(digits),
+	"zone":        consistsOf(lower + upper + digits + "_+-/"),
+	"preferred":   consistsOf(lower),
+	"_revinclude": consistsOf(lower + upper + "-:*"),
+	"_contained":  consistsOf(lower),
+	"_format": func(s string) bool {
+		known := strings.Contains(s, "json") || strings.Contains(s, "xml") || strings.Contains(s, "html")
+		return known && consistsOf(lower+digits+" /+.;=-")(s)
+	},
 }
 
 // codeParams lists the token parameters with codes, rather than identifiers, as
@@ -213,7 +238,7 @@ func inTerminology(token string) bool {
 // query, and one in no compartment unless some part is the whole query. The map
 // tells for each patient whether a resource matched.
 func (a *recorded) events(rq *Request, patients map[string]bool) []audit.Event {
-	ev := rq.event("search-type", a.typ)
+	ev := rq.event(cmp.Or(a.interaction, "search-type"), a.typ)
 	evs := make([]audit.Event, 0, len(patients)+1)
 	told := false
 	for _, p := range sortedKeys(patients) {
@@ -229,6 +254,11 @@ func (a *recorded) events(rq *Request, patients map[string]bool) []audit.Event {
 	if !told {
 		ev.Query = a.line
 		evs = append(evs, ev)
+	}
+	if a.auditRead && a.typ != "AuditEvent" {
+		used := rq.event("search-type", "AuditEvent")
+		used.Query = a.line
+		evs = append(evs, used)
 	}
 	return evs
 }

@@ -2,6 +2,7 @@ package interaction
 
 import (
 	"context"
+	"slices"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -20,9 +21,18 @@ func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Pa
 
 func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.Seq) (*Page, error) {
 	const op = "interaction.Search"
-	p, recorded, err := s.search(ctx, rq, op, typ, raw, at)
-	if err != nil {
+	if err := supported(op, typ); err != nil && rq.may(op, access.Search, typ) == nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
+	}
+	return s.answer(ctx, rq, op, scope{types: []string{typ}, path: typ, interaction: "search-type"}, raw, at)
+}
+
+// answer performs a search and records it.
+func (s *Service) answer(ctx context.Context, rq *Request, op string, sc scope, raw string,
+	at store.Seq) (*Page, error) {
+	p, recorded, err := s.search(ctx, rq, op, sc, raw, at)
+	if err != nil {
+		return nil, s.refuse(ctx, rq, sc.interaction, fhir.Ref{Type: sc.single()}, err)
 	}
 	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
@@ -34,33 +44,49 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 type results struct {
 	page *Page
 	// patients holds the patients that the page concerns: true for the patient of a
-	// match, false for one that the query names or that an included resource has.
+	// match, false for one that the query names, whose data decided a match through a
+	// join, or that an included resource has.
 	patients map[string]bool
-	seen     map[fhir.Ref]bool
 	last     search.Position
+	part     int // index of the query of the last match
+	matches  int
 	more     bool
-	resumed  bool       // the request follows a page link
-	refs     []fhir.Ref // to include
+	resumed  bool // the request follows a page link
+	// auditRead is set if the answer depends on AuditEvents beside those of the type
+	// that is searched.
+	auditRead bool
+	includes  *includer // nil if the query includes nothing
 }
 
-func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.Seq) (*Page, *found, error) {
-	if err := rq.may(op, access.Search, typ); err != nil {
-		return nil, nil, err
+// name adds a patient whose data the answer depends on.
+func (res *results) name(patient string) {
+	if _, exists := res.patients[patient]; patient != "" && !exists {
+		res.patients[patient] = false
 	}
-	if err := supported(op, typ); err != nil {
-		return nil, nil, err
+}
+
+func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, raw string,
+	at store.Seq) (*Page, *found,
+	error) {
+	for _, typ := range sc.types {
+		if err := rq.may(op, access.Search, typ); err != nil {
+			return nil, nil, err
+		}
 	}
-	q, recorded, err := s.parse(typ, raw, rq.Lenient)
+	queries, recorded, err := s.parseScope(rq, &sc, raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	bound := joined("search", rq.caller(), typ, search.SelfQuery(q))
+	q := queries[0]
+	bound := joined("search", rq.caller(), sc.path, search.SelfQuery(q))
 	point, err := s.openPage(ctx, op, bound, q.Page)
 	if err != nil {
 		return nil, nil, err
 	}
+	first, after := 0, ""
 	if point.at > 0 {
-		at, q.After = point.at, point.after
+		at = point.at
+		first, after = sc.position(point.after)
 	} else if at == 0 {
 		at = s.Store.LastSeq()
 	}
@@ -70,32 +96,31 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if q.Count >= 0 {
 		count = min(q.Count, limits.MaxCount)
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1,
-		Owner: rq.caller(), Undeleted: point.at > 0}
-	res := &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
-	if q.Patient != "" {
-		res.patients[q.Patient] = false
+	res := &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{}}
+	for _, p := range sc.patients(queries) {
+		res.patients[p] = false
+	}
+	if slices.ContainsFunc(queries, func(q *search.Query) bool { return len(q.Includes)+len(q.RevIncludes) > 0 }) {
+		res.includes = newIncluder(s, rq, at, limits, res)
 	}
 	counting := q.Summary == search.SummaryCount || count == 0
+	run := &running{service: s, rq: rq, queries: queries, at: at, count: count, limits: limits, res: res}
 	if !counting {
-		if err := s.gather(ctx, rq, find, count, limits, res); err != nil {
+		if err := run.gather(ctx, first, after); err != nil {
 			return nil, nil, err
 		}
 	}
 	total := int64(-1)
 	switch {
-	case !counting && !res.more && q.After == "":
-		total = int64(res.page.count)
+	case !counting && !res.more && point.at == 0:
+		total = int64(res.matches)
 	case counting || q.Total != search.TotalNone:
-		find.After, find.Limit = "", 0
-		n, err := s.Store.Count(ctx, find)
-		if err != nil {
+		if total, err = run.total(ctx); err != nil {
 			return nil, nil, err
 		}
-		total = int64(n)
 	}
-	if len(res.refs) > 0 {
-		if err := s.include(ctx, rq, q, at, limits, res); err != nil {
+	if res.includes != nil {
+		if err := res.includes.run(ctx, queries); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -104,44 +129,127 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	links, err := s.links(ctx, q, bound, at, res)
+	links, err := s.links(ctx, &sc, q, bound, at, res)
 	if err != nil {
 		return nil, nil, err
 	}
 	res.page.open(id, "searchset", s.Clock(), total, links)
 	recorded.line = rq.Line
+	recorded.auditRead = res.auditRead
 	return res.page, &found{*recorded, res.patients}, nil
+}
+
+// running is a search whose parameters are parsed: one query for each type.
+type running struct {
+	service  *Service
+	rq       *Request
+	queries  []*search.Query
+	resolved []*resolved // parallel to queries; nil until it is needed
+	at       store.Seq
+	count    int
+	limits   Limits
+	res      *results
+}
+
+// query returns the query with an index, with its joins evaluated.
+func (r *running) query(ctx context.Context, i int) (*resolved, error) {
+	if r.resolved == nil {
+		r.resolved = make([]*resolved, len(r.queries))
+	}
+	if r.resolved[i] == nil {
+		q, err := r.service.joins(ctx, r.rq, r.queries[i], r.at, r.res.resumed)
+		if err != nil {
+			return nil, err
+		}
+		r.res.auditRead = r.res.auditRead || readsAudit(r.queries[i].Clauses)
+		r.resolved[i] = &q
+	}
+	return r.resolved[i], nil
+}
+
+func (r *running) find(q *search.Query) store.Find {
+	return store.Find{Query: q, Filter: r.rq.filter(access.Search), At: r.at, Owner: r.rq.caller(),
+		Undeleted: r.res.resumed}
+}
+
+// gather runs the searches into the page, from the query with the index first and from
+// the match after a position on.
+func (r *running) gather(ctx context.Context, first int, after search.Position) error {
+	for i := first; i < len(r.queries) && !r.res.more; i++ {
+		q, err := r.query(ctx, i)
+		if err != nil {
+			return err
+		}
+		find := r.find(q.query)
+		find.After, find.Limit = after, r.count-r.res.matches+1
+		after = ""
+		if err := r.service.gather(ctx, find, r, q, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// total returns the number of matches of all types.
+func (r *running) total(ctx context.Context) (int64, error) {
+	total := int64(0)
+	for i := range r.queries {
+		q, err := r.query(ctx, i)
+		if err != nil {
+			return 0, err
+		}
+		n, err := r.service.Store.Count(ctx, r.find(q.query))
+		if err != nil {
+			return 0, err
+		}
+		total += int64(n)
+	}
+	return total, nil
 }
 
 // firstPage bounds the bytes that are allocated for a page in advance.
 const firstPage = 256 << 10
 
-// gather runs the scan into the page.
-func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, count int, limits Limits,
-	res *results) error {
-	q := find.Query
-	n := 0
+// gather runs one scan into the page.
+func (s *Service) gather(ctx context.Context, find store.Find, r *running, joins *resolved, part int) error {
+	q, res, limits := find.Query, r.res, r.limits
 	var cbErr error
 	err := s.Store.Find(ctx, find, func(f *store.Found) bool {
-		if n == count || len(res.page.entries) > limits.PageBytes {
+		if res.matches == r.count || len(res.page.entries) > limits.PageBytes {
 			res.more = true
 			return false
 		}
-		n++
-		res.last = f.Pos
-		addAll(res.patients, f.Facts.Patients())
+		res.matches++
+		res.last, res.part = f.Pos, part
+		if q.Type == "Observation" { // the most frequent type has one patient
+			if f.Facts.Patient != "" {
+				res.patients[f.Facts.Patient] = true
+			}
+		} else {
+			for _, p := range f.Facts.Patients() {
+				res.patients[p] = true
+			}
+		}
+		if len(joins.evidence) > 0 {
+			var decided []string
+			if decided, cbErr = joins.decided(f); cbErr != nil {
+				return false
+			}
+			for _, p := range decided {
+				res.name(p)
+			}
+		}
 		body, err := r4.Subset(q.Type, f.Resource.JSON, q.Summary, q.Elements)
 		if err != nil {
 			cbErr = err
 			return false
 		}
-		if n == 1 { // the others usually have a similar size
-			res.page.entries = make([]byte, 0, min(count*(len(body)+len(s.Base)+128), firstPage))
+		if res.matches == 1 { // the others usually have a similar size
+			res.page.entries = make([]byte, 0, min(r.count*(len(body)+len(s.Base)+128), firstPage))
 		}
 		res.page.match(s.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
-		if len(q.Includes) > 0 {
-			res.seen[f.Resource.Ref()] = true
-			if cbErr = res.collect(q, &f.Resource, false); cbErr != nil {
+		if res.includes != nil {
+			if cbErr = res.includes.match(q, &f.Resource); cbErr != nil {
 				return false
 			}
 		}
@@ -153,96 +261,40 @@ func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, coun
 	return err
 }
 
-// collect adds the references of r that the query includes.
-func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) error {
-	var values *search.Values
-	for _, inc := range q.Includes {
-		if inc.Source != r.Type || included && !inc.Iterate {
-			continue
-		}
-		if values == nil {
-			v, err := search.Extract(r.Type, r.JSON)
-			if err != nil {
-				return fhir.Wrap("interaction.include", err)
-			}
-			values = v
-		}
-		for code, vs := range values.ByParam {
-			if inc.Param != code && inc.Param != "*" {
-				continue
-			}
-			for _, v := range vs {
-				ref := fhir.Ref{Type: v.RefType, ID: v.RefID}
-				if ref.ID == "" || inc.Target != "" && inc.Target != ref.Type || res.seen[ref] ||
-					!fhir.KnownType(ref.Type) {
-					continue
-				}
-				res.seen[ref] = true
-				res.refs = append(res.refs, ref)
-			}
-		}
-	}
-	return nil
-}
-
-// include adds the resources to which the matches refer, as of the snapshot, if
-// the current filter shows them.
-func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.Seq, limits Limits,
-	res *results) error {
-	const op = "interaction.include"
-	for n := 0; len(res.refs) > 0; n++ {
-		if n >= limits.Includes || len(res.page.entries) > 2*limits.PageBytes {
-			return fhir.Errorf(fhir.TooCostly, op,
-				"_include would add more than %d resources to this page; request smaller pages with _count", limits.Includes)
-		}
-		ref := res.refs[0]
-		res.refs = res.refs[1:]
-		r, facts, err := s.Store.Read(ctx, ref, at)
-		if err != nil && fhir.KindOf(err) != fhir.NotFound {
-			return err
-		}
-		if err != nil || r.Deleted || !rq.filter(access.Search).Allow(facts) && !rq.filter(access.Read).Allow(facts) {
-			continue
-		}
-		if res.resumed { // omit resources deleted since the first page
-			now, err := s.Store.Heads(ctx, []fhir.Ref{ref})
-			if err != nil {
-				return err
-			}
-			if now[0].Deleted {
-				continue
-			}
-		}
-		for _, p := range facts.Patients() {
-			res.patients[p] = res.patients[p] // an included resource does not make it a match
-		}
-		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
-		if err := res.collect(q, &r, true); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // parse parses a query string or form. The caller sets the line of the result.
 func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base,
-		MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	q, err := search.Parse(typ, pairs, s.parseOptions(lenient))
 	if err != nil {
 		return nil, nil, err
 	}
 	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
+// valueSets returns the terminology for searches, or nil.
+func (s *Service) valueSets() search.ValueSets {
+	if s.Terminology == nil {
+		return nil
+	}
+	return s.Terminology
+}
+
+func (s *Service) parseOptions(lenient bool) search.ParseOptions {
+	return search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock,
+		ValueSets: s.valueSets()}
+}
+
 // links returns the self link, with the applied parameters, and the next link,
 // which is valid only for the caller and search in bound.
-func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.Seq,
+func (s *Service) links(ctx context.Context, sc *scope, q *search.Query, bound []byte, at store.Seq,
 	res *results) ([]link, error) {
-	self := s.Base + "/" + q.Type
+	self := s.Base
+	if sc.path != "" {
+		self += "/" + sc.path
+	}
 	sep := "?"
 	if params := search.SelfQuery(q); params != "" {
 		self, sep = self+"?"+params, "&"
@@ -257,7 +309,8 @@ func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at s
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, link{"next", self + sep + "__page=" + p.seal(bound, pagePoint{at, res.last})})
+		out = append(out, link{"next", self + sep + "__page=" +
+			p.seal(bound, pagePoint{at, sc.place(res.part, res.last)})})
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/terminology"
 )
 
 // Validator validates untrusted resources and returns them in canonical form
@@ -60,6 +61,7 @@ type Limits struct {
 	MaxCount      int // maximum of _count; 1,000 by default
 	PageBytes     int // size in bytes after which a page ends early; 32 MiB by default
 	Includes      int // included resources on a page; 2,000 by default
+	Joined        int // resources that a chained parameter or _has may find; 5,000 by default
 	BundleEntries int // entries of a batch or transaction; 1,000 by default
 	BundleBytes   int // size in bytes of the answer to a batch or transaction; 32 MiB by default
 	// BatchTogether is the number of entries of a batch that wait for the store at the
@@ -74,7 +76,8 @@ func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000},
+	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.Joined, 5000},
+		{&l.BundleEntries, 1000},
 		{&l.BundleBytes, 32 << 20}, {&l.BatchTogether, batchTogether}} {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -83,8 +86,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Service performs interactions. All exported fields except Limits, Checks, Forms and
-// Receiver are required. It must not be copied after first use.
+// Service performs interactions. All exported fields except Limits, Checks, Forms,
+// Terminology and Receiver are required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
 	Validator Validator
@@ -98,6 +101,8 @@ type Service struct {
 	Receiver  Receiver
 	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
+	// Terminology answers the operations on terminology. If it is nil, they are not offered.
+	Terminology *terminology.Service
 
 	randMu sync.Mutex
 	locks  locks

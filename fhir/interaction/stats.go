@@ -25,6 +25,8 @@ type Numbers struct {
 	Ignored uint64
 	// From and To are the times of the first and last, in Unix milliseconds.
 	From, To int64
+	// Date is set if From is a date without a time, at midnight in UTC.
+	Date bool
 }
 
 // Unit is a UCUM unit.

@@ -10,30 +10,68 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
 // order is the order in which the methods of a transaction are processed (R4
 // http.html#trules).
-var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
+var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 
 // step is one write of a transaction.
 type step struct {
 	entry    *entry
-	ref      fhir.Ref
+	ref      fhir.Ref // that the step writes; of a conditional one, after resolve
+	fresh    string   // the id that the server assigns; "" if it assigns none
 	pre      Preconditions
-	criteria *criteria // of a conditional create
+	criteria *criteria // of a conditional write; may be nil
+	values   *search.Values
 }
 
 // matched reports whether a conditional create has found a match.
-func (st *step) matched() bool { return st.criteria != nil && st.criteria.match != nil }
+func (st *step) matched() bool {
+	return st.entry.Method == "POST" && st.criteria != nil && st.criteria.match != nil
+}
+
+// idle reports whether a conditional create has found a match, or a conditional delete
+// none, so that there is nothing to write.
+func (st *step) idle() bool {
+	return st.matched() || st.entry.Method == "DELETE" && st.criteria != nil && st.criteria.match == nil
+}
+
+// target sets the resource that the step writes, after its criteria were evaluated.
+func (st *step) target(op string) (err error) {
+	c, t := st.criteria, st.entry.target
+	if c == nil {
+		return nil
+	}
+	switch st.entry.Method {
+	case "PUT":
+		put := conditionalPut{typ: t.typ, fresh: st.fresh, bodyID: idOf(st.entry.Resource)}
+		st.ref, err = put.ref(op, c.match)
+		return err
+	case "POST":
+		st.ref = fhir.Ref{Type: t.typ, ID: st.fresh}
+	case "PATCH":
+		if c.match == nil {
+			return errNoMatch(op, t.typ)
+		}
+		st.ref = c.match.Ref()
+	case "DELETE":
+		st.ref = fhir.Ref{Type: t.typ}
+		if c.match != nil {
+			st.ref = c.match.Ref()
+		}
+	}
+	return nil
+}
 
 // inBundle marks the events of a transaction.
 var inBundle = [][2]string{{"bundle", "transaction"}} // read only
 
 // transaction performs all entries or none. One commit contains all writes and
 // their audit events. GET entries read afterwards, as of that commit.
-func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
+func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, p *Page, returns Return) error {
 	const op = "interaction.Transaction"
 	sorted := make([]*entry, len(entries))
 	for i := range entries {
@@ -45,7 +83,7 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 		return err
 	}
 	out := make([]response, len(entries))
-	at, err := s.writes(ctx, rq, op, steps, out, minimal)
+	at, err := s.writes(ctx, rq, op, steps, out, returns)
 	if err != nil {
 		return err
 	}
@@ -67,18 +105,18 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 				pre, _ := e.preconditions() // does not fail for a read
 				out[i] = s.get(ctx, &one, e, pre, at)
 			}
-			capacity -= out[i].size(minimal)
+			capacity -= out[i].size(returns)
 		}
 	}
 	for i := range out {
-		p.response(s.Base, &out[i], minimal)
+		p.response(s.Base, &out[i], returns)
 	}
 	return nil
 }
 
 // size returns the size of the resource in the answer in bytes.
-func (r *response) size(minimal bool) (n int) {
-	if r.err != nil || r.wrote && minimal {
+func (r *response) size(returns Return) (n int) {
+	if r.err != nil || r.wrote && returns != ReturnRepresentation {
 		return 0
 	}
 	for _, b := range r.resource {
@@ -90,7 +128,7 @@ func (r *response) size(minimal bool) (n int) {
 // writes performs the writing entries in one commit. It returns the commit as of
 // which the reading entries read.
 func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response,
-	minimal bool) (store.Seq, error) {
+	returns Return) (store.Seq, error) {
 	var keys []string
 	for i := range steps {
 		if c := steps[i].criteria; c != nil {
@@ -105,7 +143,7 @@ func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []st
 	at := s.Store.LastSeq()
 	if len(steps) > 0 {
 		err = s.retry(ctx, func() error {
-			t, err := s.attempt(ctx, rq, op, steps, out, minimal)
+			t, err := s.attempt(ctx, rq, op, steps, out, returns)
 			at = max(at, t)
 			return err
 		})
@@ -126,10 +164,12 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 			return nil, at(e.path(), err)
 		}
 		switch c := st.criteria; {
-		case seen[st.ref]:
-			err = fhir.Errorf(fhir.Invalid, op, "two entries write the same resource")
-		case c != nil && same[c.key()]:
+		case st.ref.ID != "" && seen[st.ref]:
+			err = errOverlap(op)
+		case c != nil && same[c.key()] && e.Method == "POST":
 			err = fhir.Errorf(fhir.Invalid, op, "two entries have the same ifNoneExist")
+		case c != nil && same[c.key()]:
+			err = fhir.Errorf(fhir.Invalid, op, "two entries have the same criteria")
 		case e.FullURL != "" && e.Method != "DELETE" && full[e.FullURL]:
 			err = fhir.Errorf(fhir.Invalid, op, "two entries have the same fullUrl")
 		case c != nil:
@@ -144,20 +184,36 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 	return steps, nil
 }
 
+// errOverlap returns the error for two entries that write one resource (R4
+// http.html#trules).
+func errOverlap(op string) error {
+	return fhir.Errorf(fhir.Invalid, op, "two entries write the same resource")
+}
+
 func (s *Service) step(rq *Request, op string, st *step) (err error) {
 	e := st.entry
+	conditional := e.target.query
 	switch e.Method {
 	case "POST":
-		if err = writable(rq, op, access.Create, e.target.typ); err == nil {
-			st.ref.ID, err = s.newID()
-		}
-		if err == nil && e.IfNoneExist != "" {
-			st.criteria, err = s.criteriaOf(rq, op, "If-None-Exist", e.line(), e.target.typ, e.IfNoneExist)
-		}
-	case "PUT":
+		conditional = e.IfNoneExist
+		err = writable(rq, op, access.Create, e.target.typ)
+	case "PUT", "PATCH":
 		err = writable(rq, op, access.Update, e.target.typ)
 	case "DELETE":
 		err = writable(rq, op, access.Delete, e.target.typ)
+	}
+	if err == nil && st.ref.ID == "" && (e.Method == "POST" || e.Method == "PUT") {
+		st.fresh, err = s.newID()
+	}
+	if err == nil && conditional != "" {
+		what := theCriteria
+		if e.Method == "POST" {
+			what = "If-None-Exist"
+		}
+		st.criteria, err = s.criteriaOf(rq, op, what, e.line(), e.target.typ, conditional)
+	}
+	if e.Method == "POST" {
+		st.ref.ID = st.fresh
 	}
 	if err == nil {
 		err = s.refuseInTransaction(rq, op, e)
@@ -170,27 +226,27 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 
 // attempt prepares all writes against the current state and commits them.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
-	minimal bool) (store.Seq, error) {
+	returns Return) (store.Seq, error) {
 	b := &store.Batch{Seen: s.Store.LastSeq()}
 	disc := &disclosures{}
-	l, err := s.resolve(ctx, rq, op, steps, disc, minimal)
+	l, err := s.resolve(ctx, rq, op, steps, disc, returns)
 	if err != nil {
 		return 0, err
 	}
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return 0, err // the criteria of conditional creates may have taken long
 	}
-	drafts := make([]*draft, len(steps)) // nil if a conditional create matched
+	drafts := make([]*draft, len(steps)) // nil if there is nothing to write
 	inCommit := map[fhir.Ref]bool{}
 	var live []*draft
 	var referred, deleted []string
 	for i := range steps {
 		st := &steps[i]
-		if !st.matched() {
-			if st.criteria != nil {
-				b.Guards = append(b.Guards, st.criteria.guards()...)
-				b.Touches = append(b.Touches, st.criteria.guards()...)
-			}
+		if st.criteria != nil && !st.matched() {
+			b.Guards = append(b.Guards, st.criteria.guards()...)
+			b.Touches = append(b.Touches, st.criteria.guards()...)
+		}
+		if !st.idle() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
 				return 0, at(st.entry.path(), err)
@@ -222,8 +278,10 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	for _, d := range live {
 		if !d.done {
 			b.Writes = append(b.Writes, d.write)
+			b.Touches = append(b.Touches, d.touches()...)
 		}
 	}
+	b.Guards = append(b.Guards, l.guards...)
 	res, err := s.commit(ctx, rq, b, transactionEvents(rq, live, disc)...)
 	if err != nil {
 		return 0, raced(err)
@@ -231,6 +289,8 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	n := 0
 	for i := range steps {
 		switch d := drafts[i]; {
+		case d == nil && !steps[i].matched():
+			out[steps[i].entry.index] = wrote(Written{Resource: fhir.Resource{Deleted: true}})
 		case d == nil:
 			out[steps[i].entry.index] = wrote(Written{Resource: *steps[i].criteria.match, Matched: true})
 		case d.done:
@@ -246,29 +306,43 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 // maxConditional bounds the distinct conditional references of a transaction.
 const maxConditional = 1000
 
-// resolve finds the replacement of each fullUrl and each conditional reference in
-// the transaction. If minimal is set, the answer omits the matches.
+// resolve finds what the conditional entries match, the replacement of each fullUrl, and
+// then that of each conditional reference. The
+// answer has the matches only if it has the resources.
 func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, disc *disclosures,
-	minimal bool) (*links, error) {
+	returns Return) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
 	capacity := s.Limits.withDefaults().BundleBytes
+	written := map[fhir.Ref]string{} // the method
 	for i := range steps {
 		st := &steps[i]
-		ref := st.ref
 		if c := st.criteria; c != nil {
 			if err := s.find(ctx, rq, op, c); err != nil {
 				return nil, at(st.entry.path(), err)
 			}
 			disc.add(c)
-			if c.match != nil {
-				ref = c.match.Ref()
-				if minimal {
-					c.match.JSON = nil
-				}
-				if capacity -= len(c.match.JSON); capacity < 0 { // before more of them take memory
-					return nil, at(st.entry.path(), s.errFull(op))
-				}
+		}
+		if err := st.target(op); err != nil {
+			return nil, at(st.entry.path(), st.criteria.disclosing(err))
+		}
+		ref := st.ref
+		if st.matched() {
+			match := st.criteria.match
+			ref = match.Ref()
+			if returns != ReturnRepresentation {
+				match.JSON = nil
 			}
+			if capacity -= len(match.JSON); capacity < 0 { // before more of them take memory
+				return nil, at(st.entry.path(), s.errFull(op))
+			}
+			if written[ref] == "DELETE" {
+				return nil, at(st.entry.path(), errOverlap(op))
+			}
+		} else if ref.ID != "" {
+			if written[ref] != "" || s.overlaps(st, steps) {
+				return nil, at(st.entry.path(), errOverlap(op))
+			}
+			written[ref] = st.entry.Method
 		}
 		if st.entry.FullURL != "" && st.entry.Method != "DELETE" {
 			l.ids[st.entry.FullURL] = ref.String()
@@ -280,8 +354,8 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 			continue
 		}
 		var failed error
-		conditionals(st.entry.path()+".resource", st.entry.Resource, func(path, ref string) bool {
-			failed = s.conditional(ctx, rq, op, st, l, disc, ref)
+		conditionals(st.entry.path()+".resource", st.entry.body(), func(path, ref string) bool {
+			failed = s.conditional(ctx, rq, op, steps, st, l, disc, ref)
 			if failed != nil {
 				failed = at(path, failed)
 			}
@@ -294,11 +368,13 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 	return l, nil
 }
 
-// conditional resolves ref if it is a conditional reference. It must match exactly
-// one resource that the caller may find (R4 http.html#trules). Resources of the
-// same transaction do not count.
-func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, disc *disclosures,
-	ref string) error {
+// conditional resolves ref if it is a conditional reference. It must match exactly one
+// resource that the caller may find. As R4 resolves these references after all writes
+// (http.html#trules), they match what the entries of the transaction leave: the resources
+// that they create or update, but none that they delete. What a PATCH makes of a resource
+// does not count.
+func (s *Service) conditional(ctx context.Context, rq *Request, op string, steps []step, st *step, l *links,
+	disc *disclosures, ref string) error {
 	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
 	if !ok || l.ids[ref] != "" || l.conditional[ref] != "" {
 		return nil
@@ -311,24 +387,83 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *s
 	if err != nil {
 		return err
 	}
-	if err := s.find(ctx, rq, op, c); err != nil {
+	gone, made := map[fhir.Ref]bool{}, []fhir.Ref(nil)
+	for i := range steps {
+		w := &steps[i]
+		if w.ref.Type != typ || w.idle() || w.entry.Method == "PATCH" {
+			continue
+		}
+		gone[w.ref] = true // the stored version does not count
+		if w.entry.Method != "DELETE" && s.matches(w, c.query) {
+			made = append(made, w.ref)
+		}
+	}
+	if err := s.findBeside(ctx, rq, op, c, gone, len(made)); err != nil {
 		return err
 	}
-	if c.match == nil {
+	switch {
+	case c.match == nil && len(made) == 0:
 		return fhir.Errorf(fhir.PreconditionFailed, op, "%s matches no %s", c.what, typ)
+	case len(made) > 1:
+		return severalMatches(op, c)
+	case len(made) == 1:
+		l.conditional[ref] = made[0].String()
+	default:
+		l.conditional[ref] = c.match.Ref().String()
 	}
 	disc.add(c)
-	l.conditional[ref] = c.match.Ref().String()
+	l.guards = append(l.guards, c.guards()...)
 	return nil
+}
+
+// overlaps reports whether the criteria of a PUT or PATCH match what a POST of the same
+// transaction creates. As POST comes first (R4 http.html#trules), both would write one
+// resource.
+func (s *Service) overlaps(st *step, steps []step) bool {
+	if st.criteria == nil || order[st.entry.Method] != order["PUT"] {
+		return false
+	}
+	return slices.ContainsFunc(created(steps, st.ref.Type),
+		func(w *step) bool { return s.matches(w, st.criteria.query) })
+}
+
+// created returns the steps that create a resource of a type under an id of the server.
+func created(steps []step, typ string) (out []*step) {
+	for i := range steps {
+		if w := &steps[i]; w.entry.Method == "POST" && !w.idle() && w.ref.Type == typ {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// matches reports whether the resource of an entry matches a query. Its references are
+// those that the client sent.
+func (s *Service) matches(st *step, q *search.Query) bool {
+	if st.values == nil {
+		st.values = &search.Values{} // the entry is refused later if it is not valid
+		if r, err := s.Validator.Create(st.ref.Type, st.entry.Resource, st.ref.ID); err == nil {
+			if v, err := search.Extract(r.Type, r.JSON); err == nil {
+				st.values = v
+			}
+		}
+	}
+	return search.Match(q, st.values)
 }
 
 // draftStep prepares one write.
 func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *step, l links) (*draft, error) {
+	c := st.criteria
 	if st.entry.Method == "DELETE" {
-		return s.draftDelete(ctx, rq, op, st.ref, st.pre)
+		d, err := s.draftDelete(ctx, rq, op, st.ref, st.pre)
+		if err == nil && c != nil && (d.done || d.write.IfVersion != c.match.Version) {
+			err = changed(op)
+		}
+		return d, err
 	}
 	l.root = rootOf(st.entry.FullURL)
-	if st.entry.Method == "POST" {
+	switch {
+	case st.entry.Method == "POST":
 		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.entry.Resource, &l)
 		if err == nil {
 			err = s.linkDeferred(&res, l)
@@ -337,6 +472,19 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 			return nil, err
 		}
 		return s.draftPut(ctx, rq, op, res, nil)
+	case st.entry.Method == "PATCH":
+		found := uint64(0)
+		if c != nil {
+			found = c.match.Version
+		}
+		old, err := s.patchable(ctx, rq, op, st.ref, st.pre, found)
+		if err != nil {
+			return nil, err
+		}
+		return s.draftPatch(ctx, rq, op, old, st.entry.patch, st.pre, &l)
+	case c != nil:
+		put := &conditionalPut{typ: st.ref.Type, fresh: st.fresh, bodyID: idOf(st.entry.Resource)}
+		return s.draftConditional(ctx, rq, op, put, c, st.entry.Resource, st.pre, &l)
 	}
 	res, err := s.admit(op, st.ref, st.entry.Resource, &l)
 	if err == nil {

@@ -2,6 +2,7 @@ package r4
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 
 	"pulsegate/fhir"
@@ -89,6 +90,25 @@ func (val *Validator) resource(typ string, body []byte, id string, dropID bool) 
 		return none, err
 	}
 	return fhir.Resource{Type: typ, ID: id, JSON: d.Canonical(id)}, nil
+}
+
+// Check returns all that validation says of an R4 resource of type typ, without the rules
+// about its id: errors, which refuse it, and warnings, which do not. It must conform to the
+// given profiles in addition to those that it claims.
+func (val *Validator) Check(typ string, body []byte, profiles []string) (problems, warnings []fhir.Issue, err error) {
+	if len(body) > val.limits.Bytes {
+		return nil, nil, fhir.Errorf(fhir.TooLarge, op, "the body is larger than %d bytes", val.limits.Bytes)
+	}
+	d, err := val.tables.Resource(validate.Request{Op: op, Type: typ, Profiles: profiles}, body)
+	if d != nil {
+		defer d.Release()
+		warnings = val.tables.Warnings(d)
+	}
+	var e *fhir.Error
+	if errors.As(err, &e) && (e.Kind == fhir.Invalid || e.Kind == fhir.Unprocessable || e.Kind == fhir.TooLarge) {
+		return e.Issues, warnings, nil
+	}
+	return nil, warnings, err
 }
 
 func issueError(k fhir.Kind, code, path, rule string) *fhir.Error {

@@ -11,75 +11,99 @@ import (
 	"sync"
 
 	"github.com/gin-gonic/gin"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/gzip"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/budget"
+	"pulsegate/fhir/wire"
 )
 
-// negotiate negotiates the format of the answer. Only JSON is supported.
-func (s *Server) negotiate(c *gin.Context) {
-	want := strings.Join(c.Request.Header.Values("Accept"), ",")
-	// Parse the query only if necessary.
-	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "_pretty") ||
-		strings.Contains(q, "%") {
-		if f := c.Query("_format"); f != "" {
-			want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
-		}
-		if c.Query("_pretty") == "true" {
-			c.Set(keyPretty, true)
-		}
-	}
-	out, ok := acceptable(want)
-	if !ok {
-		notAcceptable(c, "application/fhir+json (FHIR version 4.0)")
-		c.Abort()
-		return
-	}
-	c.Set(keyMIME, out)
-}
-
-func acceptable(want string) (string, bool) {
-	if want == mimeFHIR || strings.TrimSpace(want) == "" {
-		return mimeFHIR, true
-	}
-	for _, part := range strings.Split(want, ",") {
-		t, params, err := mime.ParseMediaType(strings.TrimSpace(part))
-		if err != nil || !version4(params) || params["q"] == "0" {
-			continue
-		}
-		switch t {
-		case mimeFHIR, "application/json+fhir", "*/*", "application/*", "json":
-			return mimeFHIR, true
-		case "application/json", "text/json":
-			return "application/json", true
-		}
-	}
-	return "", false
-}
-
-func version4(params map[string]string) bool {
-	v := params["fhirversion"]
-	return v == "" || v == "4.0" || v == "4.0.1"
-}
-
-// body reads the request's body within the limits. It is JSON and may be
+// body reads the request's body within the limits, and returns it as JSON. It may be
 // compressed.
 func (s *Server) body(c *gin.Context) ([]byte, error) {
 	const op = "rest.body"
-	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
-	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" &&
-		t != "application/json+fhir" && t != "text/json" {
-		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be application/fhir+json, FHIR version 4.0")
+	f, err := bodyFormat(c, op)
+	if err != nil {
+		return nil, err
 	}
-	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") {
-		return nil, fhir.Errorf(fhir.Unsupported, op, "the charset must be UTF-8")
+	b, err := s.readAll(c, op)
+	if err != nil {
+		return nil, err
 	}
-	return s.readAll(c, op)
+	return asJSON(c, f, b)
 }
 
+// bodyFormat returns the format that the Content-Type names.
+func bodyFormat(c *gin.Context, op string) (format, error) {
+	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
+	if err != nil || !version4(params) {
+		t = ""
+	}
+	var f format
+	switch t {
+	case mimeFHIR, "application/json", "application/json+fhir", "text/json":
+		f = formatJSON
+	case mimeXML, "application/xml", "application/xml+fhir", "text/xml":
+		f = formatXML
+	default:
+		return f, fhir.Errorf(fhir.Unsupported, op, "the body must be %s", acceptedFormats)
+	}
+	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") {
+		return f, fhir.Errorf(fhir.Unsupported, op, "the charset must be UTF-8")
+	}
+	return f, nil
+}
+
+// asJSON converts a body to JSON.
+func asJSON(c *gin.Context, f format, b []byte) ([]byte, error) {
+	if f != formatXML {
+		return b, nil
+	}
+	// The JSON is held in addition to the body.
+	if err := budget.Of(c.Request.Context()).Grow(2 * int64(len(b))); err != nil {
+		return nil, err
+	}
+	return wire.FromXML(b)
+}
+
+// parametersBody reads the body of an operation, which is small, and returns it as
+// JSON.
+func parametersBody(c *gin.Context, op string) ([]byte, error) {
+	f, err := bodyFormat(c, op)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxParametersBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters are larger than %d bytes", maxParametersBody)
+	case err != nil:
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
+	}
+	return asJSON(c, f, withoutMark(body))
+}
+
+// optionalParameters reads the body of an operation that may have none. Without a
+// Content-Type, it is JSON.
+func optionalParameters(c *gin.Context, op string) ([]byte, error) {
+	if c.Request.ContentLength == 0 {
+		return nil, nil
+	}
+	if c.GetHeader("Content-Type") == "" {
+		c.Request.Header.Set("Content-Type", mimeFHIR)
+	}
+	return parametersBody(c, op)
+}
+
+// readAll reads the text of a body.
 func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
+	b, err := s.readBytes(c, op)
+	return withoutMark(b), err
+}
+
+// readBytes reads a body within the limits.
+func (s *Server) readBytes(c *gin.Context, op string) ([]byte, error) {
 	limits := s.Limits.withDefaults()
 	tooLarge := fhir.Errorf(fhir.TooLarge, op, "the body is larger than this server takes")
 	if c.Request.ContentLength > limits.Body {
@@ -117,7 +141,7 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 	case err != nil:
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
 	}
-	return withoutMark(b), nil
+	return b, nil
 }
 
 // withoutMark removes a byte order mark, which RFC 8259 section 8.1 lets a
@@ -202,26 +226,31 @@ var ( // read only
 	vary     = []string{"Accept, Accept-Encoding"}
 )
 
-// send writes parts as one body, compressed if the client accepts that.
+// send writes parts, the JSON of a resource, as one body in the negotiated format. It is
+// compressed if the client accepts that.
 func send(c *gin.Context, status int, parts ...[]byte) {
-	if c.GetBool(keyPretty) {
-		parts = [][]byte{pretty(parts)}
+	r := renderingOf(c)
+	h := c.Writer.Header()
+	h["Vary"] = vary
+	if r.format != formatJSON || r.pretty {
+		sendConverted(c, status, r, parts)
+		return
 	}
 	total := 0
 	for _, p := range parts {
 		total += len(p)
 	}
-	h := c.Writer.Header()
-	t := c.GetString(keyMIME)
-	if t == "" {
-		t = mimeFHIR
-	}
-	if t == mimeFHIR {
+	if r.mime == mimeFHIR {
 		h["Content-Type"] = typeFHIR
 	} else {
-		h.Set("Content-Type", t+"; charset=utf-8")
+		h.Set("Content-Type", r.mime+"; charset=utf-8")
 	}
-	h["Vary"] = vary
+	sendBytes(c, status, total, parts)
+}
+
+// sendBytes writes parts as they are. The other headers have been set.
+func sendBytes(c *gin.Context, status, total int, parts [][]byte) {
+	h := c.Writer.Header()
 	var w io.Writer = c.Writer
 	if total >= worthZipping && takesGzip(c.Request) {
 		if z, ok := zippers.Get().(*gzip.Writer); ok {
@@ -249,15 +278,6 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 			return
 		}
 	}
-}
-
-// pretty returns one indented JSON value.
-func pretty(parts [][]byte) []byte {
-	v := jsontext.Value(bytes.Join(parts, nil))
-	if v.Indent(jsontext.WithIndent("  ")) != nil {
-		return bytes.Join(parts, nil)
-	}
-	return v
 }
 
 func takesGzip(r *http.Request) bool {

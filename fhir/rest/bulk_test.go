@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,10 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/bulk/submit"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
@@ -31,6 +36,9 @@ type operations struct {
 	t   *testing.T
 	srv *httptest.Server
 	st  store.Store
+
+	audit     *audit.Recorder
+	closeMore func()
 }
 
 // newOperations mounts the operations beside routes of the shape of the API,
@@ -47,7 +55,7 @@ func newOperations(t *testing.T) *operations {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &operations{t: t, st: st}
+	o := &operations{t: t, st: st, audit: rec}
 	grant := &access.Grant{AllPatients: true, Rules: access.All().Rules}
 	e := gin.New()
 	o.srv = httptest.NewServer(e)
@@ -72,6 +80,7 @@ func newOperations(t *testing.T) *operations {
 		o.srv.Close()
 		eng.Close()
 		x.Close()
+		o.closeMore()
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
@@ -82,12 +91,38 @@ func newOperations(t *testing.T) *operations {
 		}
 	})
 	Bulk{Exporter: x, Base: base}.Mount(g)
+	o.mountMoreBulk(g, base, grant)
 	Subscriptions{Engine: eng}.Mount(g)
+	Sockets{Engine: eng, Auth: tokens{"ehr": grant}}.Mount(g)
 	(&AuditLog{Store: st, Recorder: rec, Notary: notary, Clock: time.Now}).Mount(g)
 	for _, p := range []string{"/:type", "/:type/:id", "/:type/:id/_history"} {
 		g.GET(p, func(c *gin.Context) { c.String(http.StatusOK, "plain "+c.Param("type")+" "+c.Param("id")) })
 	}
 	return o
+}
+
+// mountMoreBulk mounts $bulk-submit and $bulk-publish.
+func (o *operations) mountMoreBulk(g gin.IRouter, base string, grant *access.Grant) {
+	validator, err := r4.New(r4.Limits{})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	service := &interaction.Service{Store: o.st, Validator: validator, Audit: o.audit, Clock: time.Now,
+		Rand: rand.Reader,
+		Base: base}
+	consumer, err := submit.New(o.t.Context(),
+		submit.Options{Store: o.st, Writer: service, Audit: o.audit, Clock: time.Now,
+			Base: base,
+			Policy: egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+				AllowHTTP: true},
+			GrantFor: func(context.Context, string, string) (*access.Grant, error) { return grant, nil }})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	publisher := bulk.NewPublisher(o.st, base)
+	o.closeMore = func() { consumer.Close(); publisher.Close() }
+	BulkSubmit{Consumer: consumer}.Mount(g)
+	BulkPublish{Publisher: publisher}.Mount(g)
 }
 
 func (o *operations) put(typ, id, rest string) {

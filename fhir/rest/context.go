@@ -14,19 +14,15 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
 	"pulsegate/fhir/interaction"
-	"pulsegate/fhir/r4"
 )
 
 // Keys in the gin context.
 const (
 	keyPrincipal = "pulsegate.principal"
 	keyRequestID = "pulsegate.requestID"
-	keyLogger    = "pulsegate.logger"
-	keyMIME      = "pulsegate.mime"
-	keyPretty    = "pulsegate.pretty"
+	keyServer    = "pulsegate.server"
+	keyRendering = "pulsegate.rendering"
 )
-
-const mimeFHIR = "application/fhir+json"
 
 // principalOf returns the authenticated caller, or nil before authentication.
 func principalOf(c *gin.Context) *access.Principal {
@@ -67,11 +63,19 @@ func requestURI(r *http.Request) string {
 	return r.URL.RequestURI()
 }
 
-func logger(c *gin.Context) *slog.Logger {
-	if v, ok := c.Get(keyLogger); ok {
-		if l, ok := v.(*slog.Logger); ok {
-			return l
+// serverOf returns the server of a request, or nil outside of its middleware.
+func serverOf(c *gin.Context) *Server {
+	if v, ok := c.Get(keyServer); ok {
+		if s, ok := v.(*Server); ok {
+			return s
 		}
+	}
+	return nil
+}
+
+func logger(c *gin.Context) *slog.Logger {
+	if s := serverOf(c); s != nil {
+		return s.Logger
 	}
 	return slog.New(slog.DiscardHandler)
 }
@@ -111,5 +115,5 @@ func fail(c *gin.Context, err error) {
 		c.Writer.Header().Del(h)
 	}
 	c.Abort()
-	c.Data(status, mimeFHIR+"; charset=utf-8", r4.OutcomeJSON(err))
+	sendError(c, status, err)
 }

@@ -23,6 +23,15 @@
 //	GET       /OperationDefinition/:id           no token
 //	and the routes of Server.Operations and Server.Public
 //
+// # Formats
+//
+// An answer is JSON, XML or, for GET and HEAD, a page for browsers, as Accept and _format
+// say (negotiate.go); errors have the same format, also those without a token. The store
+// and fhir/interaction know JSON only: a body in XML becomes JSON before it is validated,
+// and an answer is converted while it is sent (convert.go). JSON without _pretty is sent as
+// stored. Pages need the same token in the Authorization header as FHIR. A Binary is read
+// and written as its content as well (binary.go).
+//
 // # What is never logged
 //
 // Logs, metrics and spans name the method, the route's template, the resource

@@ -111,8 +111,8 @@ func TestEmptyParametersOfOperations(t *testing.T) {
 func TestUnknownParameters(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
-		for _, query := range []string{"patinet=v1", "_has:Observation:patient:code=1", "organization.name=x",
-			"_revinclude=Observation:subject"} {
+		for _, query := range []string{"patinet=v1", "_text=x", "_content=x", "_contained=true",
+			"organization.nmae=x", "_containedType=contained"} {
 			name, _, _ := strings.Cut(query, "=")
 			name, _, _ = strings.Cut(name, ":")
 			name, _, _ = strings.Cut(name, ".")

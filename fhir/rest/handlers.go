@@ -12,8 +12,6 @@ import (
 	"pulsegate/fhir/interaction"
 )
 
-const allOK = `{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"done"}]}`
-
 func refOf(c *gin.Context) fhir.Ref { return fhir.Ref{Type: c.Param("type"), ID: c.Param("id")} }
 
 // metadata answers with the statement that the parameter mode selects (R4
@@ -47,7 +45,7 @@ func (s *Server) bundle(c *gin.Context) {
 		s.fail(c, "transaction", fhir.Ref{}, err)
 		return
 	}
-	p, err := s.Service.Bundle(c.Request.Context(), requestOf(c), body, prefers(c.Request, "return") == "minimal")
+	p, err := s.Service.Bundle(c.Request.Context(), requestOf(c), body, returned(c.Request))
 	s.page(c, p, err)
 }
 
@@ -59,42 +57,15 @@ func (s *Server) page(c *gin.Context, p *interaction.Page, err error) {
 	send(c, http.StatusOK, p.Parts()...)
 }
 
-func (s *Server) search(c *gin.Context) {
-	p, err := s.Service.Search(c.Request.Context(), requestOf(c), c.Param("type"), c.Request.URL.RawQuery)
-	s.page(c, p, err)
-}
-
-// searchForm reads the parameters from the form and, as FHIR allows, from the URL.
-func (s *Server) searchForm(c *gin.Context) {
-	const op = "rest.searchForm"
-	raw := c.Request.URL.RawQuery
-	ref := fhir.Ref{Type: c.Param("type")}
-	if c.Request.ContentLength != 0 {
-		if c.ContentType() != "application/x-www-form-urlencoded" {
-			s.fail(c, "search-type", ref,
-				fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
-			return
-		}
-		form, err := s.readAll(c, op)
-		if err != nil {
-			s.fail(c, "search-type", ref, err)
-			return
-		}
-		raw = strings.Trim(raw+"&"+string(form), "&")
-	}
-	rq := requestOf(c)
-	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
-	p, err := s.Service.Search(c.Request.Context(), rq, ref.Type, raw)
-	s.page(c, p, err)
-}
-
+// history serves the history of a resource, of a type, or of the whole system.
 func (s *Server) history(c *gin.Context) {
+	ref := refOf(c)
 	h, err := interaction.ParseHistory(c.Request.URL.RawQuery)
 	if err != nil {
-		s.fail(c, "history-instance", refOf(c), err)
+		s.fail(c, interaction.HistoryCode(ref), ref, err)
 		return
 	}
-	p, err := s.Service.History(c.Request.Context(), requestOf(c), refOf(c), h)
+	p, err := s.Service.History(c.Request.Context(), requestOf(c), ref, h)
 	s.page(c, p, err)
 }
 
@@ -135,8 +106,13 @@ func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
 	}
 	s.versionHeaders(c, r)
 	if unchanged(c.Request, r) {
+		c.Writer.Header()["Vary"] = vary
 		c.Status(http.StatusNotModified)
 		c.Writer.WriteHeaderNow()
+		return
+	}
+	if r.Type == typeBinary {
+		sendBinary(c, r)
 		return
 	}
 	send(c, http.StatusOK, r.JSON)
@@ -163,85 +139,4 @@ func unchanged(q *http.Request, r *fhir.Resource) bool {
 	}
 	since, err := time.Parse(http.TimeFormat, q.Header.Get("If-Modified-Since"))
 	return err == nil && !r.LastUpdated.Truncate(time.Second).After(since)
-}
-
-func (s *Server) create(c *gin.Context) {
-	typ := c.Param("type")
-	body, err := s.body(c)
-	if err != nil {
-		s.fail(c, "create", fhir.Ref{Type: typ}, err)
-		return
-	}
-	w, err := s.Service.Create(c.Request.Context(), requestOf(c), typ, body, c.GetHeader("If-None-Exist"))
-	s.written(c, w, err)
-}
-
-// preconditions parses the preconditions of a write (RFC 9110 section 13.1). It
-// ignores an invalid date, as section 13.1.4 requires.
-func preconditions(h http.Header) (p interaction.Preconditions, err error) {
-	if p.IfMatch, err = interaction.ParseTags(strings.Join(h.Values("If-Match"), ",")); err != nil {
-		return p, err
-	}
-	if p.IfNoneMatch, err = interaction.ParseTags(strings.Join(h.Values("If-None-Match"), ",")); err != nil {
-		return p, err
-	}
-	if t, err := http.ParseTime(h.Get("If-Unmodified-Since")); err == nil {
-		p.IfUnmodifiedSince = t
-	}
-	return p, nil
-}
-
-func (s *Server) update(c *gin.Context) {
-	pre, err := preconditions(c.Request.Header)
-	var body []byte
-	if err == nil {
-		body, err = s.body(c)
-	}
-	if err != nil {
-		s.fail(c, "update", refOf(c), err)
-		return
-	}
-	w, err := s.Service.Update(c.Request.Context(), requestOf(c), refOf(c), body, pre)
-	s.written(c, w, err)
-}
-
-func (s *Server) delete(c *gin.Context) {
-	pre, err := preconditions(c.Request.Header)
-	if err != nil {
-		s.fail(c, "delete", refOf(c), err)
-		return
-	}
-	w, err := s.Service.Delete(c.Request.Context(), requestOf(c), refOf(c), pre)
-	if err != nil {
-		fail(c, err)
-		return
-	}
-	if w.Resource.Version > 0 {
-		c.Header("ETag", interaction.ETag(w.Resource.Version))
-	}
-	c.Status(http.StatusNoContent)
-	c.Writer.WriteHeaderNow()
-}
-
-func (s *Server) written(c *gin.Context, w interaction.Written, err error) {
-	if err != nil {
-		fail(c, err)
-		return
-	}
-	s.versionHeaders(c, &w.Resource)
-	c.Header("Location", s.Service.Base+"/"+w.Resource.Ref().String()+"/_history/"+
-		strconv.FormatUint(w.Resource.Version, 10))
-	status := http.StatusOK
-	if w.Created {
-		status = http.StatusCreated
-	}
-	switch returned := prefers(c.Request, "return"); {
-	case returned == "minimal", len(w.Resource.JSON) == 0: // the caller may not read it
-		c.Status(status)
-		c.Writer.WriteHeaderNow()
-	case returned == "OperationOutcome":
-		send(c, status, []byte(allOK))
-	default:
-		send(c, status, w.Resource.JSON)
-	}
 }

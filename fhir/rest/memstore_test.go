@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"slices"
 	"sort"
@@ -155,6 +156,54 @@ func (m *modelStore) History(_ context.Context, ref fhir.Ref, t store.Seq, befor
 		}
 	}
 	return nil
+}
+
+func (m *modelStore) Versions(_ context.Context, v store.VersionRange,
+	fn func(*store.Found) bool) (search.Position, error) {
+	m.mu.Lock()
+	type one struct {
+		*row
+		ended *row
+		n     int
+	}
+	var all []one
+	for n, ref := range m.refs {
+		for i, r := range m.rows[ref] {
+			x := one{row: r, n: n}
+			if i+1 < len(m.rows[ref]) {
+				x.ended = m.rows[ref][i+1]
+			}
+			all = append(all, x)
+		}
+	}
+	m.mu.Unlock()
+	slices.SortStableFunc(all, func(a, b one) int { return cmp.Or(cmp.Compare(b.t, a.t), cmp.Compare(a.n, b.n)) })
+	looked := 0
+	for i, r := range all {
+		if after, err := strconv.Atoi(v.After); err == nil && len(all)-1-i >= after {
+			continue
+		}
+		pos := strconv.Itoa(len(all) - 1 - i) // commits since do not move it
+		if r.t > v.At || !slices.Contains(v.Types, r.res.Type) || r.res.LastUpdated.Before(v.Since) {
+			continue
+		}
+		if !v.To.IsZero() {
+			if !r.res.LastUpdated.Before(v.To) || r.res.LastUpdated.Before(v.From) && (r.res.Deleted ||
+				r.ended != nil && r.ended.t <= v.At && !r.ended.res.LastUpdated.After(v.From)) {
+				continue
+			}
+		}
+		if looked++; v.Filter.Allow(r.facts) {
+			res := r.res
+			if !fn(&store.Found{Resource: res, Facts: r.facts, Pos: pos}) {
+				return "", nil
+			}
+		}
+		if v.Rows > 0 && looked == v.Rows {
+			return pos, nil
+		}
+	}
+	return "", nil
 }
 
 func (m *modelStore) Heads(_ context.Context, refs []fhir.Ref) ([]store.Head, error) {

@@ -22,6 +22,7 @@ import (
 // identify uses the caller's X-Request-Id if it is harmless, and otherwise
 // generates one.
 func (s *Server) identify(c *gin.Context) {
+	c.Set(keyServer, s)
 	id := c.GetHeader("X-Request-Id")
 	if !harmless(id) {
 		var err error
@@ -34,7 +35,6 @@ func (s *Server) identify(c *gin.Context) {
 		}
 	}
 	c.Set(keyRequestID, id)
-	c.Set(keyLogger, s.Logger)
 	c.Header("X-Request-Id", id)
 	c.Next()
 }
@@ -103,7 +103,7 @@ var (
 		"Cache-Control":                 {"no-store"},
 		"Content-Security-Policy":       {"default-src 'none'; frame-ancestors 'none'"},
 		"Access-Control-Allow-Origin":   {"*"},
-		"Access-Control-Expose-Headers": {"Content-Location, DPoP-Nonce, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
+		"Access-Control-Expose-Headers": {"Accept-Patch, Content-Location, DPoP-Nonce, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id, X-Security-Context"},
 	}
 )
 
@@ -118,9 +118,9 @@ func (s *Server) headers(c *gin.Context) {
 	}
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
-		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		h.Set("Access-Control-Allow-Headers",
-			"Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
+			"Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id, X-Security-Context")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return

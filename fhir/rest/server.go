@@ -76,6 +76,10 @@ type Server struct {
 	// err. If it is nil, the answer is an OperationOutcome, as below /fhir.
 	Unavailable func(c *gin.Context, err error)
 
+	// SignIn is the URL of the page on which people sign in. Pages of the API for
+	// browsers without a token refer to it. It may be empty.
+	SignIn string
+
 	randMu sync.Mutex
 	denied *limit.Buckets // set by Engine
 }
@@ -123,11 +127,21 @@ func (s *Server) Mount(r gin.IRouter) {
 	api.POST("/", s.bundle)
 	s.mountOperations(api)
 	api.POST("/:type", s.create)
+	api.POST("/_search", s.searchSystemForm)
 	api.POST("/:type/_search", s.searchForm)
-	api.PUT("/:type/:id", s.update)
-	api.DELETE("/:type/:id", s.delete)
+	api.POST("/:type/:id/:compartment/_search", s.searchCompartmentForm)
+	for _, path := range []string{"/:type", "/:type/:id"} { // by criteria, and by id
+		api.PUT(path, s.update)
+		api.PATCH(path, s.patch)
+		api.DELETE(path, s.delete)
+	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		api.Handle(method, "", s.searchSystem)
+		api.Handle(method, "/", s.searchSystem)
 		api.Handle(method, "/:type", s.search)
+		api.Handle(method, "/:type/:id/:compartment", s.searchCompartment)
+		api.Handle(method, "/_history", s.history)
+		api.Handle(method, "/:type/_history", s.history)
 		api.Handle(method, "/:type/:id", s.read)
 		api.Handle(method, "/:type/:id/_history", s.history)
 		api.Handle(method, "/:type/:id/_history/:vid", s.vread)

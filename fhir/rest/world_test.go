@@ -21,6 +21,7 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/wire"
 )
 
 // canary stands in every invented name and value that must not leak.
@@ -66,6 +67,7 @@ type world struct {
 	consents *consents
 	tokens   tokens
 	limits   *interaction.Limits
+	service  *interaction.Service
 	persons  map[string]access.Principal // by token; all have the grant of "all"
 }
 
@@ -118,6 +120,7 @@ func serve(t *testing.T, st store.Store) *world {
 			Params: []access.Param{{Name: "category", Any: []access.Token{{Code: "vital-signs"}}}}},
 			access.Rule{Type: "Patient", May: access.Read | access.Search}),
 		"patients": grant(w.consents, access.Rule{Type: "Patient", May: access.Read | access.Search}),
+		"writer":   grant(w.consents, access.Rule{Type: "Observation", May: access.Create | access.Update}),
 	}
 	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
 		Observer: "https://pg.example"})
@@ -128,12 +131,12 @@ func serve(t *testing.T, st store.Store) *world {
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
 	svc := &interaction.Service{Store: st, Validator: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
 		Forms: testForms()}
-	w.limits = &svc.Limits
+	w.limits, w.service = &svc.Limits, svc
 	s := &Server{
 		Service: svc, Auth: w, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
 		Definitions: map[string][]byte{"ehr-bundle": []byte(`{"resourceType":"OperationDefinition"}`)},
 		Logger:      slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,
-		Limits: Limits{Body: 1 << 20, Inflated: 2 << 20},
+		Limits: Limits{Body: 1 << 20, Inflated: 2 << 20}, SignIn: "/auth/",
 	}
 	w.srv.Config.Handler = s.Handler()
 	w.srv.Start()
@@ -181,7 +184,15 @@ func (w *world) do(client, method, path, body string, header ...string) answer {
 		w.t.Fatal(err)
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header, body: b}
+	if strings.Contains(a.header.Get("Content-Type"), "html") {
+		return a
+	}
 	if len(b) > 0 {
+		if strings.Contains(a.header.Get("Content-Type"), "xml") {
+			if b, err = wire.FromXML(b); err != nil {
+				w.t.Fatalf("%s %s: %d, no FHIR: %v in %.200s", method, path, a.status, err, a.body)
+			}
+		}
 		if err := json.Unmarshal(b, &a.json); err != nil {
 			w.t.Fatalf("%s %s: %d, no JSON: %.200s", method, path, a.status, b)
 		}

@@ -18,10 +18,11 @@ const (
 	typeCodeConcept
 	typeCodeString
 	typeCodeDate
+	typeParts // see composeParts
 )
 
 // Composite reports whether the values of the type are pairs.
-func (t ParamType) Composite() bool { return t >= typeCodeQuantity && t <= typeCodeDate }
+func (t ParamType) Composite() bool { return t >= typeCodeQuantity && t <= typeParts }
 
 // systemMark precedes a system in RefType. A pair is one Value: System and Code hold
 // the code, and the second part is in
@@ -135,6 +136,9 @@ func (w *extraction) multiply(slot, from int, codings []*fastjson.Value) {
 
 // composite parses "code$value".
 func (ps *parser) composite(p *Param, s string) ([]Value, error) {
+	if p.Type == typeParts {
+		return ps.split(p, s)
+	}
 	want := badValue(p.Code, "code$value, the code as code or system|code")
 	parts := split(s, '$')
 	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
@@ -190,8 +194,13 @@ func matchPair(k ParamType, want, have *Value) bool {
 	}
 	switch k {
 	case typeCodeQuantity:
-		unit := want.RefID == "" || want.RefID == have.RefID || want.RefType == "" && want.RefID == have.Text
-		return unit && (want.RefType == "" || want.RefType == have.RefType) && matchNumber(want, have)
+		if want.RefType != "" && want.RefType != have.RefType {
+			return false
+		}
+		if want.RefID == "" || want.RefID == have.RefID || want.RefType == "" && want.RefID == have.Text {
+			return matchNumber(want, have)
+		}
+		return want.RefType == systemMark+element.UCUM && matchConverted(want, have, want.RefID, have.RefID)
 	case typeCodeConcept:
 		return (want.RefType == "" || want.RefType == have.RefType) && (want.RefID == "" || want.RefID == have.RefID)
 	case typeCodeString:

@@ -29,6 +29,10 @@ func (w *extraction) evaluate(t *typeIndex, s *Selection, json []byte) {
 		if err != nil {
 			continue
 		}
+		if p.Type == typeParts {
+			w.elements(slot, p, doc.Root(), items)
+			continue
+		}
 		for _, item := range items {
 			w.item(slot, p.Type, item)
 		}

@@ -63,7 +63,7 @@ type Selection struct {
 // Select returns the Selection of the parameters in the clauses of q.
 func Select(q *Query) (*Selection, error) {
 	return q.Registry.selection("search.Select", q.Type, func(code string) bool {
-		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.Param.Code == code })
+		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.reads(code) })
 	})
 }
 

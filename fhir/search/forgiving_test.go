@@ -157,7 +157,7 @@ func TestComparators(t *testing.T) {
 		[]string{"value-quantity=lt5", "value-quantity=gt3", "value-quantity=lt5|http://unitsofmeasure.org|mg",
 			"combo-value-quantity=le4"},
 		[]string{"value-quantity=ge5", "value-quantity=5", "value-quantity=gt5",
-			"value-quantity=lt5|http://unitsofmeasure.org|g"})
+			"value-quantity=lt5|http://unitsofmeasure.org|s"})
 }
 
 func TestMissing(t *testing.T) {
@@ -174,8 +174,8 @@ func TestMissing(t *testing.T) {
 			[]string{"subject:missing=false", "subject:identifier=http://x.test|1"}, []string{"subject:missing=true"}},
 		`{"resourceType":"Observation","subject":{"identifier":{"type":{"text":"t"}}}}`: {[]string{"subject:missing=false"}, []string{"subject:missing=true"}},
 		`{"resourceType":"Observation","valueSampledData":{"origin":{"value":0},"period":10,"dimensions":1,"data":"1 2"}}`: {
-			[]string{"combo-value-quantity:missing=false", "value-quantity:missing=false"},
-			[]string{"combo-value-quantity:missing=true", "value-quantity=0", "value-quantity=lt100"}},
+			[]string{"combo-value-quantity:missing=false", "value-quantity:missing=false", "value-quantity=lt100"},
+			[]string{"combo-value-quantity:missing=true", "value-quantity=0"}},
 		`{"resourceType":"Observation","component":[{"valueSampledData":{"origin":{"value":0},"period":10,"dimensions":1,"data":"1 2"}}]}`: {
 			[]string{"component-value-quantity:missing=false", "combo-value-quantity:missing=false",
 				"value-quantity:missing=true"}, []string{"component-value-quantity:missing=true"}},

@@ -1,6 +1,9 @@
 package search
 
 import (
+	"bytes"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -29,10 +32,10 @@ func (w *extraction) leaf(l *leaf, v *fastjson.Value) {
 		w.str(l, v)
 	case TypeQuantity:
 		w.quantity(l, v)
-	case TypeURI:
-		w.uri(l, v)
 	case TypeNumber:
 		w.number(l, v)
+	case TypeURI:
+		w.uri(l, v)
 	case typeCodeQuantity, typeCodeConcept, typeCodeString, typeCodeDate:
 		w.pairs(l, v)
 	}
@@ -72,7 +75,7 @@ func (w *extraction) token(l *leaf, v *fastjson.Value) {
 		x := Value{System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("value")),
 			Text: Fold(w.text(v.GetStringBytes("type", "text")))}
 		if x.Code != "" || x.System != "" {
-			w.add(l.slot, x)
+			w.identifier(l, x, v.GetArray("type", "coding"))
 		}
 	case "ContactPoint":
 		if b := v.GetStringBytes("value"); len(b) > 0 {
@@ -95,6 +98,20 @@ func (w *extraction) token(l *leaf, v *fastjson.Value) {
 		if b, err := v.StringBytes(); err == nil && len(b) > 0 {
 			w.add(l.slot, Value{Code: w.text(b)})
 		}
+	}
+}
+
+// identifier adds an identifier, once for each coding of its type.
+func (w *extraction) identifier(l *leaf, x Value, types []*fastjson.Value) {
+	n := len(w.vals)
+	for _, t := range types {
+		if code := t.GetStringBytes("code"); len(code) > 0 {
+			x.RefType, x.RefID = w.text(t.GetStringBytes("system")), w.text(code)
+			w.add(l.slot, x)
+		}
+	}
+	if len(w.vals) == n {
+		w.add(l.slot, x)
 	}
 }
 
@@ -287,8 +304,11 @@ func (w *extraction) words(l *leaf, v *fastjson.Value) {
 
 func (w *extraction) quantity(l *leaf, v *fastjson.Value) {
 	switch l.path.Type {
-	case "SampledData", "Range": // present, but without a single value
-		w.add(l.slot, Value{Unvalued: true})
+	case "SampledData":
+		w.sampled(l, v)
+		return
+	case "Range":
+		w.rangeOf(l, v)
 		return
 	}
 	num, ok := numberOf(v.Get("value"))
@@ -299,26 +319,12 @@ func (w *extraction) quantity(l *leaf, v *fastjson.Value) {
 		System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code")),
 		Text: w.text(v.GetStringBytes("unit")), Comparator: comparators[string(v.GetStringBytes("comparator"))]}
 	if l.path.Type == "Money" {
-		x.System, x.Code = currencies, w.text(v.GetStringBytes("currency"))
+		x.System, x.Code = currency, w.text(v.GetStringBytes("currency"))
 	}
 	w.add(l.slot, x)
 }
 
-// currencies is the system of the codes in Money.currency (R4 datatypes.html#Money).
-const currencies = "urn:iso:std:iso:4217"
-
-// number adds a number. A Range has no single value.
-func (w *extraction) number(l *leaf, v *fastjson.Value) {
-	if l.path.Type == "Range" {
-		w.add(l.slot, Value{Unvalued: true})
-		return
-	}
-	if num, ok := numberOf(v); ok {
-		w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi})
-	}
-}
-
-// numberOf returns the number in a JSON value, if it is one.
+// numberOf returns a JSON number.
 func numberOf(v *fastjson.Value) (number, bool) {
 	if v == nil || v.Type() != fastjson.TypeNumber {
 		return number{}, false
@@ -326,6 +332,73 @@ func numberOf(v *fastjson.Value) (number, bool) {
 	var buf [40]byte
 	return parseNumber(string(v.MarshalTo(buf[:0])))
 }
+
+func (w *extraction) number(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "Range" || v.Type() == fastjson.TypeObject {
+		if v.Get("value") == nil {
+			w.rangeOf(l, v)
+			return
+		}
+		v = v.Get("value")
+	}
+	if num, ok := numberOf(v); ok {
+		w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi})
+	}
+}
+
+// rangeOf adds a Range. A missing end is open.
+func (w *extraction) rangeOf(l *leaf, v *fastjson.Value) {
+	low, okLow := numberOf(v.Get("low", "value"))
+	high, okHigh := numberOf(v.Get("high", "value"))
+	if !okLow && !okHigh {
+		return
+	}
+	x := Value{Comparator: Between, NumLo: math.Inf(-1), NumHi: math.Inf(1)}
+	unit := v.Get("low")
+	if okHigh {
+		x.NumHi, x.Num = high.num, high.num
+	}
+	if okLow {
+		x.NumLo, x.Num = low.num, low.num
+	} else {
+		unit = v.Get("high")
+	}
+	x.System, x.Code = w.text(unit.GetStringBytes("system")), w.text(unit.GetStringBytes("code"))
+	x.Text = w.text(unit.GetStringBytes("unit"))
+	w.add(l.slot, x)
+}
+
+// sampled adds the bounds of SampledData (R4's value-quantity: "just search on the
+// bounds of the values in sampled data"). Values of E, U and L are outside of the
+// bounds: an error, and above and below the limits of detection.
+func (w *extraction) sampled(l *leaf, v *fastjson.Value) {
+	lo, hi, any := math.Inf(1), math.Inf(-1), false
+	origin, _ := numberOf(v.Get("origin", "value"))
+	factor := 1.0
+	if f, ok := numberOf(v.Get("factor")); ok {
+		factor = f.num
+	}
+	for field := range bytes.FieldsSeq(v.GetStringBytes("data")) {
+		f, err := strconv.ParseFloat(string(field), 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			continue
+		}
+		any = true
+		lo, hi = min(lo, f), max(hi, f)
+	}
+	if !any { // present, but without a value
+		w.add(l.slot, Value{Unvalued: true})
+		return
+	}
+	lo, hi = origin.num+lo*factor, origin.num+hi*factor
+	unit := v.Get("origin")
+	w.add(l.slot, Value{Comparator: Between, Num: min(lo, hi), NumLo: min(lo, hi), NumHi: max(lo, hi),
+		System: w.text(unit.GetStringBytes("system")), Code: w.text(unit.GetStringBytes("code")),
+		Text: w.text(unit.GetStringBytes("unit"))})
+}
+
+// currency is the code system of Money.currency.
+const currency = "urn:iso:std:iso:4217"
 
 var comparators = map[string]Comparator{"<": Less, "<=": LessOrEqual, ">=": GreaterOrEqual, ">": Greater} // read only
 

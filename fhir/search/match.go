@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"strings"
+
+	"pulsegate/fhir/element"
 )
 
 // Match reports whether a resource with values v satisfies every clause of q.
@@ -18,17 +20,69 @@ func Match(q *Query, v *Values) bool {
 
 // MatchClause reports whether v satisfies one clause.
 func MatchClause(c *Clause, v *Values) bool {
+	if len(c.Joins) > 0 {
+		return false // they are to be evaluated first, see Clause.Joins
+	}
+	if c.Any != nil {
+		return matchLists(c.Any, v) != c.Not
+	}
 	have := v.ByParam[c.Param.Code]
 	if c.Modifier == ModMissing {
-		return (len(have) == 0) == c.Missing
+		return ((len(have) == 0) == c.Missing) != c.Not
 	}
 	// :not also matches resources without a value.
-	return matchAny(c, have) != (c.Modifier == ModNot)
+	return matchAny(c, have) != ((c.Modifier == ModNot) != c.Not)
+}
+
+// matchLists reports whether v satisfies every clause of one of the lists.
+func matchLists(lists [][]Clause, v *Values) bool {
+next:
+	for _, list := range lists {
+		for i := range list {
+			if !MatchClause(&list[i], v) {
+				continue next
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// reads reports whether the clause depends on a parameter.
+func (c *Clause) reads(code string) bool {
+	if c.Any == nil {
+		return c.Param.Code == code
+	}
+	found := false
+	c.params(func(p *Param) { found = found || p.Code == code })
+	return found
+}
+
+// params calls fn for each parameter on which the clause depends.
+func (c *Clause) params(fn func(*Param)) {
+	if c.Any == nil {
+		fn(c.Param)
+		return
+	}
+	for _, list := range c.Any {
+		for i := range list {
+			list[i].params(fn)
+		}
+	}
 }
 
 func matchAny(c *Clause, have []Value) bool {
+	if c.Param.Type == typeParts {
+		return matchParts(c, have)
+	}
 	for i := range have {
 		if have[i].Unvalued {
+			continue
+		}
+		if c.lookup != nil {
+			if c.lookup.has(&have[i]) {
+				return true
+			}
 			continue
 		}
 		for j := range c.Values {
@@ -40,34 +94,77 @@ func matchAny(c *Clause, have []Value) bool {
 	return false
 }
 
-// matchValue matches one value of a resource against one value of a clause.
+// matchValue matches one value of a resource against one value of a clause. The prefix
+// ne of a type without prefixes comes from _filter.
 func matchValue(p *Param, m Modifier, want, have *Value) bool {
 	switch p.Type {
 	case TypeToken:
-		if m == ModText {
-			return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
-		}
-		return matchToken(want, have)
+		return matchCoded(m, want, have) != (want.Prefix == NE)
 	case TypeDate:
 		return matchDate(want, have)
 	case TypeReference:
-		return matchReference(m, want, have)
+		return matchReference(m, want, have) != (want.Prefix == NE)
 	case TypeString:
-		switch m {
-		case ModExact:
-			return have.Code == want.Code
-		case ModContains:
-			return strings.Contains(have.Text, want.Text)
-		}
-		return startsWith(have.Text, want.Text, p.matchesWords())
+		return p.matchString(m, want, have) != (want.Prefix == NE)
 	case TypeQuantity:
-		return matchUnit(want, have) && matchNumber(want, have)
+		return matchQuantity(want, have)
 	case TypeNumber:
 		return matchNumber(want, have)
 	case TypeURI:
-		return have.Code == want.Code
+		return matchURI(m, want.Code, have.Code) != (want.Prefix == NE)
 	}
 	return p.Type.Composite() && matchPair(p.Type, want, have)
+}
+
+// matchCoded matches a token under a modifier.
+func matchCoded(m Modifier, want, have *Value) bool {
+	switch m {
+	case ModText:
+		return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
+	case ModOfType:
+		return have.RefID == want.RefID && have.RefType == want.RefType && have.Code == want.Code
+	}
+	return matchToken(want, have)
+}
+
+// matchString matches a string under a modifier.
+func (p *Param) matchString(m Modifier, want, have *Value) bool {
+	switch m {
+	case ModExact:
+		return have.Code == want.Code
+	case ModContains:
+		return strings.Contains(have.Text, want.Text)
+	case ModEqual:
+		return have.Text == want.Text
+	case ModEnds:
+		return strings.HasSuffix(have.Text, want.Text)
+	}
+	return startsWith(have.Text, want.Text, p.matchesWords())
+}
+
+// matchURI matches a URI. The modifiers :below and :above compare whole segments of
+// URLs, so that http://a.org/fhir is not above http://a.org/fhirbase; R4 says only that
+// they apply to URLs and not to URNs.
+func matchURI(m Modifier, want, have string) bool {
+	switch m {
+	case ModBelow:
+		return below(have, want)
+	case ModAbove:
+		return below(want, have)
+	case ModContains:
+		return strings.Contains(strings.ToLower(have), strings.ToLower(want))
+	case ModEnds:
+		return strings.HasSuffix(strings.ToLower(have), strings.ToLower(want))
+	case ModEqual: // starts with
+		return strings.HasPrefix(strings.ToLower(have), strings.ToLower(want))
+	}
+	return have == want
+}
+
+// below reports whether the URL u is root or below it.
+func below(u, root string) bool {
+	rest, ok := strings.CutPrefix(u, root)
+	return ok && (rest == "" || strings.HasSuffix(root, "/") || rest[0] == '/')
 }
 
 // matchesWords reports whether a string parameter matches the beginning of any
@@ -141,7 +238,27 @@ func matchReference(m Modifier, want, have *Value) bool {
 	if have.RefType != "" {
 		return have.RefType == want.RefType && have.RefID == want.RefID
 	}
+	if m == ModBelow {
+		return belowCanonical(want.Code, have.Code)
+	}
 	return want.Code != "" && have.Code == want.Code
+}
+
+// belowCanonical reports whether a canonical reference is one to url in any version, or,
+// if url has a version, in that version or one below it: 1 is above 1.2 (R4
+// search.html#reference).
+func belowCanonical(url, have string) bool {
+	rest, ok := strings.CutPrefix(have, url)
+	if !ok || url == "" {
+		return false
+	}
+	if rest == "" {
+		return true
+	}
+	if strings.Contains(url, "|") {
+		return rest[0] == '.'
+	}
+	return rest[0] == '|'
 }
 
 // matchDate implements R4 search.html#prefix (3.1.1.4.7) for half-open intervals.
@@ -184,20 +301,26 @@ func matchInterval(p Prefix, start, end, startEnd, endStart int) bool {
 	return false
 }
 
-// matchUnit matches the unit of a quantity. "system|code" must be equal; "||unit"
-// matches the code or the human-readable unit.
-func matchUnit(want, have *Value) bool {
-	if want.HasSystem {
-		return want.System == have.System && (want.Code == "" || want.Code == have.Code)
+// matchQuantity matches a quantity. "system|code" must be the same unit, or another one
+// of UCUM that measures the same; "||unit" matches the code or the human-readable unit.
+func matchQuantity(want, have *Value) bool {
+	if !want.HasSystem {
+		return (want.Code == "" || want.Code == have.Code || want.Code == have.Text) && matchNumber(want, have)
 	}
-	return want.Code == "" || want.Code == have.Code || want.Code == have.Text
+	if want.System != have.System {
+		return false
+	}
+	if want.Code == "" || want.Code == have.Code {
+		return matchNumber(want, have)
+	}
+	return want.System == element.UCUM && matchConverted(want, have, want.Code, have.Code)
 }
 
 // matchNumber matches numbers. Equality uses the written precision of the clause;
 // the other comparisons treat both numbers as exact (R4 3.1.1.4.6).
 func matchNumber(want, have *Value) bool {
 	if have.Comparator != Exact {
-		return matchOpen(want, have)
+		return matchSpan(want, have.span())
 	}
 	switch want.Prefix {
 	case EQ:
@@ -218,39 +341,58 @@ func matchNumber(want, have *Value) bool {
 	return false
 }
 
-// matchOpen matches a quantity with a comparator, which is a range with one open
-// end. It applies R4's rules for ranges (search.html#prefix), which depend on
-// whether the range above, below or at the clause's value intersects it.
-func matchOpen(want, have *Value) bool {
-	below := have.Comparator == Less || have.Comparator == LessOrEqual
-	closed := have.Comparator == LessOrEqual || have.Comparator == GreaterOrEqual
-	contains := func(n float64) bool { // whether n is in the range
-		switch {
-		case n == have.Num:
-			return closed
-		case below:
-			return n < have.Num
-		}
-		return n > have.Num
+// span is a range of numbers: a quantity with a comparator, which has one open end, a
+// Range, or the bounds of SampledData.
+type span struct {
+	lo, hi             float64
+	loClosed, hiClosed bool // the bound itself is in the range
+}
+
+func (v *Value) span() span {
+	switch v.Comparator {
+	case Less:
+		return span{lo: math.Inf(-1), hi: v.Num}
+	case LessOrEqual:
+		return span{lo: math.Inf(-1), hi: v.Num, hiClosed: true}
+	case GreaterOrEqual:
+		return span{lo: v.Num, hi: math.Inf(1), loClosed: true}
+	case Greater:
+		return span{lo: v.Num, hi: math.Inf(1)}
 	}
+	return span{lo: v.NumLo, hi: v.NumHi, loClosed: true, hiClosed: true}
+}
+
+// intersects reports whether the closed range from lo to hi has a number of s.
+func (s span) intersects(lo, hi float64) bool {
+	return (s.lo < hi || s.lo == hi && s.loClosed) && (s.hi > lo || s.hi == lo && s.hiClosed)
+}
+
+// matchSpan matches a range. R4's rules for ranges (search.html#prefix) depend on
+// whether the range above, below or at the clause's value intersects it, and equality on
+// whether the clause's range contains it.
+func matchSpan(want *Value, s span) bool {
+	within := s.lo >= want.NumLo && (s.hi < want.NumHi || s.hi == want.NumHi && !s.hiClosed)
+	at := s.intersects(want.Num, want.Num)
 	switch want.Prefix {
-	case NE: // an open range is never within the clause's range
-		return true
+	case EQ:
+		return within
+	case NE:
+		return !within
 	case GT:
-		return !below || have.Num > want.Num
+		return s.hi > want.Num
 	case LT:
-		return below || have.Num < want.Num
+		return s.lo < want.Num
 	case GE:
-		return !below || have.Num > want.Num || contains(want.Num)
+		return s.hi > want.Num || at || within
 	case LE:
-		return below || have.Num < want.Num || contains(want.Num)
+		return s.lo < want.Num || at || within
 	case SA:
-		return !below && (have.Num > want.Num || have.Num == want.Num && !closed)
+		return s.lo > want.Num || s.lo == want.Num && !s.loClosed
 	case EB:
-		return below && (have.Num < want.Num || have.Num == want.Num && !closed)
+		return s.hi < want.Num || s.hi == want.Num && !s.hiClosed
 	case AP:
 		tenth := math.Abs(want.Num) / 10
-		return contains(want.Num) || contains(want.Num-tenth) || contains(want.Num+tenth)
+		return s.intersects(want.Num-tenth, want.Num+tenth)
 	}
-	return false // EQ: an open range is not within the clause's range
+	return false
 }

@@ -123,10 +123,15 @@ func (m *Matcher) evaluate(s *Template, leaves []Leaf, v *Values) (*evaluation, 
 	j := &evaluation{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.query.Clauses {
 		c := &m.query.Clauses[i]
-		if c.Param.Expression != nil {
+		computed := false
+		slots := 0
+		c.params(func(p *Param) {
+			computed = computed || p.Expression != nil
+			slots += s.slotsUnder(p)
+		})
+		if computed || slots > 0 && c.Any != nil {
 			return nil, false
 		}
-		slots := s.slotsUnder(c.Param)
 		if slots == 0 {
 			j.never = j.never || !MatchClause(c, v)
 			continue

@@ -33,6 +33,13 @@ type ParseOptions struct {
 	// ValueSets answers :in, :not-in, :above and :below. If it is nil, these modifiers
 	// are not supported.
 	ValueSets ValueSets
+	// Joins says that the caller evaluates Clause.Joins and Query.RevIncludes before the
+	// query reaches a store. If it is false, chained parameters, _has, _list and
+	// _revinclude are not supported.
+	Joins bool
+	// Types lists all types of a search of several types, one of which is parsed. An
+	// _include of another one of them is then left out.
+	Types []string
 }
 
 // ValueSets is the terminology that a search depends on. fhir/terminology implements
@@ -59,6 +66,14 @@ const (
 	// maxUntyped bounds the ids without a type for parameters that may refer to any
 	// type. Each of them stands for a reference to every type.
 	maxUntyped = 16
+
+	// maxHops bounds the nesting of chained parameters and _has, and maxJoins the number of
+	// searches that they take: a reference to any type takes one for each type.
+	maxHops  = 5
+	maxJoins = 64
+
+	// maxCodes bounds the codes of the value sets and hierarchies of a parameter.
+	maxCodes = 10_000
 )
 
 // Pairs decodes a raw query or form body into its parameters, in order.
@@ -80,7 +95,8 @@ func Pairs(raw string) ([][2]string, error) {
 		}
 		value, err := url.QueryUnescape(v)
 		if err != nil {
-			return nil, fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not correctly percent-encoded", safeName(name))
+			return nil, fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not correctly percent-encoded",
+				safeName(name))
 		}
 		out = append(out, [2]string{name, value})
 	}
@@ -120,7 +136,8 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if o.MaxCount <= 0 {
 		o.MaxCount = 1000
 	}
-	ps := &parser{opts: o, query: &Query{Type: typ, Registry: o.Registry, Count: -1}, seen: map[string]bool{}}
+	ps := &parser{opts: o, query: &Query{Type: typ, Registry: o.Registry, Count: -1}, seen: map[string]bool{},
+		bounds: &bounds{}}
 	if o.DefaultCount > 0 {
 		ps.query.Count = o.DefaultCount
 	}
@@ -139,8 +156,15 @@ type parser struct {
 	query *Query
 	seen  map[string]bool // result parameters, which may occur once
 	at    int             // number of the parameter being read, from 1
-	// untyped counts the ids without a type, see maxUntyped.
-	untyped int
+	hops  int             // joins around the clause being read
+	*bounds
+}
+
+// bounds counts what a search may have only a number of. The parsers of all joins of a
+// search share them.
+type bounds struct {
+	untyped int // ids without a type, see maxUntyped
+	joins   int
 }
 
 // pair parses one parameter.
@@ -209,8 +233,17 @@ func (ps *parser) result(name, value string) error {
 		ps.seen[base] = true
 	case "_include":
 		return ps.include(mod, value)
-	case "_revinclude", "_has", "_list", "_contained", "_containedType", "_type":
-		return errUnsupported("parameter %s is not supported", base)
+	case "_revinclude":
+		return ps.revinclude(mod, value)
+	case "_contained":
+		if name != base || value != "false" {
+			return errUnsupported("parameter _contained must be false: contained resources are not searched")
+		}
+		return nil
+	case "_containedType":
+		return errUnsupported("parameter _containedType is not supported")
+	case "_type":
+		return errUnsupported("parameter _type is for searches of all types, such as GET [base]?_type=Patient")
 	default:
 		return errNotResult
 	}
@@ -279,112 +312,13 @@ func (ps *parser) sort(value string) error {
 	return nil
 }
 
-func (ps *parser) include(mod, value string) error {
-	if mod != "" && mod != "iterate" && mod != "recurse" {
-		return errUnknown("_include takes only the modifier iterate")
-	}
-	f := strings.Split(value, ":")
-	if len(f) < 2 || len(f) > 3 || f[1] == "*" {
-		return errUnsupported("_include must be Type:parameter or Type:parameter:Target")
-	}
-	if mod == "" && f[0] != ps.query.Type {
-		return errUnsupported("the source type of _include must be %s; for another type use _include:iterate", ps.query.Type)
-	}
-	p, ok := ps.opts.Registry.Lookup(f[0], f[1])
-	if !ok || p.Type != TypeReference || !p.Supported() {
-		return errUnsupported("_include does not name a reference parameter; %s has %s", ps.query.Type,
-			strings.Join(ps.codes(ps.query.Type, TypeReference), ", "))
-	}
-	in := Include{Source: f[0], Param: f[1], Iterate: mod != ""}
-	if len(f) == 3 {
-		if len(p.Targets) > 0 && !slices.Contains(p.Targets, f[2]) || !isName(f[2]) {
-			return badValue("_include", "Type:parameter:Target with a target type that "+f[1]+" may refer to")
-		}
-		in.Target = f[2]
-	}
-	if len(ps.query.Includes) == 16 {
-		return fhir.Errorf(fhir.Invalid, op, "_include is given more than 16 times")
-	}
-	ps.query.Includes = append(ps.query.Includes, in)
-	return nil
-}
-
 // clause parses a parameter that selects resources.
 func (ps *parser) clause(name, value string) error {
-	code, mod, hasMod := strings.Cut(name, ":")
-	if strings.Contains(name, ".") {
-		return errUnsupported("chained parameters such as %s are not supported; search in several steps instead", safeName(name))
-	}
-	p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
-	if !ok {
-		return errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at, safeName(code),
-			ps.query.Type, strings.Join(ps.codes(ps.query.Type, 0), ", "))
-	}
-	if !p.Supported() {
-		return errUnsupported("search parameter %s of %s is not supported", code, ps.query.Type)
-	}
-	c := Clause{Param: p}
-	target := ""
-	if hasMod {
-		var err error
-		if c.Modifier, target, err = modifier(p, mod); err != nil {
-			return err
-		}
-	}
-	if c.Modifier == ModMissing {
-		if value != "true" && value != "false" {
-			return badValue(code+":missing", "true or false")
-		}
-		c.Missing = value == "true"
+	c, err := ps.parseClause(name, value)
+	if err == nil {
 		ps.query.Clauses = append(ps.query.Clauses, c)
-		return nil
 	}
-	list := split(value, ',')
-	if len(list) > maxValues {
-		return fhir.Errorf(fhir.Invalid, op, "parameter %s has more than %d values", code, maxValues)
-	}
-	for _, s := range list {
-		if s == "" {
-			continue
-		}
-		vs, err := ps.values(p, c.Modifier, target, s)
-		if err != nil {
-			return err
-		}
-		c.Values = append(c.Values, vs...)
-	}
-	ps.query.Clauses = append(ps.query.Clauses, c)
-	return nil
-}
-
-// modifiers lists the supported modifiers of each parameter type.
-var modifiers = map[ParamType][]string{
-	TypeToken:     {"missing", "not", "text"},
-	TypeDate:      {"missing"},
-	TypeReference: {"missing", "identifier", "[type]"},
-	TypeString:    {"missing", "exact", "contains"},
-	TypeQuantity:  {"missing"},
-	TypeURI:       {"missing"},
-	TypeNumber:    {"missing"},
-
-	typeCodeQuantity: {"missing"}, typeCodeConcept: {"missing"}, typeCodeString: {"missing"}, typeCodeDate: {"missing"},
-}
-
-func modifier(p *Param, mod string) (Modifier, string, error) {
-	allowed := modifiers[p.Type]
-	if p.Type == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
-		if len(p.Targets) > 0 && !slices.Contains(p.Targets, mod) {
-			return 0, "", errUnknown("parameter %s cannot refer to that type; use one of %s", p.Code,
-				strings.Join(p.Targets, ", "))
-		}
-		return ModType, mod, nil
-	}
-	if !slices.Contains(allowed, mod) || mod == "[type]" {
-		return 0, "", errUnknown("this modifier is not supported for parameter %s; use one of :%s", p.Code,
-			strings.Join(allowed, ", :"))
-	}
-	return map[string]Modifier{"missing": ModMissing, "not": ModNot, "text": ModText, "identifier": ModIdentifier,
-		"exact": ModExact, "contains": ModContains}[mod], "", nil
+	return err
 }
 
 // codes lists the supported parameters of a resource type. If k is not zero, it

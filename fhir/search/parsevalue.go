@@ -18,6 +18,9 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModText {
 			return single(Value{Text: Fold(unescape(s))})
 		}
+		if m == ModOfType {
+			return ofType(p, s)
+		}
 		vs, err := ps.token(p, s)
 		if err == nil && p.ignoresCase() {
 			vs = caseVariants(vs[0])
@@ -29,12 +32,18 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		if m == ModIdentifier {
 			return ps.token(p, s)
 		}
+		if m == ModBelow {
+			return single(Value{Code: unescape(s)})
+		}
 		return ps.reference(p, target, unescape(s))
 	case TypeString:
 		return single(stringValue(unescape(s)))
 	case TypeQuantity, TypeNumber:
 		return ps.quantity(p, s)
 	case TypeURI:
+		if (m == ModAbove || m == ModBelow) && !strings.Contains(s, "://") {
+			return nil, badValue(p.Code+" with :above or :below", "a URL; R4 does not order URNs")
+		}
 		return single(Value{Code: unescape(s)})
 	}
 	if p.Type.Composite() {
@@ -194,7 +203,8 @@ func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
 	} else if len(types) == 0 {
 		types = fhir.R4Types() // including types that this server does not store
 		if ps.untyped++; ps.untyped > maxUntyped {
-			return nil, fhir.Errorf(fhir.Invalid, op, "there are more than %d ids without a type; write Type/id instead", maxUntyped)
+			return nil, fhir.Errorf(fhir.Invalid, op,
+				"there are more than %d ids without a type; write Type/id instead", maxUntyped)
 		}
 	}
 	out := make([]Value, 0, len(types))

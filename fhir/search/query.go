@@ -48,12 +48,18 @@ const (
 	ModText                // token :text (display or text, as string prefix)
 	ModType                // reference :Patient (then the values carry RefType)
 	ModIdentifier          // reference :identifier (token on Reference.identifier)
+	ModAbove               // uri :above (the value is below the URI of the clause)
+	ModBelow               // uri and canonical :below
+	ModOfType              // token :of-type, for identifiers
+	ModEqual               // the folded strings are equal (_filter eq)
+	ModEnds                // string ends with (_filter ew)
 )
 
 // Value is one value of a clause or one index value of a resource. The type of
 // the parameter determines which fields are used.
 type Value struct {
-	// token, uri (Code), string (Code, as written; compare with Fold)
+	// token, uri (Code), string (Code, as written; compare with Fold). For an identifier
+	// with a type, RefType and RefID hold the system and the code of one type.
 	System string
 	Code   string
 	// date: the interval [Lo, Hi) in Unix milliseconds that the written precision
@@ -70,10 +76,6 @@ type Value struct {
 	// quantity and number: Num is the number, and [NumLo, NumHi) the range that the
 	// written precision covers. System and Code hold the unit.
 	Num, NumLo, NumHi float64
-	// Canonical is the quantity in the base units of UCUM (fhir/ucum), if its system is
-	// UCUM and its unit is known: CanonicalUnit is then not empty.
-	Canonical, CanonicalLo, CanonicalHi float64
-	CanonicalUnit                       string
 	// LoNs and HiNs are nanoseconds to be added to Lo and Hi, for a date with digits
 	// beyond the millisecond. HiNs may be negative. In a resource, Lo and Hi are the
 	// enclosing milliseconds. In a clause, they are rounded so that every match is
@@ -82,11 +84,14 @@ type Value struct {
 	HasSystem  bool // the value was written with "|": System must match even if it is empty
 	Prefix     Prefix
 	// Comparator is set for a quantity of a resource that stands for all values
-	// below or above Num.
+	// below or above Num, or, for Between, from NumLo to NumHi.
 	Comparator Comparator
 	// Unvalued marks an element that is present without anything to compare, such
 	// as a reference with only a display. Only :missing depends on it.
 	Unvalued bool
+	// Part and Group are set for the parts of a composite parameter, see composeParts.
+	Part  uint8
+	Group uint16
 }
 
 // Comparator is Quantity.comparator.
@@ -98,6 +103,9 @@ const (
 	LessOrEqual
 	GreaterOrEqual
 	Greater
+	// Between is a Range or SampledData: all values from NumLo to NumHi, both included.
+	// An open end is an infinity.
+	Between
 )
 
 // Clause is one parameter of a query. A resource matches a clause if it matches
@@ -108,24 +116,37 @@ type Clause struct {
 	Missing  bool
 	Values   []Value
 
-	// Joins is set for a chained parameter (subject:Patient.name=x) and for _has. The
-	// store knows no joins: fhir/interaction evaluates them first, each as a search of
-	// its own under the caller's Filter, and replaces the clause by Values.
+	// Joins is set for a chained parameter (subject:Patient.name=x), for _has, and for
+	// _list. The store knows no joins: fhir/interaction evaluates them first, each as a
+	// search of its own under the caller's Filter, and replaces the clause by Values. A
+	// clause whose joins were not evaluated matches nothing.
 	Joins []Join
 	// Any, if set, makes the clause match the resources that match one of these lists of
-	// clauses. It serves _filter and what a join turns into.
+	// clauses. It serves _filter and compartments. Param is then AnyOf, and Values is empty.
 	Any [][]Clause
 	// Not negates the clause.
 	Not bool
+
+	// lookup finds values in a long list of Values. It is set by Index.
+	lookup *lookup
 }
+
+// AnyOf is the Param of a Clause with Any. No resource has values for it.
+var AnyOf = &Param{Code: "_filter"} // read only
 
 // Join connects a clause to resources of another type.
 type Join struct {
 	// Query selects resources of another type.
 	Query *Query
 	// Reverse is nil for a chained parameter: the Clause's Param refers to a match of
-	// Query. For _has it is the parameter of Query.Type that refers to the resource.
+	// Query. For _has it is the parameter of Query.Type that refers to the resource; the
+	// Clause's Param is then _id.
 	Reverse *Param
+	// List is set for _list: Query selects the List, and its current entries are the
+	// matches. Reverse is nil.
+	List bool
+	// Name is the clause as the client wrote it, without its value, for errors.
+	Name string
 }
 
 // SortKey is one element of _sort.
@@ -218,7 +239,8 @@ type Param struct {
 	// Components holds the parts of a composite parameter.
 	Components []Component
 
-	in *typeIndex
+	in    *typeIndex
+	parts []*Param // of a composite parameter that has a Value per part
 }
 
 // Component is one part of a composite parameter.

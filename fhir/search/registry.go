@@ -58,6 +58,7 @@ type typeIndex struct {
 func newTypeIndex(params []*Param, members map[string][]string) *typeIndex {
 	t := &typeIndex{params: params, byCode: map[string]*Param{}, root: &node{}, members: members}
 	sort.Slice(params, func(i, j int) bool { return params[i].Code < params[j].Code })
+	t.composeParts()
 	for slot, p := range params {
 		p.in = t
 		if t.byCode[p.Code] = p; p.Code == compartmentCode {

@@ -67,6 +67,23 @@ func (c Counts) each(n int, fn func(v float64, n int)) bool {
 	return !r.bad && sum == uint64(n)
 }
 
+// Sum returns the sum of n numbers, which c counts, and the least and the greatest of them.
+// ok is false if c is malformed. c must not be nil.
+func (c Counts) Sum(n int) (sum, least, greatest Decimal, ok bool) {
+	r, counted := c.read(), uint64(0)
+	sum.Scale = r.scale
+	for first := true; r.next(); first = false {
+		if first {
+			least = Decimal{r.mant, r.scale}
+		}
+		greatest = Decimal{r.mant, r.scale}
+		// A writer counts numbers of at most 49 bits, and a block has 14 bits of them.
+		sum.Mant += r.mant * int64(r.often)
+		counted += r.often
+	}
+	return sum, least, greatest, !r.bad && counted == uint64(n)
+}
+
 // countsReader reads Counts number by number.
 type countsReader struct {
 	reader

@@ -240,6 +240,30 @@ type ScanRange struct {
 	Filter  access.Filter
 	// Deleted includes deletion markers, for exports with Since.
 	Deleted bool
+	// After and To, if set, limit the scan of a single type to the resources after one
+	// position and up to another, both of which an earlier scan of the same range returned.
+	After, To search.Position
+	// Positions sets Found.Pos.
+	Positions bool
+}
+
+// VersionRange selects versions of many resources at a snapshot, for the histories of a
+// type and of the system. The filter is applied to each version, deletion markers
+// included.
+type VersionRange struct {
+	Types []string
+	// Patient, if not empty, says that the filter allows only resources in the compartment
+	// of this Patient, so that a driver may leave out others.
+	Patient string
+	Filter  access.Filter
+	At      Seq       // 0 is the latest commit
+	Since   time.Time // if not zero, only versions written at or after this time
+	// From and To, if To is not zero, select the versions that were current at some time
+	// from From on and before To. A deletion marker counts only if it was written then.
+	From, To time.Time
+	After    search.Position // "" starts at the newest version
+	// Rows bounds the versions that are looked at; 0 is no limit.
+	Rows int
 }
 
 // Store is the contract of a driver. Every method is safe for concurrent use.
@@ -267,6 +291,11 @@ type Store interface {
 	// History calls fn for the versions of ref that existed at a Seq, newest first,
 	// until fn returns false. If before is not 0, it starts below that version.
 	History(ctx context.Context, ref fhir.Ref, at Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) error
+	// Versions calls fn for the versions of many resources, the newest commit first, until
+	// fn returns false. Within a commit they are in the order in which it wrote them. If
+	// it has looked at as many versions as r.Rows says and there may be more, it returns
+	// the position after which to continue, otherwise "".
+	Versions(ctx context.Context, r VersionRange, fn func(*Found) bool) (search.Position, error)
 	// Probe reports which samples the store holds as of the commit at. The slices
 	// of found are parallel to ws and to the samples of each write.
 	Probe(ctx context.Context, ws []SeriesWrite) (at Seq, found [][]Presence, err error)

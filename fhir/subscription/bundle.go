@@ -8,23 +8,54 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/element"
+	"pulsegate/fhir/subscription/topic"
 )
 
 // event is one numbered event, as it is stored.
 type event struct {
 	Number  uint64    `json:"n"`
 	At      time.Time `json:"at"`
-	ID      string    `json:"id"` // id of the Observation
+	Type    string    `json:"y,omitempty"` // type of the resource, empty for Observation
+	ID      string    `json:"id"`          // id of the resource
 	Version uint64    `json:"v"`
 	Created bool      `json:"c,omitempty"`
+	Deleted bool      `json:"d,omitempty"`
+}
+
+// ref returns the resource of the event.
+func (e *event) ref() fhir.Ref {
+	if e.Type == "" {
+		return fhir.Ref{Type: "Observation", ID: e.ID}
+	}
+	return fhir.Ref{Type: e.Type, ID: e.ID}
+}
+
+// by returns the interaction that the event tells of.
+func (e *event) by() topic.Interaction {
+	switch {
+	case e.Deleted:
+		return topic.Delete
+	case e.Created:
+		return topic.Create
+	}
+	return topic.Update
 }
 
 // item is an event with the parts of it that the owner may see.
 type item struct {
 	event
-	visible bool
-	patient string
-	json    []byte
+	visible  bool
+	patients []string // to whom the resource belongs
+	json     []byte   // nil for a deletion
+	context  []related
+}
+
+// related is a resource that accompanies the focus of an event.
+type related struct {
+	ref      fhir.Ref
+	version  uint64
+	patients []string
+	json     []byte
 }
 
 // header holds the parts of a SubscriptionStatus that do not depend on events.
@@ -33,6 +64,9 @@ type header struct {
 	total                                  uint64
 	content                                Content
 	reason                                 string // for status error
+	// codes is set if events have trigger codes.
+	codes bool
+	spec  *Spec // nil if the configuration does not support the Subscription
 }
 
 // appendStatus appends the SubscriptionStatus as an R4 Parameters resource.
@@ -64,8 +98,19 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 		b = append(b, `"}`...)
 		if it.visible && h.content != empty {
 			b = append(b, `,{"name":"focus","valueReference":{"reference":`...)
-			b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
+			b = element.AppendHTMLSafe(b, base+"/"+it.ref().String())
 			b = append(b, `}}`...)
+			for _, r := range it.context {
+				b = append(b, `,{"name":"additional-context","valueReference":{"reference":`...)
+				b = element.AppendHTMLSafe(b, base+"/"+r.ref.String())
+				b = append(b, `}}`...)
+			}
+		}
+		if h.codes {
+			for _, c := range topic.Codes(it.by()) {
+				b = append(b, `,{"name":"trigger","valueCoding":`...)
+				b = append(c.Append(b, element.AppendHTMLSafe), '}')
+			}
 		}
 		b = append(b, `]}`...)
 	}
@@ -91,26 +136,53 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 	b = append(b, `,"request":{"method":"GET","url":`...)
 	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id+"/$status")
 	b = append(b, `},"response":{"status":"200"}}`...)
+	shown := map[fhir.Ref]bool{}
 	for i := range items {
 		it := &items[i]
 		if !it.visible || h.content == empty {
 			continue
 		}
-		b = append(b, `,{"fullUrl":`...)
-		b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
-		if h.content == fullResource {
-			b = append(b, `,"resource":`...)
-			b = append(b, it.json...)
-		}
-		if it.Created {
-			b = append(b, `,"request":{"method":"POST","url":"Observation"},"response":{"status":"201"}}`...)
-		} else {
-			b = append(b, `,"request":{"method":"PUT","url":`...)
-			b = element.AppendHTMLSafe(b, "Observation/"+it.ID)
+		b = it.appendEntry(b, base, h.content)
+		shown[it.ref()] = true
+	}
+	for i := range items {
+		for _, r := range items[i].context {
+			if !items[i].visible || h.content == empty || shown[r.ref] {
+				continue
+			}
+			shown[r.ref] = true
+			b = append(b, `,{"fullUrl":`...)
+			b = element.AppendHTMLSafe(b, base+"/"+r.ref.String())
+			if h.content == fullResource {
+				b = append(append(b, `,"resource":`...), r.json...)
+			}
+			b = append(b, `,"request":{"method":"GET","url":`...)
+			b = element.AppendHTMLSafe(b, r.ref.String())
 			b = append(b, `},"response":{"status":"200"}}`...)
 		}
 	}
 	return append(b, `]}`...)
+}
+
+// appendEntry appends the entry of the focus, with the request that caused the event.
+func (e *item) appendEntry(b []byte, base string, content Content) []byte {
+	ref := e.ref()
+	b = append(b, `,{"fullUrl":`...)
+	b = element.AppendHTMLSafe(b, base+"/"+ref.String())
+	if content == fullResource && e.json != nil {
+		b = append(b, `,"resource":`...)
+		b = append(b, e.json...)
+	}
+	method, url, status := "PUT", ref.String(), "200"
+	switch {
+	case e.Deleted:
+		method, status = "DELETE", "204"
+	case e.Created:
+		method, url, status = "POST", ref.Type, "201"
+	}
+	b = append(b, `,"request":{"method":"`+method+`","url":`...)
+	b = element.AppendHTMLSafe(b, url)
+	return append(b, `},"response":{"status":"`+status+`"}}`...)
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"pulsegate/fhir"
@@ -32,16 +33,19 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 	if next == nil {
 		return nil, nil
 	}
-	spec, err := parse(next.JSON, e.opts.Base, e.opts.Policy)
+	parser, err := e.parser(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := parser.parse(next.JSON)
 	if err != nil {
 		return nil, err
 	}
 	if p == nil || p.ClientID == "" {
 		return nil, fhir.Errorf(fhir.Forbidden, op, "a Subscription belongs to a client; an operator cannot write one")
 	}
-	if !p.Grant.MayUnattended(access.Read, "Observation") {
-		return nil, fhir.Errorf(fhir.Forbidden, op,
-			"the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
+	if err := mayNotify(p.Grant, spec); err != nil {
+		return nil, err
 	}
 	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
 		return nil, refuse("Subscription.end", "value", "is in the past")
@@ -51,17 +55,47 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 			return nil, err
 		}
 	}
-	status := "requested"
-	if prev != nil && spec.Status == "off" {
+	status, reason, body := "requested", "", next.JSON
+	switch {
+	case len(spec.Dropped) > 0:
+		// US Core: the adjusted Subscription has the status error until the client has
+		// accepted it by an update to requested.
+		status, reason = "error", adjustedText
+		if body, err = withoutFilters(body, spec.Dropped); err != nil {
+			return nil, err
+		}
+	case prev != nil && spec.Status == "off":
 		status = "off"
 	}
-	body, err := setStatus(next.JSON, status, "")
-	if err != nil {
+	if body, err = setStatus(body, status, reason); err != nil {
 		return nil, err
 	}
 	out := *next
 	out.JSON = body
 	return &out, nil
+}
+
+// adjustedText is the value of Subscription.error after filters were removed.
+const adjustedText = "filters that this server does not support were removed; set the status to requested to accept the rest"
+
+// mayNotify returns an error unless a grant covers what a Subscription notifies of: all
+// types that its filters name, or one of the types of its topic.
+func mayNotify(g *access.Grant, spec *Spec) error {
+	any, named := false, len(spec.Filters) > 0
+	for _, typ := range spec.types() {
+		ok := g.MayUnattended(access.Read, typ)
+		any = any || ok
+		if named && !ok {
+			any = false
+			break
+		}
+	}
+	if !any {
+		return fhir.Errorf(fhir.Forbidden, "subscription.Check",
+			"the token is a person's, or its scopes do not cover reading %s, which the Subscription notifies of",
+			strings.Join(spec.types(), ", "))
+	}
+	return nil
 }
 
 // ownerOf returns the owner of prev, or "" if it has none.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"pulsegate/fhir"
 )
@@ -19,17 +20,52 @@ func setStatus(body []byte, status, reason string) ([]byte, error) {
 	return setMember(out, "error", reason)
 }
 
+// withoutFilters returns the bytes of a Subscription without some of the extensions of
+// criteria, given by their indexes in ascending order.
+func withoutFilters(body []byte, dropped []int) ([]byte, error) {
+	const op = "subscription.withoutFilters"
+	var w struct {
+		Criteria json.RawMessage `json:"_criteria"`
+	}
+	if err := json.Unmarshal(body, &w); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	var c struct{ Extension []json.RawMessage }
+	if err := json.Unmarshal(w.Criteria, &c); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	var kept [][]byte
+	for i, x := range c.Extension {
+		if !slices.Contains(dropped, i) {
+			kept = append(kept, x)
+		}
+	}
+	criteria, err := setRaw(w.Criteria, "extension", concat([]byte("["), bytes.Join(kept, []byte(",")), []byte("]")))
+	if err != nil {
+		return nil, err
+	}
+	return setRaw(body, "_criteria", criteria)
+}
+
 // setMember sets a string member of the top level. It adds an absent member at
 // the end and removes the member if value is empty.
 func setMember(body []byte, name, value string) ([]byte, error) {
+	if value == "" {
+		return setRaw(body, name, nil)
+	}
+	quoted, err := json.Marshal(value)
+	if err != nil {
+		return nil, fhir.Wrap("subscription.setMember", err)
+	}
+	return setRaw(body, name, quoted)
+}
+
+// setRaw is setMember for a value of any type, or nil.
+func setRaw(body []byte, name string, quoted []byte) ([]byte, error) {
 	const op = "subscription.setMember"
 	d := json.NewDecoder(bytes.NewReader(body))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, fhir.Wrap(op, errors.New("not an object"))
-	}
-	quoted, err := json.Marshal(value)
-	if err != nil {
-		return nil, fhir.Wrap(op, err)
 	}
 	end := int(d.InputOffset()) // after the brace or the previous value
 	for d.More() {
@@ -44,7 +80,7 @@ func setMember(body []byte, name, value string) ([]byte, error) {
 		}
 		valueEnd := int(d.InputOffset())
 		if k == name {
-			if value == "" {
+			if quoted == nil {
 				// The first member is always resourceType, so the bytes between
 				// start and the name contain a comma, which goes with the member.
 				return concat(body[:start], body[valueEnd:]), nil
@@ -53,7 +89,7 @@ func setMember(body []byte, name, value string) ([]byte, error) {
 		}
 		end = valueEnd
 	}
-	if value == "" {
+	if quoted == nil {
 		return body, nil
 	}
 	return concat(body[:end], []byte(`,"`+name+`":`), quoted, body[end:]), nil

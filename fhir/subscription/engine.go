@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -18,6 +20,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/subscription/topic"
 )
 
 // Options configures an Engine.
@@ -45,7 +48,21 @@ type Options struct {
 	Roles role.Roles
 	// MaxPerClient bounds the Subscriptions of one client. The default is 100.
 	MaxPerClient int
-	Logger       *slog.Logger
+	// Mail sends the notifications of the channel email. If it is nil, the channel is not
+	// offered.
+	Mail Mailer
+	// Publishers sends notifications to message brokers, by the name of the channel. See
+	// Publisher.
+	Publishers map[string]Publisher
+	// Authorize returns the value of the Authorization header for requests to the
+	// endpoints of a client, or "" for none. It may be nil.
+	Authorize func(ctx context.Context, clientID string, endpoint *url.URL) (string, error)
+	// SocketURL is the URL of the WebSocket. If it is empty, it follows from Base.
+	SocketURL string
+	// TokenTTL is the time for which a binding token, and what it has bound, is valid. The
+	// default is 10 minutes.
+	TokenTTL time.Duration
+	Logger   *slog.Logger
 }
 
 // Engine answers the requests about Subscriptions in every process, and numbers and
@@ -54,6 +71,10 @@ type Engine struct {
 	opts   Options
 	client *http.Client
 	role   follow.Follower[*follower]
+	topics topics
+	hub    hub
+	// unwatch ends the calls for commits.
+	unwatch []func()
 
 	latency  metric.Float64Histogram
 	attempts metric.Int64Counter
@@ -90,17 +111,30 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, fhir.Errorf(fhir.Internal, op, "Store, Audit, Clock, Rand, Base and GrantFor are required")
 	}
 	setDefaults(&o)
-	e := &Engine{opts: o, client: egress.New(o.Policy)}
+	builtin, err := topic.Builtin(o.Base)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	e := &Engine{opts: o, client: egress.New(o.Policy), topics: topics{base: o.Base, builtin: builtin, store: o.Store}}
 	if err := e.metrics(); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	err := e.role.Start(ctx, follow.Options[*follower]{Store: o.Store, Roles: o.Roles, Role: roleName, Begin: e.begin,
+	e.hub.start(e)
+	e.unwatch = append(e.unwatch, o.Store.Watch(e.topics.note), o.Store.Watch(e.hub.note))
+	err = e.role.Start(ctx, follow.Options[*follower]{Store: o.Store, Roles: o.Roles, Role: roleName, Begin: e.begin,
 		MinBackoff: o.MinBackoff, MaxBackoff: o.MaxBackoff, Logger: o.Logger})
 	if err != nil {
-		e.client.CloseIdleConnections()
+		e.release()
 		return nil, fhir.Wrap(op, err)
 	}
 	return e, nil
+}
+
+// parser returns the parser with the topics of this moment.
+func (e *Engine) parser(ctx context.Context) (*parser, error) {
+	c, err := e.topics.catalog(ctx)
+	return &parser{base: e.opts.Base, policy: e.opts.Policy, topics: c, mail: e.opts.Mail,
+		publishers: e.opts.Publishers}, err
 }
 
 func setDefaults(o *Options) {
@@ -115,6 +149,12 @@ func setDefaults(o *Options) {
 	}
 	if o.MaxPerClient <= 0 {
 		o.MaxPerClient = 100
+	}
+	if o.TokenTTL <= 0 {
+		o.TokenTTL = 10 * time.Minute
+	}
+	if o.SocketURL == "" {
+		o.SocketURL = "ws" + strings.TrimPrefix(o.Base, "http") + SocketPath
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -137,13 +177,23 @@ func (e *Engine) metrics() (err error) {
 
 // begin returns the follower of a term of the role.
 func (e *Engine) begin(ctx context.Context, _ role.Term, st store.Store) *follower {
-	f := &follower{Engine: e, opts: e.opts, ctx: ctx, subs: map[string]*sub{}, durable: follow.Cursor{Key: cursorKey}}
+	f := &follower{Engine: e, opts: e.opts, ctx: ctx, subs: map[string]*sub{}, durable: follow.Cursor{Key: cursorKey},
+		index: index{types: map[string]*typeIndex{}}}
 	f.opts.Store = st
 	return f
 }
 
 // Close stops the follower and all senders, waits for them, and gives up the role.
 func (e *Engine) Close() {
+	e.hub.close()
 	e.role.Close()
+	e.release()
+}
+
+func (e *Engine) release() {
+	e.hub.close()
+	for _, stop := range e.unwatch {
+		stop()
+	}
 	e.client.CloseIdleConnections()
 }

@@ -28,6 +28,10 @@ type follower struct {
 	// durable copy. Both belong to the goroutine of Step.
 	cursor  store.Seq
 	durable follow.Cursor
+	// index and evaluations, the number of rules that changes were compared with, belong
+	// to the goroutine of Step.
+	index       index
+	evaluations uint64
 }
 
 // sub is the state of one Subscription in memory, a few hundred bytes besides the
@@ -49,6 +53,7 @@ type sub struct {
 	// The following fields belong to the goroutine of Step.
 	skip   store.Seq // last commit that the durable count covered at the start
 	counts store.Seq // commit of the durable count, while events are only counted
+	rules  []*rule   // in the index
 }
 
 // Load implements follow.Work.
@@ -118,42 +123,61 @@ func (f *follower) open(ctx context.Context, id string, h head) error {
 	if res.Deleted {
 		return nil // the follower removes its state when it reaches the deletion
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.adopt(s, &res)
+	if err := f.adopt(ctx, s, &res); err != nil {
+		return err
+	}
 	f.launch(s)
 	return nil
 }
 
-// adopt applies a version of the resource. The caller holds mu.
-func (f *follower) adopt(s *sub, res *fhir.Resource) {
-	s.spec, s.status, s.reason = f.interpret(res.JSON)
-	if s.spec == nil {
+// adopt applies a version of the resource. Only the goroutine of Step calls it.
+func (f *follower) adopt(ctx context.Context, s *sub, res *fhir.Resource) error {
+	spec, status, reason, err := f.interpret(ctx, res.JSON)
+	if err != nil {
+		return err
+	}
+	if spec == nil {
 		f.opts.Logger.Warn("a subscription is not supported by the current configuration", "subscription", s.id)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.spec, s.status, s.reason = spec, status, reason
 	s.version, s.since = res.Version, f.opts.Clock()
+	if f.subs[s.id] == s { // otherwise launch does it
+		f.reindex(s, spec, status)
+	}
 	follow.Signal(s.wake)
+	return nil
 }
 
 // interpret returns the content, the status, and the reason of a status error of a
 // stored Subscription. The content is nil if the Subscription was accepted under
 // another configuration. It is kept then, but nothing is sent.
-func (e *Engine) interpret(body []byte) (spec *Spec, status, reason string) {
-	spec, err := parse(body, e.opts.Base, e.opts.Policy)
+func (e *Engine) interpret(ctx context.Context, body []byte) (spec *Spec, status, reason string, err error) {
+	p, err := e.parser(ctx)
+	if err != nil {
+		return nil, "", "", err
+	}
+	spec, err = p.parse(body)
 	switch {
 	case err != nil:
-		return nil, "error", "not supported by the current configuration"
+		return nil, "error", "not supported by the current configuration", nil
+	case spec.Status == "error" && spec.Error != "":
+		return spec, spec.Status, spec.Error, nil
 	case spec.Status == "error":
-		return spec, spec.Status, errorText
+		return spec, spec.Status, errorText, nil
 	}
-	return spec, spec.Status, ""
+	return spec, spec.Status, "", nil
 }
 
-// launch starts the sender of s. The caller holds mu.
+// launch starts the sender of s. Only the goroutine of Step calls it.
 func (f *follower) launch(s *sub) {
 	ctx, cancel := context.WithCancel(f.ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	s.cancel = cancel
 	f.subs[s.id] = s
+	f.reindex(s, s.spec, s.status)
 	f.senders.Go(func() { (&sender{follower: f, sub: s}).run(ctx) })
 }
 
@@ -193,16 +217,26 @@ func (f *follower) step(ctx context.Context) (more bool, err error) {
 			st.to, index = c.Seq, 0
 		}
 		switch c.Ref.Type {
-		case "Observation":
-			st.observation(ctx, c, index)
 		case "Subscription":
 			// Later changes depend on it, so the step ends with this commit.
 			n = stepSize
 			st.subs = append(st.subs, *c)
 			st.subs[len(st.subs)-1].Facts.Tokens = nil
+			return true
+		case "Basic": // it may be a topic
+			n = stepSize
+			st.topics = true
+		case "":
+			return true
+		}
+		if st.err = st.change(ctx, c, index); st.err != nil {
+			return false
 		}
 		return true
 	})
+	if err == nil {
+		err = st.err
+	}
 	if err != nil || st.to == 0 {
 		return false, err
 	}
@@ -233,6 +267,7 @@ type stepState struct {
 	runs     map[string]*run          // runs that the next change may continue
 	state    []store.StateWrite
 	subs     []store.Change // changes of Subscriptions
+	topics   bool           // whether a Basic has changed
 	opened   []*sub
 	closed   []string
 	resuming []string // Subscriptions whose events get rows again
@@ -249,42 +284,6 @@ func (st *stepState) grant(ctx context.Context, owner string) *access.Grant {
 		st.grants[owner] = g
 	}
 	return g
-}
-
-// observation numbers a change for every Subscription that it matches. index is
-// the index of the change within its commit.
-func (st *stepState) observation(ctx context.Context, c *store.Change, index uint64) {
-	if c.Deleted {
-		return
-	}
-	f := st.follower
-	f.mu.Lock()
-	var match []*sub
-	for _, s := range f.subs {
-		if s.spec != nil && s.status != "off" && c.Seq > s.skip && s.spec.match(&c.Facts) {
-			match = append(match, s)
-		}
-	}
-	f.mu.Unlock()
-	for _, s := range match {
-		g := st.grant(ctx, s.owner)
-		if !g.May(access.Read, "Observation") || !g.Filter(access.Read).Allow(&c.Facts) {
-			continue
-		}
-		if st.countOnly(s) {
-			st.counted[s.id]++
-			continue
-		}
-		st.numbered[s.id]++
-		r := st.runs[s.id]
-		if r == nil || !r.follows(c.Seq, index) {
-			st.finish(s.id)
-			r = &run{event: event{Number: s.events + st.numbered[s.id], At: f.opts.Clock().UTC()}, Seq: c.Seq,
-				Index: index}
-			st.runs[s.id] = r
-		}
-		r.add(c)
-	}
 }
 
 // countOnly reports whether the next event of s is counted without a row. A
@@ -342,8 +341,16 @@ func (st *stepState) commit(ctx context.Context) error {
 		}
 		f.durable.Saved = to
 	}
+	f.apply(st, heads)
+	if st.topics {
+		return f.refresh(ctx)
+	}
+	return nil
+}
+
+// apply applies a committed step.
+func (f *follower) apply(st *stepState, heads map[string]store.Seq) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.cursor = st.to
 	for id, at := range heads {
 		if s := f.subs[id]; s != nil {
@@ -358,13 +365,33 @@ func (st *stepState) commit(ctx context.Context) error {
 			}
 		}
 	}
+	f.mu.Unlock()
 	for _, s := range st.opened {
 		f.launch(s)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, id := range st.closed {
 		if s := f.subs[id]; s != nil {
 			s.cancel()
+			f.reindex(s, nil, "")
 			delete(f.subs, id)
+		}
+	}
+}
+
+// refresh interprets all Subscriptions again, after topics have changed.
+func (f *follower) refresh(ctx context.Context) error {
+	for id, s := range f.subs { // only this goroutine changes the map
+		res, _, err := f.opts.Store.Read(ctx, fhir.Ref{Type: "Subscription", ID: id}, 0)
+		if err != nil {
+			return err
+		}
+		if res.Deleted || res.Version != s.version {
+			continue // its change comes later in the log
+		}
+		if err := f.adopt(ctx, s, &res); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -377,10 +404,8 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	s := f.subs[c.Ref.ID]
+	s := f.subs[c.Ref.ID] // only this goroutine changes the map
 	if res.Deleted {
-		f.mu.Unlock()
 		st.closed = append(st.closed, c.Ref.ID)
 		delete(st.numbered, c.Ref.ID)
 		delete(st.counted, c.Ref.ID)
@@ -391,7 +416,6 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 			return true
 		})
 	}
-	defer f.mu.Unlock()
 	if s == nil {
 		for _, opened := range st.opened {
 			if opened.id == c.Ref.ID {
@@ -410,7 +434,9 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 			store.StateWrite{Key: sentKey(s.id)})
 	}
 	if s.version != res.Version {
-		f.adopt(s, &res)
+		if err := f.adopt(ctx, s, &res); err != nil {
+			return err
+		}
 		if s.counts > 0 && s.status != "error" {
 			st.resuming = append(st.resuming, s.id)
 		}

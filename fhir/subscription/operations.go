@@ -10,6 +10,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/subscription/topic"
 )
 
 // Request is a request for one of the operations.
@@ -81,12 +82,15 @@ func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, 
 // all if ids is empty, ordered by id.
 func (e *Engine) statuses(ctx context.Context, client string, ids []string) ([]header, error) {
 	var rows []header
+	var bad error
 	if len(ids) == 0 {
 		err := e.own(ctx, client, func(r *fhir.Resource) bool {
-			rows = append(rows, e.header(r))
-			return true
+			var h header
+			h, bad = e.header(ctx, r)
+			rows = append(rows, h)
+			return bad == nil
 		})
-		if err != nil {
+		if err = firstOf(err, bad); err != nil {
 			return nil, fhir.Wrap("subscription.Status", err)
 		}
 	}
@@ -124,17 +128,18 @@ func (e *Engine) headerOf(ctx context.Context, client, id string) (header, error
 	case err != nil:
 		return header{}, fhir.Wrap(op, err)
 	}
-	return e.header(&res), nil
+	return e.header(ctx, &res)
 }
 
 // header returns the header of a Subscription, without the number of events.
-func (e *Engine) header(res *fhir.Resource) header {
-	spec, status, reason := e.interpret(res.JSON)
-	h := header{id: res.ID, status: status, notificationType: "query-status", reason: reason, criteria: Topic}
+func (e *Engine) header(ctx context.Context, res *fhir.Resource) (header, error) {
+	spec, status, reason, err := e.interpret(ctx, res.JSON)
+	h := header{id: res.ID, status: status, notificationType: "query-status", reason: reason, criteria: Topic,
+		spec: spec}
 	if spec != nil {
-		h.criteria, h.content = spec.Criteria, spec.Content
+		h.criteria, h.content, h.codes = spec.Criteria, spec.Content, spec.codes()
 	}
-	return h
+	return h, err
 }
 
 // total returns the number of events of a Subscription. While events are only counted,
@@ -197,7 +202,7 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	if until == 0 || until > h.total {
 		until = h.total
 	}
-	items, err := e.between(ctx, c, id, since, until)
+	items, err := e.between(ctx, c, &h, since, until)
 	if err != nil {
 		return nil, err
 	}
@@ -224,11 +229,15 @@ func (e *Engine) Events(ctx context.Context, c Request, id string, since, until 
 	return appendNotification(nil, e.opts.Base, bundleID, uuid, e.opts.Clock(), &h, items), nil
 }
 
-func (e *Engine) between(ctx context.Context, c Request, id string, since, until uint64) ([]item, error) {
+func (e *Engine) between(ctx context.Context, c Request, h *header, since, until uint64) ([]item, error) {
 	if since > until {
 		return nil, nil
 	}
-	evs, err := e.events(ctx, id, since, int(min(until-since+1, maxEvents)))
+	var t *topic.Topic
+	if h.spec != nil {
+		t = h.spec.Topic
+	}
+	evs, err := e.events(ctx, h.id, since, int(min(until-since+1, maxEvents)))
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +247,7 @@ func (e *Engine) between(ctx context.Context, c Request, id string, since, until
 			break
 		}
 		it := item{event: evs[i]}
-		if err := e.disclose(ctx, &it, c.Principal.Grant); err != nil {
+		if err := e.disclose(ctx, &it, c.Principal.Grant, t, h.content); err != nil {
 			return nil, err
 		}
 		items = append(items, it)

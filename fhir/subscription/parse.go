@@ -3,27 +3,31 @@ package subscription
 import (
 	"encoding/json"
 	"fmt"
-	"mime"
+	"net/mail"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/element"
+	"pulsegate/fhir/subscription/topic"
 )
 
-// Topic is the canonical URL of the only topic.
-const Topic = fhir.Canonical + "/SubscriptionTopic/observation-recorded"
-
-// topicPath is the path of the topic below the FHIR base URL.
-const topicPath = "/SubscriptionTopic/observation-recorded"
+// Topic is the canonical URL of the topic observation-recorded.
+const Topic = topic.Base + "observation-recorded"
 
 // extBase is the base URL of the guide's extensions and profiles.
 const extBase = element.SubscriptionsBackport + "StructureDefinition/"
+
+// SigningSecret is the URL of the extension of Subscription.channel that holds the
+// secret under which the server signs notifications.
+const SigningSecret = fhir.Canonical + "/StructureDefinition/subscription-signing-secret"
+
+// ChannelSystem is the code system of channels that R4 does not define. The codes are
+// the names of Options.Publishers.
+const ChannelSystem = fhir.Canonical + "/CodeSystem/subscription-channel-type"
 
 // Content selects the payload of notifications.
 type Content string
@@ -35,13 +39,32 @@ const (
 	fullResource Content = "full-resource"
 )
 
+// Channel types.
+const (
+	restHook  = "rest-hook"
+	websocket = "websocket"
+	email     = "email"
+	message   = "message"
+)
+
 // Spec is a parsed Subscription.
 type Spec struct {
-	Status    string
-	Criteria  string
-	Filters   []Filter
-	Endpoint  *url.URL
+	Status   string
+	Error    string // Subscription.error
+	Criteria string
+	// Topic is nil for a Subscription with criteria of R4.
+	Topic   *topic.Topic
+	Filters []Filter
+	// Dropped lists the indexes of the filters that the server does not support. It is
+	// set only for the Patient Data Feed.
+	Dropped []int
+	// Channel is a channel type of R4, or the name of a Publisher.
+	Channel   string
+	Publisher bool
+	Endpoint  *url.URL // of rest-hook and message
+	Mail      string   // address of email
 	Headers   [][2]string
+	Secret    []byte // of signatures, or nil
 	Payload   string // media type as written
 	Content   Content
 	Heartbeat time.Duration // zero for none
@@ -50,30 +73,23 @@ type Spec struct {
 	End       time.Time // zero for none
 }
 
-// Filter is one filter criterion. A nonempty list matches if one of its elements
-// does; all lists must match.
-type Filter struct {
-	Patients   []string
-	Categories []access.Token
-	Codes      []access.Token
-}
-
 const (
 	defaultTimeout  = 10 * time.Second
 	maxTimeout      = 30 * time.Second
 	defaultMaxCount = 20
 	maxMaxCount     = 100
-	maxFilters      = 20
-	maxFilterValues = 100
 	maxHeaders      = 20
+	minSecret       = 24 // bytes
+	maxSecret       = 128
 )
 
 type extension struct {
-	URL              string  `json:"url"`
-	ValueString      *string `json:"valueString"`
-	ValueCode        *string `json:"valueCode"`
-	ValueUnsignedInt *int    `json:"valueUnsignedInt"`
-	ValuePositiveInt *int    `json:"valuePositiveInt"`
+	URL              string          `json:"url"`
+	ValueString      *string         `json:"valueString"`
+	ValueCode        *string         `json:"valueCode"`
+	ValueCoding      *element.Coding `json:"valueCoding"`
+	ValueUnsignedInt *int            `json:"valueUnsignedInt"`
+	ValuePositiveInt *int            `json:"valuePositiveInt"`
 }
 
 // extended is a primitive element's counterpart with an underscore.
@@ -81,22 +97,25 @@ type extended struct {
 	Extension []extension `json:"extension"`
 }
 
+type wireChannel struct {
+	Type       string      `json:"type"`
+	TypeExt    extended    `json:"_type"`
+	Endpoint   string      `json:"endpoint"`
+	Payload    string      `json:"payload"`
+	PayloadExt extended    `json:"_payload"`
+	Header     []string    `json:"header"`
+	Extension  []extension `json:"extension"`
+}
+
 type wire struct {
 	Status            string          `json:"status"`
+	Error             string          `json:"error"`
 	End               string          `json:"end"`
 	Criteria          string          `json:"criteria"`
 	CriteriaExt       extended        `json:"_criteria"`
 	Extension         []extension     `json:"extension"`
 	ModifierExtension json.RawMessage `json:"modifierExtension"`
-	Channel           struct {
-		Type       string      `json:"type"`
-		TypeExt    extended    `json:"_type"`
-		Endpoint   string      `json:"endpoint"`
-		Payload    string      `json:"payload"`
-		PayloadExt extended    `json:"_payload"`
-		Header     []string    `json:"header"`
-		Extension  []extension `json:"extension"`
-	} `json:"channel"`
+	Channel           wireChannel     `json:"channel"`
 }
 
 // refuse returns an Unprocessable error about the element at a FHIRPath.
@@ -106,14 +125,25 @@ func refuse(path, code, format string, args ...any) error {
 		Expression: []string{path}}}}
 }
 
-// parse parses a Subscription and checks that this server supports it. base is
-// the FHIR base URL. Errors are of kind Unprocessable and name the element.
-func parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
+// parser holds what a server supports.
+type parser struct {
+	base   string // FHIR base URL
+	policy egress.Policy
+	topics *catalog
+	mail   Mailer // nil if there is none
+	// publishers holds the names of the publishers.
+	publishers map[string]Publisher
+}
+
+// parse parses a Subscription and checks that this server supports it. Errors are of
+// kind Unprocessable and name the element.
+func (p *parser) parse(body []byte) (*Spec, error) {
 	var w wire
 	if err := json.Unmarshal(body, &w); err != nil {
 		return nil, refuse("Subscription", "structure", "an element has the wrong JSON type")
 	}
-	s := &Spec{Status: w.Status, Criteria: w.Criteria, Timeout: defaultTimeout, MaxCount: defaultMaxCount}
+	s := &Spec{Status: w.Status, Error: w.Error, Criteria: w.Criteria, Timeout: defaultTimeout,
+		MaxCount: defaultMaxCount}
 	switch s.Status {
 	case "requested", "active", "error", "off":
 	default:
@@ -129,245 +159,173 @@ func parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 		}
 		s.End = t
 	}
-	if w.Criteria != Topic && w.Criteria != base+topicPath {
-		return nil, refuse("Subscription.criteria", "not-supported",
-			"must be the canonical URL of a topic of this server: %s", Topic)
-	}
-	if err := s.filters(w.CriteriaExt.Extension, base); err != nil {
+	if err := p.criteria(s, &w); err != nil {
 		return nil, err
 	}
-	if err := s.channel(&w, policy); err != nil {
+	if err := p.channel(s, &w.Channel); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Spec) filters(exts []extension, base string) error {
-	const path = "Subscription.criteria.extension"
-	if len(exts) > maxFilters {
-		return refuse(path, "too-long", "has more than %d filters", maxFilters)
+// plainCriteria matches the criteria of an R4 Subscription without a topic.
+var plainCriteria = regexp.MustCompile(`^[A-Z][A-Za-z]*(\?|$)`)
+
+// criteria parses what the Subscription notifies of.
+func (p *parser) criteria(s *Spec, w *wire) error {
+	const path = "Subscription.criteria"
+	if plainCriteria.MatchString(s.Criteria) {
+		return p.plain(s, w)
 	}
+	s.Topic = p.topics.byURL(s.Criteria, p.base)
+	if s.Topic == nil {
+		return refuse(path, "not-supported",
+			"must be the canonical URL of a topic of this server, such as %s, or a search, such as Observation?code=x", Topic)
+	}
+	exts := w.CriteriaExt.Extension
+	if len(exts) > maxFilters {
+		return refuse(path+".extension", "too-long", "has more than %d filters", maxFilters)
+	}
+	patients := map[string]bool{}
 	for i, ext := range exts {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := fmt.Sprintf("%s.extension[%d]", path, i)
 		if ext.URL != extBase+"backport-filter-criteria" {
 			return refuse(at, "not-supported", "only backport-filter-criteria is supported here")
 		}
 		if ext.ValueString == nil {
 			return refuse(at, "structure", "valueString is required")
 		}
-		f, err := parseFilter(at, *ext.ValueString, base)
+		f, err := parseFilter(at, *ext.ValueString, p.base, s.Topic)
+		if err != nil && s.Topic.Feed {
+			// US Core: the server removes what it does not support. The whole filter is
+			// removed, because a part of it would select more than the client asked for.
+			s.Dropped = append(s.Dropped, i)
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		for _, id := range f.Patients {
+			patients[id] = true
+		}
 		s.Filters = append(s.Filters, f)
+	}
+	if s.Topic.Feed && len(patients) > 1 {
+		return refuse(path+".extension", "business-rule",
+			"the filters name different patients; US Core allows one patient per Subscription")
+	}
+	if len(exts) > 0 && len(s.Filters) == 0 {
+		// Without filters, the Subscription would be about everything.
+		return refuse(path+".extension", "not-supported",
+			"no filter is supported: the topic has the types and filters of its definition")
 	}
 	return nil
 }
 
-func parseFilter(at, text, base string) (Filter, error) {
-	var f Filter
-	query, ok := strings.CutPrefix(text, "Observation?")
-	if !ok || query == "" {
-		return f, refuse(at, "value", "must have the form Observation?patient=&category=&code=")
+// plain parses the criteria of R4, a search on one type.
+func (p *parser) plain(s *Spec, w *wire) error {
+	const path = "Subscription.criteria"
+	if len(w.CriteriaExt.Extension) > 0 {
+		return refuse(path+".extension", "not-supported", "a search takes no extensions")
 	}
-	values, err := url.ParseQuery(query)
+	typ, query, _ := strings.Cut(s.Criteria, "?")
+	if !fhir.KnownType(typ) || typ == "AuditEvent" || typ == "Subscription" {
+		return refuse(path, "not-supported", "must be a search on a resource type that this server stores")
+	}
+	clauses, err := topic.Criteria(path, typ, query, p.base)
 	if err != nil {
-		return f, refuse(at, "value", "is not a well-formed query")
+		return err
 	}
-	for name, list := range values {
-		if len(list) != 1 || list[0] == "" {
-			return f, refuse(at, "value",
-				"each parameter must be given once, with a value; use a second filter for a further condition")
-		}
-		parts := strings.Split(list[0], ",")
-		if len(parts) > maxFilterValues {
-			return f, refuse(at, "too-long", "has more than %d values for one parameter", maxFilterValues)
-		}
-		for _, p := range parts {
-			switch name {
-			case "patient":
-				id := strings.TrimPrefix(strings.TrimPrefix(p, base+"/"), "Patient/")
-				if !fhir.ValidID(id) {
-					return f, refuse(at, "value", "patient must be an id or Patient/id of this server")
-				}
-				f.Patients = append(f.Patients, id)
-			case "category", "code":
-				t, ok := parseToken(p)
-				if !ok {
-					return f, refuse(at, "value", "%s must be code, system|code, |code or system|", name)
-				}
-				if name == "category" {
-					f.Categories = append(f.Categories, t)
-				} else {
-					f.Codes = append(f.Codes, t)
-				}
-			default:
-				return f, refuse(at, "not-supported",
-					"the topic has the filters patient, category and code only, without modifiers")
-			}
-		}
-	}
-	return f, nil
+	s.Filters = []Filter{newFilter(typ, clauses)}
+	return nil
 }
 
-// absent is the system of an access.Token that matches only codes without a
-// system.
-const absent = "\x00"
-
-func parseToken(s string) (access.Token, bool) {
-	system, code, bar := strings.Cut(s, "|")
-	if !bar {
-		return access.Token{Code: s}, s != ""
+func (p *parser) channel(s *Spec, c *wireChannel) error {
+	if err := p.channelType(s, c); err != nil {
+		return err
 	}
-	if system == "" {
-		return access.Token{System: absent, Code: code}, code != ""
+	if err := p.endpoint(s, c); err != nil {
+		return err
 	}
-	return access.Token{System: system, Code: code}, !strings.Contains(code, "|")
-}
-
-func (s *Spec) channel(w *wire, policy egress.Policy) error {
-	c := &w.Channel
-	if c.Type != "rest-hook" || len(c.TypeExt.Extension) > 0 {
-		return refuse("Subscription.channel.type", "not-supported", "only rest-hook is supported")
-	}
-	u, err := url.Parse(c.Endpoint)
-	if err != nil || c.Endpoint == "" {
-		return refuse("Subscription.channel.endpoint", "value", "must be a URL")
-	}
-	if err := policy.Check(u); err != nil {
-		// Report the diagnostics of the policy for the element with the URL.
-		var rule = "is refused"
-		if e, ok := err.(*fhir.Error); ok && len(e.Issues) > 0 {
-			rule = e.Issues[0].Diagnostics
-		}
-		return refuse("Subscription.channel.endpoint", "security", "%s", rule)
-	}
-	s.Endpoint = u
 	if err := s.payload(c.Payload, c.PayloadExt.Extension); err != nil {
 		return err
 	}
-	if len(c.Header) > maxHeaders {
-		return refuse("Subscription.channel.header", "too-long", "has more than %d headers", maxHeaders)
+	if err := s.headers(c.Header); err != nil {
+		return err
 	}
-	for i, h := range c.Header {
-		at := fmt.Sprintf("Subscription.channel.header[%d]", i)
-		name, value, ok := strings.Cut(h, ":")
-		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
-			return refuse(at, "value", "must have the form Name: value")
-		}
-		switch strings.ToLower(name) {
-		case "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "upgrade",
-			"keep-alive", "te", "trailer", "proxy-authorization", "proxy-connection", "expect":
-			return refuse(at, "not-supported", "the server sets this header itself")
-		}
-		s.Headers = append(s.Headers, [2]string{name, value})
+	if err := s.extensions(c.Extension); err != nil {
+		return err
 	}
-	return s.channelExtensions(c.Extension)
+	if s.Topic == nil && s.Content == fullResource && s.Channel != websocket {
+		s.MaxCount = 1 // each request carries one resource
+	}
+	return nil
 }
 
-func (s *Spec) payload(payload string, exts []extension) error {
-	const path = "Subscription.channel.payload"
-	media, params, err := mime.ParseMediaType(payload)
-	if err != nil || media != "application/fhir+json" {
-		return refuse(path, "not-supported", "must be application/fhir+json")
-	}
-	for name, v := range params {
-		if name != "charset" || !strings.EqualFold(v, "utf-8") {
+func (p *parser) channelType(s *Spec, c *wireChannel) error {
+	const path = "Subscription.channel.type"
+	s.Channel = c.Type
+	if len(c.TypeExt.Extension) > 0 {
+		x := c.TypeExt.Extension[0]
+		if len(c.TypeExt.Extension) > 1 || x.URL != extBase+"backport-channel-type" || x.ValueCoding == nil ||
+			x.ValueCoding.System != ChannelSystem || p.publishers[x.ValueCoding.Code] == nil {
 			return refuse(path, "not-supported",
-				"the only supported parameter is charset=utf-8; notifications are FHIR 4.0")
+				"the extension must be a backport-channel-type with a channel of this server")
+		}
+		if s.Topic == nil {
+			return refuse(path, "not-supported", "this channel needs a topic")
+		}
+		s.Channel, s.Publisher = x.ValueCoding.Code, true
+		return nil
+	}
+	switch c.Type {
+	case restHook, websocket, message:
+		return nil
+	case email:
+		if p.mail != nil {
+			return nil
 		}
 	}
-	s.Payload = payload
-	for i, ext := range exts {
-		at := fmt.Sprintf("%s.extension[%d]", path, i)
-		if ext.URL != extBase+"backport-payload-content" || ext.ValueCode == nil || s.Content != "" {
-			return refuse(at, "not-supported",
-				"exactly one backport-payload-content with a valueCode is supported here")
-		}
-		switch c := Content(*ext.ValueCode); c {
-		case empty, iDOnly, fullResource:
-			s.Content = c
-		default:
-			return refuse(at, "code-invalid", "must be empty, id-only or full-resource")
-		}
+	offered := "rest-hook, websocket or message"
+	if p.mail != nil {
+		offered = "rest-hook, websocket, message or email"
 	}
-	if s.Content == "" {
-		return refuse(path+".extension", "required", "backport-payload-content is required")
+	return refuse(path, "not-supported", "must be %s", offered)
+}
+
+func (p *parser) endpoint(s *Spec, c *wireChannel) error {
+	const path = "Subscription.channel.endpoint"
+	switch {
+	case s.Publisher || s.Channel == websocket:
+		if c.Endpoint != "" {
+			return refuse(path, "value", "must be absent: the server determines it for this channel")
+		}
+		return nil
+	case s.Channel == email:
+		address, ok := strings.CutPrefix(c.Endpoint, "mailto:")
+		a, err := mail.ParseAddress(address)
+		if !ok || err != nil || a.Name != "" || a.Address != address || len(address) > 254 ||
+			strings.ContainsAny(address, "\r\n<>\"%?&, ") {
+			return refuse(path, "value", "must be mailto: and one address")
+		}
+		if !p.mail.Allowed(address) {
+			return refuse(path, "security", "the operator does not allow mail to this domain")
+		}
+		s.Mail = address
+		return nil
 	}
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || c.Endpoint == "" {
+		return refuse(path, "value", "must be a URL")
+	}
+	if err := p.policy.Check(u); err != nil {
+		// Report the diagnostics of the policy for the element with the URL.
+		rule := "is refused"
+		if e, ok := err.(*fhir.Error); ok && len(e.Issues) > 0 {
+			rule = e.Issues[0].Diagnostics
+		}
+		return refuse(path, "security", "%s", rule)
+	}
+	s.Endpoint = u
 	return nil
-}
-
-func (s *Spec) channelExtensions(exts []extension) error {
-	seen := map[string]bool{}
-	for i, ext := range exts {
-		at := fmt.Sprintf("Subscription.channel.extension[%d]", i)
-		if seen[ext.URL] {
-			return refuse(at, "structure", "this extension occurs twice")
-		}
-		seen[ext.URL] = true
-		switch ext.URL {
-		case extBase + "backport-heartbeat-period":
-			if ext.ValueUnsignedInt == nil || *ext.ValueUnsignedInt < 1 || *ext.ValueUnsignedInt > 86400 {
-				return refuse(at, "value", "valueUnsignedInt must be from 1 to 86400 seconds")
-			}
-			s.Heartbeat = time.Duration(*ext.ValueUnsignedInt) * time.Second
-		case extBase + "backport-timeout":
-			if ext.ValueUnsignedInt == nil || *ext.ValueUnsignedInt < 1 ||
-				time.Duration(*ext.ValueUnsignedInt)*time.Second > maxTimeout {
-				return refuse(at, "value", "valueUnsignedInt must be from 1 to %d seconds", int(maxTimeout/time.Second))
-			}
-			s.Timeout = time.Duration(*ext.ValueUnsignedInt) * time.Second
-		case extBase + "backport-max-count":
-			if ext.ValuePositiveInt == nil || *ext.ValuePositiveInt < 1 {
-				return refuse(at, "value", "valuePositiveInt must be at least 1")
-			}
-			s.MaxCount = min(*ext.ValuePositiveInt, maxMaxCount)
-		default:
-			return refuse(at, "not-supported",
-				"only backport-heartbeat-period, backport-timeout and backport-max-count are supported here")
-		}
-	}
-	return nil
-}
-
-// match reports whether an Observation with these facts matches all filters.
-func (s *Spec) match(f *access.Facts) bool {
-	for i := range s.Filters {
-		if !s.Filters[i].match(f) {
-			return false
-		}
-	}
-	return true
-}
-
-func (f *Filter) match(facts *access.Facts) bool {
-	if len(f.Patients) > 0 {
-		ok := false
-		for _, p := range f.Patients {
-			ok = ok || p == facts.Patient
-		}
-		if !ok {
-			return false
-		}
-	}
-	return matchTokens(f.Categories, facts, "category") && matchTokens(f.Codes, facts, "code")
-}
-
-func matchTokens(want []access.Token, facts *access.Facts, param string) bool {
-	if len(want) == 0 {
-		return true
-	}
-	for _, h := range facts.Tokens(param) {
-		for _, w := range want {
-			system := w.System
-			if system == absent {
-				system = ""
-			}
-			if (w.Code == "" || w.Code == h.Code) && (w.System == "" || system == h.System) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -39,7 +39,12 @@ func (r *run) add(c *store.Change) {
 
 // eventOf returns the event of the i-th change of the run.
 func (r *run) eventOf(i uint64, c *store.Change) event {
-	return event{Number: r.Number + i, At: r.At, ID: c.Ref.ID, Version: c.Version, Created: c.Created}
+	ev := event{Number: r.Number + i, At: r.At, ID: c.Ref.ID, Version: c.Version, Created: c.Created,
+		Deleted: c.Deleted}
+	if c.Ref.Type != "Observation" {
+		ev.Type = c.Ref.Type
+	}
+	return ev
 }
 
 // rows appends the rows that store the run.

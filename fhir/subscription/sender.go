@@ -1,13 +1,11 @@
 package subscription
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"pulsegate/fhir"
@@ -97,6 +95,11 @@ func (s *sender) run(ctx context.Context) {
 
 const idle = time.Hour
 
+// handshakes reports whether the endpoint is verified before the Subscription becomes
+// active. Criteria of R4 know no handshake, and a socket gets its handshake when it is
+// bound.
+func (s *Spec) handshakes() bool { return s.Topic != nil && s.Channel != websocket }
+
 // step does one thing that is due and returns the time until the next one, or 0
 // to continue immediately.
 func (s *sender) step(ctx context.Context) time.Duration {
@@ -123,7 +126,7 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		if !s.sync(ctx) {
 			return 0
 		}
-		if s.notify(ctx, v, "handshake", nil) {
+		if !v.spec.handshakes() || s.notify(ctx, v, "handshake", nil) {
 			s.verified = v.version
 			return s.transition(ctx, v, "active", "")
 		}
@@ -132,13 +135,21 @@ func (s *sender) step(ctx context.Context) time.Duration {
 		}
 		return s.failed(ctx, v)
 	case "active":
+		if v.delivered < v.events && v.spec.Channel == websocket {
+			// The processes that hold its sockets send the events. Here they count as
+			// delivered, so that only the latest are kept.
+			s.follower.mu.Lock()
+			s.sub.delivered = v.events
+			s.follower.mu.Unlock()
+			return 0
+		}
 		if v.delivered < v.events {
 			if !s.sync(ctx) {
 				return 0
 			}
 			return s.deliver(ctx, v)
 		}
-		if v.spec.Heartbeat > 0 {
+		if v.spec.Heartbeat > 0 && v.spec.Channel != websocket {
 			if due := s.lastSent.Add(v.spec.Heartbeat); !now.Before(due) {
 				if !s.sync(ctx) {
 					return 0
@@ -248,11 +259,11 @@ func (s *sender) items(ctx context.Context, v view) ([]item, error) {
 	for i := range next {
 		yield.Now() // let requests go first
 		it := item{event: next[i]}
-		if err := s.follower.disclose(ctx, &it, grant); err != nil {
+		if err := s.follower.disclose(ctx, &it, grant, v.spec.Topic, v.spec.Content); err != nil {
 			return nil, err
 		}
 		if v.spec.Content == fullResource {
-			if size += len(it.json); size > maxBundle && len(out) > 0 {
+			if size += it.size(); size > maxBundle && len(out) > 0 {
 				break
 			}
 		}
@@ -307,30 +318,6 @@ func (s *sender) skipMissed(ctx context.Context, v view, first uint64) error {
 	return errMissed
 }
 
-// disclose sets the visible parts of an event if grant permits them now.
-func (e *Engine) disclose(ctx context.Context, it *item, grant *access.Grant) error {
-	ref := fhir.Ref{Type: "Observation", ID: it.ID}
-	if !grant.May(access.Read, "Observation") {
-		return nil
-	}
-	res, facts, err := e.opts.Store.ReadVersion(ctx, ref, it.Version)
-	if err != nil {
-		if fhir.KindOf(err) == fhir.NotFound {
-			return nil
-		}
-		return err
-	}
-	heads, err := e.opts.Store.Heads(ctx, []fhir.Ref{ref})
-	if err != nil {
-		return err
-	}
-	if res.Deleted || len(heads) != 1 || heads[0].Deleted || facts == nil || !grant.Filter(access.Read).Allow(facts) {
-		return nil
-	}
-	it.visible, it.patient, it.json = true, facts.Patient, res.JSON
-	return nil
-}
-
 // notify sends one notification and reports whether it was accepted.
 func (s *sender) notify(ctx context.Context, v view, typ string, items []item) bool {
 	if err := s.record(ctx, v, typ, items); err != nil {
@@ -341,17 +328,7 @@ func (s *sender) notify(ctx context.Context, v view, typ string, items []item) b
 		}
 		return false
 	}
-	uuid, err := newUUID(s.follower.opts.Rand)
-	if err == nil {
-		var id string
-		if id, err = newUUID(s.follower.opts.Rand); err == nil {
-			h := &header{id: s.sub.id, status: v.status, notificationType: typ, criteria: v.spec.Criteria,
-				total:   v.events,
-				content: v.spec.Content}
-			err = s.post(ctx, v, appendNotification(make([]byte, 0, 4096), s.follower.opts.Base, id, uuid,
-				s.follower.opts.Clock(), h, items))
-		}
-	}
+	err := s.send(ctx, v, typ, items)
 	s.follower.attempts.Add(ctx, 1)
 	s.lastSent = s.follower.opts.Clock()
 	if err != nil {
@@ -367,7 +344,8 @@ func (s *sender) notify(ctx context.Context, v view, typ string, items []item) b
 	return true
 }
 
-func (s *sender) post(ctx context.Context, v view, body []byte) error {
+// send renders and sends a notification.
+func (s *sender) send(ctx context.Context, v view, typ string, items []item) error {
 	// At shutdown, wait for a pending response, so that an accepted notification
 	// is not sent again.
 	stopping := ctx
@@ -378,27 +356,37 @@ func (s *sender) post(ctx context.Context, v view, body []byte) error {
 			cancel()
 		}
 	})()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.spec.Endpoint.String(), bytes.NewReader(body))
+	n, err := s.follower.newNotice(&header{id: s.sub.id, status: v.status, notificationType: typ,
+		criteria: v.spec.Criteria, total: v.events, content: v.spec.Content, codes: v.spec.codes()}, items)
 	if err != nil {
 		return err
 	}
-	for _, h := range v.spec.Headers {
-		req.Header.Add(h[0], h[1])
+	return s.follower.send(ctx, s.sub.owner, v.spec, n)
+}
+
+// codes reports whether events have trigger codes.
+func (s *Spec) codes() bool { return s.Topic != nil && s.Topic.Feed }
+
+// size returns the size in bytes of the resources of an event.
+func (e *item) size() int {
+	n := len(e.json)
+	for i := range e.context {
+		n += len(e.context[i].json)
 	}
-	req.Header.Set("Content-Type", v.spec.Payload)
-	resp, err := s.follower.client.Do(req)
-	if err != nil {
-		return err
+	return n
+}
+
+// recipient returns the network address of the endpoint for the audit trail, without
+// the parts that may hold secrets.
+func (s *Spec) recipient() (host, address string) {
+	switch {
+	case s.Endpoint != nil:
+		return s.Endpoint.Host, s.Endpoint.Scheme + "://" + s.Endpoint.Host
+	case s.Mail != "":
+		_, domain, _ := strings.Cut(s.Mail, "@")
+		return domain, "mailto:" + domain
 	}
-	// Read the body up to a limit, so that the connection can be reused.
-	_, derr := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	if err := resp.Body.Close(); err != nil {
-		return err
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return errors.New("status " + strconv.Itoa(resp.StatusCode))
-	}
-	return derr
+	return s.Channel, s.Channel
 }
 
 // record adds a notification to the audit trail before it is sent: one disclosure
@@ -409,25 +397,30 @@ func (s *sender) record(ctx context.Context, v view, typ string, items []item) e
 	if len(items) > 0 && s.audited == mark {
 		return nil
 	}
-	p := &access.Principal{ClientID: s.sub.owner}
-	base := audit.Event{
-		Type: audit.Rest, Interaction: "operation", Caller: audit.Caller{Principal: p, RemoteIP: v.spec.Endpoint.Host},
-		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host, Query: "POST " + typ,
-		Extra: [][2]string{{"subscription", s.sub.id}, {"kind", typ}},
-	}
-	if len(items) > 0 {
-		base.Extra = append(base.Extra, [2]string{"events",
-			strconv.FormatUint(items[0].Number, 10) + "-" + strconv.FormatUint(items[len(items)-1].Number, 10)})
-	}
-	evs := disclosures(base, v.spec.Content, items)
-	if len(evs) == 0 {
-		evs = []audit.Event{base}
-	}
+	evs := sendings(s.sub.owner, s.sub.id, v.spec, typ, items)
 	if err := s.follower.record(ctx, evs); err != nil {
 		return err
 	}
 	s.audited = mark
 	return nil
+}
+
+// sendings returns the audit events of a notification.
+func sendings(owner, id string, spec *Spec, typ string, items []item) []audit.Event {
+	host, address := spec.recipient()
+	base := audit.Event{
+		Type: audit.Rest, Interaction: "operation",
+		Caller:    audit.Caller{Principal: &access.Principal{ClientID: owner}, RemoteIP: host},
+		Recipient: address, Query: "POST " + typ, Extra: [][2]string{{"subscription", id}, {"kind", typ}},
+	}
+	if len(items) > 0 {
+		base.Extra = append(base.Extra, [2]string{"events",
+			strconv.FormatUint(items[0].Number, 10) + "-" + strconv.FormatUint(items[len(items)-1].Number, 10)})
+	}
+	if evs := disclosures(base, spec.Content, items); len(evs) > 0 {
+		return evs
+	}
+	return []audit.Event{base}
 }
 
 // record makes audit events durable, in a commit that is bound to the term.
@@ -447,6 +440,9 @@ func auditMark(version uint64, items []item) string {
 		if items[i].visible {
 			b = append(b, '+')
 		}
+		for _, r := range items[i].context {
+			b = strconv.AppendUint(append(append(b, ' '), r.ref.String()...), r.version, 10)
+		}
 	}
 	return string(b)
 }
@@ -459,24 +455,37 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 	}
 	var evs []audit.Event
 	at := map[string]int{}
-	for i := range items {
-		it := &items[i]
-		if !it.visible {
-			continue
-		}
-		k, ok := at[it.patient]
+	addTo := func(patient string, ref audit.DataRef) {
+		k, ok := at[patient]
 		if !ok {
 			k = len(evs)
-			at[it.patient] = k
+			at[patient] = k
 			ev := base
-			ev.Patient, ev.Data, ev.Query = it.patient, nil, ""
+			ev.Patient, ev.Data, ev.Query = patient, nil, ""
 			if content == fullResource {
 				ev.Type = audit.Disclosure
 			}
 			evs = append(evs, ev)
 		}
-		evs[k].Data = append(evs[k].Data,
-			audit.DataRef{Ref: fhir.Ref{Type: "Observation", ID: it.ID}, Version: it.Version})
+		evs[k].Data = append(evs[k].Data, ref)
+	}
+	add := func(patients []string, ref audit.DataRef) {
+		if len(patients) == 0 {
+			patients = []string{""}
+		}
+		for _, p := range patients {
+			addTo(p, ref)
+		}
+	}
+	for i := range items {
+		it := &items[i]
+		if !it.visible {
+			continue
+		}
+		add(it.patients, audit.DataRef{Ref: it.ref(), Version: it.Version})
+		for _, r := range it.context {
+			add(r.patients, audit.DataRef{Ref: r.ref, Version: r.version})
+		}
 	}
 	return evs
 }
@@ -557,6 +566,7 @@ func (s *sender) write(ctx context.Context, v view, status, reason string) error
 	if body, err = setStatus(body, status, reason); err != nil {
 		return err
 	}
+	host, _ := v.spec.recipient()
 	_, err = audit.Commit(ctx, s.follower.opts.Store, s.follower.opts.Audit, &store.Batch{
 		Writes: []store.Write{{
 			Op: store.Put, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body},
@@ -564,7 +574,7 @@ func (s *sender) write(ctx context.Context, v view, status, reason string) error
 		}},
 	}, audit.Event{
 		Type: audit.Rest, Interaction: "update",
-		Caller: audit.Caller{Principal: &access.Principal{ClientID: s.sub.owner}, RemoteIP: v.spec.Endpoint.Host},
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: s.sub.owner}, RemoteIP: host},
 		Data:   []audit.DataRef{{Ref: ref, Version: v.version + 1}},
 		Extra:  [][2]string{{"status", status}},
 	})

@@ -37,7 +37,8 @@
 // The invariants of the data types and of the types that the server stores are
 // written in Go (invariants.go, vitalsigns.go), those of vital signs and other
 // profiles in profileinvariants.go. All others go through Options.Compile, which a
-// FHIRPath engine implements. Invariants of severity warning are not checked.
+// FHIRPath engine implements. Invariants of severity warning refuse nothing; Validator.Warnings
+// evaluates them.
 //
 // # Profiles
 //

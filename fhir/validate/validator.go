@@ -52,6 +52,7 @@ type Validator struct {
 	documents                                                   sync.Pool
 	profiles                                                    sync.Map // *definitions.Profile -> *profile
 	compile                                                     func(expression string) (Invariant, error)
+	warnings                                                    sync.Map // *definitions.Invariant -> Invariant, or nil
 }
 
 // check is an invariant of a structure or of one of its elements.

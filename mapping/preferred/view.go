@@ -167,13 +167,21 @@ func (r *request) bounds(ctx context.Context) (first, last int64, err error) {
 func (r *request) values(k *collector, first, last int64) (more bool) {
 	n := interaction.Numbers{Code: []element.Coding{*r.derived}, From: math.MaxInt64, To: math.MinInt64,
 		Unit: interaction.Unit{Text: r.concept.Text, Code: r.concept.Unit}}
+	more = true
 	add := func(d *derived, from, to time.Time) {
-		if d == nil || !r.query.From.IsZero() && !to.After(r.query.From) || !r.query.To.IsZero() &&
+		if !more || d == nil || !r.query.From.IsZero() && !to.After(r.query.From) || !r.query.To.IsZero() &&
 			!from.Before(r.query.To) {
 			return
 		}
 		v, err := strconv.ParseFloat(d.value, 64)
 		if err != nil {
+			return
+		}
+		if r.query.Each {
+			one := n
+			one.Values, one.From, one.To = []float64{v}, from.UnixMilli(), to.UnixMilli()
+			one.Date = r.concept.Kind != night
+			more = r.fn(&one)
 			return
 		}
 		n.Values = append(n.Values, v)
@@ -193,7 +201,7 @@ func (r *request) values(k *collector, first, last int64) (more bool) {
 			add(k.choose(day, nil), time.Unix(day*86400, 0), time.Unix((day+1)*86400, 0))
 		}
 	}
-	return len(n.Values) == 0 || r.fn(&n)
+	return more && (len(n.Values) == 0 || r.fn(&n))
 }
 
 // inputs passes the measurements of each day's preferred source on.
@@ -218,9 +226,11 @@ func (r *request) inputs(ctx context.Context, k *collector, first, last int64) (
 		return false, err
 	}
 	groups := map[interaction.Unit]*interaction.Numbers{}
+	more = true
 	err = r.eachOf(ctx, f, func(m *measurement) {
 		day, _ := k.place(m)
-		if w, ok := winners[day]; !ok || w != m.source || m.status == statusRetracted || !r.concept.accepts(m.unit) {
+		if w, ok := winners[day]; !more || !ok || w != m.source || m.status == statusRetracted ||
+			!r.concept.accepts(m.unit) {
 			return
 		}
 		unit := interaction.Unit{Code: m.unit}
@@ -229,11 +239,17 @@ func (r *request) inputs(ctx context.Context, k *collector, first, last int64) (
 			n = &interaction.Numbers{Code: matching(m.codes, codes), Unit: unit, From: math.MaxInt64, To: math.MinInt64}
 			groups[unit] = n
 		}
+		if r.query.Each {
+			n.Values, n.From, n.To = append(n.Values[:0], m.value), m.start.UnixMilli(), m.end.UnixMilli()
+			n.Date = m.date
+			more = r.fn(n)
+			return
+		}
 		n.Values = append(n.Values, m.value)
 		n.From, n.To = min(n.From, m.start.UnixMilli()), max(n.To, m.end.UnixMilli())
 	})
-	if err != nil {
-		return false, err
+	if err != nil || r.query.Each {
+		return more, err
 	}
 	for _, n := range groups {
 		if !r.fn(n) {

@@ -36,6 +36,7 @@ var kinds = []struct {
 	{"CodeSystem", "codes of measurements", "Names of the codes that measurements have", false},
 	{"ConceptMap", "mappings of codes", "Which vendor's code becomes which standard code", false},
 	{"Group", "groups of patients", "Cohorts and panels", false},
+	{"Basic", "topics of notifications", "What can be notified of", false},
 	{"Subscription", "notifications", "Who is notified of new data, and how", false},
 }
 

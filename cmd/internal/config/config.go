@@ -90,6 +90,8 @@ type Config struct {
 	PeerListen          string `yaml:"peer-listen" default:"" comment:"Address to listen on for the other servers of the cluster, with TLS under the cluster key. If empty, the others send this server no commits."`
 	PeerAddress         string `yaml:"peer-address" default:"" comment:"Host and port at which the other servers reach peer-listen. If empty, it is the host name and the port of peer-listen."`
 
+	Subscriptions string `yaml:"subscriptions" default:"" comment:"YAML file for Subscriptions: topics (files with a SubscriptionTopic or a Basic), mail (SMTP server of the channel email), oauth (tokens for endpoints, by client) and nats (server of the channel nats). If empty, there are the built-in topics and the channels rest-hook, websocket and message."`
+
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints, JWKS URLs and the clouds of vendors may be. Other private addresses are refused, and plain http is allowed only if this is set."`
 }
 

@@ -54,7 +54,7 @@ func agreedSettings(env environment) (nodes.Settings, error) {
 		return nil, fmt.Errorf("vendors: %w", err)
 	}
 	for name, path := range map[string]string{"preferred-policy": c.PreferredRules,
-		"outside-issuers": c.ExternalIssuers, "brand": c.Brand} {
+		"outside-issuers": c.ExternalIssuers, "brand": c.Brand, "subscriptions": c.Subscriptions} {
 		if out[name], err = fileFingerprint(path); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}

@@ -9,12 +9,12 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/capability"
 	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/element"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/rest"
+	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/pages"
@@ -33,7 +33,7 @@ func (s *services) handler(h *health) (http.Handler, error) {
 // engine returns the routes of the public listener.
 func (s *services) engine(h *health) (*gin.Engine, error) {
 	settings := s.capabilities()
-	statement, err := capability.Statement(settings)
+	statement, err := s.statement()
 	if err != nil {
 		return nil, err
 	}
@@ -45,18 +45,27 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	buckets, err := capability.TimeBuckets(settings)
+	if err != nil {
+		return nil, err
+	}
 	landing, err := newLanding(s.base, h.check)
 	if err != nil {
 		return nil, err
 	}
-	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: func() []byte { return statement },
+	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: statement,
 		Terminology: func() []byte { return terminology },
-		Definitions: map[string][]byte{capability.EHRBundleID: definition}, Logger: s.log, Clock: s.now,
+		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets},
+		Logger:      s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
+		SignIn: "/auth/",
 		Limits: rest.Limits{Body: s.config.MaxBodyBytes, Inflated: s.config.MaxBodyBytes,
 			Shared: s.limits()},
+		Public: []rest.Mounter{rest.BulkPublish{Publisher: s.bulkPublish},
+			rest.Sockets{Engine: s.followers.subscriptions, Auth: s.policy}},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: s.followers.exporter, Base: s.fhirBase(), Service: s.fhir, StepUp: s.stepUp().Demand},
+			rest.BulkSubmit{Consumer: s.bulkSubmit, Service: s.fhir, StepUp: s.stepUp().Demand},
 			rest.Subscriptions{Engine: s.followers.subscriptions, Service: s.fhir},
 			&rest.AuditLog{Store: s.store, Recorder: s.audit.recorder, Notary: s.audit.notary, Clock: s.now},
 		}}
@@ -101,13 +110,23 @@ func (s *services) capabilities() capability.Settings {
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(s.fhirBase()), []capability.Operation{
-			{Name: "export", Definition: bulkIG + "export"},
-			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
-			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
+			{Name: "export", Definition: bulkIG + "export", Documentation: exportDocumentation},
+			{Name: "bulk-submit", Definition: bulkIG + "bulk-submit"},
+			{Name: "bulk-submit-status", Definition: bulkIG + "bulk-submit-status"},
+			{Name: "bulk-publish", Definition: bulkIG + "bulk-publish"},
+			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export",
+				Documentation: exportDocumentation},
+			{Type: "Group", Name: "export", Definition: bulkIG + "group-export",
+				Documentation: exportDocumentation},
 			{Type: "Subscription", Name: "status",
 				Definition: backport + "OperationDefinition/backport-subscription-status"},
 			{Type: "Subscription", Name: "events",
 				Definition: backport + "OperationDefinition/backport-subscription-events"},
+			{Type: "Subscription", Name: "get-ws-binding-token",
+				Definition: backport + "OperationDefinition/backport-subscription-get-ws-binding-token"},
+			{Type: "Subscription", Name: "resend",
+				Definition:    backport + "OperationDefinition/backport-subscription-resend",
+				Documentation: "Defined by the draft of version 1.2 of the guide. At most the first 200 events of the range are sent again."},
 		}...),
 		Instantiates: []string{element.HL7 + "uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
@@ -116,6 +135,13 @@ func (s *services) capabilities() capability.Settings {
 				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp",
 				interaction.PhoneMadeProfile},
 		},
-		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
+		WebSocket: "ws" + strings.TrimPrefix(s.fhirBase(), "http") + subscription.SocketPath,
 	}
 }
+
+// exportDocumentation says how the export answers what the guide leaves open ("Server
+// Capability Documentation").
+const exportDocumentation = "All parameters of Bulk Data 3.0, by GET and POST. Files are bounded by 128 MiB. " +
+	"Patient and group exports hold the Patient compartment; older data of patients who have joined a group since " +
+	"_since are not added. _typeFilter takes searches without chains and result parameters. organizeOutputBy takes Patient. " +
+	"A poll that accepts application/json;bulkdata=4.0 gets the manifest of 4.0.0."

@@ -16,6 +16,7 @@ import (
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/subscription"
+	"pulsegate/fhir/terminology"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
@@ -71,8 +72,12 @@ type followers struct {
 // preferred values, and resumes export jobs.
 func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
-	subs, err := subscription.New(ctx, subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered})
+	options := subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
+		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered}
+	if err := subscriptionOptions(env, &options); err != nil {
+		return followers{}, err
+	}
+	subs, err := subscription.New(ctx, options)
 	if err != nil {
 		return followers{}, err
 	}
@@ -158,11 +163,25 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 	}
 	s := &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check, "Consent": consents.Check,
+		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check,
+			"Basic": background.subscriptions.CheckBasic, "Consent": consents.Check,
 			"Device": env.stepUp().Device},
 		Forms: forms.All(vendorsOf(all))}
 	if background.view != nil {
 		s.Preferred = background.view
 	}
 	return s, nil
+}
+
+// openInteractions opens the FHIR interactions with their index of terminology.
+func (s *services) openInteractions(ctx context.Context, env environment) (err error) {
+	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
+	if err != nil {
+		return err
+	}
+	if s.fhir.Terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
+		return err
+	}
+	s.closers.add(func() error { s.fhir.Terminology.Close(); return nil })
+	return nil
 }

@@ -176,7 +176,7 @@ func (all *peers) exported(c *http.Client, bearer []string) {
 		a := send(t, c, 0, http.MethodGet, status, "", bearer...)
 		if a.StatusCode == http.StatusOK {
 			a.decode(t, &manifest)
-		} else if a.StatusCode != http.StatusAccepted {
+		} else if a.StatusCode != http.StatusAccepted && a.StatusCode != http.StatusTooManyRequests {
 			t.Fatalf("status of the export: %d %s", a.StatusCode, a.body)
 		}
 		return a.StatusCode == http.StatusOK

@@ -136,6 +136,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	defer cancel()
 	// The record of the stop is the last AuditEvent, and the last checkpoint,
 	// which the notary signs when its context ends, covers it.
+	s.bulkSubmit.Close()
 	err = errors.Join(err, srv.Shutdown(grace), adminServer.Close(grace), s.followers.close(),
 		s.audit.recorder.Record(grace, audit.Event{Type: audit.Lifecycle, Interaction: "stop"}))
 	stop()

@@ -16,6 +16,8 @@ import (
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/bulk/submit"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
@@ -32,29 +34,31 @@ import (
 // services holds the services of an open server.
 type services struct {
 	environment
-	telemetry *telemetry.Telemetry
-	store     database
-	embedded  *pebblestore.DB // the embedded store below store
-	audit     auditTrail
-	keys      *keys.Ring
-	consents  *consent.Engine
-	clients   *client.Registry
-	people    people
-	policy    *policy.Engine
-	oauth     authorization
-	brand     branding
-	followers followers
-	fhir      *interaction.Service
-	adapters  []adapters.Adapter
-	pipeline  *ingest.Pipeline
-	remaps    *remapRuns
-	links     *link.Links
-	progress  progress
-	sweep     chan struct{} // starts sweepLinks
-	sync      *sync.Engine
-	demo      *demoVendors // nil unless this is a demo with simulated clouds
-	pushKeys  *pushkey.Keys
-	pages     *pages.Pages
+	telemetry   *telemetry.Telemetry
+	store       database
+	embedded    *pebblestore.DB // the embedded store below store
+	audit       auditTrail
+	keys        *keys.Ring
+	consents    *consent.Engine
+	clients     *client.Registry
+	people      people
+	policy      *policy.Engine
+	oauth       authorization
+	brand       branding
+	followers   followers
+	fhir        *interaction.Service
+	bulkSubmit  *submit.Consumer
+	bulkPublish *bulk.Publisher
+	adapters    []adapters.Adapter
+	pipeline    *ingest.Pipeline
+	remaps      *remapRuns
+	links       *link.Links
+	progress    progress
+	sweep       chan struct{} // starts sweepLinks
+	sync        *sync.Engine
+	demo        *demoVendors // nil unless this is a demo with simulated clouds
+	pushKeys    *pushkey.Keys
+	pages       *pages.Pages
 
 	closers closers
 }
@@ -150,15 +154,16 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
-	if err != nil {
+	if err := s.openInteractions(ctx, env); err != nil {
 		return nil, err
 	}
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)
 	if err != nil {
 		return nil, err
 	}
-	s.fhir.Receiver = phoneMade{s.pipeline}
+	if err := s.startBulk(ctx); err != nil {
+		return nil, err
+	}
 	if s.pushKeys, err = newPushKeys(env, s.store, s.audit.recorder); err != nil {
 		return nil, err
 	}
@@ -176,15 +181,39 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		if err := s.addOrganizations(ctx); err != nil {
 			return err
 		}
+		if err := s.publishTopics(ctx); err != nil {
+			return err
+		}
 		return s.publishTerminology(ctx)
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.startWork(ctx)
+	return s, nil
+}
+
+// startWork starts the work in the background that needs all services.
+func (s *services) startWork(ctx context.Context) {
 	s.startSync(ctx)
 	s.startSweep(ctx)
 	s.startRemaps(ctx)
-	return s, nil
+}
+
+// startBulk starts to consume bulk submissions, which may hold phone-made Observations, and
+// to publish files.
+func (s *services) startBulk(ctx context.Context) (err error) {
+	s.fhir.Receiver = phoneMade{s.pipeline}
+	s.bulkSubmit, err = submit.New(ctx, submit.Options{Store: s.store, Writer: s.fhir, Audit: s.audit.recorder,
+		Clock: s.now, Base: s.fhirBase(), Policy: s.egress, GrantFor: clientGrants{s.clients, s.consents}.compile,
+		Roles: s.roles, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.closers.add(func() error { s.bulkSubmit.Close(); return nil })
+	s.bulkPublish = bulk.NewPublisher(s.store, s.fhirBase())
+	s.closers.add(func() error { s.bulkPublish.Close(); return nil })
+	return nil
 }
 
 func (s *services) close() error { return s.closers.close() }

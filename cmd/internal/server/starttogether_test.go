@@ -268,7 +268,7 @@ func TestExportAtAnyServer(t *testing.T) {
 		id := at[strings.LastIndex(at, "/")+1:]
 		var st *bulk.Status
 		for end := time.Now().Add(2 * time.Minute); st == nil || st.Manifest == nil; time.Sleep(time.Millisecond) {
-			if st, err = synced(i+1).followers.exporter.Status(t.Context(), by, id); err != nil ||
+			if st, err = synced(i+1).followers.exporter.Status(t.Context(), by, id, 0, bulk.Form3); err != nil ||
 				time.Now().After(end) {
 				t.Fatalf("%+v %v", st, err)
 			}

@@ -37,13 +37,24 @@ const (
 	Set
 	// Disclose is allowed if the value is Permit, and refused otherwise.
 	Disclose
+	// Ensure creates version 1 if the value is empty. It returns the version and the value
+	// that are there then.
+	Ensure
+	// Upsert creates version 1 if the value is empty, and otherwise replaces the value; the
+	// version grows by one.
+	Upsert
+	// Patch replaces the value if it is not empty, and is refused otherwise. The version
+	// grows by one.
+	Patch
+	// Remove empties the value, and does nothing if it is empty.
+	Remove
 )
 
 // Permit is the value of a consent under which Disclose is allowed.
 const Permit = "permit"
 
 var names = map[Kind]string{Read: "read", Update: "update", Put: "put", Create: "create", Swap: "swap", Set: "set",
-	Disclose: "disclose"}
+	Disclose: "disclose", Ensure: "ensure", Upsert: "upsert", Patch: "patch", Remove: "remove"}
 
 // Input is the request of a client.
 type Input struct {
@@ -71,6 +82,7 @@ type Output struct {
 	Status  Status
 	Version uint64
 	Value   string
+	lost    bool // see Operation.Lost
 }
 
 // Recorder records operations. The zero value is ready, and safe for concurrent use.
@@ -88,6 +100,7 @@ type Operation struct {
 	output   Output
 	called   int64
 	answered int64
+	void     bool
 }
 
 // Begin records the call of an operation.
@@ -110,6 +123,22 @@ func (o *Operation) End(out Output) {
 	}
 	o.recorder.clock++
 	o.output, o.answered = out, o.recorder.clock
+}
+
+// Lost records that the outcome of an operation is unknown, and that it can no longer take
+// effect, because all of its servers have been killed.
+func (o *Operation) Lost() {
+	o.recorder.mu.Lock()
+	defer o.recorder.mu.Unlock()
+	o.recorder.clock++
+	o.output, o.answered = Output{lost: true}, o.recorder.clock
+}
+
+// Void records that an operation was given up and had no effect.
+func (o *Operation) Void() {
+	o.recorder.mu.Lock()
+	defer o.recorder.mu.Unlock()
+	o.void = true
 }
 
 // Count returns the number of operations with an outcome.
@@ -139,7 +168,7 @@ func (r *Recorder) Check() error {
 		var history []porcupine.Operation
 		for _, o := range operations {
 			// A read without an answer says nothing.
-			if o.output.Status == Unknown && (o.input.Kind == Read || o.input.Kind == Disclose) {
+			if o.void || o.output.Status == Unknown && (o.input.Kind == Read || o.input.Kind == Disclose) {
 				continue
 			}
 			history = append(history, porcupine.Operation{ClientId: o.client, Input: o.input, Call: o.called,
@@ -177,7 +206,7 @@ func describe(in Input, out Output) string {
 		fmt.Fprintf(&b, " version %d to %q", in.Version, in.New)
 	case Swap:
 		fmt.Fprintf(&b, " %q to %q", in.Old, in.New)
-	case Put, Create, Set:
+	case Put, Create, Set, Ensure, Upsert, Patch:
 		fmt.Fprintf(&b, " %q", in.New)
 	}
 	switch out.Status {
@@ -191,19 +220,29 @@ func describe(in Input, out Output) string {
 	return b.String()
 }
 
-// object is the state of an object. Only Update and Put count versions.
+// object is the state of an object. Create, Swap and Set count no versions.
 type object struct {
 	version uint64
 	value   string
 }
 
-var model = porcupine.Model{
-	Init: func() any { return object{} },
-	Step: func(state, input, output any) (bool, any) {
-		return next(state.(object), input.(Input), output.(Output))
+// model allows an operation that was lost to have no effect. One whose outcome is unknown,
+// and which may still take effect, has none if it comes last.
+var model = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{object{}} },
+	Step: func(state, input, output any) []any {
+		before, out := state.(object), output.(Output)
+		legal, after := next(before, input.(Input), out)
+		switch {
+		case !legal:
+			return nil
+		case out.lost && after != before:
+			return []any{before, after}
+		}
+		return []any{after}
 	},
 	DescribeOperation: func(input, output any) string { return describe(input.(Input), output.(Output)) },
-}
+}).ToModel()
 
 // next returns whether an operation may have this outcome in a state, and the state
 // after it.
@@ -221,8 +260,12 @@ func next(s object, in Input, out Output) (bool, object) {
 	switch in.Kind {
 	case Read:
 		return out.Version == s.version && out.Value == s.value, s
-	case Update, Put:
+	case Update, Put, Upsert, Patch:
 		return allowed && out.Version == after.version, after
+	case Ensure:
+		return out.Version == after.version && out.Value == after.value, after
+	case Remove:
+		return out.Value == "", after
 	case Create:
 		return out.Value == after.value, after
 	default:
@@ -242,6 +285,20 @@ func effect(s object, in Input) (after object, allowed bool) {
 			s.value = in.New
 		}
 		return s, true
+	case Ensure:
+		if s.value == "" {
+			s = object{1, in.New}
+		}
+		return s, true
+	case Upsert:
+		if s.value == "" {
+			return object{1, in.New}, true
+		}
+		return object{s.version + 1, in.New}, true
+	case Patch:
+		return object{s.version + 1, in.New}, s.value != ""
+	case Remove:
+		return object{}, true
 	case Swap:
 		return object{s.version, in.New}, s.value == in.Old
 	case Set:

@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"context"
 
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -39,6 +40,18 @@ func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) 
 	}
 	defer d.leave(v)
 	return d.search.Scan(ctx, op, &v.Snapshot, r, fn)
+}
+
+// Versions implements store.Store.
+func (d *DB) Versions(ctx context.Context, r store.VersionRange,
+	fn func(*store.Found) bool) (search.Position, error) {
+	const op = "pebblestore.Versions"
+	v, err := d.enter(op)
+	if err != nil {
+		return "", err
+	}
+	defer d.leave(v)
+	return d.search.Versions(ctx, op, &v.Snapshot, r, fn)
 }
 
 // FindNewest implements store.Columnar.

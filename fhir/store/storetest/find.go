@@ -396,8 +396,42 @@ func (w world) scans(rt *rapid.T, s store.Store, at store.Seq) {
 		if !slices.Equal(got, want) {
 			rt.Fatalf("scan of patient %q: got %v, want %v", patient, got, want)
 		}
+		for _, typ := range types {
+			scanParts(rt, s, store.ScanRange{Types: []string{typ}, Patient: patient, At: at, Filter: all})
+		}
 	}
 	w.since(rt, s, types, at)
+}
+
+// scanParts checks that a scan in two parts, up to any position and after it, gives what
+// a whole scan gives, also with deletion markers.
+func scanParts(rt *rapid.T, s store.Store, r store.ScanRange) {
+	r.Deleted = rapid.Bool().Draw(rt, "deleted")
+	list := func(r store.ScanRange) (refs, positions []string) {
+		err := s.Scan(context.Background(), r, func(f *store.Found) bool {
+			refs = append(refs, fmt.Sprint(f.Resource.Ref(), f.Resource.Version))
+			positions = append(positions, f.Pos)
+			return true
+		})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		return refs, positions
+	}
+	r.Positions = true
+	whole, positions := list(r)
+	if len(whole) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(whole)-1).Draw(rt, "cut")
+	first, second := r, r
+	first.Positions, second.Positions = false, false
+	first.To, second.After = positions[i], positions[i]
+	head, _ := list(first)
+	tail, _ := list(second)
+	if !slices.Equal(append(head, tail...), whole) || len(head) != i+1 {
+		rt.Fatalf("scan of %s of %q cut at %d: %v and %v, want %v", r.Types, r.Patient, i, head, tail, whole)
+	}
 }
 
 // since compares an incremental scan with the change log: it must return every

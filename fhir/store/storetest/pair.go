@@ -79,7 +79,7 @@ func testPair(t *testing.T, d Driver) {
 			"find": func(*rapid.T) { w.find() }, "find more": func(*rapid.T) { w.find() },
 			"find most": func(*rapid.T) { w.find() },
 			"read":      func(*rapid.T) { w.read() }, "scan": func(*rapid.T) { w.scan() },
-			"changes": func(*rapid.T) { w.changes() },
+			"changes": func(*rapid.T) { w.changes() }, "versions": func(*rapid.T) { w.versions() },
 		})
 		sound(rt, w.stores[0])
 		sound(rt, w.stores[1])

@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -134,6 +135,16 @@ func (s *Store) Find(ctx context.Context, f store.Find, fn func(*store.Found) bo
 		return err
 	}
 	return x.Find(ctx, f, fn)
+}
+
+// Versions implements store.Store.
+func (s *Store) Versions(ctx context.Context, r store.VersionRange,
+	fn func(*store.Found) bool) (search.Position, error) {
+	x, err := s.synced(ctx)
+	if err != nil {
+		return "", err
+	}
+	return x.Versions(ctx, r, fn)
 }
 
 // Count implements store.Store.

@@ -2,7 +2,6 @@ package find
 
 import (
 	"bytes"
-	"slices"
 	"strings"
 
 	"pulsegate/fhir"
@@ -43,15 +42,23 @@ func (f *finder) byID(ids []string, after []byte) error {
 	return nil
 }
 
+// afterRow returns the least key after a position in table D, or nil for the start.
+func afterRow(op, after string) ([]byte, error) {
+	if after == "" {
+		return nil, nil
+	}
+	if len(after) < 2 || after[0] != posDoc || after[1] != keys.TableDocument {
+		return nil, errPos(op)
+	}
+	return append([]byte(after[1:]), 0), nil
+}
+
 // documents walks table D: the cluster of one patient and type, or of every
 // patient.
 func (f *finder) documents(patient string, one bool, after []byte) error {
-	var from []byte
-	if len(after) > 0 {
-		if after[0] != posDoc || len(after) < 2 || after[1] != keys.TableDocument {
-			return errPos(f.op)
-		}
-		from = append(slices.Clone(after[1:]), 0)
+	from, err := afterRow(f.op, string(after))
+	if err != nil {
+		return err
 	}
 	return f.eachRow(patient, one, from, func(key []byte, r keys.Row, t *table) (bool, error) {
 		m, err := f.met(r, t)
