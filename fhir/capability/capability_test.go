@@ -40,7 +40,7 @@ func TestStatement(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := st.Rest[0]
-	if len(st.PatchFormat) != 2 || !slices.Contains(r.Interaction, code{"history-system"}) {
+	if len(st.PatchFormat) != 3 || !slices.Contains(r.Interaction, code{"history-system"}) {
 		t.Errorf("patch formats %v, interactions of the system %v", st.PatchFormat, r.Interaction)
 	}
 	if len(r.Resource) != len(fhir.Types) || len(r.Operation) != 1 {
