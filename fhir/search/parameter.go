@@ -103,8 +103,9 @@ func (d *Definition) prepare(e *fhirpath.Expression, base string) error {
 	}
 	fits := func(t string) bool { return slices.Contains(fitting[d.Type], strings.TrimPrefix(t, "FHIR.")) }
 	if types != nil && !slices.ContainsFunc(types, fits) {
-		return badDefinition("expression", "expression does not give elements that a parameter of this type can index, for "+
-			base)
+		return badDefinition("expression",
+			"expression does not give elements that a parameter of this type can index, for "+
+				base)
 	}
 	d.expression[base] = one
 	return nil

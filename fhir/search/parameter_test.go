@@ -80,7 +80,8 @@ func TestRefusedDefinitions(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.with, d, err)
 		}
 	}
-	if d, err := search.ParseDefinition([]byte(strings.Replace(wornOn, `"active"`, `"retired"`, 1))); d != nil || err != nil {
+	if d, err := search.ParseDefinition([]byte(strings.Replace(wornOn, `"active"`, `"retired"`, 1))); d != nil ||
+		err != nil {
 		t.Errorf("a retired parameter: %+v, %v", d, err)
 	}
 }

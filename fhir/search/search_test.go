@@ -356,7 +356,8 @@ func TestExamples(t *testing.T) {
 		for code, have := range v.ByParam {
 			p, _ := search.Stored(head.ResourceType, code)
 			for _, x := range have {
-				if x.Unvalued || x.Comparator != search.Exact || len(p.Components) > 0 && p.ResourceType != "Observation" {
+				if x.Unvalued || x.Comparator != search.Exact || len(p.Components) > 0 &&
+					p.ResourceType != "Observation" {
 					continue // only :missing depends on it, it stands for many values, or it is a part
 				}
 				m := search.NoModifier
