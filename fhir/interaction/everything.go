@@ -20,7 +20,8 @@ import (
 // care.
 var careDates = map[string]string{ // read only
 	"Observation": "date", "Encounter": "date", "Procedure": "date", "Immunization": "date", "DiagnosticReport": "date",
-	"ClinicalImpression": "date", "RiskAssessment": "date", "Appointment": "date", "CarePlan": "date", "CareTeam": "date",
+	"ClinicalImpression": "date", "RiskAssessment": "date", "Appointment": "date", "CarePlan": "date",
+	"CareTeam":      "date",
 	"EpisodeOfCare": "date", "Flag": "date", "MedicationAdministration": "effective-time",
 	"MedicationStatement": "effective", "MedicationDispense": "whenhandedover", "ImagingStudy": "started",
 	"Media": "created", "Specimen": "collected", "ServiceRequest": "occurrence", "Communication": "sent",
@@ -137,7 +138,8 @@ func (e *everything) authorize() error {
 	}
 	if e.patient == "" {
 		if e.patient = e.rq.Principal.Patient; e.patient == "" {
-			return fhir.Errorf(fhir.Invalid, op, "name the patient in the URL, Patient/[id]/$everything: the token has none")
+			return fhir.Errorf(fhir.Invalid, op,
+				"name the patient in the URL, Patient/[id]/$everything: the token has none")
 		}
 	}
 	if !fhir.ValidID(e.patient) {
@@ -251,7 +253,8 @@ func (e *everything) exists(ctx context.Context) error {
 	case !e.rq.filter(access.Read).Allow(facts) && !e.rq.filter(access.Search).Allow(facts):
 		return concealing(errHidden(op), disclosed{ref: ref, patients: []string{e.patient}})
 	case r.Deleted:
-		return disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"), disclosed{ref, r.Version, []string{e.patient}})
+		return disclosing(fhir.Errorf(fhir.Gone, op, "the resource was deleted"),
+			disclosed{ref, r.Version, []string{e.patient}})
 	}
 	return nil
 }
@@ -377,7 +380,8 @@ func (e *everything) include(ctx context.Context) error {
 		}
 		if n++; n > e.limits.Includes || len(e.res.page.entries) > 2*e.limits.PageBytes {
 			return fhir.Errorf(fhir.TooCostly, "interaction.Everything",
-				"the resources of this page refer to more than %d others; request smaller pages with _count", e.limits.Includes)
+				"the resources of this page refer to more than %d others; request smaller pages with _count",
+				e.limits.Includes)
 		}
 		e.res.page.match(e.service.Base+"/"+ref.String(), r.JSON, "include")
 	}
