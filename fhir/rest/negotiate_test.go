@@ -151,7 +151,7 @@ func TestEverySurface(t *testing.T) {
 		{"", "POST", "/Observation", observation("", "p1", "vital-signs", 60), 401},
 		{"", "GET", "/no/such/path", "", 401},
 		{"all", "GET", "/no/such/path", "", 404},
-		{"all", "PATCH", "/Observation", "", 405},
+		{"all", "PATCH", "/Observation/o1/_history/1", "", 405},
 		{"all", "GET", "/Observation/o1", "", 200},
 		{"all", "GET", "/Observation/o1?_elements=status", "", 200},
 		{"all", "GET", "/Observation/none", "", 404},

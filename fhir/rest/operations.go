@@ -163,9 +163,11 @@ func (s *Server) mountOperations(api gin.IRouter) {
 		list := routes[path]
 		serve := func(c *gin.Context) { s.operation(c, list) }
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
-			if method == http.MethodPost || !list[0].postOnly {
-				api.Handle(method, path, serve)
+			if method != http.MethodPost && list[0].postOnly {
+				api.Handle(method, path, s.noMethod) // otherwise it would be a compartment
+				continue
 			}
+			api.Handle(method, path, serve)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func TestPatch(t *testing.T) {
 			a := w.want(415, "all", "PATCH", "/Observation/o", "[]", header...)
 			if !strings.Contains(string(a.body), "application/json-patch+json") &&
 				!strings.Contains(header[1], "charset") ||
-				a.header.Get("Accept-Patch") != "application/json-patch+json, application/fhir+json" {
+				a.header.Get("Accept-Patch") != "application/json-patch+json, application/fhir+json, application/fhir+xml" {
 				t.Errorf("%v: %v %s", header, a.header, a.body)
 			}
 		}

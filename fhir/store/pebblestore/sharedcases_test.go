@@ -505,7 +505,7 @@ func (s small) Append(ctx context.Context, e *sharedlog.Entry) error {
 // TestLogFails lets requests fail after a bounded time while the log does not answer,
 // and keeps the outcome of the commit on its way.
 func TestLogFails(t *testing.T) {
-	_, g, dbs := lazy(t, 2, func(p *process) { p.patience = 20 * time.Millisecond })
+	_, g, dbs := lazy(t, 2, func(p *process) { p.patience = time.Second })
 	a := dbs[0]
 	until(t, "a commit succeeds", func() bool {
 		_, err := a.Commit(context.Background(), batchOf(device("before", "")))
@@ -547,7 +547,7 @@ func TestTakenWithoutMajority(t *testing.T) {
 		t.Run(fmt.Sprint("rollback=", rollBack), func(t *testing.T) {
 			s, g, dbs := lazy(t, 2, func(p *process) {
 				if p.conf.Node == "node0" {
-					p.patience = 20 * time.Millisecond
+					p.patience = time.Second
 				}
 			})
 			called := make(chan struct{}, 1)
