@@ -356,7 +356,8 @@ func open(f fault, which servers) *world {
 		if at.subs == nil {
 			w.startWork(f, at, p, quiet)
 		}
-		p.service.Preferred, p.service.Checks["Subscription"] = at.view, at.subs.Check
+		p.service.Preferred = at.view
+		p.service.Checks["Subscription"], p.service.Checks["Basic"] = at.subs.Check, at.subs.CheckBasic
 		handlers = append(handlers, w.serve(f, at, p, quiet))
 	}
 	if w.cluster != nil {

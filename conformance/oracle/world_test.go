@@ -326,7 +326,8 @@ func (w *world) open() {
 	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"],
 		Limits: interaction.Limits{BatchTogether: 1}, // so that the commits of both stores are the same
 		Base:   base,
-		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}, Forms: forms.All(nil)}
+		Checks: map[string]interaction.Check{"Subscription": w.subs.Check, "Basic": w.subs.CheckBasic},
+		Forms:  forms.All(nil)}
 	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.frozenClock,
 		Zone: zoneOf, Logger: log}
 	s := &rest.Server{Service: svc, Auth: w, Logger: log, Clock: w.clock, Rand: w.rand["requests"],

@@ -5,6 +5,7 @@ package upgrade
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"pulsegate/conformance/blackbox"
 	"pulsegate/conformance/clusterrun"
 	"pulsegate/fhir/cluster/hints/redistest"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog"
 	"pulsegate/fhir/store/sharedlog/mongolog"
 	"pulsegate/fhir/store/sharedlog/mongolog/mongotest"
@@ -26,6 +28,12 @@ import (
 var (
 	oldBinary = flag.String("old", "", "the binary of this version; built if empty")
 	newBinary = flag.String("new", "", "the binary with tag pulsegate_nextschema; built if empty")
+)
+
+// The schemas of the two binaries.
+const (
+	older = pebblestore.RowSchema
+	newer = older + 1
 )
 
 // mark is the key of the row that only entries of the newer schema have.
@@ -159,14 +167,14 @@ func TestUpgrade(t *testing.T) {
 	has(t, old, "a", "b")
 	has(t, two, "a", "b")
 	w.entries(func(i int, node string, schema uint32, marked bool) {
-		if schema != 4 || marked {
+		if schema != older || marked {
 			t.Errorf("entry %d of %s has schema %d, marked %v", i, node, schema, marked)
 		}
 	})
 
 	// The old one is alive.
 	err := one.Run(nil, "cluster", "schema", "--raise")
-	if err == nil || !strings.Contains(err.Error(), "old read no newer one than 4") {
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprint("old read no newer one than ", older)) {
 		t.Fatalf("raised: %v", err)
 	}
 	if err := old.Stop(); err != nil {
@@ -185,10 +193,10 @@ func TestUpgrade(t *testing.T) {
 	has(t, one, "a", "b", "c", "d")
 	raised := map[string]bool{}
 	w.entries(func(i int, node string, schema uint32, marked bool) {
-		if schema == 5 {
+		if schema == newer {
 			raised[node] = true
 		}
-		if marked != (schema == 5) || len(raised) > 0 && schema != 5 {
+		if marked != (schema == newer) || len(raised) > 0 && schema != newer {
 			t.Errorf("entry %d of %s has schema %d, marked %v", i, node, schema, marked)
 		}
 	})
@@ -208,7 +216,7 @@ func TestUpgrade(t *testing.T) {
 			_ = s.Kill()
 			t.Fatalf("the old binary starts on the directory of %s", name)
 		}
-		if !strings.Contains(err.Error(), "schema 5, this program reads up to 4") {
+		if !strings.Contains(err.Error(), fmt.Sprintf("schema %d, this program reads up to %d", newer, older)) {
 			t.Errorf("the old binary on the directory of %s: %v", name, err)
 		}
 	}
