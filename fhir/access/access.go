@@ -255,7 +255,7 @@ func (f Filter) consented(facts *Facts) bool {
 	}
 	patients := facts.Patients()
 	if len(patients) == 0 { // see the package comment
-		// What the server or its operator publishes as a Basic, such as a topic of
+		// A Basic published by the server or its operator, such as a topic of
 		// subscriptions, has no author and belongs to no patient.
 		published := facts.Type == "Basic" && facts.Author == ""
 		return facts.Vendor == "" && (published || facts.Author != "" && facts.Author == f.grant.Recipient)

@@ -126,7 +126,8 @@ func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhi
 		return Written{}, err
 	}
 	if repaired.Barred {
-		return Written{}, concealing(errDangling(op, subject), disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
+		return Written{}, concealing(errDangling(op, subject),
+			disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
 	}
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return Written{}, err
@@ -150,7 +151,8 @@ func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhi
 		return Written{}, err
 	}
 	if id == "" {
-		return Written{}, concealing(errDangling(op, subject), disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
+		return Written{}, concealing(errDangling(op, subject),
+			disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
 	}
 	return s.received(ctx, rq, subject.ref.ID, id, created || repaired.Deletion, disc)
 }

@@ -11,7 +11,7 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// scope is what a search is about: the types, and the compartment if there is one.
+// scope is the scope of a search: the types, and the compartment if there is one.
 type scope struct {
 	types []string
 	// path is the path of the search below the base URL, without a parameter: "" for a

@@ -107,7 +107,7 @@ func TestJoinsAreForbiddenWithoutScope(t *testing.T) {
 		if a := w.want(200, "vitals", "GET", "/Observation?subject.name=x", ""); len(a.modes("match")) != 0 {
 			t.Errorf("%s", a.body)
 		}
-		// What may not be searched is not included.
+		// A type that may not be searched is not included.
 		if a := w.want(200, "patients", "GET", "/Patient?_id=ada&_revinclude=Observation:patient",
 			""); len(a.modes("include")) != 0 {
 			t.Errorf("%s", a.body)

@@ -52,7 +52,7 @@ func (w things) of(typ string) []int {
 }
 
 // sees reports whether the caller may see a thing. An Observation without a patient is
-// under nobody's consent.
+// under no patient's consent.
 func (w things) sees(i int) bool {
 	_, named := w[i].refs["patient"]
 	return !w[i].hidden && (w[i].typ != "Observation" || named)

@@ -125,10 +125,8 @@ func TestHiddenIsAbsent(t *testing.T) {
 			}
 		}
 		ref := func(q string) answer {
-			return w.do("all", "POST", "/",
-				bundle("transaction", entry("", "POST", "Observation",
-					strings.Replace(body("", "p1"), `"subject"`, `"device":{"reference":"Device?`+q+`"},"subject"`,
-						1))))
+			o := strings.Replace(body("", "p1"), `"subject"`, `"device":{"reference":"Device?`+q+`"},"subject"`, 1)
+			return w.do("all", "POST", "/", bundle("transaction", entry("", "POST", "Observation", o)))
 		}
 		same("a conditional reference", ref("_id=dev"), ref("_id=not"))
 		// All that is hidden is as it was.

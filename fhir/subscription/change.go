@@ -2,7 +2,6 @@ package subscription
 
 import (
 	"context"
-	"errors"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -158,9 +157,6 @@ func (c *change) fires(ctx context.Context, r *rule) (bool, error) {
 	}
 	return false, nil
 }
-
-// errStop ends the iteration over changes after an error.
-var errStop = errors.New("subscription: the step has failed")
 
 // change numbers a change for every Subscription that it matches. index is the index of
 // the change within its commit.

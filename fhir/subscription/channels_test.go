@@ -148,7 +148,8 @@ func TestPlainRestHook(t *testing.T) {
 		got.header.Get("Content-Type") != "application/fhir+json" {
 		t.Errorf("%s %s %v", got.method, got.path, got.header)
 	}
-	if got := ping.all()[0]; got.method != http.MethodPost || got.path != "/on" || len(got.body) != 0 || got.header.Get("Content-Type") != "" {
+	if got := ping.all()[0]; got.method != http.MethodPost || got.path != "/on" || len(got.body) != 0 ||
+		got.header.Get("Content-Type") != "" {
 		t.Errorf("%s %s %s %v", got.method, got.path, got.body, got.header)
 	}
 	// A deleted resource is not sent, but the next one is.
@@ -219,11 +220,13 @@ func TestMessages(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal(r.body, &b); err != nil || b.Type != "message" || len(b.Entry) != 2 || r.method != http.MethodPost {
+		if err := json.Unmarshal(r.body, &b); err != nil || b.Type != "message" || len(b.Entry) != 2 ||
+			r.method != http.MethodPost {
 			t.Fatalf("%s %s: %v %s", r.method, r.path, err, r.body)
 		}
 		head, body := b.Entry[0], b.Entry[1]
-		if head.Resource.ResourceType != "MessageHeader" || len(head.Resource.Focus) != 1 || head.Resource.Focus[0].Reference != body.FullURL {
+		if head.Resource.ResourceType != "MessageHeader" || len(head.Resource.Focus) != 1 ||
+			head.Resource.Focus[0].Reference != body.FullURL {
 			t.Errorf("header: %s", r.body)
 		}
 		var raw struct {
@@ -438,19 +441,22 @@ func TestResend(t *testing.T) {
 	if w.engine.count("s1") != 4 {
 		t.Errorf("%d events", w.engine.count("s1"))
 	}
-	if b, err := w.engine.Resend(ctx, rq, "s1", Range{From: time.Now().Add(time.Hour)}); err != nil || !strings.Contains(string(b), "not-found") {
+	b, err = w.engine.Resend(ctx, rq, "s1", Range{From: time.Now().Add(time.Hour)})
+	if err != nil || !strings.Contains(string(b), "not-found") {
 		t.Errorf("a range without events: %v %s", err, b)
 	}
 	if b, err := w.engine.Resend(ctx, rq, "s1", Range{To: time.Now()}); err != nil || !strings.Contains(string(b), "events 1 to 4") {
 		t.Errorf("by time: %v %s", err, b)
 	}
-	if _, err := w.engine.Resend(ctx, Request{Caller: audit.Caller{Principal: w.principal("other")}}, "s1", Range{}); fhir.KindOf(err) != fhir.NotFound {
+	other := Request{Caller: audit.Caller{Principal: w.principal("other")}}
+	if _, err := w.engine.Resend(ctx, other, "s1", Range{}); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("by another client: %v", err)
 	}
 	r.mu.Lock()
 	r.fail = func(int) bool { return true }
 	r.mu.Unlock()
-	if _, err := w.engine.Resend(ctx, rq, "s1", Range{}); fhir.KindOf(err) != fhir.Unavailable || strings.Contains(err.Error(), "127.0.0.1") {
+	if _, err := w.engine.Resend(ctx, rq, "s1", Range{}); fhir.KindOf(err) != fhir.Unavailable ||
+		strings.Contains(err.Error(), "127.0.0.1") {
 		t.Errorf("to an endpoint that fails: %v", err)
 	}
 	w.observe("p1", "8867-4")

@@ -89,7 +89,8 @@ func (e *Engine) relateOne(ctx context.Context, it *item, grant *access.Grant, r
 		return ignoreMissing(err)
 	}
 	if !res.Deleted && facts != nil && grant.Filter(access.Read).Allow(facts) {
-		it.context = append(it.context, related{ref: ref, version: res.Version, patients: facts.Patients(), json: res.JSON})
+		it.context = append(it.context, related{ref: ref, version: res.Version, patients: facts.Patients(),
+			json: res.JSON})
 	}
 	return nil
 }
@@ -111,8 +112,8 @@ func (e *Engine) relateBack(ctx context.Context, it *item, grant *access.Grant, 
 		func(f *store.Found) bool {
 			ref := fhir.Ref{Type: typ, ID: strings.Clone(f.Resource.ID)}
 			if !slices.ContainsFunc(it.context, func(r related) bool { return r.ref == ref }) {
-				it.context = append(it.context, related{ref: ref, version: f.Resource.Version, patients: f.Facts.Patients(),
-					json: bytes.Clone(f.Resource.JSON)})
+				it.context = append(it.context, related{ref: ref, version: f.Resource.Version,
+					patients: f.Facts.Patients(), json: bytes.Clone(f.Resource.JSON)})
 			}
 			return len(it.context) < maxRelated
 		})

@@ -185,7 +185,8 @@ func matchTokens(want []search.Value, have []access.Token) bool {
 	return false
 }
 
-// rule is what a Subscription demands of changes of one type: all of its filters hold.
+// rule is the conditions of a Subscription for changes of one type: all of its filters
+// hold.
 type rule struct {
 	sub     *sub
 	spec    *Spec

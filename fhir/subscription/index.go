@@ -34,7 +34,7 @@ type bucket struct {
 // found by fewer conditions.
 const maxPlaces = 256
 
-// add adds a rule, or removes it.
+// update adds a rule, or removes it.
 func (x *index) update(r *rule, add bool) {
 	t := x.types[r.typ]
 	if t == nil {

@@ -169,7 +169,8 @@ func FuzzFilter(f *testing.F) {
 	}
 	p := newParser(egress.Policy{})
 	feed := p.topics.byURL(topic.FeedURL, base)
-	facts := &access.Facts{Type: "Observation", ID: "o", Patient: "p1", Tokens: func(string) []access.Token { return []access.Token{{Code: "a"}} }}
+	facts := &access.Facts{Type: "Observation", ID: "o", Patient: "p1",
+		Tokens: func(string) []access.Token { return []access.Token{{Code: "a"}} }}
 	f.Fuzz(func(t *testing.T, s string) {
 		x, err := parseFilter("x", s, base, feed)
 		if err != nil {

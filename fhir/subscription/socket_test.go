@@ -190,7 +190,8 @@ func TestSocket(t *testing.T) {
 		t.Errorf("events %v", got)
 	}
 	// $resend reaches the socket.
-	if _, err := w.engine.Resend(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1", Range{Since: 2, Until: 3}); err != nil {
+	rq := Request{Caller: audit.Caller{Principal: w.principal("ehr")}}
+	if _, err := w.engine.Resend(context.Background(), rq, "s1", Range{Since: 2, Until: 3}); err != nil {
 		t.Fatal(err)
 	}
 	w.until("sent again", func() bool { return fmt.Sprint(c.numbers(t)) == "[5 2 3]" })
@@ -215,7 +216,8 @@ func TestSocketBacklog(t *testing.T) {
 			JSON: []byte(fhir.Prefix("Observation", id) + `},` + observation("p1", "final", "a") + `}`)}})
 	}
 	for chunk := range 26 { // rows of their own, as many commits make them
-		if _, err := w.st.Commit(context.Background(), &store.Batch{Writes: b.Writes[chunk*50 : chunk*50+50]}); err != nil {
+		part := &store.Batch{Writes: b.Writes[chunk*50 : chunk*50+50]}
+		if _, err := w.st.Commit(context.Background(), part); err != nil {
 			t.Fatal(err)
 		}
 		w.numbered("s1", uint64(chunk*50+50))
@@ -368,7 +370,8 @@ func TestSocketRechecks(t *testing.T) {
 	mu.Lock()
 	disabled = true
 	mu.Unlock()
-	if _, err := w.engine.Resend(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1", Range{Since: 1}); err != nil {
+	rq := Request{Caller: audit.Caller{Principal: w.principal("ehr")}}
+	if _, err := w.engine.Resend(context.Background(), rq, "s1", Range{Since: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.closed(w); !errors.Is(err, ErrSocketRefused) || len(l.numbers(t)) != 4 {

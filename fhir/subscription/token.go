@@ -20,8 +20,8 @@ import (
 // SocketPath is the path of the WebSocket below the FHIR base URL.
 const SocketPath = "/$subscription-ws"
 
-// binding is what a binding token permits, in small state. The key holds the SHA-256 of
-// the token.
+// binding is the small state of a binding token: its client and Subscriptions. The key
+// holds the SHA-256 of the token.
 type binding struct {
 	Client  string    `json:"client"`
 	IDs     []string  `json:"ids"`

@@ -80,7 +80,8 @@ func (w *world) settler() *receiver {
 	return r
 }
 
-// total returns the number of events, which no notification needs to have told.
+// numbered waits until a Subscription has a number of events, which no notification
+// needs to have told.
 func (w *world) numbered(id string, want uint64) {
 	w.t.Helper()
 	w.until(fmt.Sprint(id, " has ", want, " events"), func() bool { return w.engine.count(id) >= want })
@@ -193,7 +194,8 @@ func TestPatientDataFeed(t *testing.T) {
 	w.numbered("both", 4)
 	w.numbered("deleted", 1)
 	w.numbered("coded", 2)
-	body, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "coded", 1, 2, "")
+	rq := Request{Caller: audit.Caller{Principal: w.principal("ehr")}}
+	body, err := w.engine.Events(context.Background(), rq, "coded", 1, 2, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +275,8 @@ func (w *world) operatorWrites(id, text string) error {
 		w.t.Fatal(err)
 	}
 	next := &fhir.Resource{Type: "Basic", ID: id, JSON: body}
-	out, err := w.engine.CheckBasic(context.Background(), &access.Principal{Operator: "uid:0", Grant: access.All()}, next, nil)
+	out, err := w.engine.CheckBasic(context.Background(),
+		&access.Principal{Operator: "uid:0", Grant: access.All()}, next, nil)
 	if err == nil {
 		w.put("", *out)
 	}
@@ -328,7 +331,7 @@ func TestOperatorTopic(t *testing.T) {
 			t.Errorf("%s: resources: %v", id, got)
 		}
 	}
-	// What the caller may not see does not accompany the focus.
+	// A resource hidden from the caller does not accompany the focus.
 	narrow := w.principal("ehr")
 	narrow.Grant.Rules = []access.Rule{{Type: "Observation", May: access.Read}, {Type: "Subscription", May: access.Read}}
 	b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: narrow}}, "s", 1, 1, "")
@@ -349,7 +352,8 @@ func TestOperatorTopic(t *testing.T) {
 		b, err := w.engine.Status(context.Background(), rq, []string{"s"}, nil, true)
 		return err == nil && strings.Contains(string(b), "not supported by the current configuration")
 	})
-	if list, err := w.engine.Topics(context.Background()); err != nil || slices.ContainsFunc(list, func(x *topic.Topic) bool { return x.ID == "done" }) {
+	list, err := w.engine.Topics(context.Background())
+	if err != nil || slices.ContainsFunc(list, func(x *topic.Topic) bool { return x.ID == "done" }) {
 		t.Errorf("the retired topic is offered: %v", err)
 	}
 }
@@ -472,7 +476,8 @@ func TestLookups(t *testing.T) {
 func indexed(t *testing.T, n int, filter func(i int) string) (*follower, *stepState) {
 	t.Helper()
 	w := newWorld(t)
-	f := &follower{Engine: w.engine, opts: w.engine.opts, subs: map[string]*sub{}, index: index{types: map[string]*typeIndex{}}}
+	f := &follower{Engine: w.engine, opts: w.engine.opts, subs: map[string]*sub{},
+		index: index{types: map[string]*typeIndex{}}}
 	builtin, err := topic.Builtin(base)
 	if err != nil {
 		t.Fatal(err)
@@ -490,6 +495,6 @@ func indexed(t *testing.T, n int, filter func(i int) string) (*follower, *stepSt
 		f.subs[s.id] = s
 		f.reindex(s, s.spec, s.status)
 	}
-	return f, &stepState{follower: f, grants: map[string]*access.Grant{}, numbered: map[string]uint64{}, counted: map[string]uint64{},
-		runs: map[string]*run{}}
+	return f, &stepState{follower: f, grants: map[string]*access.Grant{}, numbered: map[string]uint64{},
+		counted: map[string]uint64{}, runs: map[string]*run{}}
 }

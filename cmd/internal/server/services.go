@@ -177,20 +177,22 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.pages, err = newPages(s); err != nil {
 		return nil, err
 	}
-	err = s.inTurn(ctx, "setup", func(ctx context.Context) error {
-		if err := s.addOrganizations(ctx); err != nil {
-			return err
-		}
-		if err := s.publishTopics(ctx); err != nil {
-			return err
-		}
-		return s.publishTerminology(ctx)
-	})
-	if err != nil {
+	if err := s.inTurn(ctx, "setup", s.publish); err != nil {
 		return nil, err
 	}
 	s.startWork(ctx)
 	return s, nil
+}
+
+// publish writes the resources that the server itself publishes.
+func (s *services) publish(ctx context.Context) error {
+	if err := s.addOrganizations(ctx); err != nil {
+		return err
+	}
+	if err := s.publishTopics(ctx); err != nil {
+		return err
+	}
+	return s.publishTerminology(ctx)
 }
 
 // startWork starts the work in the background that needs all services.

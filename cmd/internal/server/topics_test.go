@@ -99,7 +99,8 @@ func TestPublishTopics(t *testing.T) {
 	}{{"", false}, {file, true}, {file, true}, {"", false}, {file, true}} {
 		err := topicsOf(t, dir, step.file, func(s *services) {
 			topics, socket := listed(t, s)
-			if !slices.Contains(topics, own) || !slices.Contains(topics, topic.FeedURL) || slices.Contains(topics, added) != step.offered {
+			if !slices.Contains(topics, own) || !slices.Contains(topics, topic.FeedURL) ||
+				slices.Contains(topics, added) != step.offered {
 				t.Errorf("step %d: topics %v", i, topics)
 			}
 			if socket != "ws://localhost:8080/fhir/$subscription-ws" {
@@ -148,7 +149,8 @@ func TestSubscriptionSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := topicsOf(t, t.TempDir(), file, func(*services) {})
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "subscriptions") || strings.Contains(err.Error(), "hidden") {
+		if err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "subscriptions") || strings.Contains(err.Error(), "hidden") {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

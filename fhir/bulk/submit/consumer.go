@@ -23,7 +23,8 @@ import (
 
 // Writer performs batches. *interaction.Service implements it.
 type Writer interface {
-	Bundle(ctx context.Context, rq *interaction.Request, body []byte, returns interaction.Return) (*interaction.Page, error)
+	Bundle(ctx context.Context, rq *interaction.Request, body []byte,
+		returns interaction.Return) (*interaction.Page, error)
 }
 
 // Options configures a Consumer. All fields but Expires, MaxKept, Roles and Logger are

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 )
 
 func mustParse(t *testing.T, s string) *url.URL {
@@ -36,8 +37,8 @@ func TestToken(t *testing.T) {
 		fmt.Fprintf(w, `{"access_token":"t%d","token_type":"bearer","expires_in":300}`, n)
 	}))
 	defer s.Close()
-	now := time.Unix(1e9, 0)
-	c, err := New(s.Client(), func() time.Time { return now }, []Entry{{Client: "ehr", Endpoint: "https://ehr.example/hooks",
+	now := clocktest.At(time.Unix(1e9, 0))
+	c, err := New(s.Client(), now.Now, []Entry{{Client: "ehr", Endpoint: "https://ehr.example/hooks",
 		TokenURL: s.URL, ClientID: "pg:1", Secret: "s+cret", Scope: "notify"}})
 	if err != nil {
 		t.Fatal(err)
@@ -59,11 +60,11 @@ func TestToken(t *testing.T) {
 			t.Errorf("%s %s: %q %v", x.client, x.endpoint, got, err)
 		}
 	}
-	now = now.Add(239 * time.Second)
+	now.Add(239 * time.Second)
 	if got, err := c.Authorize(ctx, "ehr", mustParse(t, "https://ehr.example/hooks")); err != nil || got != "Bearer t1" {
 		t.Errorf("%q %v", got, err)
 	}
-	now = now.Add(2 * time.Second)
+	now.Add(2 * time.Second)
 	if got, err := c.Authorize(ctx, "ehr", mustParse(t, "https://ehr.example/hooks")); err != nil || got != "Bearer t2" {
 		t.Errorf("%q %v", got, err)
 	}

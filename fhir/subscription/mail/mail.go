@@ -93,7 +93,8 @@ var ErrRecipient = errors.New("mail to this domain is not allowed")
 // Allowed reports whether mail to an address is allowed.
 func (s *Sender) Allowed(to string) bool {
 	_, domain, _ := strings.Cut(to, "@")
-	return address(to) && slices.ContainsFunc(s.config.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
+	known := func(d string) bool { return strings.EqualFold(d, domain) }
+	return address(to) && slices.ContainsFunc(s.config.Domains, known)
 }
 
 // Mail implements subscription.Mailer.

@@ -37,7 +37,7 @@ func (v *Version) Values(x search.Extractor, typ string) *search.Values {
 	return v.values
 }
 
-// Document returns the version for FHIRPath, or nil.
+// document returns the version for FHIRPath, or nil.
 func (v *Version) document() (*fhirpath.Document, error) {
 	if v.doc != nil || v.JSON == nil {
 		return v.doc, nil

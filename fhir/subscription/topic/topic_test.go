@@ -98,7 +98,8 @@ func TestGuidesExample(t *testing.T) {
 	s = strings.ReplaceAll(s, "finished", "final")
 	x := parse(t, s)
 	if x.URL != "http://hl7.org/fhir/uv/subscriptions-backport/SubscriptionTopic/r4-encounter-complete" || x.Status != "draft" ||
-		len(x.Triggers) != 1 || !x.Triggers[0].RequireBoth || !x.Triggers[0].CreatePasses || x.Triggers[0].FHIRPath == "" ||
+		len(x.Triggers) != 1 || !x.Triggers[0].RequireBoth || !x.Triggers[0].CreatePasses ||
+		x.Triggers[0].FHIRPath == "" ||
 		len(x.Filters) != 2 || len(x.Shapes) != 1 || len(x.Shapes[0].Include) != 7 {
 		t.Errorf("%+v", x)
 	}
@@ -231,7 +232,8 @@ func TestBombs(t *testing.T) {
 	x := parse(t, strings.Replace(strings.Replace(example, `"queryCriteria"`, `"other"`, 1),
 		"(%previous.id.empty() or %previous.status != 'final') and %current.status = 'final'",
 		"%current.note.select(%current.note.select(%current.note.text)).count() > 1", 1))
-	got, err := x.Triggers[0].Fires(context.Background(), Create, &Version{}, &Version{JSON: []byte(body), Time: time.Unix(1e9, 0)})
+	got, err := x.Triggers[0].Fires(context.Background(), Create, &Version{},
+		&Version{JSON: []byte(body), Time: time.Unix(1e9, 0)})
 	if got || fhir.KindOf(err) != fhir.TooCostly {
 		t.Errorf("%v %v", got, err)
 	}

@@ -163,7 +163,7 @@ func (f *finder) clauseDriver(c *search.Clause) (*driver, error) {
 	if ok, err := f.indexes.usable(c.Param); err != nil || !ok {
 		return nil, err
 	}
-	b := spanBuilder{typ: f.query.Type, p: c.Param, param: rows.ParamKey(c.Param)}
+	b := spanBuilder{typ: f.query.Type, definition: c.Param, param: rows.ParamKey(c.Param)}
 	if !b.clause(c) {
 		return nil, nil
 	}
@@ -553,7 +553,7 @@ func (w *rangeWalk) first(m *snapshot.Match, prefix []byte) bool {
 // spanBuilder collects the spans of a clause.
 type spanBuilder struct {
 	typ, param string
-	p          *search.Param
+	definition *search.Param
 	spans      []span
 	points     bool // all spans are those of one value each
 	exact      bool
@@ -607,7 +607,7 @@ func (b *spanBuilder) missing(c *search.Clause) bool {
 	if c.Missing {
 		return false
 	}
-	switch b.p.Type {
+	switch b.definition.Type {
 	case search.TypeDate:
 		b.start("")
 	case search.TypeString:
@@ -619,7 +619,7 @@ func (b *spanBuilder) missing(c *search.Clause) bool {
 }
 
 func (b *spanBuilder) value(m search.Modifier, v *search.Value) bool {
-	switch b.p.Type {
+	switch b.definition.Type {
 	case search.TypeToken, search.TypeReference, search.TypeURI:
 		return b.code(m, v)
 	case search.TypeString:
@@ -639,10 +639,10 @@ func (b *spanBuilder) code(m search.Modifier, v *search.Value) bool {
 	if v.Prefix != search.EQ {
 		return false
 	}
-	b.exact = b.exact && b.p.Type == search.TypeReference && (m == search.NoModifier || m == search.ModType)
+	b.exact = b.exact && b.definition.Type == search.TypeReference && (m == search.NoModifier || m == search.ModType)
 	switch m {
 	case search.NoModifier, search.ModType, search.ModOfType:
-		if v.RefType != "" && b.p.Type == search.TypeReference {
+		if v.RefType != "" && b.definition.Type == search.TypeReference {
 			b.point(v.RefType + "/" + v.RefID)
 		} else if v.Code == "" {
 			return false
@@ -654,7 +654,7 @@ func (b *spanBuilder) code(m search.Modifier, v *search.Value) bool {
 	case search.ModIdentifier:
 		b.logical = true
 		b.point(string(rune(rows.ClassLogical)) + v.Code)
-		return b.p.Type == search.TypeReference && v.Code != ""
+		return b.definition.Type == search.TypeReference && v.Code != ""
 	case search.ModBelow:
 		return b.below(v)
 	case search.ModAbove:
@@ -665,7 +665,7 @@ func (b *spanBuilder) code(m search.Modifier, v *search.Value) bool {
 
 // below adds the URLs that begin with a value.
 func (b *spanBuilder) below(v *search.Value) bool {
-	if b.p.Type == search.TypeToken {
+	if b.definition.Type == search.TypeToken {
 		return false
 	}
 	if v.RefType != "" {
@@ -681,7 +681,7 @@ func (b *spanBuilder) below(v *search.Value) bool {
 
 // above adds the URLs of which a value is part.
 func (b *spanBuilder) above(v *search.Value) bool {
-	if b.p.Type != search.TypeURI || v.Code == "" {
+	if b.definition.Type != search.TypeURI || v.Code == "" {
 		return false
 	}
 	b.point(v.Code)
@@ -703,7 +703,7 @@ func (b *spanBuilder) text(m search.Modifier, v *search.Value) bool {
 	case search.NoModifier:
 		s, _ := rows.Unspaced(text)
 		b.start(string(rune(rows.ClassText)) + s)
-		if b.p.MatchesWords() {
+		if b.definition.MatchesWords() {
 			b.start(string(rune(rows.ClassWord)) + s)
 			b.point(string(rune(rows.ClassLong)))
 		}
@@ -743,7 +743,7 @@ func (b *spanBuilder) date(v *search.Value) bool {
 func (b *spanBuilder) number(v *search.Value) bool {
 	lo, hi := numbers(v)
 	b.point(string(rune(rows.ClassOpen)))
-	if b.p.Type == search.TypeQuantity && v.HasSystem && v.Code != "" {
+	if b.definition.Type == search.TypeQuantity && v.HasSystem && v.Code != "" {
 		from, unit, ok := search.CanonicalQuantity(v.System, v.Code, lo)
 		if to, _, _ := search.CanonicalQuantity(v.System, v.Code, hi); ok {
 			class := rows.Canonical(unit)

@@ -43,7 +43,7 @@ func spansMiss(t *testing.T, build func(*spanBuilder, *search.Clause) bool) (mis
 			if !search.MatchClause(c, &search.Values{ByParam: map[string][]search.Value{p.Code: have}}) {
 				continue
 			}
-			b := spanBuilder{typ: p.ResourceType, p: p, param: rows.ParamKey(p)}
+			b := spanBuilder{typ: p.ResourceType, definition: p, param: rows.ParamKey(p)}
 			if !build(&b, c) {
 				continue
 			}

@@ -33,7 +33,7 @@ const BuiltinVersion = 1
 
 // Index is the state of an index: which rows it has, and how far they are built.
 type Index struct {
-	// Version is that of the rows of R4's parameters.
+	// Version is the version of the rows of R4's parameters.
 	Version int `json:"version,omitempty"`
 	// Type, URL and Param name a parameter defined at run time. Param is its ParamKey.
 	Type  string `json:"type,omitempty"`
