@@ -253,6 +253,9 @@ func (f Filter) consented(facts *Facts) bool {
 	if !several(facts.Type) && facts.Patient != "" {
 		return f.grant.Consents != nil && f.grant.Consents.Permits(f.grant.Recipient, facts)
 	}
+	if facts.undecided() {
+		return false
+	}
 	patients := facts.Patients()
 	if len(patients) == 0 { // see the package comment
 		// A Basic published by the server or its operator, such as a topic of

@@ -52,7 +52,8 @@ func (f *Facts) Patients() []string {
 		return out
 	}
 	for _, token := range f.Tokens(compartments[f.Type].Param) {
-		if id, ok := strings.CutPrefix(token.Code, "Patient/"); ok && token.System == "" && !slices.Contains(out, id) {
+		if id, ok := strings.CutPrefix(token.Code, "Patient/"); ok && token.System == "" && id != unknown &&
+			!slices.Contains(out, id) {
 			out = append(out, id)
 		}
 	}
@@ -81,4 +82,28 @@ func NeedsConsent(t string) bool {
 		return false
 	}
 	return compartments[t].Param != "" || slices.Contains(withoutPatient, t)
+}
+
+// unknown is in place of the id of a patient that cannot be found out. It is not a valid id.
+const unknown = "?"
+
+// Several reports whether a resource of type t may be in the compartments of several
+// Patients. Facts.Tokens of a deletion of such a type must be those of the version
+// before, or Undecided.
+func Several(t string) bool { return several(t) }
+
+// Undecided returns Facts.Tokens for a version of type t whose patients cannot be found
+// out. Only the operator sees such a version.
+func Undecided(t string) func(param string) []Token {
+	return func(param string) []Token {
+		if several(t) && param == compartments[t].Param {
+			return []Token{{Code: "Patient/" + unknown}}
+		}
+		return nil
+	}
+}
+
+// undecided reports whether a patient of the resource cannot be found out.
+func (f *Facts) undecided() bool {
+	return several(f.Type) && slices.Contains(f.Tokens(compartments[f.Type].Param), Token{Code: "Patient/" + unknown})
 }

@@ -105,6 +105,9 @@ func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref f
 	if d.done {
 		return d, nil
 	}
+	if err := keepOwn(rq, op, ref.Type, nil, old); err != nil {
+		return nil, err
+	}
 	if check := s.Checks[ref.Type]; check != nil {
 		if _, err := check(ctx, rq.Principal, nil, &old.res); err != nil {
 			return nil, disclosing(err, disclosedOf(old))

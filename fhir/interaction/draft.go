@@ -107,6 +107,9 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 		may, interaction = access.Update, "update"
 		prev = &old.res
 	}
+	if err := keepOwn(rq, op, res.Type, res.JSON, old); err != nil {
+		return nil, err
+	}
 	if check := s.Checks[res.Type]; check != nil {
 		next, err := check(ctx, rq.Principal, &res, prev)
 		if err != nil {

@@ -110,9 +110,7 @@ func (s *Service) gatherVersions(ctx context.Context, r store.VersionRange, h Hi
 			return false
 		}
 		res.last = f.Pos
-		if f.Facts.Patient != "" {
-			res.patients[f.Facts.Patient] = true
-		}
+		addAll(res.patients, f.Facts.Patients())
 		one := f.Resource
 		if narrowing = h.View.Narrow(&one); narrowing != nil {
 			return false
@@ -133,9 +131,7 @@ func (s *Service) countVersions(ctx context.Context, op string, r store.VersionR
 	r.Rows = countRows
 	rest, err := s.Store.Versions(ctx, r, func(f *store.Found) bool {
 		res.counted++
-		if f.Facts.Patient != "" {
-			res.patients[f.Facts.Patient] = true
-		}
+		addAll(res.patients, f.Facts.Patients())
 		return true
 	})
 	if err == nil && rest != "" {

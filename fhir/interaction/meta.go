@@ -114,9 +114,9 @@ func (s *Service) changeMetaOnce(ctx context.Context, rq *Request, op string, re
 			return emptyMeta, nil
 		}
 		ev := rq.event("read", ref.Type)
-		ev.Patient, ev.Data = old.facts.Patient, []audit.DataRef{{Ref: ref, Version: old.res.Version}}
+		ev.Data = []audit.DataRef{{Ref: ref, Version: old.res.Version}}
 		rq.wait(len(old.res.JSON))
-		if err := s.Audit.Record(ctx, ev); err != nil {
+		if err := s.Audit.Record(ctx, perPatient(ev, old.facts.Patients())...); err != nil {
 			return nil, err
 		}
 		return metaOf(old.res.JSON)

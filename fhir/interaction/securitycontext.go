@@ -38,9 +38,9 @@ func (s *Service) contextFacts(ctx context.Context, rq *Request, op string, bina
 	if err != nil {
 		return nil, err
 	}
-	if facts.Patient != "" {
+	for _, p := range facts.Patients() {
 		within := *of
-		within.Patient = facts.Patient
+		within.Patient = p
 		if !rq.filter(access.Read).Allow(&within) {
 			return nil, concealing(errHidden(op), disclosed{ref: binary.Ref(), patients: facts.Patients()})
 		}

@@ -102,13 +102,7 @@ func (m *modelStore) Commit(_ context.Context, b *store.Batch) (store.Result, er
 			r.values = v
 			r.res.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, r.res.Version, now)
 			r.facts = &access.Facts{Type: ref.Type, ID: ref.ID, Patient: v.Patient, Vendor: w.Vendor,
-				Author: w.Author, Categories: v.Categories, Tokens: func(p string) []access.Token {
-					var out []access.Token
-					for _, x := range v.ByParam[p] {
-						out = append(out, access.Token{System: x.System, Code: x.Code})
-					}
-					return out
-				}}
+				Author: w.Author, Categories: v.Categories, Tokens: v.Tokens}
 		}
 		m.rows[ref] = append(m.rows[ref], r)
 		res.Outcomes = append(res.Outcomes,

@@ -284,7 +284,7 @@ type Store interface {
 
 	// Read returns the version that was current at a Seq (0 is the latest). It
 	// fails with NotFound if there never was one. A deleted resource has Deleted
-	// set.
+	// set, and its facts name the patients of the version before, if those may be several.
 	Read(ctx context.Context, ref fhir.Ref, at Seq) (fhir.Resource, *access.Facts, error)
 	// ReadVersion returns one version. It fails with NotFound if there is none.
 	ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error)

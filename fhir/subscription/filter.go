@@ -146,7 +146,8 @@ func parseTriggers(at, value string) ([]access.Token, error) {
 // facts reports whether a change with these facts satisfies the conditions that need no
 // more than the facts.
 func (f *Filter) facts(facts *access.Facts, by topic.Interaction) bool {
-	if len(f.Patients) > 0 && !slices.Contains(f.Patients, facts.Patient) ||
+	if len(f.Patients) > 0 && !slices.ContainsFunc(facts.Patients(),
+		func(p string) bool { return slices.Contains(f.Patients, p) }) ||
 		len(f.IDs) > 0 && !slices.Contains(f.IDs, facts.ID) {
 		return false
 	}

@@ -173,7 +173,11 @@ func (x *index) find(facts *access.Facts, fn func(*rule)) {
 			}
 		}
 	}
-	for _, b := range []*bucket{t.ids[facts.ID], t.patients[facts.Patient], t.rest} {
+	buckets := []*bucket{t.ids[facts.ID], t.rest}
+	for _, p := range facts.Patients() {
+		buckets = append(buckets, t.patients[p])
+	}
+	for _, b := range buckets {
 		if b == nil {
 			continue
 		}

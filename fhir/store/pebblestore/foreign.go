@@ -254,6 +254,12 @@ func (d *DB) change(x *changeRow, documents map[string][]byte) store.Change {
 			json = doc.JSON
 		}
 	}
+	if e.Deleted && access.Several(e.Type) {
+		c := store.Change{Seq: x.seq, Ref: fhir.Ref{Type: e.Type, ID: e.ID}, Version: e.Version, Deleted: true}
+		c.Facts = access.Facts{Type: e.Type, ID: e.ID, Patient: e.Patient, Vendor: e.Vendor, Author: e.Author,
+			Categories: e.Categories, Tokens: access.Undecided(e.Type)}
+		return c
+	}
 	values := sync.OnceValue(func() *search.Values {
 		v, err := search.Extract(e.Type, json)
 		if err != nil {

@@ -491,6 +491,9 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 
 // tokens returns access.Facts.Tokens for this version.
 func (c *current) tokens(typ string) func(param string) []access.Token {
+	if c.Deleted && access.Several(typ) {
+		return access.Undecided(typ)
+	}
 	if vals := c.values; c.complete {
 		return func(param string) []access.Token { return vals.Tokens(param) }
 	}

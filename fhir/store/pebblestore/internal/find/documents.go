@@ -89,10 +89,10 @@ func (f *finder) met(r keys.Row, t *table) (*snapshot.Match, error) {
 		return nil, err
 	}
 	if !f.passing {
-		return snapshot.NewMatch(r, d), nil
+		return snapshot.NewMatch(r, d).Within(f.snap), nil
 	}
 	if f.reused == nil {
-		f.reused = snapshot.NewMatch(r, d)
+		f.reused = snapshot.NewMatch(r, d).Within(f.snap)
 	}
 	f.reused.Set(r, d)
 	return f.reused, nil

@@ -426,7 +426,7 @@ func (mr *merger) offer(s *source, phase byte, w sortPoint) (more bool, err erro
 		if err != nil {
 			return false, err
 		}
-		m = snapshot.NewMatch(s.row, d)
+		m = snapshot.NewMatch(s.row, d).Within(mr.snap)
 	} else {
 		r := s.row
 		if copy(r.Code[:], val[8:]) != 8 {

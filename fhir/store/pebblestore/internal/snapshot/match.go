@@ -20,6 +20,9 @@ type Match struct {
 	Facts    access.Facts
 	Series   *tier.Series // nil for a document
 	Sample   series.Sample
+
+	snap   *Snapshot      // for before, as long as it is open
+	before *search.Values // of the version that a deletion has deleted; see tokens
 }
 
 // Body returns the stamped JSON.
@@ -35,7 +38,7 @@ func (m *Match) Body() []byte {
 func (m *Match) Clone() *Match {
 	m.Body()
 	x := *m
-	x.Values, x.Facts.Tokens = nil, x.tokens
+	x.Values, x.Facts.Tokens, x.snap = nil, x.tokens, nil
 	return &x
 }
 
@@ -55,7 +58,7 @@ func NewMatch(r keys.Row, d rows.Document) *Match {
 
 // Set makes m the match of another document.
 func (m *Match) Set(r keys.Row, d rows.Document) {
-	m.Document, m.Row, m.Values = d, r, nil
+	m.Document, m.Row, m.Values, m.before = d, r, nil, nil
 	m.Facts = access.Facts{Type: r.Type, ID: r.ID, Patient: r.Patient, Vendor: d.Vendor, Author: d.Author,
 		Categories: d.Categories, Tokens: m.Facts.Tokens}
 }
@@ -73,7 +76,25 @@ func (m *Match) Index() *search.Values {
 	return m.Values
 }
 
+// Within lets a deletion find its patients in the snapshot while that is open. Without
+// it, only the operator sees a deletion that may concern several patients.
+func (m *Match) Within(snap *Snapshot) *Match {
+	m.snap = snap
+	return m
+}
+
+// tokens returns the tokens of a parameter. A deletion marker has none, except the
+// patients of the version that was deleted, if there may be several.
 func (m *Match) tokens(param string) []access.Token {
+	if m.Document.Deleted && access.Several(m.Row.Type) {
+		if code, _ := access.PatientParam(m.Row.Type); param != code {
+			return nil
+		}
+		if m.resolve(); m.before == nil {
+			return access.Undecided(m.Row.Type)(param)
+		}
+		return m.before.Tokens(param)
+	}
 	return m.Index().Tokens(param)
 }
 
@@ -88,4 +109,23 @@ func NewSample(ser *tier.Series, s *series.Sample) *Match {
 	m.Facts = ser.Facts()
 	m.Facts.ID, m.Facts.Tokens = m.Row.ID, m.tokens
 	return m
+}
+
+// resolve reads the index values of the version that a deletion has deleted, if it can.
+func (m *Match) resolve() {
+	if m.before != nil || m.snap == nil || !m.Document.Deleted || !access.Several(m.Row.Type) || m.Row.Seq == 0 {
+		return
+	}
+	ref := fhir.Ref{Type: m.Row.Type, ID: m.Row.ID}
+	p, err := rows.HeadOf(m.snap.Reader, ref, m.Row.Seq-1)
+	if err != nil || p == nil || p.Deleted {
+		return
+	}
+	old, err := m.snap.Fetch(ref, p)
+	if err != nil {
+		return
+	}
+	if v, err := search.Extract(m.Row.Type, old.Body()); err == nil {
+		m.before = v
+	}
 }

@@ -43,7 +43,10 @@ func (snap *Snapshot) FetchRow(r keys.Row) (*Match, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewMatch(r, d), nil
+	m := NewMatch(r, d).Within(snap)
+	m.resolve() // callers use the facts after the snapshot is closed
+	m.snap = nil
+	return m, nil
 }
 
 // Current returns the version of ref at a Seq, a document or a sample, or nil if
