@@ -112,6 +112,7 @@ const (
 	everythingAll           // runs $everything without the filter
 	listsAllVersions        // lists the histories of types and of the system without the filter
 	patchesUnrecorded       // does not record patches
+	joinsAll                // evaluates chained parameters and _has without the filter
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -125,7 +126,7 @@ func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
 		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
 		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
-		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded"}[f]
+		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded", "joinsAll"}[f]
 }
 
 // database is a store without faults.
@@ -202,7 +203,8 @@ func forEHR(q *search.Query) bool {
 
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
 	if s.unfiltered(f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) ||
-		s.fault == everythingAll && ofEverything(f.Query) {
+		s.fault == everythingAll && ofEverything(f.Query) ||
+		s.fault == joinsAll && f.Limit == joinLimit+1 {
 		f.Filter = all(access.Search)
 	}
 	if f.Query.Type == "Observation" {
@@ -457,7 +459,8 @@ func (w *world) process(f fault, at *site, quiet *slog.Logger) *process {
 		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: p.grants,
 		RoleRules: people.RulesOf, Latest: st.LastSeq}
 	p.service = &interaction.Service{Store: st, Validator: validator(), Audit: at.rec, Clock: time.Now,
-		Rand: rand.Reader, Base: base, Checks: map[string]interaction.Check{}, Forms: forms.All(nil),
+		Rand: rand.Reader, Base: base, Limits: interaction.Limits{Joined: joinLimit},
+		Checks: map[string]interaction.Check{}, Forms: forms.All(nil),
 		Receiver: newPhones(f, st, at.rec, p.engine)}
 	if f != uncheckedConsents {
 		p.service.Checks["Consent"] = p.engine.Check

@@ -48,8 +48,12 @@ func TestClusterClock(t *testing.T) {
 		}
 	}
 	serves(false)
-	if got := one.get(t, "/readyz"); got != http.StatusOK {
-		t.Errorf("the other server: status %d", got)
+	deadline := time.Now().Add(2 * time.Minute)
+	for one.get(t, "/readyz") != http.StatusOK {
+		if time.Now().After(deadline) {
+			t.Fatal("the other server does not become ready")
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	if err := two.member.ready(); err == nil || !strings.Contains(err.Error(), "the clock of this server is 1m") {
 		t.Errorf("the reason is %v", err)
