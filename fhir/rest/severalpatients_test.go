@@ -67,7 +67,8 @@ func TestOwnResources(t *testing.T) {
 		w.tokens["operator"] = access.All()
 		code := func(id, url string) string {
 			return `{"resourceType":"CodeSystem","id":"` + id + `","url":"` + url +
-				`","status":"active","content":"complete"}`
+				`","status":"active",` +
+				`"content":"complete"}`
 		}
 		own, theirs := fhir.Canonical+"/CodeSystem/own", "https://example.org/CodeSystem/x"
 		topic := `{"resourceType":"Basic","id":"topic","code":{"text":"topic"}}`
