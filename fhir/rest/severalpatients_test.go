@@ -19,7 +19,7 @@ func TestDeletionOfSeveralPatients(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Appointment/both", appointmentOfTwo, 201)
 		w.want(204, "all", "DELETE", "/Appointment/both", "")
-		for _, path := range []string{"/Appointment/_history", "/_history?_type=Appointment",
+		for _, path := range []string{"/Appointment/_history", "/_history",
 			"/Appointment/both/_history"} {
 			before := w.audited(`"Patient/p2"`)
 			a := w.do("all", "GET", path, "")
@@ -67,12 +67,17 @@ func TestOwnResources(t *testing.T) {
 		w.tokens["operator"] = access.All()
 		code := func(id, url string) string {
 			return `{"resourceType":"CodeSystem","id":"` + id + `","url":"` + url +
-				`","status":"active","content":"complete"}`
+				`","status":"active",` +
+				`"content":"complete"}`
 		}
 		own, theirs := fhir.Canonical+"/CodeSystem/own", "https://example.org/CodeSystem/x"
 		topic := `{"resourceType":"Basic","id":"topic","code":{"text":"topic"}}`
 		for _, r := range []fhir.Resource{{Type: "CodeSystem", ID: "own", JSON: []byte(code("own", own))},
 			{Type: "Basic", ID: "topic", JSON: []byte(topic)}} {
+			r, err := w.service.Validator.Resource(r.Type, r.JSON, r.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if _, err := w.store.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Op: store.Put, Resource: r,
 				Expect: store.Absent}}}); err != nil {
 				t.Fatal(err)
