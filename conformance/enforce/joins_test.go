@@ -27,7 +27,7 @@ var joinQueries = []struct{ typ, param, joined, query, by string }{ // read only
 // or of _has, and is not added by _revinclude.
 func (r *run) joins(tok *token, bearer string) error {
 	for i, j := range joinQueries {
-		q := j.param + j.query
+		q := j.param + j.query + "&_sort=_id"
 		if !tok.may("s", j.joined) {
 			if a := r.w.get(bearer, "/"+j.typ+"?"+q); a.status != 403 {
 				return fmt.Errorf("%s?%s: %d, want 403", j.typ, q, a.status)
@@ -48,7 +48,7 @@ func (r *run) joins(tok *token, bearer string) error {
 				matches[f] = true
 			}
 		}
-		all, err := r.w.operator(j.typ, "_count=1000")
+		all, err := r.w.operator(j.typ, "_sort=_id&_count=1000")
 		if err != nil {
 			return err
 		}
