@@ -73,8 +73,11 @@ func (ps *parser) parseClause(name, value string) (Clause, error) {
 func (ps *parser) param(code string) (*Param, error) {
 	p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
 	if !ok {
-		return nil, errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at,
-			safeName(code),
+		name := safeName(code)
+		if ps.hops > 0 { // only the first name of a chain is repeated
+			name = ps.knownName(code)
+		}
+		return nil, errUnknown("parameter %d, %s, is not a search parameter of %s; use one of %s", ps.at, name,
 			ps.query.Type, strings.Join(ps.codes(ps.query.Type, 0), ", "))
 	}
 	if !p.Supported() {
