@@ -101,13 +101,13 @@ func TestPacks(t *testing.T) {
 	for _, method := range []string{http.MethodPut, http.MethodDelete} {
 		status, _, err := c.JSON(method, "ConceptMap/acme",
 			[]byte(`{"resourceType":"ConceptMap","id":"acme","status":"draft"}`))
-		if err != nil || status != http.StatusMethodNotAllowed {
+		if err != nil || status != http.StatusForbidden {
 			t.Errorf("%s: %d %v", method, status, err)
 		}
 	}
 	status, _, err = c.JSON(http.MethodPost, "CodeSystem",
-		[]byte(`{"resourceType":"CodeSystem","status":"draft","content":"complete"}`))
-	if err != nil || status != http.StatusMethodNotAllowed {
+		[]byte(`{"resourceType":"CodeSystem","url":"`+canonical+`CodeSystem/mine","status":"draft","content":"complete"}`))
+	if err != nil || status != http.StatusForbidden {
 		t.Errorf("create: %d %v", status, err)
 	}
 	other := registered(t, srv, "system/Observation.rs")
