@@ -231,7 +231,7 @@ func TestSocketBacklog(t *testing.T) {
 	last := w.engine.count("s1")
 	w.until("the latest", func() bool {
 		got := l.numbers(t)
-		return len(got) > 0 && got[len(got)-1] == last
+		return len(got) > 0 && got[len(got)-1] >= last // the last try may be numbered after the count
 	})
 }
 
