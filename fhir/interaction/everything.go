@@ -130,7 +130,7 @@ func (s *Service) everything(ctx context.Context, rq *Request, patient string, p
 	return e, e.open(ctx, bound, applied)
 }
 
-// authorize determines the types that the scopes cover.
+// authorize determines the patient, and whether the token covers any type of a compartment.
 func (e *everything) authorize() error {
 	const op = "interaction.Everything"
 	if e.rq.Principal == nil {
@@ -145,12 +145,8 @@ func (e *everything) authorize() error {
 	if !fhir.ValidID(e.patient) {
 		return errHidden(op)
 	}
-	for _, typ := range compartmentTypes() {
-		if e.rq.Principal.Grant.May(access.Search|access.Read, typ) {
-			e.types = append(e.types, typ)
-		}
-	}
-	if len(e.types) == 0 {
+	covered := func(typ string) bool { return e.rq.Principal.Grant.May(access.Search|access.Read, typ) }
+	if !slices.ContainsFunc(compartmentTypes(), covered) {
 		return fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not cover any type of the patient's compartment")
 	}
 	return nil
@@ -225,9 +221,25 @@ func (e *everything) read(ps []Parameter) error {
 		}
 		seen[p.Name] = true
 	}
-	e.types = slices.DeleteFunc(e.types, func(typ string) bool {
+	return e.narrow()
+}
+
+// narrow determines the types of the answer: those of the compartment, as _type restricts
+// them, that the scopes cover. A request for types of which the scopes cover none is refused.
+// Includes alone, as of _type=Organization, are no such request.
+func (e *everything) narrow() error {
+	types := slices.DeleteFunc(compartmentTypes(), func(typ string) bool {
 		return e.only != nil && !slices.Contains(e.only, typ) || e.only == nil && typ == "AuditEvent"
 	})
+	for _, typ := range types {
+		if e.rq.Principal.Grant.May(access.Search|access.Read, typ) {
+			e.types = append(e.types, typ)
+		}
+	}
+	if len(e.types) == 0 && len(types) > 0 {
+		return fhir.Errorf(fhir.Forbidden, "interaction.Everything",
+			"the granted scopes do not cover any type of the patient's compartment that the request asks for")
+	}
 	return nil
 }
 

@@ -93,6 +93,11 @@ func (w *world) everythingScopes(p1 string) {
 	}
 	w.tokens["nothing"] = grant(w.consents, access.Rule{Type: "Practitioner", May: cruds})
 	w.want(403, "nothing", "GET", p1, "")
+	w.want(403, "reader", "GET", p1+"?_type=Device", "")
+	w.wantEverything("reader", p1+"?_type=Organization", "")
+	w.tokens["trail"] = grant(w.consents, access.Rule{Type: "AuditEvent", May: cruds})
+	w.want(403, "trail", "GET", p1, "") // AuditEvents are left out unless _type names them
+	w.want(200, "trail", "GET", p1+"?_type=AuditEvent", "")
 	w.want(401, "", "GET", p1, "")
 	w.persons = map[string]access.Principal{"person": {ClientID: "app", Patient: "p2"}}
 	got := strings.Join(w.everythingOf("person", "/Patient/$everything"), " ")
