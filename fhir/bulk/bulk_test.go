@@ -418,7 +418,8 @@ func FuzzParseParameters(f *testing.F) {
 		}
 		if err == nil {
 			r := Request{Level: System, Params: v}
-			if _, err := r.check(access.All(), search.ParseOptions{Base: base}); err != nil && fhir.KindOf(err) == fhir.Internal {
+			_, err := r.check(access.All(), search.ParseOptions{Base: base})
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

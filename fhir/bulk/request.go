@@ -102,7 +102,7 @@ type checker struct {
 	*Request
 	*spec
 	parse search.ParseOptions // of the queries of _typeFilter, with the base URL
-	types bool // whether _type was given
+	types bool                // whether _type was given
 }
 
 // unsupported refuses a part of a request, or with lenient handling ignores it.

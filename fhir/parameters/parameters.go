@@ -166,12 +166,13 @@ func (l *Live) Check(_ context.Context, p *access.Principal, next, _ *fhir.Resou
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	ours := func(typ string) bool { return slices.Contains(d.Base, typ) }
 	for id, other := range l.definitions {
 		switch {
 		case id == next.ID:
 		case other.URL == d.URL:
 			return nil, fhir.Errorf(fhir.Conflict, op, "another active SearchParameter has this URL")
-		case other.Code == d.Code && slices.ContainsFunc(d.Base, func(t string) bool { return slices.Contains(other.Base, t) }):
+		case other.Code == d.Code && slices.ContainsFunc(other.Base, ours):
 			return nil, fhir.Errorf(fhir.Conflict, op,
 				"another active SearchParameter gives a type of its base a parameter of this code")
 		}

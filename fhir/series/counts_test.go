@@ -139,7 +139,8 @@ func TestSumWithout(t *testing.T) {
 		if !ok || sum != (Decimal{want, scale}) || lo != (Decimal{least, scale}) || hi != (Decimal{greatest, scale}) {
 			t.Fatalf("%v, %v to %v, %v; want %d, %d to %d", sum, lo, hi, ok, want, least, greatest)
 		}
-		for _, other := range []Decimal{{base - 1, scale}, {base + kinds, scale}, {base, scale + 1}, {1 << 62, scale - 1}} {
+		for _, other := range []Decimal{{base - 1, scale}, {base + kinds, scale}, {base, scale + 1},
+			{1 << 62, scale - 1}} {
 			if _, _, _, ok := st.Counts.SumWithout(len(col), []Decimal{other}); ok {
 				t.Fatalf("%v is not counted", other)
 			}

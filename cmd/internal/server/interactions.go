@@ -82,7 +82,8 @@ func newFollowers(ctx context.Context, env environment, db database, rec *audit.
 		return followers{}, err
 	}
 	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Parameters: env.parameters.Registry, GrantFor: grants.compile, Roles: env.roles, Logger: env.log})
+		Base: env.fhirBase(), Parameters: env.parameters.Registry, GrantFor: grants.compile, Roles: env.roles,
+		Logger: env.log})
 	if err != nil {
 		subs.Close()
 		return followers{}, err
@@ -167,7 +168,7 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 			"Basic": background.subscriptions.CheckBasic, "Consent": consents.Check,
 			"Device": env.stepUp().Device, "SearchParameter": env.parameters.Check},
 		Parameters: env.parameters.Registry,
-		Forms: forms.All(vendorsOf(all))}
+		Forms:      forms.All(vendorsOf(all))}
 	if background.view != nil {
 		s.Preferred = background.view
 	}
