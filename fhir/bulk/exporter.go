@@ -48,8 +48,11 @@ type Options struct {
 	ManifestFiles int
 	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
 	// The default is role.Alone.
-	Roles  role.Roles
-	Logger *slog.Logger
+	Roles role.Roles
+	// Delivery puts copies of the files of some clients elsewhere, in the process with the role
+	// "deliveries". If it is nil, there are no copies.
+	Delivery *Delivery
+	Logger   *slog.Logger
 }
 
 // parseOptions returns the options with which the queries of _typeFilter are parsed.
@@ -140,6 +143,9 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 	if o.Roles == nil {
 		o.Roles = role.Alone{}
 	}
+	if o.Delivery != nil {
+		o.Delivery = o.Delivery.withDefaults()
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -155,10 +161,13 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 		e.look()
 	})
 	e.wg.Go(func() { o.Roles.Run(ctx, "exports", e.prepareAll) })
+	if o.Delivery != nil {
+		e.wg.Go(func() { o.Roles.Run(ctx, "deliveries", e.deliverAll) })
+	}
 	return e, nil
 }
 
-// Close stops preparing jobs and waits for it. Downloads end with their own
+// Close stops preparing and delivering jobs and waits for it. Downloads end with their own
 // requests.
 func (e *Exporter) Close() {
 	e.cancel()
@@ -415,8 +424,17 @@ func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error 
 	if err != nil {
 		return fhir.Wrap("bulk.Delete", err)
 	}
-	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit, b,
-		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
-			Extra: [][2]string{{"job", id}}})
+	fixed := len(b.State)
+	err = store.Retry(attempts, "bulk.Delete", "the export is being changed; try again", func() error {
+		more, err := e.removal(ctx, j)
+		if err != nil {
+			return err
+		}
+		b.State = append(b.State[:fixed], more...)
+		_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit, b,
+			audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
+				Extra: [][2]string{{"job", id}}})
+		return err
+	})
 	return fhir.Wrap("bulk.Delete", err)
 }

@@ -81,9 +81,14 @@ func newFollowers(ctx context.Context, env environment, db database, rec *audit.
 	if err != nil {
 		return followers{}, err
 	}
+	delivery, err := exportDelivery(env)
+	if err != nil {
+		subs.Close()
+		return followers{}, err
+	}
 	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
 		Base: env.fhirBase(), Parameters: env.parameters.Registry, GrantFor: grants.compile, Roles: env.roles,
-		Logger: env.log})
+		Delivery: delivery, Logger: env.log})
 	if err != nil {
 		subs.Close()
 		return followers{}, err
