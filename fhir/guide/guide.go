@@ -9,11 +9,23 @@ import (
 	"pulsegate/fhir"
 )
 
+//go:generate go run ./gen -definitions ../../../shared/fixtures/r4/hl7-core-4.0.1
+
 //go:embed resources/*.json
 var files embed.FS
 
 // Version is the version of the guide and of its resources.
 const Version = "1.0.0"
+
+// Canonical URLs of the profiles that Observations of wearables claim.
+const (
+	SleepSession         = structure + "sleep-session"
+	SleepStage           = structure + "sleep-stage"
+	HeartRateVariability = structure + "heart-rate-variability"
+	WellnessScore        = structure + "wellness-score"
+
+	structure = fhir.Canonical + "/StructureDefinition/"
+)
 
 // Resource is a conformance resource. Its JSON has no meta.
 type Resource struct {
