@@ -377,7 +377,7 @@ func (d *deliverer) writeFile(ctx context.Context, j *job, g *access.Grant, name
 
 // deliveryExtension is the name of the extension in manifests that tells where copies of files
 // are. Its value at the manifest has status, and at a file url.
-const deliveryExtension = fhir.Canonical + "/StructureDefinition/bulk-delivery"
+const deliveryExtension = fhir.Canonical + "/bulk-delivery"
 
 // extension is the element of manifests and of their files that the guide reserves for
 // extensions.

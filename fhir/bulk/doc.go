@@ -62,7 +62,7 @@
 // deleted, too, with repetitions for 7 days. Objects of jobs that expire stay: their
 // lifecycle is the bucket's.
 //
-// In manifests, the extension https://pulsegate.dev/fhir/StructureDefinition/bulk-delivery has
+// In manifests, the extension https://pulsegate.dev/fhir/bulk-delivery has
 // the status (in-progress, complete or refused), and at each file that is there the address of
 // the object.
 //
