@@ -16,7 +16,7 @@ import (
 )
 
 // described returns an engine with all routes and its answers to GET without a token.
-func described(t *testing.T) (routes []openapi.Route, get func(path string, header ...string) *httptest.ResponseRecorder) {
+func described(t *testing.T) ([]openapi.Route, func(path string, header ...string) *httptest.ResponseRecorder) {
 	t.Helper()
 	s := mustOpen(t, t.TempDir())
 	e, err := s.engine(nil)

@@ -143,7 +143,7 @@ func openPath(path string) string {
 	return strings.Join(parts, "/")
 }
 
-// place is where an operation is called.
+// place is a level at which an operation is called.
 type place struct {
 	path   string   // below the base URL, in the syntax of OpenAPI
 	routes []string // in gin's syntax; the server has at most one of them
