@@ -71,6 +71,9 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 			Limits: s.pipeline.Limits, Logger: s.log, Shared: s.limits()}, s.sync} {
 		part.Mount(e)
 	}
+	for _, part := range s.documents(e, statement) {
+		part.Mount(e)
+	}
 	return e, nil
 }
 
