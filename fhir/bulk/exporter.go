@@ -15,7 +15,6 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
-	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -27,9 +26,6 @@ type Options struct {
 	Rand  io.Reader
 	// Base is the FHIR base URL without a trailing slash.
 	Base string
-	// Parameters returns the search parameters of the moment, for _typeFilter. If it is nil,
-	// they are those of R4.
-	Parameters func() *search.Registry
 	// GrantFor compiles the grant of a client from the scopes stored at the
 	// kick-off and the current consents. It is used for jobs that continue after a
 	// restart; requests have their own grant.
@@ -53,15 +49,6 @@ type Options struct {
 	// "deliveries". If it is nil, there are no copies.
 	Delivery *Delivery
 	Logger   *slog.Logger
-}
-
-// parseOptions returns the options with which the queries of _typeFilter are parsed.
-func (e *Exporter) parseOptions() search.ParseOptions {
-	o := search.ParseOptions{Base: e.opts.Base}
-	if e.opts.Parameters != nil {
-		o.Registry = e.opts.Parameters()
-	}
-	return o
 }
 
 // Exporter runs exports. Close interrupts running jobs; the next process with the role
@@ -207,7 +194,7 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if p == nil || p.ClientID == "" {
 		return "", fhir.Errorf(fhir.Unauthorized, op, "an export needs an access token")
 	}
-	s, err := r.check(p.Grant, e.parseOptions())
+	s, err := r.check(p.Grant, e.opts.Base)
 	if err != nil {
 		return "", err
 	}

@@ -101,7 +101,7 @@ func (s *services) capabilities() capability.Settings {
 	base := element.StructureDefinition
 	ends := s.endpoints()
 	return capability.Settings{
-		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(), Parameters: s.parameters.Registry(),
+		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
