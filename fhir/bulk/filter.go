@@ -39,7 +39,7 @@ var resultParams = []string{"_sort", "_count", "_include", "_revinclude", "_summ
 
 // parseFilter parses a query of _typeFilter. The error names no part of the value but the
 // type and the parameters of R4.
-func parseFilter(query, base string) (*search.Query, error) {
+func parseFilter(query, base string, r *search.Registry) (*search.Query, error) {
 	const op = "bulk.KickOff"
 	typ, raw, ok := strings.Cut(query, "?")
 	typ = strings.TrimPrefix(strings.TrimPrefix(typ, base), "/")
@@ -59,7 +59,7 @@ func parseFilter(query, base string) (*search.Query, error) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "chained parameters are not supported in _typeFilter")
 		}
 	}
-	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: base})
+	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: base, Registry: r})
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (c *checker) checkFilters() error {
 		return fhir.Errorf(fhir.TooLarge, "bulk.KickOff", "at most %d queries in _typeFilter", maxFilters)
 	}
 	for _, query := range queries {
-		q, err := parseFilter(query, c.base)
+		q, err := parseFilter(query, c.base, c.registry)
 		if err != nil {
 			if fhir.KindOf(err) != fhir.Invalid {
 				return err
@@ -164,10 +164,10 @@ func (s *spec) elementsOf(typ string) (out []string) {
 type matchers []*search.Matcher
 
 // matchersOf returns the matchers of _typeFilter by type.
-func (s *spec) matchersOf(base string) (map[string]matchers, error) {
+func (s *spec) matchersOf(base string, r *search.Registry) (map[string]matchers, error) {
 	out := map[string]matchers{}
 	for _, query := range s.Filters {
-		q, err := parseFilter(query, base)
+		q, err := parseFilter(query, base, r)
 		if err != nil {
 			return nil, err
 		}

@@ -370,7 +370,7 @@ func FuzzTypeFilter(f *testing.F) {
 	f.Add("?,?")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, q := range typeFilters([]string{s}) {
-			if _, err := parseFilter(q, base); err != nil && fhir.KindOf(err) == fhir.Internal {
+			if _, err := parseFilter(q, base, nil); err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

@@ -121,12 +121,13 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
 	}
-	q, err := search.Parse("Observation", pairs, search.ParseOptions{Lenient: rq.Lenient, Base: s.Base, Now: s.Clock})
+	q, err := search.Parse("Observation", pairs, search.ParseOptions{Lenient: rq.Lenient, Base: s.Base, Now: s.Clock,
+		Registry: s.registry()})
 	if err != nil {
 		return nil, 0, err
 	}
 	coded := slices.ContainsFunc(q.Clauses, func(c search.Clause) bool {
-		return c.Param.Code == "category" || c.Param.Code == "code" || strings.HasSuffix(c.Param.Code, "-code")
+		return !c.Param.Defined() && (c.Param.Code == "category" || c.Param.Code == "code" || strings.HasSuffix(c.Param.Code, "-code"))
 	})
 	switch {
 	case q.Patient == "":

@@ -79,6 +79,11 @@ func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, 
 	}
 	q := queries[0]
 	bound := joined("search", rq.caller(), sc.path, search.SelfQuery(q))
+	for _, q := range queries {
+		if d := search.Definitions(q); d != "" { // a position is worth nothing under another definition
+			bound = joined(string(bound), d)
+		}
+	}
 	point, err := s.openPage(ctx, op, bound, q.Page)
 	if err != nil {
 		return nil, nil, err
@@ -271,7 +276,7 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded
 	if err != nil {
 		return nil, nil, err
 	}
-	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
+	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base, registry: q.Registry}, nil
 }
 
 // valueSets returns the terminology for searches, or nil.
@@ -284,7 +289,7 @@ func (s *Service) valueSets() search.ValueSets {
 
 func (s *Service) parseOptions(lenient bool) search.ParseOptions {
 	return search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock,
-		ValueSets: s.valueSets()}
+		ValueSets: s.valueSets(), Registry: s.registry()}
 }
 
 // links returns the self link, with the applied parameters, and the next link,

@@ -87,7 +87,7 @@ func (l Limits) withDefaults() Limits {
 }
 
 // Service performs interactions. All exported fields except Limits, Checks, Forms,
-// Terminology and Receiver are required. It must not be copied after first use.
+// Registry, Terminology and Receiver are required. It must not be copied after first use.
 type Service struct {
 	Store     store.Store
 	Validator Validator
@@ -101,6 +101,9 @@ type Service struct {
 	Receiver  Receiver
 	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
+	// Registry returns the search parameters of this moment. If it is nil, they are
+	// search.Builtin.
+	Registry func() *search.Registry
 	// Terminology answers the operations on terminology. If it is nil, they are not offered.
 	Terminology *terminology.Service
 
@@ -109,6 +112,14 @@ type Service struct {
 	pages  pageSealer
 
 	batches batchTests
+}
+
+// registry returns the search parameters of this moment.
+func (s *Service) registry() *search.Registry {
+	if s.Registry == nil {
+		return search.Builtin()
+	}
+	return s.Registry()
 }
 
 // newID returns a random id. It serializes the reads of Rand.

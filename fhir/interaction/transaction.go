@@ -25,6 +25,7 @@ type step struct {
 	fresh    string   // the id that the server assigns; "" if it assigns none
 	pre      Preconditions
 	criteria *criteria // of a conditional write; may be nil
+	registry *search.Registry
 	values   *search.Values
 }
 
@@ -440,10 +441,10 @@ func created(steps []step, typ string) (out []*step) {
 // matches reports whether the resource of an entry matches a query. Its references are
 // those that the client sent.
 func (s *Service) matches(st *step, q *search.Query) bool {
-	if st.values == nil {
-		st.values = &search.Values{} // the entry is refused later if it is not valid
+	if st.values == nil || st.registry != q.Registry {
+		st.registry, st.values = q.Registry, &search.Values{} // the entry is refused later if it is not valid
 		if r, err := s.Validator.Create(st.ref.Type, st.entry.Resource, st.ref.ID); err == nil {
-			if v, err := search.Extract(r.Type, r.JSON); err == nil {
+			if v, err := (search.Extractor{Registry: q.Registry}).Extract(r.Type, r.JSON); err == nil {
 				st.values = v
 			}
 		}

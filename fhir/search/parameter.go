@@ -2,6 +2,7 @@ package search
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -111,11 +112,20 @@ func (d *Definition) prepare(e *fhirpath.Expression, base string) error {
 	return nil
 }
 
+// quoted matches what fhir/fhirpath quotes in an error: text of the expression, except
+// the symbol after "expected".
+var quoted = regexp.MustCompile(`(expected )?"(?:[^"\\]|\\.)*"`)
+
 // reason returns the text of an error about an expression. It names the place and the
-// rule.
+// rule, and leaves out the text of the expression.
 func reason(err error) string {
 	if e, ok := err.(*fhir.Error); ok && len(e.Issues) > 0 {
-		return e.Issues[0].Diagnostics
+		return quoted.ReplaceAllStringFunc(e.Issues[0].Diagnostics, func(s string) string {
+			if strings.HasPrefix(s, "expected ") {
+				return s
+			}
+			return `"…"`
+		})
 	}
 	return "it is not valid FHIRPath"
 }

@@ -2,6 +2,7 @@ package search
 
 import (
 	"sort"
+	"strconv"
 	"sync"
 
 	"pulsegate/fhir/access"
@@ -173,6 +174,43 @@ func (r *Registry) Params(typ string) []*Param {
 // parameters without a type of their own, and phonetic are not.
 func (p *Param) Supported() bool {
 	return (len(p.Paths) > 0 || p.Expression != nil) && p.Type != TypeComposite && p.Type != TypeSpecial
+}
+
+// Defined reports whether p was defined at run time, by a SearchParameter resource.
+func (p *Param) Defined() bool {
+	b, ok := Lookup(p.ResourceType, p.Code)
+	return !ok || b != p && b.URL != p.URL
+}
+
+// Defined reports whether a clause of q depends on a parameter that was defined at run
+// time, so that the index values of Extract do not suffice for Match.
+func (q *Query) Defined() bool {
+	found := false
+	for i := range q.Clauses {
+		q.Clauses[i].params(func(p *Param) { found = found || p.Defined() })
+	}
+	return found
+}
+
+// Definitions returns a text that changes when a parameter defined at run time that q
+// searches or sorts by gets another definition. It is empty if there is none.
+func Definitions(q *Query) string {
+	out := ""
+	add := func(p *Param) {
+		if p.Defined() && p.Expression != nil {
+			out += strconv.Quote(p.URL) + strconv.Quote(p.Code) + strconv.Itoa(int(p.Type)) +
+				strconv.Quote(p.Expression.String())
+		}
+	}
+	for i := range q.Clauses {
+		q.Clauses[i].params(add)
+	}
+	for _, s := range q.Sort {
+		if p, ok := q.Registry.Lookup(q.Type, s.Param); ok {
+			add(p)
+		}
+	}
+	return out
 }
 
 // PatientParam returns the code of the parameter that puts a resource of type typ

@@ -59,6 +59,7 @@ type Operations interface {
 	DemoToken(ctx context.Context, op Operator) (DemoToken, error)
 	ServerInfo(ctx context.Context, op Operator) (ServerInfo, error)
 	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
+	SearchParameters(ctx context.Context, op Operator) (SearchParameters, error)
 	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
 	// Profile records that a profile of the process is about to be taken.
 	Profile(ctx context.Context, op Operator, name string) error
@@ -300,6 +301,10 @@ func (s *Server) routes() *mux {
 	m.HandleFunc("GET /debug/pprof/", s.profile(pprof.Index))
 	m.HandleFunc("GET /debug/pprof/profile", s.profile(pprof.Profile))
 	m.HandleFunc("GET /debug/pprof/trace", s.profile(pprof.Trace))
+	get(m, s, "store/search-parameters",
+		func(ctx context.Context, op Operator, _ *http.Request) (SearchParameters, error) {
+			return o.SearchParameters(ctx, op)
+		})
 	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
 		return o.StoreStat(ctx, op)
 	})

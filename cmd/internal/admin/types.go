@@ -190,6 +190,24 @@ type Retried struct {
 	LeftByReason map[string]int `json:"leftByReason,omitempty"` // Left by reason
 }
 
+// SearchParameters is the answer of `store search-parameters`.
+type SearchParameters struct {
+	Parameters []SearchParameter `json:"parameters"`
+}
+
+// SearchParameter is an active SearchParameter for one base type. Indexed counts the
+// versions in its index, of about Total.
+type SearchParameter struct {
+	ID      string `json:"id"`
+	URL     string `json:"url,omitempty"`
+	Code    string `json:"code,omitempty"`
+	Base    string `json:"base,omitempty"`
+	State   string `json:"state"` // indexed, indexing or no effect
+	Indexed uint64 `json:"indexed"`
+	Total   uint64 `json:"total"`
+	Problem string `json:"problem,omitempty"`
+}
+
 // StoreStat is the answer of `store stat`.
 type StoreStat struct {
 	DiskBytes   uint64 `json:"diskBytes"`

@@ -56,5 +56,23 @@ func storeCommand() *cobra.Command {
 		}
 		return err
 	}
-	return group("store", "The embedded store", stat, check, salvageCommand())
+	return group("store", "The embedded store", stat, check, searchParametersCommand(), salvageCommand())
+}
+
+func searchParametersCommand() *cobra.Command {
+	c := &cobra.Command{Use: "search-parameters",
+		Short: "List the active SearchParameters and how far their indexes are built", Args: cobra.NoArgs}
+	r := operator(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.SearchParameters
+		if err := r.call(c.Context(), "store/search-parameters", nil, nil, &out); err != nil {
+			return err
+		}
+		return r.list(out, []string{"ID", "BASE", "CODE", "STATE", "INDEXED", "ABOUT", "PROBLEM"}, func(t *table) {
+			for _, p := range out.Parameters {
+				t.row(p.ID, p.Base, p.Code, p.State, p.Indexed, p.Total, p.Problem)
+			}
+		})
+	}
+	return c
 }

@@ -107,6 +107,10 @@ func join(ctx context.Context, env environment) (_ *member, err error) {
 	}
 	m.closers.add(func() error { return m.DB.Close() })
 	m.store = m.DB
+	// Before others send their commits, whose rows depend on the parameters.
+	if err := env.followParameters(ctx, m.DB, &m.closers); err != nil {
+		return nil, err
+	}
 	if err := m.connect(); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/limit"
+	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store/pebblestore"
 )
 
@@ -24,6 +25,8 @@ type environment struct {
 	egress  egress.Policy   // for outgoing requests
 	shared  *pebblestore.DB // see Main
 	lease   time.Duration   // see Main
+	// parameters holds the search parameters. They follow the store when it is open.
+	parameters *searchparameter.Parameters
 
 	// The fields below are set when the store is open.
 
@@ -48,7 +51,7 @@ func (e environment) limits() limit.Shared {
 // newEnvironment returns the environment of a server that listens on addr.
 func newEnvironment(m *Main, addr net.Addr) (environment, error) {
 	e := environment{config: m.Config, version: m.Version, log: m.Log, now: m.clock, base: m.Config.BaseURL,
-		shared: m.shared, lease: m.lease}
+		shared: m.shared, lease: m.lease, parameters: m.parameters}
 	if e.now == nil {
 		e.now = time.Now
 	}

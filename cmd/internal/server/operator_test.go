@@ -42,6 +42,7 @@ func adminCalls() map[string][]string {
 		"GET /debug/pprof/":               {"", "goroutine?debug=1"},
 		"GET /debug/pprof/profile":        {"?seconds=1"},
 		"GET /debug/pprof/trace":          {"?seconds=1"},
+		"GET /store/search-parameters":    {""},
 		"GET /store/stat":                 {""},
 		"POST /store/check":               {`{}`},
 		"GET /link":                       {"", "?patient=ada"},

@@ -28,6 +28,7 @@ import (
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
+	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog/memlog"
 	"pulsegate/smart/oauth/token"
@@ -75,11 +76,13 @@ func newPeersAt(t *testing.T, n int, set map[string]string, clock func() time.Ti
 }
 
 // open opens a copy of the store.
-func (all *peers) open(clock func() time.Time, poll time.Duration) *pebblestore.DB {
+func (all *peers) open(clock func() time.Time, poll time.Duration,
+	params *searchparameter.Parameters) *pebblestore.DB {
 	all.t.Helper()
 	name := fmt.Sprint("server", len(all.nodes))
 	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 8 << 20,
-		Shared: &pebblestore.Shared{Log: all.log.Client(name), Node: name, Poll: poll}})
+		Registry: params.Registry,
+		Shared:   &pebblestore.Shared{Log: all.log.Client(name), Node: name, Poll: poll}})
 	if err != nil {
 		all.t.Fatal(err)
 	}
@@ -113,8 +116,9 @@ func (all *peers) start(set map[string]string, clock func() time.Time, poll time
 	values := map[string]string{"base-url": peersBase}
 	maps.Copy(values, set)
 	ready := make(chan struct{})
+	params := searchparameter.New(nil)
 	m := &Main{Config: settings(all.t, n.dir, values), Version: versionOfTest, clock: clock,
-		shared: all.open(clock, poll),
+		shared: all.open(clock, poll, params), parameters: params,
 		Log:    slog.New(slog.NewTextHandler(all.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		opened: func(s *services, addr net.Addr) { n.services, n.addr = s, addr.String() },
 		Stdout: writerFunc(func(p []byte) (int, error) {

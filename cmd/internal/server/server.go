@@ -18,6 +18,7 @@ import (
 	"pulsegate/cmd/internal/config"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/budget"
+	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/client"
 	"pulsegate/smart/oauth/token"
@@ -36,8 +37,10 @@ type Main struct {
 
 	// the store, instead of the one in the data directory; Run does not close it
 	shared *pebblestore.DB
-	lease  time.Duration                    // of the roles; the default if 0
-	opened func(s *services, addr net.Addr) // called when the services are open
+	// the search parameters that shared has
+	parameters *searchparameter.Parameters
+	lease      time.Duration                    // of the roles; the default if 0
+	opened     func(s *services, addr net.Addr) // called when the services are open
 }
 
 // Serve returns the function behind the serve command.

@@ -21,6 +21,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/ingest"
@@ -92,6 +93,9 @@ func (c *closers) close() error {
 // openServices opens all services, each after those that it depends on. Background
 // work ends with ctx. If openServices returns an error, it has closed everything.
 func openServices(ctx context.Context, env environment) (_ *services, err error) {
+	if env.parameters == nil {
+		env.parameters = searchparameter.New(env.log)
+	}
 	s := &services{environment: env, adapters: vendors.All()}
 	defer func() {
 		if err != nil {
@@ -262,7 +266,17 @@ func (s *services) openStore(ctx context.Context) (err error) {
 		s.closers.add(s.embedded.Close)
 	}
 	s.store = s.embedded
-	return nil
+	return s.followParameters(ctx, s.embedded, &s.closers)
+}
+
+// followParameters reads the SearchParameters of a store that was just opened, and follows
+// them until c is closed.
+func (e environment) followParameters(ctx context.Context, st store.Store, c *closers) error {
+	stop, err := e.parameters.Follow(ctx, st)
+	if err == nil {
+		c.add(func() error { stop(); return nil })
+	}
+	return err
 }
 
 // openKeys opens the signing keys: those in the data directory, or those that the
@@ -277,5 +291,6 @@ func openKeys(ctx context.Context, env environment) (*keys.Ring, error) {
 func storeDir(env environment) string { return filepath.Join(env.config.Data, "store") }
 
 func storeOptions(env environment) pebblestore.Options {
-	return pebblestore.Options{Clock: env.now, Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20}
+	return pebblestore.Options{Clock: env.now, Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20,
+		Registry: env.parameters.Registry}
 }

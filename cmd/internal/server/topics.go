@@ -220,7 +220,7 @@ func (s *services) publishTopic(ctx context.Context, t *topic.Topic) error {
 }
 
 // statement returns a function that returns the CapabilityStatement, which lists the
-// topics of the moment.
+// topics and search parameters of the moment.
 func (s *services) statement() (func() []byte, error) {
 	build := func() ([]byte, error) {
 		settings := s.capabilities()
@@ -228,14 +228,14 @@ func (s *services) statement() (func() []byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		settings.Topics = nil
+		settings.Topics, settings.Registry = nil, s.parameters.Registry()
 		for _, t := range list {
 			settings.Topics = append(settings.Topics, t.URL)
 		}
 		slices.Sort(settings.Topics)
 		return capability.Statement(settings)
 	}
-	version := s.followers.subscriptions.TopicsVersion()
+	version, registry := s.followers.subscriptions.TopicsVersion(), s.parameters.Registry()
 	current, err := build()
 	if err != nil {
 		return nil, err
@@ -244,9 +244,10 @@ func (s *services) statement() (func() []byte, error) {
 	return func() []byte {
 		mu.Lock()
 		defer mu.Unlock()
-		if now := s.followers.subscriptions.TopicsVersion(); now != version {
+		now, params := s.followers.subscriptions.TopicsVersion(), s.parameters.Registry()
+		if now != version || params != registry {
 			if next, err := build(); err == nil { // otherwise the next request tries again
-				current, version = next, now
+				current, version, registry = next, now, params
 			}
 		}
 		return current

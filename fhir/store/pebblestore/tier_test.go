@@ -244,8 +244,29 @@ func (w *world) query() string {
 		add(12, "_id="+id, "identifier="+id, "identifier=urn:x|"+id+",stream-p1c1",
 			"_id="+id+","+w.ids[r.IntN(len(w.ids))])
 	}
-	add(2, "_sort=date", "_sort=-date", "_sort=-date,code", "_sort=value-quantity", "_sort=-_lastUpdated", "_sort=_id")
+	// Parameters defined at run time.
+	add(8, "worn=Device/dp1", "worn:missing=true", "above=true", "above:not=true", "worn=Device/dp2&above=true",
+		"_filter=above eq true")
+	add(2, "_sort=-above,date", "_sort=worn,-date", "_sort=date", "_sort=-date", "_sort=-date,code", "_sort=value-quantity", "_sort=-_lastUpdated", "_sort=_id")
 	return strings.Join(q, "&")
+}
+
+// worn returns a registry with parameters defined at run time: one whose values a series
+// shares, and one whose values its samples decide.
+func worn(t *testing.T) *search.Registry {
+	var ds []*search.Definition
+	for code, def := range map[string]string{
+		"worn":  `"type":"reference","expression":"Observation.device"`,
+		"above": `"type":"token","expression":"Observation.select(value.value > 50)"`,
+	} {
+		d, err := search.ParseDefinition([]byte(`{"url":"urn:test:` + code + `","status":"active","code":"` + code +
+			`","base":["Observation"],` + def + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds = append(ds, d)
+	}
+	return search.Builtin().With(ds...)
 }
 
 func (w *world) compare() {
@@ -255,11 +276,15 @@ func (w *world) compare() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := search.Parse("Observation", pairs, search.ParseOptions{})
+	q, err := search.Parse("Observation", pairs, search.ParseOptions{Registry: worn(t)})
 	if err != nil {
 		t.Fatal(raw, err)
 	}
 	req := store.Find{Query: q, Filter: all()}
+	if w.rnd.IntN(4) == 0 { // a granular scope reads R4's parameters first
+		req.Filter = (&access.Grant{AllPatients: true, Rules: []access.Rule{{Type: "*", May: access.Search,
+			Params: []access.Param{{Name: "status", Any: []access.Token{{Code: "final"}}}}}}}).Filter(access.Search)
+	}
 	if len(w.pins) > 0 && w.rnd.IntN(2) == 0 {
 		req.At = w.pins[w.rnd.IntN(len(w.pins))]
 	}

@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
@@ -114,6 +115,9 @@ func (k *keyer) simple(ser *tier.Series) bool {
 	}
 	k.last, k.held, k.varies = ser, nil, make([]bool, len(k.sort))
 	for i, s := range k.sort {
+		if rows.Runtime(k.query.Clauses[i].Param) { // the values of a series are those of R4's parameters
+			return false
+		}
 		if k.varies[i] = ser.Varies[s.Param]; !k.varies[i] {
 			continue
 		}

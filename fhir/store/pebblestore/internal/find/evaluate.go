@@ -15,17 +15,18 @@ type evaluator struct {
 	query   *search.Query
 	sel     *search.Selection // selects the parameters of the query
 	matcher *search.Matcher   // of documents; made when first needed
+	defined bool              // the query has parameters defined at run time; set with matcher
 	series  map[*tier.Series]*evaluation
 	last    *evaluation
 }
 
 // matches reports whether a document meets every clause of the query.
 func (e *evaluator) matches(m *snapshot.Match) bool {
-	if m.Values != nil {
-		return search.Match(e.query, m.Values)
-	}
 	if e.matcher == nil {
-		e.matcher = search.NewMatcher(e.query, e.sel)
+		e.matcher, e.defined = search.NewMatcher(e.query, e.sel), e.query.Defined()
+	}
+	if m.Values != nil && !e.defined { // these are the values of R4's parameters
+		return search.Match(e.query, m.Values)
 	}
 	return e.matcher.Match(m.Document.JSON)
 }

@@ -201,7 +201,7 @@ type newestFinder struct {
 // find emits, of the matching documents of the query's patient, at least those that
 // FindNewest promises.
 func (nf *newestFinder) find(n int, give func(*snapshot.Match) bool) (more bool, err error) {
-	nf.matcher = search.NewMatcher(nf.query, nf.sel)
+	nf.matcher, nf.defined = search.NewMatcher(nf.query, nf.sel), nf.query.Defined()
 	if nf.signatureSel, err = selectSignature(); err != nil {
 		return false, err
 	}

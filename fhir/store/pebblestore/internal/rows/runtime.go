@@ -76,10 +76,7 @@ func DecodeIndex(v []byte) (*Index, error) {
 func (x *Index) Complete() bool { return x != nil && x.Done && x.Version == BuiltinVersion }
 
 // Runtime reports whether a parameter was defined at run time.
-func Runtime(p *search.Param) bool {
-	b, ok := search.Lookup(p.ResourceType, p.Code)
-	return !ok || b != p && b.URL != p.URL
-}
+func Runtime(p *search.Param) bool { return p.Defined() }
 
 // ParamKey returns the name of a parameter in X keys. That of a parameter defined at run
 // time depends on its URL and on all that its values depend on, so that another
