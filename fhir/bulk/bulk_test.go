@@ -417,7 +417,7 @@ func FuzzParseParameters(f *testing.F) {
 		}
 		if err == nil {
 			r := Request{Level: System, Params: v}
-			if _, err := r.check(access.All(), base); err != nil && fhir.KindOf(err) == fhir.Internal {
+			if _, err := r.check(access.All(), base, nil); err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

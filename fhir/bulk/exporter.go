@@ -42,6 +42,9 @@ type Options struct {
 	// ManifestFiles bounds the files of one manifest for clients that take several
 	// (allowPartialManifests). The default is 1,000.
 	ManifestFiles int
+	// Search evaluates _typeFilter. If it is nil, chained parameters, _has, _list and modifiers
+	// that need terminology are not supported there.
+	Search Searcher
 	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
 	// The default is role.Alone.
 	Roles role.Roles
@@ -194,7 +197,7 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if p == nil || p.ClientID == "" {
 		return "", fhir.Errorf(fhir.Unauthorized, op, "an export needs an access token")
 	}
-	s, err := r.check(p.Grant, e.opts.Base)
+	s, err := r.check(p.Grant, e.opts.Base, e.opts.Search)
 	if err != nil {
 		return "", err
 	}
@@ -205,6 +208,9 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 		}
 	}
 	if err := e.checkListed(ctx, &r, s, members); err != nil {
+		return "", err
+	}
+	if err := e.checkJoins(ctx, p, s); err != nil {
 		return "", err
 	}
 	j, old, err := e.create(ctx, c, &r, s)
