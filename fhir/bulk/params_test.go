@@ -371,7 +371,8 @@ func FuzzTypeFilter(f *testing.F) {
 	f.Add("?,?")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, q := range typeFilters([]string{s}) {
-			if _, err := parseFilter(q, base, &interaction.Service{Base: base}); err != nil && fhir.KindOf(err) == fhir.Internal {
+			_, err := parseFilter(q, base, &interaction.Service{Base: base})
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}
