@@ -41,7 +41,8 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 	// without a case is not tested.
 	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn",
 		"stats", "time-buckets", "everything 200", "everything 403", "everything 404", "everything with an include",
-		"ehr-bundle", "ehr-bundle with a Device", "export", "export 403", "page after a change", "event",
+		"ehr-bundle", "ehr-bundle with a Device", "export", "export 403", "export joined 202",
+		"export joined 403", "page after a change", "event",
 		"trail", "another's subscription",
 		"matched", "matched in a transaction", "conditional reference", "preferred source", "hidden source",
 		"derived value", "event of a derived value", "pushed", "not pushed", "phone 201", "phone 403", "phone 422",
@@ -124,6 +125,7 @@ func check(tc *testCase, f fault, which servers, seen map[string]int) (err error
 		func() error { return r.includes(a, ta) },
 		func() error { return r.joins(a, ta) },
 		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) },
+		func() error { return r.exportJoins(a, ta) },
 		func() error { return r.pushes(a) },
 		func() error { return r.pages(a, ta, b, tb) },
 		func() error { return r.notifications(a, ta) }, // changes the consents, unless pages does

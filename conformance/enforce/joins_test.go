@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 )
 
@@ -34,19 +35,9 @@ func (r *run) joins(tok *token, bearer string) error {
 			}
 			continue
 		}
-		within, err := r.w.operator(j.joined, j.query+"&_count=1000")
+		matches, err := r.joined(tok, i)
 		if err != nil {
 			return err
-		}
-		matches := map[string]bool{}
-		for _, ref := range r.visible(tok, "s", within) {
-			found, err := r.w.operator(j.typ, j.by+ref[len(j.joined)+1:]+"&_count=1000")
-			if err != nil {
-				return err
-			}
-			for _, f := range found {
-				matches[f] = true
-			}
 		}
 		all, err := r.w.operator(j.typ, "_sort=_id&_count=1000")
 		if err != nil {
@@ -58,6 +49,60 @@ func (r *run) joins(tok *token, bearer string) error {
 		}
 	}
 	return r.reverseIncludes(tok, bearer)
+}
+
+// joined returns the resources that match the query with an index in joinQueries for a caller.
+func (r *run) joined(tok *token, i int) (map[string]bool, error) {
+	j := joinQueries[i]
+	within, err := r.w.operator(j.joined, j.query+"&_count=1000")
+	if err != nil {
+		return nil, err
+	}
+	matches := map[string]bool{}
+	for _, ref := range r.visible(tok, "s", within) {
+		found, err := r.w.operator(j.typ, j.by+ref[len(j.joined)+1:]+"&_count=1000")
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			matches[f] = true
+		}
+	}
+	return matches, nil
+}
+
+// exportJoins checks that what is hidden from the caller decides no match of _typeFilter with a
+// chained parameter or _has.
+func (r *run) exportJoins(tok *token, bearer string) error {
+	i := len(r.tc.docs) % len(joinQueries)
+	j := joinQueries[i]
+	if tok.person || !tok.may("r", j.typ) {
+		return nil
+	}
+	path := "/$export?_type=" + j.typ + "&_typeFilter=" + url.QueryEscape(j.typ+"?"+j.param+j.query)
+	a := r.w.do(bearer, "GET", path, "", "Prefer", "respond-async")
+	want := 202
+	if !tok.may("s", j.joined) {
+		want = 403
+	}
+	r.count("export joined " + fmt.Sprint(want))
+	if a.status != want {
+		return fmt.Errorf("%s: %d, want %d", path, a.status, want)
+	}
+	if want != 202 {
+		return nil
+	}
+	matches, err := r.joined(tok, i)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, ref := range r.visible(tok, "r", r.of(j.typ)) {
+		if matches[ref] {
+			wanted[ref] = true
+		}
+	}
+	return r.files(bearer, path, a.header.Get("Content-Location"), wanted)
 }
 
 // reverseIncludes checks that _revinclude adds the visible resources that refer to

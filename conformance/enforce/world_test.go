@@ -430,7 +430,9 @@ func (w *world) startWork(f fault, at *site, p *process, quiet *slog.Logger) {
 		HandshakeDelay: 1, Logger: quiet,
 		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
 	at.exporter = must(bulk.New(ctx, bulk.Options{Store: at.store, Audit: at.rec, Clock: time.Now, Rand: rand.Reader,
-		Base: base, GrantFor: grantFor, Logger: quiet, Roles: at.roles}))
+		Base: base, GrantFor: grantFor, Logger: quiet, Roles: at.roles,
+		Search: &interaction.Service{Store: at.store, Base: base, Clock: time.Now,
+			Limits: interaction.Limits{Joined: joinLimit}}}))
 	startDerived(f, at)
 	startPush(f, at, local, grantFor)
 }

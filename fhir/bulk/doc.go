@@ -82,8 +82,12 @@
 // restricts the export to resources that changed after that instant, and _until to those
 // that changed before one. For a Group, older data of patients who joined since then is not
 // added. Deletions since _since, of what the request selects, are transaction Bundles in the
-// manifest's deleted. _typeFilter takes searches of one type without chains, result
-// parameters and what spans several resources; several of one type are alternatives.
+// manifest's deleted. _typeFilter takes searches of one type without result parameters;
+// several of one type are alternatives. Chained parameters, _has and _list are evaluated as
+// searches of their own, at the snapshot and under the client's grant: the token needs the
+// scope to search the joined type, and a resource that the client may not see decides nothing.
+// If a consent changes, they are evaluated again before the next block of a download. The
+// patients whose data decided are in the audit trail of the download.
 // _elements keeps mandatory elements. organizeOutputBy takes Patient, and leaves out resources
 // that refer to none. A parameter that is not supported is rejected with status 400 or, with
 // Prefer: handling=lenient, ignored and reported in the manifest's error. The parameter patient

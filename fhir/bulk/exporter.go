@@ -15,7 +15,6 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
-	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -27,9 +26,6 @@ type Options struct {
 	Rand  io.Reader
 	// Base is the FHIR base URL without a trailing slash.
 	Base string
-	// Registry returns the search parameters of this moment. If it is nil, they are
-	// search.Builtin.
-	Registry func() *search.Registry
 	// GrantFor compiles the grant of a client from the scopes stored at the
 	// kick-off and the current consents. It is used for jobs that continue after a
 	// restart; requests have their own grant.
@@ -46,6 +42,9 @@ type Options struct {
 	// ManifestFiles bounds the files of one manifest for clients that take several
 	// (allowPartialManifests). The default is 1,000.
 	ManifestFiles int
+	// Search evaluates _typeFilter. If it is nil, chained parameters, _has, _list and modifiers
+	// that need terminology are not supported there.
+	Search Searcher
 	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
 	// The default is role.Alone.
 	Roles role.Roles
@@ -190,14 +189,6 @@ func (e *Exporter) put(j *job, expect store.StateExpect, old []byte) (store.Stat
 	return store.StateWrite{Key: key(j.ID), Value: v, Expect: expect, Old: old, Expires: j.Expires}, v, err
 }
 
-// registry returns the search parameters of this moment.
-func (e *Exporter) registry() *search.Registry {
-	if e.opts.Registry == nil {
-		return search.Builtin()
-	}
-	return e.opts.Registry()
-}
-
 // KickOff validates a request and stores its job together with the audit event.
 // It returns the polling URL.
 func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
@@ -206,7 +197,7 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if p == nil || p.ClientID == "" {
 		return "", fhir.Errorf(fhir.Unauthorized, op, "an export needs an access token")
 	}
-	s, err := r.check(p.Grant, e.opts.Base, e.registry())
+	s, err := r.check(p.Grant, e.opts.Base, e.opts.Search)
 	if err != nil {
 		return "", err
 	}
@@ -217,6 +208,9 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 		}
 	}
 	if err := e.checkListed(ctx, &r, s, members); err != nil {
+		return "", err
+	}
+	if err := e.checkJoins(ctx, p, s); err != nil {
 		return "", err
 	}
 	j, old, err := e.create(ctx, c, &r, s)

@@ -1,13 +1,16 @@
 package bulk
 
 import (
+	"context"
 	"regexp"
 	"slices"
 	"strings"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/definitions"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 // queryStart matches a comma that separates two queries of _typeFilter: the next one
@@ -31,15 +34,27 @@ func typeFilters(values []string) (out []string) {
 const maxFilters = 50
 
 // resultParams lists the search result parameters of R4, which the guide excludes from
-// _typeFilter, and the parameters that select across resources, which are not supported
-// there.
+// _typeFilter, and parameters that are not supported there.
 var resultParams = []string{"_sort", "_count", "_include", "_revinclude", "_summary", "_total", "_elements",
-	"_contained", "_containedType", "_score", "_format", "_pretty", "_has", "_list", "_type", "_text", "_content",
+	"_contained", "_containedType", "_score", "_format", "_pretty", "_type", "_text", "_content",
 	"_query", "_filter"} // read only
 
-// parseFilter parses a query of _typeFilter. The error names no part of the value but the
-// type and the parameters of R4.
-func parseFilter(query, base string, r *search.Registry) (*search.Query, error) {
+// Searcher parses and evaluates queries of _typeFilter as searches are. *interaction.Service
+// implements it.
+type Searcher interface {
+	// ParseFilter parses the parameters of a search of one type.
+	ParseFilter(typ string, pairs [][2]string) (*search.Query, error)
+	// FilterJoins evaluates chained parameters, _has and _list of a query, at a snapshot and
+	// under the grant of a principal. It returns a query without them, and a function that
+	// returns the patients whose data decided that a resource matches it.
+	FilterJoins(ctx context.Context, p *access.Principal, q *search.Query, at store.Seq) (*search.Query,
+		func(*store.Found) ([]string, error), error)
+}
+
+// parseFilter parses a query of _typeFilter. If s is nil, it may have no chained parameters,
+// _has, _list and modifiers that need terminology. The error names no part of the value but
+// the type and the parameters of R4.
+func parseFilter(query, base string, s Searcher) (*search.Query, error) {
 	const op = "bulk.KickOff"
 	typ, raw, ok := strings.Cut(query, "?")
 	typ = strings.TrimPrefix(strings.TrimPrefix(typ, base), "/")
@@ -55,18 +70,15 @@ func parseFilter(query, base string, r *search.Registry) (*search.Query, error) 
 		if slices.Contains(resultParams, name) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "the parameter %s is not permitted in _typeFilter", name)
 		}
-		if strings.Contains(p[0], ".") {
-			return nil, fhir.Errorf(fhir.Invalid, op, "chained parameters are not supported in _typeFilter")
-		}
 	}
-	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: base, Registry: r})
+	var q *search.Query
+	if s == nil {
+		q, err = search.Parse(typ, pairs, search.ParseOptions{Base: base})
+	} else {
+		q, err = s.ParseFilter(typ, pairs)
+	}
 	if err != nil {
 		return nil, err
-	}
-	for i := range q.Clauses {
-		if q.Clauses[i].Modifier > search.ModIdentifier {
-			return nil, fhir.Errorf(fhir.Invalid, op, "a modifier is not supported in _typeFilter")
-		}
 	}
 	if len(q.Clauses) == 0 {
 		return nil, fhir.Errorf(fhir.Invalid, op, "a query of _typeFilter has no parameter")
@@ -80,7 +92,7 @@ func (c *checker) checkFilters() error {
 		return fhir.Errorf(fhir.TooLarge, "bulk.KickOff", "at most %d queries in _typeFilter", maxFilters)
 	}
 	for _, query := range queries {
-		q, err := parseFilter(query, c.base, c.registry)
+		q, err := parseFilter(query, c.base, c.search)
 		if err != nil {
 			if fhir.KindOf(err) != fhir.Invalid {
 				return err
@@ -161,25 +173,88 @@ func (s *spec) elementsOf(typ string) (out []string) {
 }
 
 // matchers holds the queries of a type. A resource must match one of them.
-type matchers []*search.Matcher
+type matchers []matcher
 
-// matchersOf returns the matchers of _typeFilter by type.
-func (s *spec) matchersOf(base string, r *search.Registry) (map[string]matchers, error) {
-	out := map[string]matchers{}
-	for _, query := range s.Filters {
-		q, err := parseFilter(query, base, r)
-		if err != nil {
-			return nil, err
-		}
-		sel, err := search.Select(q)
-		if err != nil {
-			return nil, err
-		}
-		out[q.Type] = append(out[q.Type], search.NewMatcher(q, sel))
+type matcher struct {
+	*search.Matcher
+	// decided returns the patients whose data decided that a resource matches. It is nil if the
+	// query has no joins.
+	decided func(*store.Found) ([]string, error)
+}
+
+// matchersOf returns the matchers of _typeFilter for a type, as of the consents of now. Joins
+// see only what the client may see.
+func (w *walk) matchersOf(ctx context.Context, typ string) (matchers, error) {
+	if epoch := w.exporter.epoch.Load(); w.joined && epoch != w.epoch {
+		w.epoch = epoch
+		clear(w.matchers)
 	}
+	if m, ok := w.matchers[typ]; ok {
+		return m, nil
+	}
+	var out matchers
+	for _, query := range w.job.Filters {
+		q, err := parseFilter(query, w.exporter.opts.Base, w.exporter.opts.Search)
+		if err != nil {
+			return nil, err
+		}
+		if q.Type != typ {
+			continue
+		}
+		m, err := w.exporter.matcher(ctx, q, w.principal, w.job.Seq)
+		if err != nil {
+			return nil, err
+		}
+		w.joined = w.joined || m.decided != nil
+		out = append(out, m)
+	}
+	w.matchers[typ] = out
 	return out, nil
 }
 
-func (m matchers) match(json []byte) bool {
-	return len(m) == 0 || slices.ContainsFunc(m, func(m *search.Matcher) bool { return m.Match(json) })
+// matcher returns the matcher of a query at a snapshot.
+func (e *Exporter) matcher(ctx context.Context, q *search.Query, p *access.Principal, at store.Seq) (m matcher,
+	err error) {
+	if search.HasJoins(q.Clauses) {
+		if q, m.decided, err = e.opts.Search.FilterJoins(ctx, p, q, at); err != nil {
+			return matcher{}, err
+		}
+	}
+	sel, err := search.Select(q)
+	if err != nil {
+		return matcher{}, err
+	}
+	m.Matcher = search.NewMatcher(q, sel)
+	return m, nil
+}
+
+// checkJoins checks at the kick-off that the joins of _typeFilter are permitted and not too
+// costly.
+func (e *Exporter) checkJoins(ctx context.Context, p *access.Principal, s *spec) error {
+	for _, query := range s.Filters {
+		q, err := parseFilter(query, e.opts.Base, e.opts.Search)
+		if err == nil && search.HasJoins(q.Clauses) {
+			_, err = e.matcher(ctx, q, p, e.opts.Store.LastSeq())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// match reports whether a resource matches, and whose data decided that it does.
+func (m matchers) match(f *store.Found, body []byte) (ok bool, decided []string, err error) {
+	for i := range m {
+		if !m[i].Match(body) {
+			continue
+		}
+		if m[i].decided != nil {
+			was := *f
+			was.Resource.JSON = body
+			decided, err = m[i].decided(&was)
+		}
+		return true, decided, err
+	}
+	return len(m) == 0, nil, nil
 }

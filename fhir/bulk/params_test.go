@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -370,7 +371,8 @@ func FuzzTypeFilter(f *testing.F) {
 	f.Add("?,?")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, q := range typeFilters([]string{s}) {
-			if _, err := parseFilter(q, base, nil); err != nil && fhir.KindOf(err) == fhir.Internal {
+			_, err := parseFilter(q, base, &interaction.Service{Base: base})
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

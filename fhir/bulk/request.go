@@ -101,9 +101,9 @@ func withValue(params map[string][]string) map[string][]string {
 type checker struct {
 	*Request
 	*spec
-	base     string
-	registry *search.Registry
-	types    bool // whether _type was given
+	base   string
+	search Searcher
+	types  bool // whether _type was given
 }
 
 // unsupported refuses a part of a request, or with lenient handling ignores it.
@@ -116,9 +116,9 @@ func (c *checker) unsupported(text string) error {
 	return nil
 }
 
-func (r *Request) check(g *access.Grant, base string, params *search.Registry) (*spec, error) {
+func (r *Request) check(g *access.Grant, base string, s Searcher) (*spec, error) {
 	r.Params, r.grant = withValue(r.Params), g
-	c := &checker{Request: r, spec: &spec{}, base: base, registry: params}
+	c := &checker{Request: r, spec: &spec{}, base: base, search: s}
 	for _, step := range []func() error{c.checkNames, c.checkFormat, c.checkTimes, c.checkTypes, c.checkAssociated,
 		c.checkFilters, c.checkElements, c.checkPatients, c.checkOrder} {
 		if err := step(); err != nil {

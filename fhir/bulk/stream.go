@@ -130,6 +130,7 @@ func (f *File) write(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	walk.deleted = f.name == deletedFile
+	b.walk = walk
 	var failed error
 	err = walk.run(ctx, from, to, func(it *item) bool {
 		failed = b.add(ctx, it)
@@ -229,6 +230,7 @@ type record struct {
 type block struct {
 	file    *File
 	out     io.Writer
+	walk    *walk // whose matchers are evaluated again if consents change
 	lines   *lines
 	buf     []byte
 	records []record        // resources that are not written yet
@@ -276,6 +278,9 @@ func (b *block) add(ctx context.Context, r *item) error {
 		for _, p := range patientsOf(r.Facts) {
 			b.see(p)
 		}
+	}
+	for _, p := range r.decided {
+		b.see(p)
 	}
 	if len(b.buf) >= blockSize || rec.deleted && len(b.records) >= deletedPerBundle {
 		return b.flush(ctx)
@@ -456,7 +461,13 @@ func (b *block) recheck(ctx context.Context) error {
 		if err != nil {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
-		if facts != nil && res.Deleted == r.deleted && filter.Allow(facts) {
+		ok := facts != nil && res.Deleted == r.deleted && filter.Allow(facts)
+		if ok && b.walk != nil && b.walk.joined { // what decided that it matches may be withdrawn
+			if ok, err = b.walk.matches(ctx, &store.Found{Resource: res, Facts: facts}); err != nil {
+				return err
+			}
+		}
+		if ok {
 			kept = append(kept, r)
 		}
 	}

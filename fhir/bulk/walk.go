@@ -51,6 +51,8 @@ type item struct {
 	*store.Found
 	patient string // whose block it is in, if the walk is by patient
 	at      cursor // its position, if the walk has positions
+	// decided lists the patients whose data decided that it matches _typeFilter.
+	decided []string
 }
 
 // walk passes the resources of a job, or a part of them, in one order that depends only on
@@ -59,17 +61,24 @@ type walk struct {
 	exporter *Exporter
 	job      *job
 	types    []string
-	filter   access.Filter
-	deleted  bool // only deletions since job.Since
+	// principal is the client, as far as joins depend on it.
+	principal *access.Principal
+	filter    access.Filter
+	deleted   bool // only deletions since job.Since
 	// positions is set if item.at is needed.
 	positions bool
 
 	members  []string // if listed
 	listed   bool
-	order    map[string]int // index of each member
-	matchers map[string]matchers
-	pace     yield.Counter
-	latest   map[string]fhir.Ref // of each target, the latest Provenance; bounded
+	order    map[string]int      // index of each member
+	matchers map[string]matchers // by type, see matchersOf
+	// joined is set if a matcher depends on other resources. The matchers are then those of
+	// epoch, and decided is about the last resource that matched.
+	joined  bool
+	epoch   uint64
+	decided []string
+	pace    yield.Counter
+	latest  map[string]fhir.Ref // of each target, the latest Provenance; bounded
 }
 
 // yieldEvery is the number of resources, some 100 µs of work, after which a walk
@@ -82,11 +91,9 @@ const maxLatest = 4096
 // newWalk returns a walk through resources of the types that g may read.
 func (e *Exporter) newWalk(ctx context.Context, j *job, types []string, g *access.Grant) (*walk, error) {
 	w := &walk{exporter: e, job: j, types: types, filter: g.Filter(access.Read), order: map[string]int{},
-		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{}}
+		principal: &access.Principal{ClientID: j.Client, Scope: j.Scope, Grant: g}, matchers: map[string]matchers{},
+		epoch: e.epoch.Load(), pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{}}
 	var err error
-	if w.matchers, err = j.matchersOf(e.opts.Base, e.registry()); err != nil {
-		return nil, err
-	}
 	if j.Level == Group {
 		if w.members, err = e.members(ctx, j.GroupID, j.Seq, nil); err != nil {
 			return nil, err
@@ -195,7 +202,7 @@ func (w *walk) scan(ctx context.Context, r store.ScanRange, at cursor, fn func(*
 			return false
 		}
 		if ok {
-			it.Found = f
+			it.Found, it.decided = f, w.decided
 			if w.positions {
 				it.at.After = position(f.Pos)
 			}
@@ -232,7 +239,12 @@ func (w *walk) matches(ctx context.Context, f *store.Found) (bool, error) {
 		!within(f.Resource.LastUpdated, j.Since, j.Until) {
 		return false, nil
 	}
-	if m := w.matchers[typ]; len(m) > 0 {
+	w.decided = nil
+	m, err := w.matchersOf(ctx, typ)
+	if err != nil {
+		return false, err
+	}
+	if len(m) > 0 {
 		body := f.Resource.JSON
 		if f.Resource.Deleted { // A deletion matches as what was deleted.
 			old, _, err := w.exporter.opts.Store.ReadVersion(ctx, f.Resource.Ref(), f.Resource.Version-1)
@@ -241,8 +253,12 @@ func (w *walk) matches(ctx context.Context, f *store.Found) (bool, error) {
 			}
 			body = old.JSON
 		}
-		if len(body) == 0 || !m.match(body) {
+		if len(body) == 0 {
 			return false, nil
+		}
+		ok := false
+		if ok, w.decided, err = m.match(f, body); err != nil || !ok {
+			return false, err
 		}
 	}
 	if typ == "Provenance" && j.Provenance != "" && !f.Resource.Deleted {

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -74,24 +75,40 @@ func (s *Service) joins(ctx context.Context, rq *Request, q *search.Query, at st
 	return j.resolve(ctx, q)
 }
 
-// hasJoins reports whether clauses contain joins.
-func hasJoins(clauses []search.Clause) bool {
-	return slices.ContainsFunc(clauses, func(c search.Clause) bool {
-		return len(c.Joins) > 0 || slices.ContainsFunc(c.Any, hasJoins)
-	})
+// ParseFilter parses the parameters of a search that another service evaluates.
+func (s *Service) ParseFilter(typ string, pairs [][2]string) (*search.Query, error) {
+	o := s.parseOptions(false)
+	o.Joins = true
+	q, err := search.Parse(typ, pairs, o)
+	if err == nil && readsAudit(q.Clauses) {
+		err = fhir.Errorf(fhir.Invalid, "interaction.ParseFilter", "AuditEvents cannot be used in this query")
+	}
+	return q, err
+}
+
+// FilterJoins evaluates the joins of a query at a snapshot, under the grant of a principal. It
+// returns the query without them, and a function that returns the patients whose data decided
+// that a resource matches.
+func (s *Service) FilterJoins(ctx context.Context, p *access.Principal, q *search.Query, at store.Seq) (
+	*search.Query, func(*store.Found) ([]string, error), error) {
+	r, err := s.joins(ctx, &Request{Caller: audit.Caller{Principal: p}}, q, at, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.query, r.decided, nil
 }
 
 // resolve returns q with its joins replaced by values. Clauses without joins come first,
 // so that those that follow can use them.
 func (j *joiner) resolve(ctx context.Context, q *search.Query) (resolved, error) {
-	if !hasJoins(q.Clauses) {
+	if !search.HasJoins(q.Clauses) {
 		return resolved{query: q}, nil
 	}
 	out := *q
 	out.Clauses = nil
 	res := resolved{query: &out}
 	for i := range q.Clauses {
-		if !hasJoins(q.Clauses[i : i+1]) {
+		if !search.HasJoins(q.Clauses[i : i+1]) {
 			out.Clauses = append(out.Clauses, q.Clauses[i])
 		}
 	}
@@ -104,7 +121,7 @@ func (j *joiner) resolve(ctx context.Context, q *search.Query) (resolved, error)
 				return resolved{}, err
 			}
 			out.Clauses = append(out.Clauses, replaced)
-		case slices.ContainsFunc(c.Any, hasJoins):
+		case slices.ContainsFunc(c.Any, search.HasJoins):
 			replaced, err := j.lists(ctx, &out, c, &res)
 			if err != nil {
 				return resolved{}, err

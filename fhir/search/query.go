@@ -1,6 +1,7 @@
 package search
 
 import (
+	"slices"
 	"time"
 
 	"pulsegate/fhir/fhirpath"
@@ -287,3 +288,10 @@ type Position = string
 
 // now returns the current time, on which the prefix ap depends.
 type now func() time.Time
+
+// HasJoins reports whether clauses contain joins.
+func HasJoins(clauses []Clause) bool {
+	return slices.ContainsFunc(clauses, func(c Clause) bool {
+		return len(c.Joins) > 0 || slices.ContainsFunc(c.Any, HasJoins)
+	})
+}

@@ -153,5 +153,5 @@ func ownOperations() map[string][]byte {
 // Capability Documentation").
 const exportDocumentation = "All parameters of Bulk Data 3.0, by GET and POST. Files are bounded by 128 MiB. " +
 	"Patient and group exports hold the Patient compartment; older data of patients who have joined a group since " +
-	"_since are not added. _typeFilter takes searches without chains and result parameters. organizeOutputBy takes Patient. " +
+	"_since are not added. _typeFilter takes searches without result parameters. organizeOutputBy takes Patient. " +
 	"A poll that accepts application/json;bulkdata=4.0 gets the manifest of 4.0.0."

@@ -62,14 +62,14 @@ func (cg clientGrants) registered(ctx context.Context, clientID string) (*access
 // followers are the services that work in the background.
 type followers struct {
 	subscriptions *subscription.Engine
-	exporter      *bulk.Exporter
+	exporter      *bulk.Exporter // set by startBulk
 	push          *push.Engine
 	preferred     *preferred.Engine // nil if the setting preferred is off
 	view          *preferred.View   // as preferred
 }
 
 // newFollowers starts the delivery of notifications and to targets, and the derivation of
-// preferred values, and resumes export jobs.
+// preferred values.
 func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	options := subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
@@ -81,25 +81,12 @@ func newFollowers(ctx context.Context, env environment, db database, rec *audit.
 	if err != nil {
 		return followers{}, err
 	}
-	delivery, err := exportDelivery(env)
-	if err != nil {
-		subs.Close()
-		return followers{}, err
-	}
-	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Registry: env.parameters.Registry, GrantFor: grants.compile, Roles: env.roles,
-		Delivery: delivery, Logger: env.log})
-	if err != nil {
-		subs.Close()
-		return followers{}, err
-	}
 	targets, err := newPush(ctx, env, db, rec, grants, ring, all)
 	if err != nil {
 		subs.Close()
-		exporter.Close()
 		return followers{}, err
 	}
-	f := followers{subscriptions: subs, exporter: exporter, push: targets}
+	f := followers{subscriptions: subs, push: targets}
 	if !env.config.Preferred {
 		return f, nil
 	}
@@ -132,7 +119,9 @@ func (f *followers) startPreferred(ctx context.Context, env environment, db data
 // close stops the followers. Further calls do nothing.
 func (f followers) close() error {
 	f.subscriptions.Close()
-	f.exporter.Close()
+	if f.exporter != nil {
+		f.exporter.Close()
+	}
 	f.push.Close()
 	if f.preferred != nil {
 		f.preferred.Close()

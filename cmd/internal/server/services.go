@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/http"
@@ -207,9 +208,20 @@ func (s *services) startWork(ctx context.Context) {
 	s.startReindex(ctx)
 }
 
-// startBulk starts to consume bulk submissions, which may hold phone-made Observations, and
-// to publish files.
+// startBulk resumes export jobs, and starts to consume bulk submissions, which may hold
+// phone-made Observations, and to publish files.
 func (s *services) startBulk(ctx context.Context) (err error) {
+	delivery, err := exportDelivery(s.environment)
+	if err != nil {
+		return err
+	}
+	s.followers.exporter, err = bulk.New(ctx, bulk.Options{Store: s.store, Audit: s.audit.recorder, Clock: s.now,
+		Rand: rand.Reader, Base: s.fhirBase(), GrantFor: clientGrants{s.clients, s.consents}.compile,
+		Search: s.fhir, Roles: s.roles, Delivery: delivery, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.closers.add(s.followers.close)
 	s.fhir.Receiver = phoneMade{s.pipeline}
 	s.bulkSubmit, err = submit.New(ctx, submit.Options{Store: s.store, Writer: s.fhir, Audit: s.audit.recorder,
 		Clock: s.now, Base: s.fhirBase(), Policy: s.egress, GrantFor: clientGrants{s.clients, s.consents}.compile,
