@@ -209,6 +209,11 @@ func (d *decoder) valueSet(f *fields) {
 	for _, part := range f.field[1:f.count] {
 		url, codes, _ := strings.Cut(part, " ")
 		s := System{URL: url, Codes: strings.Split(codes, " ")}
+		if strings.Contains(codes, "\u00a0") {
+			for i, c := range s.Codes {
+				s.Codes[i] = strings.ReplaceAll(c, "\u00a0", " ")
+			}
+		}
 		slices.Sort(s.Codes)
 		v.Systems = append(v.Systems, s)
 	}

@@ -196,6 +196,12 @@ func (v *ValueSet) HasCode(code []byte) bool {
 	return false
 }
 
+// Units reports whether the value set has only units of UCUM. It then binds the units of
+// Quantities and nothing else.
+func (v *ValueSet) Units() bool {
+	return len(v.Systems) == 1 && v.Systems[0].URL == "http://unitsofmeasure.org"
+}
+
 // Has reports whether the code of a system is in the value set.
 func (v *ValueSet) Has(system, code []byte) bool {
 	for i := range v.Systems {

@@ -12,7 +12,7 @@
 // publishes under CC0. HL7's packages do not expand the value sets; their codes
 // are in gen/codes.txt, which was derived from the R4 value sets (CC0) and
 // compared between two independent sources. The profiles are generated from the
-// packages of US Core 6.1.0, 7.0.0 and 9.0.0 (CC0). They have codes of LOINC, which
+// packages of US Core 6.1.0, 7.0.0 and 9.0.0 (CC0), and from fhir/guide. They have codes of LOINC, which
 // are copyright Regenstrief Institute, Inc. (loinc.org/license).
 //
 // # Form
@@ -20,7 +20,7 @@
 // r4.txt.gz and profiles.txt.gz are text compressed with gzip. A line is a
 // record; tabs separate its fields. `go run ./gen -print` shows the text.
 //
-//	V url system code... [tab system code...]           value set
+//	V url system code... [tab system code...]           value set; a no-break space stands for a space
 //	I key severity expression human                     invariant, numbered from 0
 //	T name kind type invariant...                       structure: resource, element or data type
 //	E name min max flags binding invariant... type...   element of the last structure
@@ -36,7 +36,8 @@
 //
 // In a constraint, an empty field is not constrained. The id has no type in front,
 // a type may be followed by @ and the URL of its profile, and the flag M stands for
-// mustSupport. The binding - loosens a required one. A value begins with = if it is
+// mustSupport. A binding is required, or extensible if it begins with +; - stands for a
+// weaker one. A value begins with = if it is
 // fixed and with ~ if it is a pattern. The slicing has the rules and then the type
 // and the path of each discriminator.
 //

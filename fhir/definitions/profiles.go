@@ -33,9 +33,10 @@ type Constraint struct {
 	Types       []ConstraintType // empty if not constrained
 	MustSupport bool
 	// Binds is set if the constraint sets the binding. Codes is the binding if it is
-	// required and its codes are known.
-	Binds bool
-	Codes *ValueSet
+	// required, and Extensible if it is extensible. Both are nil if the codes are not
+	// known.
+	Binds             bool
+	Codes, Extensible *ValueSet
 	// Fixed and Pattern are JSON values, or empty.
 	Fixed, Pattern string
 	Slicing        *Slicing // nil if the constraint does not define slices
@@ -196,13 +197,20 @@ func (d *decoder) constraint(f *fields, g *guide, base *Set) (c Constraint, err 
 		}
 	}
 	if url := f.field[5]; url != "" {
-		if c.Codes = g.valueSets[url]; c.Codes == nil && g.fallback != nil {
-			c.Codes = g.fallback.valueSets[url]
+		url, extensible := strings.CutPrefix(url, "+")
+		set := g.valueSets[url]
+		if set == nil && g.fallback != nil {
+			set = g.fallback.valueSets[url]
 		}
-		if c.Codes == nil {
-			c.Codes = base.ValueSet(url)
+		if set == nil {
+			set = base.ValueSet(url)
 		}
 		c.Binds = true
+		if extensible {
+			c.Extensible = set
+		} else {
+			c.Codes = set
+		}
 	}
 	if v := f.field[6]; v != "" && v[0] == '=' {
 		c.Fixed = v[1:]

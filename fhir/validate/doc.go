@@ -5,12 +5,13 @@
 // rules of R4 for a single resource: names, cardinalities, data types, choice
 // elements, primitives and their extensions, required bindings, types of
 // references, contained resources, ids of elements, narrative, invariants, and
-// the profiles of R4 and US Core. It also owns the canonical form of a validated
+// the profiles of R4, US Core and fhir/guide. It also owns the canonical form of a validated
 // resource (Document.Canonical).
 //
 // It does not own the server's rules (fhir/r4), the references between stored
-// resources, or terminology: extensible and preferred bindings, and required
-// bindings to value sets that cannot be enumerated, are not checked.
+// resources, or terminology: preferred bindings and bindings to value sets that cannot
+// be enumerated are not checked. Extensible bindings of profiles are warnings
+// (Validator.Warnings).
 //
 // # How it works
 //
@@ -58,9 +59,11 @@
 // https or urn, or a fragment; R4 allows any URL. URIs must be such that net/url can
 // parse them.
 //
-// The required binding of R4's profile vitalsigns on the values of components
-// (common units) is not checked: it forbids components about the context of a
-// measurement, and US Core makes it extensible.
+// A required binding of a choice to a value set of units, such as that of R4's profile
+// vitalsigns on the values of components, binds the codes of Quantities. A component
+// about the context of a measurement may have a code or a text, because no unit can be
+// the code of one; the profile itself says that supporting observations "could use other
+// datatypes such as CodeableConcept". Validators that bind these, too, refuse them.
 //
 // Package crosscheck compares the tables with google/fhir.
 package validate

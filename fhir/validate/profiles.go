@@ -31,7 +31,8 @@ type rule struct {
 	// min and max are the cardinality; max is -1 if it is not constrained.
 	min, max   int
 	types      []definitions.ConstraintType
-	codes      *definitions.ValueSet
+	codes      *definitions.ValueSet // of a required binding
+	extensible *definitions.ValueSet
 	fixed      any
 	pattern    any
 	by         []discriminator // of the slices
@@ -194,7 +195,7 @@ func (b *profileBuilder) add(root *rule, c *definitions.Constraint) {
 		r.types = c.Types
 	}
 	if c.Binds {
-		r.codes = c.Codes
+		r.codes, r.extensible = c.Codes, c.Extensible
 	}
 	if c.Fixed != "" {
 		r.fixed = parsed(c.Fixed)
@@ -338,7 +339,10 @@ type profileCheck struct {
 	profile *profile
 	quiet   bool // do not report issues
 	failed  bool
-	values  []Node // stack of the values of the current elements
+	// warn reports what an extensible binding asks for. It is nil if warnings are not
+	// wanted.
+	warn   func(Node, string)
+	values []Node // stack of the values of the current elements
 }
 
 func (c *profileCheck) fail(n Node, member, text string) {
@@ -350,11 +354,11 @@ func (c *profileCheck) fail(n Node, member, text string) {
 
 // try reports whether a value meets a rule, without reporting issues.
 func (c *profileCheck) try(n Node, r *rule) bool {
-	quiet, failed := c.quiet, c.failed
-	c.quiet, c.failed = true, false
+	quiet, failed, warn := c.quiet, c.failed, c.warn
+	c.quiet, c.failed, c.warn = true, false, nil
 	c.value(n, r)
 	ok := !c.failed
-	c.quiet, c.failed = quiet, failed
+	c.quiet, c.failed, c.warn = quiet, failed, warn
 	return ok
 }
 
@@ -371,6 +375,9 @@ func (c *profileCheck) value(n Node, r *rule) {
 	}
 	if r.codes != nil && !n.bound(r.codes) {
 		c.fail(n, "", strings.TrimSuffix(ruleBinding+": "+r.expects, ": "))
+	}
+	if r.extensible != nil && c.warn != nil && n.coded() && !n.bound(r.extensible) {
+		c.warn(n, "should have a code of its extensible value set "+r.extensible.URL+c.profile.suffix)
 	}
 	for i := range r.invariants {
 		if !r.invariants[i].holds(n) {
@@ -644,8 +651,18 @@ func (n Node) matches(want any) bool {
 	return false
 }
 
-// bound reports whether n has a code of a value set.
+// coded reports whether n has a code. A CodeableConcept may have only a text.
+func (n Node) coded() bool {
+	st := n.Structure()
+	return st == nil || st.Type != "CodeableConcept" || n.items("coding").Exists()
+}
+
+// bound reports whether n has a code of a value set. A value set of units binds only the
+// Quantities among the types of a choice.
 func (n Node) bound(set *definitions.ValueSet) bool {
+	if m := n.Member(); m != nil && m.Choice && set.Units() && m.TypeName() != "Quantity" {
+		return true
+	}
 	if n.Kind() == String {
 		return set.HasCode(n.Text())
 	}

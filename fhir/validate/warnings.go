@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"slices"
 	"strings"
 
 	"pulsegate/fhir"
@@ -8,16 +9,20 @@ import (
 )
 
 // Warnings returns what R4 asks for without requiring it, as far as d breaks it: the
-// invariants of severity warning, and claims of profiles that are not known and were
+// invariants of severity warning, the extensible bindings of the profiles that d claims
+// as far as their codes are known, and claims of profiles that are not known and were
 // therefore not checked. It is bounded like the errors. d is a Document of v.
 func (v *Validator) Warnings(d *Document) []fhir.Issue {
 	w := &warner{validator: v, doc: d}
 	w.node(d.Root())
 	root := d.Root()
 	for p := root.get("meta").items("profile"); p.Exists(); p = p.next() {
-		if len(definitions.KnownProfiles().Lookup(string(p.Text()))) == 0 {
+		versions := definitions.KnownProfiles().Lookup(string(p.Text()))
+		if len(versions) == 0 {
 			w.add(p, "not-supported", "the server does not know this profile and has not checked it")
+			continue
 		}
+		w.bindings(versions)
 	}
 	return w.out
 }
@@ -25,7 +30,26 @@ func (v *Validator) Warnings(d *Document) []fhir.Issue {
 type warner struct {
 	validator *Validator
 	doc       *Document
+	checked   []*definitions.Profile
 	out       []fhir.Issue
+}
+
+// bindings checks the extensible bindings of a profile, of the newest version that accepts
+// the resource.
+func (w *warner) bindings(versions []*definitions.Profile) {
+	root := w.doc.Root()
+	if versions[0].Type != root.Structure().Name || slices.Contains(w.checked, versions[0]) {
+		return // claims may be repeated
+	}
+	w.checked = append(w.checked, versions[0])
+	c := profileCheck{doc: w.doc, quiet: true}
+	for _, p := range versions {
+		if c.profile = w.validator.profile(p); c.try(root, c.profile.root) {
+			c.warn = func(n Node, text string) { w.add(n, "code-invalid", text) }
+			c.value(root, c.profile.root)
+			return
+		}
+	}
 }
 
 func (w *warner) add(n Node, code, text string) {

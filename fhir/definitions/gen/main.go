@@ -18,22 +18,23 @@ func main() {
 	core := flag.String("definitions", "", "folder with resources.ndjson.gz and datatypes.ndjson.gz of R4 4.0.1")
 	codes := flag.String("codes", "gen/codes.txt", "codes of the value sets")
 	guides := flag.String("guides", "", "packages of US Core as version=file.tgz, separated by commas, newest first")
+	own := flag.String("own", "../guide/resources", "folder with the definitions of fhir/guide")
 	out := flag.String("out", ".", "folder to write r4.txt.gz and profiles.txt.gz to")
 	types := flag.String("types", "../types_gen.go", "file to write the names of the resource types to")
 	print := flag.Bool("print", false, "write the uncompressed tables to standard output instead")
 	flag.Parse()
-	if err := run(*core, *codes, *guides, *out, *types, *print); err != nil {
+	if err := run(*core, *codes, *guides, *own, *out, *types, *print); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(core, codes, guides, out, types string, print bool) error {
+func run(core, codes, guides, own, out, types string, print bool) error {
 	base, err := r4Tables(core, codes)
 	if err != nil {
 		return err
 	}
-	profiles, err := profileTables(core, strings.Split(guides, ","))
+	profiles, err := profileTables(core, strings.Split(guides, ","), own)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func TestTablesAreUpToDate(t *testing.T) {
 	}
 	out := t.TempDir()
 	types := filepath.Join(out, "types_gen.go")
-	if err := run(filepath.Join(dir, "hl7-core-4.0.1"), "codes.txt", guides, out, types, false); err != nil {
+	if err := run(filepath.Join(dir, "hl7-core-4.0.1"), "codes.txt", guides, "../../guide/resources", out, types, false); err != nil {
 		t.Fatal(err)
 	}
 	for name, committed := range map[string]string{"r4.txt.gz": "../r4.txt.gz", "profiles.txt.gz": "../profiles.txt.gz",

@@ -34,8 +34,9 @@ func (g *guide) add(d *definition) {
 	}
 }
 
-// profileTables writes the profiles of R4 on Observation and those of the guides.
-func profileTables(core string, guides []string) ([]byte, error) {
+// profileTables writes the profiles of R4 on Observation, those of the guides, and those
+// of this project in the folder own.
+func profileTables(core string, guides []string, own string) ([]byte, error) {
 	types := map[string]string{} // type by the URL of a type or profile
 	for _, f := range []string{"datatypes.ndjson.gz", "resources.ndjson.gz"} {
 		if err := each(filepath.Join(core, f), func(d *definition) { types[d.URL] = d.Type }); err != nil {
@@ -50,14 +51,8 @@ func profileTables(core string, guides []string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return nil, err
-		}
-		if err := addJSON(base, b); err != nil {
-			return nil, err
-		}
+	if err := base.addFiles(files); err != nil {
+		return nil, err
 	}
 	var out bytes.Buffer
 	base.write(&out, "4.0.1", types)
@@ -75,7 +70,33 @@ func profileTables(core string, guides []string) ([]byte, error) {
 		}
 		g.write(&out, version, types)
 	}
+	g := &guide{codeSystems: map[string]*definition{}}
+	for _, typ := range []string{"StructureDefinition", "ValueSet", "CodeSystem"} {
+		if files, err = filepath.Glob(filepath.Join(own, typ+"-*.json")); err != nil {
+			return nil, err
+		}
+		if err := g.addFiles(files); err != nil {
+			return nil, err
+		}
+	}
+	if len(g.profiles) == 0 {
+		return nil, fmt.Errorf("no profiles in %s", own)
+	}
+	g.write(&out, g.profiles[0].Version, types)
 	return out.Bytes(), nil
+}
+
+func (g *guide) addFiles(files []string) error {
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if err := addJSON(g, b); err != nil {
+			return fmt.Errorf("%s: %w", f, err)
+		}
+	}
+	return nil
 }
 
 func addJSON(g *guide, b []byte) error {
@@ -184,10 +205,10 @@ func (g *guide) expand(d *definition) []string {
 			list = flat(cs.Concept)
 		}
 		for _, c := range list {
-			if strings.ContainsAny(c.Code, " \t") {
+			if strings.ContainsAny(c.Code, "\t\u00a0") {
 				return nil
 			}
-			codes[in.System] = append(codes[in.System], c.Code)
+			codes[in.System] = append(codes[in.System], strings.ReplaceAll(c.Code, " ", "\u00a0"))
 		}
 	}
 	var out []string
@@ -214,14 +235,6 @@ func flat(list []concept) (out []concept) {
 	return out
 }
 
-// loosened lists required bindings that the tables leave out.
-var loosened = map[string]bool{
-	// Common units of vital signs for the values of all components. It forbids
-	// components about the context of a measurement, which have codes or other units;
-	// US Core makes the binding extensible.
-	structureBase + "vitalsigns Observation.component.value[x]": true,
-}
-
 // constrained writes a constraint of a profile.
 func (w *r4Writer) constrained(d *definition, e *element, types map[string]string) {
 	id := strings.TrimPrefix(strings.TrimPrefix(e.ID, d.Type), ".")
@@ -234,8 +247,11 @@ func (w *r4Writer) constrained(d *definition, e *element, types map[string]strin
 		flags = "M"
 	}
 	binding := ""
-	if e.Binding.Strength == "required" && !loosened[d.URL+" "+e.ID] {
+	if e.Binding.Strength == "required" {
 		binding, _, _ = strings.Cut(e.Binding.ValueSet, "|")
+	} else if e.Binding.Strength == "extensible" {
+		binding, _, _ = strings.Cut(e.Binding.ValueSet, "|")
+		binding = "+" + binding
 	} else if e.Binding.Strength != "" {
 		binding = "-" // US Core loosens required bindings of R4's vital signs
 	}
