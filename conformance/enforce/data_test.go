@@ -19,6 +19,7 @@ import (
 const (
 	sysCategory = "http://terminology.hl7.org/CodeSystem/observation-category"
 	sysSleep    = fhir.Canonical + "/CodeSystem/observation-category"
+	sysTags     = "http://hl7.org/fhir/us/core/CodeSystem/us-core-tags"
 	loinc       = "http://loinc.org"
 )
 
@@ -33,6 +34,7 @@ type measure struct {
 	patient, vendor, author, status, code, device string
 	cats                                          []string
 	at, value                                     int
+	supplied                                      bool // has the tag patient-supplied
 }
 
 // testCase is one random case.
@@ -68,6 +70,7 @@ func drawMeasure(t *rapid.T) measure {
 			[]string{"sleep", "activity"}, []string{"vital-signs", "activity"}, []string{"activity", "location"})}
 	if m.vendor == "" {
 		m.author = pick(t, "author", "", "ca", "ca", "cb")
+		m.supplied = m.value%2 == 0
 	}
 	return m
 }
@@ -217,7 +220,21 @@ func (d *data) current(ref string) *version {
 func (d *data) put(v *version, body string) {
 	d.add(v)
 	must(d.world.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Vendor: v.vendor, Author: v.author,
-		Resource: fhir.Resource{Type: v.typ, ID: v.id, JSON: []byte(fhir.Prefix(v.typ, v.id) + "}" + body + "}")}}}}))
+		Resource: fhir.Resource{Type: v.typ, ID: v.id, JSON: []byte(fhir.Prefix(v.typ, v.id) + v.meta() + "}" + body + "}")}}}}))
+}
+
+// meta returns the members of the Meta of v.
+func (v *version) meta() string {
+	if !v.supplied {
+		return ""
+	}
+	return `"tag":[{"system":"` + sysTags + `","code":"patient-supplied"}]`
+}
+
+// tag marks v as supplied by a patient.
+func (v *version) tag() {
+	v.supplied = true
+	v.tokens["_tag"] = []coded{{sysTags, "patient-supplied"}}
 }
 
 // remove deletes a resource.
@@ -257,6 +274,9 @@ func (m *measure) version(id string) *version {
 	}
 	if m.device != "" {
 		v.refs["device"] = []string{"Device/" + m.device}
+	}
+	if m.supplied {
+		v.tag()
 	}
 	return v
 }

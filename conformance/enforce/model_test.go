@@ -24,6 +24,7 @@ type version struct {
 	value     int
 	measured  bool
 	reference string
+	supplied  bool // has the tag patient-supplied
 }
 
 // provision is the provision of one Consent: a permit or denial with at most one
@@ -48,10 +49,12 @@ type token struct {
 }
 
 // roleTable lists the rights of the roles as scopes without a level, independently of
-// smart/people/role.
+// smart/people/role. It has the types of this test.
 var roleTable = map[string]string{ // read only
-	"patient":       "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs",
-	"practitioner":  "CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Group.rs Observation.rs Organization.rs Patient.rs Practitioner.rs Provenance.rs",
+	"patient": "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs " +
+		"Observation.cu?_tag=" + sysTags + "|patient-supplied&category=" + sysCategory + "|vital-signs," + sysCategory + "|activity," +
+		sysCategory + "|survey",
+	"practitioner":  "CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Group.rs Observation.crus Organization.rs Patient.rs Practitioner.rs Provenance.rs",
 	"administrator": "CodeSystem.rs ConceptMap.rs Consent.rs Device.rsu Group.cruds Organization.crus Patient.crus Practitioner.crus Subscription.rs",
 	"auditor":       "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Organization.rs Patient.r Practitioner.rs Provenance.rs Subscription.rs",
 }
@@ -101,42 +104,50 @@ func matchesQuery(s string, v *version) bool {
 	return true
 }
 
-// allowed reports whether the roles allow do on typ.
-func (tok *token) allowed(do, typ string) bool {
-	isPatient := strings.HasPrefix(tok.user, "Patient/")
+// lines returns the lines of the roles that allow do on typ.
+func (tok *token) lines(do, typ string) (out []string) {
 	for _, r := range tok.roles {
-		if r == "patient" && !isPatient {
+		if r == "patient" && !tok.patientSide() {
 			continue
 		}
 		for _, line := range strings.Fields(roleTable[r]) {
 			if applies(line, do, typ) {
-				return true
+				out = append(out, line)
 			}
 		}
 	}
-	return false
+	return out
 }
 
-// each calls fn for the scopes that apply to do on typ. patient is the patient to whom
-// the scope is limited, or empty.
-func (tok *token) each(do, typ string, fn func(rest, patient string)) {
+// patientSide reports whether what the token writes is supplied by a patient.
+func (tok *token) patientSide() bool { return tok.person && strings.HasPrefix(tok.user, "Patient/") }
+
+// each calls fn for the scopes that apply to do on typ, for persons with each line of
+// their roles that does. patient is the patient to whom the scope is limited, or empty.
+func (tok *token) each(do, typ string, fn func(rest, line, patient string)) {
 	for _, s := range tok.scopes {
 		level, rest, ok := strings.Cut(s, "/")
 		if !ok || !applies(rest, do, typ) {
 			continue
 		}
-		switch {
-		case !tok.person && level == "system":
-			fn(rest, "")
-		case !tok.person || level == "system" || !tok.allowed(do, typ):
-		case level == "patient":
-			if tok.patient != "" {
-				fn(rest, tok.patient)
+		if !tok.person {
+			if level == "system" {
+				fn(rest, "", "")
 			}
-		case strings.HasPrefix(tok.user, "Patient/"):
-			fn(rest, strings.TrimPrefix(tok.user, "Patient/"))
-		default:
-			fn(rest, "")
+			continue
+		}
+		for _, line := range tok.lines(do, typ) {
+			switch {
+			case level == "system":
+			case level == "patient":
+				if tok.patient != "" {
+					fn(rest, line, tok.patient)
+				}
+			case tok.patientSide():
+				fn(rest, line, strings.TrimPrefix(tok.user, "Patient/"))
+			default:
+				fn(rest, line, "")
+			}
 		}
 	}
 }
@@ -149,16 +160,14 @@ func (tok *token) self(do, typ string) bool {
 // may reports whether do on typ is possible at all. If not, the answer is 403.
 func (tok *token) may(do, typ string) bool {
 	out := tok.self(do, typ)
-	tok.each(do, typ, func(string, string) { out = true })
+	tok.each(do, typ, func(string, string, string) { out = true })
 	return out
 }
 
 // sees reports whether the token may do do with the version v.
 func (tok *token) sees(provisions []provision, do string, v *version) bool {
 	out := tok.self(do, v.typ) && tok.user == v.typ+"/"+v.id
-	tok.each(do, v.typ, func(rest, patient string) {
-		out = out || (patient == "" || patient == v.patient) && matchesQuery(rest, v)
-	})
+	out = out || tok.covered(do, v)
 	switch v.typ {
 	case "Observation", "Device", "Provenance":
 		return out && consented(provisions, tok.client, v)

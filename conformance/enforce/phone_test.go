@@ -86,8 +86,8 @@ var phoneScopes = []string{"Observation.c", "Observation.cu", "Observation.crs",
 
 // covered reports whether the scopes cover do on v, regardless of consents.
 func (tok *token) covered(do string, v *version) (out bool) {
-	tok.each(do, v.typ, func(rest, patient string) {
-		out = out || (patient == "" || patient == v.patient) && matchesQuery(rest, v)
+	tok.each(do, v.typ, func(rest, line, patient string) {
+		out = out || (patient == "" || patient == v.patient) && matchesQuery(rest, v) && matchesQuery(line, v)
 	})
 	return out
 }

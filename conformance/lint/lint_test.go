@@ -194,6 +194,7 @@ var directions = []struct {
 var owners = map[string]string{
 	"github.com/google/fhir/go":           "pulsegate/fhir/validate/crosscheck",
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store,pulsegate/conformance/cluster",
+	"github.com/aws/aws-sdk-go-v2":        "pulsegate/fhir/bulk/bucket",
 	"github.com/cockroachdb/apd":          "pulsegate/fhir/fhirpath",
 	"github.com/coder/websocket":          "pulsegate/fhir/rest",
 	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",

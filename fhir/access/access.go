@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -399,6 +400,17 @@ type Principal struct {
 	AuthTime      time.Time // time of the sign-in
 	DPoP          bool      // whether the token is bound to a key (RFC 9449)
 }
+
+// PatientSide reports whether the caller is a patient or a patient's designee, such as a
+// parent: a person whose own resource is a Patient or a RelatedPerson. Everything that such
+// a caller writes is supplied by a patient.
+func (p *Principal) PatientSide() bool {
+	return p != nil && (strings.HasPrefix(p.FHIRUser, "Patient/") || strings.HasPrefix(p.FHIRUser, "RelatedPerson/"))
+}
+
+// PatientSupplied is the tag of the Observations that patients and their designees supply
+// (US Core 9, "Writing Vital Signs", meta.tag). It is read only.
+var PatientSupplied = Token{"http://hl7.org/fhir/us/core/CodeSystem/us-core-tags", "patient-supplied"}
 
 // Challenge is the value of the WWW-Authenticate header, as the cause of an
 // Unauthorized or Forbidden error.

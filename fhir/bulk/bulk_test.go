@@ -19,6 +19,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/clocktest"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
@@ -417,7 +418,8 @@ func FuzzParseParameters(f *testing.F) {
 		}
 		if err == nil {
 			r := Request{Level: System, Params: v}
-			if _, err := r.check(access.All(), base); err != nil && fhir.KindOf(err) == fhir.Internal {
+			_, err := r.check(access.All(), search.ParseOptions{Base: base})
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

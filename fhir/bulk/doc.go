@@ -32,12 +32,41 @@
 // continues a download gets the whole file. A range whose length was promised is aborted.
 // Blocks before a range are read and compared, but not disclosed or recorded.
 //
-// # Why files are not kept in an object store
+// # Why downloads do not come from an object store
 //
 // A download URL of an object store works without asking this server: a consent that is
 // withdrawn, or a client that is disabled, would not end it, and the bucket would be a second
 // copy of patient data that no audit covers. If the server fetched and filtered the objects
 // itself, the store would cost time and save nothing, because the snapshot is there anyway.
+//
+// # Copies in an object store
+//
+// Some recipients take files only from a bucket of their own. The operator can name one, and
+// the clients whose exports go there (Delivery). That is a disclosure like a download, not a
+// storage of this server: there are no download URLs, the key need not permit reading, and
+// downloads from this server work as before.
+//
+// The process with the role "deliveries" puts the files of a complete job there one after the
+// other, as downloads by the client of the job: under its grant and the consents at that
+// moment, with an AuditEvent per patient and file that names the object and the host. An
+// object appears with its last byte. If a consent changes before, the file is made anew, so
+// that an object has nothing that was withdrawn before it was complete; after 3 repetitions,
+// the file is delivered like a slow download, whose blocks are each checked when they are
+// written. A client that is disabled or deleted gets nothing more. A consent that is withdrawn
+// later does not reach an object, as it does not reach a file that was downloaded.
+//
+// The number of delivered files is durable, and bound to the role. After a failure of the
+// target, the next attempt is made with pauses that double; after the end of a process, the
+// next one begins with the file that was not complete. Deliveries end when the job expires. A
+// client that deletes a job ends its delivery, and if the operator permits it, its objects are
+// deleted, too, with repetitions for 7 days. Objects of jobs that expire stay: their
+// lifecycle is the bucket's.
+//
+// In manifests, the extension https://pulsegate.dev/fhir/bulk-delivery has
+// the status (in-progress, complete or refused), and at each file that is there the address of
+// the object.
+//
+// # Transaction time
 //
 // transactionTime is one millisecond before the commit's timestamp, because
 // another commit of the same millisecond may follow the snapshot. A chain of
@@ -79,4 +108,5 @@
 //	bulk/<job id>           JSON of job; the store deletes it some time after it expires
 //	bulk-file/<job id>/<stream>/<number>   JSON of file; expires with the job
 //	bulk-running/<job id>   mark of a job that is to be prepared
+//	bulk-delivery/<job id>  JSON of delivery; expires with the job, or with the deletion of objects
 package bulk

@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/cluster/role"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -26,6 +27,9 @@ type Options struct {
 	Rand  io.Reader
 	// Base is the FHIR base URL without a trailing slash.
 	Base string
+	// Parameters returns the search parameters of the moment, for _typeFilter. If it is nil,
+	// they are those of R4.
+	Parameters func() *search.Registry
 	// GrantFor compiles the grant of a client from the scopes stored at the
 	// kick-off and the current consents. It is used for jobs that continue after a
 	// restart; requests have their own grant.
@@ -44,8 +48,20 @@ type Options struct {
 	ManifestFiles int
 	// Roles gives the role "exports", whose holder prepares the jobs of all processes.
 	// The default is role.Alone.
-	Roles  role.Roles
-	Logger *slog.Logger
+	Roles role.Roles
+	// Delivery puts copies of the files of some clients elsewhere, in the process with the role
+	// "deliveries". If it is nil, there are no copies.
+	Delivery *Delivery
+	Logger   *slog.Logger
+}
+
+// parseOptions returns the options with which the queries of _typeFilter are parsed.
+func (e *Exporter) parseOptions() search.ParseOptions {
+	o := search.ParseOptions{Base: e.opts.Base}
+	if e.opts.Parameters != nil {
+		o.Registry = e.opts.Parameters()
+	}
+	return o
 }
 
 // Exporter runs exports. Close interrupts running jobs; the next process with the role
@@ -127,6 +143,9 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 	if o.Roles == nil {
 		o.Roles = role.Alone{}
 	}
+	if o.Delivery != nil {
+		o.Delivery = o.Delivery.withDefaults()
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -142,10 +161,13 @@ func New(ctx context.Context, o Options) (*Exporter, error) {
 		e.look()
 	})
 	e.wg.Go(func() { o.Roles.Run(ctx, "exports", e.prepareAll) })
+	if o.Delivery != nil {
+		e.wg.Go(func() { o.Roles.Run(ctx, "deliveries", e.deliverAll) })
+	}
 	return e, nil
 }
 
-// Close stops preparing jobs and waits for it. Downloads end with their own
+// Close stops preparing and delivering jobs and waits for it. Downloads end with their own
 // requests.
 func (e *Exporter) Close() {
 	e.cancel()
@@ -185,7 +207,7 @@ func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (stri
 	if p == nil || p.ClientID == "" {
 		return "", fhir.Errorf(fhir.Unauthorized, op, "an export needs an access token")
 	}
-	s, err := r.check(p.Grant, e.opts.Base)
+	s, err := r.check(p.Grant, e.parseOptions())
 	if err != nil {
 		return "", err
 	}
@@ -402,8 +424,17 @@ func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error 
 	if err != nil {
 		return fhir.Wrap("bulk.Delete", err)
 	}
-	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit, b,
-		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
-			Extra: [][2]string{{"job", id}}})
+	fixed := len(b.State)
+	err = store.Retry(attempts, "bulk.Delete", "the export is being changed; try again", func() error {
+		more, err := e.removal(ctx, j)
+		if err != nil {
+			return err
+		}
+		b.State = append(b.State[:fixed], more...)
+		_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit, b,
+			audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
+				Extra: [][2]string{{"job", id}}})
+		return err
+	})
 	return fhir.Wrap("bulk.Delete", err)
 }

@@ -39,10 +39,10 @@ var resultParams = []string{"_sort", "_count", "_include", "_revinclude", "_summ
 
 // parseFilter parses a query of _typeFilter. The error names no part of the value but the
 // type and the parameters of R4.
-func parseFilter(query, base string) (*search.Query, error) {
+func parseFilter(query string, o search.ParseOptions) (*search.Query, error) {
 	const op = "bulk.KickOff"
 	typ, raw, ok := strings.Cut(query, "?")
-	typ = strings.TrimPrefix(strings.TrimPrefix(typ, base), "/")
+	typ = strings.TrimPrefix(strings.TrimPrefix(typ, o.Base), "/")
 	if !ok || !fhir.KnownType(typ) {
 		return nil, fhir.Errorf(fhir.Invalid, op, "_typeFilter must be of the form [type]?[parameters]")
 	}
@@ -59,7 +59,7 @@ func parseFilter(query, base string) (*search.Query, error) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "chained parameters are not supported in _typeFilter")
 		}
 	}
-	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: base})
+	q, err := search.Parse(typ, pairs, o)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (c *checker) checkFilters() error {
 		return fhir.Errorf(fhir.TooLarge, "bulk.KickOff", "at most %d queries in _typeFilter", maxFilters)
 	}
 	for _, query := range queries {
-		q, err := parseFilter(query, c.base)
+		q, err := parseFilter(query, c.parse)
 		if err != nil {
 			if fhir.KindOf(err) != fhir.Invalid {
 				return err
@@ -164,10 +164,10 @@ func (s *spec) elementsOf(typ string) (out []string) {
 type matchers []*search.Matcher
 
 // matchersOf returns the matchers of _typeFilter by type.
-func (s *spec) matchersOf(base string) (map[string]matchers, error) {
+func (s *spec) matchersOf(o search.ParseOptions) (map[string]matchers, error) {
 	out := map[string]matchers{}
 	for _, query := range s.Filters {
-		q, err := parseFilter(query, base)
+		q, err := parseFilter(query, o)
 		if err != nil {
 			return nil, err
 		}

@@ -169,6 +169,14 @@ func (h *holder) finish(j *job, g *access.Grant) {
 	sw, _, err := e.put(j, store.StateEquals, old)
 	if err == nil {
 		b := &store.Batch{State: append(left, sw, store.StateWrite{Key: runningKey(j.ID)})}
+		if j.State == complete && e.delivers(j) {
+			var first store.StateWrite
+			if first, err = (&delivery{Job: j.ID, State: delivering, Expires: j.Expires}).write(nil); err != nil {
+				e.log(h.ctx, "the state of an export cannot be written", j.ID, err)
+				return
+			}
+			b.State = append(b.State, first)
+		}
 		h.term.Bind(b)
 		_, err = e.opts.Store.Commit(h.ctx, b)
 	}

@@ -36,6 +36,8 @@ type fileItem struct {
 	Count     int    `json:"count,omitempty"`
 	FileSize  int64  `json:"fileSize,omitempty"`
 	Continues string `json:"continuesInFile,omitempty"`
+	// Extension tells where a copy of the file is.
+	Extension *extension `json:"extension,omitempty"`
 }
 
 type link struct {
@@ -54,6 +56,7 @@ type manifest struct {
 	Error               *[]fileItem `json:"error,omitempty"`
 	Outcome             *[]fileItem `json:"outcome,omitempty"`
 	Link                []link      `json:"link,omitempty"`
+	Extension           *extension  `json:"extension,omitempty"`
 }
 
 // Names of the files that do not hold one exported type.
@@ -144,7 +147,11 @@ func (e *Exporter) manifest(ctx context.Context, j *job, page int, form Form) (*
 	if j.Deleted && last {
 		m.Deleted = append(m.Deleted, fileItem{Type: "Bundle", URL: e.fileURL(j.ID, deletedFile)})
 	}
-	return m, n, nil
+	first := 0
+	if j.Partial {
+		first = page * e.opts.ManifestFiles
+	}
+	return m, n, e.describe(ctx, j, m, first, n)
 }
 
 // definition returns the canonical URL of the OperationDefinition of a level.

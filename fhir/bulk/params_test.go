@@ -370,7 +370,8 @@ func FuzzTypeFilter(f *testing.F) {
 	f.Add("?,?")
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, q := range typeFilters([]string{s}) {
-			if _, err := parseFilter(q, base); err != nil && fhir.KindOf(err) == fhir.Internal {
+			_, err := parseFilter(q, search.ParseOptions{Base: base})
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
 				t.Fatal(err)
 			}
 		}

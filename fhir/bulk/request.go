@@ -101,8 +101,8 @@ func withValue(params map[string][]string) map[string][]string {
 type checker struct {
 	*Request
 	*spec
-	base  string
-	types bool // whether _type was given
+	parse search.ParseOptions // of the queries of _typeFilter, with the base URL
+	types bool                // whether _type was given
 }
 
 // unsupported refuses a part of a request, or with lenient handling ignores it.
@@ -115,9 +115,9 @@ func (c *checker) unsupported(text string) error {
 	return nil
 }
 
-func (r *Request) check(g *access.Grant, base string) (*spec, error) {
+func (r *Request) check(g *access.Grant, parse search.ParseOptions) (*spec, error) {
 	r.Params, r.grant = withValue(r.Params), g
-	c := &checker{Request: r, spec: &spec{}, base: base}
+	c := &checker{Request: r, spec: &spec{}, parse: parse}
 	for _, step := range []func() error{c.checkNames, c.checkFormat, c.checkTimes, c.checkTypes, c.checkAssociated,
 		c.checkFilters, c.checkElements, c.checkPatients, c.checkOrder} {
 		if err := step(); err != nil {
@@ -304,7 +304,7 @@ func (c *checker) checkPatients() error {
 	c.Listed = true
 	for _, v := range values {
 		for item := range strings.SplitSeq(v, ",") {
-			ref, ok := fhir.ParseRef(strings.TrimPrefix(strings.TrimSpace(item), c.base+"/"))
+			ref, ok := fhir.ParseRef(strings.TrimPrefix(strings.TrimSpace(item), c.parse.Base+"/"))
 			if !ok || ref.Type != "Patient" {
 				return fhir.Errorf(fhir.Invalid, op, "each patient must be a reference such as Patient/[id]")
 			}

@@ -40,6 +40,8 @@ type File struct {
 	ranged   bool
 	from, to int64 // range of bytes, [from, to)
 	changed  bool  // the bytes are not those that file describes
+
+	target Target // where the file is delivered to; nil for a download
 }
 
 // Open opens a file for download. The caller must have started the job, the job
@@ -156,11 +158,16 @@ func (f *File) write(ctx context.Context, w io.Writer) error {
 }
 
 func (f *File) event(patient string) audit.Event {
-	return audit.Event{
+	ev := audit.Event{
 		Type: audit.Disclosure, Interaction: "operation", Caller: f.caller, Patient: patient,
 		Query: f.exporter.fileURL(f.job.ID, f.name), Recipient: f.caller.RemoteIP,
 		Extra: [][2]string{{"job", f.job.ID}},
 	}
+	if f.target != nil {
+		ev.Recipient = f.target.Host()
+		ev.Extra = append(ev.Extra, [2]string{"delivered", f.target.Locate(f.job.ID + "/" + f.name)})
+	}
+	return ev
 }
 
 // RecordHead records a request that discloses only the size of the file.

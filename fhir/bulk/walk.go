@@ -84,7 +84,7 @@ func (e *Exporter) newWalk(ctx context.Context, j *job, types []string, g *acces
 	w := &walk{exporter: e, job: j, types: types, filter: g.Filter(access.Read), order: map[string]int{},
 		pace: yield.Counter{Every: yieldEvery}, latest: map[string]fhir.Ref{}}
 	var err error
-	if w.matchers, err = j.matchersOf(e.opts.Base); err != nil {
+	if w.matchers, err = j.matchersOf(e.parseOptions()); err != nil {
 		return nil, err
 	}
 	if j.Level == Group {

@@ -35,6 +35,8 @@ type Settings struct {
 	Instantiates []string
 	// Profiles lists the canonical URLs of the supported profiles by type.
 	Profiles map[string][]string
+	// Parameters holds the search parameters; nil stands for those of R4.
+	Parameters *search.Registry
 	// Topics lists the canonical URLs of the topics that Subscriptions may name.
 	Topics []string
 	// WebSocket is the URL of the WebSocket of Subscriptions. It may be empty.
@@ -149,8 +151,12 @@ func Statement(s Settings) ([]byte, error) {
 	if s.WebSocket != "" {
 		r.Extension = []element.Extension{{URL: websocketURL, ValueURI: s.WebSocket}}
 	}
+	revIncludes := builtinReferring()
+	if s.Parameters != nil {
+		revIncludes = referring(s.Parameters)
+	}
 	for _, t := range fhir.Types {
-		r.Resource = append(r.Resource, s.resource(t))
+		r.Resource = append(r.Resource, s.resource(t, revIncludes))
 	}
 	b, err := json.Marshal(statement{
 		ResourceType: "CapabilityStatement",
@@ -270,7 +276,7 @@ var (
 	writing = []code{{"create"}, {"update"}, {"patch"}, {"delete"}}                                // read only
 )
 
-func (s Settings) resource(typ string) resource {
+func (s Settings) resource(typ string, referring map[string][]string) resource {
 	writable := !fhir.WrittenByServer(typ)
 	r := resource{
 		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
@@ -288,8 +294,8 @@ func (s Settings) resource(typ string) resource {
 			r.Extension = append(r.Extension, element.Extension{URL: topicURL, ValueCanonical: t})
 		}
 	}
-	r.SearchRevInclude = revIncludes(typ)
-	for _, p := range search.Params(typ) {
+	r.SearchRevInclude = referring[typ]
+	for _, p := range s.Parameters.Params(typ) {
 		kind, ok := kinds[p.Type]
 		if p.Type.Composite() {
 			kind, ok = "composite", true
@@ -318,19 +324,19 @@ const searching = "Search: all prefixes; the modifiers :missing (all types), :ex
 	"types ([base]?_type=) and in compartments ([base]/Patient/[id]/[type]). GET and POST _search are equal. Not " +
 	"offered: _text, _content, _contained, _query."
 
-// revIncludes returns the values of _revinclude for resources of a type: the parameters
-// of all types that name it among their targets. Those that may refer to nearly any type
-// are left out, except Provenance:target, because they would double the statement.
-func revIncludes(typ string) []string { return referring()[typ] }
-
 // maxTargets is the number of targets from which a parameter refers to nearly any type.
 const maxTargets = 40
 
-// referring maps types to the values of _revinclude.
-var referring = sync.OnceValue(func() map[string][]string {
+// builtinReferring is referring for the parameters of R4.
+var builtinReferring = sync.OnceValue(func() map[string][]string { return referring(nil) })
+
+// referring maps types to the values of _revinclude: the parameters
+// of all types that name it among their targets. Those that may refer to nearly any type
+// are left out, except Provenance:target, because they would double the statement.
+func referring(r *search.Registry) map[string][]string {
 	out := map[string][]string{}
 	for _, source := range fhir.Types {
-		for _, p := range search.Params(source) {
+		for _, p := range r.Params(source) {
 			targets := p.Targets
 			if source == "Provenance" && p.Code == "target" {
 				targets = fhir.Types
@@ -345,7 +351,7 @@ var referring = sync.OnceValue(func() map[string][]string {
 		}
 	}
 	return out
-})
+}
 
 var kinds = map[search.ParamType]string{ // read only
 	search.TypeToken: "token", search.TypeDate: "date", search.TypeReference: "reference", search.TypeString: "string",

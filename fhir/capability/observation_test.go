@@ -9,7 +9,7 @@ import (
 // TestObservationParams tests that the statement lists the composite parameters and
 // explains how to search for a day of the wearer.
 func TestObservationParams(t *testing.T) {
-	b, err := json.Marshal(Settings{}.resource("Observation"))
+	b, err := json.Marshal(Settings{}.resource("Observation", nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,7 @@ func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *cri
 				r.JSON = append([]byte(nil), r.JSON...)
 				c.match = &r
 			}
-			c.seen = append(c.seen, disclosedOf(&stored{f.Resource, f.Facts}))
+			c.seen = append(c.seen, disclosedOf(&stored{res: f.Resource, facts: f.Facts}))
 			for _, p := range f.Facts.Patients() {
 				c.found.patients[p] = true
 			}

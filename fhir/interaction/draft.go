@@ -18,6 +18,8 @@ const retries = 16
 type stored struct {
 	res   fhir.Resource
 	facts *access.Facts
+	// reconciled is set if the write may take the tag patient-supplied away.
+	reconciled bool
 }
 
 func (st *stored) live() bool { return st != nil && !st.res.Deleted }
@@ -31,7 +33,7 @@ func (s *Service) current(ctx context.Context, ref fhir.Ref) (*stored, error) {
 		}
 		return nil, err
 	}
-	return &stored{r, facts}, nil
+	return &stored{res: r, facts: facts}, nil
 }
 
 // draft is a write that is permitted and valid by itself. The rules between
@@ -117,12 +119,20 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 		}
 		res = *next
 	}
+	kept, err := s.supply(rq, op, &res, old)
+	if err == nil {
+		err = s.mustConform(rq, op, &res)
+	}
+	if err != nil {
+		return nil, err
+	}
 	values, err := search.Extract(res.Type, res.JSON)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
 	facts := factsOf(&res, values, "", rq.author())
 	d := &draft{interaction: interaction, patients: facts.Patients(), version: 1}
+	d.silent = kept && !rq.filter(access.Read).Allow(old.facts)
 	d.write = store.Write{Op: store.Put, Resource: res, Values: values, Author: rq.author(), Expect: store.Absent}
 	if old != nil {
 		d.version = old.res.Version + 1

@@ -121,12 +121,21 @@ func (s *exactSum) addDecimal(d series.Decimal) {
 // addCounts adds the n numbers of a block. It reports false if the counts are malformed.
 func (s *exactSum) addCounts(c series.Counts, n int) bool {
 	sum, least, most, ok := c.Sum(n)
-	if !ok {
-		return false
+	if ok {
+		s.part(sum.Scale).add(sum.Mant)
+		s.seen(uint64(n), least.Float(), most.Float())
 	}
-	s.part(sum.Scale).add(sum.Mant)
-	s.seen(uint64(n), least.Float(), most.Float())
-	return true
+	return ok
+}
+
+// addCountsWithout is addCounts without the numbers of col.
+func (s *exactSum) addCountsWithout(c series.Counts, n int, col []series.Decimal) bool {
+	sum, least, most, ok := c.SumWithout(n, col)
+	if ok {
+		s.part(sum.Scale).add(sum.Mant)
+		s.seen(uint64(n-len(col)), least.Float(), most.Float())
+	}
+	return ok
 }
 
 // merge adds all numbers of other.

@@ -121,7 +121,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
 	}
-	q, err := search.Parse("Observation", pairs, search.ParseOptions{Lenient: rq.Lenient, Base: s.Base, Now: s.Clock})
+	q, err := search.Parse("Observation", pairs, s.parseOptions(rq.Lenient))
 	if err != nil {
 		return nil, 0, err
 	}

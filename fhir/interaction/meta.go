@@ -125,6 +125,7 @@ func (s *Service) changeMetaOnce(ctx context.Context, rq *Request, op string, re
 	if err != nil {
 		return nil, disclosing(err, disclosedOf(old))
 	}
+	old.reconciled = true
 	d, err := s.draftUpdate(ctx, rq, op, res, old, Preconditions{})
 	if err != nil {
 		return nil, err

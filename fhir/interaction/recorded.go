@@ -24,6 +24,8 @@ type recorded struct {
 	single string
 	// base is the server's base URL, for absolute references.
 	base string
+	// registry holds the parameters; nil stands for those of R4.
+	registry *search.Registry
 	// interaction is the code of the search; empty is search-type.
 	interaction string
 	// compartment is the patient whose compartment is searched, or empty, and path the path
@@ -71,7 +73,7 @@ func (a *recorded) keep(name, value, patient string, matched bool) (string, bool
 	if valid, ok := answerParams[code]; ok {
 		return value, valid(value)
 	}
-	p, ok := search.Lookup(a.typ, code)
+	p, ok := a.registry.Lookup(a.typ, code)
 	if !ok {
 		return "", false
 	}

@@ -241,7 +241,8 @@ func (s *Service) parseScope(rq *Request, sc *scope, raw string) ([]*search.Quer
 			}
 		}
 	}
-	recorded := &recorded{typ: sc.types[0], pairs: pairs, single: q.Patient, base: s.Base, interaction: sc.interaction}
+	recorded := &recorded{typ: sc.types[0], pairs: pairs, single: q.Patient, base: s.Base, registry: q.Registry,
+		interaction: sc.interaction}
 	if sc.several {
 		recorded.typ, recorded.single = "", ""
 		if slices.Contains(sc.types, "AuditEvent") {

@@ -271,7 +271,7 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded
 	if err != nil {
 		return nil, nil, err
 	}
-	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
+	return q, &recorded{typ: typ, pairs: pairs, single: q.Patient, base: s.Base, registry: q.Registry}, nil
 }
 
 // valueSets returns the terminology for searches, or nil.
@@ -284,7 +284,15 @@ func (s *Service) valueSets() search.ValueSets {
 
 func (s *Service) parseOptions(lenient bool) search.ParseOptions {
 	return search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock,
-		ValueSets: s.valueSets()}
+		ValueSets: s.valueSets(), Registry: s.registry()}
+}
+
+// registry returns the search parameters of the moment; nil stands for those of R4.
+func (s *Service) registry() *search.Registry {
+	if s.Parameters == nil {
+		return nil
+	}
+	return s.Parameters()
 }
 
 // links returns the self link, with the applied parameters, and the next link,

@@ -101,6 +101,9 @@ type Service struct {
 	Receiver  Receiver
 	Preferred Preferred       // nil if $stats has no preferred sources
 	Forms     map[string]Form // of $ehr-bundle, by name
+	// Parameters returns the search parameters of the moment. If it is nil, they are those of
+	// R4.
+	Parameters func() *search.Registry
 	// Terminology answers the operations on terminology. If it is nil, they are not offered.
 	Terminology *terminology.Service
 

@@ -305,7 +305,7 @@ func (b *bucketing) place(g *bucketGroup, at effective) (*timeBucket, error) {
 func (b *bucketing) run(r *store.Run) bool {
 	g, probed := b.templates[r.Template], b.probed[r.Template]
 	if probed && g != nil && r.Header != nil && r.Header.Values[0].Counts != nil {
-		if more, done := b.block(r.Header, g); done {
+		if more, done := b.block(r, g); done {
 			return more
 		}
 	}
@@ -347,8 +347,9 @@ func (b *bucketing) learn(t *series.Template, first series.Sample) (*bucketGroup
 	return b.templates[t], nil
 }
 
-// block adds a whole block by its header. It reports whether the header suffices.
-func (b *bucketing) block(h *series.Header, g *bucketGroup) (more, done bool) {
+// block adds a whole block by its header, and the samples before a bound in it. It reports whether the header suffices.
+func (b *bucketing) block(r *store.Run, g *bucketGroup) (more, done bool) {
+	h := r.Header
 	first, last := millis(h.MinStart), millis(h.MaxStart)
 	if first < b.request.lo || last >= b.request.hi {
 		return true, false
@@ -359,8 +360,50 @@ func (b *bucketing) block(h *series.Header, g *bucketGroup) (more, done bool) {
 		b.err = err
 		return false, true
 	case last >= x.to:
-		return true, false
+		return b.split(r, g, x)
 	case !x.sum.addCounts(h.Values[0].Counts, h.Count):
+		b.err = &fhir.Error{Kind: fhir.Internal, Op: "interaction.TimeBuckets", Err: errStored}
+		return false, true
+	}
+	return true, true
+}
+
+// split adds a whole block that lies in two buckets, x and the next one. It reads the samples
+// of x only: the others are those that the header counts besides. It reports whether the
+// header suffices.
+func (b *bucketing) split(r *store.Run, g *bucketGroup, x *timeBucket) (more, done bool) {
+	h := r.Header
+	if x.to > math.MaxInt64/1000 {
+		return true, false
+	}
+	next, err := b.place(g, effective{ms: millis(h.MaxStart), ok: true})
+	if err != nil {
+		b.err = err
+		return false, true
+	}
+	if next.from != x.to {
+		return true, false
+	}
+	// The samples of most blocks are about evenly spaced.
+	share := float64(x.to*1000-h.MinStart) / float64(h.MaxStart-h.MinStart+1)
+	cols, n := (*series.Columns)(nil), 0
+	for guess := int(share*float64(h.Count)) + h.Count/64 + 8; ; guess = h.Count {
+		if cols, err = r.First(guess); err != nil {
+			b.err = err
+			return false, true
+		}
+		n = sort.Search(cols.Len(), func(i int) bool { return cols.Start[i] >= x.to*1000 })
+		if n < cols.Len() || guess >= h.Count {
+			break
+		}
+	}
+	if n == cols.Len() {
+		b.err = &fhir.Error{Kind: fhir.Internal, Op: "interaction.TimeBuckets", Err: errStored}
+		return false, true
+	}
+	col := cols.Values[0][:n]
+	x.sum.addColumn(col)
+	if !next.sum.addCountsWithout(h.Values[0].Counts, h.Count, col) {
 		b.err = &fhir.Error{Kind: fhir.Internal, Op: "interaction.TimeBuckets", Err: errStored}
 		return false, true
 	}

@@ -22,7 +22,7 @@ import (
 // bucket, are those of the same measurements as documents. The control is a series with
 // one sample more.
 func TestBucketsOfBlocks(t *testing.T) {
-	const n = 9_000 // three blocks, one sample per 30 s: three days
+	const n = 9_000 // three blocks, one sample per 30 s, with pauses: five days
 	answer := func(n int, documents bool, ps ...string) []byte {
 		var st store.Store
 		st, err := pebblestore.Open("s", pebblestore.Options{FS: vfs.NewMem()})
@@ -39,7 +39,8 @@ func TestBucketsOfBlocks(t *testing.T) {
 		}
 		c := &series.Columns{}
 		for i := range n {
-			s := series.Sample{Start: benchSince.UnixMicro() + int64(i)*30e6, End: series.NoEnd}
+			pauses := int64(i/700) * int64(i/700) * 900e6 // so that samples are not evenly spaced
+			s := series.Sample{Start: benchSince.UnixMicro() + int64(i)*30e6 + pauses, End: series.NoEnd}
 			s.Values[0] = series.Decimal{Mant: int64(60 + i%97)}
 			c.Append(&s, 1)
 		}

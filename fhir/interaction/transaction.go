@@ -443,7 +443,7 @@ func (s *Service) matches(st *step, q *search.Query) bool {
 	if st.values == nil {
 		st.values = &search.Values{} // the entry is refused later if it is not valid
 		if r, err := s.Validator.Create(st.ref.Type, st.entry.Resource, st.ref.ID); err == nil {
-			if v, err := search.Extract(r.Type, r.JSON); err == nil {
+			if v, err := (search.Extractor{Registry: q.Registry}).Extract(r.Type, r.JSON); err == nil {
 				st.values = v
 			}
 		}

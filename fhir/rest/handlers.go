@@ -22,7 +22,7 @@ func (s *Server) metadata(c *gin.Context) {
 	}
 	switch mode := c.Query("mode"); mode {
 	case "", "full", "normative":
-		send(c, http.StatusOK, s.Metadata())
+		s.statement(c)
 	case "terminology":
 		if s.Terminology == nil {
 			fail(c, fhir.Errorf(fhir.NotFound, "rest.metadata", "this server has no TerminologyCapabilities"))

@@ -80,8 +80,9 @@ type Server struct {
 	// browsers without a token refer to it. It may be empty.
 	SignIn string
 
-	randMu sync.Mutex
-	denied *limit.Buckets // set by Engine
+	randMu     sync.Mutex
+	statements preparations   // of the CapabilityStatement
+	denied     *limit.Buckets // set by Engine
 }
 
 const prefix = "/fhir"

@@ -104,8 +104,8 @@ func newWorld(t *testing.T, st store.Store) *world {
 	return w
 }
 
-// serve starts a server over a store.
-func serve(t *testing.T, st store.Store) *world {
+// serve starts a server over a store. Each of more may change it before.
+func serve(t *testing.T, st store.Store, more ...func(*world, *Server)) *world {
 	t.Helper()
 	d, err := validator()
 	if err != nil {
@@ -137,6 +137,9 @@ func serve(t *testing.T, st store.Store) *world {
 		Definitions: map[string][]byte{"ehr-bundle": []byte(`{"resourceType":"OperationDefinition"}`)},
 		Logger:      slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,
 		Limits: Limits{Body: 1 << 20, Inflated: 2 << 20}, SignIn: "/auth/",
+	}
+	for _, change := range more {
+		change(w, s)
 	}
 	w.srv.Config.Handler = s.Handler()
 	w.srv.Start()

@@ -223,7 +223,15 @@ func (w *work) putCommits(b []byte, c []Commit) []byte {
 
 // Decode replaces the samples of into with those of a block and reuses the memory
 // of into. It returns an error for bytes that Encode did not write.
-func (c *Codec) Decode(b []byte, into *Columns) error {
+func (c *Codec) Decode(b []byte, into *Columns) error { return c.decode(b, maxBlock, true, into) }
+
+// DecodeFirst is Decode for the first n samples of a block, or all if it has fewer, without
+// their commits. The bytes of the other samples are not checked beyond the checksum.
+func (c *Codec) DecodeFirst(b []byte, n int, into *Columns) error {
+	return c.decode(b, max(n, 1), false, into)
+}
+
+func (c *Codec) decode(b []byte, keep int, commits bool, into *Columns) error {
 	into.Reset()
 	body, ok := unseal(b)
 	if !ok || len(body) < 2 {
@@ -231,38 +239,43 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 	}
 	w := c.work.Get().(*work)
 	defer c.work.Put(w)
-	r := reader{rest: body[1:], work: w}
+	r := reader{rest: body[1:], work: w, keep: keep}
 	flags := r.byte()
 	n := int(r.uvarint(maxBlock))
 	nv := int(flags >> valueShift)
 	if nv > MaxValues {
 		r.bad = true
 	}
+	if !commits {
+		flags &^= hasCommits
+	}
 	if !r.bad {
 		r.columns(into, n, nv, flags)
 	}
-	if r.bad || len(r.rest) > 0 {
+	if r.bad || commits && len(r.rest) > 0 {
 		into.Reset()
 		return corrupt("series.Decode")
 	}
 	return nil
 }
 
+// columns decodes the first r.keep of n samples.
 func (r *reader) columns(c *Columns, n, nv int, flags byte) {
+	k := min(n, r.keep)
 	c.setValues(nv)
 	for v := range c.Values {
-		c.Values[v] = sized(c.Values[v], n)
+		c.Values[v] = sized(c.Values[v], k)
 	}
 	if n == 0 {
 		return
 	}
-	c.Start, c.Off = sized(c.Start, n), sized(c.Off, n)
+	c.Start, c.Off = sized(c.Start, k), sized(c.Off, k)
 	if flags&hasEnd != 0 {
-		c.End, c.EndOff = sized(c.End, n), sized(c.EndOff, n)
+		c.End, c.EndOff = sized(c.End, k), sized(c.EndOff, k)
 	}
 	r.times(c, n)
 	for v := range c.Values {
-		r.values(c.Values[v])
+		r.values(c.Values[v], n)
 	}
 	if flags&hasCommits != 0 {
 		c.Commits = sized(c.Commits, n)
@@ -270,19 +283,21 @@ func (r *reader) columns(c *Columns, n, nv int, flags byte) {
 	}
 }
 
+// times decodes the times of the samples in c, the first of n.
 func (r *reader) times(c *Columns, n int) {
+	k := len(c.Start)
 	x, dur := r.work.ints(0, n), r.work.ints(1, n)
 	var d []int64
 	if len(c.End) > 0 {
 		r.ints(x, nil)
-		copy(c.End, x)
+		copy(c.End, x[:k])
 		u := r.unit()
 		r.ints(dur, nil)
-		for i := range dur {
+		for i := range dur[:k] {
 			dur[i] *= u
 		}
 		r.ints(x, nil)
-		for i := range x {
+		for i := range c.EndOff {
 			c.EndOff[i] = int16(x[i])
 		}
 		d = dur
@@ -292,14 +307,14 @@ func (r *reader) times(c *Columns, n int) {
 	q := r.work.ints(2, n)
 	if d != nil {
 		e := r.work.ints(3, n)
-		if !divide(e, d, u) {
+		if !divide(e[:k], d[:k], u) {
 			e = nil
 		}
 		r.ints(q, e)
 	} else {
 		r.ints(q, nil)
 	}
-	for i := range q {
+	for i := range c.Start {
 		s := first + q[i]*u
 		if s < MinStart || s > MaxStart {
 			r.bad = true
@@ -307,7 +322,7 @@ func (r *reader) times(c *Columns, n int) {
 		c.Start[i] = s
 	}
 	r.ints(x, nil)
-	for i := range x {
+	for i := range c.Off {
 		c.Off[i] = int16(x[i])
 	}
 	for i := range c.End {
@@ -323,31 +338,32 @@ func (r *reader) times(c *Columns, n int) {
 	}
 }
 
-func (r *reader) values(v []Decimal) {
+// values decodes a column of n numbers, of which v takes the first.
+func (r *reader) values(v []Decimal, n int) {
 	kind, top := r.byte(), r.byte()
 	if kind > scaleFree || top > maxScale {
 		r.bad = true
 		return
 	}
-	x := r.work.ints(0, len(v))
+	x := r.work.ints(0, n)
 	switch kind {
 	case scaleOne:
 		r.ints(x, nil)
-		for i, m := range x {
+		for i, m := range x[:len(v)] {
 			v[i] = Decimal{m, top}
 		}
 		return
 	case scaleShortest:
 		r.ints(x, nil)
-		for i, m := range x {
+		for i, m := range x[:len(v)] {
 			v[i] = Decimal{m, top}.trimmed()
 		}
 		return
 	}
-	s := r.work.ints(1, len(v))
+	s := r.work.ints(1, n)
 	r.ints(s, nil)
 	r.ints(x, nil)
-	for i, m := range x {
+	for i, m := range x[:len(v)] {
 		if s[i] < 0 || s[i] > int64(top) {
 			r.bad = true
 			return

@@ -135,6 +135,29 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
+// TestDecodeFirst checks that DecodeFirst returns the first samples of Decode, without their
+// commits.
+func TestDecodeFirst(t *testing.T) {
+	codec := newCodec(t)
+	var back Columns
+	rapid.Check(t, func(t *rapid.T) {
+		c := anyColumns(t, rapid.SampledFrom([]int{3, 40, 700, 3000}).Draw(t, "limit"))
+		b, err := codec.Encode(nil, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := rapid.IntRange(1, c.Len()+2).Draw(t, "n")
+		if err := codec.DecodeFirst(b, n, &back); err != nil {
+			t.Fatal(err)
+		}
+		want := c.Slice(0, min(n, c.Len()))
+		want.Commits = nil
+		if !equal(&want, &back) {
+			t.Fatalf("%d of %d: got %+v\nwant %+v", n, c.Len(), back, want)
+		}
+	})
+}
+
 // TestPlanes checks that planes of any distribution survive each encoding.
 func TestPlanes(t *testing.T) {
 	w := newWork().(*work)
@@ -163,9 +186,11 @@ func TestPlanes(t *testing.T) {
 			}
 		}
 		b := w.putPlane(nil, p)
-		in := reader{rest: b, work: w}
-		if got := in.plane(len(p)); in.bad || len(in.rest) > 0 || !bytes.Equal(got, p) {
-			t.Fatalf("plane of %d bytes, encoding %d: decoded bytes differ", len(p), b[0])
+		for _, keep := range []int{len(p), rapid.IntRange(0, len(p)).Draw(t, "keep")} {
+			in := reader{rest: b, work: w, keep: keep}
+			if got := in.plane(len(p)); in.bad || len(in.rest) > 0 || !bytes.Equal(got, p[:keep]) {
+				t.Fatalf("first %d of a plane of %d bytes, encoding %d: decoded bytes differ", keep, len(p), b[0])
+			}
 		}
 		if len(b) > len(p)+2 {
 			t.Fatalf("%d bytes became %d", len(p), len(b))

@@ -84,6 +84,48 @@ func (c Counts) Sum(n int) (sum, least, greatest Decimal, ok bool) {
 	return sum, least, greatest, !r.bad && counted == uint64(n)
 }
 
+// SumWithout is Sum for the numbers that remain of n without those of col. ok is also false if
+// c does not count all of col. col must be shorter than n.
+func (c Counts) SumWithout(n int, col []Decimal) (sum, least, greatest Decimal, ok bool) {
+	var often [maxCounted]uint16
+	r, counted := c.read(), uint64(0)
+	sum.Scale = r.scale
+	base := r.mant
+	for r.next() {
+		often[r.span] = uint16(r.often)
+		counted += r.often
+	}
+	if r.bad || counted != uint64(n) || len(col) >= n {
+		return sum, least, greatest, false
+	}
+	for _, d := range col {
+		m := d.Mant
+		if d.Scale != sum.Scale {
+			if d.Scale > sum.Scale {
+				return sum, least, greatest, false
+			}
+			m *= pow10int[sum.Scale-d.Scale]
+		}
+		at := uint64(m - base)
+		if at >= maxCounted || often[at] == 0 {
+			return sum, least, greatest, false
+		}
+		often[at]--
+	}
+	first := true
+	for i, k := range often[:r.span+1] {
+		if k == 0 {
+			continue
+		}
+		greatest = Decimal{base + int64(i), sum.Scale}
+		if first {
+			least, first = greatest, false
+		}
+		sum.Mant += greatest.Mant * int64(k)
+	}
+	return sum, least, greatest, true
+}
+
 // countsReader reads Counts number by number.
 type countsReader struct {
 	reader

@@ -115,6 +115,42 @@ func TestTally(t *testing.T) {
 	})
 }
 
+// TestSumWithout checks that the numbers of a column are those that are left out and those
+// that remain. The controls are columns with other numbers than the counted ones.
+func TestSumWithout(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := rapid.Int64Range(-5000, 5000).Draw(t, "base")
+		scale := rapid.Uint8Range(1, 3).Draw(t, "scale")
+		kinds := rapid.Int64Range(1, 12).Draw(t, "kinds")
+		col := make([]Decimal, rapid.IntRange(countedFrom, 300).Draw(t, "n"))
+		for i := range col {
+			col[i] = Decimal{base + int64(i)*7%kinds, scale}
+		}
+		st, ok := sumInts(col)
+		if !ok || st.Counts == nil {
+			t.Fatal("not counted")
+		}
+		k := rapid.IntRange(0, len(col)-1).Draw(t, "left out")
+		want, least, greatest := int64(0), int64(math.MaxInt64), int64(math.MinInt64)
+		for _, d := range col[k:] {
+			want, least, greatest = want+d.Mant, min(least, d.Mant), max(greatest, d.Mant)
+		}
+		sum, lo, hi, ok := st.Counts.SumWithout(len(col), col[:k])
+		if !ok || sum != (Decimal{want, scale}) || lo != (Decimal{least, scale}) || hi != (Decimal{greatest, scale}) {
+			t.Fatalf("%v, %v to %v, %v; want %d, %d to %d", sum, lo, hi, ok, want, least, greatest)
+		}
+		for _, other := range []Decimal{{base - 1, scale}, {base + kinds, scale}, {base, scale + 1},
+			{1 << 62, scale - 1}} {
+			if _, _, _, ok := st.Counts.SumWithout(len(col), []Decimal{other}); ok {
+				t.Fatalf("%v is not counted", other)
+			}
+		}
+		if _, _, _, ok := st.Counts.SumWithout(len(col), col); ok {
+			t.Fatal("nothing is left")
+		}
+	})
+}
+
 // FuzzTally checks that Add accepts arbitrary bytes if Each does.
 func FuzzTally(f *testing.F) {
 	f.Add([]byte{0, 100, 3, 1, 2}, 5)

@@ -36,7 +36,14 @@ func FuzzDecode(f *testing.F) {
 				if got.Len() != 0 {
 					t.Fatal("Decode returned samples with an error")
 				}
+				// The bytes of later samples are not read. It must return all the same.
+				_ = codec.DecodeFirst(b, 5, &back)
 				continue
+			}
+			whole := got.Slice(0, min(5, got.Len()))
+			whole.Commits = nil
+			if err := codec.DecodeFirst(b, 5, &back); err != nil || !equal(&whole, &back) {
+				t.Fatalf("the first samples: %v\n%+v\n%+v", err, whole, back)
 			}
 			again, err := codec.Encode(nil, &got)
 			if err != nil {

@@ -268,6 +268,7 @@ type reader struct {
 	rest []byte
 	work *work
 	bad  bool
+	keep int // elements of each column to decode, from the first on
 }
 
 func (r *reader) byte() byte {
@@ -321,7 +322,8 @@ func (r *reader) take(n int) []byte {
 	return p
 }
 
-// ints decodes a column that putInts encoded.
+// ints decodes the first r.keep elements of a column that putInts encoded. The content of
+// the others is arbitrary.
 func (r *reader) ints(x, dur []int64) {
 	n := len(x)
 	if n == 0 || r.bad {
@@ -335,7 +337,7 @@ func (r *reader) ints(x, dur []int64) {
 	}
 	first := r.varint()
 	if how == plain && width == 0 {
-		for i := range x {
+		for i := range min(n, r.keep) {
 			x[i] = first
 		}
 		return
@@ -372,9 +374,9 @@ func (r *reader) ints(x, dur []int64) {
 	}
 }
 
-// small decodes n numbers of width bytes each.
+// small decodes the first r.keep of n numbers of width bytes each.
 func (r *reader) small(n, width int) []uint64 {
-	r.work.small = sized(r.work.small, n)
+	r.work.small = sized(r.work.small, min(n, r.keep))
 	y := r.work.small
 	if width == 0 {
 		clear(y)
@@ -398,35 +400,52 @@ func (r *reader) small(n, width int) []uint64 {
 	return y
 }
 
-// plane decodes n bytes that putPlane encoded. They are valid until the next
-// call.
+// plane decodes the first r.keep of n bytes that putPlane encoded. They are valid until the
+// next call.
 func (r *reader) plane(n int) []byte {
 	how := r.byte()
+	k := min(n, r.keep)
 	switch how {
 	case planeConst:
 		v := r.byte()
-		r.work.plane = sized(r.work.plane, n)
+		r.work.plane = sized(r.work.plane, k)
 		for i := range r.work.plane {
 			r.work.plane[i] = v
 		}
 		return r.work.plane
 	case planeRaw:
-		return r.take(n)
+		if p := r.take(n); !r.bad {
+			return p[:k]
+		}
+		return nil
 	}
 	z := r.take(int(r.uvarint(maxBlock)))
-	if r.bad {
+	switch {
+	case r.bad:
 		return nil
+	case k == 0:
+		return []byte{}
 	}
 	switch how {
 	case planeRuns:
-		return r.runs(z, n)
+		if p := r.runs(z, n); !r.bad {
+			return p[:k]
+		}
+		return nil
 	case planeFSE:
 		// The library checks the limit in strides and may fail on exactly n
-		// bytes.
-		r.work.fse.DecompressLimit = n + 1
-		p, err := fse.Decompress(z, &r.work.fse)
-		if err == nil && len(p) == n {
-			return p
+		// bytes. When it fails at the limit, it has written the bytes below.
+		f := &r.work.fse
+		f.DecompressLimit = n + 1
+		if k < n {
+			f.DecompressLimit = k
+		}
+		p, err := fse.Decompress(z, f)
+		switch {
+		case err == nil && len(p) == n:
+			return p[:k]
+		case err != nil && k < n && len(f.Out) >= k:
+			return f.Out[:k]
 		}
 	}
 	r.bad = true

@@ -15,6 +15,9 @@ type Run struct {
 	// make loading the columns unnecessary.
 	Header *series.Header
 	Load   func() (*series.Columns, error)
+	// First is Load for the first n samples of the block, or all if it has fewer, without
+	// their commits. They are valid until the next call of First or Load.
+	First func(n int) (*series.Columns, error)
 }
 
 // Columnar is implemented by a store that keeps samples in columns. It answers

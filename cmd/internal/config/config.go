@@ -92,6 +92,12 @@ type Config struct {
 
 	Subscriptions string `yaml:"subscriptions" default:"" comment:"YAML file for Subscriptions: topics (files with a SubscriptionTopic or a Basic), mail (SMTP server of the channel email), oauth (tokens for endpoints, by client) and nats (server of the channel nats). If empty, there are the built-in topics and the channels rest-hook, websocket and message."`
 
+	ExportBucket        string   `yaml:"export-bucket" default:"" comment:"Bucket of an S3 object store that gets copies of the files of complete bulk exports, as URL in path style with an optional prefix (https://host/bucket/prefix). What is there is outside of the consents: it stays when a consent is withdrawn later. If empty, files can only be downloaded from this server."`
+	ExportBucketRegion  string   `yaml:"export-bucket-region" default:"us-east-1" comment:"Region of the object store, for signatures."`
+	ExportBucketKeyFile string   `yaml:"export-bucket-key-file" default:"" comment:"File with the access key id and the secret access key, separated by white space. The key needs s3:PutObject and s3:AbortMultipartUpload only, and s3:DeleteObject for export-bucket-delete."`
+	ExportBucketClients []string `yaml:"export-bucket-clients" default:"" comment:"Ids of the clients (comma separated) whose exports are copied to export-bucket."`
+	ExportBucketDelete  bool     `yaml:"export-bucket-delete" default:"false" comment:"Delete the copies of an export in export-bucket when its client deletes the export."`
+
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) where subscription endpoints, JWKS URLs and the clouds of vendors may be. Other private addresses are refused, and plain http is allowed only if this is set."`
 }
 
@@ -295,6 +301,11 @@ func (c *Config) checkPairs() error {
 		{"oidc-mfa", len(c.OIDCMFA) > 0, "oidc-issuer", oidc},
 		{"oidc-phishing-resistant", len(c.OIDCPhishingResistant) > 0, "oidc-issuer", oidc},
 		{"preferred-policy", c.PreferredRules != "", "preferred", c.Preferred},
+		{"export-bucket", c.ExportBucket != "", "export-bucket-key-file", c.ExportBucketKeyFile != ""},
+		{"export-bucket", c.ExportBucket != "", "export-bucket-clients", len(c.ExportBucketClients) > 0},
+		{"export-bucket-key-file", c.ExportBucketKeyFile != "", "export-bucket", c.ExportBucket != ""},
+		{"export-bucket-clients", len(c.ExportBucketClients) > 0, "export-bucket", c.ExportBucket != ""},
+		{"export-bucket-delete", c.ExportBucketDelete, "export-bucket", c.ExportBucket != ""},
 	}); err != nil {
 		return err
 	}

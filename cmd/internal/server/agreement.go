@@ -36,6 +36,7 @@ func agreedSettings(env environment) (nodes.Settings, error) {
 		"user-token-life": c.UserTokenLife, "consent-page": c.ConsentPage, "manage-page": c.ManagePage,
 		"dpop-nonce": c.DPoPNonce, "oidc": []any{c.OIDCIssuer, c.OIDCClientID, c.OIDCMFA, c.OIDCPhishingResistant},
 		"vendor-webhooks": c.VendorHooks, "vendor-backfill": c.VendorBackfill, "egress-allow": c.EgressAllow,
+		"export-bucket": []any{c.ExportBucket, c.ExportBucketRegion, c.ExportBucketClients, c.ExportBucketDelete},
 	} {
 		b, err := json.Marshal(value)
 		if err != nil {

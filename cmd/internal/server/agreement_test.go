@@ -58,6 +58,8 @@ func TestAgreedSettings(t *testing.T) {
 		{"other machine", plain, map[string]string{"listen": "127.0.0.1:1", "cache-mib": "7", "log-level": "warn"}, ""},
 		{"base", plain, map[string]string{"base-url": "https://b.example"}, "base-url"},
 		{"series", plain, map[string]string{"series-from": "-1"}, "series-from"},
+		{"a bucket", plain, map[string]string{"export-bucket": "https://s3.example.org/b", "export-bucket-key-file": "k",
+			"export-bucket-clients": "c"}, "export-bucket"},
 		{"no packs", plain, empty, ""},
 		{"packs elsewhere", pack("p1", "a.yaml", "x"), pack("p2", "a.yaml", "x"), ""},
 		{"a pack", empty, pack("p1", "a.yaml", "x"), "mapping-packs"},

@@ -11,6 +11,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/limit"
+	"pulsegate/fhir/parameters"
 	"pulsegate/fhir/store/pebblestore"
 )
 
@@ -24,6 +25,8 @@ type environment struct {
 	egress  egress.Policy   // for outgoing requests
 	shared  *pebblestore.DB // see Main
 	lease   time.Duration   // see Main
+	// parameters holds the search parameters of the moment.
+	parameters *parameters.Live
 
 	// The fields below are set when the store is open.
 

@@ -71,6 +71,9 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 			Limits: s.pipeline.Limits, Logger: s.log, Shared: s.limits()}, s.sync} {
 		part.Mount(e)
 	}
+	for _, part := range s.documents(e, statement) {
+		part.Mount(e)
+	}
 	return e, nil
 }
 
@@ -98,7 +101,7 @@ func (s *services) capabilities() capability.Settings {
 	base := element.StructureDefinition
 	ends := s.endpoints()
 	return capability.Settings{
-		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
+		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(), Parameters: s.parameters.Registry(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{

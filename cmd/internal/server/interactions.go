@@ -81,8 +81,14 @@ func newFollowers(ctx context.Context, env environment, db database, rec *audit.
 	if err != nil {
 		return followers{}, err
 	}
+	delivery, err := exportDelivery(env)
+	if err != nil {
+		subs.Close()
+		return followers{}, err
+	}
 	exporter, err := bulk.New(ctx, bulk.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), GrantFor: grants.compile, Roles: env.roles, Logger: env.log})
+		Base: env.fhirBase(), Parameters: env.parameters.Registry, GrantFor: grants.compile, Roles: env.roles,
+		Delivery: delivery, Logger: env.log})
 	if err != nil {
 		subs.Close()
 		return followers{}, err
@@ -165,8 +171,9 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check,
 			"Basic": background.subscriptions.CheckBasic, "Consent": consents.Check,
-			"Device": env.stepUp().Device},
-		Forms: forms.All(vendorsOf(all))}
+			"Device": env.stepUp().Device, "SearchParameter": env.parameters.Check},
+		Parameters: env.parameters.Registry,
+		Forms:      forms.All(vendorsOf(all))}
 	if background.view != nil {
 		s.Preferred = background.view
 	}

@@ -20,7 +20,7 @@ func (s *services) startReindex(ctx context.Context) {
 	go func() {
 		defer close(done)
 		s.roles.Run(ctx, reindex.Role, func(ctx context.Context, _ role.Term) {
-			reindex.Run(ctx, reindex.Options{Index: s.embedded, Logger: s.log})
+			reindex.Run(ctx, reindex.Options{Index: s.embedded, Wake: s.parameters.Changed(), Logger: s.log})
 		})
 	}()
 }

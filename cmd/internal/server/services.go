@@ -21,6 +21,7 @@ import (
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/parameters"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/ingest"
@@ -104,7 +105,12 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	if s.telemetry, err = telemetry.Start(ctx, env.version, env.log); err != nil {
 		return nil, err
 	}
+	s.parameters = parameters.New()
 	if err := s.openStore(ctx); err != nil {
+		return nil, err
+	}
+	s.closers.add(func() error { s.parameters.Close(); return nil })
+	if err := s.parameters.Open(ctx, s.store, env.log); err != nil {
 		return nil, err
 	}
 	env = s.environment
@@ -277,5 +283,9 @@ func openKeys(ctx context.Context, env environment) (*keys.Ring, error) {
 func storeDir(env environment) string { return filepath.Join(env.config.Data, "store") }
 
 func storeOptions(env environment) pebblestore.Options {
-	return pebblestore.Options{Clock: env.now, Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20}
+	o := pebblestore.Options{Clock: env.now, Logger: env.log, CacheBytes: int64(env.config.CacheMiB) << 20}
+	if env.parameters != nil {
+		o.Registry = env.parameters.Registry
+	}
+	return o
 }

@@ -15,7 +15,7 @@ import (
 // unsynced reports whether r is answered without the store.
 func unsynced(r *http.Request) bool {
 	switch r.URL.Path {
-	case "/", "/favicon.ico", "/livez", "/readyz": // /readyz and / report the state of the store themselves
+	case "/", "/favicon.ico", "/livez", "/readyz", openAPIPath, collectionPath, guidePath: // /readyz and / report the state of the store themselves
 		return true
 	}
 	return pages.IsStatic(r)

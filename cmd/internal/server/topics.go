@@ -220,7 +220,7 @@ func (s *services) publishTopic(ctx context.Context, t *topic.Topic) error {
 }
 
 // statement returns a function that returns the CapabilityStatement, which lists the
-// topics of the moment.
+// topics and the search parameters of the moment.
 func (s *services) statement() (func() []byte, error) {
 	build := func() ([]byte, error) {
 		settings := s.capabilities()
@@ -235,7 +235,10 @@ func (s *services) statement() (func() []byte, error) {
 		slices.Sort(settings.Topics)
 		return capability.Statement(settings)
 	}
-	version := s.followers.subscriptions.TopicsVersion()
+	versions := func() [2]uint64 {
+		return [2]uint64{s.followers.subscriptions.TopicsVersion(), s.parameters.Version()}
+	}
+	version := versions()
 	current, err := build()
 	if err != nil {
 		return nil, err
@@ -244,7 +247,7 @@ func (s *services) statement() (func() []byte, error) {
 	return func() []byte {
 		mu.Lock()
 		defer mu.Unlock()
-		if now := s.followers.subscriptions.TopicsVersion(); now != version {
+		if now := versions(); now != version {
 			if next, err := build(); err == nil { // otherwise the next request tries again
 				current, version = next, now
 			}

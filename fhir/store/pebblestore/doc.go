@@ -69,7 +69,9 @@
 //	    The index: end(8) | loc. param is the code of a parameter of R4, or "+" and a
 //	    hash of a parameter defined at run time: of its URL and all that its values
 //	    depend on. value is the code of a token, "Type/id", or a URI; a value over 200
-//	    bytes is replaced by its hash. The document holds the system. For other types of
+//	    bytes is replaced by its hash. The document holds the system. An Observation has
+//	    rows of identifier, device, performer, subject and encounter only, and none of
+//	    the latter three for the patient of its cluster. For other types of
 //	    parameters, value begins with a class (rows.ClassText and so on):
 //	    string     's' | the folded text without spaces, cut at 64 bytes
 //	               'w' | the same from a later word on, for names; 'v' if there are too many

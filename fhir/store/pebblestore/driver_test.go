@@ -32,8 +32,13 @@ func looked(t *testing.T, d *DB, typ, raw string, limit int) (ids []string, rows
 	if err != nil {
 		t.Fatal(err)
 	}
+	return lookedFor(t, d, q, limit)
+}
+
+func lookedFor(t *testing.T, d *DB, q *search.Query, limit int) (ids []string, rows uint64) {
+	t.Helper()
 	before := d.search.RowsRead()
-	err = d.Find(context.Background(), store.Find{Query: q, Limit: limit,
+	err := d.Find(context.Background(), store.Find{Query: q, Limit: limit,
 		Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
 		ids = append(ids, f.Resource.ID)
 		return true
@@ -100,6 +105,132 @@ func TestRowsLookedAt(t *testing.T) {
 	// A control: without an index, all documents are looked at.
 	if _, rows := looked(t, d, "Patient", "name:contains=0012", 0); rows < n {
 		t.Errorf("a search without an index looked at %d rows of %d", rows, n)
+	}
+}
+
+// within returns the clause for the Observations of a Patient's compartment.
+func within(patient string) search.Clause {
+	c := search.Clause{Param: search.AnyOf}
+	for _, code := range []string{"subject", "performer"} {
+		p, _ := search.Lookup("Observation", code)
+		c.Any = append(c.Any, []search.Clause{{Param: p, Values: []search.Value{{RefType: "Patient", RefID: patient,
+			Code: "https://pulsegate.test/fhir/Patient/" + patient}}}})
+	}
+	return c
+}
+
+// measured returns a store with n Observations of each of some patients. One in 100 of
+// patient p1 was made by patient p0.
+func measured(t testing.TB, patients, n int) *DB {
+	t.Helper()
+	d := open(t, vfs.NewMem())
+	for p := range patients {
+		for i := 0; i < n; i += 1000 {
+			var b store.Batch
+			for j := i; j < min(i+1000, n); j++ {
+				id, more := fmt.Sprintf("o%d-%06d", p, j), ""
+				if p == 1 && j%100 == 0 {
+					more = `,"performer":[{"reference":"Patient/p0"}]`
+				}
+				b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Observation", ID: id,
+					JSON: []byte(fhir.Prefix("Observation", id) + fmt.Sprintf(
+						`},"status":"final","code":{"coding":[{"system":"urn:c","code":"%d"}]},"subject":{"reference":"Patient/p%d"},`+
+							`"effectiveDateTime":"2026-%02d-%02dT%02d:%02d:00Z","valueInteger":%d%s}`, j%5, p, 1+j/60%12, 1+j%28,
+						j/7%24, j%60, j, more))}})
+			}
+			if _, err := d.Commit(context.Background(), &b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return d
+}
+
+// TestCompartmentRows checks that a search in the compartment of a Patient, and one by
+// performer, look at few rows of the other patients.
+func TestCompartmentRows(t *testing.T) {
+	const patients, n = 4, 1500
+	d := measured(t, patients, n)
+	defer d.Close()
+	find := func(patient, raw string, limit int) (ids []string, rows uint64) {
+		pairs, err := search.Pairs(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := search.Parse("Observation", pairs, search.ParseOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if patient != "" {
+			q.Clauses = append(q.Clauses, within(patient))
+		}
+		return lookedFor(t, d, q, limit)
+	}
+	for _, c := range []struct {
+		patient, raw string
+		limit, want  int
+		rows         uint64
+	}{
+		{"p2", "", 0, n, n + 10},
+		{"p2", "_sort=-date", 20, 20, 80},
+		{"p2", "_sort=-_lastUpdated", 20, 20, 600}, // of one commit
+		{"p2", "code=urn:c|3", 0, n / 5, n/5 + 20},
+		{"p0", "", 0, n + n/100, n + n/100 + 20},
+		{"p0", "_sort=-date", 20, 20, 80},
+		{"p0", "_sort=date&code=urn:c|0", 20, 20, 80},
+		{"", "performer=Patient/p0", 0, n / 100, n + n/100 + 20},
+		{"", "performer=Practitioner/x", 0, 0, 10},
+		{"", "encounter=Encounter/x&_sort=date", 0, 0, 10},
+	} {
+		ids, rows := find(c.patient, c.raw, c.limit)
+		if len(ids) != c.want || rows > c.rows {
+			t.Errorf("%s %q: %d matches, want %d; looked at %d rows, want at most %d", c.patient, c.raw, len(ids),
+				c.want, rows, c.rows)
+		}
+	}
+	// A control: a clause that rows cannot answer looks at all documents.
+	if _, rows := find("", "performer:missing=false", 0); rows < patients*n {
+		t.Errorf("a search without an index looked at %d rows", rows)
+	}
+}
+
+// BenchmarkCompartment counts the Observations in the compartment of a Patient, and reads
+// a page of the newest. The first of each pair has another clause that rows cannot answer
+// in its place, which was the plan of all compartments before.
+func BenchmarkCompartment(b *testing.B) {
+	const patients, n = 20, 2000
+	d := measured(b, patients, n)
+	defer d.Close()
+	scan := within("p2")
+	has := search.Clause{Param: scan.Any[1][0].Param, Modifier: search.ModMissing}
+	not := has
+	not.Missing = true
+	scan.Any = append(scan.Any, []search.Clause{has, not})
+	for _, by := range []struct {
+		name string
+		c    search.Clause
+	}{{"scan", scan}, {"rows", within("p2")}} {
+		q := &search.Query{Type: "Observation", Clauses: []search.Clause{by.c}, Count: -1}
+		b.Run("count/"+by.name, func(b *testing.B) {
+			for b.Loop() {
+				if got, err := d.Count(context.Background(), store.Find{Query: q,
+					Filter: access.All().Filter(access.Search)}); err != nil || got != n {
+					b.Fatal(got, err)
+				}
+			}
+		})
+		page := *q
+		page.Sort = []search.SortKey{{Param: "date", Desc: true}}
+		b.Run("newest/"+by.name, func(b *testing.B) {
+			for b.Loop() {
+				got := 0
+				err := d.Find(context.Background(), store.Find{Query: &page, Limit: 20,
+					Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { got++; return true })
+				if err != nil || got != 20 {
+					b.Fatal(got, err)
+				}
+			}
+		})
 	}
 }
 

@@ -87,8 +87,8 @@ func (d *DB) IndexState(_ context.Context, p *search.Param) (store.IndexState, e
 		return store.IndexState{}, err
 	}
 	defer d.leave(v)
-	if !rows.Generic(p.ResourceType) || !rows.Indexed(p) && !rows.Ordered(p) || rows.IndexedBefore(p) &&
-		!rows.Runtime(p) {
+	if !rows.Generic(p.ResourceType) && !rows.Late(p) || !rows.Indexed(p) && !rows.Ordered(p) ||
+		rows.IndexedBefore(p) && !rows.Runtime(p) {
 		return store.IndexState{Ready: true}, nil
 	}
 	key := rows.BuiltinIndex

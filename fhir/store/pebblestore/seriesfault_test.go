@@ -19,7 +19,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-func open(t *testing.T, fs vfs.FS) *DB {
+func open(t testing.TB, fs vfs.FS) *DB {
 	t.Helper()
 	d, err := Open("s", Options{FS: fs})
 	if err != nil {

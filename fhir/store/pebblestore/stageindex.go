@@ -202,7 +202,7 @@ func (s *stage) buildSome(step *indexStep, x *rows.Index) (err error) {
 		}
 		x.Cursor = bytes.Clone(k)
 		switch wanted := step.param; {
-		case wanted == nil && !rows.Generic(r.Type) || wanted != nil && r.Type < wanted.ResourceType:
+		case wanted == nil && !rows.Builds(r.Type) || wanted != nil && r.Type < wanted.ResourceType:
 			next := keys.PrefixEnd(keys.Cluster(keys.TableDocument, r.Patient, r.Type))
 			if wanted != nil {
 				next = keys.Cluster(keys.TableDocument, r.Patient, wanted.ResourceType)

@@ -100,6 +100,13 @@ func (pr *pair) watch(i int) {
 	pr.stop[i] = pr.stores[i].Watch(func(c store.Commit) { pr.seen[i] = append(pr.seen[i], c) })
 }
 
+// performers holds the performers of some streams: the patient, another patient, and others.
+var performers = map[string]string{ // read only
+	"heart p2": `,"performer":[{"reference":"Patient/p2"}]`,
+	"sleep p2": `,"performer":[{"reference":"Practitioner/x"},{"reference":"Patient/p1"}]`,
+	"nobody":   `,"encounter":{"reference":"Encounter/e"},"performer":[{"reference":"Patient/p1"}]`,
+}
+
 // streams returns templates of many types. Some share an identity, some share a
 // code with each other or with documents.
 func streams() (out []*series.Template) {
@@ -132,7 +139,7 @@ func streams() (out []*series.Template) {
 		}
 		mid := rest + category + fmt.Sprintf(
 			`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`,
-			sys, code, code+1) + subject + ","
+			sys, code, code+1) + subject + performers[identity] + ","
 		t.Slots = []series.Slot{series.SlotID, series.SlotEffective}
 		t.Parts = [][]byte{[]byte(head), []byte(mid)}
 		if t.Values == 1 {

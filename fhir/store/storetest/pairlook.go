@@ -387,14 +387,15 @@ func (pr *pair) question() string {
 	}
 	var q []string
 	if pr.one(2, "of a patient") {
-		q = append(q, pr.of("patient", "patient=p1", "patient=p2", "subject=Patient/p1", "patient=p1,p2"))
+		q = append(q, pr.of("patient", "patient=p1", "patient=p2", "subject=Patient/p1", "patient=p1,p2",
+			"performer=Patient/p1", "performer=Practitioner/x,Patient/p2", "encounter=Encounter/e"))
 	}
 	for range pr.n(4, "clauses") {
 		p := params[pr.n(len(params), "parameter")]
 		if pr.one(2, "usual") {
 			p, _ = search.Lookup("Observation",
 				pr.of("usual parameter", "code", "date", "value-quantity", "_lastUpdated", "_id", "identifier",
-					"category", "device"))
+					"category", "device", "performer"))
 		}
 		var have []search.Value
 		if vs != nil {

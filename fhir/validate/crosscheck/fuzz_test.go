@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir/definitions"
+	"pulsegate/fhir/definitions/sample"
 )
 
 // FuzzAgainstGoogle looks for bodies that the tables accept and google/fhir
@@ -12,7 +13,7 @@ import (
 func FuzzAgainstGoogle(f *testing.F) {
 	set := definitions.R4()
 	for _, name := range set.Resources() {
-		f.Add(name, []byte(minimal(set.Structure(name), "", "")))
+		f.Add(name, []byte(sample.Minimal(set.Structure(name), "", "")))
 	}
 	for _, v := range mutations {
 		b, err := json.Marshal(v)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir/definitions"
+	"pulsegate/fhir/definitions/sample"
 )
 
 // drawn returns a random object with the structure st.
@@ -17,7 +18,7 @@ func drawn(rng *rand.Rand, st *definitions.Structure, depth int) string {
 		out = append(out, `"resourceType":"`+st.Name+`"`)
 	}
 	if st.Name == "Extension" { // has either a value or extensions
-		return sample(&definitions.Member{Structure: st})
+		return sample.Value(&definitions.Member{Structure: st})
 	}
 	for e := range st.Elements {
 		optional := st.Required&(1<<e) == 0
@@ -35,10 +36,10 @@ func drawn(rng *rand.Rand, st *definitions.Structure, depth int) string {
 		if m.Many && rng.IntN(3) == 0 {
 			values = append(values, value(rng, m, depth))
 		}
-		out = append(out, `"`+m.Name+`":`+list(m, strings.Join(values, ",")))
+		out = append(out, `"`+m.Name+`":`+sample.List(m, strings.Join(values, ",")))
 	}
 	if len(out) == 0 {
-		return minimal(st, "", "")
+		return sample.Minimal(st, "", "")
 	}
 	return "{" + strings.Join(out, ",") + "}"
 }
@@ -48,7 +49,7 @@ func value(rng *rand.Rand, m *definitions.Member, depth int) string {
 		return `"id-` + strings.Repeat("x", 1+rng.IntN(20)) + `"`
 	}
 	if m.Structure == nil || m.Codes != nil || m.Structure.Name == "Reference" || depth > 4 {
-		all := validValues(m)
+		all := sample.Values(m)
 		return all[rng.IntN(len(all))]
 	}
 	return drawn(rng, m.Structure, depth+1)
@@ -77,7 +78,7 @@ func TestAgreesOnRandomResources(t *testing.T) {
 					t.Fatal(err)
 				}
 				if tree["resourceType"] != name {
-					body = []byte(minimal(set.Structure(name), "", ""))
+					body = []byte(sample.Minimal(set.Structure(name), "", ""))
 				}
 			}
 			if verdict(name, body) == nil {

@@ -80,7 +80,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	for _, s := range list("scopes_supported") {
-		if _, err := (scope.Parser{}).Parse(s); err != nil {
+		if _, err := (scope.Parser{TokenParam: scope.Registered}).Parse(s); err != nil {
 			t.Error(err)
 		}
 	}

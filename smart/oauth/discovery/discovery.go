@@ -123,6 +123,9 @@ func (h Handler) document() document {
 	return d
 }
 
+// scopes lists the scopes that apps usually request. The parser accepts more: scopes for
+// all types, of each combination of permissions, in the syntax of v1 and v2, and with all
+// token parameters (SMART App Launch 2.2: the list may leave out supported scopes).
 func (h Handler) scopes() []string {
 	out := []string{}
 	levels := []scope.Level{scope.System}
@@ -131,16 +134,41 @@ func (h Handler) scopes() []string {
 		out = append(out, scope.Names()...)
 	}
 	for _, level := range levels {
-		for _, p := range []string{"*.cruds", "*.rs", "*.read", "*.write", "*.*"} {
-			out = append(out, string(level)+"/"+p)
-		}
-		for _, t := range fhir.Types {
-			for _, p := range []string{".cruds", ".rs", ".read"} {
-				out = append(out, string(level)+"/"+t+p)
-			}
+		for _, s := range offered {
+			out = append(out, string(level)+"/"+s)
 		}
 	}
 	return out
+}
+
+// offered lists resource scopes without their level.
+var offered = func() []string { // read only
+	out := []string{"*.cruds", "*.rs", "*.read", "*.write", "*.*"}
+	for _, t := range common {
+		out = append(out, t+".rs", t+".read")
+	}
+	out = append(out, "Observation.cruds", "Observation.c", "Observation.cu", "Observation.write")
+	for _, c := range []string{"vital-signs", "activity", "laboratory", "survey", "social-history"} {
+		out = append(out, "Observation.rs?category="+element.ObservationCategory+"|"+c)
+	}
+	for _, may := range []string{"c", "u", "cu"} { // US Core 9, "Writing Vital Signs"
+		out = append(out, "Observation."+may+"?category="+element.ObservationCategory+"|vital-signs")
+	}
+	for _, c := range []string{"problem-list-item", "encounter-diagnosis"} {
+		out = append(out, "Condition.rs?category="+element.Terminology+"condition-category|"+c)
+	}
+	out = append(out, "Condition.rs?category=http://hl7.org/fhir/us/core/CodeSystem/condition-category|health-concern",
+		"DocumentReference.rs?category=http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category|clinical-note")
+	return out
+}()
+
+// common lists the types that US Core describes, and those of the record of accesses.
+var common = []string{ // read only
+	"AllergyIntolerance", "AuditEvent", "CarePlan", "CareTeam", "Condition", "Consent", "Coverage", "Device",
+	"DiagnosticReport", "DocumentReference", "Encounter", "Goal", "Group", "Immunization", "Location",
+	"MedicationDispense", "MedicationRequest", "Observation", "Organization", "Patient", "Practitioner",
+	"PractitionerRole", "Procedure", "Provenance", "QuestionnaireResponse", "RelatedPerson", "ServiceRequest",
+	"Specimen", "Subscription",
 }
 
 // ServeHTTP serves the document as JSON for every Accept header.

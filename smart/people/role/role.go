@@ -25,32 +25,88 @@ var all = [...]Role{Patient, Practitioner, Administrator, Auditor}
 // All returns the roles in a fixed order.
 func All() []Role { return slices.Clone(all[:]) }
 
-// row is one line of the table: the permissions of each role on a type, in the
-// letters of SMART v2 (c create, r read, u update, d delete, s search).
-type row struct {
-	typ                                           string
+// line grants permissions on some types to each role, in the letters of SMART v2
+// (c create, r read, u update, d delete, s search).
+type line struct {
+	types                                         []string
 	patient, practitioner, administrator, auditor string
+	params                                        []access.Param // restrictions, as those of a granular scope
 }
 
-// table grants every permission of a role. Everything else is denied.
+// table grants every permission of a role. Everything else is denied, among it all
+// permissions on the types in no line: Basic, Binary, Bundle and the other types that may
+// contain data of patients but name none, those of scheduling and messaging, and those of
+// research, trials and medicinal products.
 //
-// Administrators run the server and see no measurements. Auditors see who
-// accessed which data under which consent. No person can write an AuditEvent or
-// an Observation: these come from devices and from the server.
-var table = [...]row{ //   patient practitioner administrator auditor
-	{"AuditEvent", "rs", "", "", "rs"},
-	{"CodeSystem", "rs", "rs", "rs", "rs"},
-	{"ConceptMap", "rs", "rs", "rs", "rs"},
-	{"Consent", "rs", "rs", "rs", "rs"},
-	{"Device", "rs", "rs", "rsu", ""},
-	{"Group", "", "rs", "cruds", ""},
-	{"Observation", "rs", "rs", "", ""},
-	{"Organization", "r", "rs", "crus", "rs"},
-	{"Patient", "rs", "rs", "crus", "r"},
-	{"Practitioner", "r", "rs", "crus", "rs"},
-	{"Provenance", "rs", "rs", "", "rs"},
-	{"Subscription", "", "", "rs", "rs"},
+// Administrators run the server and see no health data. Auditors see who accessed which
+// data under which consent. No person can write an AuditEvent.
+//
+// Practitioners write Observations, among them corrections of what patients supplied.
+// Patients write Observations about themselves in the categories that they can measure,
+// with the tag patient-supplied, which the server adds, and correct those with the tag (US
+// Core 9, "Writing Vital Signs"). They cannot change what devices, laboratories or
+// practitioners reported.
+var table = [...]line{ // read only;                    patient practitioner administrator auditor
+	{[]string{"AuditEvent"}, "rs", "", "", "rs", nil},
+	{[]string{"Consent"}, "rs", "rs", "rs", "rs", nil},
+	{[]string{"Device"}, "rs", "rs", "rsu", "", nil},
+	{[]string{"Group"}, "", "rs", "cruds", "", nil},
+	{[]string{"Observation"}, "rs", "crus", "", "", nil},
+	{[]string{"Observation"}, "cu", "", "", "", supplied},
+	{[]string{"Patient"}, "rs", "rs", "crus", "r", nil},
+	{[]string{"Provenance"}, "rs", "rs", "", "rs", nil},
+	{[]string{"RelatedPerson"}, "rs", "rs", "crus", "", nil},
+	{[]string{"Subscription"}, "", "", "rs", "rs", nil},
+	{clinical, "rs", "rs", "", "", nil},
+	{financial, "rs", "", "", "", nil},
+	{[]string{"Organization", "Practitioner"}, "r", "rs", "crus", "rs", nil},
+	{directory, "r", "rs", "crus", "rs", nil},
+	{[]string{"CodeSystem", "ConceptMap"}, "rs", "rs", "rs", "rs", nil},
+	{definitions, "rs", "rs", "rs", "rs", nil},
 }
+
+// clinical lists the types of a patient's record: those of the Patient compartment that
+// describe health and care. They are given out under the patient's consent.
+var clinical = []string{ // read only
+	"AdverseEvent", "AllergyIntolerance", "Appointment", "AppointmentResponse", "BodyStructure", "CarePlan",
+	"CareTeam", "ClinicalImpression", "Communication", "CommunicationRequest", "Composition", "Condition",
+	"Coverage", "DetectedIssue", "DeviceRequest", "DeviceUseStatement", "DiagnosticReport", "DocumentManifest",
+	"DocumentReference", "Encounter", "EpisodeOfCare", "FamilyMemberHistory", "Flag", "Goal", "GuidanceResponse",
+	"ImagingStudy", "Immunization", "ImmunizationEvaluation", "ImmunizationRecommendation", "List", "Media",
+	"MedicationAdministration", "MedicationDispense", "MedicationRequest", "MedicationStatement",
+	"MolecularSequence", "NutritionOrder", "Procedure", "QuestionnaireResponse", "RequestGroup", "RiskAssessment",
+	"ServiceRequest", "Specimen", "SupplyDelivery", "SupplyRequest", "Task", "VisionPrescription",
+}
+
+// financial lists the types of the Patient compartment about costs. Care does not need them.
+var financial = []string{ // read only
+	"Account", "ChargeItem", "Claim", "ClaimResponse", "Contract", "CoverageEligibilityRequest",
+	"CoverageEligibilityResponse", "EnrollmentRequest", "ExplanationOfBenefit", "Invoice",
+}
+
+// directory lists the types that describe who provides care, and where.
+var directory = []string{ // read only
+	"Endpoint", "HealthcareService", "Location", "OrganizationAffiliation", "PractitionerRole",
+}
+
+// definitions lists the types that define, such as codes, profiles, questions and drugs.
+// They hold no data of patients.
+var definitions = []string{ // read only
+	"ActivityDefinition", "CapabilityStatement", "CompartmentDefinition", "DeviceDefinition", "ImplementationGuide",
+	"Library", "Measure", "Medication", "MedicationKnowledge", "NamingSystem", "ObservationDefinition",
+	"OperationDefinition", "PlanDefinition", "Questionnaire", "SearchParameter", "StructureDefinition", "StructureMap",
+	"Substance", "TerminologyCapabilities", "ValueSet",
+}
+
+// supplied limits a patient's writes to Observations with the tag patient-supplied in the
+// categories of what patients measure and report themselves.
+var supplied = []access.Param{ // read only
+	{Name: "_tag", Any: []access.Token{access.PatientSupplied}},
+	{Name: "category", Any: []access.Token{{System: category, Code: "vital-signs"},
+		{System: category, Code: "activity"}, {System: category, Code: "survey"}}},
+}
+
+const category = "http://terminology.hl7.org/CodeSystem/observation-category"
 
 // Action is something a person does that is not a FHIR interaction.
 type Action string
@@ -84,7 +140,7 @@ var actions = map[Action]struct {
 	RevokeDevice:  {[]Role{Administrator}, true},
 }
 
-func (r row) of(x Role) string {
+func (r *line) of(x Role) string {
 	switch x {
 	case Patient:
 		return r.patient
@@ -163,13 +219,16 @@ func StepUp(a Action) bool {
 // known role there is no rule, which denies everything.
 func (rs Roles) Rules() []access.Rule {
 	var out []access.Rule
-	for _, line := range table {
+	for i := range table {
 		var may access.Interaction
 		for _, r := range rs {
-			may |= letters(line.of(r))
+			may |= letters(table[i].of(r))
 		}
-		if may != 0 {
-			out = append(out, access.Rule{Type: line.typ, May: may})
+		if may == 0 {
+			continue
+		}
+		for _, typ := range table[i].types {
+			out = append(out, access.Rule{Type: typ, May: may, Params: table[i].params})
 		}
 	}
 	return out

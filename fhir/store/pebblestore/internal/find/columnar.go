@@ -172,7 +172,8 @@ func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool)
 	b := runBlock{in: ser, head: &series.Header{}, cols: cols, perSample: f.perSample(ser)}
 	h := b.head
 	b.load = func() error { return f.snap.Tier.ReadBlock(f.snap.Reader, it.Key(), h, cols) }
-	r := store.Run{Template: ser.Template, Load: b.columns}
+	b.loadFirst = func(n int) error { return f.snap.Tier.ReadFirst(f.snap.Reader, it.Key(), n, cols) }
+	r := store.Run{Template: ser.Template, Load: b.columns, First: b.first}
 	for ; ok; ok = it.Next() {
 		if err := f.step(); err != nil {
 			return false, err
@@ -202,6 +203,8 @@ type runBlock struct {
 	cols   *series.Columns
 	load   func() error
 	loaded bool
+	// loadFirst loads the first samples of the block, without their commits.
+	loadFirst func(n int) error
 	// each is set if the filter may decide differently on two samples of the
 	// series. Otherwise the filter is evaluated every askAgain blocks, because a
 	// consent may be withdrawn while a long series is read.
@@ -220,6 +223,14 @@ func (b *runBlock) columns() (*series.Columns, error) {
 		b.loaded = true
 	}
 	return b.cols, nil
+}
+
+// first implements store.Run.First.
+func (b *runBlock) first(n int) (*series.Columns, error) {
+	if !b.loaded && n < b.head.Count {
+		return b.cols, b.loadFirst(n)
+	}
+	return b.columns()
 }
 
 // allows returns the filter's decision on a sample, or the last one on the series.

@@ -15,6 +15,10 @@
 // The D rows of one patient are ordered by date. Over all patients, a search reads the
 // W rows of a day and opens the runs that begin in a quarter of an hour.
 //
+// Observations of which a patient is the subject or the performer, such as those of a
+// compartment, lie in the cluster of the patient or have an X row of their performer
+// (union.go). Mostly there is no such row, and the search is one of the cluster.
+//
 // For any other order, all matches are sorted (package sorted).
 //
 // # Newest documents

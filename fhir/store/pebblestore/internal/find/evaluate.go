@@ -5,6 +5,7 @@ import (
 
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
@@ -60,6 +61,10 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 	j := &evaluation{series: ser, values: search.Values{ByParam: map[string][]search.Value{}}}
 	for i := range e.query.Clauses {
 		c := &e.query.Clauses[i]
+		if c.Any != nil && fixed(c, ser) {
+			j.never = j.never || !search.MatchClause(c, ser.Values)
+			continue
+		}
 		if !plain(c) {
 			j.rest, j.needsJSON = append(j.rest, c), true
 			continue
@@ -88,6 +93,22 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 		}
 	}
 	return j
+}
+
+// fixed reports whether all samples of a series have the same values under the parameters
+// of a clause.
+func fixed(c *search.Clause, ser *tier.Series) bool {
+	if c.Any == nil {
+		return c.Param != nil && len(c.Joins) == 0 && !rows.Runtime(c.Param) && !ser.Varies[c.Param.Code]
+	}
+	for _, list := range c.Any {
+		for i := range list {
+			if !fixed(&list[i], ser) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // hasSystem reports whether a token with the system of one of have can match c.

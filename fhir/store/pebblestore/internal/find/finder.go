@@ -38,6 +38,7 @@ type finder struct {
 	indexes  *indexes
 	driver   *driver // the result of choose, once chosen is set
 	chosen   bool
+	union    *union // where the matches can be, or nil
 	// emit takes a match and the position after which to continue. It returns false
 	// to end the search.
 	emit func(m *snapshot.Match, pos []byte) bool

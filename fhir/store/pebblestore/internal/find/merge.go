@@ -112,6 +112,8 @@ type merger struct {
 	// others are the rows, of a type whose resources may name several patients,
 	// that lie in the clusters of other patients.
 	others []keys.Row
+	// series are series of other patients that a union has found.
+	series []*tier.Series
 }
 
 // merge walks a patient's clusters of some codes, or all of them if codes is nil,
@@ -166,6 +168,9 @@ type run struct {
 // If codes is nil, it returns the runs of the patient's primary codes, in which
 // each document lies once.
 func (mr *merger) runs(codes [][8]byte) (out []run, err error) {
+	if mr.patient == "" { // only what was listed
+		return nil, nil
+	}
 	for _, c := range codes {
 		for b := byte(keys.BucketInstant); b <= keys.BucketUndated; b++ {
 			out = append(out, run{keys.TableDocument, c, b}, run{keys.TableCode, c, b})
@@ -350,6 +355,16 @@ func (mr *merger) mergePhase(runs []run, phase byte, desc bool, from *sortPoint)
 	}()
 	if s := mr.listed(phase, desc, from); s != nil {
 		sources = append(sources, s)
+	}
+	for _, ser := range mr.series {
+		if phase == 1 {
+			break
+		}
+		s := &source{samples: mr.walk(ser, desc)}
+		sources = append(sources, s)
+		if err := mr.seekSource(s, ser.Bucket, desc, from, math.MinInt64, math.MaxInt64); err != nil {
+			return false, err
+		}
 	}
 	for _, r := range runs {
 		if (r.bucket == keys.BucketUndated) != (phase == 1) {

@@ -29,10 +29,14 @@ const (
 	posRange   = 'r'
 	posSort    = 's'
 	posUpdated = 'u'
+	posUnion   = 'n'
 )
 
 // run chooses the path. Without _sort, each path has its own order.
-func (f *finder) run(sort []search.SortKey, after []byte) error {
+func (f *finder) run(sort []search.SortKey, after []byte) (err error) {
+	if f.union, err = f.narrow(sort, after); err != nil {
+		return err
+	}
 	if len(sort) > 0 {
 		return f.inOrder(sort, after)
 	}
@@ -72,6 +76,8 @@ func (f *finder) inOrder(sort []search.SortKey, after []byte) error {
 		if done, err := f.genericOrder(sort, after); done || err != nil {
 			return err
 		}
+	} else if f.union != nil && (len(after) == 0 || after[0] != posUpdated) {
+		return f.unionOrder(f.union, sort, after)
 	} else if idsOf(f.query) != nil || patientsOf(f.query) != nil || len(after) > 0 && after[0] == posSort {
 		return f.sorted(sort, after)
 	}
@@ -147,6 +153,9 @@ func (f *finder) unsorted(after []byte) error {
 	}
 	if c := indexClause(q); c != nil {
 		return f.byIndex(c, after)
+	}
+	if f.union != nil && (len(after) == 0 || after[0] == posUnion) {
+		return f.byUnion(f.union, after)
 	}
 	if codes := codesOf(q); codes != nil {
 		return f.byCode(codes, after)

@@ -23,9 +23,30 @@ func Indexed(p *search.Param) bool {
 }
 
 var ( // read only
-	fewOfObservation = []string{"identifier", "device"}
-	fewOfAuditEvent  = []string{"patient", "entity"}
+	fewOfObservation  = append([]string{"identifier", "device"}, lateOfObservation...)
+	lateOfObservation = []string{"performer", "subject", "encounter"}
+	fewOfAuditEvent   = []string{"patient", "entity"}
 )
+
+// Late reports whether a parameter of Observation has the rows that version 2 of the index
+// added. A reference to the patient in whose cluster the Observation lies has none:
+// most Observations name no other person, and the cluster is walked instead.
+func Late(p *search.Param) bool {
+	return p.ResourceType == "Observation" && slices.Contains(lateOfObservation, p.Code) && !Runtime(p)
+}
+
+// TagParams returns the parameters of Observation under which a series has Y rows.
+func TagParams() []string { return fewOfObservation }
+
+// Builds reports whether the documents of a type have rows that schema 4 did not have.
+func Builds(typ string) bool { return Generic(typ) || typ == "Observation" }
+
+// OwnPatient reports whether an index value of a Late parameter names the patient in whose
+// cluster the resource lies.
+func OwnPatient(typ, code, value, patient string) bool {
+	id, ok := strings.CutPrefix(value, "Patient/")
+	return ok && id == patient && typ == "Observation" && slices.Contains(lateOfObservation, code)
+}
 
 // indexedFew returns the only parameters of a type that have X rows, or nil if the
 // type has no such restriction.
@@ -100,7 +121,7 @@ func EachIndexPrefix(typ string, v *search.Values, ordered bool, fn func(prefix 
 			return
 		}
 		eachValue(p, vals, ordered, func(x string) {
-			if IndexParam(typ, code, x) == code {
+			if IndexParam(typ, code, x) == code && !OwnPatient(typ, code, x, v.Patient) {
 				fn(keys.IndexPrefix(typ, code, x))
 			}
 		})

@@ -35,7 +35,7 @@ var legacy = map[string]string{ // read only
 // IndexedBefore reports whether a search parameter has X rows in schema 4. All documents
 // of types that are not in legacy are younger than those lists.
 func IndexedBefore(p *search.Param) bool {
-	if !Indexed(p) {
+	if !Indexed(p) || Late(p) {
 		return false
 	}
 	codes, older := legacy[p.ResourceType]

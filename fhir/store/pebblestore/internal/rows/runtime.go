@@ -28,8 +28,9 @@ const (
 )
 
 // BuiltinVersion is the version of the index rows that EachIndexPrefix makes. It is
-// raised when the rows of a document change, so that they are built again.
-const BuiltinVersion = 1
+// raised when the rows of a document change, so that they are built again. Version 2 added
+// the rows of Late parameters.
+const BuiltinVersion = 2
 
 // Index is the state of an index: which rows it has, and how far they are built.
 type Index struct {

@@ -82,6 +82,18 @@ func (t *Tier) ReadBlock(r pebble.Reader, headKey []byte, h *series.Header, into
 	return err
 }
 
+// ReadFirst decodes the first n samples of the block of a header row, or all if it has fewer,
+// without their commits.
+func (t *Tier) ReadFirst(r pebble.Reader, headKey []byte, n int, into *series.Columns) error {
+	v, c, err := r.Get(append([]byte{keys.TableBlock}, headKey[1:]...))
+	if err != nil {
+		return err
+	}
+	err = t.codec.DecodeFirst(v, n, into)
+	fault.Close(c, &err)
+	return err
+}
+
 // decode decodes the bytes of a block.
 func (t *Tier) decode(body []byte, h *series.Header, into *series.Columns) error {
 	err := t.codec.Decode(body, into)

@@ -68,7 +68,7 @@ func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 		return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "a template's subject is not its patient")
 	}
 	ser.OtherCodes = rows.OtherCodes("Observation", va, ser.Code)
-	for _, param := range []string{"device", "identifier"} {
+	for _, param := range rows.TagParams() {
 		p, ok := search.Lookup("Observation", param)
 		if !ok {
 			continue
@@ -77,7 +77,8 @@ func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 			x := rows.IndexValue(p.Type, &va.ByParam[param][i])
 			constant := slices.ContainsFunc(vb.ByParam[param],
 				func(v search.Value) bool { return rows.IndexValue(p.Type, &v) == x })
-			if x != "" && constant && !slices.Contains(ser.Tags, [2]string{param, x}) {
+			if x != "" && constant && !rows.OwnPatient("Observation", param, x, va.Patient) &&
+				!slices.Contains(ser.Tags, [2]string{param, x}) {
 				ser.Tags = append(ser.Tags, [2]string{param, x})
 			}
 		}
