@@ -8,8 +8,8 @@
 // validation (fhir/validate).
 //
 // The canonical URL of every resource is fhir.Canonical, its type and its id. The
-// snapshots of StructureDefinitions are generated from their differentials and from
-// HL7's StructureDefinitions of R4 (CC0):
+// snapshots of StructureDefinitions are generated from their differentials. They repeat
+// the element definitions of the FHIR R4 specification, which HL7 publishes under CC0:
 //
 //	go generate ./fhir/guide
 package guide
