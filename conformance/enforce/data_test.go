@@ -180,6 +180,7 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 	}
 	for i := range tc.streams { // ingested samples have a patient and a vendor
 		m := &tc.streams[i]
+		m.supplied = false
 		if m.author = ""; m.vendor == "" {
 			m.vendor = "oura"
 		}
@@ -220,7 +221,8 @@ func (d *data) current(ref string) *version {
 func (d *data) put(v *version, body string) {
 	d.add(v)
 	must(d.world.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Vendor: v.vendor, Author: v.author,
-		Resource: fhir.Resource{Type: v.typ, ID: v.id, JSON: []byte(fhir.Prefix(v.typ, v.id) + v.meta() + "}" + body + "}")}}}}))
+		Resource: fhir.Resource{Type: v.typ, ID: v.id,
+			JSON: []byte(fhir.Prefix(v.typ, v.id) + v.meta() + "}" + body + "}")}}}}))
 }
 
 // meta returns the members of the Meta of v.

@@ -48,7 +48,8 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 		"derived value", "event of a derived value", "pushed", "not pushed", "phone 201", "phone 403", "phone 422",
 		"phone without an answer", "phone amended", "phone kept", "history of many", "history 403", "patch 200",
 		"patch 412", "patch 422", "conditional update 200", "conditional update 201", "conditional update 412",
-		"conditional delete 204"} {
+		"conditional delete 204", "create 201", "create 403", "create 422", "create by a patient", "scoped PUT 200",
+		"scoped PUT 403", "scoped PUT 404", "scoped PATCH 200", "scoped PATCH 403"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
 				t.Fatalf("no case of: %s", what)
@@ -73,7 +74,7 @@ func testControls(t *testing.T, which servers) {
 
 // detects holds the first case that detects a fault, if others come before it. It only
 // saves time: a fault that this case no longer detects is detected by one after it.
-var detects = map[fault]int{derivesFreely: 16, trailAll: 5}
+var detects = map[fault]int{derivesFreely: 16, trailAll: 5, untagged: 15}
 
 func testControl(t *testing.T, f fault, which servers) {
 	first := detects[f]
@@ -133,6 +134,7 @@ func check(tc *testCase, f fault, which servers, seen map[string]int) (err error
 		func() error { return r.histories(a, ta) }, func() error { return r.histories(b, tb) },
 		func() error { return r.searches(b, tb) },
 		func() error { return r.phone(a) }, func() error { return r.phone(b) },
+		func() error { return r.scopedWrites(a) }, func() error { return r.scopedWrites(b) },
 		func() error { return r.writes(a, ta) },
 	}
 	for i, step := range steps {

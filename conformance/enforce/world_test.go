@@ -113,6 +113,8 @@ const (
 	listsAllVersions        // lists the histories of types and of the system without the filter
 	patchesUnrecorded       // does not record patches
 	joinsAll                // evaluates chained parameters and _has without the filter
+	writesWhole             // limits only reads by the search parameters of scopes and roles
+	untagged                // does not tag what patients write
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -126,7 +128,8 @@ func (f fault) String() string {
 	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
 		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
 		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
-		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded", "joinsAll"}[f]
+		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded", "joinsAll",
+		"writesWhole", "untagged"}[f]
 }
 
 // database is a store without faults.
@@ -476,6 +479,10 @@ func (w *world) serve(f fault, at *site, p *process, quiet *slog.Logger) http.Ha
 	switch f {
 	case scopeSuffices:
 		auth = allRecordConsents{p.policy}
+	case writesWhole:
+		auth = wholeWrites{p.policy}
+	case untagged:
+		auth = untags{p.policy}
 	case neverRechecks:
 		auth = neverRechecked{p.policy}
 	}

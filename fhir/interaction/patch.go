@@ -124,7 +124,7 @@ func (s *Service) draftPatch(ctx context.Context, rq *Request, op string, old *s
 	}
 	d.interaction = "patch"
 	read := rq.filter(access.Read)
-	d.silent = d.silent || !read.Allow(old.facts) || !read.Allow(factsOf(&d.write.Resource, d.write.Values, d.write.Vendor,
-		d.write.Author))
+	d.silent = d.silent || !read.Allow(old.facts) ||
+		!read.Allow(factsOf(&d.write.Resource, d.write.Values, d.write.Vendor, d.write.Author))
 	return d, nil
 }

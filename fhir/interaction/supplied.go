@@ -10,7 +10,7 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// What people write follows US Core 9, "Writing Vital Signs": an Observation of a patient
+// Writes of people follow US Core 9, "Writing Vital Signs": an Observation of a patient
 // or a patient's designee gets the tag patient-supplied, which later versions keep, and a
 // vital sign must conform to its profile. Backends are trusted to tag what a patient
 // supplied through them, as the guide requires of them.

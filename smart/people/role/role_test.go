@@ -66,7 +66,7 @@ func TestHealthDataOfRoles(t *testing.T) {
 		if !access.NeedsConsent(typ) {
 			continue
 		}
-		// Who has a device, and the origin of data, are part of the roles' work.
+		// Devices and the origin of data are part of the roles' work.
 		may := func(r role.Role) bool {
 			return (&access.Grant{Rules: role.Roles{r}.Rules()}).May(access.Read|access.Search, typ)
 		}

@@ -1,0 +1,266 @@
+package enforce
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/smart/policy"
+)
+
+// wholeWrites is a fault: granular scopes and the roles limit only reads.
+type wholeWrites struct{ *policy.Engine }
+
+func (e wholeWrites) Authenticate(r *http.Request) (*access.Principal, error) {
+	p, err := e.Engine.Authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	q, g := *p, *p.Grant
+	g.Rules = slices.Clone(g.Rules)
+	for _, r := range p.Grant.Rules {
+		if r.May &= access.Create | access.Update; r.May != 0 {
+			r.Params = nil
+			g.Rules = append(g.Rules, r)
+		}
+	}
+	q.Grant = &g
+	return &q, nil
+}
+
+// untags is a fault: what patients write is not tagged as theirs.
+type untags struct{ *policy.Engine }
+
+func (e untags) Authenticate(r *http.Request) (*access.Principal, error) {
+	p, err := e.Engine.Authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	q := *p
+	q.FHIRUser = ""
+	return &q, nil
+}
+
+// scopedWrites checks creates, updates, patches and conditional writes of Observations, alone, in
+// batches and in transactions: the scopes and roles must cover the resource as it was and
+// as it becomes, and what a patient writes has the tag patient-supplied.
+func (r *run) scopedWrites(original *token) error {
+	tok := *original
+	level := "system/"
+	if tok.person {
+		level = pick2(len(r.tc.docs), "user/", "patient/")
+	}
+	tok.scopes = append(slices.Clone(tok.scopes), level+r.tc.phoneScope)
+	if registeredPhones(tok.client) {
+		return nil // what it creates is repaired (phone)
+	}
+	bearer := r.w.issue(&tok)
+	for i, cats := range [][]string{{"vital-signs"}, {"activity"}, {"laboratory"}, {"vital-signs", "laboratory"}, nil} {
+		for _, p := range []string{"p1", "p2", "absent"} {
+			m := measure{patient: p, author: tok.client, status: "final", code: codes[0], cats: cats, value: 55}
+			if err := r.creation(&tok, bearer, &m, i%3); err != nil {
+				return fmt.Errorf("%v with %v: %w", cats, tok.scopes, err)
+			}
+		}
+	}
+	for i := range r.tc.docs {
+		for j, cats := range [][]string{{"vital-signs"}, {"laboratory"}, {"activity"}} {
+			if err := r.amendment(&tok, bearer, fmt.Sprint("Observation/o", i), cats, (i+j)%5); err != nil {
+				return fmt.Errorf("o%d to %v with %v: %w", i, cats, tok.scopes, err)
+			}
+		}
+	}
+	return r.written(&tok, bearer)
+}
+
+// pick2 returns a for even numbers.
+func pick2(n int, a, b string) string {
+	if n%2 == 0 {
+		return a
+	}
+	return b
+}
+
+// permitted returns the status of a create of v.
+func (r *run) permitted(tok *token, v *version) int {
+	switch {
+	case !tok.may("c", "Observation") || !tok.covered("c", v):
+		return 403
+	case v.patient == "":
+		if !consented(r.provisions, tok.client, v) {
+			return 403
+		}
+	case v.patient == "absent" || !consented(r.provisions, tok.client, v):
+		return 422
+	}
+	return 201
+}
+
+// bundle returns a Bundle with one entry.
+func bundle(typ, method, url, resource string) string {
+	if resource != "" {
+		resource = `"resource":` + resource + `,`
+	}
+	return `{"resourceType":"Bundle","type":"` + typ + `","entry":[{` + resource + `"request":{"method":"` + method +
+		`","url":"` + url + `"}}]}`
+}
+
+// request sends one interaction: alone, in a batch, or in a transaction. It returns its
+// status, and the Location of a create.
+func (r *run) request(bearer, method, url, body string, how int) (status int, location string) {
+	patch := method == "PATCH"
+	if how == 0 {
+		var header []string
+		if patch {
+			header = []string{"Content-Type", "application/json-patch+json"}
+		}
+		a := r.w.do(bearer, method, "/"+url, body, header...)
+		return a.status, a.header.Get("Location")
+	}
+	if patch {
+		body = `{"resourceType":"Binary","contentType":"application/json-patch+json","data":"` +
+			base64.StdEncoding.EncodeToString([]byte(body)) + `"}`
+	}
+	a := r.w.do(bearer, "POST", "", bundle([]string{"", "batch", "transaction"}[how], method, url, body))
+	if list, _ := a.json["entry"].([]any); a.status == 200 && len(list) == 1 {
+		response := list[0].(map[string]any)["response"].(map[string]any)
+		if _, err := fmt.Sscanf(fmt.Sprint(response["status"]), "%d", &status); err != nil {
+			return 0, ""
+		}
+		location, _ = response["location"].(string)
+		return status, location
+	}
+	return a.status, ""
+}
+
+// creation creates an Observation.
+func (r *run) creation(tok *token, bearer string, m *measure, how int) error {
+	v := m.version("")
+	if tok.patientSide() {
+		v.tag()
+	}
+	want := r.permitted(tok, v)
+	status, location := r.request(bearer, "POST", "Observation", `{"resourceType":"Observation"`+m.body()+`}`, how)
+	r.count(fmt.Sprint("create ", want))
+	if status != want {
+		return fmt.Errorf("create of %s: %d, want %d", m.patient, status, want)
+	}
+	if want != 201 {
+		return nil
+	}
+	v.id = strings.Split(location[strings.Index(location, "Observation/"):], "/")[1]
+	r.d.add(v)
+	if tok.patientSide() {
+		r.count("create by a patient")
+	}
+	return nil
+}
+
+// amendment changes the categories of ref in one of five ways.
+func (r *run) amendment(tok *token, bearer, ref string, cats []string, way int) error {
+	old := r.d.current(ref)
+	if old == nil || old.patient == "" {
+		return nil
+	}
+	m := measure{patient: old.patient, vendor: old.vendor, author: old.author, status: "final", code: codes[0],
+		cats: cats, at: old.at, value: old.value, supplied: old.supplied || tok.patientSide()}
+	method, url, how := "PUT", ref, 0
+	switch way {
+	case 1, 2:
+		how = way
+	case 3:
+		method = "PATCH"
+	case 4:
+		url = "Observation?_id=" + old.id
+	}
+	body := `{"resourceType":"Observation","id":"` + old.id + `"` + m.body() + `}`
+	if method == "PATCH" { // all that the model knows, because the rest is kept
+		body = fmt.Sprintf(`[{"op":"add","path":"/category","value":[{"coding":[{"system":"%s","code":"%s"}]}]},`+
+			`{"op":"replace","path":"/status","value":"final"},`+
+			`{"op":"replace","path":"/code","value":{"coding":[{"system":"%s","code":"%s"}]}}]`,
+			categoryOf(cats[0]).system, cats[0], loinc, codes[0])
+		m.device = strings.TrimPrefix(strings.Join(old.refs["device"], ""), "Device/")
+	}
+	next := m.version(old.id)
+	want := r.amended(tok, old, next, method == "PATCH", way == 4)
+	status, _ := r.request(bearer, method, url, body, how)
+	r.count(fmt.Sprint("scoped ", method, " ", want))
+	if status != want {
+		return fmt.Errorf("%s %s of %+v: %d, want %d", method, url, *old, status, want)
+	}
+	if want == 200 {
+		r.d.add(next)
+	}
+	return nil
+}
+
+// amended returns the status of an update of old to next.
+func (r *run) amended(tok *token, old, next *version, patch, conditional bool) int {
+	switch {
+	case !tok.may("u", "Observation") || conditional && !tok.may("s", "Observation"):
+		return 403
+	case tok.sees(r.provisions, "u", old) && (!conditional || tok.sees(r.provisions, "s", old)):
+		if !tok.covered("u", next) {
+			return 403
+		}
+		return 200
+	case tok.sees(r.provisions, "u", old): // it is not found, but its id is in use
+		return 409
+	case tok.sees(r.provisions, "r", old):
+		return 403
+	case patch:
+		return 404
+	}
+	// To the caller, it is absent. The update would create it.
+	fresh := *next
+	fresh.vendor, fresh.author, fresh.supplied = "", tok.client, false
+	fresh.tokens = map[string][]coded{"code": next.tokens["code"], "status": next.tokens["status"],
+		"category": next.tokens["category"]}
+	if tok.patientSide() {
+		fresh.tag()
+	}
+	if status := r.permitted(tok, &fresh); status != 201 {
+		return status
+	}
+	return 404
+}
+
+// written checks what the writes have stored: the tag, and each version, which the scopes
+// show by its own content.
+func (r *run) written(tok *token, bearer string) error {
+	for _, ref := range r.d.order {
+		vs := r.d.all[ref]
+		if vs[0].typ != "Observation" || len(vs) < 2 && vs[0].author != tok.client {
+			continue
+		}
+		for _, v := range vs {
+			want := 200
+			switch {
+			case !tok.may("r", "Observation"):
+				want = 403
+			case !tok.sees(r.provisions, "r", v):
+				want = 404
+			case v.deleted:
+				want = 410
+			}
+			if a := r.w.get(bearer, fmt.Sprint("/", ref, "/_history/", v.number)); a.status != want {
+				return fmt.Errorf("version %d of %s, after writes: %d, want %d", v.number, ref, a.status, want)
+			}
+		}
+		last := vs[len(vs)-1]
+		if last.deleted {
+			continue
+		}
+		res, facts, err := r.w.db.Read(r.ctx(), fhir.Ref{Type: "Observation", ID: last.id}, 0)
+		if err != nil || facts.Patient != last.patient || facts.Author != last.author || facts.Vendor != last.vendor ||
+			bytes.Contains(res.JSON, []byte("patient-supplied")) != last.supplied {
+			return fmt.Errorf("stored %s: %+v %s, want %+v; %w", ref, facts, res.JSON, *last, err)
+		}
+	}
+	return nil
+}
