@@ -49,7 +49,8 @@ func TestEveryType(t *testing.T) {
 		w.want(200, "all", "PATCH", path, `[{"op":"add","path":"/language","value":"de"}]`, "Content-Type",
 			"application/json-patch+json")
 		for _, q := range []string{"_id=every", "_lastUpdated=ge2000-01-01&_id=every"} {
-			if got := w.want(200, "all", "GET", "/"+typ+"?"+q, "").ids(); !slices.Equal(got, []string{typ + "/every"}) {
+			got := w.want(200, "all", "GET", "/"+typ+"?"+q, "").ids()
+			if !slices.Equal(got, []string{typ + "/every"}) {
 				t.Errorf("%s?%s: %v", typ, q, got)
 			}
 		}
