@@ -71,7 +71,8 @@ func (c *patientCase) surfaces() []surface {
 		{"_search", "POST", in + "/_search", "_id=" + c.id, "application/x-www-form-urlencoded"},
 		get("sort", in+"?_sort=-_lastUpdated&_count=1&_id="+c.id),
 		get("_list", in+"?_list=list-"+c.id), get("system", "/?_type="+c.typ+"&_id="+c.id),
-		{"system _search", "POST", "/_search", "_type=" + c.typ + ",Basic&_id=" + c.id, "application/x-www-form-urlencoded"},
+		{"system _search", "POST", "/_search", "_type=" + c.typ + ",Basic&_id=" + c.id,
+			"application/x-www-form-urlencoded"},
 		get("compartment", "/Patient/"+c.patients[0]+in+"?_id="+c.id),
 		get("compartment of all types", "/Patient/"+c.patients[0]+"/*?_type="+c.typ+"&_id="+c.id),
 		get("chain", "/Provenance?target:"+c.typ+"._id="+c.id),
@@ -208,7 +209,8 @@ func TestThirdClientSeesNothing(t *testing.T) {
 			for _, s := range c.surfaces() {
 				got, want := with.told(&s), without.told(&s)
 				if hidden[c.id+s.name] = got; got != want {
-					t.Errorf("%s, %s without the consent of %v:\n%.600s\nabsent:\n%.600s", c.id, s.name, denied, got, want)
+					t.Errorf("%s, %s without the consent of %v:\n%.600s\nabsent:\n%.600s", c.id, s.name, denied,
+						got, want)
 				}
 			}
 		}

@@ -212,8 +212,9 @@ var demanded = map[string][2]string{ // read only
 	"MolecularSequence":          {`-7`, `1`},
 	"Organization":               {`}`, `,"name":"x"}`},
 	"RequestGroup":               {`"participant":[`, `"resource":{"reference":"Task/1"},"participant":[`},
-	"StructureDefinition":        {`}`, `,"differential":{"element":[{"id":"http://a.test/x","path":"http://a.test/x"}]}}`},
-	"TerminologyCapabilities":    {`"capability"}`, `"requirements","description":"x"}`},
+	"StructureDefinition": {`}`, `,"differential":{"element":[{"id":"http://a.test/x",` +
+		`"path":"http://a.test/x"}]}}`},
+	"TerminologyCapabilities": {`"capability"`, `"requirements","description":"x"`},
 }
 
 // Resource returns the smallest valid resource of a type with the values, or false if the
