@@ -692,8 +692,9 @@ func TestOwnResources(t *testing.T) {
 		"CodeSystem": system("t", fhir.Canonical+"/CodeSystem/t")}
 	for typ, text := range own {
 		head := `{"resourceType":"` + typ + `","id":"t"`
-		if _, err := w.st.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: "t",
-			JSON: []byte(fhir.Prefix(typ, "t") + "}" + strings.TrimSpace(strings.TrimPrefix(text, head)))}}}}); err != nil {
+		res := fhir.Resource{Type: typ, ID: "t",
+			JSON: []byte(fhir.Prefix(typ, "t") + "}" + strings.TrimSpace(strings.TrimPrefix(text, head)))}
+		if _, err := w.st.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: res}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
