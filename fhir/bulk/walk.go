@@ -169,8 +169,16 @@ func (w *walk) patients(ctx context.Context, ids []string, from cursor, to *curs
 					at.After = from.After
 				}
 			}
+			patient := ids[p]
+			if _, one := search.PatientParam(w.types[t]); !one && w.deleted && w.listed {
+				// The scan of a patient has no deletions of types with several patients: takes
+				// selects them from those of all.
+				if patient = ""; p > 0 {
+					continue
+				}
+			}
 			last := to != nil && at.reaches(to)
-			r := store.ScanRange{Types: w.types[t : t+1], Patient: ids[p], Since: w.job.Since, At: w.job.Seq,
+			r := store.ScanRange{Types: w.types[t : t+1], Patient: patient, Since: w.job.Since, At: w.job.Seq,
 				Filter: w.filter, Deleted: w.deleted, After: search.Position(at.After), Positions: w.positions}
 			if last {
 				r.To = search.Position(to.After)
@@ -187,7 +195,7 @@ func (w *walk) patients(ctx context.Context, ids []string, from cursor, to *curs
 func (w *walk) scan(ctx context.Context, r store.ScanRange, at cursor, fn func(*item) bool) (bool, error) {
 	more, it := true, item{patient: r.Patient, at: at}
 	dedupe := false
-	if _, one := search.PatientParam(r.Types[0]); !one && w.listed && !w.job.Organized {
+	if _, one := search.PatientParam(r.Types[0]); !one && w.listed && (w.deleted || !w.job.Organized) {
 		dedupe = true
 	}
 	var failed error
@@ -224,8 +232,8 @@ func (w *walk) takes(ctx context.Context, f *store.Found, dedupe bool, member in
 	if f.Resource.Deleted != w.deleted {
 		return false, nil
 	}
-	if dedupe && !w.deleted {
-		if w.firstMember(f) != member {
+	if dedupe {
+		if first := w.firstMember(f); w.deleted && first == len(w.members) || !w.deleted && first != member {
 			return false, nil
 		}
 	}

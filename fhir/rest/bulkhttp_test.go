@@ -266,7 +266,9 @@ func TestBulkDataClient(t *testing.T) {
 		`{"name":"_type","valueString":"Patient"},{"name":"_elements","valueString":"id,active"},` +
 		`{"name":"patient","valueReference":{"reference":"Patient/p1"}},{"name":"patient","valueReference":{"reference":"Patient/p2"}},` +
 		`{"name":"_typeFilter","valueString":"Patient?active=true"},{"name":"_outputFormat","valueString":"application/fhir+ndjson"}]}`
-	kick := []string{"Accept", "application/fhir+json", "Accept-Encoding", "gzip, deflate, br", "User-Agent", "got"}
+	// The configuration's requests.headers are part of every request.
+	kick := []string{"Accept", "application/fhir+json", "Accept-Encoding", "gzip, deflate, br", "User-Agent", "got",
+		"X-Custom", "of the configuration", "Pragma", "no-cache"}
 	for _, c := range []struct {
 		method, url, body, prefer string
 		want                      int
@@ -276,6 +278,12 @@ func TestBulkDataClient(t *testing.T) {
 		{"GET", "/Group/g1/$export" + query, "", "respond-async", 1},
 		{"POST", "/Patient/$export", payload, "respond-async", 2},
 		{"POST", "/Patient/$export", `{"resourceType":"Parameters","parameter":[]}`, "respond-async", 3},
+		{"GET", "/$export" + query + "&allowPartialManifests=true", "", "respond-async", 3},
+		{"GET", "/$export?allowPartialManifests=true&_outputFormat=ndjson&includeAssociatedData=RelevantProvenanceResources" +
+			"&_type=Patient", "", "respond-async", 3},
+		{"POST", "/Patient/$export", `{"resourceType":"Parameters","parameter":[` +
+			`{"name":"allowPartialManifests","valueBoolean":true},{"name":"includeAssociatedData",` +
+			`"valueString":"LatestProvenanceResources"},{"name":"_type","valueString":"Patient"}]}`, "respond-async", 3},
 	} {
 		header := append(kick[:len(kick):len(kick)], "Prefer", c.prefer)
 		if c.body != "" {

@@ -675,3 +675,47 @@ func FuzzRewrite(f *testing.F) {
 		}
 	})
 }
+
+// TestOwnResources checks that a submission, and deletions in one, change nothing that the
+// server publishes: not its topics, and not its terminology.
+func TestOwnResources(t *testing.T) {
+	w, p := newWorld(t), newProvider(t)
+	const topicURL = "http://hl7.org/fhir/5.0/StructureDefinition/extension-SubscriptionTopic.url"
+	topic := func(id, u string) string {
+		return `{"resourceType":"Basic","id":"` + id + `","code":{"coding":[{"system":"http://hl7.org/fhir/fhir-types",` +
+			`"code":"SubscriptionTopic"}]},"extension":[{"url":"` + topicURL + `","valueUri":"` + u + `"}]}` + "\n"
+	}
+	system := func(id, u string) string {
+		return `{"resourceType":"CodeSystem","id":"` + id + `","url":"` + u + `","status":"active","content":"complete"}` + "\n"
+	}
+	own := map[string]string{"Basic": topic("t", fhir.Canonical+"/topic"),
+		"CodeSystem": system("t", fhir.Canonical+"/CodeSystem/t")}
+	for typ, text := range own {
+		head := `{"resourceType":"` + typ + `","id":"t"`
+		res := fhir.Resource{Type: typ, ID: "t",
+			JSON: []byte(fhir.Prefix(typ, "t") + "}" + strings.TrimSpace(strings.TrimPrefix(text, head)))}
+		if _, err := w.st.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: res}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	del := `{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"Basic/t"}},` +
+		`{"request":{"method":"DELETE","url":"CodeSystem/t"}}]}` + "\n"
+	w.submit(params("s", completed, p.manifest("m",
+		"Basic", topic("t", "https://other.example.org/t")+topic("new", fhir.Canonical+"/new")+
+			topic("theirs", "https://other.example.org/t"),
+		"CodeSystem", system("t", "https://other.example.org/t")+system("new", fhir.Canonical+"/CodeSystem/new")+
+			system("theirs", "https://other.example.org/t"),
+		"Bundle", del), base))
+	_, outcomes := w.await("s")
+	if n := strings.Count(outcomes, `"code":"forbidden"`); n != 6 {
+		t.Errorf("%d of 6 changes are forbidden:\n%s", n, outcomes)
+	}
+	for typ := range own {
+		if got := w.ids(typ); !slices.Equal(got, []string{"t", "theirs"}) {
+			t.Errorf("%s: %v", typ, got)
+		}
+		if r, _, err := w.st.Read(t.Context(), fhir.Ref{Type: typ, ID: "t"}, 0); err != nil || r.Version != 1 {
+			t.Errorf("%s: version %d, %v", typ, r.Version, err)
+		}
+	}
+}
