@@ -75,6 +75,7 @@ type resource struct {
 	Extension         []element.Extension `json:"extension,omitempty"`
 	Type              string              `json:"type"`
 	SupportedProfile  []string            `json:"supportedProfile,omitempty"`
+	Documentation     string              `json:"documentation,omitempty"`
 	Interaction       []code              `json:"interaction"`
 	Versioning        string              `json:"versioning"`
 	ReadHistory       bool                `json:"readHistory"`
@@ -285,6 +286,9 @@ func (s Settings) resource(typ string, revIncludes []string) resource {
 		r.Interaction = append(r.Interaction, writing...)
 		r.ConditionalDelete = "single"
 	}
+	if typ == "Observation" {
+		r.Documentation = writingVitals
+	}
 	if typ == "Subscription" {
 		for _, t := range s.Topics {
 			r.Extension = append(r.Extension, element.Extension{URL: topicURL, ValueCanonical: t})
@@ -310,6 +314,18 @@ func (s Settings) resource(typ string, revIncludes []string) resource {
 	}
 	return r
 }
+
+// writingVitals describes writes of Observations, as the page "Writing Vital Signs" of US
+// Core asks servers to do.
+const writingVitals = "Writing (US Core, Writing Vital Signs): no Observation is discarded, merged or held back, however " +
+	"close in time; each valid create makes a new one, which can be read at once. To avoid duplicates, create with " +
+	"If-None-Exist and an identifier: a repeated request gets the stored Observation with 200. encounter is not required " +
+	"and never filled in. Contained Device and Provenance resources are kept and returned as sent. What a patient or a " +
+	"designee writes gets the tag patient-supplied; later updates keep it, and only $meta-delete by somebody else removes " +
+	"it. Patients may write vital-signs, activity and survey Observations, and update, for example to entered-in-error, " +
+	"those with the tag, whichever app wrote them. Vital signs that people write must conform to the US Core profile of " +
+	"their LOINC code; all others to the profiles that they claim. A scope with a category must cover the Observation " +
+	"before and after an update; otherwise the answer is 403 with an OperationOutcome."
 
 // searching describes what searches offer beyond the parameters of the types.
 const searching = "Search: all prefixes; the modifiers :missing (all types), :exact and :contains (string), :not, :text, " +

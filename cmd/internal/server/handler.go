@@ -99,6 +99,7 @@ func (s *services) capabilities() capability.Settings {
 	const bulkIG = element.HL7 + "uv/bulkdata/OperationDefinition/"
 	const backport = element.SubscriptionsBackport
 	base := element.StructureDefinition
+	core := element.HL7 + "us/core/StructureDefinition/us-core-"
 	ends := s.endpoints()
 	return capability.Settings{
 		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
@@ -131,6 +132,9 @@ func (s *services) capabilities() capability.Settings {
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
 			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
 				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp",
+				core + "vital-signs", core + "heart-rate", core + "respiratory-rate", core + "pulse-oximetry",
+				core + "body-temperature", core + "body-height", core + "body-weight", core + "bmi",
+				core + "blood-pressure",
 				guide.SleepSession, guide.SleepStage, guide.HeartRateVariability, guide.WellnessScore,
 				interaction.PhoneMadeProfile},
 		},

@@ -391,10 +391,15 @@ func TestPeersApp(t *testing.T) {
 
 // enrolled invites a patient, who enrolls with a password and codes and is then signed in.
 func (all *peers) enrolled(login string) *person {
+	all.t.Helper()
+	return all.enrolledAs(admin.NewUser{Login: login, Name: "Ada", Roles: []string{"patient"}, Patient: login})
+}
+
+// enrolledAs is like enrolled, for any user.
+func (all *peers) enrolledAs(user admin.NewUser) *person {
 	t := all.t
 	t.Helper()
-	invited, err := all.nodes[1].ops().InviteUser(t.Context(), operatorOfTest, admin.NewUser{Login: login, Name: "Ada",
-		Roles: []string{"patient"}, Patient: login})
+	invited, err := all.nodes[1].ops().InviteUser(t.Context(), operatorOfTest, user)
 	if err != nil {
 		t.Fatal(err)
 	}
