@@ -38,7 +38,8 @@ type Publisher struct {
 }
 
 // publishedTypes lists the types that $bulk-publish offers.
-var publishedTypes = []string{"CodeSystem", "ConceptMap", "SearchParameter", "StructureDefinition", "ValueSet"} // read only
+var publishedTypes = []string{"CodeSystem", "ConceptMap", "ImplementationGuide", "OperationDefinition",
+	"SearchParameter", "StructureDefinition", "ValueSet"} // read only
 
 // isOwn reports whether the server itself has written a resource, under a canonical URL of
 // its own. Clients write other resources of these types.

@@ -113,42 +113,6 @@ func TestStatementIsValidR4(t *testing.T) {
 	}
 }
 
-// TestEHRBundleDefinition checks that the OperationDefinition is valid R4 and names the
-// parameters that the operation reads.
-func TestEHRBundleDefinition(t *testing.T) {
-	b, err := EHRBundle(settings(), []string{"physical-activity", "us-core"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := um.UnmarshalR4(b); err != nil {
-		t.Errorf("not valid R4: %v", err)
-	}
-	var d struct {
-		URL       string
-		Parameter []struct{ Name, Documentation string }
-	}
-	if err := json.Unmarshal(b, &d); err != nil {
-		t.Fatal(err)
-	}
-	if d.URL != settings().Base+"/OperationDefinition/ehr-bundle" {
-		t.Errorf("the canonical URL is %s", d.URL)
-	}
-	var names []string
-	for _, p := range d.Parameter {
-		names = append(names, p.Name)
-	}
-	if got := strings.Join(names, " "); got != "start end code form subject every preferred _count return" {
-		t.Errorf("the parameters are %s", got)
-	}
-	if !strings.Contains(d.Parameter[3].Documentation, "physical-activity or us-core") {
-		t.Errorf("the forms are not named: %s", d.Parameter[3].Documentation)
-	}
-}
-
 // TestReverseIncludes tests that the statement lists what _revinclude takes.
 func TestReverseIncludes(t *testing.T) {
 	b, err := Statement(Settings{Base: "https://pg.example/fhir"})

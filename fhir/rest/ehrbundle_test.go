@@ -261,9 +261,9 @@ func TestEHRBundleAudit(t *testing.T) {
 }
 
 func TestOperationDefinition(t *testing.T) {
-	for _, o := range Offered("https://pg.example/fhir") {
+	for _, o := range Offered() {
 		if !strings.HasPrefix(o.Definition, "http") || o.Name == "ehr-bundle" &&
-			o.Definition != "https://pg.example/fhir/OperationDefinition/ehr-bundle" {
+			o.Definition != "https://pulsegate.dev/fhir/OperationDefinition/ehr-bundle" {
 			t.Errorf("the operation %s has the definition %s", o.Name, o.Definition)
 		}
 	}
@@ -273,6 +273,12 @@ func TestOperationDefinition(t *testing.T) {
 			t.Errorf("%s", a.body)
 		}
 		w.want(200, "", "HEAD", "/OperationDefinition/ehr-bundle", "")
-		w.want(404, "", "GET", "/OperationDefinition/other", "")
+		w.want(401, "", "GET", "/OperationDefinition/other", "")
+		w.want(404, "all", "GET", "/OperationDefinition/other", "")
+		w.put("OperationDefinition/other", `{"resourceType":"OperationDefinition","id":"other","name":"Other",`+
+			`"status":"active","kind":"operation","code":"other","system":true,"type":false,"instance":false}`, 201)
+		w.want(200, "all", "GET", "/OperationDefinition/other", "")
+		w.want(200, "all", "HEAD", "/OperationDefinition/other", "")
+		w.want(401, "", "HEAD", "/OperationDefinition/other", "")
 	})
 }

@@ -145,7 +145,8 @@ func TestEverySurface(t *testing.T) {
 	}{
 		{"", "GET", "/metadata", "", 200},
 		{"", "GET", "/OperationDefinition/ehr-bundle", "", 200},
-		{"", "GET", "/OperationDefinition/none", "", 404},
+		{"", "GET", "/OperationDefinition/none", "", 401},
+		{"all", "GET", "/OperationDefinition/none", "", 404},
 		{"", "GET", "/metadata?mode=wrong", "", 400},
 		{"", "GET", "/Observation/o1", "", 401},
 		{"", "POST", "/Observation", observation("", "p1", "vital-signs", 60), 401},

@@ -34,12 +34,10 @@ const (
 
 // operation is an operation at one level.
 type operation struct {
-	name  string
-	level level
-	types []string // resource types; nil means all
-	// definition is the canonical URL of the OperationDefinition. If it has no scheme, it
-	// is relative to the base URL of this server, which serves it.
-	definition string
+	name       string
+	level      level
+	types      []string // resource types; nil means all
+	definition string   // canonical URL of the OperationDefinition
 	// documentation says how the operation differs from its definition, or is "".
 	documentation string
 	input         input
@@ -57,7 +55,11 @@ type call struct {
 	body     []byte // of a POST with the input resource
 }
 
-const coreOperation = element.HL7 + "OperationDefinition/"
+// Bases of the canonical URLs of OperationDefinitions: HL7's, and those of fhir/guide.
+const (
+	coreOperation = element.HL7 + "OperationDefinition/"
+	ownOperation  = fhir.Canonical + "/OperationDefinition/"
+)
 
 // offered lists the operations for the routes and the CapabilityStatement.
 func offered() []operation {
@@ -66,13 +68,13 @@ func offered() []operation {
 		{name: "lastn", types: observation, definition: coreOperation + "Observation-lastn", handle: (*Server).lastN},
 		{name: "stats", types: observation, definition: coreOperation + "Observation-stats",
 			documentation: statsDocumentation, handle: (*Server).stats},
-		{name: "time-buckets", types: observation, definition: capability.TimeBucketsPath,
+		{name: "time-buckets", types: observation, definition: ownOperation + "time-buckets",
 			handle: (*Server).timeBuckets},
 		{name: "everything", types: patient, definition: coreOperation + "Patient-everything",
 			documentation: everythingDocumentation, handle: (*Server).everything},
 		{name: "everything", level: onInstance, types: patient, definition: coreOperation + "Patient-everything",
 			documentation: everythingDocumentation, handle: (*Server).everything},
-		{name: "ehr-bundle", level: onInstance, types: patient, definition: capability.EHRBundlePath,
+		{name: "ehr-bundle", level: onInstance, types: patient, definition: ownOperation + "ehr-bundle",
 			handle: (*Server).ehrBundle},
 	}, []operation{
 		{name: "validate", definition: coreOperation + "Resource-validate", input: resource, event: "operation",
@@ -121,21 +123,17 @@ const everythingDocumentation = "Without an id, the patient is the one in the co
 	"scopes do not cover, Groups and resources of other patients are left out, and AuditEvents unless _type names them. " +
 	"start and end restrict events of care, such as Observations, and no other types."
 
-// Offered returns the operations that Mount adds, for the CapabilityStatement of a server
-// with this base URL. An operation of all types has the type Resource.
-func Offered(base string) []capability.Operation {
+// Offered returns the operations that Mount adds, for the CapabilityStatement. An
+// operation of all types has the type Resource.
+func Offered() []capability.Operation {
 	var out []capability.Operation
 	for _, o := range offered() {
-		definition := o.definition
-		if strings.HasPrefix(definition, "/") {
-			definition = base + definition
-		}
 		types := o.types
 		if types == nil {
 			types = []string{capability.AllTypes}
 		}
 		for _, t := range types {
-			one := capability.Operation{Type: t, Name: o.name, Definition: definition, Documentation: o.documentation}
+			one := capability.Operation{Type: t, Name: o.name, Definition: o.definition, Documentation: o.documentation}
 			if !slices.Contains(out, one) {
 				out = append(out, one)
 			}
@@ -321,17 +319,18 @@ func (s *Server) metaDelete(c *gin.Context, in *call) {
 	outcome(c, body, err)
 }
 
-// definition answers with one of Definitions. Like metadata, it is public.
+// definition answers with one of Definitions. Like metadata, they are public. Others are
+// left to the next handlers of the route, which read the store for a token.
 func (s *Server) definition(c *gin.Context) {
-	if s.negotiate(c); c.IsAborted() {
-		return
-	}
 	body, ok := s.Definitions[c.Param("id")]
 	if !ok {
-		fail(c, fhir.Errorf(fhir.NotFound, "rest.definition", "this server has no such OperationDefinition"))
+		c.Params = append(c.Params, gin.Param{Key: "type", Value: "OperationDefinition"})
 		return
 	}
-	send(c, http.StatusOK, body)
+	if s.negotiate(c); !c.IsAborted() {
+		send(c, http.StatusOK, body)
+		c.Abort()
+	}
 }
 
 // operationRequest adds the inputs of a POST to the recorded request line.

@@ -59,7 +59,7 @@ type Server struct {
 	Metadata func() []byte // returns the CapabilityStatement
 	// Terminology returns the TerminologyCapabilities. It may be nil.
 	Terminology func() []byte
-	// Definitions holds the OperationDefinitions that the server serves, by id.
+	// Definitions holds the OperationDefinitions that need no token, by id.
 	Definitions map[string][]byte
 	Logger      *slog.Logger
 	Clock       func() time.Time
@@ -113,8 +113,9 @@ func (s *Server) Mount(r gin.IRouter) {
 	public.GET("/metadata", s.metadata)
 	public.HEAD("/metadata", s.metadata)
 	if len(s.Definitions) > 0 {
-		public.GET("/OperationDefinition/:id", s.definition)
-		public.HEAD("/OperationDefinition/:id", s.definition)
+		definition := []gin.HandlerFunc{s.definition, s.authenticate, s.negotiate, s.limitTime, s.read}
+		public.GET("/OperationDefinition/:id", definition...)
+		public.HEAD("/OperationDefinition/:id", definition...)
 	}
 	for _, m := range s.Public {
 		m.Mount(public)

@@ -2,16 +2,16 @@ package server
 
 import (
 	"crypto/rand"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/capability"
 	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/element"
+	"pulsegate/fhir/guide"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/subscription"
@@ -41,21 +41,13 @@ func (s *services) engine(h *health) (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	definition, err := capability.EHRBundle(settings, slices.Sorted(maps.Keys(s.fhir.Forms)))
-	if err != nil {
-		return nil, err
-	}
-	buckets, err := capability.TimeBuckets(settings)
-	if err != nil {
-		return nil, err
-	}
 	landing, err := newLanding(s.base, h.check)
 	if err != nil {
 		return nil, err
 	}
 	api := &rest.Server{Service: s.fhir, Auth: s.policy, Metadata: statement,
 		Terminology: func() []byte { return terminology },
-		Definitions: map[string][]byte{capability.EHRBundleID: definition, capability.TimeBucketsID: buckets},
+		Definitions: ownOperations(),
 		Logger:      s.log, Clock: s.now,
 		Rand: rand.Reader, Consents: s.consents, Unsynced: unsynced, Unavailable: s.unavailable,
 		SignIn: "/auth/",
@@ -112,7 +104,7 @@ func (s *services) capabilities() capability.Settings {
 		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
 		Register: ends.Register, Manage: ends.Manage,
-		Operations: append(rest.Offered(s.fhirBase()), []capability.Operation{
+		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export", Documentation: exportDocumentation},
 			{Name: "bulk-submit", Definition: bulkIG + "bulk-submit"},
 			{Name: "bulk-submit-status", Definition: bulkIG + "bulk-submit-status"},
@@ -121,6 +113,9 @@ func (s *services) capabilities() capability.Settings {
 				Documentation: exportDocumentation},
 			{Type: "Group", Name: "export", Definition: bulkIG + "group-export",
 				Documentation: exportDocumentation},
+			{Type: "AuditEvent", Name: "checkpoint",
+				Definition: fhir.Canonical + "/OperationDefinition/audit-checkpoint"},
+			{Type: "AuditEvent", Name: "verify", Definition: fhir.Canonical + "/OperationDefinition/audit-verify"},
 			{Type: "Subscription", Name: "status",
 				Definition: backport + "OperationDefinition/backport-subscription-status"},
 			{Type: "Subscription", Name: "events",
@@ -136,10 +131,22 @@ func (s *services) capabilities() capability.Settings {
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
 			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
 				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp",
+				guide.SleepSession, guide.SleepStage, guide.HeartRateVariability, guide.WellnessScore,
 				interaction.PhoneMadeProfile},
 		},
 		WebSocket: "ws" + strings.TrimPrefix(s.fhirBase(), "http") + subscription.SocketPath,
 	}
+}
+
+// ownOperations returns the OperationDefinitions of this project by id.
+func ownOperations() map[string][]byte {
+	out := map[string][]byte{}
+	for _, r := range guide.Resources() {
+		if r.Type == "OperationDefinition" {
+			out[r.ID] = r.JSON
+		}
+	}
+	return out
 }
 
 // exportDocumentation says how the export answers what the guide leaves open ("Server

@@ -192,7 +192,7 @@ func (s *services) publish(ctx context.Context) error {
 	if err := s.publishTopics(ctx); err != nil {
 		return err
 	}
-	return s.publishTerminology(ctx)
+	return s.publishGuide(ctx)
 }
 
 // startWork starts the work in the background that needs all services.

@@ -10,17 +10,33 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/guide"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/terminology"
 )
 
-// publishTerminology stores the CodeSystems and ConceptMaps of the metric table. One
-// that has not changed gets no new version. One that is no longer part of the table,
-// because its pack is gone, is retired.
-func (s *services) publishTerminology(ctx context.Context) error {
+// guideResources returns the resources that this server publishes: those of the guide,
+// the CodeSystems and ConceptMaps of its metric table, and the ImplementationGuide.
+func (s *services) guideResources() ([]guide.Resource, error) {
+	table, err := terminology.Resources(s.pipeline.Mapper.Table())
+	if err != nil {
+		return nil, err
+	}
+	out := guide.Resources()
+	for _, r := range table {
+		out = append(out, guide.Resource(r))
+	}
+	ig, err := guide.ImplementationGuide(out)
+	return append(out, ig), err
+}
+
+// publishGuide stores the resources of the guide and of the metric table. One that has
+// not changed gets no new version. One that is no longer part of them, because its pack
+// is gone, is retired.
+func (s *services) publishGuide(ctx context.Context) error {
 	ops, by := operations{s}, admin.Operator{Name: "server"}
-	list, err := terminology.Resources(s.pipeline.Mapper.Table())
+	list, err := s.guideResources()
 	if err != nil {
 		return err
 	}
@@ -38,7 +54,8 @@ func (s *services) publishTerminology(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, typ := range []string{"CodeSystem", "ConceptMap"} {
+	for _, typ := range []string{"CodeSystem", "ConceptMap", "ImplementationGuide", "OperationDefinition",
+		"StructureDefinition", "ValueSet"} {
 		if err := s.retire(ctx, typ, published); err != nil {
 			return err
 		}
@@ -55,7 +72,7 @@ func sameContent(current, body []byte) (bool, error) {
 	var have, want map[string]any
 	for raw, into := range map[*[]byte]*map[string]any{&current: &have, &body: &want} {
 		if err := json.Unmarshal(*raw, into); err != nil {
-			return false, fhir.Wrap("server.publishTerminology", err)
+			return false, fhir.Wrap("server.publishGuide", err)
 		}
 		delete(*into, "meta")
 	}
@@ -88,12 +105,12 @@ func (s *services) retire(ctx context.Context, typ string, published map[fhir.Re
 			}
 			var body map[string]any
 			if err := json.Unmarshal(current, &body); err != nil {
-				return nil, fhir.Wrap("server.publishTerminology", err)
+				return nil, fhir.Wrap("server.publishGuide", err)
 			}
 			delete(body, "meta")
 			body["status"] = "retired"
 			raw, err := json.Marshal(body)
-			return raw, fhir.Wrap("server.publishTerminology", err)
+			return raw, fhir.Wrap("server.publishGuide", err)
 		})
 		if err != nil {
 			return err

@@ -10,7 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/guide"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 // serve opens the services with a directory of mapping packs, calls use, and closes them.
@@ -87,6 +92,70 @@ func TestPublishTerminology(t *testing.T) {
 		}
 	})
 	serve(t, dir, packs, func(s *services) { want(s, "ConceptMap", "acme", "3", "1.2.3", "active") })
+}
+
+// TestPublishGuide checks that the resources of the guide are stored once and found by
+// their URL, that the ImplementationGuide lists them all, and that one of an earlier
+// version of the guide is retired, but none of a client.
+func TestPublishGuide(t *testing.T) {
+	dir := t.TempDir()
+	gone := fhir.Canonical + "/StructureDefinition/gone"
+	definition := func(id, url string) []byte {
+		return []byte(`{"resourceType":"StructureDefinition","id":"` + id + `","url":"` + url + `","name":"Gone","status":"active",` +
+			`"kind":"resource","abstract":false,"type":"Observation","derivation":"constraint",` +
+			`"baseDefinition":"http://hl7.org/fhir/StructureDefinition/Observation","differential":{"element":[{"id":"Observation","path":"Observation"}]}}`)
+	}
+	serve(t, dir, "", func(s *services) {
+		for _, r := range guide.Resources() {
+			if p := s.published(t, r.Type, r.ID, 0); p.Meta.VersionID != "1" || p.Version != guide.Version {
+				t.Errorf("%s/%s: %+v", r.Type, r.ID, p)
+			}
+			q, err := search.Parse(r.Type, [][2]string{{"url", r.URL}}, search.ParseOptions{Base: s.fhirBase()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var found []string
+			err = s.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+				func(f *store.Found) bool { found = append(found, strings.Clone(f.Resource.ID)); return true })
+			if err != nil || len(found) != 1 || found[0] != r.ID {
+				t.Errorf("%s finds %v, %v", r.URL, found, err)
+			}
+		}
+		r, _, err := s.store.Read(t.Context(), fhir.Ref{Type: "ImplementationGuide", ID: guide.PackageID}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, listed := range []string{"StructureDefinition/sleep-session", "CodeSystem/oura", "ConceptMap/units"} {
+			if !strings.Contains(string(r.JSON), `{"reference":"`+listed+`"}`) {
+				t.Errorf("the ImplementationGuide does not list %s", listed)
+			}
+		}
+		manifest, _, err := s.bulkPublish.Manifest(t.Context())
+		for _, typ := range []string{"StructureDefinition", "OperationDefinition", "ValueSet", "ImplementationGuide"} {
+			if err != nil || !strings.Contains(string(manifest), `"type":"`+typ+`"`) {
+				t.Errorf("$bulk-publish has no %s: %v", typ, err)
+			}
+		}
+		by := operations{s}
+		for id, u := range map[string]string{"gone": gone, "other": "https://clinic.example/StructureDefinition/gone"} {
+			_, err := by.put(t.Context(), by.request(admin.Operator{Name: "test"}), "StructureDefinition", id, definition(id, u))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	serve(t, dir, "", func(s *services) {
+		for _, r := range guide.Resources() {
+			if p := s.published(t, r.Type, r.ID, 0); p.Meta.VersionID != "1" {
+				t.Errorf("%s/%s was stored again: %+v", r.Type, r.ID, p)
+			}
+		}
+		for id, status := range map[string]string{"gone": "retired", "other": "active"} {
+			if p := s.published(t, "StructureDefinition", id, 0); p.Status != status {
+				t.Errorf("%s: %+v", id, p)
+			}
+		}
+	})
 }
 
 // TestBadPackStopsStart checks that a server does not start with a pack that breaks a
