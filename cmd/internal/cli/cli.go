@@ -32,7 +32,7 @@ func New(version string, serve Serve) *cobra.Command {
 		clientCommand(), targetCommand(), pushKeyCommand(), ingestCommand(), linksCommand(), quarantineCommand(),
 		remapCommand(), explainCommand(), auditCommand(), storeCommand(), userCommand(),
 		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), simulateCommand(), adapterCommand(),
-		packCommand(), clusterCommand(),
+		packCommand(), clusterCommand(), openAPICommand(), collectionCommand(), guideCommand(),
 		versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")

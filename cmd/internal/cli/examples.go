@@ -61,6 +61,10 @@ pulsegate cluster roll --end`,
 	"push-key list":   `pulsegate push-key list --patient 4hx7kq2m`,
 	"push-key revoke": `pulsegate push-key revoke 5c9w2kq0
 pulsegate push-key revoke --patient 4hx7kq2m --vendor apple`,
+	"openapi": `pulsegate openapi --out openapi.json
+pulsegate openapi --types Patient,Observation`,
+	"collection":        `pulsegate collection --out pulsegate.postman_collection.json`,
+	"guide":             `pulsegate guide --out dev.pulsegate.fhir.tgz`,
 	"recover audit-log": `pulsegate recover audit-log --data /var/lib/pulsegate`,
 	"recover seal-key":  `pulsegate recover seal-key --data /var/lib/pulsegate`,
 	"ingest":            `pulsegate ingest --patient 4hx7kq2m --vendor apple export.zip`,

@@ -45,9 +45,23 @@ func healthCommand() *cobra.Command {
 
 // readiness returns the body of /readyz, or an error unless its status is 200.
 func readiness(ctx context.Context, cfg *config.Config) (string, error) {
-	host, port, err := net.SplitHostPort(cfg.Listen)
+	status, body, err := fetch(ctx, cfg, "/readyz", 4<<10)
 	if err != nil {
 		return "", err
+	}
+	text := strings.TrimSpace(string(body))
+	if status != http.StatusOK {
+		return "", fmt.Errorf("not ready: %s", text)
+	}
+	return text, nil
+}
+
+// fetch returns the status and at most limit bytes of a document of the server on this
+// machine.
+func fetch(ctx context.Context, cfg *config.Config, path string, limit int64) (int, []byte, error) {
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return 0, nil, err
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
@@ -57,28 +71,20 @@ func readiness(ctx context.Context, cfg *config.Config) (string, error) {
 	if cfg.TLSCert != "" {
 		scheme = "https"
 		if tr.TLSClientConfig, err = trustOnly(cfg.TLSCert); err != nil {
-			return "", err
+			return 0, nil, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz",
-		nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+path, nil)
 	if err != nil {
-		return "", err
+		return 0, nil, err
 	}
 	resp, err := (&http.Client{Transport: tr}).Do(req)
 	if err != nil {
-		return "", err
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-	if err != nil {
-		return "", err
-	}
-	text := strings.TrimSpace(string(body))
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("not ready: %s", text)
-	}
-	return text, nil
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit))
+	return resp.StatusCode, body, err
 }
 
 // trustOnly returns a TLS configuration that accepts only the certificate in file,

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -9,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/capability/openapi"
+	"pulsegate/fhir/guide"
 	"pulsegate/fhir/rest"
 )
 
@@ -23,11 +25,25 @@ const (
 // when they are first asked for, and again when the statement has changed.
 func (s *services) documents(e *gin.Engine, statement func() []byte) []rest.Mounter {
 	d := &describer{engine: e, base: s.base, statement: statement}
+	pack := sync.OnceValues(s.guidePackage)
 	return []rest.Mounter{
 		rest.Document{Path: openAPIPath, ContentType: "application/vnd.oai.openapi+json;version=3.1", Body: d.openAPI},
 		rest.Document{Path: collectionPath, ContentType: "application/json", Filename: "pulsegate.postman_collection.json",
 			Body: d.collection},
+		rest.Document{Path: guidePath, ContentType: "application/gzip", Filename: guide.PackageID + ".tgz",
+			Body: func(*http.Request) ([]byte, error) { return pack() }},
 	}
+}
+
+// guidePackage returns the FHIR package of the guide with the resources of this
+// installation, such as the CodeSystems of its mapping packs.
+func (s *services) guidePackage() ([]byte, error) {
+	list, err := s.guideResources()
+	if err != nil {
+		return nil, err
+	}
+	// Package adds an ImplementationGuide of its own.
+	return guide.Package(slices.DeleteFunc(list, func(r guide.Resource) bool { return r.Type == "ImplementationGuide" }))
 }
 
 // describer makes documents from the CapabilityStatement and the routes.

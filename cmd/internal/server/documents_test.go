@@ -1,8 +1,12 @@
 package server
 
 import (
+	"archive/tar"
+	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -13,13 +17,14 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/capability/openapi"
+	"pulsegate/fhir/guide"
 )
 
 // described returns an engine with all routes and its answers to GET without a token.
 func described(t *testing.T) ([]openapi.Route, func(path string, header ...string) *httptest.ResponseRecorder) {
 	t.Helper()
 	s := mustOpen(t, t.TempDir())
-	e, err := s.engine(nil)
+	e, err := s.engine(&health{store: s.embedded, draining: make(chan struct{})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +166,41 @@ func TestDocumentsAreKept(t *testing.T) {
 		}
 		if other := get(path, "If-None-Match", `W/"0"`); other.Code != http.StatusOK {
 			t.Errorf("%s: status %d with another tag", path, other.Code)
+		}
+	}
+}
+
+// TestGuidePackage reads the package that is served. It must have the guide's resources and
+// those of the installation, each once, and the landing page must lead to it.
+func TestGuidePackage(t *testing.T) {
+	_, get := described(t)
+	w := get(guidePath)
+	z, err := gzip.NewReader(w.Body)
+	if w.Code != http.StatusOK || err != nil {
+		t.Fatalf("status %d: %v", w.Code, err)
+	}
+	names := map[string]int{}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		names[h.Name]++
+	}
+	for _, name := range []string{"package.json", ".index.json", "ImplementationGuide-" + guide.PackageID + ".json"} {
+		if names["package/"+name] != 1 {
+			t.Errorf("%s is in the package %d times", name, names["package/"+name])
+		}
+	}
+	if len(names) < len(guide.Resources())+3 {
+		t.Errorf("%d files, but the guide has %d resources, and the metric table more", len(names), len(guide.Resources()))
+	}
+	page := get("/").Body.String()
+	for _, path := range []string{openAPIPath, collectionPath, guidePath, "/fhir/metadata"} {
+		if !strings.Contains(page, path+`"`) {
+			t.Errorf("the landing page has no link to %s", path)
 		}
 	}
 }
