@@ -29,7 +29,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser redis test-cluster several oracle pair race kill test-long blackbox smoke hostile vendors bench fuzz generate release comments clean
+.PHONY: run app build test check browser redis test-cluster several oracle pair race kill test-long blackbox smoke hostile clients vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -117,6 +117,9 @@ SHORT      := -short
 race: ## run the concurrent packages under the race detector (installs a C compiler)
 	sh deploy/ensure-cc.sh
 	CGO_ENABLED=1 $(GO) test -race $(SHORT) -vet=off -p $(JOBS) -skip '$(SEQUENTIAL)' -timeout 25m $(RACE)
+
+clients: build browser ## run fhirclient, fhir-kit-client, @medplum/core and the requests of bulk-data-client against the binary
+	PULSEGATE_BROWSER=1 PULSEGATE_TEST_BINARY=$(abspath $(BIN)) $(GO) test -vet=off -count 1 -v ./conformance/clients
 
 smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)

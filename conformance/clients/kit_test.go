@@ -2,42 +2,20 @@ package clients
 
 import (
 	"encoding/json"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
-
-	"pulsegate/conformance/blackbox"
-	"pulsegate/conformance/browser"
 )
 
-// TestFHIRKitClient tests discovery, search, read and refusals with a bearer token.
-func TestFHIRKitClient(t *testing.T) {
-	node := browser.Node(t)
-	kit := filepath.Join(browser.Packages(t), "node_modules", "fhir-kit-client", "dist", "index.js")
-	w := newWorld(t)
-	k, err := blackbox.NewKey()
+// reads tests discovery, search, read and refusals of fhir-kit-client with a bearer token.
+func reads(t *testing.T, w *world, node, kit string) {
+	tok, err := w.backend("Kit", "system/Patient.rs system/Observation.rs").Token()
 	w.must(err)
-	set, err := k.JWKS()
-	w.must(err)
-	var reg struct {
-		ClientID string `json:"client_id"`
-	}
-	const scope = "system/Patient.rs system/Observation.rs"
-	w.must(w.srv.Run(&reg, "client", "add", "--name", "Kit", "--scope", scope, "--jwks", w.file("kit.json", set)))
-	c := &blackbox.Client{Base: w.srv.Base, ID: reg.ClientID, Key: k, Scope: scope, HTTP: http.DefaultClient}
-	assertion, err := c.Assertion(blackbox.NewJTI())
-	w.must(err)
-	status, tok, err := c.TokenRequest(assertion, scope)
-	w.must(err)
-	if status != 200 {
-		t.Fatal(status, tok)
-	}
 	cmd := exec.Command(node, filepath.Join("testdata", "kit.mjs"))
-	cmd.Env = append(os.Environ(), "KIT="+kit, "FHIR_BASE="+w.srv.Base+"/fhir", "TOKEN="+tok["access_token"].(string))
+	cmd.Env = append(os.Environ(), "KIT="+kit, "FHIR_BASE="+w.srv.Base+"/fhir", "TOKEN="+tok)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

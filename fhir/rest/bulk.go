@@ -137,20 +137,28 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 				fhir.Errorf(fhir.Invalid, op, "an export needs the header Prefer: respond-async"))
 			return
 		}
-		params, err := url.ParseQuery(c.Request.URL.RawQuery)
+		query := c.Request.URL.RawQuery
+		params, err := url.ParseQuery(query)
 		if err != nil {
 			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.Invalid, op, "the query cannot be read"))
 			return
 		}
 		self := h.Base + strings.TrimPrefix(c.Request.URL.Path, basePath(h.Base))
 		if c.Request.Method == http.MethodPost {
-			// According to the guide, a POST has its parameters only in the body.
-			if params, err = postParameters(c); err != nil {
+			// According to the guide, a POST has its parameters in the body. @medplum/core
+			// sends no body, but a query, which must not be ignored: the export would be
+			// larger than the one requested.
+			body, err := postParameters(c)
+			if err != nil {
 				refuse(c, h.Service, fhir.Ref{}, err)
 				return
 			}
-		} else if c.Request.URL.RawQuery != "" {
-			self += "?" + c.Request.URL.RawQuery
+			if body != nil {
+				params, query = body, ""
+			}
+		}
+		if query != "" {
+			self += "?" + query
 		}
 		location, err := h.Exporter.KickOff(c.Request.Context(), callerOf(c), bulk.Request{
 			Level: level, GroupID: c.Param("id"), URL: self, Params: params, Lenient: prefer["handling"] == "lenient",
@@ -178,14 +186,14 @@ func basePath(base string) string {
 	return u.Path
 }
 
-// postParameters returns the parameters in the body of a kick-off. An empty body has none.
+// postParameters returns the parameters in the body of a kick-off, or nil if it is empty.
 func postParameters(c *gin.Context) (url.Values, error) {
 	body, err := optionalParameters(c, "rest.Bulk")
 	if err != nil {
 		return nil, err
 	}
 	if len(body) == 0 {
-		return url.Values{}, nil
+		return nil, nil
 	}
 	return bulk.ParseParameters(body)
 }
