@@ -1,8 +1,6 @@
 package openapi
 
 import (
-	"cmp"
-	_ "embed"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -92,8 +90,8 @@ type auth struct {
 	Bearer []pair `json:"bearer,omitempty"`
 }
 
-// Collection returns the requests of an OpenAPI document, after the worked examples, as a
-// Postman collection. It has the variables base and token.
+// Collection returns the requests of an OpenAPI document as a Postman collection. It has the
+// variables base and token.
 func Collection(document []byte) ([]byte, error) {
 	const op = "openapi.Collection"
 	var d described
@@ -113,11 +111,7 @@ func Collection(document []byte) ([]byte, error) {
 			folders[w.Tags[0]] = append(folders[w.Tags[0]], d.request(path, method, &w))
 		}
 	}
-	worked, err := examples()
-	if err != nil {
-		return nil, fhir.Wrap(op, err)
-	}
-	items := []item{worked}
+	items := []item{}
 	for _, t := range d.Tags {
 		if len(folders[t.Name]) > 0 {
 			items = append(items, item{Name: t.Name, Item: folders[t.Name]})
@@ -178,53 +172,4 @@ func (d *described) request(path, method string, w *work) item {
 		r.Auth = &auth{Type: "noauth"}
 	}
 	return item{Name: w.Summary, Request: r}
-}
-
-// Example is a request of a worked example.
-type Example struct {
-	Title   string      `json:"title"`
-	Method  string      `json:"method"`
-	URL     string      `json:"url"` // with the variables {{base}} and {{token}}
-	Header  [][2]string `json:"header,omitempty"`
-	Body    string      `json:"body,omitempty"`
-	Chapter string      `json:"chapter"`
-	Text    string      `json:"text,omitempty"`
-}
-
-// examplesJSON is made from conformance/examples by its test.
-//
-//go:embed examples.json
-var examplesJSON []byte
-
-// examples returns the folder of the worked examples, with a folder for each chapter.
-func examples() (item, error) {
-	out := item{Name: "Worked examples", Text: "The requests of conformance/examples. Set the variable token first: " +
-		"for a demo server, to the output of pulsegate demo token."}
-	var list []Example
-	if err := json.Unmarshal(examplesJSON, &list); err != nil {
-		return out, err
-	}
-	for _, e := range list {
-		if n := len(out.Item); n == 0 || out.Item[n-1].Name != e.Chapter {
-			out.Item = append(out.Item, item{Name: e.Chapter})
-		}
-		folder := &out.Item[len(out.Item)-1]
-		host, rest, _ := strings.Cut(e.URL, "/")
-		path, query, _ := strings.Cut(rest, "?")
-		r := &request{Method: cmp.Or(e.Method, "GET"), Header: []pair{}, Description: e.Text,
-			URL: address{Raw: e.URL, Host: []string{host}, Path: strings.Split(path, "/")}}
-		for p := range strings.SplitSeq(query, "&") {
-			if name, value, ok := strings.Cut(p, "="); ok {
-				r.URL.Query = append(r.URL.Query, pair{Key: name, Value: value})
-			}
-		}
-		for _, h := range e.Header {
-			r.Header = append(r.Header, pair{Key: h[0], Value: h[1]})
-		}
-		if e.Body != "" {
-			r.Body = &content{Mode: "raw", Raw: e.Body}
-		}
-		folder.Item = append(folder.Item, item{Name: e.Title, Request: r})
-	}
-	return out, nil
 }
