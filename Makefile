@@ -29,7 +29,7 @@ GORELEASER := v2.16.0
 CYCLONEDX  := v1.10.0
 RELEASE    ?= release --snapshot --clean
 
-.PHONY: run app build test check browser redis test-cluster several oracle pair race kill test-long blackbox smoke hostile clients vendors bench fuzz generate release comments clean
+.PHONY: run app build test check browser redis test-cluster several oracle pair race kill test-long blackbox smoke hostile clients validate vendors bench fuzz generate release comments clean
 
 run: build ## run a demo server on http://localhost:8080 with three invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -120,6 +120,10 @@ race: ## run the concurrent packages under the race detector (installs a C compi
 
 clients: build browser ## run fhirclient, fhir-kit-client, @medplum/core and the requests of bulk-data-client against the binary
 	PULSEGATE_BROWSER=1 PULSEGATE_TEST_BINARY=$(abspath $(BIN)) $(GO) test -vet=off -count 1 -v ./conformance/clients
+
+validate: build ## run the HL7 validator on goldens, demo data and the CapabilityStatement (installs Maven and a JDK)
+	sh deploy/ensure-maven.sh
+	$(GO) run ./conformance/validator -bin $(BIN)
 
 smoke: build ## test the binary over HTTP and the command line, in under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)
