@@ -1,6 +1,6 @@
 // Package readme runs the commands of two documents against a newly built binary: those
 // in the sections "One request", "A connected device" and "From vendor to chart" of
-// README.md and in "A server by hand" of deploy/README.md.
+// README.md and in "A server by hand" of deploy/README.md. It also runs the worked examples.
 package readme
 
 import (

@@ -81,16 +81,17 @@ pulsegate simulate --wearers 1000 --speed 120 --faults all=0.01
 pulsegate simulate --push http://127.0.0.1:8080/ingest/apple/health-auto-export --push-key-file key`,
 	"remap": `pulsegate remap --vendor oura --dry-run
 pulsegate remap --vendor apple --metric HKQuantityTypeIdentifierHeartRate --since 2026-01-01 --limit 1000`,
-	"remap status":   `pulsegate remap status`,
-	"remap cancel":   `pulsegate remap cancel --vendor oura`,
-	"store stat":     `pulsegate store stat`,
-	"store check":    `pulsegate store check`,
-	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,
-	"user invite":    `pulsegate user invite --login dora --name "Dr. Dora Doc" --role practitioner --practitioner p7q2`,
-	"user reinvite":  `pulsegate user reinvite --login dora`,
-	"user disable":   `pulsegate user disable --login dora`,
-	"user enable":    `pulsegate user enable --login dora`,
-	"user list":      `pulsegate user list`,
+	"remap status":            `pulsegate remap status`,
+	"remap cancel":            `pulsegate remap cancel --vendor oura`,
+	"store search-parameters": `pulsegate store search-parameters`,
+	"store stat":              `pulsegate store stat`,
+	"store check":             `pulsegate store check`,
+	"user bootstrap":          `pulsegate user bootstrap --login root --name "Rita Root"`,
+	"user invite":             `pulsegate user invite --login dora --name "Dr. Dora Doc" --role practitioner --practitioner p7q2`,
+	"user reinvite":           `pulsegate user reinvite --login dora`,
+	"user disable":            `pulsegate user disable --login dora`,
+	"user enable":             `pulsegate user enable --login dora`,
+	"user list":               `pulsegate user list`,
 }
 
 // addExamples sets the examples of a command and its subcommands.

@@ -31,7 +31,7 @@ import (
 const (
 	demoClient = "demo"
 	demoGroup  = "demo-wearers"
-	demoScope  = "system/*.rs"
+	demoScope  = "system/*.rs system/Subscription.cud"
 	demoMonth  = 30           // in days
 	demoStart  = "demo/start" // store key of the first day
 
