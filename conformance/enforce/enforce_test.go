@@ -49,7 +49,8 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 		"phone without an answer", "phone amended", "phone kept", "history of many", "history 403", "patch 200",
 		"patch 412", "patch 422", "conditional update 200", "conditional update 201", "conditional update 412",
 		"conditional delete 204", "create 201", "create 403", "create 422", "create by a patient", "scoped PUT 200",
-		"scoped PUT 403", "scoped PUT 404", "scoped PATCH 200", "scoped PATCH 403"} {
+		"scoped PUT 403", "scoped PUT 404", "scoped PATCH 200", "scoped PATCH 403",
+		"scoped DELETE 204", "scoped DELETE 403"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
 				t.Fatalf("no case of: %s", what)

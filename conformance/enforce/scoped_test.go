@@ -75,6 +75,11 @@ func (r *run) scopedWrites(original *token) error {
 			}
 		}
 	}
+	for i, conditional := range []bool{false, true} {
+		if err := r.deletion(&tok, bearer, fmt.Sprint("Observation/o", i), conditional); err != nil {
+			return fmt.Errorf("o%d with %v: %w", i, tok.scopes, err)
+		}
+	}
 	return r.written(&tok, bearer)
 }
 
@@ -182,6 +187,7 @@ func (r *run) amendment(tok *token, bearer, ref string, cats []string, way int) 
 	if method == "PATCH" { // all that the model knows, because the rest is kept
 		body = fmt.Sprintf(`[{"op":"add","path":"/category","value":[{"coding":[{"system":"%s","code":"%s"}]}]},`+
 			`{"op":"replace","path":"/status","value":"final"},`+
+			`{"op":"replace","path":"/valueQuantity/code","value":"/min"},`+ // the unit of the code
 			`{"op":"replace","path":"/code","value":{"coding":[{"system":"%s","code":"%s"}]}}]`,
 			categoryOf(cats[0]).system, cats[0], loinc, codes[0])
 		m.device = strings.TrimPrefix(strings.Join(old.refs["device"], ""), "Device/")
@@ -205,8 +211,8 @@ func (r *run) amended(tok *token, old, next *version, patch, conditional bool) i
 	case !tok.may("u", "Observation") || conditional && !tok.may("s", "Observation"):
 		return 403
 	case tok.sees(r.provisions, "u", old) && (!conditional || tok.sees(r.provisions, "s", old)):
-		if !tok.covered("u", next) {
-			return 403
+		if !tok.sees(r.provisions, "u", next) {
+			return 403 // by scope or consent, for the patient whose data the caller writes anyway
 		}
 		return 200
 	case tok.sees(r.provisions, "u", old): // it is not found, but its id is in use
@@ -228,6 +234,39 @@ func (r *run) amended(tok *token, old, next *version, patch, conditional bool) i
 		return status
 	}
 	return 404
+}
+
+// deletion deletes ref, by its URL or by criteria.
+func (r *run) deletion(tok *token, bearer, ref string, conditional bool) error {
+	old := r.d.current(ref)
+	if old == nil {
+		return nil
+	}
+	url, want, gone := ref, 404, false
+	if conditional {
+		url = "Observation?_id=" + old.id
+	}
+	switch {
+	case !tok.may("d", "Observation") || conditional && !tok.may("s", "Observation"):
+		want = 403
+	case conditional && !tok.sees(r.provisions, "s", old): // nothing is found
+		want = 204
+	case tok.sees(r.provisions, "d", old):
+		want, gone = 204, true
+	case tok.sees(r.provisions, "r", old):
+		want = 403
+	}
+	status, _ := r.request(bearer, "DELETE", url, "", 0)
+	r.count(fmt.Sprint("scoped DELETE ", want))
+	if status != want {
+		return fmt.Errorf("DELETE %s of %+v: %d, want %d", url, *old, status, want)
+	}
+	if gone {
+		v := *old
+		v.deleted = true
+		r.d.add(&v)
+	}
+	return nil
 }
 
 // written checks what the writes have stored: the tag, and each version, which the scopes
