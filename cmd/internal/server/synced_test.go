@@ -70,7 +70,8 @@ func TestSyncBeforeEveryRoute(t *testing.T) {
 			understood(t, path, w)
 		}
 	}
-	want := map[string]int{"/": 200, "/favicon.ico": 200, "/livez": 200, "/readyz": 503}
+	want := map[string]int{"/": 200, "/favicon.ico": 200, "/livez": 200, "/readyz": 503,
+		openAPIPath: 200, collectionPath: 200, guidePath: 200}
 	if !maps.Equal(served, want) {
 		t.Errorf("answered without Sync: %v, want %v", served, want)
 	}

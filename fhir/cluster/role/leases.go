@@ -264,19 +264,57 @@ func (l *Leases) take(ctx context.Context, name string, epoch uint64, c *candida
 			writes[i].Expect, writes[i].Old = store.StateEquals, old
 		}
 	}
-	if err := l.commit(ctx, &store.Batch{State: writes}); err != nil {
-		return nil, err
+	done := l.begin(ctx, &store.Batch{State: writes})
+	select {
+	case err := <-done:
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	case <-ctx.Done():
+		l.giveBack(ctx, t, done)
+		return nil, ctx.Err()
 	}
-	return t, nil
+}
+
+// giveBack releases a role whose takeover was interrupted, because it may be committed all
+// the same. Others would wait for the end of the lease.
+func (l *Leases) giveBack(ctx context.Context, t *term, done <-chan error) {
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer stop()
+	select {
+	case <-end.Done():
+		return
+	case <-done: // an error does not say that nothing is committed
+	}
+	if err := l.release(end, t); err != nil && !store.Lost(err) {
+		l.opts.Logger.WarnContext(end, "a role cannot be released", "role", t.name, "error", err)
+	}
+}
+
+// release commits that a role is free, if its row is still that of the term.
+func (l *Leases) release(ctx context.Context, t *term) error {
+	return l.commit(ctx, &store.Batch{State: []store.StateWrite{{Key: leaseKey(t.name),
+		Value: encode(lease{Epoch: t.epoch}), Expect: store.StateEquals, Old: t.value}}})
 }
 
 // commit commits a batch and returns when ctx ends, even if the store does not.
 func (l *Leases) commit(ctx context.Context, b *store.Batch) error {
+	return await(ctx, l.begin(ctx, b))
+}
+
+// begin begins to commit a batch. The channel receives the outcome.
+func (l *Leases) begin(ctx context.Context, b *store.Batch) <-chan error {
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.opts.State.Commit(ctx, b)
 		done <- err
 	}()
+	return done
+}
+
+// await returns the outcome of a commit, or an error when ctx ends.
+func await(ctx context.Context, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
@@ -312,9 +350,7 @@ func (l *Leases) hold(ctx context.Context, t *term, work func(context.Context, T
 	}
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer stop()
-	err := l.commit(end, &store.Batch{State: []store.StateWrite{{Key: leaseKey(t.name),
-		Value: encode(lease{Epoch: t.epoch}), Expect: store.StateEquals, Old: t.value}}})
-	if err != nil {
+	if err := l.release(end, t); err != nil {
 		l.opts.Logger.WarnContext(end, "a role cannot be released", "role", t.name, "error", err)
 	}
 	return false
