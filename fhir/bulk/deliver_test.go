@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,32 +172,34 @@ func TestDeliveryAndConsents(t *testing.T) {
 	g := w.deliver(false)
 	c := w.caller("ehr")
 	r := Request{Level: System, Params: url.Values{"_type": {"Observation"}}}
-	inner := w.exporter.opts.Store
-	done := false
-	w.exporter.opts.Store = syncing{inner, func() {
-		if g.puts != nil && !done { // after the last byte, before the object is stored
-			done = true
+	inner := w.opts.Store
+	over := func(st store.Store) {
+		w.exporter.Close()
+		w.opts.Store = st
+		w.start()
+	}
+	var done atomic.Bool
+	over(syncing{inner, func() {
+		if done.CompareAndSwap(false, true) { // after the last byte, before the object is stored
 			w.withdraw("p1")
 		}
-	}}
+	}})
 	id := w.kick(c, r)
 	w.until(id, isDelivered)
 	object := id + "/Observation.ndjson"
 	if got := g.all()[object]; strings.Contains(got, "Patient/p1") || strings.Count(got, "\n") != 6 {
 		t.Errorf("after a withdrawal: %q", got)
 	}
-	w.exporter.opts.Store = syncing{inner, func() { w.withdraw("p2") }}
+	over(syncing{inner, func() { w.withdraw("p2") }})
 	id = w.kick(c, r)
 	w.until(id, isDelivered)
 	if got := g.all()[id+"/Observation.ndjson"]; strings.Contains(got, "Patient/p2") || g.puts[id+"/Observation.ndjson"] > again+1 {
 		t.Errorf("with consents that change: %d attempts, %q", g.puts[id+"/Observation.ndjson"], got)
 	}
-	w.exporter.opts.Store = inner
-	w.exporter.Close()
 	w.opts.GrantFor = func(context.Context, string, string) (*access.Grant, error) {
 		return nil, fhir.Errorf(fhir.Forbidden, "test", "disabled")
 	}
-	w.start()
+	over(inner)
 	id = w.kick(c, r) // prepared with the grant of the request
 	w.until(id, func(d *delivery) bool { return d != nil && d.State == refused })
 	if _, ok := g.all()[id+"/Observation.ndjson"]; ok {

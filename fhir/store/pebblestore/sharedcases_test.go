@@ -617,9 +617,7 @@ func TestWake(t *testing.T) {
 		}
 	})
 	must(t, dbs[0], batchOf(device("d", "")))
-	if rung.Load() != 1 {
-		t.Fatal("Ring was not called")
-	}
+	until(t, "Ring is called", func() bool { return rung.Load() == 1 })
 	wake <- struct{}{}
 	until(t, "the other process has looked", func() bool { return dbs[1].LastSeq() == 1 })
 }
