@@ -3,7 +3,8 @@ package enforce
 import (
 	"flag"
 	"testing"
-	"time"
+
+	"pulsegate/fhir/rapidtest"
 )
 
 // These tests run the others through three servers, each with a store of its own over one
@@ -12,16 +13,13 @@ import (
 
 var (
 	three     = flag.Int("enforce.three", 1, "cases to run through three servers")
-	threeSeed = flag.Int("enforce.three-seed", 0, "first of these cases; 0 takes one from the clock")
+	threeSeed = flag.Uint64("enforce.three-seed", 0, "first of these cases; 0 takes RAPID_SEED or one from the clock")
 )
 
 // TestEverySurfaceThroughThree compares random cases with the model while the log loses
 // requests and answers, and receives entries late.
 func TestEverySurfaceThroughThree(t *testing.T) {
-	first := *threeSeed
-	if first == 0 {
-		first = int(time.Now().UnixNano() % 1e9)
-	}
+	first := int(rapidtest.Seed(*threeSeed) % 1e9)
 	t.Logf("-enforce.three-seed %d", first)
 	seen := map[string]int{}
 	for i := range *three {
@@ -46,7 +44,7 @@ func TestControlsThroughThree(t *testing.T) {
 // TestConsentWritesThroughThree sends random writes of Consents.
 func TestConsentWritesThroughThree(t *testing.T) {
 	for i := range *three {
-		seed := int(time.Now().UnixNano() % 1e9)
+		seed := int(rapidtest.Seed(0)%1e9) + i
 		if err := attack(noFault, roughLog, i%2 == 0, lists.Example(seed)); err != nil {
 			t.Fatalf("list %d: %v", seed, err)
 		}

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/mapping"
 )
 
 var (
 	duration = flag.Duration("oracle.time", 10*time.Second, "how long to start new runs")
-	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes one from the clock")
+	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes RAPID_SEED or one from the clock")
 	three    = flag.Duration("oracle.three", 3*time.Second, "how long to start new runs through three processes")
 	steps    = flag.Int("oracle.steps", 250, "steps per run")
 )
@@ -248,10 +249,7 @@ func TestOracleThroughThree(t *testing.T) { testOracle(t, 3, *three) }
 
 func testOracle(t *testing.T, processes int, duration time.Duration) {
 	end := time.Now().Add(duration)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
+	seed := rapidtest.Seed(*seedFlag)
 	t.Logf("-oracle.seed %d", seed)
 	counts := map[string]int{}
 	// Without data, any two servers are equal. A run on a slow machine takes the time that

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // Main runs the tests of a package with checks as the default of -rapid.checks, or short
@@ -34,4 +35,16 @@ func few(flags *flag.FlagSet, checks, short int, isShort bool) error {
 		checks = short * fifth
 	}
 	return flags.Set("rapid.checks", strconv.Itoa(checks))
+}
+
+// Seed returns the seed of a random test that does not use rapid: given, or the RAPID_SEED
+// of the environment, or one from the clock. The first that is not 0 counts.
+func Seed(given uint64) uint64 {
+	if given != 0 {
+		return given
+	}
+	if n, err := strconv.ParseUint(os.Getenv("RAPID_SEED"), 10, 64); err == nil && n != 0 {
+		return n
+	}
+	return uint64(time.Now().UnixNano())
 }

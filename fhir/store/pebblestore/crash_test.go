@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
@@ -22,7 +23,7 @@ import (
 
 var (
 	crashes = flag.Int("crashes", 50, "crash clones to try")
-	seed    = flag.Uint64("seed", 0, "seed of the crash test; 0 takes one from the clock")
+	seed    = flag.Uint64("seed", 0, "seed of the crash test; 0 takes RAPID_SEED or one from the clock")
 )
 
 const crashWriters = 8
@@ -154,10 +155,7 @@ func lost(t *testing.T, s store.Store, want []acked) (n int) {
 // crash runs writers on a file system and opens clones of it, taken at random
 // moments. It returns the number of acknowledged commits that were missing.
 func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
-	sd := *seed
-	if sd == 0 {
-		sd = uint64(time.Now().UnixNano())
-	}
+	sd := rapidtest.Seed(*seed)
 	t.Logf("-seed %d", sd)
 	rng := rand.New(rand.NewPCG(sd, 1))
 	for clones > 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/sharedlog/memlog"
@@ -157,12 +158,9 @@ func live(t *testing.T, seed uint64, change func(*pebblestore.Shared)) *history 
 	return h
 }
 
-// firstSeed returns the seed of the flag, or one from the clock.
+// firstSeed returns the seed of the run.
 func firstSeed(t *testing.T) uint64 {
-	sd := *seed
-	if sd == 0 {
-		sd = uint64(time.Now().UnixNano())
-	}
+	sd := rapidtest.Seed(*seed)
 	t.Logf("-seed %d", sd)
 	return sd
 }

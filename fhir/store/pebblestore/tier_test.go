@@ -16,6 +16,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/clocktest"
+	"pulsegate/fhir/rapidtest"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -390,7 +391,7 @@ func TestTier(t *testing.T) {
 		rounds, steps = 1, 30
 	}
 	for i := range rounds {
-		seed := uint64(time.Now().UnixNano()) + uint64(i)
+		seed := rapidtest.Seed(0) + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed)
 			for range steps {

@@ -163,8 +163,12 @@ func ReadCatalog(rd pebble.Reader, r *search.Registry, params map[string][]*sear
 	return c, it.Error()
 }
 
-// Set takes the value of a state key. A nil value removes the index.
+// Set takes the value of a state key, and ignores keys that are not of an index. A nil
+// value removes the index.
 func (c *Catalog) Set(key string, v []byte) error {
+	if !strings.HasPrefix(key, IndexPrefix) {
+		return nil
+	}
 	x, err := DecodeIndex(v)
 	if err != nil {
 		return err
