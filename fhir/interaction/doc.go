@@ -100,7 +100,7 @@
 //	read, vread, history    one event
 //	history of a type or of the system  one event per patient with a version on the page, with the request line
 //	search                  one event per distinct patient among the results (or named by the query), and a plain one unless one of these holds the whole query
-//	$lastn, $stats, $ehr-bundle  like a search
+//	$lastn, $stats, $ehr-bundle, $docref  like a search
 //	conditional writes and references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own

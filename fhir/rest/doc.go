@@ -20,6 +20,7 @@
 //	GET,HEAD  /:type/:id/_history/:vid           vread
 //	GET,POST  /Observation/$lastn, $stats        operations
 //	GET,POST  /Patient/:id/$ehr-bundle           operation
+//	GET,POST  /DocumentReference/$docref          operation
 //	GET       /OperationDefinition/:id           no token for those of this server
 //	and the routes of Server.Operations and Server.Public
 //

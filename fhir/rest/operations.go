@@ -76,6 +76,8 @@ func offered() []operation {
 			documentation: everythingDocumentation, handle: (*Server).everything},
 		{name: "ehr-bundle", level: onInstance, types: patient, definition: ownOperation + "ehr-bundle",
 			handle: (*Server).ehrBundle},
+		{name: "docref", types: []string{"DocumentReference"}, documentation: docRefDocumentation,
+			definition: element.HL7 + "us/core/OperationDefinition/docref", handle: (*Server).docRef},
 	}, []operation{
 		{name: "validate", definition: coreOperation + "Resource-validate", input: resource, event: "operation",
 			handle: (*Server).validate},
@@ -117,6 +119,11 @@ func terminologyOperations() (out []operation) {
 const statsDocumentation = "The parameter preferred (boolean) is added: with true, only measurements of the " +
 	"preferred source of each day count, and for the code of a preferred value, the preferred values of days and " +
 	"nights. Without it, every measurement counts, and preferred values do not."
+
+// docRefDocumentation says what $docref finds.
+const docRefDocumentation = "The answer holds the stored current DocumentReferences of any of the types, the newest " +
+	"first, whose context.period overlaps start and end; without type, those of all types. No documents are made on " +
+	"demand. profile is not supported."
 
 // everythingDocumentation says what $everything leaves out.
 const everythingDocumentation = "Without an id, the patient is the one in the context of the token. Types that the " +
@@ -266,6 +273,11 @@ func (s *Server) timeBuckets(c *gin.Context, in *call) {
 
 func (s *Server) ehrBundle(c *gin.Context, in *call) {
 	p, err := s.Service.EHRBundle(c.Request.Context(), operationRequest(c, in.parameters), c.Param("id"), in.parameters)
+	s.page(c, p, err)
+}
+
+func (s *Server) docRef(c *gin.Context, in *call) {
+	p, err := s.Service.DocRef(c.Request.Context(), operationRequest(c, in.parameters), in.parameters)
 	s.page(c, p, err)
 }
 

@@ -12,7 +12,6 @@ import (
 	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/element"
 	"pulsegate/fhir/guide"
-	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
@@ -98,8 +97,6 @@ func (e environment) behindProxies(next http.Handler) (http.Handler, error) {
 func (s *services) capabilities() capability.Settings {
 	const bulkIG = element.HL7 + "uv/bulkdata/OperationDefinition/"
 	const backport = element.SubscriptionsBackport
-	base := element.StructureDefinition
-	core := element.HL7 + "us/core/StructureDefinition/us-core-"
 	ends := s.endpoints()
 	return capability.Settings{
 		Base: s.fhirBase(), Version: publicVersion(s.version), Released: s.now(),
@@ -127,18 +124,9 @@ func (s *services) capabilities() capability.Settings {
 				Definition:    backport + "OperationDefinition/backport-subscription-resend",
 				Documentation: "Defined by the draft of version 1.2 of the guide. At most the first 200 events of the range are sent again."},
 		}...),
-		Instantiates: []string{element.HL7 + "uv/bulkdata/CapabilityStatement/bulk-data"},
-		Profiles: map[string][]string{
-			"Subscription": {backport + "StructureDefinition/backport-subscription"},
-			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
-				base + "bodytemp", base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp",
-				core + "vital-signs", core + "heart-rate", core + "respiratory-rate", core + "pulse-oximetry",
-				core + "body-temperature", core + "body-height", core + "body-weight", core + "bmi",
-				core + "blood-pressure",
-				guide.SleepSession, guide.SleepStage, guide.HeartRateVariability, guide.WellnessScore,
-				interaction.PhoneMadeProfile},
-		},
-		WebSocket: "ws" + strings.TrimPrefix(s.fhirBase(), "http") + subscription.SocketPath,
+		Instantiates: instantiated(),
+		Profiles:     supportedProfiles(),
+		WebSocket:    "ws" + strings.TrimPrefix(s.fhirBase(), "http") + subscription.SocketPath,
 	}
 }
 
