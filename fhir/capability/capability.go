@@ -243,7 +243,11 @@ func (s Settings) security() security {
 				Display: "SMART-on-FHIR"}},
 			Text: "OAuth2 with SMART scopes",
 		}},
-		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient. Consents are written by the patient's pages, the operator, and those clients that the operator has registered for it; no scope alone allows that.",
+		Description: "Access needs a bearer token with SMART scopes. Health data of patients, which is every type " +
+			"of the Patient compartment but Patient, Person, RelatedPerson, Consent and AuditEvent, and Binary, Bundle " +
+			"and others that may hold such data, is given out only under an active Consent of each patient that it " +
+			"names. Consents are written by the patient's pages, the operator, and those clients that the operator has " +
+			"registered for it; no scope alone allows that.",
 	}
 	uris := element.Extension{URL: oauthURIs}
 	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect},

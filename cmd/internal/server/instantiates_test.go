@@ -97,6 +97,35 @@ func TestInstantiates(t *testing.T) {
 	}
 }
 
+// TestStatementInPart asks for parts of the CapabilityStatement.
+func TestStatementInPart(t *testing.T) {
+	_, get := described(t)
+	read := func(q string, status int) (out map[string]json.RawMessage) {
+		w := get("/fhir/metadata" + q)
+		if w.Code != status || json.Unmarshal(w.Body.Bytes(), &out) != nil {
+			t.Errorf("%s: status %d, want %d", q, w.Code, status)
+		}
+		return out
+	}
+	whole := read("", 200)
+	for q, want := range map[string]struct{ software, rest bool }{
+		"?_elements=software": {true, false}, "?_elements=rest": {false, true}, "?_elements=rest,software": {true, true},
+		"?_summary=false": {true, true}, "?_summary=text": {false, false}, "?_summary=data": {true, true},
+	} {
+		part := read(q, 200)
+		// fhirVersion, format, kind, date and status are mandatory, and in every part.
+		if part["fhirVersion"] == nil || (part["rest"] != nil) != want.rest ||
+			part["rest"] != nil && !bytes.Equal(part["rest"], whole["rest"]) || (part["software"] != nil) != want.software {
+			t.Errorf("%s: %d of %d members, rest is there: %t", q, len(part), len(whole), part["rest"] != nil)
+		}
+	}
+	for _, q := range []string{"?_summary=canary", "?mode=canary"} {
+		if part := read(q, 400); strings.Contains(string(part["issue"]), "canary") {
+			t.Errorf("%s: %s", q, part["issue"])
+		}
+	}
+}
+
 // compareStatements calls missing for each item that guide demands or recommends and own
 // does not have, and returns the number of items compared.
 func compareStatements(own, guide *statement, missing func(string)) (n int) {
