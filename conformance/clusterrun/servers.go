@@ -354,6 +354,19 @@ func (s *Servers) RSS() (int64, error) { return s.largest((*blackbox.Server).RSS
 // PeakRSS returns the maximum resident memory of any process so far, in bytes.
 func (s *Servers) PeakRSS() (int64, error) { return s.largest((*blackbox.Server).PeakRSS) }
 
+// CPU returns the processor time that all processes have used, as blackbox.Server.CPU does.
+func (s *Servers) CPU() (time.Duration, error) {
+	var out time.Duration
+	for _, n := range s.nodes {
+		used, err := n.CPU()
+		if err != nil {
+			return 0, err
+		}
+		out += used
+	}
+	return out, nil
+}
+
 func (s *Servers) largest(of func(*blackbox.Server) (int64, error)) (int64, error) {
 	var out int64
 	for _, n := range s.nodes {

@@ -55,6 +55,7 @@ type testCase struct {
 	content        string    // payload content of the Subscription
 	pageCount      int
 	phoneScope     string // a further scope, without its level, of those that send from phones
+	scoped         []scopedWrite
 }
 
 // pick draws one of the values in from.
@@ -178,6 +179,7 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 	} else {
 		tc.nextProvisions = append(tc.nextProvisions, drawProvision(t, 9))
 	}
+	tc.scoped = rapid.SliceOfN(rapid.Custom(drawScopedWrite), 8, 8).Draw(t, "writes")
 	for i := range tc.streams { // ingested samples have a patient and a vendor
 		m := &tc.streams[i]
 		m.supplied = false
@@ -402,7 +404,7 @@ func load(w *world, tc *testCase) *data {
 	for i, p := range patients {
 		sex := []string{"female", "male"}[i%2]
 		d.put(&version{typ: "Patient", id: p, patient: p, tokens: map[string][]coded{"gender": {{"", sex}}}},
-			`,"gender":"`+sex+`","name":[{"family":"Invented"}]`)
+			`,"gender":"`+sex+`","name":[{"family":"Invented"}],"managingOrganization":{"reference":"Organization/h1"}`)
 	}
 	d.put(&version{typ: "Practitioner", id: "d1"}, `,"name":[{"family":"Invented"}]`)
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)

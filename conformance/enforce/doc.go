@@ -17,7 +17,7 @@
 //
 // Controls check that servers with a single fault are detected.
 //
-//	go test ./conformance/enforce                       40 cases
+//	go test ./conformance/enforce -v                    20 cases, and how often each surface was checked
 //	go test ./conformance/enforce -rapid.checks=5000    longer
 //
 // A failure prints the seed and the case.

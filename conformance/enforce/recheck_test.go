@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -68,22 +69,28 @@ const (
 	slack = 256<<10 + 2048
 )
 
-// newLongWorld returns a server with more than a megabyte of Observations of one patient,
-// which the client "ehr" and the app "appl" of a person may read.
-func newLongWorld(f fault, which servers) (w *world, backend, person token) {
-	w = open(f, which)
+// newLongWorld returns a server with more than a megabyte of Observations of one patient.
+func newLongWorld(f fault, which servers) *world {
+	w := open(f, which)
 	for _, p := range w.processes {
 		p.policy.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
 			return []string{"patient"}, !w.ended.Load(), nil
 		}
 	}
 	must(w.db.Commit(context.Background(), &store.Batch{Writes: longWrites()}))
-	backend = token{client: "ehr", scopes: []string{"system/*.rs"}}
-	person = token{client: "appl", person: true, scopes: []string{"patient/*.rs"}, patient: "p1",
+	return w
+}
+
+// longTokens returns the tokens of a client and of the app of a person, which no other
+// call has returned and which may read the Observations.
+func (w *world) longTokens() (backend, person token) {
+	n := fmt.Sprint(w.issued)
+	backend = token{client: "ehr" + n, scopes: []string{"system/*.rs"}}
+	person = token{client: "appl" + n, person: true, scopes: []string{"patient/*.rs"}, patient: "p1",
 		user: "Patient/p1", roles: []string{"patient"}}
 	w.register(&backend, backend.scopes)
 	w.register(&person, nil)
-	return w, backend, person
+	return backend, person
 }
 
 // longWrites returns the writes of a patient, the Observations, and a Consent.
@@ -101,9 +108,13 @@ var longWrites = sync.OnceValue(func() []store.Write {
 					strings.Repeat("long ", 60)+
 					`"},"subject":{"reference":"Patient/p1"}}`), id))})
 	}
-	return append(out, store.Write{Resource: must(consent.Build(consent.Terms{ID: "c1", Patient: "p1",
-		Now: time.Now()}))})
+	return append(out, permit())
 })
+
+// permit returns the write of the Consent of the patient.
+func permit() store.Write {
+	return store.Write{Resource: must(consent.Build(consent.Terms{ID: "c1", Patient: "p1", Now: time.Now()}))}
+}
 
 // endings lists the ways to end the right of a token. n is the number of the token.
 var endings = map[string]struct { // read only
@@ -188,62 +199,77 @@ var long = []string{"search", "search, zipped", "ehr-bundle", "batch", "export"}
 // endRights ends a right during each of the long answers, while it is produced and while it is
 // sent, and returns an error if the server continues the answer.
 func endRights(f fault, which servers, answers ...string) (err error) {
+	w := newLongWorld(f, which)
+	defer func() { err = errors.Join(err, w.close()) }()
 	for name, ending := range endings {
-		if ending.end == nil {
-			continue
-		}
 		for _, sending := range []bool{true, false} {
 			for _, what := range answers {
 				if ending.person && what == "export" || what == "search, zipped" && sending { // the answer is too short
 					continue
 				}
-				w, backend, person := newLongWorld(f, which)
-				tok := &backend
-				if ending.person {
-					tok = &person
-				}
-				bearer := w.issue(tok)
-				req := w.longAnswers(bearer, ending.person)[what]()
-				end := func() {
-					ending.end(w, tok, w.issued)
-					if err := w.db.Sync(context.Background()); err != nil { // all servers learn of it
-						panic(err)
-					}
-				}
-				r := &reader{header: http.Header{}}
-				if sending {
-					r.then = end
-				} else {
-					w.during.Store(&end)
-				}
-				w.handler.ServeHTTP(r, req)
-				switch n := r.body.Len(); {
-				case name == "consent withdrawn" && what == "export": // continues without the patient
-					if n-r.before > slack || r.cut {
-						err = fmt.Errorf("%s during an export: %d bytes after %d, aborted: %v", name, n-r.before,
-							r.before, r.cut)
-					}
-				case name == "consent withdrawn" && !sending:
-					if strings.Contains(r.body.String(), "8867-4") && !r.cut {
-						err = fmt.Errorf("%s while %s was produced: %d bytes", name, what, n)
-					}
-				case sending && (r.before == 0 || r.status != 200 && r.status != 0):
-					err = fmt.Errorf("%s during %s: the answer is too short: %d, %d bytes", name, what,
-						r.status, n)
-				case sending && (n-r.before > slack || !r.cut):
-					err = fmt.Errorf("%s while %s was sent: %d bytes after %d, aborted: %v", name, what,
-						n-r.before, r.before, r.cut)
-				case !sending && (r.status != 401 || strings.Contains(r.body.String(), "8867-4")):
-					err = fmt.Errorf("%s while %s was produced: %d, %d bytes", name, what, r.status, n)
-				}
-				if cerr := w.close(); err == nil {
-					err = cerr
-				}
-				if err != nil {
+				if err := w.endRight(name, what, sending); err != nil {
 					return err
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// endRight ends a right during one answer, and restores what concerns others.
+func (w *world) endRight(name, what string, sending bool) error {
+	ending := endings[name]
+	backend, person := w.longTokens()
+	tok := &backend
+	if ending.person {
+		tok = &person
+	}
+	bearer := w.issue(tok)
+	req := w.longAnswers(bearer, ending.person)[what]()
+	end := func() {
+		ending.end(w, tok, w.issued)
+		if err := w.db.Sync(context.Background()); err != nil { // all servers learn of it
+			panic(err)
+		}
+	}
+	r := &reader{header: http.Header{}}
+	if sending {
+		r.then = end
+	} else {
+		w.during.Store(&end)
+	}
+	w.handler.ServeHTTP(r, req)
+	if !sending && w.during.Swap(nil) != nil {
+		return fmt.Errorf("%s while %s was produced: the answer reads nothing", name, what)
+	}
+	if err := r.ended(name, what, sending); err != nil {
+		return err
+	}
+	w.skew.Store(0)
+	w.ended.Store(false)
+	must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{permit()}}))
+	return w.db.Sync(context.Background())
+}
+
+// ended returns an error if the answer went on after the end of a right.
+func (r *reader) ended(name, what string, sending bool) error {
+	switch n := r.body.Len(); {
+	case name == "consent withdrawn" && what == "export": // continues without the patient
+		if n-r.before > slack || r.cut {
+			return fmt.Errorf("%s during an export: %d bytes after %d, aborted: %v", name, n-r.before, r.before,
+				r.cut)
+		}
+	case name == "consent withdrawn" && !sending:
+		if strings.Contains(r.body.String(), "8867-4") && !r.cut {
+			return fmt.Errorf("%s while %s was produced: %d bytes", name, what, n)
+		}
+	case sending && (r.before == 0 || r.status != 200 && r.status != 0):
+		return fmt.Errorf("%s during %s: the answer is too short: %d, %d bytes", name, what, r.status, n)
+	case sending && (n-r.before > slack || !r.cut):
+		return fmt.Errorf("%s while %s was sent: %d bytes after %d, aborted: %v", name, what, n-r.before, r.before,
+			r.cut)
+	case !sending && (r.status != 401 || strings.Contains(r.body.String(), "8867-4")):
+		return fmt.Errorf("%s while %s was produced: %d, %d bytes", name, what, r.status, n)
 	}
 	return nil
 }
@@ -272,8 +298,9 @@ func testRightEndsControls(t *testing.T, which servers, answers ...string) {
 // TestUnrelatedChangesKeepAnswer checks that changes of other clients, other commits and a
 // refreshed authorization do not end an answer.
 func TestUnrelatedChangesKeepAnswer(t *testing.T) {
-	w, backend, person := newLongWorld(noFault, oneStore)
+	w := newLongWorld(noFault, oneStore)
 	defer w.close()
+	backend, person := w.longTokens()
 	other := token{client: "other", scopes: []string{"system/*.rs"}}
 	w.register(&other, other.scopes)
 	for _, tok := range []*token{&backend, &person} {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"pgregory.net/rapid"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/smart/policy"
@@ -46,7 +48,28 @@ func (e untags) Authenticate(r *http.Request) (*access.Principal, error) {
 	return &q, nil
 }
 
-// scopedWrites checks creates, updates, patches and conditional writes of Observations, alone, in
+// writtenCats lists the categories of what is created. What is updated has one of the first
+// three.
+var writtenCats = [][]string{{"vital-signs"}, {"laboratory"}, {"activity"}, {"vital-signs", "laboratory"},
+	nil} // read only
+
+// scopedWrite is one random write by a token with another scope.
+type scopedWrite struct {
+	op        string // create, amend or delete
+	doc, cats int    // indexes of docs and writtenCats
+	patient   string // of what is created
+	how       int    // alone, in a batch or in a transaction
+	way       int    // of an amendment; even ways delete by criteria
+}
+
+func drawScopedWrite(t *rapid.T) scopedWrite {
+	return scopedWrite{op: pick(t, "op", "create", "create", "amend", "amend", "amend", "amend", "amend", "delete"),
+		doc: rapid.IntRange(0, 11).Draw(t, "doc"), cats: rapid.IntRange(0, len(writtenCats)-1).Draw(t, "cats"),
+		patient: pick(t, "patient", "p1", "p2", "absent"), how: rapid.IntRange(0, 2).Draw(t, "how"),
+		way: rapid.IntRange(0, 4).Draw(t, "way")}
+}
+
+// scopedWrites checks the drawn creates, updates, patches and conditional writes of Observations, alone, in
 // batches and in transactions: the scopes and roles must cover the resource as it was and
 // as it becomes, and what a patient writes has the tag patient-supplied.
 func (r *run) scopedWrites(original *token) error {
@@ -60,27 +83,26 @@ func (r *run) scopedWrites(original *token) error {
 		return nil // what it creates is repaired (phone)
 	}
 	bearer := r.w.issue(&tok)
-	for i, cats := range [][]string{{"vital-signs"}, {"activity"}, {"laboratory"}, {"vital-signs", "laboratory"}, nil} {
-		for _, p := range []string{"p1", "p2", "absent"} {
-			m := measure{patient: p, author: tok.client, status: "final", code: codes[0], cats: cats, value: 55}
-			if err := r.creation(&tok, bearer, &m, i%3); err != nil {
-				return fmt.Errorf("%v with %v: %w", cats, tok.scopes, err)
-			}
-		}
-	}
-	for i := range r.tc.docs {
-		for j, cats := range [][]string{{"vital-signs"}, {"laboratory"}, {"activity"}} {
-			if err := r.amendment(&tok, bearer, fmt.Sprint("Observation/o", i), cats, (i+j)%5); err != nil {
-				return fmt.Errorf("o%d to %v with %v: %w", i, cats, tok.scopes, err)
-			}
-		}
-	}
-	for i, conditional := range []bool{false, true} {
-		if err := r.deletion(&tok, bearer, fmt.Sprint("Observation/o", i), conditional); err != nil {
-			return fmt.Errorf("o%d with %v: %w", i, tok.scopes, err)
+	for i := range r.tc.scoped {
+		if err := r.scopedWrite(&tok, bearer, &r.tc.scoped[i]); err != nil {
+			return fmt.Errorf("%+v with %v: %w", r.tc.scoped[i], tok.scopes, err)
 		}
 	}
 	return r.written(&tok, bearer)
+}
+
+// scopedWrite checks one write.
+func (r *run) scopedWrite(tok *token, bearer string, s *scopedWrite) error {
+	ref := fmt.Sprint("Observation/o", s.doc%len(r.tc.docs))
+	switch s.op {
+	case "create":
+		m := measure{patient: s.patient, author: tok.client, status: "final", code: codes[0], cats: writtenCats[s.cats],
+			value: 55}
+		return r.creation(tok, bearer, &m, s.how)
+	case "amend":
+		return r.amendment(tok, bearer, ref, writtenCats[s.cats%3], s.way)
+	}
+	return r.deletion(tok, bearer, ref, s.way%2 == 0)
 }
 
 // pick2 returns a for even numbers.

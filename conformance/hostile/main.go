@@ -110,6 +110,7 @@ func run(o clusterrun.Options, keep bool, list, only string) (err error) {
 	}
 	fmt.Printf("%d known defects\n%d passed, %d failed\n", len(w.open), w.passed, w.failed)
 	fmt.Printf("hostile: %.1f s, maximum memory %d MiB\n", time.Since(begin).Seconds(), w.peak>>20)
+	fmt.Printf("hostile: maximum processor time of a request %v: %s\n", w.costliest.time, w.costliest.name)
 	if list != "" {
 		if err := os.WriteFile(list, w.markdown(), 0o644); err != nil {
 			return err

@@ -51,8 +51,10 @@ func (w *world) memory() error {
 			h.body, h.header = func() io.Reader { return bytes.NewReader(compressed) },
 				[]string{"Content-Encoding", "gzip"}
 		}
-		answer, err := w.together(h)
-		w.note(h.name, answer, errors.Join(err, w.withinPeak()))
+		var answer string
+		var failed error
+		err := w.costs(h.name, atOnce*maxCPU, func() { answer, failed = w.together(h) })
+		w.note(h.name, answer, errors.Join(err, failed, w.withinPeak()))
 	}
 	return nil
 }
@@ -63,7 +65,7 @@ func (w *world) together(h attack) (string, error) {
 	var wg sync.WaitGroup
 	for i := range atOnce {
 		wg.Go(func() {
-			status, body, err := w.send(h)
+			status, body, err := w.exchange(h)
 			if err == nil {
 				answers[i], err = w.checkAnswer(h, status, body)
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -197,17 +198,21 @@ func (w *world) zipPayloads() error {
 	}
 	w.note("export.zip: those names", "nothing written", w.noSlip())
 	for _, m := range []struct {
-		name string
-		body func() io.Reader
+		name   string
+		costly bool
+		body   func() io.Reader
 	}{
-		{"a bomb of 512 MiB of small elements", repeated(xmlHead+docHead, "<Zanaria/>\n", 512<<20/11, docTail)},
-		{"a bomb of 512 MiB in one attribute", repeated(xmlHead+docHead+`<Record type="`, "a", 512<<20, "")},
+		{"a bomb of 512 MiB of small elements", true, repeated(xmlHead+docHead, "<Zanaria/>\n", 512<<20/11, docTail)},
+		{"a bomb of 512 MiB in one attribute", false, repeated(xmlHead+docHead+`<Record type="`, "a", 512<<20, "")},
 	} {
 		b, err := zipped(member{"apple_health_export/export.xml", m.body()})
 		if err != nil {
 			return err
 		}
 		send(m.name, b, 400, 413)
+		if m.costly {
+			w.costly(b)
+		}
 	}
 	var members []member
 	for i := range 210_000 {
@@ -226,6 +231,20 @@ func (w *world) zipPayloads() error {
 	}
 	send("20 nested archives", nested, 400)
 	return nil
+}
+
+// costly is the control of the bound on processor time: it sends an archive that costs the
+// server some, and fails unless that exceeds a bound of almost nothing.
+func (w *world) costly(archive []byte) {
+	h := w.payload("control", "apple", "auto", "export.zip", func() io.Reader { return bytes.NewReader(archive) })
+	var sent error
+	err := w.costs(h.name, 20*time.Millisecond, func() { _, _, sent = w.exchange(h) })
+	if !errors.Is(err, errCostly) {
+		err = errors.Join(sent, errors.New("the processor time of a bomb of 512 MiB was not noticed"))
+	} else {
+		err = nil
+	}
+	w.note("export.zip: a bound of 20 ms of processor time", "exceeded by a bomb: the bound is measured", err)
 }
 
 // noSlip checks that no file was written under a name from an archive.

@@ -38,6 +38,10 @@ var identity = sharedlog.Identity{Cluster: [16]byte{3}, Epoch: 1, Schema: pebble
 // faults are rates at which the processes wait for the log, but do not refuse requests.
 var faults = memlog.Rates{LoseAnswer: 0.02, Late: 0.02, LoseRequest: 0.01}
 
+// patience is longer than any machine takes for a commit. The faults delay the log, but the
+// stores must not refuse.
+const patience = 5 * time.Minute
+
 // New opens the stores of n processes over an empty log. If seed is not zero, the log
 // loses requests and answers, and receives entries late. clock may be nil.
 func New(n int, clock func() time.Time, seed uint64) (*Processes, error) {
@@ -68,7 +72,7 @@ func (p *Processes) Open() error {
 		node := fmt.Sprint("node", i+1)
 		d, err := pebblestore.Open("", pebblestore.Options{FS: fs, Clock: p.clock, CacheBytes: 8 << 20,
 			Shared: &pebblestore.Shared{Log: p.log.Client(fmt.Sprint(node, ".", p.lives)), Node: node,
-				Identity: identity, Poll: 5 * time.Millisecond}})
+				Identity: identity, Poll: 5 * time.Millisecond, Patience: patience}})
 		if err != nil {
 			return errors.Join(err, p.Close())
 		}

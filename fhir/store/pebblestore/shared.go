@@ -51,6 +51,9 @@ type Shared struct {
 	// Confirmed is the age of the last confirmed look at the log from which Ready
 	// fails. Zero means 1 s.
 	Confirmed time.Duration
+	// Patience is the time for which requests wait for the log until they fail with
+	// Unavailable. Zero means 3 s.
+	Patience time.Duration
 
 	limits  pace
 	flights int // groups on their way at the same time
@@ -96,6 +99,9 @@ func (s Shared) setDefaults() (*Shared, error) {
 	}
 	if s.limits == (pace{}) {
 		s.limits = defaultPace
+	}
+	if s.Patience > 0 {
+		s.limits.patience = s.Patience
 	}
 	if s.Identity.Schema == 0 {
 		s.Identity.Schema = RowSchema
