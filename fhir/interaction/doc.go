@@ -45,6 +45,12 @@
 // A patch is an update whose body the server makes of the stored resource. It needs the
 // scope to update, and the answer has the resource only if the caller may read it.
 //
+// # Searches of several types
+//
+// Without _sort, the types follow one another. With _sort, they are merged, and every page
+// link has the position of each type. _sort takes the parameters that all types of the
+// search have with the same type (_lastUpdated and _id always), and refuses others.
+//
 // # Histories
 //
 // The histories of a type and of the system list the versions that the caller may see, the

@@ -72,9 +72,8 @@ func (sc *scope) patients(queries []*search.Query) []string {
 
 // SearchSystem returns the searchset of a search of several types, GET [base]?_type=A,B.
 // The parameters must be ones that all of the types have. Without _type, all types are
-// searched that the token covers, except the audit trail. The types follow one another,
-// in the order of _type; R4 leaves the order of results to the server unless the client
-// asks for one, and _sort is refused.
+// searched that the token covers, except the audit trail. Without _sort, the types follow
+// one another, in the order of _type.
 func (s *Service) SearchSystem(ctx context.Context, rq *Request, raw string) (*Page, error) {
 	const op = "interaction.SearchSystem"
 	sc := scope{interaction: "search-system", several: true}
@@ -218,11 +217,6 @@ func (s *Service) parseScope(rq *Request, sc *scope, raw string) ([]*search.Quer
 		q, err := search.Parse(typ, rest, o)
 		if err != nil {
 			return nil, nil, err
-		}
-		if sc.several && len(q.Sort) > 0 {
-			e := fhir.Errorf(fhir.Invalid, "interaction.search", "_sort is not supported in a search of several types")
-			e.Issues[0].Code = "not-supported"
-			return nil, nil, e
 		}
 		if sc.restrict != nil {
 			clauses, err := sc.restrict(typ)

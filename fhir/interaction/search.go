@@ -47,8 +47,7 @@ type results struct {
 	// match, false for one that the query names, whose data decided a match through a
 	// join, or that an included resource has.
 	patients map[string]bool
-	last     search.Position
-	part     int // index of the query of the last match
+	last     string // the position after which the next page begins, see scope.place
 	matches  int
 	more     bool
 	resumed  bool // the request follows a page link
@@ -84,14 +83,15 @@ func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, 
 			bound = joined(string(bound), d)
 		}
 	}
+	if sc.sorted(queries) { // the link has a position for each type
+		bound = joined(append([]string{string(bound)}, sc.types...)...)
+	}
 	point, err := s.openPage(ctx, op, bound, q.Page)
 	if err != nil {
 		return nil, nil, err
 	}
-	first, after := 0, ""
 	if point.at > 0 {
 		at = point.at
-		first, after = sc.position(point.after)
 	} else if at == 0 {
 		at = s.Store.LastSeq()
 	}
@@ -111,7 +111,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, 
 	counting := q.Summary == search.SummaryCount || count == 0
 	run := &running{service: s, rq: rq, queries: queries, at: at, count: count, limits: limits, res: res}
 	if !counting {
-		if err := run.gather(ctx, first, after); err != nil {
+		if err := run.page(ctx, &sc, point); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -177,9 +177,21 @@ func (r *running) find(q *search.Query) store.Find {
 		Undeleted: r.res.resumed}
 }
 
+// page gathers the page that begins at a point.
+func (r *running) page(ctx context.Context, sc *scope, point pagePoint) error {
+	if sc.sorted(r.queries) {
+		return r.merge(ctx, point)
+	}
+	first, after := 0, ""
+	if point.at > 0 {
+		first, after = sc.position(point.after)
+	}
+	return r.gather(ctx, sc, first, after)
+}
+
 // gather runs the searches into the page, from the query with the index first and from
 // the match after a position on.
-func (r *running) gather(ctx context.Context, first int, after search.Position) error {
+func (r *running) gather(ctx context.Context, sc *scope, first int, after search.Position) error {
 	for i := first; i < len(r.queries) && !r.res.more; i++ {
 		q, err := r.query(ctx, i)
 		if err != nil {
@@ -188,7 +200,18 @@ func (r *running) gather(ctx context.Context, first int, after search.Position) 
 		find := r.find(q.query)
 		find.After, find.Limit = after, r.count-r.res.matches+1
 		after = ""
-		if err := r.service.gather(ctx, find, r, q, i); err != nil {
+		var failed error
+		err = r.service.Store.Find(ctx, find, func(f *store.Found) bool {
+			var taken bool
+			if taken, failed = r.take(f, q); taken {
+				r.res.last = sc.place(i, f.Pos)
+			}
+			return taken
+		})
+		if failed != nil {
+			err = failed
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -215,55 +238,46 @@ func (r *running) total(ctx context.Context) (int64, error) {
 // firstPage bounds the bytes that are allocated for a page in advance.
 const firstPage = 256 << 10
 
-// gather runs one scan into the page.
-func (s *Service) gather(ctx context.Context, find store.Find, r *running, joins *resolved, part int) error {
-	q, res, limits := find.Query, r.res, r.limits
-	var cbErr error
-	err := s.Store.Find(ctx, find, func(f *store.Found) bool {
-		if res.matches == r.count || len(res.page.entries) > limits.PageBytes {
-			res.more = true
-			return false
-		}
-		res.matches++
-		res.last, res.part = f.Pos, part
-		if q.Type == "Observation" { // the most frequent type has one patient
-			if f.Facts.Patient != "" {
-				res.patients[f.Facts.Patient] = true
-			}
-		} else {
-			for _, p := range f.Facts.Patients() {
-				res.patients[p] = true
-			}
-		}
-		if len(joins.evidence) > 0 {
-			var decided []string
-			if decided, cbErr = joins.decided(f); cbErr != nil {
-				return false
-			}
-			for _, p := range decided {
-				res.name(p)
-			}
-		}
-		body, err := r4.Subset(q.Type, f.Resource.JSON, q.Summary, q.Elements)
-		if err != nil {
-			cbErr = err
-			return false
-		}
-		if res.matches == 1 { // the others usually have a similar size
-			res.page.entries = make([]byte, 0, min(r.count*(len(body)+len(s.Base)+128), firstPage))
-		}
-		res.page.match(s.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
-		if res.includes != nil {
-			if cbErr = res.includes.match(q, &f.Resource); cbErr != nil {
-				return false
-			}
-		}
-		return true
-	})
-	if cbErr != nil {
-		return cbErr
+// take adds a match to the page. It reports false if the page is full.
+func (r *running) take(f *store.Found, joins *resolved) (taken bool, err error) {
+	q, res, limits := joins.query, r.res, r.limits
+	if res.matches == r.count || len(res.page.entries) > limits.PageBytes {
+		res.more = true
+		return false, nil
 	}
-	return err
+	res.matches++
+	if q.Type == "Observation" { // the most frequent type has one patient
+		if f.Facts.Patient != "" {
+			res.patients[f.Facts.Patient] = true
+		}
+	} else {
+		for _, p := range f.Facts.Patients() {
+			res.patients[p] = true
+		}
+	}
+	if len(joins.evidence) > 0 {
+		decided, err := joins.decided(f)
+		if err != nil {
+			return false, err
+		}
+		for _, p := range decided {
+			res.name(p)
+		}
+	}
+	body, err := r4.Subset(q.Type, f.Resource.JSON, q.Summary, q.Elements)
+	if err != nil {
+		return false, err
+	}
+	if res.matches == 1 { // the others usually have a similar size
+		res.page.entries = make([]byte, 0, min(r.count*(len(body)+len(r.service.Base)+128), firstPage))
+	}
+	res.page.match(r.service.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
+	if res.includes != nil {
+		if err := res.includes.match(q, &f.Resource); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // parse parses a query string or form. The caller sets the line of the result.
@@ -315,7 +329,7 @@ func (s *Service) links(ctx context.Context, sc *scope, q *search.Query, bound [
 			return nil, err
 		}
 		out = append(out, link{"next", self + sep + "__page=" +
-			p.seal(bound, pagePoint{at, sc.place(res.part, res.last)})})
+			p.seal(bound, pagePoint{at, res.last})})
 	}
 	return out, nil
 }

@@ -394,7 +394,7 @@ func TestSystemSearch(t *testing.T) {
 			"/?_type=Nothing":                   400,
 			"/?_type=Patient&_type=Group":       400,
 			"/?_type=Patient,Group&family=x":    400,
-			"/?_type=Patient,Group&_sort=_id":   400,
+			"/?_type=Patient,Group&_sort=_id":   200,
 			"/Patient?_type=Patient":            400,
 			"/Patient/ada/Organization":         404,
 			"/Organization/root/Patient":        404,

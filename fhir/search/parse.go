@@ -38,7 +38,8 @@ type ParseOptions struct {
 	// _revinclude are not supported.
 	Joins bool
 	// Types lists all types of a search of several types, one of which is parsed. An
-	// _include of another one of them is then left out.
+	// _include of another one of them is then left out, and _sort takes the parameters
+	// that all of them have.
 	Types []string
 }
 
@@ -300,9 +301,15 @@ func badValue(name, want string) error {
 func (ps *parser) sort(value string) error {
 	for _, f := range strings.Split(value, ",") {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
-		p, ok := ps.opts.Registry.Lookup(ps.query.Type, code)
-		if !ok || !p.Supported() || p.Type.Composite() {
+		kind, ok := ps.sortable(ps.query.Type, code)
+		if !ok && len(ps.opts.Types) == 0 {
 			return errUnknown("_sort names %s, by which %s cannot be sorted", ps.knownName(code), ps.query.Type)
+		}
+		for _, typ := range ps.opts.Types {
+			if other, has := ps.sortable(typ, code); !ok || !has || other != kind {
+				return errUnsupported("_sort names %s; a search of several types is sorted by parameters that all "+
+					"of the types have, with the same type, such as _lastUpdated and _id", ps.knownName(code))
+			}
 		}
 		ps.query.Sort = append(ps.query.Sort, SortKey{Param: code, Desc: desc})
 	}
@@ -310,6 +317,15 @@ func (ps *parser) sort(value string) error {
 		return badValue("_sort", "at most 5 parameters")
 	}
 	return nil
+}
+
+// sortable returns the type of a parameter by which resources can be sorted.
+func (ps *parser) sortable(typ, code string) (ParamType, bool) {
+	p, ok := ps.opts.Registry.Lookup(typ, code)
+	if !ok || !p.Supported() || p.Type.Composite() {
+		return 0, false
+	}
+	return p.Type, true
 }
 
 // clause parses a parameter that selects resources.
