@@ -331,12 +331,14 @@ func (s *Server) metaDelete(c *gin.Context, in *call) {
 	outcome(c, body, err)
 }
 
-// definition answers with one of Definitions. Like metadata, they are public. Others are
-// left to the next handlers of the route, which read the store for a token.
+// definition answers with one of Definitions. Like metadata, they are public. All other
+// reads are left to the next handlers of the route, which need a token.
 func (s *Server) definition(c *gin.Context) {
+	if c.Param("type") != "OperationDefinition" {
+		return
+	}
 	body, ok := s.Definitions[c.Param("id")]
 	if !ok {
-		c.Params = append(c.Params, gin.Param{Key: "type", Value: "OperationDefinition"})
 		return
 	}
 	if s.negotiate(c); !c.IsAborted() {

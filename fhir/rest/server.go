@@ -112,11 +112,6 @@ func (s *Server) Mount(r gin.IRouter) {
 	public := r.Group(prefix)
 	public.GET("/metadata", s.metadata)
 	public.HEAD("/metadata", s.metadata)
-	if len(s.Definitions) > 0 {
-		definition := []gin.HandlerFunc{s.definition, s.authenticate, s.negotiate, s.limitTime, s.read}
-		public.GET("/OperationDefinition/:id", definition...)
-		public.HEAD("/OperationDefinition/:id", definition...)
-	}
 	for _, m := range s.Public {
 		m.Mount(public)
 	}
@@ -144,7 +139,8 @@ func (s *Server) Mount(r gin.IRouter) {
 		api.Handle(method, "/:type/:id/:compartment", s.searchCompartment)
 		api.Handle(method, "/_history", s.history)
 		api.Handle(method, "/:type/_history", s.history)
-		api.Handle(method, "/:type/:id", s.read)
+		// A route of its own for OperationDefinition would hide the longer paths below it from gin.
+		public.Handle(method, "/:type/:id", s.definition, s.authenticate, s.negotiate, s.limitTime, s.read)
 		api.Handle(method, "/:type/:id/_history", s.history)
 		api.Handle(method, "/:type/:id/_history/:vid", s.vread)
 	}
