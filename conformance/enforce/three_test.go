@@ -13,7 +13,7 @@ import (
 
 var (
 	three     = flag.Int("enforce.three", 1, "cases to run through three servers")
-	threeSeed = flag.Uint64("enforce.three-seed", 0, "first of these cases; 0 takes RAPID_SEED or one from the clock")
+	threeSeed = flag.Uint64("enforce.three-seed", 0, "first of these cases; 0 takes RAPID_SEED or a random one")
 )
 
 // TestEverySurfaceThroughThree compares random cases with the model while the log loses

@@ -17,7 +17,7 @@ import (
 
 var (
 	duration = flag.Duration("oracle.time", 10*time.Second, "how long to start new runs")
-	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes RAPID_SEED or one from the clock")
+	seedFlag = flag.Uint64("oracle.seed", 0, "seed of the first run; 0 takes RAPID_SEED or a random one")
 	three    = flag.Duration("oracle.three", 3*time.Second, "how long to start new runs through three processes")
 	steps    = flag.Int("oracle.steps", 250, "steps per run")
 )

@@ -4,10 +4,10 @@ package rapidtest
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
-	"time"
 )
 
 // Main runs the tests of a package with checks as the default of -rapid.checks, or short
@@ -38,7 +38,7 @@ func few(flags *flag.FlagSet, checks, short int, isShort bool) error {
 }
 
 // Seed returns the seed of a random test that does not use rapid: given, or the RAPID_SEED
-// of the environment, or one from the clock. The first that is not 0 counts.
+// of the environment, or a random one. The first that is not 0 counts.
 func Seed(given uint64) uint64 {
 	if given != 0 {
 		return given
@@ -46,5 +46,5 @@ func Seed(given uint64) uint64 {
 	if n, err := strconv.ParseUint(os.Getenv("RAPID_SEED"), 10, 64); err == nil && n != 0 {
 		return n
 	}
-	return uint64(time.Now().UnixNano())
+	return rand.Uint64()
 }

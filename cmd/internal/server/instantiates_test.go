@@ -16,7 +16,7 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// statement is what the test reads of a CapabilityStatement.
+// statement holds the compared parts of a CapabilityStatement.
 type statement struct {
 	Instantiates []string
 	Format       []string
@@ -84,7 +84,7 @@ func TestInstantiates(t *testing.T) {
 		if n := compareStatements(&own, &guide, func(what string) { t.Errorf("%s: %s is missing", url, what) }); n == 0 {
 			t.Errorf("%s demands nothing", url)
 		}
-		for i := range guide.Rest[0].Resource { // the control: a demand that nobody meets
+		for i := range guide.Rest[0].Resource { // the control: a demand that no server meets
 			if r := &guide.Rest[0].Resource[i]; len(r.Interaction) > 0 && r.is("SHALL") {
 				r.Interaction[0].Code = "dance"
 				break
@@ -109,8 +109,9 @@ func TestStatementInPart(t *testing.T) {
 	}
 	whole := read("", 200)
 	for q, want := range map[string]struct{ software, rest bool }{
-		"?_elements=software": {true, false}, "?_elements=rest": {false, true}, "?_elements=rest,software": {true, true},
-		"?_summary=false": {true, true}, "?_summary=text": {false, false}, "?_summary=data": {true, true},
+		"?_elements=software": {true, false}, "?_elements=rest": {false, true},
+		"?_elements=rest,software": {true, true},
+		"?_summary=false":          {true, true}, "?_summary=text": {false, false}, "?_summary=data": {true, true},
 	} {
 		part := read(q, 200)
 		// fhirVersion, format, kind, date and status are mandatory, and in every part.
@@ -147,8 +148,8 @@ func compareStatements(own, guide *statement, missing func(string)) (n int) {
 				if !w.is("SHALL") && !w.is("SHOULD") {
 					continue
 				}
-				check(slices.ContainsFunc(list.have, func(h expected) bool { return h.Code == w.Code && h.Name == w.Name }),
-					want.Type, w.Code+w.Name)
+				has := func(h expected) bool { return h.Code == w.Code && h.Name == w.Name }
+				check(slices.ContainsFunc(list.have, has), want.Type, w.Code+w.Name)
 			}
 		}
 		for _, v := range want.SearchInclude {

@@ -23,7 +23,7 @@ import (
 
 var (
 	crashes = flag.Int("crashes", 50, "crash clones to try")
-	seed    = flag.Uint64("seed", 0, "seed of the crash test; 0 takes RAPID_SEED or one from the clock")
+	seed    = flag.Uint64("seed", 0, "seed of the crash test; 0 takes RAPID_SEED or a random one")
 )
 
 const crashWriters = 8
