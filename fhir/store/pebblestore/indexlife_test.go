@@ -42,7 +42,7 @@ func registryOf(which ...int) *search.Registry {
 	return search.Builtin().Extend(ps...)
 }
 
-// registries are those between which the tests change.
+// registries holds the registries that the tests use in turn.
 var registries = []*search.Registry{registryOf(0, 1), registryOf(1), registryOf(2), registryOf(0), search.Builtin(),
 	registryOf(1, 2)}
 
