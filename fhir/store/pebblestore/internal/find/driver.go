@@ -79,8 +79,16 @@ func (x *indexes) usableRuntime(p *search.Param) (bool, error) {
 // span is a range of X keys. Its bounds never divide the rows of a value.
 type span struct{ lower, upper []byte }
 
-func (s span) has(k []byte) bool {
-	return bytes.Compare(k, s.lower) >= 0 && bytes.Compare(k, s.upper) < 0
+// within reports whether a key lies in one of some spans, which are sorted and do not
+// overlap.
+func within(spans []span, k []byte) bool {
+	i, _ := slices.BinarySearchFunc(spans, k, func(s span, k []byte) int {
+		if bytes.Compare(s.upper, k) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	return i < len(spans) && bytes.Compare(spans[i].lower, k) <= 0
 }
 
 // driver walks the X rows in spans, among which every match of a clause has one.
@@ -541,10 +549,7 @@ func (w *rangeWalk) first(m *snapshot.Match, prefix []byte) bool {
 	first := true
 	for _, p := range w.driver.params {
 		rows.EachRow(p, v.ByParam[p.Code], func(other []byte) {
-			if bytes.Compare(other, prefix) < 0 && slices.ContainsFunc(w.driver.spans,
-				func(s span) bool { return s.has(other) }) {
-				first = false
-			}
+			first = first && (bytes.Compare(other, prefix) >= 0 || !within(w.driver.spans, other))
 		})
 	}
 	return first

@@ -51,9 +51,7 @@ func spansMiss(t *testing.T, build func(*spanBuilder, *search.Clause) bool) (mis
 			found := false
 			spans := join(b.spans)
 			rows.EachRow(p, have, func(prefix []byte) {
-				for _, s := range spans {
-					found = found || s.has(prefix)
-				}
+				found = found || within(spans, prefix)
 			})
 			if !found {
 				missed = fmt.Sprintf("%s %d: %+v matches %+v, but has no row in the spans", p.Code, c.Modifier,

@@ -240,11 +240,10 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 func (f *finder) byIndex(c *search.Clause, after []byte) error {
 	var values []string
 	for i := range c.Values {
-		if s := rows.IndexValue(c.Param.Type, &c.Values[i]); !slices.Contains(values, s) {
-			values = append(values, s)
-		}
+		values = append(values, rows.IndexValue(c.Param.Type, &c.Values[i]))
 	}
 	slices.Sort(values)
+	values = slices.Compact(values)
 	first := 0
 	var from []byte
 	if len(after) > 0 {
@@ -327,14 +326,14 @@ func (f *finder) indexed(tail, val []byte) (*snapshot.Match, error) {
 // indexPos returns the start of a position in the walk of value i.
 func indexPos(i int) []byte { return binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i)) }
 
-// earlier reports whether m has a row under one of values.
+// earlier reports whether m has a row under one of values, which are sorted.
 func earlier(m *snapshot.Match, c *search.Clause, values []string) bool {
 	if len(values) == 0 {
 		return false
 	}
 	have := m.Index().ByParam[c.Param.Code]
 	for i := range have {
-		if slices.Contains(values, rows.IndexValue(c.Param.Type, &have[i])) {
+		if _, ok := slices.BinarySearch(values, rows.IndexValue(c.Param.Type, &have[i])); ok {
 			return true
 		}
 	}

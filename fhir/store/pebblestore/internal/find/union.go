@@ -291,14 +291,25 @@ func (f *finder) unionPart(u *union, i int, after []byte) (more bool, err error)
 	return more, err
 }
 
-// hasValue reports whether a match has a row of one of the values.
+// hasValue reports whether a match has a row of one of the values, which are sorted.
 func hasValue(m *snapshot.Match, values []indexValue) bool {
-	return slices.ContainsFunc(values, func(w indexValue) bool {
-		have := m.Index().ByParam[w.param.Code]
-		return slices.ContainsFunc(have, func(v search.Value) bool {
-			return rows.IndexValue(w.param.Type, &v) == w.value
+	for i := 0; i < len(values); {
+		p := values[i].param
+		for _, v := range m.Index().ByParam[p.Code] {
+			if _, ok := slices.BinarySearchFunc(values, indexValue{p, rows.IndexValue(p.Type, &v)},
+				indexValue.compare); ok {
+				return true
+			}
+		}
+		n, _ := slices.BinarySearchFunc(values[i:], p.Code, func(x indexValue, code string) int {
+			if x.param.Code > code {
+				return 1
+			}
+			return -1
 		})
-	})
+		i += n // the next parameter
+	}
+	return false
 }
 
 // unionOrder emits the matches of a union in an order. By date, it merges the one cluster

@@ -144,12 +144,13 @@ func OtherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 		return nil
 	}
 	var out [][8]byte
+	var seen distinct[[8]byte]
 	for i := range v.ByParam["code"] {
 		c := v.ByParam["code"][i].Code
 		if c == "" {
 			continue
 		}
-		if h := keys.CodeHash(c); h != primary && !slices.Contains(out, h) {
+		if h := keys.CodeHash(c); h != primary && seen.add(h) {
 			out = append(out, h)
 		}
 	}

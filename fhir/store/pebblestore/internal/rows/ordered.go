@@ -2,7 +2,6 @@ package rows
 
 import (
 	"math"
-	"slices"
 	"strings"
 
 	"pulsegate/fhir/search"
@@ -123,10 +122,9 @@ func Canonical(unit string) string {
 
 // EachOrdered calls fn with the values of the ordered rows of a parameter.
 func EachOrdered(p *search.Param, vals []search.Value, fn func(value string)) {
-	var seen []string
+	var seen distinct[string]
 	add := func(s string) {
-		if !slices.Contains(seen, s) {
-			seen = append(seen, s)
+		if seen.add(s) {
 			fn(s)
 		}
 	}
@@ -216,17 +214,15 @@ func extremes(vals []search.Value) (least, greatest string, ok bool) {
 func eachValue(p *search.Param, vals []search.Value, ordered bool, fn func(value string)) {
 	switch {
 	case ordered && Indexed(p) || IndexedBefore(p):
-		var seen []string
+		var seen distinct[string]
 		for i := range vals {
 			x := IndexValue(p.Type, &vals[i])
 			if x == "" && ordered && p.Type == search.TypeReference && vals[i].HasSystem && Generic(p.ResourceType) {
 				x = string(rune(ClassLogical)) + vals[i].Code
 			}
-			if x == "" || slices.Contains(seen, x) {
-				continue
+			if x != "" && seen.add(x) {
+				fn(x)
 			}
-			seen = append(seen, x)
-			fn(x)
 		}
 	case ordered && Ordered(p):
 		EachOrdered(p, vals, fn)
