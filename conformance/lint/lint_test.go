@@ -196,7 +196,7 @@ var owners = map[string]string{
 	"github.com/cockroachdb/pebble":       "pulsegate/fhir/store,pulsegate/conformance/cluster",
 	"github.com/aws/aws-sdk-go-v2":        "pulsegate/fhir/bulk/bucket",
 	"github.com/cockroachdb/apd":          "pulsegate/fhir/fhirpath",
-	"github.com/coder/websocket":          "pulsegate/fhir/rest",
+	"github.com/coder/websocket":          "pulsegate/fhir/rest,pulsegate/conformance",
 	"github.com/redis/go-redis":           "pulsegate/fhir/cluster/hints",
 	"go.opentelemetry.io/otel/sdk":        "pulsegate/cmd",
 	"github.com/gin-gonic/gin":            "pulsegate/",

@@ -64,6 +64,7 @@ var steps = []step{
 	{"a Bundle for an EHR is accepted by another server, once", (*world).submits},
 	{"export of system, patients and group", (*world).exports},
 	{"a subscription is notified", (*world).subscribes},
+	{"a WebSocket is notified", (*world).listens},
 	{"the audit trail records the requests", (*world).audited},
 	{"kill -9 and restart lose nothing", (*world).survives},
 	{"withdrawn consent hides everything from the next request on", (*world).withdraws},

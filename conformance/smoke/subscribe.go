@@ -94,12 +94,7 @@ func (w *world) subscribes() error {
 	if out["status"] != "active" {
 		return fmt.Errorf("status after the handshake: %v", out["status"])
 	}
-	f := filepath.Join(w.dir, "heartrate.json")
-	body := strings.ReplaceAll(string(payloads["heartrate.json"]), "2026-10-01T08:", "2026-10-04T08:")
-	if err := os.WriteFile(f, []byte(body), 0o600); err != nil {
-		return err
-	}
-	if err := w.srv.Run(nil, "ingest", "--patient", w.patient, "--vendor", "oura", f); err != nil {
+	if err := w.ingestsHeartRates("2026-10-04"); err != nil {
 		return err
 	}
 	n, err := r.next("event-notification")
@@ -122,4 +117,14 @@ func (w *world) subscribes() error {
 		return err
 	}
 	return expect(status == 400 || status == 422, "endpoint on a private network: %d", status)
+}
+
+// ingestsHeartRates ingests the heart rates of a payload as those of another day.
+func (w *world) ingestsHeartRates(day string) error {
+	f := filepath.Join(w.dir, "heartrate.json")
+	body := strings.ReplaceAll(string(payloads["heartrate.json"]), "2026-10-01T08:", day+"T08:")
+	if err := os.WriteFile(f, []byte(body), 0o600); err != nil {
+		return err
+	}
+	return w.srv.Run(nil, "ingest", "--patient", w.patient, "--vendor", "oura", f)
 }

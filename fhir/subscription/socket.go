@@ -254,6 +254,8 @@ func (s *session) read(ctx context.Context, inbox chan<- string) error {
 func (s *session) message(ctx context.Context, text string) error {
 	e := s.engine
 	verb, argument, _ := strings.Cut(strings.TrimSpace(text), " ")
+	// The guides do not print the message, and some clients write a colon.
+	verb, argument = strings.TrimSuffix(verb, ":"), strings.TrimLeft(argument, ": ")
 	var b *binding
 	var err error
 	switch {

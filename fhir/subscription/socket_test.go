@@ -174,7 +174,7 @@ func TestSocket(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.observe("p1", "8867-4")
 	w.numbered("s1", 4)
-	b := w.connect(w.engine, nil, "bind-with-token "+token)
+	b := w.connect(w.engine, nil, "bind-with-token: "+token)
 	w.until("what it missed", func() bool { return len(b.numbers(t)) == 2 })
 	if got := b.numbers(t); fmt.Sprint(got) != "[3 4]" {
 		t.Errorf("events %v", got)
@@ -184,7 +184,7 @@ func TestSocket(t *testing.T) {
 	b.mu.Unlock()
 	w.observe("p1", "8867-4")
 	b.closed(w)
-	c := w.connect(w.engine, nil, "bind-with-token "+token)
+	c := w.connect(w.engine, nil, "bind-with-token  :"+token)
 	w.until("the event without a pong", func() bool { return len(c.numbers(t)) == 1 })
 	if got := c.numbers(t); fmt.Sprint(got) != "[5]" {
 		t.Errorf("events %v", got)

@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -76,6 +78,8 @@ type pacedWriter struct {
 	now     func() time.Time
 	begin   time.Time
 	credit  time.Duration // time that the next write may take
+	// hijacked is set if the connection belongs to the handler.
+	hijacked bool
 }
 
 // Unwrap implements the method that http.ResponseController looks for.
@@ -133,8 +137,23 @@ func (w *pacedWriter) Flush() {
 	w.took(0, begin)
 }
 
+// Hijack implements http.Hijacker, which gin demands of the writer below its own. Whoever
+// takes the connection over, as a WebSocket does, bounds its own reads and writes.
+func (w *pacedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := w.control.Hijack()
+	if err != nil { // HTTP/2 has no connection to give
+		return nil, nil, err
+	}
+	w.hijacked = true
+	return c, rw, nil
+}
+
 // finish sets the deadline for the data that the server has buffered.
-func (w *pacedWriter) finish() { w.allow() }
+func (w *pacedWriter) finish() {
+	if !w.hijacked {
+		w.allow()
+	}
+}
 
 // pacedBody is a request body. Reads from it fail if the client sends too slowly.
 type pacedBody struct {
