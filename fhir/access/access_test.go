@@ -78,3 +78,43 @@ func TestDeliveryRule(t *testing.T) {
 type permitsAll struct{}
 
 func (permitsAll) Permits(string, *access.Facts) bool { return true }
+
+// TestEverything checks that a filter that permits everything of a type allows every
+// resource of it, and that limits and consents take that away.
+func TestEverything(t *testing.T) {
+	all := access.Rule{Type: "Patient", May: access.Search}
+	limited := func(change func(*access.Rule)) *access.Grant {
+		r := all
+		change(&r)
+		return &access.Grant{AllPatients: true, Rules: []access.Rule{r}}
+	}
+	for name, c := range map[string]struct {
+		grant *access.Grant
+		want  bool
+	}{
+		"operator":    {access.All(), true},
+		"one type":    {&access.Grant{AllPatients: true, Rules: []access.Rule{all}}, true},
+		"no grant":    {nil, false},
+		"consents":    {&access.Grant{Recipient: "app", Consents: permitsAll{}, Rules: []access.Rule{all}}, false},
+		"other type":  {limited(func(r *access.Rule) { r.Type = "Device" }), false},
+		"reads only":  {limited(func(r *access.Rule) { r.May = access.Read }), false},
+		"a vendor":    {limited(func(r *access.Rule) { r.Vendor = "oura" }), false},
+		"a patient":   {limited(func(r *access.Rule) { r.Patient = "ada" }), false},
+		"an id":       {limited(func(r *access.Rule) { r.ID = "ada" }), false},
+		"a parameter": {limited(func(r *access.Rule) { r.Params = []access.Param{{Name: "gender"}} }), false},
+	} {
+		f := c.grant.Filter(access.Search)
+		if got := f.Everything("Patient"); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if !f.Everything("Patient") {
+			continue
+		}
+		for _, facts := range []access.Facts{{Type: "Patient", ID: "ada", Patient: "ada"},
+			{Type: "Patient", ID: "ben", Patient: "ben", Vendor: "oura", Author: "x"}} {
+			if !f.Allow(&facts) {
+				t.Errorf("%s: a resource is not allowed", name)
+			}
+		}
+	}
+}

@@ -180,6 +180,18 @@
 // that either can continue the other. It gives way to sorting when a clause has few rows,
 // or when the matches are far apart.
 //
+// The value of a row of a token is its code: the row does not have the system, and there
+// is none for an element without a code, such as a CodeableConcept of only text. So the
+// search system|, which such elements can match, reads the documents, and :missing=false
+// has rows only under parameters whose elements always have some (rows.Sure); they are
+// walked if there are few. :contains, :text and :missing=true read the documents, too: no
+// range of rows holds their matches, and an index of all parts of a text would cost every
+// write. Another clause with rows bounds each of these, and so does the cluster of a patient.
+//
+// A count reads rows only if they decide alone: the filter permits everything of the type
+// (access.Filter.Everything), and the query has no clause, or one whose rows are exactly
+// its matches, such as a reference, a URI, or a code without a system.
+//
 // # AuditEvents
 //
 // Every read writes an AuditEvent, so that they are most of the rows of a busy server.

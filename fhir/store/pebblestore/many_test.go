@@ -160,3 +160,59 @@ func TestManyDocuments(t *testing.T) {
 		t.Errorf("a search without an index looked at %d rows of %d", rows, n)
 	}
 }
+
+// BenchmarkRowCount counts 50,000 Patients by rows alone and by their documents. The filter
+// of "documents" permits all, but only after it has looked at each.
+func BenchmarkRowCount(b *testing.B) {
+	const n = 50_000
+	d, err := Open(b.TempDir(), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	for i := 0; i < n; i += 1000 {
+		var batch store.Batch
+		for j := i; j < i+1000; j++ {
+			more := ""
+			if j%100 == 0 {
+				more = `,"deceasedDateTime":"2020-01-01"`
+			}
+			w := person(fmt.Sprintf("p%06d", j), fmt.Sprintf(`,"name":[{"family":"F%d"}],"gender":"%s",`+
+				`"birthDate":"19%02d-01-01","managingOrganization":{"reference":"Organization/o%d"}%s`,
+				j, []string{"male", "female"}[j%2], j%100, j%10, more))
+			w.Vendor = "one"
+			batch.Writes = append(batch.Writes, w)
+		}
+		if _, err := d.Commit(context.Background(), &batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := d.Compact(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	looks := &access.Grant{AllPatients: true, Rules: []access.Rule{{Type: "*", May: access.Search, Vendor: "one"}}}
+	for _, c := range []struct {
+		name, raw string
+		want      uint64
+	}{
+		{"all", "", n}, {"token", "gender=female", n / 2}, {"reference", "organization=Organization/o3", n / 10},
+		{"references", "organization=Organization/o3,Organization/o4", n / 5},
+		{"missing", "death-date:missing=false", n / 100}, {"common", "birthdate:missing=false", n},
+	} {
+		pairs, _ := search.Pairs(c.raw)
+		q, err := search.Parse("Patient", pairs, search.ParseOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for name, g := range map[string]*access.Grant{"rows": access.All(), "documents": looks} {
+			b.Run(c.name+"/"+name, func(b *testing.B) {
+				for b.Loop() {
+					got, err := d.Count(context.Background(), store.Find{Query: q, Filter: g.Filter(access.Search)})
+					if err != nil || got != c.want {
+						b.Fatal(got, err)
+					}
+				}
+			})
+		}
+	}
+}

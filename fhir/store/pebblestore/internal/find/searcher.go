@@ -48,36 +48,61 @@ func (s *Searcher) Find(ctx context.Context, op string, snap *snapshot.Snapshot,
 func (s *Searcher) Count(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find) (uint64, error) {
 	var n uint64
 	req.After = ""
-	err := s.each(ctx, op, snap, req, nil, func(*snapshot.Match, []byte) bool { n++; return true })
+	f, err := s.finder(ctx, op, snap, req)
+	if err != nil {
+		return 0, err
+	}
+	if !req.Undeleted || f.at == snap.Head.Seq {
+		n, done, err := f.countRows()
+		if done || err != nil {
+			s.looked.Add(uint64(f.steps))
+			return n, fault.Wrap(op, err)
+		}
+	}
+	err = s.run(f, req, nil, func(*snapshot.Match, []byte) bool { n++; return true })
 	return n, err
 }
 
 func (s *Searcher) each(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, sort []search.SortKey,
 	emit func(*snapshot.Match, []byte) bool) error {
-	at, err := snap.At(op, req.At)
+	f, err := s.finder(ctx, op, snap, req)
 	if err != nil {
 		return err
 	}
-	after, err := base64.RawURLEncoding.DecodeString(req.After)
+	return s.run(f, req, sort, emit)
+}
+
+func (s *Searcher) finder(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find) (*finder, error) {
+	at, err := snap.At(op, req.At)
 	if err != nil {
-		return errPos(op)
+		return nil, err
 	}
 	sel, err := search.Select(req.Query)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	return &finder{searcher: s, evaluator: evaluator{query: req.Query, sel: sel},
+		indexes: &indexes{reader: snap.Reader},
+		request: request{ctx: ctx, op: op, snap: snap, at: at, filter: req.Filter, owner: req.Owner}}, nil
+}
+
+// run runs the search of a finder.
+func (s *Searcher) run(f *finder, req store.Find, sort []search.SortKey,
+	emit func(*snapshot.Match, []byte) bool) error {
+	after, err := base64.RawURLEncoding.DecodeString(req.After)
+	if err != nil {
+		return errPos(f.op)
 	}
 	var failed error
-	if req.Undeleted && at < snap.Head.Seq {
-		emit = undeleted(snap, emit, &failed)
+	if req.Undeleted && f.at < f.snap.Head.Seq {
+		emit = undeleted(f.snap, emit, &failed)
 	}
-	f := &finder{searcher: s, evaluator: evaluator{query: req.Query, sel: sel}, emit: emit,
-		indexes: &indexes{reader: snap.Reader},
-		request: request{ctx: ctx, op: op, snap: snap, at: at, filter: req.Filter, owner: req.Owner}}
+	f.emit = emit
 	if err = f.run(sort, after); err == nil {
 		err = failed
 	}
 	s.looked.Add(uint64(f.steps))
-	return fault.Wrap(op, err)
+	return fault.Wrap(f.op, err)
 }
 
 // undeleted leaves out resources that are deleted now. A version that is still

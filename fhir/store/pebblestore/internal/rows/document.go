@@ -218,5 +218,8 @@ func Visible(v []byte, from, at store.Seq) bool {
 	return to == 0 || to > at
 }
 
+// DeletedIn reports whether a D value is that of a deletion marker. It decodes nothing else.
+func DeletedIn(v []byte) bool { return len(v) > 8 && v[8]&flagDeleted != 0 }
+
 // IsSeriesChange reports whether v is an L value of samples.
 func IsSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&flagSeries != 0 }
