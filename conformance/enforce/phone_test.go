@@ -74,6 +74,22 @@ func (p phones) Receive(ctx context.Context, by audit.Caller, patient string, bo
 	return p.pipeline.Receive(ctx, req, body)
 }
 
+// ReceiveAll implements interaction.Receiver.
+func (p phones) ReceiveAll(ctx context.Context, by audit.Caller, patient string, ids []string, bodies [][]byte,
+	changes bool) ([]audit.DataRef, error) {
+	out := make([]audit.DataRef, len(ids))
+	for i, body := range bodies {
+		id, _, err := p.Receive(ctx, by, patient, body, changes, interaction.Tie{})
+		if err != nil {
+			return nil, err
+		}
+		if id != "" {
+			out[i].Ref = fhir.Ref{Type: "Observation", ID: id}
+		}
+	}
+	return out, nil
+}
+
 // registeredPhones reports whether a client is registered as one that sends phone-made
 // Observations. The others mark them by their profile.
 func registeredPhones(client string) bool { return strings.HasPrefix(client, "cb") }

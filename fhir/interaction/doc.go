@@ -110,6 +110,7 @@
 //	conditional writes and references   a search for the criteria, and per patient a read that lists what they found, in the commit
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own
+//	phone-made Observations in bulk  one event per delivery that names them, and one for each that is refused
 //	failed requests         one event with outcome 4 (client error), 8 (denied) or 12 (server error); it names the resources that the error discloses, per patient
 //	reading AuditEvents     "audit log used" instead of the above
 //

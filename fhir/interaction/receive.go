@@ -29,6 +29,11 @@ type Receiver interface {
 	// whether it is new. The id is empty if the consent has ended since Repair.
 	Receive(ctx context.Context, by audit.Caller, patient string, body []byte, changes bool,
 		tie Tie) (id string, created bool, err error)
+	// ReceiveAll stores bodies, of which Repair has returned different ids, as one payload
+	// of the vendor. It returns the stored Observation of each, which is zero unless it is
+	// known to be stored.
+	ReceiveAll(ctx context.Context, by audit.Caller, patient string, ids []string, bodies [][]byte,
+		changes bool) ([]audit.DataRef, error)
 }
 
 // Tie ties what a Receiver stores to what the request has read. The zero value ties it to
@@ -113,21 +118,9 @@ func (s *Service) refuseInTransaction(rq *Request, op string, e *entry) error {
 // without content, so that they do not learn what is stored.
 func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhir.Resource, body []byte,
 	c *criteria, disc *disclosures) (Written, error) {
-	subject, err := s.subjectOf(rq, op, sent)
+	subject, repaired, changes, err := s.repair(ctx, rq, op, sent, body)
 	if err != nil {
 		return Written{}, err
-	}
-	repaired, err := s.Receiver.Repair(ctx, subject.ref.ID, body)
-	if err != nil {
-		return Written{}, err
-	}
-	changes, err := s.mayReceive(ctx, rq, op, subject.ref.ID, &repaired)
-	if err != nil {
-		return Written{}, err
-	}
-	if repaired.Barred {
-		return Written{}, concealing(errDangling(op, subject),
-			disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
 	}
 	if err := rq.Principal.Grant.Live(ctx); err != nil {
 		return Written{}, err
@@ -155,6 +148,25 @@ func (s *Service) receive(ctx context.Context, rq *Request, op string, sent *fhi
 			disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
 	}
 	return s.received(ctx, rq, subject.ref.ID, id, created || repaired.Deletion, disc)
+}
+
+// repair repairs a phone-made Observation and checks that it may be stored. changes reports
+// whether the scopes also cover updating it.
+func (s *Service) repair(ctx context.Context, rq *Request, op string, sent *fhir.Resource,
+	body []byte) (subject subjectRef, repaired Repaired, changes bool, err error) {
+	if subject, err = s.subjectOf(rq, op, sent); err != nil {
+		return subject, repaired, false, err
+	}
+	if repaired, err = s.Receiver.Repair(ctx, subject.ref.ID, body); err != nil {
+		return subject, repaired, false, err
+	}
+	if changes, err = s.mayReceive(ctx, rq, op, subject.ref.ID, &repaired); err != nil {
+		return subject, repaired, false, err
+	}
+	if repaired.Barred {
+		err = concealing(errDangling(op, subject), disclosed{ref: subject.ref, patients: []string{subject.ref.ID}})
+	}
+	return subject, repaired, changes, err
 }
 
 // subjectOf returns the patient of a phone-made Observation: its subject or, if it has

@@ -45,10 +45,21 @@ func outcomeOf(err error) (outcome, reason string) {
 }
 
 // refuse records a failed request and returns the error for the caller. If the
-// audit trail cannot be written, that is the error. Resources that the error
-// discloses are in separate events, one per patient, because the event of the
-// request may contain its query, which may name other patients.
+// audit trail cannot be written, that is the error.
 func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, ref fhir.Ref, cause error) error {
+	evs, cause := refusal(rq, interaction, ref, cause)
+	rq.wait(maxOutcome)
+	// Record the request even if the caller has disconnected.
+	if err := s.Audit.Record(context.WithoutCancel(ctx), evs...); err != nil {
+		return errors.Join(err, cause)
+	}
+	return cause
+}
+
+// refusal returns the events of a failed request and the error for the caller. Resources
+// that the error discloses are in separate events, one per patient, because the event of
+// the request may contain its query, which may name other patients.
+func refusal(rq *Request, interaction string, ref fhir.Ref, cause error) ([]audit.Event, error) {
 	ev := rq.event(interaction, ref.Type)
 	ev.Outcome, ev.Reason = outcomeOf(cause)
 	var evs []audit.Event
@@ -75,12 +86,7 @@ func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, r
 		ev.Data = []audit.DataRef{{Ref: ref}}
 		evs = append(evs, ev)
 	}
-	rq.wait(maxOutcome)
-	// Record the request even if the caller has disconnected.
-	if err := s.Audit.Record(context.WithoutCancel(ctx), evs...); err != nil {
-		return errors.Join(err, cause)
-	}
-	return cause
+	return evs, cause
 }
 
 // Refused records a request that failed before it reached an interaction, for

@@ -29,13 +29,14 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 		return nil, fhir.Wrap("ingest.identity", err)
 	}
 	out := make([]observation, 0, len(list))
+	seconds := secondIndex{}
 	at := map[string]int{}
 	for _, i := range fineFirst(list) {
 		obs := list[i]
 		switch {
 		case d.isNight(obs.Metric):
 		case heads[i].Version == 0:
-			if err := d.findIdentity(ctx, &obs, out, a); err != nil {
+			if err := d.findIdentity(ctx, &obs, out, &seconds, a); err != nil {
 				return nil, err
 			}
 		case obs.coarse && obs.vendorID != "":
@@ -52,6 +53,7 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 				obs.kept = append(slices.Clone(out[j].kept), obs.kept...)
 			}
 			out[j] = obs
+			seconds.replaced(j)
 			continue
 		}
 		at[obs.ID] = len(out)
@@ -75,9 +77,10 @@ func fineFirst(list []observation) []int {
 	return append(fine, coarse...)
 }
 
-// findIdentity finds the id under which the store has obs. The store does not
-// have obs under its own id.
-func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier []observation, a *commitAttempt) error {
+// findIdentity finds the id under which the store, or a document before it in the batch,
+// has obs. The store does not have obs under its own id.
+func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier []observation, seconds *secondIndex,
+	a *commitAttempt) error {
 	key := prefixSame + obs.ID
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
@@ -118,7 +121,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		return obs.coarse != coarse && (own.equals(other) || own.isSameNight(other))
 	}
 	id, vendorID := "", ""
-	for i := range earlier {
+	for _, i := range seconds.at(earlier, from.Unix()) {
 		var other measurement
 		if obs.coarse && !earlier[i].coarse && obs.source != "" && earlier[i].source != obs.source {
 			continue
@@ -171,6 +174,38 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	}
 	d.adopt(obs, id, vendorID, a)
 	return nil
+}
+
+// secondIndex finds documents by the second in which they start, as documents that state
+// one measurement do. Without it, each document of a batch would be decoded for each other
+// one.
+type secondIndex struct {
+	byStart map[int64][]int // positions of documents
+	indexed int             // the documents before it are in byStart
+}
+
+// at returns the positions in list of the documents that may start in a second.
+func (x *secondIndex) at(list []observation, second int64) []int {
+	if x.byStart == nil {
+		x.byStart = map[int64][]int{}
+	}
+	for ; x.indexed < len(list); x.indexed++ {
+		var s storedElements
+		if json.Unmarshal(list[x.indexed].JSON, &s) != nil {
+			continue
+		}
+		if from, _, ok := s.effective(); ok {
+			x.byStart[from.Unix()] = append(x.byStart[from.Unix()], x.indexed)
+		}
+	}
+	return x.byStart[second]
+}
+
+// replaced says that the document at a position is another one now.
+func (x *secondIndex) replaced(position int) {
+	if position < x.indexed {
+		*x = secondIndex{}
+	}
 }
 
 // isJoined reports whether the Observation with the given id is stored for two

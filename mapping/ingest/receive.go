@@ -112,6 +112,46 @@ func (p *Pipeline) Receive(ctx context.Context, req Request, body []byte) (id st
 	return id, heads[0].Version == 1 && d.summary.Created > 0 && id == repaired.ID, nil
 }
 
+// Received is an Observation that ReceiveAll has found stored.
+type Received struct {
+	ID      string // empty if it is not stored
+	Version uint64
+}
+
+// ReceiveAll ingests a payload of bodies that Repair has accepted, with the ids that it has
+// returned for them, and returns under which ids and versions they are stored.
+func (p *Pipeline) ReceiveAll(ctx context.Context, req Request, ids []string, bodies [][]byte) ([]Received, error) {
+	const op = "ingest.ReceiveAll"
+	req.Body = bytes.NewReader(bytes.Join(bodies, []byte{'\n'}))
+	d, err := p.begin(ctx, req)
+	if err == nil {
+		if err = d.payload(ctx); err != nil {
+			err = d.recordFailure(ctx, err, "")
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	refs := make([]fhir.Ref, len(ids))
+	for i, id := range ids {
+		if id, err = p.storedID(ctx, id); err != nil {
+			return nil, err
+		}
+		refs[i] = fhir.Ref{Type: "Observation", ID: id}
+	}
+	heads, err := p.Store.Heads(ctx, refs)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	out := make([]Received, len(ids))
+	for i, h := range heads {
+		if h.Version > 0 && !h.Deleted {
+			out[i] = Received{refs[i].ID, h.Version}
+		}
+	}
+	return out, nil
+}
+
 // storedID returns the id under which the store has the Observation that another channel
 // may have delivered under another id.
 func (p *Pipeline) storedID(ctx context.Context, id string) (string, error) {

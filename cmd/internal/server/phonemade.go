@@ -45,3 +45,18 @@ func (m phoneMade) Receive(ctx context.Context, by audit.Caller, patient string,
 	}
 	return m.pipeline.Receive(ctx, req, body)
 }
+
+// ReceiveAll implements interaction.Receiver.
+func (m phoneMade) ReceiveAll(ctx context.Context, by audit.Caller, patient string, ids []string, bodies [][]byte,
+	changes bool) ([]audit.DataRef, error) {
+	req := m.request(patient)
+	req.Caller, req.KeepStored = by, !changes
+	received, err := m.pipeline.ReceiveAll(ctx, req, ids, bodies)
+	out := make([]audit.DataRef, len(received))
+	for i, r := range received {
+		if r.ID != "" {
+			out[i] = audit.DataRef{Ref: fhir.Ref{Type: "Observation", ID: r.ID}, Version: r.Version}
+		}
+	}
+	return out, err
+}

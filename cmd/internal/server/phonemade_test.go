@@ -28,7 +28,7 @@ import (
 // set by the test.
 type phoneApp struct {
 	*services
-	t       *testing.T
+	t       testing.TB
 	handler http.Handler
 	grant   access.Grant
 	patient string // in context
@@ -41,23 +41,13 @@ func (a *phoneApp) Authenticate(*http.Request) (*access.Principal, error) {
 	return &access.Principal{ClientID: "app", ClientName: "App", Patient: a.patient, Grant: &g}, nil
 }
 
-func newPhoneApp(t *testing.T) *phoneApp {
+func newPhoneApp(t testing.TB) *phoneApp {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	a := &phoneApp{t: t, services: mustOpen(t, t.TempDir())}
-	ops := operations{a.services}
-	for _, id := range []string{"ada", "ben", "eve"} {
-		if _, err := ops.AddPatient(t.Context(), operatorOfTest, admin.NewPatient{ID: id, Given: id,
-			Family: "Beispiel", TimeZone: "Europe/Berlin"}); err != nil {
-			t.Fatal(err)
-		}
-		if id == "eve" { // has no consent
-			continue
-		}
-		if _, err := ops.GrantConsent(t.Context(), operatorOfTest, admin.NewConsent{Patient: id, Vendor: "apple",
-			Recipient: "any"}); err != nil {
-			t.Fatal(err)
-		}
+	a.addPatient("eve") // has no consent
+	for _, id := range []string{"ada", "ben"} {
+		a.patientWithConsent(id)
 	}
 	a.may(access.Create|access.Read|access.Update|access.Search, true)
 	api := &rest.Server{Service: a.fhir, Auth: a, Logger: a.log, Clock: a.now, Rand: rand.Reader,
@@ -65,6 +55,24 @@ func newPhoneApp(t *testing.T) *phoneApp {
 		Metadata: func() []byte { return []byte("{}") }}
 	a.handler = api.Handler()
 	return a
+}
+
+func (a *phoneApp) addPatient(id string) {
+	a.t.Helper()
+	if _, err := (operations{a.services}).AddPatient(a.t.Context(), operatorOfTest, admin.NewPatient{ID: id, Given: id,
+		Family: "Beispiel", TimeZone: "Europe/Berlin"}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// patientWithConsent adds a patient who permits the collection from the phone.
+func (a *phoneApp) patientWithConsent(id string) {
+	a.t.Helper()
+	a.addPatient(id)
+	if _, err := (operations{a.services}).GrantConsent(a.t.Context(), operatorOfTest, admin.NewConsent{Patient: id,
+		Vendor: "apple", Recipient: "any"}); err != nil {
+		a.t.Fatal(err)
+	}
 }
 
 // may gives the app one rule for Observations. registered is set if it is registered as

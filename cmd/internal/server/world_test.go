@@ -36,7 +36,7 @@ func (l *lockedBuffer) String() string {
 // settings changed. It derives no preferred values unless set says so, because they
 // appear some time after the measurements: a test that counts Observations would
 // depend on the machine's pace.
-func settings(t *testing.T, dir string, set map[string]string) *config.Config {
+func settings(t testing.TB, dir string, set map[string]string) *config.Config {
 	t.Helper()
 	all := map[string]string{"data": dir, "listen": "127.0.0.1:0", "preferred": "false"}
 	for k, v := range set {
@@ -50,7 +50,7 @@ func settings(t *testing.T, dir string, set map[string]string) *config.Config {
 }
 
 // open opens the services of a server that does not listen.
-func open(t *testing.T, dir string, log io.Writer) (*services, error) {
+func open(t testing.TB, dir string, log io.Writer) (*services, error) {
 	t.Helper()
 	env := environment{config: settings(t, dir, nil), version: "test", now: time.Now,
 		log: slog.New(slog.NewTextHandler(log, nil)), base: "http://localhost:8080"}
@@ -66,7 +66,7 @@ func open(t *testing.T, dir string, log io.Writer) (*services, error) {
 }
 
 // mustOpen is open for a test that expects no error.
-func mustOpen(t *testing.T, dir string) *services {
+func mustOpen(t testing.TB, dir string) *services {
 	t.Helper()
 	s, err := open(t, dir, t.Output())
 	if err != nil {
@@ -77,7 +77,7 @@ func mustOpen(t *testing.T, dir string) *services {
 
 // shut closes s, so that another server can open its data. It may be called
 // twice.
-func shut(t *testing.T, s *services) {
+func shut(t testing.TB, s *services) {
 	t.Helper()
 	if err := s.close(); err != nil {
 		t.Error(err)

@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
 )
 
@@ -23,6 +25,7 @@ type outcome struct {
 	severity, text string
 	url            string // what it is about, at the client
 	issues         []json.RawMessage
+	at             int // line of the file, or 0
 }
 
 // batch collects lines that are stored together.
@@ -33,13 +36,20 @@ type batch struct {
 	file       int
 	url        string
 	deleted    bool // the lines are Bundles with deletions
-	phoneMade  bool // the client makes all Observations on phones
+	rq         *interaction.Request
 
 	entries []entry
-	bytes   int // of the entries
+	samples []sample
+	bytes   int // of the entries and samples
 	line    int // the last line
 	bad     []outcome
-	begun   bool // whether a batch of this file was stored since it was fetched
+}
+
+// sample is a line with a phone-made Observation.
+type sample struct {
+	*interaction.PhoneMade
+	about string // URL of the resource at the client
+	line  int
 }
 
 // entry is an entry of the batch.
@@ -55,11 +65,11 @@ func (b *batch) add(ctx context.Context, line int, text []byte, long bool) error
 	b.line = line
 	if len(bytes.TrimSpace(text)) > 0 || long {
 		if reason := b.entry(line, text, long); reason != "" {
-			b.bad = append(b.bad, outcome{severity: "error", url: b.url,
+			b.bad = append(b.bad, outcome{severity: "error", url: b.url, at: line,
 				text: fmt.Sprintf("line %d of file %d: %s", line, b.file+1, reason)})
 		}
 	}
-	if len(b.entries)+len(b.bad) < batchLines && b.bytes < batchBytes {
+	if len(b.entries)+len(b.bad) < batchLines && len(b.samples) < batchSamples && b.bytes < batchBytes {
 		return nil
 	}
 	return b.flush(ctx)
@@ -78,13 +88,13 @@ func (b *batch) entry(line int, text []byte, long bool) string {
 	if err != nil {
 		return err.Error()
 	}
-	method, target, own := "PUT", ref.String(), ref
-	made := b.phoneMade || bytes.Contains(body, []byte(interaction.PhoneMadeProfile))
-	if ref.Type == "Observation" && made {
-		method, target, own = "POST", ref.Type, fhir.Ref{} // The receiver finds the id.
+	if ref.Type == "Observation" && b.opts.Writer.IsPhoneMade(b.rq, body) {
+		b.samples = append(b.samples, sample{&interaction.PhoneMade{Body: body}, m.about(text), line})
+		b.bytes += len(body)
+		return ""
 	}
-	b.put(line, own, m.about(text), fmt.Sprintf(`{"resource":%s,"request":{"method":%q,"url":%q}}`, body, method,
-		target))
+	b.put(line, ref, m.about(text), fmt.Sprintf(`{"resource":%s,"request":{"method":"PUT","url":%q}}`, body,
+		ref.String()))
 	return ""
 }
 
@@ -192,12 +202,13 @@ func (m *manifest) rewrite(text []byte, base string) (ref fhir.Ref, body []byte,
 // result is an entry of the response to a batch.
 type result struct {
 	Response struct {
-		Status, Location string
-		Outcome          struct{ Issue []json.RawMessage }
+		Status  string
+		Outcome struct{ Issue []json.RawMessage }
 	}
 }
 
-// flush stores the batch, and commits the position with what is reported.
+// flush stores the batch, and commits the position with what is reported. Samples come
+// after the other lines.
 func (b *batch) flush(ctx context.Context) error {
 	if b.line == 0 {
 		return nil
@@ -209,87 +220,142 @@ func (b *batch) flush(ctx context.Context) error {
 	if now == nil || now.Status == stopped {
 		return errStopped
 	}
-	repeated, err := b.intend(ctx, &now.Manifests[b.manifest])
+	if b.rq, err = b.request(ctx, b.submission); err != nil {
+		return kept(err)
+	}
+	samples := make([]*interaction.PhoneMade, len(b.samples))
+	for i := range b.samples {
+		samples[i] = b.samples[i].PhoneMade
+	}
+	if len(samples) > 0 {
+		if err := b.opts.Writer.RepairAll(ctx, b.rq, samples); err != nil {
+			return kept(err)
+		}
+	}
+	samples, repeated, err := b.intend(ctx, &now.Manifests[b.manifest], samples)
 	if err != nil {
 		return err
 	}
 	results, err := b.store(ctx)
+	if err == nil && len(samples) > 0 {
+		err = kept(b.opts.Writer.ReceiveAll(ctx, b.rq, samples))
+	}
 	if err != nil {
 		return err
 	}
-	var created []string
-	stored := repeated
+	stored := repeated + b.tally(results, samples)
+	err = b.commit(ctx, b.submission.ID, b.manifest, b.bad, nil, func(m *manifest) {
+		m.position = position{b.file, b.line}
+		m.Stored += stored
+	})
+	b.entries, b.samples, b.bytes, b.bad = b.entries[:0], nil, 0, nil
+	return err
+}
+
+// tally adds an outcome for each line that was not stored, and returns the number of those
+// that were. samples are those that were received.
+func (b *batch) tally(results []result, samples []*interaction.PhoneMade) (stored int) {
+	refused := func(about string, line int, issues []json.RawMessage) {
+		b.bad = append(b.bad, outcome{severity: "error", url: about, issues: issues, at: line,
+			text: fmt.Sprintf("line %d of file %d was not stored", line, b.file+1)})
+	}
 	for i := range results {
 		resp, e := &results[i].Response, &b.entries[i]
 		if strings.HasPrefix(resp.Status, "2") {
 			stored++
-			if strings.HasPrefix(resp.Status, "201") && e.ref.ID == "" {
-				created = append(created, refOf(resp.Location))
-			}
 			continue
 		}
-		b.bad = append(b.bad, outcome{severity: "error", url: e.about, issues: resp.Outcome.Issue,
-			text: fmt.Sprintf("line %d of file %d was not stored", e.line, b.file+1)})
+		refused(e.about, e.line, resp.Outcome.Issue)
 	}
-	err = b.commit(ctx, b.submission.ID, b.manifest, b.bad, created, func(m *manifest) {
-		m.File, m.Line = b.file, b.line
-		m.Stored += stored
-	})
-	b.entries, b.bytes, b.bad = b.entries[:0], 0, nil
-	return err
+	for _, one := range samples {
+		if one.Err == nil {
+			stored++
+		}
+	}
+	for _, one := range b.samples {
+		var out struct{ Issue []json.RawMessage }
+		if one.Err != nil {
+			_ = json.Unmarshal(r4.OutcomeJSON(one.Err), &out) // what it renders is JSON
+			refused(one.about, one.line, out.Issue)
+		}
+	}
+	slices.SortStableFunc(b.bad, func(x, y outcome) int { return x.at - y.at })
+	return stored
 }
 
 // intend makes durable which resources the batch is going to create, so that they can be
 // removed even if the process ends before it has seen the result. It leaves out those that
-// an interrupted attempt of the same batch has created, and returns their number.
-func (b *batch) intend(ctx context.Context, m *manifest) (repeated int, err error) {
-	var refs []fhir.Ref
+// an interrupted attempt of the same batch has created, and returns their number and the
+// samples to receive.
+func (b *batch) intend(ctx context.Context, m *manifest, samples []*interaction.PhoneMade) (
+	receive []*interaction.PhoneMade, repeated int, err error) {
+	const op = "submit.intend"
+	refs := make([]fhir.Ref, 0, len(b.entries)+len(samples))
+	times := map[fhir.Ref]int{}
 	for i := range b.entries {
 		refs = append(refs, b.entries[i].ref)
 	}
+	for _, one := range samples {
+		refs = append(refs, one.Ref)
+	}
+	for _, ref := range refs {
+		times[ref]++
+	}
 	heads, err := b.opts.Store.Heads(ctx, refs)
 	if err != nil {
-		return 0, fhir.Wrap("submit.intend", err)
+		return nil, 0, fhir.Wrap(op, err)
 	}
 	before := map[string]bool{}
-	if !b.begun && m.Created > 0 {
+	if m.Created > 0 && m.Intent == m.position {
 		v, err := b.opts.Store.Get(ctx, chunkKey("created", b.submission.ID, b.manifest, m.Created-1))
 		if err != nil {
-			return 0, fhir.Wrap("submit.intend", err)
+			return nil, 0, fhir.Wrap(op, err)
 		}
 		for _, ref := range strings.Fields(string(v)) {
 			before[ref] = true
 		}
 	}
-	b.begun = true
 	var created []string
-	kept := b.entries[:0]
+	// done reports whether the interrupted attempt has stored a line. A resource that has
+	// several lines is stored again, because it may have stored only some.
+	done := func(i int) bool {
+		ref, exists := refs[i], heads[i].Version > 0 && !heads[i].Deleted
+		announced := before[ref.String()]
+		if ref.ID != "" && !exists && !announced {
+			created = append(created, ref.String())
+		}
+		return ref.ID != "" && exists && announced && times[ref] == 1
+	}
+	entries := b.entries[:0]
 	for i, e := range b.entries {
-		switch exists := heads[i].Version > 0 && !heads[i].Deleted; {
-		case e.ref.ID == "":
-		case !exists && !before[e.ref.String()]:
-			created = append(created, e.ref.String())
-		case exists && before[e.ref.String()]:
+		if done(i) {
 			repeated++
 			continue
 		}
-		kept = append(kept, e)
+		entries = append(entries, e)
 	}
-	b.entries = kept
+	first := len(refs) - len(samples)
+	b.entries = entries
+	for i, one := range samples {
+		switch {
+		case one.Err != nil:
+		case done(first + i):
+			repeated++
+		default:
+			receive = append(receive, one)
+		}
+	}
 	if len(created) == 0 {
-		return repeated, nil
+		return receive, repeated, nil
 	}
-	return repeated, b.commit(ctx, b.submission.ID, b.manifest, nil, created, func(*manifest) {})
+	return receive, repeated, b.commit(ctx, b.submission.ID, b.manifest, nil, created,
+		func(m *manifest) { m.Intent = m.position })
 }
 
 // store performs the batch. If the Bundle as a whole is refused, each entry is sent alone.
 func (b *batch) store(ctx context.Context) ([]result, error) {
 	if len(b.entries) == 0 {
 		return nil, nil
-	}
-	rq, err := b.request(ctx, b.submission)
-	if err != nil {
-		return nil, kept(err)
 	}
 	send := func(entries ...entry) (out struct{ Entry []result }, err error) {
 		body := []byte(`{"resourceType":"Bundle","type":"batch","entry":[`)
@@ -299,7 +365,7 @@ func (b *batch) store(ctx context.Context) ([]result, error) {
 			}
 			body = append(body, e.json...)
 		}
-		page, err := b.opts.Writer.Bundle(ctx, rq, append(body, `]}`...), interaction.ReturnMinimal)
+		page, err := b.opts.Writer.Bundle(ctx, b.rq, append(body, `]}`...), interaction.ReturnMinimal)
 		if err != nil {
 			return out, err
 		}
@@ -332,17 +398,6 @@ func (b *batch) store(ctx context.Context) ([]result, error) {
 func refuses(err error) bool {
 	k := fhir.KindOf(err)
 	return k == fhir.Invalid || k == fhir.Unprocessable || k == fhir.TooLarge
-}
-
-// refOf returns the reference in a Location, without the version.
-func refOf(location string) string {
-	parts := strings.Split(location, "/")
-	for i := len(parts) - 2; i >= 0; i-- {
-		if fhir.KnownType(parts[i]) {
-			return parts[i] + "/" + parts[i+1]
-		}
-	}
-	return ""
 }
 
 const (

@@ -21,10 +21,14 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Writer performs batches. *interaction.Service implements it.
+// Writer performs batches and receives phone-made Observations. *interaction.Service
+// implements it.
 type Writer interface {
 	Bundle(ctx context.Context, rq *interaction.Request, body []byte,
 		returns interaction.Return) (*interaction.Page, error)
+	IsPhoneMade(rq *interaction.Request, body []byte) bool
+	RepairAll(ctx context.Context, rq *interaction.Request, list []*interaction.PhoneMade) error
+	ReceiveAll(ctx context.Context, rq *interaction.Request, list []*interaction.PhoneMade) error
 }
 
 // Options configures a Consumer. All fields but Expires, MaxKept, Roles and Logger are
@@ -100,14 +104,21 @@ type manifest struct {
 	Replaces string   `json:"replaces,omitempty"`
 	State    string   `json:"state"`
 	// The position: lines up to Line of the file with this index are processed.
-	File int `json:"file,omitempty"`
-	Line int `json:"line,omitempty"`
+	position
+	// Intent is the position at which the latest resources of Created were announced.
+	Intent position `json:"intent,omitzero"`
 	// Chunks of outcomes and of created resources.
 	Outcomes int            `json:"outcomes,omitempty"`
 	Created  int            `json:"created,omitempty"`
 	Count    map[string]int `json:"count,omitempty"` // reported issues by severity
 	Stored   int            `json:"stored,omitempty"`
 	Dropped  int            `json:"dropped,omitempty"` // outcomes that were not reported
+}
+
+// position is the file and the line up to which lines are processed.
+type position struct {
+	File int `json:"file,omitempty"`
+	Line int `json:"line,omitempty"`
 }
 
 const prefix = "bulk-submit/"

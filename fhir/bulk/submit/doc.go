@@ -17,7 +17,9 @@
 // below fhirBaseUrl are changed in the same way. A reference below the base URL of this
 // server names a resource of this server. An Observation with the profile of phone-made
 // Observations is created instead: the receiver of package mapping repairs it, stores it as
-// data of the vendor, and knows it again.
+// data of the vendor, and knows it again. The phone-made Observations of a batch are stored
+// after its other lines, as one delivery per patient, which gives what single creates in
+// their order would give.
 //
 // Files with Patients come first, then types outside of the Patient compartment, then the
 // others, and Provenance last, because what a resource refers to must exist. A line that
@@ -37,11 +39,12 @@
 // there. Before a batch, it commits which resources the batch is going to create: if the
 // process ends before it knows the result, the next one leaves out what was created, and
 // a submission that is stopped loses it. An update is repeated, which adds a version with
-// the same content.
+// the same content, and so is a resource that has several lines in the batch.
 //
 // # Bounds
 //
-// A manifest has at most 1 MiB, a line 5 MiB, and a batch 100 lines or 5 MiB. Only one line
+// A manifest has at most 1 MiB, a line 5 MiB, and a batch 5 MiB, 1,000 phone-made
+// Observations, and 100 other lines. Only one line
 // and one batch are in memory. A submission has at most 1,000 manifests and 10,000 reported
 // outcomes per manifest; further ones are counted. A file that breaks off is fetched again
 // from its start, and its lines up to the position are skipped.

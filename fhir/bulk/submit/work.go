@@ -298,6 +298,9 @@ const (
 	maxLine    = 5 << 20
 	batchLines = 100
 	batchBytes = 5 << 20
+	// batchSamples bounds the phone-made Observations of a batch. They are stored as one
+	// delivery per patient and so cost less than other lines.
+	batchSamples = 1000
 )
 
 // errWork marks an error that is not one of fetching.
@@ -324,8 +327,7 @@ func (w *worker) file(ctx context.Context, s *submission, i, n int, u string, de
 		if err != nil {
 			return fmt.Errorf("%w: %w", errWork, kept(err))
 		}
-		b := &batch{worker: w, submission: s, manifest: i, file: n, url: u, deleted: deleted,
-			phoneMade: rq.Principal.Grant.PhoneMade}
+		b := &batch{worker: w, submission: s, manifest: i, file: n, url: u, deleted: deleted, rq: rq}
 		r := bufio.NewReaderSize(body, 64<<10)
 		for line := 1; ; line++ {
 			text, err := readLine(r)
@@ -406,27 +408,31 @@ func (w *worker) remove(ctx context.Context, s *submission, i int) error {
 		}
 		refs := strings.Fields(string(v))
 		slices.Reverse(refs)
-		var body bytes.Buffer
-		body.WriteString(`{"resourceType":"Bundle","type":"batch","entry":[`)
-		for k, ref := range refs {
-			if k > 0 {
-				body.WriteByte(',')
+		for part := range slices.Chunk(refs, batchLines) {
+			if err := w.removeRefs(ctx, rq, s.ID, i, part); err != nil {
+				return err
 			}
-			fmt.Fprintf(&body, `{"request":{"method":"DELETE","url":%q}}`, ref)
-		}
-		body.WriteString(`]}`)
-		if len(refs) == 0 {
-			continue
-		}
-		page, err := w.opts.Writer.Bundle(ctx, rq, body.Bytes(), interaction.ReturnMinimal)
-		if err != nil {
-			return err
-		}
-		if err := w.reportResults(ctx, s.ID, i, page, refs); err != nil {
-			return err
 		}
 	}
 	return w.change(ctx, s.ID, func(s *submission) { s.Manifests[i].State, s.Manifests[i].Headers = replaced, nil })
+}
+
+// removeRefs deletes resources that manifest i has created.
+func (w *worker) removeRefs(ctx context.Context, rq *interaction.Request, id string, i int, refs []string) error {
+	var body bytes.Buffer
+	body.WriteString(`{"resourceType":"Bundle","type":"batch","entry":[`)
+	for k, ref := range refs {
+		if k > 0 {
+			body.WriteByte(',')
+		}
+		fmt.Fprintf(&body, `{"request":{"method":"DELETE","url":%q}}`, ref)
+	}
+	body.WriteString(`]}`)
+	page, err := w.opts.Writer.Bundle(ctx, rq, body.Bytes(), interaction.ReturnMinimal)
+	if err != nil {
+		return err
+	}
+	return w.reportResults(ctx, id, i, page, refs)
 }
 
 // chunkKey returns the key of a chunk of outcomes or of created resources.
