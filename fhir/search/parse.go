@@ -308,7 +308,7 @@ func (ps *parser) option(name, value string) error {
 			switch {
 			case nested && slices.Contains(ps.opts.Types, first): // an element of another type
 			case nested:
-				return errUnsupported("_elements takes the names of elements at the base of the resource, such as code "+
+				return errUnsupported("_elements takes the names of elements at the base of the resource, such as code " +
 					"(R4 search.html#elements); the elements inside of them cannot be selected")
 			case !isName(e):
 				return badValue(name, "a comma-separated list of elements at the base of the resource")
