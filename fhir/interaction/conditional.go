@@ -15,8 +15,9 @@ import (
 // criteria and the matches are recorded, and the scopes must cover the search, too.
 //
 // What criteria found is a precondition of the commit: the version of the match, and guards
-// that every write of a resource touches that may match (criteria.guards). So the outcome is
-// that of a single moment, in any number of processes.
+// that every write of a resource touches that may match, or that may decide a chained
+// parameter, _has or _list (criteria.guards). So the outcome is that of a single moment, in
+// any number of processes.
 
 // conditionally finds the match of raw and calls do, again while the commit of do loses
 // races. The batch has the guards of the criteria.
@@ -39,7 +40,7 @@ func (s *Service) conditionally(ctx context.Context, rq *Request, op, typ, raw s
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return err // the lock and the search may have taken long
 		}
-		b.Guards, b.Touches = c.guards(), c.guards()
+		b.Guards, b.Touches = c.guards(), c.touches()
 		disc := &disclosures{}
 		disc.add(c)
 		return c.disclosing(do(c, b, disc))
@@ -253,8 +254,8 @@ func (s *Service) conditionalDelete(ctx context.Context, rq *Request, op, typ, r
 	if err := writable(rq, op, access.Delete, typ); err != nil {
 		return Written{}, err
 	}
-	w.Resource = fhir.Resource{Type: typ, Deleted: true}
 	err = s.conditionally(ctx, rq, op, typ, raw, func(c *criteria, b *store.Batch, disc *disclosures) error {
+		w.Resource = fhir.Resource{Type: typ, Deleted: true}
 		if c.match == nil {
 			if err := pre.check(op, nil); err != nil {
 				return err

@@ -72,7 +72,7 @@ func (s *Service) createOnce(ctx context.Context, rq *Request, op string, res fh
 			rq.wait(len(c.match.JSON))
 			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, disc.events(rq, nil)...)
 		}
-		b.Guards, b.Touches = c.guards(), c.guards()
+		b.Guards, b.Touches = c.guards(), c.touches()
 	}
 	if s.phoneMade(rq, res.Type, body) {
 		return s.receive(ctx, rq, op, &res, body, c, disc)

@@ -20,6 +20,10 @@ type criteria struct {
 	what     string // name for errors, for example "If-None-Exist"
 	query    *search.Query
 	recorded recorded
+	// joined lists the types of the chained parameters, of _has and of _list.
+	joined []string
+	// resolved is the query with its joins evaluated, as of the last find.
+	resolved resolved
 	// match is the only matching resource, or nil.
 	match *fhir.Resource
 	found found
@@ -36,15 +40,36 @@ func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*cri
 	}
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, typ+"?"), "?")
 	q, a, err := s.parse(typ, raw, false)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case len(q.RevIncludes) > 0:
+		return nil, fhir.Errorf(fhir.Invalid, op, "%s cannot have _revinclude; leave it out", what)
+	case readsAudit(q.Clauses):
+		// Every request adds AuditEvents, so that what they decide has changed at each commit.
+		return nil, fhir.Errorf(fhir.Invalid, op, "%s cannot depend on AuditEvents; search for them first", what)
 	}
 	if len(q.Clauses) == 0 {
 		return nil, fhir.Errorf(fhir.PreconditionFailed, op,
 			"%s has no search parameter and would match every resource; add one", what)
 	}
 	a.line = line + " " + what + ": " + typ + "?" + raw
-	return &criteria{what: what, query: q, recorded: *a}, nil
+	joined := joinedTypes(q.Clauses)
+	slices.Sort(joined)
+	return &criteria{what: what, query: q, recorded: *a, joined: slices.Compact(joined)}, nil
+}
+
+// joinedTypes returns the types of the joins of clauses.
+func joinedTypes(clauses []search.Clause) (out []string) {
+	for i := range clauses {
+		for _, j := range clauses[i].Joins {
+			out = append(append(out, j.Query.Type), joinedTypes(j.Query.Clauses)...)
+		}
+		for _, list := range clauses[i].Any {
+			out = append(out, joinedTypes(list)...)
+		}
+	}
+	return out
 }
 
 // key returns a key that equivalent criteria share regardless of their spelling.
@@ -116,12 +141,22 @@ func (c *criteria) locks() []string {
 // identifierKey returns the key of an identifier, whatever its system.
 func identifierKey(typ, value string) string { return typ + "#" + strings.ToLower(value) }
 
-// guards returns the guards that every write touches, in any process, whose resource may
+// guards returns the guards of the commit that depends on the criteria: those of touches,
+// and those of the types to which chained parameters, _has and _list lead. Every write of
+// such a type touches them, because any of it may change what the criteria match.
+func (c *criteria) guards() []string {
+	out := c.touches()
+	for _, typ := range c.joined {
+		out = append(out, store.TypeGuard(typ))
+	}
+	return out
+}
+
+// touches returns the guards that every write touches, in any process, whose resource may
 // match the criteria (draft.touches): those of the identifiers, or else that of the type
 // within the patient, or else that of the type. Writes past the interactions, such as
-// ingestion, touch none, and what criteria say of other resources than the match is not
-// guarded.
-func (c *criteria) guards() []string {
+// ingestion, touch none of these.
+func (c *criteria) touches() []string {
 	for i := range c.query.Clauses {
 		if k := &c.query.Clauses[i]; identifies(k) {
 			out := make([]string, len(k.Values))
@@ -153,22 +188,40 @@ func criteriaGuard(key string) string {
 // find searches for the match among the resources that the caller may see. It
 // returns PreconditionFailed if there is more than one.
 func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria) error {
-	return s.findBeside(ctx, rq, op, c, nil, 0)
+	return s.findBeside(ctx, rq, op, c, nil, func() int { return 0 })
 }
 
 // findBeside is like find in a transaction: the resources that are gone do not count, and
-// the transaction itself makes others that match.
+// made returns the number of those that match and that the transaction itself makes. It is
+// called once the joins of the criteria are evaluated.
 func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *criteria, gone map[fhir.Ref]bool,
-	others int) error {
+	made func() int) error {
 	c.match, c.seen, c.found = nil, nil, found{c.recorded, map[string]bool{}}
 	if c.query.Patient != "" {
 		c.found.patients[c.query.Patient] = false
 	}
+	at := store.Seq(0)
+	if len(c.joined) > 0 { // all of its searches are of one snapshot
+		at = s.Store.LastSeq()
+	}
+	var err, failed error
+	if c.resolved, err = s.joins(ctx, rq, c.query, at, false); err != nil {
+		return err
+	}
+	others := made()
 	// Two matches are enough to fail.
-	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2 + len(gone)},
+	err = s.Store.Find(ctx, store.Find{Query: c.resolved.query, Filter: rq.filter(access.Search), At: at,
+		Limit: 2 + len(gone)},
 		func(f *store.Found) bool {
 			if gone[f.Resource.Ref()] {
 				return true
+			}
+			var decided []string
+			if decided, failed = c.resolved.decided(f); failed != nil {
+				return false
+			}
+			for _, p := range decided {
+				c.found.patients[p] = c.found.patients[p]
 			}
 			if c.match == nil {
 				r := f.Resource
@@ -181,6 +234,9 @@ func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *cri
 			}
 			return len(c.seen) < 2
 		})
+	if failed != nil {
+		err = failed
+	}
 	if err != nil {
 		return err
 	}

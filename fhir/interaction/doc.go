@@ -34,13 +34,17 @@
 // may find can match. What the criteria have found is a precondition of the commit: the
 // version of the match, and guards of the criteria, which every write touches whose resource
 // may match. So the outcome is that of one moment, in any number of processes
-// (conformance/cluster/requests). If other requests keep changing what the criteria match,
+// (conformance/cluster/requests). Criteria may have chained parameters, _has and _list; the
+// commit then also depends on the types to which these lead (store.TypeGuard), because a
+// write of any of their resources may change what the criteria match. Criteria cannot depend
+// on AuditEvents. If other requests keep changing what the criteria match,
 // the error is Conflict, and nothing is written. To be fast under load, criteria should have
 // an identifier or a patient.
 //
 // In a transaction, the criteria of all entries see the state before it, and conditional
 // references the state after it. Entries may not write the same resource, also if criteria
-// find it.
+// find it. They may not write a type that decides a chained parameter, _has or _list of a
+// conditional reference, because joins are evaluated on the state before.
 //
 // A patch is an update whose body the server makes of the stored resource. It needs the
 // scope to update, and the answer has the resource only if the caller may read it.

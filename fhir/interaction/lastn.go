@@ -52,7 +52,11 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	cg := &codeGroups{most: most, capacity: limits.PageBytes, when: when, sets: map[string]*codeSet{},
 		concepts: map[string]*codeSet{}}
 	at := s.Store.LastSeq()
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
+	joined, err := s.joins(ctx, rq, q, at, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	find := store.Find{Query: joined.query, Filter: rq.filter(access.Search), At: at}
 	var bad error
 	add := func(f *store.Found) bool {
 		bad = cg.add(f)
@@ -72,12 +76,20 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: cg.count > 0}}
 	included := newIncluder(s, rq, at, limits, res)
 	for _, o := range cg.newest() {
+		found := fhir.Resource{Type: "Observation", ID: o.id, JSON: o.json}
+		decided, err := joined.decided(&store.Found{Resource: found})
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, p := range decided {
+			res.name(p)
+		}
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
 			return nil, nil, err
 		}
 		res.page.match(s.Base+"/Observation/"+o.id, body, "match")
-		if err := included.match(q, &fhir.Resource{Type: "Observation", ID: o.id, JSON: o.json}); err != nil {
+		if err := included.match(q, &found); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -91,7 +103,9 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	}
 	self := s.Base + "/Observation/$lastn?max=" + strconv.Itoa(most) + "&" + search.SelfQuery(q)
 	res.page.open(id, "searchset", s.Clock(), total, []link{{"self", self}})
-	return res.page, &found{s.recordedOf(rq, ps, q.Patient), res.patients}, nil
+	recorded := s.recordedOf(rq, ps, q.Patient)
+	recorded.auditRead = res.auditRead || readsAudit(q.Clauses)
+	return res.page, &found{recorded, res.patients}, nil
 }
 
 // maxPerGroup bounds max.
@@ -121,8 +135,9 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
 	}
-	q, err := search.Parse("Observation", pairs, search.ParseOptions{Lenient: rq.Lenient, Base: s.Base, Now: s.Clock,
-		Registry: s.registry()})
+	o := s.parseOptions(rq.Lenient)
+	o.Joins = true
+	q, err := search.Parse("Observation", pairs, o)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -63,6 +63,10 @@ func (s *Service) readStats(ps []Parameter) (*statsRequest, error) {
 	if a.preferred && a.include {
 		return nil, fhir.Errorf(fhir.Invalid, op, "include cannot be combined with preferred; leave out one of them")
 	}
+	if a.preferred && len(a.narrow) > 0 {
+		return nil, fhir.Errorf(fhir.Invalid, op,
+			"search parameters cannot be combined with preferred; leave out one of them")
+	}
 	if a.preferred && s.Preferred == nil {
 		return nil, fhir.Errorf(fhir.Unsupported, op, "this server has no preferred sources; leave out preferred")
 	}
@@ -121,9 +125,13 @@ func (r *statsReader) parameter(p *Parameter) error {
 	case "_format", "_pretty":
 		return nil
 	default:
-		return fhir.Errorf(fhir.Invalid, op,
-			"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, "+
-				"include, limit and preferred")
+		if !r.restricts(p) {
+			return fhir.Errorf(fhir.Invalid, op,
+				"a parameter is not supported; $stats takes subject, code, system, coding, duration, period, statistic, "+
+					"include, limit, preferred, and search parameters of Observation")
+		}
+		r.request.narrow = append(r.request.narrow, [2]string{p.Name, p.Value})
+		return nil
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
@@ -133,6 +141,21 @@ func (r *statsReader) parameter(p *Parameter) error {
 	}
 	r.seen = append(r.seen, p.Name)
 	return nil
+}
+
+// restricts reports whether p is a search parameter that selects Observations.
+func (r *statsReader) restricts(p *Parameter) bool {
+	if p.Coding != nil || p.Period != nil {
+		return false
+	}
+	code, _, _ := strings.Cut(p.Name, ":")
+	code, _, _ = strings.Cut(code, ".")
+	switch code {
+	case "_has", "_list", "_filter":
+		return true
+	}
+	_, ok := r.service.registry().Lookup("Observation", code)
+	return ok
 }
 
 func (r *statsReader) coding(p *Parameter) bool {
@@ -205,6 +228,8 @@ func (r *statsReader) period(p *Parameter) bool {
 type sources struct {
 	limit, capacity int
 	kept            [][]byte
+	// each, if set, is called with every match.
+	each func(*store.Found) error
 }
 
 func (s *sources) add(json []byte) {
@@ -228,12 +253,17 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []elemen
 		if o.Facts.Vendor != "" && isPreferred(o.Resource.JSON) {
 			return true // the measurements that it is derived from count
 		}
+		if src.each != nil {
+			if bad = src.each(o); bad != nil {
+				return false
+			}
+		}
 		src.add(o.Resource.JSON)
 		more, err := m.resource(o.Resource.JSON)
 		bad = err
 		return more && err == nil
 	}
-	if fast, ok := st.(store.Columnar); ok && src.limit == 0 {
+	if fast, ok := st.(store.Columnar); ok && src.limit == 0 && src.each == nil {
 		err = fast.FindRuns(ctx, f, one, func(r *store.Run) bool {
 			more, err := m.run(r)
 			bad = err

@@ -280,13 +280,16 @@ func (r *running) take(f *store.Found, joins *resolved) (taken bool, err error) 
 	return true, nil
 }
 
-// parse parses a query string or form. The caller sets the line of the result.
+// parse parses a query string or form. The caller sets the line of the result, and
+// evaluates the joins.
 func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *recorded, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	q, err := search.Parse(typ, pairs, s.parseOptions(lenient))
+	o := s.parseOptions(lenient)
+	o.Joins = true
+	q, err := search.Parse(typ, pairs, o)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -75,6 +75,8 @@ type statsRequest struct {
 	include    bool
 	limit      int
 	preferred  bool
+	// narrow holds parameters of a search that restrict the measurements.
+	narrow [][2]string
 }
 
 // Stats implements Observation/$stats
@@ -87,35 +89,51 @@ type statsRequest struct {
 // Preferred values do not count, because the measurements that they are
 // derived from do. The parameter preferred=true, which R4 does not define, restricts the
 // measurements of each day to the preferred source, so that the steps of a phone and a
-// watch are not added up.
+// watch are not added up. Other parameters are those of a search of Observations, chained
+// ones included, and restrict the measurements.
 func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, error) {
-	body, patient, err := s.stats(ctx, rq, ps)
+	body, recorded, err := s.stats(ctx, rq, ps)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	recorded := s.recordedOf(rq, ps, patient)
-	if err := s.disclose(ctx, rq, recorded.events(rq, map[string]bool{patient: false})...); err != nil {
+	if err := s.disclose(ctx, rq, recorded.events(rq, recorded.patients)...); err != nil {
 		return nil, err
 	}
 	return body, nil
 }
 
-func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, string, error) {
+func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, *found, error) {
 	const op = "interaction.Stats"
 	if err := rq.may(op, access.Search, "Observation"); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	a, err := s.readStats(ps)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	q, err := a.query(s)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.LastSeq()}
+	at := s.Store.LastSeq()
+	joined, err := s.joins(ctx, rq, q, at, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	find := store.Find{Query: joined.query, Filter: rq.filter(access.Search), At: at}
+	told := &found{s.recordedOf(rq, ps, a.patient), map[string]bool{a.patient: false}}
+	told.auditRead = readsAudit(q.Clauses)
 	sum := &summary{request: a}
 	src := &sources{capacity: s.Limits.withDefaults().PageBytes, limit: a.limit}
+	if len(joined.evidence) > 0 {
+		src.each = func(f *store.Found) error {
+			decided, err := joined.decided(f)
+			for _, p := range decided {
+				told.patients[p] = told.patients[p]
+			}
+			return err
+		}
+	}
 	if a.preferred {
 		err = s.Preferred.Values(ctx, &PreferredQuery{Patient: a.patient, Codes: a.codes, From: a.from, To: a.to,
 			Filter: find.Filter, At: find.At}, sum.add)
@@ -126,7 +144,7 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		err = sum.err
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	b := []byte(`{"resourceType":"Parameters","parameter":[`)
 	for i, g := range sum.answered() {
@@ -140,7 +158,7 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		b = append(b, `,{"name":"source","resource":`...)
 		b = append(append(b, o...), '}')
 	}
-	return append(b, "]}"...), a.patient, nil
+	return append(b, "]}"...), told, nil
 }
 
 // query returns the search for the measurements.
@@ -160,7 +178,18 @@ func (a *statsRequest) query(s *Service) (*search.Query, error) {
 	if !a.to.IsZero() {
 		pairs = append(pairs, [2]string{"date", "lt" + a.to.UTC().Format(fhir.InstantLayout)})
 	}
-	return search.Parse("Observation", pairs, search.ParseOptions{Base: s.Base, Now: s.Clock})
+	q, err := search.Parse("Observation", pairs, search.ParseOptions{Base: s.Base, Now: s.Clock, Registry: s.registry()})
+	if err != nil || len(a.narrow) == 0 {
+		return q, err
+	}
+	o := s.parseOptions(false)
+	o.Joins = true
+	narrow, err := search.Parse("Observation", a.narrow, o)
+	if err != nil {
+		return nil, err
+	}
+	q.Clauses = append(q.Clauses, narrow.Clauses...)
+	return q, nil
 }
 
 // valueEscaper escapes the separators in a search value (R4 search.html#escaping).

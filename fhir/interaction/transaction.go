@@ -245,7 +245,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 		st := &steps[i]
 		if st.criteria != nil && !st.matched() {
 			b.Guards = append(b.Guards, st.criteria.guards()...)
-			b.Touches = append(b.Touches, st.criteria.guards()...)
+			b.Touches = append(b.Touches, st.criteria.touches()...)
 		}
 		if !st.idle() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
@@ -340,8 +340,12 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 				return nil, at(st.entry.path(), errOverlap(op))
 			}
 		} else if ref.ID != "" {
-			if written[ref] != "" || s.overlaps(st, steps) {
-				return nil, at(st.entry.path(), errOverlap(op))
+			overlaps, err := s.overlaps(op, st, steps)
+			if err == nil && (written[ref] != "" || overlaps) {
+				err = errOverlap(op)
+			}
+			if err != nil {
+				return nil, at(st.entry.path(), err)
 			}
 			written[ref] = st.entry.Method
 		}
@@ -388,18 +392,29 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, steps
 	if err != nil {
 		return err
 	}
-	gone, made := map[fhir.Ref]bool{}, []fhir.Ref(nil)
+	if err := c.apart(op, steps); err != nil {
+		return err
+	}
+	gone, written := map[fhir.Ref]bool{}, []*step(nil)
 	for i := range steps {
 		w := &steps[i]
 		if w.ref.Type != typ || w.idle() || w.entry.Method == "PATCH" {
 			continue
 		}
 		gone[w.ref] = true // the stored version does not count
-		if w.entry.Method != "DELETE" && s.matches(w, c.query) {
-			made = append(made, w.ref)
+		if w.entry.Method != "DELETE" {
+			written = append(written, w)
 		}
 	}
-	if err := s.findBeside(ctx, rq, op, c, gone, len(made)); err != nil {
+	var made []fhir.Ref
+	if err := s.findBeside(ctx, rq, op, c, gone, func() int {
+		for _, w := range written {
+			if s.matches(w, c.resolved.query) {
+				made = append(made, w.ref)
+			}
+		}
+		return len(made)
+	}); err != nil {
 		return err
 	}
 	switch {
@@ -420,12 +435,28 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, steps
 // overlaps reports whether the criteria of a PUT or PATCH match what a POST of the same
 // transaction creates. As POST comes first (R4 http.html#trules), both would write one
 // resource.
-func (s *Service) overlaps(st *step, steps []step) bool {
+func (s *Service) overlaps(op string, st *step, steps []step) (bool, error) {
 	if st.criteria == nil || order[st.entry.Method] != order["PUT"] {
-		return false
+		return false, nil
 	}
-	return slices.ContainsFunc(created(steps, st.ref.Type),
-		func(w *step) bool { return s.matches(w, st.criteria.query) })
+	created := created(steps, st.ref.Type)
+	if len(created) == 0 {
+		return false, nil
+	}
+	return slices.ContainsFunc(created, func(w *step) bool { return s.matches(w, st.criteria.resolved.query) }),
+		st.criteria.apart(op, steps)
+}
+
+// apart returns an error if a transaction writes a type that decides a chained parameter,
+// _has or _list of the criteria: the joins are evaluated on the state before it.
+func (c *criteria) apart(op string, steps []step) error {
+	for i := range steps {
+		if w := &steps[i]; !w.idle() && slices.Contains(c.joined, w.ref.Type) {
+			return fhir.Errorf(fhir.Invalid, op, "%s depends on a %s by a chained parameter, _has or _list, and the "+
+				"transaction writes one; send them in two requests", c.what, w.ref.Type)
+		}
+	}
+	return nil
 }
 
 // created returns the steps that create a resource of a type under an id of the server.

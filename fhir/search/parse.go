@@ -148,8 +148,35 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 			return nil, err
 		}
 	}
+	if err := ps.text(); err != nil {
+		return nil, err
+	}
 	ps.patient()
 	return ps.query, nil
+}
+
+// text keeps _summary=text apart from includes: "the _include and _revinclude parameters
+// cannot be mixed with _summary=text" (R4 search.html#summary).
+func (ps *parser) text() error {
+	q := ps.query
+	if q.Summary != SummaryText {
+		return nil
+	}
+	kept := make([][2]string, 0, len(q.Applied))
+	for _, p := range q.Applied {
+		base, _, _ := strings.Cut(p[0], ":")
+		if base != "_include" && base != "_revinclude" {
+			kept = append(kept, p)
+			continue
+		}
+		if !ps.opts.Lenient {
+			return fhir.Errorf(fhir.Invalid, op, "%s cannot be mixed with _summary=text (R4 search.html#summary); leave "+
+				"out one of them", base)
+		}
+		q.Ignored = append(q.Ignored, base)
+	}
+	q.Applied, q.Includes, q.RevIncludes = kept, nil, nil
+	return nil
 }
 
 type parser struct {
@@ -274,13 +301,22 @@ func (ps *parser) option(name, value string) error {
 		}
 		ps.query.Summary = Summary(i)
 	case "_elements":
+		var elements []string
 		for _, e := range strings.Split(value, ",") {
 			e = strings.TrimPrefix(strings.TrimSpace(e), ps.query.Type+".")
-			if !isName(e) {
-				return badValue(name, "a comma-separated list of top-level elements of the resource")
+			first, _, nested := strings.Cut(e, ".")
+			switch {
+			case nested && slices.Contains(ps.opts.Types, first): // an element of another type
+			case nested:
+				return errUnsupported("_elements takes the names of elements at the base of the resource, such as code " +
+					"(R4 search.html#elements); the elements inside of them cannot be selected")
+			case !isName(e):
+				return badValue(name, "a comma-separated list of elements at the base of the resource")
+			default:
+				elements = append(elements, e)
 			}
-			ps.query.Elements = append(ps.query.Elements, e)
 		}
+		ps.query.Elements = elements
 	case "_pretty":
 		if value != "true" && value != "false" {
 			return badValue(name, "true or false")
@@ -379,7 +415,11 @@ func Display(typ string, pairs [][2]string) (Summary, []string, error) {
 	ps := &parser{query: &Query{Type: typ}, seen: map[string]bool{}}
 	for _, p := range pairs {
 		if (p[0] == "_summary" || p[0] == "_elements") && !empty(p[1]) {
-			if err := ps.result(p[0], p[1]); err != nil {
+			err := ps.result(p[0], p[1])
+			if u, ok := err.(*unknown); ok {
+				err = u.err
+			}
+			if err != nil {
 				return 0, nil, err
 			}
 		}

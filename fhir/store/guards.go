@@ -8,6 +8,10 @@ func InUseGuard(patient string) string { return "in-use/" + patient }
 // this id. A commit that writes a resource that refers to the Patient checks it.
 func DeletedGuard(patient string) string { return "deleted/" + patient }
 
+// TypeGuard returns the guard that a commit touches when it writes a resource of a type,
+// or deletes one, whichever way it is written. AuditEvents have none.
+func TypeGuard(typ string) string { return "type/" + typ }
+
 // Refer ties b, which writes resources that refer to patients, to the existence of these
 // Patients. The writer has found them with b.Seen or later.
 func (b *Batch) Refer(patients ...string) {

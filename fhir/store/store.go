@@ -126,7 +126,8 @@ type Batch struct {
 	Guards []string
 	Seen   Seq
 	// Touches names guards that this batch touches. A batch that writes a Consent of
-	// a patient also touches ConsentGuard of the patient.
+	// a patient also touches ConsentGuard of the patient, and every batch TypeGuard of
+	// the types that it writes.
 	Touches []string
 
 	// ID, if not zero, identifies the batch for BatchMemory. If a batch with the

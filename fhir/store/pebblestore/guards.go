@@ -84,6 +84,22 @@ func (s *stage) touch(guard string, seq store.Seq) {
 	s.touches[guardName(guard)] = seq
 }
 
+// touchTypes touches the guards of the types that a batch writes.
+func (s *stage) touchTypes(writes []write, samples bool, seq store.Seq) {
+	done := make([]string, 1, 8)
+	done[0] = "AuditEvent" // which has no guard
+	if samples {
+		done = append(done, "Observation")
+		s.touch(store.TypeGuard("Observation"), seq)
+	}
+	for i := range writes {
+		if typ := writes[i].ref.Type; !slices.Contains(done, typ) {
+			done = append(done, typ)
+			s.touch(store.TypeGuard(typ), seq)
+		}
+	}
+}
+
 // touchConsent touches the guard of the patient of a Consent, before and after a
 // write of it.
 func (s *stage) touchConsent(w *write, seq store.Seq) {

@@ -182,6 +182,7 @@ func (s *stage) add(r *request) error {
 	for _, guard := range b.Touches {
 		s.touch(guard, seq)
 	}
+	s.touchTypes(writes, len(r.series) > 0, seq)
 	for i, a := range r.series {
 		if err := s.putSeries(a, seq, updated, uint32(i)); err != nil {
 			return err

@@ -91,6 +91,41 @@ func testGuardsForgotten(t *testing.T, s store.Store) {
 	}
 }
 
+// testTypeGuard checks that every way to write a type touches its guard, and nothing else
+// does.
+func testTypeGuard(t *testing.T, s store.Store) {
+	seen := commit(t, s, put("Patient", "p1", "")).Seq
+	for _, step := range []struct {
+		name string
+		do   func()
+		want string // the types whose guards are touched
+	}{
+		{"create", func() { commit(t, s, put("Observation", "o", observation("p1", 0, "2026-01-01T10:00:00Z", ""))) },
+			"Observation"},
+		{"several", func() { commit(t, s, put("Device", "d", ""), put("List", "l", ""), put("Device", "e", "")) },
+			"Device List"},
+		{"update", func() { commit(t, s, put("Device", "d", `"manufacturer":"x"`)) }, "Device"},
+		{"delete", func() { commit(t, s, remove("Device", "d")) }, "Device"},
+		{"delete again", func() { commit(t, s, remove("Device", "d")) }, ""},
+		{"samples", func() { sampled(t, s, every(pulse("d"), 1_772_000_000_000_000, 3, 60)) }, "Observation"},
+		{"state", func() { touch(t, s, "a") }, ""},
+		{"AuditEvent", func() { commit(t, s, put("AuditEvent", "a", "")) }, ""},
+	} {
+		step.do()
+		for _, typ := range []string{"Patient", "Observation", "Device", "List", "AuditEvent"} {
+			b := guarded(seen, store.TypeGuard(typ))
+			if strings.Contains(" "+step.want+" ", " "+typ+" ") {
+				fails(t, s, b, fhir.Conflict)
+				continue
+			}
+			if _, err := s.Commit(t.Context(), b); err != nil {
+				t.Errorf("%s touches the guard of %s", step.name, typ)
+			}
+		}
+		seen = s.LastSeq()
+	}
+}
+
 func testConsentGuard(t *testing.T, s store.Store) {
 	consent := func(patient, rest string) store.Write {
 		return put("Consent", "c", fmt.Sprintf(`"patient":{"reference":"Patient/%s"}%s`, patient, rest))

@@ -63,7 +63,8 @@ func Run(t *testing.T, d Driver) {
 		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved,
 		"samples conflict": testSamplesConflict,
 		"guards":           testGuards, "guards forgotten": testGuardsForgotten, "consent guard": testConsentGuard,
-		"batch id": testBatchID, "versions of many": testVersionsOfMany, "every type": testEveryType,
+		"type guard": testTypeGuard,
+		"batch id":   testBatchID, "versions of many": testVersionsOfMany, "every type": testEveryType,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := d.Open(t, nil)
