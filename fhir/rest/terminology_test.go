@@ -233,3 +233,27 @@ func (w *world) hiddenTerminology() {
 		w.t.Errorf("a hidden map translates: %s", a.body)
 	}
 }
+
+// TestTerminologyInPatch patches what a FHIRPath selects by a value set or a code system.
+func TestTerminologyInPatch(t *testing.T) {
+	w := newWorld(t, drivers["pebble"](t))
+	coded := strings.NewReplacer("http://loinc.org", "urn:animals", "8867-4", "cat").Replace(
+		observation("o", "p1", "vital-signs", 60))
+	w.put("Observation/o", coded, 201)
+	inSet := `Observation.where(code.coding.where(memberOf('urn:all')).exists()).status`
+	a := w.want(422, "all", "PATCH", "/Observation/o", fhirPathPatch(inSet, "amended"))
+	if !strings.Contains(string(a.body), "terminology") {
+		t.Errorf("without terminology: %s", a.body)
+	}
+	terminologyWorld(w)
+	a = w.want(200, "all", "PATCH", "/Observation/o", fhirPathPatch(inSet, "amended"))
+	if a.json["status"] != "amended" {
+		t.Errorf("memberOf: %s", a.body)
+	}
+	subsumed := `Observation.where(code.coding.first().subsumedBy(code.coding.first())).status`
+	a = w.want(200, "all", "PATCH", "/Observation/o", fhirPathPatch(subsumed, "corrected"))
+	if a.json["status"] != "corrected" {
+		t.Errorf("subsumedBy: %s", a.body)
+	}
+	w.want(422, "all", "PATCH", "/Observation/o", fhirPathPatch(strings.Replace(inSet, "urn:all", "urn:none", 1), "final"))
+}
