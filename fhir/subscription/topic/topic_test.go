@@ -160,6 +160,12 @@ func TestRejects(t *testing.T) {
 	if _, err := Parse([]byte(`{"resourceType":"Basic","code":{"coding":[{"code":"x"}]}}`), base); fhir.KindOf(err) != fhir.Unprocessable {
 		t.Errorf("another Basic: %v", err)
 	}
+	wrong := `{"resourceType":"Basic","code":{"coding":[{"system":"` + CodeSystem + `","code":"` + Code + `"}]},` +
+		`"extension":[{"url":"` + r5 + `url","valueBoolean":true}]}`
+	if _, err := Parse([]byte(wrong), base); fhir.KindOf(err) != fhir.Unprocessable ||
+		!strings.Contains(err.Error(), "wrong type") {
+		t.Errorf("an element of the wrong type: %v", err)
+	}
 }
 
 func version(status string) *Version {
