@@ -57,6 +57,21 @@ type Env struct {
 	Limits Limits
 }
 
+// Terminology answers memberOf(), subsumes() and subsumedBy(), as MemberOf and Subsumes of
+// Env do.
+type Terminology interface {
+	MemberOf(ctx context.Context, v Value, valueSet string) (bool, error)
+	Subsumes(ctx context.Context, a, b Value) (bool, error)
+}
+
+// Use sets MemberOf and Subsumes. If t is nil, the functions fail.
+func (e *Env) Use(t Terminology) {
+	e.MemberOf, e.Subsumes = nil, nil
+	if t != nil {
+		e.MemberOf, e.Subsumes = t.MemberOf, t.Subsumes
+	}
+}
+
 // evaluation is one evaluation of an expression.
 type evaluation struct {
 	ctx          context.Context

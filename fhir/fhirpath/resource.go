@@ -73,6 +73,10 @@ func extension(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, er
 // costOfCall is the number of steps that a call of a function of Env counts for.
 const costOfCall = 50
 
+// costOfTerminology is the number of steps of a question about terminology, which may look
+// at a whole value set.
+const costOfTerminology = 1000
+
 // resolve returns the resources that the input refers to.
 func resolve(_ *call, ev *evaluation, _ *scope, in, dst []Value) ([]Value, error) {
 	for i := range in {
@@ -175,7 +179,7 @@ func memberOf(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, err
 	if ev.env.MemberOf == nil {
 		return nil, failAt(c.pos, "memberOf needs a terminology service")
 	}
-	if err := ev.step(costOfCall); err != nil {
+	if err := ev.step(costOfTerminology); err != nil {
 		return nil, err
 	}
 	found, err := ev.env.MemberOf(ev.ctx, in[0], set)
@@ -201,7 +205,7 @@ func subsumes(c *call, ev *evaluation, sc *scope, in, dst []Value) ([]Value, err
 	if c.name == "subsumedBy" {
 		a, b = b, a
 	}
-	if err := ev.step(costOfCall); err != nil {
+	if err := ev.step(costOfTerminology); err != nil {
 		return nil, err
 	}
 	holds, err := ev.env.Subsumes(ev.ctx, a, b)

@@ -199,16 +199,16 @@ type footprint struct {
 }
 
 // footprint returns the footprint of an entry. An entry is alone if it depends on more
-// than its resource, the subjects to which that refers, and the consents: searches and
-// criteria, the deletion of Patients, phone-made Observations, and types with a Check.
+// than its resource, the subjects to which that refers, and the consents: searches,
+// operations and criteria, the deletion of Patients, phone-made Observations, and types with a Check.
 // Consents are alone, because all other entries depend on them.
 func (s *Service) footprint(rq *Request, e *entry, named map[fhir.Ref]bool) (f footprint) {
 	t := e.target
 	if s.batches.blind {
 		return f
 	}
-	if e.Method == "GET" || e.Method == "HEAD" {
-		return footprint{alone: t.id == "" || t.history, ref: t.ref()}
+	if e.reads() {
+		return footprint{alone: t.several(), ref: t.ref()}
 	}
 	if t.typ == "Consent" || s.Checks[t.typ] != nil || e.IfNoneExist != "" || e.Method == "PATCH" ||
 		e.Method != "POST" && t.id == "" {
@@ -324,10 +324,10 @@ func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, capacit
 		return failed(s.refuse(ctx, &one, "batch", t.ref(), err))
 	}
 	var w Written
-	switch e.Method {
-	case "GET", "HEAD":
+	switch {
+	case e.reads():
 		return s.get(ctx, &one, e, pre, 0)
-	case "POST":
+	case e.Method == "POST":
 		w, err = s.Create(ctx, &one, t.typ, e.Resource, e.IfNoneExist)
 	default:
 		w, err = s.batchWrite(ctx, &one, e, pre)

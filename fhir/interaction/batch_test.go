@@ -172,10 +172,10 @@ func batchOf(entries ...string) string {
 // answered is an entry of the answer to a batch.
 type answered struct {
 	status string
-	body   string // of the whole entry, without generated ids and times
+	body   string // of the whole entry, without generated ids, times and positions
 }
 
-var generatedText = regexp.MustCompile(`[a-z0-9]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z`)
+var generatedText = regexp.MustCompile(`__page=[A-Za-z0-9_-]+|[a-z0-9]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 
 func plain(s string) string { return generatedText.ReplaceAllString(s, "*") }
 

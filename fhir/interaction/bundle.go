@@ -42,10 +42,19 @@ func (e *entry) line() string { return e.Method + " " + e.URL }
 
 // target is a parsed URL of an entry.
 type target struct {
-	typ, id string
+	typ, id string // both are empty for the system
 	version uint64
 	history bool
-	query   string
+	// within is the type that is searched in the compartment of typ and id, or "*".
+	within    string
+	operation *Operation
+	path      string
+	query     string
+}
+
+// several reports whether a read of the target reads more than one resource.
+func (t *target) several() bool {
+	return t.id == "" || t.history || t.within != "" || t.operation != nil
 }
 
 func (t target) ref() fhir.Ref { return fhir.Ref{Type: t.typ, ID: t.id} }
@@ -151,63 +160,85 @@ func (s *Service) parseTarget(op, raw string) (target, error) {
 	var t target
 	bad := fhir.Errorf(fhir.Invalid, op, "the server does not serve this request URL in a Bundle")
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, s.Base), "/")
-	path, query, _ := strings.Cut(raw, "?")
-	t.query = query
-	part := strings.Split(path, "/")
-	if path == "_history" {
+	t.path, t.query, _ = strings.Cut(raw, "?")
+	switch t.path {
+	case "":
+		return t, nil
+	case "_history":
 		t.history = true
 		return t, nil
 	}
+	part := strings.Split(t.path, "/")
 	t.typ = part[0]
-	if t.typ == "" || t.typ[0] < 'A' || t.typ[0] > 'Z' {
+	if t.typ[0] < 'A' || t.typ[0] > 'Z' {
 		return t, bad
 	}
-	if len(part) > 1 {
-		if part[1] == "_search" && len(part) == 2 {
-			return t, nil
-		}
-		if part[1] == "_history" && len(part) == 2 {
-			t.history = true
-			return t, nil
-		}
-		if !fhir.ValidID(part[1]) {
-			return t, bad
-		}
-		t.id = part[1]
-	}
+	part = part[1:]
 	switch {
-	case len(part) == 3 && part[2] == "_history":
-		t.history = true
-	case len(part) == 4 && part[2] == "_history":
-		v, err := strconv.ParseUint(part[3], 10, 64)
-		if err != nil || v == 0 {
+	case len(part) == 0, len(part) == 1 && part[0] == "_search":
+		return t, nil
+	case part[0] != "_history" && part[0][:min(1, len(part[0]))] != "$":
+		if !fhir.ValidID(part[0]) {
 			return t, bad
+		}
+		t.id, part = part[0], part[1:]
+	}
+	return t, t.below(op, part, bad)
+}
+
+// below parses the part of a request URL after the type and the id.
+func (t *target) below(op string, part []string, bad error) error {
+	switch {
+	case len(part) == 0:
+	case len(part) == 1 && part[0] == "_history":
+		t.history = true
+	case len(part) == 2 && part[0] == "_history" && t.id != "":
+		v, err := strconv.ParseUint(part[1], 10, 64)
+		if err != nil || v == 0 {
+			return bad
 		}
 		t.version = v
-	case len(part) > 2:
-		return t, bad
+	case len(part) == 1 && strings.HasPrefix(part[0], "$"):
+		level := OnType
+		if t.id != "" {
+			level = OnInstance
+		}
+		var err error
+		if t.operation, err = FindOperation(part[0][1:], level, t.typ); err != nil {
+			e := fhir.Errorf(fhir.Invalid, op,
+				"this operation is not offered in a Bundle; send it as a separate request")
+			e.Issues[0].Code = "not-supported"
+			return e
+		}
+	case len(part) == 1 && (part[0] == "*" || fhir.KnownType(part[0])):
+		t.within = part[0]
+	default:
+		return bad
 	}
-	return t, nil
+	return nil
 }
 
 // validate checks that the method, URL and resource of an entry are consistent.
 func (e *entry) validate(op string) error {
 	t := e.target
-	plain := t.query == "" && !t.history && t.version == 0
+	plain := t.typ != "" && !t.history && t.version == 0 && t.within == "" && t.operation == nil
 	switch e.Method {
 	case "POST":
-		if t.id != "" || !plain {
-			return fhir.Errorf(fhir.Invalid, op, "POST takes the URL of a type")
+		if t.operation != nil {
+			return nil
+		}
+		if t.id != "" || !plain || t.query != "" {
+			return fhir.Errorf(fhir.Invalid, op, "POST takes the URL of a type or of an operation")
 		}
 	case "PUT", "PATCH", "DELETE":
 		// Either an id or criteria. Criteria without a parameter are refused later.
-		if t.history || t.version != 0 || t.id != "" && t.query != "" {
-			return fhir.Errorf(fhir.Invalid, op, "%s takes type and id, or type and criteria", e.Method)
-		}
-		if t.id == "" && t.query == "" {
+		if !plain || (t.id == "") == (t.query == "") {
 			return fhir.Errorf(fhir.Invalid, op, "%s takes type and id, or type and criteria", e.Method)
 		}
 	case "GET", "HEAD":
+		if t.operation != nil && t.operation.Changes {
+			return fhir.Errorf(fhir.NotAllowed, op, "this operation changes something; call it by POST")
+		}
 		return nil
 	default:
 		return fhir.Errorf(fhir.NotAllowed, op, "this method is not supported in a Bundle")
@@ -219,6 +250,12 @@ func (e *entry) validate(op string) error {
 		return e.readPatch()
 	}
 	return nil
+}
+
+// reads reports whether the entry is performed after the writes of a transaction, because
+// it changes nothing.
+func (e *entry) reads() bool {
+	return e.Method == "GET" || e.Method == "HEAD" || e.target.operation != nil
 }
 
 // readPatch reads the patch of a PATCH: a JSON Patch in a Binary, or a FHIRPath Patch (R4
@@ -329,14 +366,16 @@ func failed(err error) response {
 	return response{status: strconv.Itoa(code), err: err}
 }
 
-// get performs a reading entry. If at is not 0, searches and reads use the
-// snapshot at that commit.
+// get performs a reading entry or an operation. If at is not 0, searches and reads use the
+// snapshot at that commit; histories and operations have the state of the moment.
 func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditions, at store.Seq) response {
 	t := e.target
 	var res fhir.Resource
 	var page *Page
 	var err error
 	switch {
+	case t.operation != nil:
+		return s.operate(ctx, rq, e)
 	case t.history:
 		var h HistoryQuery
 		if h, err = ParseHistory(t.query); err == nil {
@@ -344,8 +383,12 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 		} else {
 			err = s.refuse(ctx, rq, HistoryCode(t.ref()), t.ref(), err)
 		}
+	case t.within != "":
+		page, err = s.searchCompartment(ctx, rq, t.ref(), t.within, t.query, at)
 	case t.id != "":
 		res, err = s.readView(ctx, rq, &t, at)
+	case t.typ == "":
+		page, err = s.searchSystem(ctx, rq, t.query, at)
 	default:
 		page, err = s.searchAt(ctx, rq, t.typ, t.query, at)
 	}
@@ -359,6 +402,33 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 	}
 	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated,
 		resource: whole(res.JSON)}
+}
+
+// operate performs an operation. An entry by POST has the Parameters as its resource.
+func (s *Service) operate(ctx context.Context, rq *Request, e *entry) response {
+	const op = "interaction.Bundle"
+	v := &Invocation{Operation: e.target.operation, Ref: e.target.ref(), Query: e.target.query}
+	if e.Method == "POST" {
+		rq.Line = "POST " + e.target.path
+		v.Body = func() ([]byte, error) {
+			switch {
+			case len(e.Resource) == 0:
+				return []byte(emptyParameters), nil // the inputs are in the query
+			case v.Operation.Input == Simple && len(e.Resource) > MaxParameters:
+				return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters are larger than %d bytes", MaxParameters)
+			}
+			return e.Resource, nil
+		}
+	}
+	out, err := s.Operate(ctx, rq, v)
+	if err != nil {
+		return failed(err)
+	}
+	r := response{status: "200 OK", resource: out}
+	if rq.capacity > 0 && r.size(ReturnRepresentation) > rq.capacity {
+		return failed(s.refuse(ctx, rq, "operation", v.Ref, s.errFull(op)))
+	}
+	return r
 }
 
 // unchanged evaluates ifNoneMatch or, if it is absent, ifModifiedSince, which is an instant.

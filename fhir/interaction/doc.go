@@ -71,9 +71,17 @@
 // of different resources, none of which refers to one that another entry writes. So a
 // thousand creates take a few round trips to the disk or the log instead of a thousand.
 // Their commits have no particular order. All other entries begin after those before
-// them have ended, and end before the next one begins: searches, histories, conditional
-// writes, patches, deletes of Patients, Consents, types with a Check, and phone-made
-// Observations.
+// them have ended, and end before the next one begins: searches, histories, operations,
+// conditional writes, patches, deletes of Patients, Consents, types with a Check, and
+// phone-made Observations.
+//
+// Entries of a batch or transaction may be searches by GET, of a type, a compartment or the
+// system, histories, and the operations of Operations: by GET, or by POST with the Parameters
+// as the resource. They have the access checks, limits and AuditEvents of single requests,
+// and share the limit on the size of the answer. Operations that work in the background or
+// stream, such as $export, are refused, and in a transaction those that change something. A
+// transaction performs its reads after its commit: searches and reads see that commit,
+// histories and operations the state of the moment.
 //
 // # Phone-made Observations
 //

@@ -59,7 +59,7 @@ func (s *Service) ehrBundle(ctx context.Context, rq *Request, patient string, ps
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &bundled{service: s, rq: rq, request: a, limits: s.Limits.withDefaults(), at: point.at,
+	b := &bundled{service: s, rq: rq, request: a, limits: rq.limits(s), at: point.at,
 		last: map[string]int64{},
 		res:  &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{patient: false}}}
 	if point.at == 0 {

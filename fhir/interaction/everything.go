@@ -88,7 +88,7 @@ type everything struct {
 
 func (s *Service) everything(ctx context.Context, rq *Request, patient string, ps []Parameter) (*everything, error) {
 	const op = "interaction.Everything"
-	e := &everything{service: s, rq: rq, patient: patient, limits: s.Limits.withDefaults()}
+	e := &everything{service: s, rq: rq, patient: patient, limits: rq.limits(s)}
 	if err := e.authorize(); err != nil {
 		return nil, err
 	}
@@ -300,7 +300,7 @@ func (e *everything) gather(ctx context.Context, typ string, first bool) error {
 	if first {
 		find.After = e.after
 	}
-	size := e.rq.pageBytes(e.limits)
+	size := e.limits.PageBytes
 	return e.service.Store.Find(ctx, find, func(f *store.Found) bool {
 		if page.count == e.count || page.count > 0 && len(page.entries) > size {
 			e.res.more = true

@@ -44,7 +44,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	limits := s.Limits.withDefaults()
+	limits := rq.limits(s)
 	when, err := selection("date")
 	if err != nil {
 		return nil, nil, err

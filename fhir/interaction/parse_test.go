@@ -84,7 +84,9 @@ func FuzzRewriteLinks(f *testing.F) {
 
 func FuzzParseTarget(f *testing.F) {
 	for _, s := range []string{"Patient/1", "Patient", "Observation?code=1", "Patient/1/_history/2",
-		"https://pg.example/fhir/Patient/1", "Patient/1/_history", "/Patient", "", "?x", "Patient/../x"} {
+		"https://pg.example/fhir/Patient/1", "Patient/1/_history", "/Patient", "", "?x", "Patient/../x",
+		"Patient/1/Observation?code=1", "Patient/1/*", "Patient/1/$everything", "Observation/$lastn?max=1", "Patient/$",
+		"Patient/1/$x/y", "_history?_count=1", "/?_type=Patient"} {
 		f.Add(s)
 	}
 	s := &Service{Base: "https://pg.example/fhir"}
@@ -96,7 +98,8 @@ func FuzzParseTarget(f *testing.F) {
 			}
 			return
 		}
-		if got.typ == "" || strings.ContainsAny(got.typ, "/?") || strings.ContainsAny(got.id, "/?") {
+		if got.typ == "" && (got.id != "" || got.within != "" || got.operation != nil) ||
+			strings.ContainsAny(got.typ, "/?") || strings.ContainsAny(got.id, "/?") {
 			t.Errorf("%q: %+v", raw, got)
 		}
 	})

@@ -18,7 +18,10 @@ type Patch struct {
 // apply returns the patched form of a resource.
 func (s *Service) apply(ctx context.Context, p Patch, body []byte) ([]byte, error) {
 	if p.FHIRPath {
-		return patch.FHIRPath(ctx, body, p.Body, s.Clock())
+		if s.Terminology == nil {
+			return patch.FHIRPath(ctx, body, p.Body, s.Clock(), nil)
+		}
+		return patch.FHIRPath(ctx, body, p.Body, s.Clock(), s.Terminology)
 	}
 	return patch.JSON(body, p.Body)
 }

@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 // scope is the scope of a search: the types, and the compartment if there is one.
@@ -75,19 +76,28 @@ func (sc *scope) patients(queries []*search.Query) []string {
 // searched that the token covers, except the audit trail. Without _sort, the types follow
 // one another, in the order of _type.
 func (s *Service) SearchSystem(ctx context.Context, rq *Request, raw string) (*Page, error) {
+	return s.searchSystem(ctx, rq, raw, 0)
+}
+
+func (s *Service) searchSystem(ctx context.Context, rq *Request, raw string, at store.Seq) (*Page, error) {
 	const op = "interaction.SearchSystem"
 	sc := scope{interaction: "search-system", several: true}
 	rest, err := s.types(rq, op, &sc, raw, fhir.Types)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, sc.interaction, fhir.Ref{}, err)
 	}
-	return s.answer(ctx, rq, op, sc, rest, 0)
+	return s.answer(ctx, rq, op, sc, rest, at)
 }
 
 // SearchCompartment returns the searchset of a search in a compartment: GET
 // [base]/Patient/[id]/[type], with "*" for all types of the compartment. The answer does
 // not depend on whether the caller may see the resource whose compartment it is.
 func (s *Service) SearchCompartment(ctx context.Context, rq *Request, in fhir.Ref, typ, raw string) (*Page, error) {
+	return s.searchCompartment(ctx, rq, in, typ, raw, 0)
+}
+
+func (s *Service) searchCompartment(ctx context.Context, rq *Request, in fhir.Ref, typ, raw string, at store.Seq) (
+	*Page, error) {
 	const op = "interaction.SearchCompartment"
 	sc := scope{path: in.String() + "/" + typ, interaction: "search-type", types: []string{typ}, compartment: in}
 	var err error
@@ -112,7 +122,7 @@ func (s *Service) SearchCompartment(ctx context.Context, rq *Request, in fhir.Re
 	sc.restrict = func(typ string) ([]search.Clause, error) {
 		return s.within(op, in, typ, search.Compartment(typ)[in.Type])
 	}
-	return s.answer(ctx, rq, op, sc, raw, 0)
+	return s.answer(ctx, rq, op, sc, raw, at)
 }
 
 // hasCompartment reports whether R4 defines a compartment of the type.

@@ -153,6 +153,13 @@ func (rq *Request) pageBytes(l Limits) int {
 	return l.PageBytes
 }
 
+// limits returns the limits of this request.
+func (rq *Request) limits(s *Service) Limits {
+	l := s.Limits.withDefaults()
+	l.PageBytes = rq.pageBytes(l)
+	return l
+}
+
 func errHidden(op string) error {
 	return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 }

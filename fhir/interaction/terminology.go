@@ -2,6 +2,7 @@ package interaction
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"pulsegate/fhir"
@@ -46,8 +47,8 @@ var terminologyOperations = map[string]terminologyOperation{ // read only
 		unsupported: append([]string{"context", "systemVersion"}, laterChoices...),
 	}, (*terminologyCall).validateInSet},
 	"CodeSystem/lookup": {codeSignature{
-		single: []string{"code", "system", "version"}, several: []string{"property"}, codings: []string{"coding"},
-		unsupported: laterChoices,
+		single: []string{"code", "system", "version", "displayLanguage"}, several: []string{"property"},
+		codings: []string{"coding"}, unsupported: []string{"date"},
 	}, (*terminologyCall).lookup},
 	"CodeSystem/validate-code": {codeSignature{
 		single: []string{"url", "code", "version", "display", "abstract"}, codings: []string{"coding"}, concept: true,
@@ -310,8 +311,12 @@ func (c *terminologyCall) lookup() ([]byte, error) {
 	}
 	out.text("name", "valueString", name)
 	out.text("version", "valueString", s.Version)
-	out.text("display", "valueString", concept.Display)
+	out.text("display", "valueString", displayIn(concept, c.in.text("displayLanguage")))
 	for _, d := range concept.Designation {
+		if asked := c.in.values["property"]; len(asked) > 0 && !slices.Contains(asked, "designation") &&
+			!slices.Contains(asked, "lang."+d.Language) {
+			continue
+		}
 		out.begin("designation")
 		out.text("language", "valueCode", d.Language)
 		if d.Use != nil {
@@ -322,6 +327,32 @@ func (c *terminologyCall) lookup() ([]byte, error) {
 	}
 	c.properties(out, s, concept)
 	return out.bytes(), nil
+}
+
+// displayIn returns the display of a concept in a language, as far as a designation has it
+// (RFC 4647 section 3.4): de-CH finds de, and de finds de-CH if there is no de.
+func displayIn(concept *terminology.Concept, language string) string {
+	if language == "" {
+		return concept.Display
+	}
+	for want := language; ; {
+		for _, d := range concept.Designation {
+			if strings.EqualFold(d.Language, want) {
+				return d.Value
+			}
+		}
+		cut := strings.LastIndexByte(want, '-')
+		if cut < 0 {
+			break
+		}
+		want = want[:cut]
+	}
+	for _, d := range concept.Designation {
+		if n := len(language); len(d.Language) > n && strings.EqualFold(d.Language[:n+1], language+"-") {
+			return d.Value
+		}
+	}
+	return concept.Display
 }
 
 // properties adds the properties of a concept that are asked for; all by default.

@@ -87,7 +87,7 @@ func (s *Service) timeBuckets(ctx context.Context, rq *Request, ps []Parameter) 
 		return nil, "", false, err
 	}
 	page := &Page{}
-	if err := b.write(page, s.Limits.withDefaults().PageBytes); err != nil {
+	if err := b.write(page, rq.pageBytes(s.Limits.withDefaults())); err != nil {
 		return nil, "", false, err
 	}
 	id, err := s.newID()

@@ -16,7 +16,17 @@ import (
 
 // order is the order in which the methods of a transaction are processed (R4
 // http.html#trules).
-var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2} // read only
+
+// reading comes after all writes. So do operations, which must not change anything.
+const reading = 3
+
+func (e *entry) order() int {
+	if e.reads() {
+		return reading
+	}
+	return order[e.Method]
+}
 
 // step is one write of a transaction.
 type step struct {
@@ -76,9 +86,13 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	const op = "interaction.Transaction"
 	sorted := make([]*entry, len(entries))
 	for i := range entries {
+		if o := entries[i].target.operation; o != nil && o.Changes {
+			return at(entries[i].path(), fhir.Errorf(fhir.NotAllowed, op,
+				"$%s cannot be a part of a transaction; use a batch", o.Name))
+		}
 		sorted[i] = &entries[i]
 	}
-	slices.SortStableFunc(sorted, func(a, b *entry) int { return cmp.Compare(order[a.Method], order[b.Method]) })
+	slices.SortStableFunc(sorted, func(a, b *entry) int { return cmp.Compare(a.order(), b.order()) })
 	steps, err := s.steps(rq, op, sorted)
 	if err != nil {
 		return err
@@ -97,13 +111,13 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 		}
 	}
 	for i := range entries {
-		if e := &entries[i]; order[e.Method] == order["GET"] {
+		if e := &entries[i]; e.reads() {
 			one := *rq
 			one.Line, one.capacity = e.line(), capacity
 			if capacity <= s.Limits.withDefaults().BundleBytes/32 {
 				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.errFull(op)))
 			} else {
-				pre, _ := e.preconditions() // does not fail for a read
+				pre, _ := e.preconditions() // has no use for an operation, and does not fail for a read
 				out[i] = s.get(ctx, &one, e, pre, at)
 			}
 			capacity -= out[i].size(returns)
@@ -157,7 +171,7 @@ func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, 
 	seen, same := map[fhir.Ref]bool{}, map[string]bool{}
 	full := map[string]bool{}
 	for _, e := range sorted {
-		if order[e.Method] == order["GET"] {
+		if e.reads() {
 			break
 		}
 		st := step{entry: e, ref: e.target.ref()}
@@ -436,7 +450,7 @@ func (s *Service) conditional(ctx context.Context, rq *Request, op string, steps
 // transaction creates. As POST comes first (R4 http.html#trules), both would write one
 // resource.
 func (s *Service) overlaps(op string, st *step, steps []step) (bool, error) {
-	if st.criteria == nil || order[st.entry.Method] != order["PUT"] {
+	if st.criteria == nil || st.entry.order() != order["PUT"] {
 		return false, nil
 	}
 	created := created(steps, st.ref.Type)

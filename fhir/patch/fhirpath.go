@@ -12,9 +12,12 @@ import (
 )
 
 // FHIRPath applies a FHIRPath Patch, a Parameters resource in JSON, to a resource in JSON.
-// now is the time of now() in its paths.
-func FHIRPath(ctx context.Context, resource, parameters []byte, now time.Time) ([]byte, error) {
-	return fhirpath.Patch(ctx, resource, parameters, fhirpath.Env{Now: now})
+// now is the time of now() in its paths, and t answers their questions about terminology. It
+// may be nil.
+func FHIRPath(ctx context.Context, resource, parameters []byte, now time.Time, t fhirpath.Terminology) ([]byte, error) {
+	env := fhirpath.Env{Now: now}
+	env.Use(t)
+	return fhirpath.Patch(ctx, resource, parameters, env)
 }
 
 // FromBinary returns the JSON Patch in a Binary, the form that it has in a Bundle (R4

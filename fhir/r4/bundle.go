@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -203,7 +204,7 @@ func readEntry(path string, raw jsontext.Value) Entry {
 	}
 	if e.URL == "" {
 		e.Err = malformed(path+".request.url", "is required")
-	} else if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
+	} else if (e.Method == "POST" && !strings.Contains(e.URL, "$") || e.Method == "PUT") && e.Resource == nil {
 		e.Err = malformed(path+".resource", "is required for "+e.Method)
 	}
 	return e

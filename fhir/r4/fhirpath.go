@@ -8,16 +8,19 @@ import (
 )
 
 // compileInvariant compiles an invariant that fhir/validate does not have in Go.
-func compileInvariant(expression string) (validate.Invariant, error) {
+func (val *Validator) compileInvariant(expression string) (validate.Invariant, error) {
 	e, err := fhirpath.Compile(expression)
 	if err != nil {
 		return nil, err
 	}
-	return &invariant{e}, nil
+	return &invariant{e, val}, nil
 }
 
 // invariant evaluates FHIRPath on the nodes of a validate.Document.
-type invariant struct{ expression *fhirpath.Expression }
+type invariant struct {
+	expression *fhirpath.Expression
+	validator  *Validator
+}
 
 // parsed is the state of a validate.Document: the element and the resource of the
 // current invariant as Documents of fhirpath. Invariants of one element follow
@@ -42,6 +45,9 @@ func (i *invariant) Holds(n validate.Node) (bool, error) {
 	}
 	if err := p.load(n); err != nil {
 		return true, err
+	}
+	if t := i.validator.terminology.Load(); t != nil {
+		p.env.Use(*t)
 	}
 	return i.expression.Holds(context.Background(), p.focus, &p.env)
 }

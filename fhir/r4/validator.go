@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"sync/atomic"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/fhirpath"
 	"pulsegate/fhir/validate"
 )
 
@@ -37,18 +39,26 @@ func (l Limits) withDefaults() Limits {
 type Validator struct {
 	limits Limits
 	tables *validate.Validator
+	// terminology answers the questions of invariants. It is nil until Use.
+	terminology atomic.Pointer[fhirpath.Terminology]
 }
 
 // New returns a Validator. It loads the tables of R4.
 func New(limits Limits) (*Validator, error) {
 	l := limits.withDefaults()
-	return &Validator{limits: l, tables: validate.New(validate.Options{
+	val := &Validator{limits: l}
+	val.tables = validate.New(validate.Options{
 		Limits:          validate.Limits{Depth: l.Depth, Values: l.Values},
 		RefuseModifiers: true,
 		AllowIDOnly:     true,
-		Compile:         compileInvariant,
-	})}, nil
+		Compile:         val.compileInvariant,
+	})
+	return val, nil
 }
+
+// Use lets invariants ask about terminology. Without it, an invariant with memberOf() or
+// subsumes() cannot be evaluated and is passed over.
+func (val *Validator) Use(t fhirpath.Terminology) { val.terminology.Store(&t) }
 
 const op = "r4.Resource"
 

@@ -54,7 +54,7 @@ func refuse(c *gin.Context, s *interaction.Service, ref fhir.Ref, err error) {
 }
 
 // maxParametersBody bounds the body of a kick-off by POST, in bytes.
-const maxParametersBody = 64 << 10
+const maxParametersBody = interaction.MaxParameters
 
 // Mount adds the routes below the FHIR base.
 func (h Bulk) Mount(r gin.IRouter) {

@@ -119,9 +119,9 @@ func TestTerminologyOperations(t *testing.T) {
 		inSystem + "code=animal&abstract=false":                                              "result=false message=The code only groups others and cannot be chosen. display=Animal",
 		"/CodeSystem/$validate-code?coding=urn:animals|owl":                                  "result=true display=Owl",
 		"/CodeSystem/animals/$validate-code?code=cat":                                        "result=true display=Cat",
-		"/CodeSystem/$lookup?system=urn:animals&code=bird&property=legs":                     "name=Animals version=1 display=Bird designation{ language=de value=Vogel } property{ code=legs value=2 }",
+		"/CodeSystem/$lookup?system=urn:animals&code=bird&property=legs":                     "name=Animals version=1 display=Bird property{ code=legs value=2 }",
 		"/CodeSystem/$lookup?coding=urn:animals|owl":                                         "name=Animals version=1 display=Owl property{ code=parent value=bird }",
-		"/CodeSystem/$lookup?coding=urn:animals|bird&property=definition&property=child":     "name=Animals version=1 display=Bird designation{ language=de value=Vogel } property{ code=definition value=It flies. } property{ code=child value=owl }",
+		"/CodeSystem/$lookup?coding=urn:animals|bird&property=definition&property=child":     "name=Animals version=1 display=Bird property{ code=definition value=It flies. } property{ code=child value=owl }",
 		"/CodeSystem/$subsumes?system=urn:animals&codeA=animal&codeB=owl":                    "outcome=subsumes",
 		"/CodeSystem/$subsumes?system=urn:animals&codeA=owl&codeB=bird":                      "outcome=subsumed-by",
 		"/CodeSystem/$subsumes?codingA=urn:animals|owl&codingB=urn:animals|cat":              "outcome=not-subsumed",
@@ -191,7 +191,8 @@ func (w *world) badTerminology() {
 		"/CodeSystem/$lookup?system=urn:animals&code=dog":                                                404,
 		"/CodeSystem/$lookup?system=http://loinc.org&code=8867-4":                                        404,
 		"/CodeSystem/$lookup?system=http://hl7.org/fhir/administrative-gender&code=male":                 422,
-		"/CodeSystem/$lookup?system=urn:animals&code=owl&displayLanguage=de":                             400,
+		"/CodeSystem/$lookup?system=urn:animals&code=owl&date=2026-01-01":                                400,
+		"/CodeSystem/$lookup?system=urn:animals&code=owl&displayLanguage=de&displayLanguage=fr":          400,
 		"/CodeSystem/$validate-code?url=urn:part&code=b":                                                 422,
 		"/CodeSystem/$validate-code?code=b":                                                              400,
 		"/CodeSystem/$subsumes?system=urn:animals&codeA=owl":                                             400,
@@ -232,4 +233,70 @@ func (w *world) hiddenTerminology() {
 	if strings.Contains(string(a.body), "felis") {
 		w.t.Errorf("a hidden map translates: %s", a.body)
 	}
+}
+
+// TestTerminologyInPatch patches what a FHIRPath selects by a value set or a code system.
+func TestTerminologyInPatch(t *testing.T) {
+	w := newWorld(t, drivers["pebble"](t))
+	coded := strings.NewReplacer("http://loinc.org", "urn:animals", "8867-4", "cat").Replace(
+		observation("o", "p1", "vital-signs", 60))
+	w.put("Observation/o", coded, 201)
+	inSet := `Observation.where(code.coding.where(memberOf('urn:all')).exists()).status`
+	a := w.want(422, "all", "PATCH", "/Observation/o", fhirPathPatch(inSet, "amended"))
+	if !strings.Contains(string(a.body), "terminology") {
+		t.Errorf("without terminology: %s", a.body)
+	}
+	terminologyWorld(w)
+	a = w.want(200, "all", "PATCH", "/Observation/o", fhirPathPatch(inSet, "amended"))
+	if a.json["status"] != "amended" {
+		t.Errorf("memberOf: %s", a.body)
+	}
+	subsumed := `Observation.where(code.coding.first().subsumedBy(code.coding.first())).status`
+	a = w.want(200, "all", "PATCH", "/Observation/o", fhirPathPatch(subsumed, "corrected"))
+	if a.json["status"] != "corrected" {
+		t.Errorf("subsumedBy: %s", a.body)
+	}
+	w.want(422, "all", "PATCH", "/Observation/o", fhirPathPatch(strings.Replace(inSet, "urn:all", "urn:none", 1), "final"))
+}
+
+// TestClientTerminology uses the operations with resources that a client writes, changes and
+// deletes.
+func TestClientTerminology(t *testing.T) {
+	w := newWorld(t, drivers["pebble"](t))
+	terminologyWorld(w)
+	system := `{"resourceType":"CodeSystem","id":"tea","url":"urn:tea","status":"active","content":"complete",` +
+		`"hierarchyMeaning":"is-a","concept":[{"code":"tea","display":"Tea","designation":[{"language":"de-CH","value":"Tee"},` +
+		`{"language":"fr","value":"Thé"}],"concept":[{"code":"green","display":"Green tea"}]}]}`
+	w.want(201, "all", "PUT", "/CodeSystem/tea", system)
+	w.want(201, "all", "PUT", "/ValueSet/drinks", `{"resourceType":"ValueSet","id":"drinks","url":"urn:drinks",`+
+		`"status":"active","compose":{"include":[{"system":"urn:tea"}]}}`)
+	w.want(201, "all", "PUT", "/ConceptMap/cm", `{"resourceType":"ConceptMap","id":"cm","url":"urn:cm","status":"active",`+
+		`"group":[{"source":"urn:tea","target":"urn:t","element":[{"code":"tea","target":[{"code":"x","equivalence":"equal"}]}]}]}`)
+	const lookUp = "/CodeSystem/$lookup?system=urn:tea&code=tea"
+	for path, want := range map[string]string{
+		"/ValueSet/$expand?url=urn:drinks":                                  "tea green",
+		"/ValueSet/drinks/$expand?filter=green":                             "green",
+		"/ValueSet/$validate-code?url=urn:drinks&system=urn:tea&code=green": "result=true display=Green tea",
+		"/CodeSystem/tea/$validate-code?code=coffee":                        "result=false message=The code system does not have the code.",
+		"/CodeSystem/$subsumes?system=urn:tea&codeA=tea&codeB=green":        "outcome=subsumes",
+		lookUp + "&property=child":                                          "name=urn:tea display=Tea property{ code=child value=green }",
+		lookUp + "&property=designation":                                    "name=urn:tea display=Tea designation{ language=de-CH value=Tee } designation{ language=fr value=Thé }",
+		lookUp + "&property=lang.fr":                                        "name=urn:tea display=Tea designation{ language=fr value=Thé }",
+		lookUp + "&property=x&displayLanguage=de":                           "name=urn:tea display=Tee",
+		lookUp + "&property=x&displayLanguage=FR-ca":                        "name=urn:tea display=Thé",
+		lookUp + "&property=x&displayLanguage=d":                            "name=urn:tea display=Tea",
+		lookUp + "&property=x&displayLanguage=it":                           "name=urn:tea display=Tea",
+		"/ConceptMap/cm/$translate?system=urn:tea&code=tea":                 `result=true match{ equivalence=equal concept={"code":"x","system":"urn:t"} source=urn:cm }`,
+	} {
+		if got := w.asked(path, ""); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	w.want(200, "all", "PUT", "/CodeSystem/tea", strings.Replace(system, `"green"`, `"black"`, 1))
+	if got := w.asked("/ValueSet/$expand?url=urn:drinks", ""); got != "tea black" {
+		t.Errorf("after a change: %s", got)
+	}
+	w.want(204, "all", "DELETE", "/CodeSystem/tea", "")
+	w.want(404, "all", "GET", lookUp, "")
+	w.want(422, "all", "GET", "/ValueSet/$expand?url=urn:drinks", "")
 }

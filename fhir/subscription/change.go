@@ -5,6 +5,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/fhirpath"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/subscription/topic"
@@ -21,14 +22,15 @@ type change struct {
 
 	store             store.Store
 	extractor         search.Extractor
-	previous, current *topic.Version // nil until they are read
+	terminology       fhirpath.Terminology // may be nil
+	previous, current *topic.Version       // nil until they are read
 	fired             map[*topic.Trigger]bool
 }
 
 // newChange returns a change to be matched, or nil if a deletion has no previous version.
 func (f *follower) newChange(ctx context.Context, c *store.Change) (*change, error) {
 	x := &change{Change: c, by: topic.Update, facts: &c.Facts, store: f.opts.Store,
-		extractor: search.Extractor{Base: f.opts.Base}}
+		extractor: search.Extractor{Base: f.opts.Base}, terminology: f.opts.Terminology}
 	switch {
 	case c.Deleted:
 		x.by = topic.Delete
@@ -139,7 +141,7 @@ func (c *change) fires(ctx context.Context, r *rule) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			fired, err = t.Fires(ctx, c.by, previous, current)
+			fired, err = t.Fires(ctx, c.by, previous, current, c.terminology)
 			if ctx.Err() != nil {
 				return false, ctx.Err()
 			}

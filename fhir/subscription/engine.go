@@ -19,6 +19,7 @@ import (
 	"pulsegate/fhir/cluster/follow"
 	"pulsegate/fhir/cluster/role"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/fhirpath"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/subscription/topic"
 )
@@ -62,7 +63,10 @@ type Options struct {
 	// TokenTTL is the time for which a binding token, and what it has bound, is valid. The
 	// default is 10 minutes.
 	TokenTTL time.Duration
-	Logger   *slog.Logger
+	// Terminology answers memberOf() and subsumes() in the criteria of topics. If it is nil,
+	// a criterion that asks is not met.
+	Terminology fhirpath.Terminology
+	Logger      *slog.Logger
 }
 
 // Engine answers the requests about Subscriptions in every process, and numbers and

@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir/limit"
 	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/terminology"
 )
 
 // environment holds the parameters that the constructors of this package share.
@@ -27,6 +28,8 @@ type environment struct {
 	lease   time.Duration   // see Main
 	// parameters holds the search parameters. They follow the store when it is open.
 	parameters *searchparameter.Parameters
+	// terminology holds the value sets and code systems of the store when that is open.
+	terminology *terminology.Service
 
 	// The fields below are set when the store is open.
 

@@ -16,7 +16,6 @@ import (
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/subscription"
-	"pulsegate/fhir/terminology"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
 	"pulsegate/mapping/uscore/forms"
@@ -73,7 +72,8 @@ type followers struct {
 func newFollowers(ctx context.Context, env environment, db database, rec *audit.Recorder,
 	grants clientGrants, ring *keys.Ring, all []adapters.Adapter) (followers, error) {
 	options := subscription.Options{Store: db, Audit: rec, Clock: env.now, Rand: rand.Reader,
-		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered}
+		Base: env.fhirBase(), Policy: env.egress, Roles: env.roles, Logger: env.log, GrantFor: grants.registered,
+		Terminology: env.terminology}
 	if err := subscriptionOptions(env, &options); err != nil {
 		return followers{}, err
 	}
@@ -156,7 +156,9 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 	if err != nil {
 		return nil, err
 	}
-	s := &interaction.Service{Store: db, Validator: validator, Audit: rec, Clock: env.now, Rand: rand.Reader,
+	validator.Use(env.terminology)
+	s := &interaction.Service{Store: db, Validator: validator, Audit: rec,
+		Terminology: env.terminology, Clock: env.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: env.config.MaxBundle}, Base: env.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": background.subscriptions.Check,
 			"Basic": background.subscriptions.CheckBasic, "Consent": consents.Check,
@@ -169,15 +171,8 @@ func newInteractions(env environment, db database, rec *audit.Recorder, consents
 	return s, nil
 }
 
-// openInteractions opens the FHIR interactions with their index of terminology.
-func (s *services) openInteractions(ctx context.Context, env environment) (err error) {
+// openInteractions opens the FHIR interactions.
+func (s *services) openInteractions(env environment) (err error) {
 	s.fhir, err = newInteractions(env, s.store, s.audit.recorder, s.consents, s.followers, s.adapters)
-	if err != nil {
-		return err
-	}
-	if s.fhir.Terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
-		return err
-	}
-	s.closers.add(func() error { s.fhir.Terminology.Close(); return nil })
-	return nil
+	return err
 }

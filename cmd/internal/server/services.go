@@ -25,6 +25,7 @@ import (
 	"pulsegate/fhir/searchparameter"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/terminology"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
 	"pulsegate/smart/pages"
@@ -153,13 +154,17 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 
+	if env.terminology, err = terminology.New(ctx, s.store, s.fhirBase()); err != nil {
+		return nil, err
+	}
+	s.closers.add(func() error { env.terminology.Close(); return nil })
 	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, clientGrants{s.clients, s.consents},
 		s.keys, s.adapters)
 	if err != nil {
 		return nil, err
 	}
 	s.closers.add(s.followers.close)
-	if err := s.openInteractions(ctx, env); err != nil {
+	if err := s.openInteractions(env); err != nil {
 		return nil, err
 	}
 	s.pipeline, err = newPipeline(ctx, env, s.store, s.audit.recorder, s.consents, s.adapters)

@@ -55,8 +55,10 @@ func (r *Trigger) Bare() bool {
 }
 
 // Fires reports whether a change fires the trigger. previous has no JSON for a create,
-// current has none for a delete. It fails if a criterion cannot be evaluated.
-func (r *Trigger) Fires(ctx context.Context, by Interaction, previous, current *Version) (bool, error) {
+// current has none for a delete. t answers questions about terminology; it may be nil. It fails
+// if a criterion cannot be evaluated.
+func (r *Trigger) Fires(ctx context.Context, by Interaction, previous, current *Version, t fhirpath.Terminology) (
+	bool, error) {
 	if r.Interactions&by == 0 {
 		return false, nil
 	}
@@ -68,6 +70,7 @@ func (r *Trigger) Fires(ctx context.Context, by Interaction, previous, current *
 	}
 	env := &fhirpath.Env{Variables: map[string]fhirpath.Collection{"previous": nil, "current": nil}, Limits: limits,
 		Now: current.Time}
+	env.Use(t)
 	var focus fhirpath.Value
 	for name, v := range map[string]*Version{"previous": previous, "current": current} {
 		d, err := v.document()

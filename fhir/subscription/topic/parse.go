@@ -143,116 +143,84 @@ func Parse(body []byte, base string) (*Topic, error) {
 	return t, nil
 }
 
+// form says how a Basic holds an element of SubscriptionTopic in an extension.
+type form struct {
+	list, object bool
+}
+
+// forms holds the elements of SubscriptionTopic by name.
+var forms = map[string]form{ // read only
+	"url": {}, "version": {}, "name": {}, "title": {}, "status": {}, "date": {}, "description": {}, "resource": {},
+	"resourceTrigger": {list: true, object: true}, "canFilterBy": {list: true, object: true},
+	"notificationShape": {list: true, object: true}, "queryCriteria": {object: true},
+	"supportedInteraction": {list: true}, "fhirPathCriteria": {}, "previous": {}, "current": {}, "resultForCreate": {},
+	"resultForDelete": {}, "requireBoth": {}, "filterParameter": {}, "filterDefinition": {}, "comparator": {list: true},
+	"modifier": {list: true}, "include": {list: true}, "revInclude": {list: true},
+}
+
 // unfold sets the elements that a Basic holds in extensions.
 func (w *subscriptionTopic) unfold() error {
+	var elements []extension
 	for i, e := range w.ModifierExtension {
 		if e.URL != r5+"status" && e.URL != r4b+"status" {
 			return refuse(fmt.Sprintf("Basic.modifierExtension[%d]", i), "not-supported",
 				"is not an element of SubscriptionTopic")
 		}
-		w.Status = e.text()
+		e.URL = "status"
+		elements = append(elements, e)
 	}
-	for i := range w.Extension {
-		e := &w.Extension[i]
+	for i, e := range w.Extension {
 		name, ok := strings.CutPrefix(e.URL, r5)
 		if !ok {
 			if name, ok = strings.CutPrefix(e.URL, r4b); !ok {
 				continue // an extension of another guide does not change the meaning
 			}
 		}
-		switch name {
-		case "url":
-			w.URL = e.text()
-		case "version":
-			w.Version = e.text()
-		case "name":
-			w.Name = e.text()
-		case "title":
-			w.Title = e.text()
-		case "status":
-			w.Status = e.text()
-		case "date":
-			w.Date = e.text()
-		case "description":
-			w.Description = e.text()
-		case "resourceTrigger":
-			w.ResourceTrigger = append(w.ResourceTrigger, e.trigger())
-		case "canFilterBy":
-			w.CanFilterBy = append(w.CanFilterBy, e.filter())
-		case "notificationShape":
-			w.NotificationShape = append(w.NotificationShape, e.shape())
-		case "eventTrigger":
+		if name == "eventTrigger" {
 			return refuse(fmt.Sprintf("Basic.extension[%d]", i), "not-supported", "only resourceTrigger is supported")
 		}
+		e.URL = name
+		elements = append(elements, e)
 	}
+	body, err := json.Marshal(objectOf(elements))
+	if err != nil {
+		return err
+	}
+	read := subscriptionTopic{ID: w.ID}
+	if json.Unmarshal(body, &read) != nil {
+		return refuse("Basic.extension", "structure", "an element of SubscriptionTopic has the wrong type")
+	}
+	*w = read
 	return nil
 }
 
-func (e *extension) trigger() (r resourceTrigger) {
-	for i := range e.Extension {
-		x := &e.Extension[i]
-		switch x.URL {
-		case "description":
-			r.Description = x.text()
-		case "resource":
-			r.Resource = x.text()
-		case "supportedInteraction":
-			r.SupportedInteraction = append(r.SupportedInteraction, x.text())
-		case "fhirPathCriteria":
-			r.FHIRPathCriteria = x.text()
-		case "queryCriteria":
-			q := &queryCriteria{}
-			for j := range x.Extension {
-				y := &x.Extension[j]
-				switch y.URL {
-				case "previous":
-					q.Previous = y.text()
-				case "current":
-					q.Current = y.text()
-				case "resultForCreate":
-					q.ResultForCreate = y.text()
-				case "resultForDelete":
-					q.ResultForDelete = y.text()
-				case "requireBoth":
-					q.RequireBoth = y.ValueBoolean != nil && *y.ValueBoolean
-				}
+// objectOf returns the element of R5 whose members the extensions hold.
+func objectOf(list []extension) map[string]any {
+	out := map[string]any{}
+	for i := range list {
+		e := &list[i]
+		f, known := forms[e.URL]
+		if !known {
+			continue
+		}
+		var v any
+		switch {
+		case f.object:
+			v = objectOf(e.Extension)
+		case e.ValueBoolean != nil:
+			v = *e.ValueBoolean
+		default:
+			if v = e.text(); e.URL == "requireBoth" {
+				v = false
 			}
-			r.QueryCriteria = q
 		}
-	}
-	return r
-}
-
-func (e *extension) filter() (f canFilterBy) {
-	for i := range e.Extension {
-		x := &e.Extension[i]
-		switch x.URL {
-		case "description":
-			f.Description = x.text()
-		case "resource":
-			f.Resource = x.text()
-		case "filterParameter":
-			f.FilterParameter = x.text()
-		case "modifier":
-			f.Modifier = append(f.Modifier, x.text())
+		if f.list {
+			several, _ := out[e.URL].([]any)
+			v = append(several, v)
 		}
+		out[e.URL] = v
 	}
-	return f
-}
-
-func (e *extension) shape() (s notificationShape) {
-	for i := range e.Extension {
-		x := &e.Extension[i]
-		switch x.URL {
-		case "resource":
-			s.Resource = x.text()
-		case "include":
-			s.Include = append(s.Include, x.text())
-		case "revInclude":
-			s.RevInclude = append(s.RevInclude, x.text())
-		}
-	}
-	return s
+	return out
 }
 
 // topic returns the uncompiled topic.

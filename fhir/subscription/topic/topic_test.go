@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/fhirpath"
 	"pulsegate/fhir/r4"
 )
 
@@ -159,6 +160,12 @@ func TestRejects(t *testing.T) {
 	if _, err := Parse([]byte(`{"resourceType":"Basic","code":{"coding":[{"code":"x"}]}}`), base); fhir.KindOf(err) != fhir.Unprocessable {
 		t.Errorf("another Basic: %v", err)
 	}
+	wrong := `{"resourceType":"Basic","code":{"coding":[{"system":"` + CodeSystem + `","code":"` + Code + `"}]},` +
+		`"extension":[{"url":"` + r5 + `url","valueBoolean":true}]}`
+	if _, err := Parse([]byte(wrong), base); fhir.KindOf(err) != fhir.Unprocessable ||
+		!strings.Contains(err.Error(), "wrong type") {
+		t.Errorf("an element of the wrong type: %v", err)
+	}
 }
 
 func version(status string) *Version {
@@ -213,14 +220,58 @@ func TestFires(t *testing.T) {
 		case c.current == "":
 			by = Delete
 		}
-		got, err := x.Triggers[0].Fires(context.Background(), by, version(c.previous), version(c.current))
+		got, err := x.Triggers[0].Fires(context.Background(), by, version(c.previous), version(c.current), nil)
 		if err != nil || got != c.want {
 			t.Errorf("%s (%s %s), %q to %q: %v %v", c.name, c.criteria, c.path, c.previous, c.current, got, err)
 		}
 	}
 	only := parse(t, strings.Replace(example, `"create","update"`, `"delete"`, 1)).Triggers[0]
-	if got, err := only.Fires(context.Background(), Create, version(""), version("final")); got || err != nil {
+	if got, err := only.Fires(context.Background(), Create, version(""), version("final"), nil); got || err != nil {
 		t.Errorf("an interaction that is not supported: %v %v", got, err)
+	}
+}
+
+// held is a Terminology in which urn:done has the code final, and every code subsumes itself.
+type held struct{ asked int }
+
+func (h *held) MemberOf(_ context.Context, v fhirpath.Value, set string) (bool, error) {
+	h.asked++
+	code, _ := v.Text()
+	return set == "urn:done" && code == "final", nil
+}
+
+func (h *held) Subsumes(_ context.Context, a, b fhirpath.Value) (bool, error) {
+	h.asked++
+	return a.JSON() == b.JSON(), nil
+}
+
+// TestTerminology tests criteria that ask about terminology. Without one they fail, and many
+// questions are too costly.
+func TestTerminology(t *testing.T) {
+	h := &held{}
+	for path, want := range map[string]bool{"%current.status.memberOf('urn:done')": true,
+		"%current.status.memberOf('urn:other')": false, "%current.code.subsumes(%previous.code)": true,
+		"%current.code.subsumedBy(%previous.status)": false} {
+		x := parse(t, `{"resourceType":"SubscriptionTopic","url":"https://example.org/t","status":"active",`+
+			`"resourceTrigger":[{"resource":"Observation","fhirPathCriteria":"`+path+`"}]}`).Triggers[0]
+		got, err := x.Fires(context.Background(), Update, version("preliminary"), version("final"), h)
+		if err != nil || got != want {
+			t.Errorf("%s: %v %v", path, got, err)
+		}
+		if got, err := x.Fires(context.Background(), Update, version("final"), version("final"), nil); got || err == nil {
+			t.Errorf("%s without terminology: %v %v", path, got, err)
+		}
+	}
+	x := parse(t, `{"resourceType":"SubscriptionTopic","url":"https://example.org/t","status":"active",`+
+		`"resourceTrigger":[{"resource":"Observation","fhirPathCriteria":"`+
+		`%current.note.where(%current.status.memberOf('urn:done').not()).exists()"}]}`).Triggers[0]
+	h.asked = 0
+	body := `{"resourceType":"Observation","id":"o","status":"final","code":{"text":"x"},"note":[` +
+		strings.Repeat(`{"text":"x"},`, 999) + `{"text":"x"}]}`
+	got, err := x.Fires(context.Background(), Create, &Version{},
+		&Version{JSON: []byte(body), Time: time.Unix(1e9, 0)}, h)
+	if got || fhir.KindOf(err) != fhir.TooCostly || h.asked > 50 {
+		t.Errorf("%d questions: %v %v", h.asked, got, err)
 	}
 }
 
@@ -233,7 +284,7 @@ func TestBombs(t *testing.T) {
 		"(%previous.id.empty() or %previous.status != 'final') and %current.status = 'final'",
 		"%current.note.select(%current.note.select(%current.note.text)).count() > 1", 1))
 	got, err := x.Triggers[0].Fires(context.Background(), Create, &Version{},
-		&Version{JSON: []byte(body), Time: time.Unix(1e9, 0)})
+		&Version{JSON: []byte(body), Time: time.Unix(1e9, 0)}, nil)
 	if got || fhir.KindOf(err) != fhir.TooCostly {
 		t.Errorf("%v %v", got, err)
 	}
@@ -278,7 +329,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for i := range x.Triggers {
 			for _, by := range []Interaction{Create, Update, Delete} {
-				if _, err := x.Triggers[i].Fires(context.Background(), by, version("final"), version("amended")); err != nil {
+				if _, err := x.Triggers[i].Fires(context.Background(), by, version("final"), version("amended"), nil); err != nil {
 					switch fhir.KindOf(err) {
 					case fhir.Unprocessable, fhir.TooCostly, fhir.Unavailable, fhir.Invalid:
 					default:
