@@ -197,6 +197,11 @@ func Criteria(path, typ, query, base string) ([]search.Clause, error) {
 			// match more than its author wrote.
 			return nil, refuse(path, "value", "each parameter needs a value")
 		}
+		if name, _, _ := strings.Cut(p[0], ":"); !strings.ContainsAny(name, "._") {
+			if _, ok := search.Lookup(typ, name); !ok {
+				return nil, refuse(path, "not-supported", "has a %s", noParameter)
+			}
+		}
 	}
 	q, err := search.Parse(typ, pairs, search.ParseOptions{Base: base})
 	if err != nil {
@@ -213,6 +218,12 @@ func Criteria(path, typ, query, base string) ([]search.Clause, error) {
 	}
 	return q.Clauses, nil
 }
+
+// noParameter describes a parameter that criteria and filters cannot have. Those that
+// SearchParameter resources define may change or end while a Subscription is active, which
+// would change what it notifies of.
+const noParameter = "parameter that is none of R4 or US Core for the type; " +
+	"parameters that SearchParameter resources define cannot be used in topics and subscriptions"
 
 // plain reports whether a clause depends on nothing but the resource.
 func plain(c *search.Clause) bool {
@@ -243,7 +254,7 @@ func (t *Topic) filter(path string, f *FilterBy) error {
 	p, ok := search.Lookup(f.Resource, f.Parameter)
 	if !ok || !p.Supported() {
 		return refuse(path+".filterParameter", "not-supported",
-			"must be a search parameter that this server supports for the type")
+			"has a %s", noParameter)
 	}
 	return nil
 }

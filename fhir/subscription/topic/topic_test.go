@@ -160,6 +160,10 @@ func TestRejects(t *testing.T) {
 	if _, err := Parse([]byte(`{"resourceType":"Basic","code":{"coding":[{"code":"x"}]}}`), base); fhir.KindOf(err) != fhir.Unprocessable {
 		t.Errorf("another Basic: %v", err)
 	}
+	if _, err := Criteria("Subscription.criteria", "Observation", "my-parameter=x", base); fhir.KindOf(err) !=
+		fhir.Unprocessable || !strings.Contains(err.Error(), "SearchParameter resources define") {
+		t.Errorf("a parameter that is none of R4: %v", err)
+	}
 	wrong := `{"resourceType":"Basic","code":{"coding":[{"system":"` + CodeSystem + `","code":"` + Code + `"}]},` +
 		`"extension":[{"url":"` + r5 + `url","valueBoolean":true}]}`
 	if _, err := Parse([]byte(wrong), base); fhir.KindOf(err) != fhir.Unprocessable ||
