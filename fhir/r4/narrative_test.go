@@ -32,6 +32,7 @@ var allowedNarrative = map[string]string{ // read only
 	"image map":          inside(`<img src="a.png" usemap="#m" ismap="ismap"/><map name="m"><area shape="rect" coords="0,0,1,1" href="#a" alt="a"/></map>`),
 	"style":              inside(`<p style="color: red; background: url('http://x.test/b.png')">x</p>`),
 	"comment":            inside(`<!-- made by a machine -->x`),
+	"comment of HL7":     inside(`<!-- <h2>Title</h2> [1] <br/> -->x`),
 	"nested":             inside(strings.Repeat("<div>", 90) + "x" + strings.Repeat("</div>", 90)),
 	"prefixed namespace": `<h:div xmlns:h="http://www.w3.org/1999/xhtml"><h:p>x</h:p></h:div>`,
 }
@@ -117,6 +118,9 @@ var refusedNarrative = map[string]string{ // read only
 	"style unclosed":        inside(`<p style="background: url(http://x.test/">x</p>`),
 	"CDATA":                 inside(`<![CDATA[x > <img src=x onerror=a>]]>`),
 	"comment with markup":   inside(`<!--> <img src="x" onerror="a"> -->x`),
+	"comment with a dash":   inside(`<!---> <img src="x" onerror="a"> -->x`),
+	"comment that ends":     inside(`<!-- a --!> <img src="x" onerror="a"> -->x`),
+	"conditional comment":   inside(`<!--[if IE]> <img src="x" onerror="a"> <![endif]-->x`),
 	"comment unclosed":      inside(`<!-- x`),
 	"processing":            inside(`<?php a ?>x`),
 	"XML declaration":       `<?xml version="1.0"?>` + inside("x"),

@@ -41,14 +41,15 @@ var fitting = map[ParamType][]string{
 }
 
 // ParseDefinition reads a SearchParameter resource that was validated as R4. It returns
-// nil if the status is not active. The error is Unprocessable
+// nil if the status is not active, and if the resource only documents how R4's parameter
+// is used. The error is Unprocessable
 // and names the element and the rule: the code is a name that does not begin with an
 // underscore; the type is one of token, date, reference, string, quantity, uri and
 // number; the expression compiles, and gives elements of such a type for each base.
 func ParseDefinition(resource []byte) (*Definition, error) {
 	var r struct {
-		URL, Code, Status, Type, Expression string
-		Base, Target                        []string
+		URL, Code, Status, Type, Expression, DerivedFrom string
+		Base, Target                                     []string
 	}
 	if err := json.Unmarshal(resource, &r); err != nil {
 		return nil, badDefinition("", "the SearchParameter cannot be read")
@@ -58,6 +59,9 @@ func ParseDefinition(resource []byte) (*Definition, error) {
 	}
 	d := &Definition{URL: r.URL, Code: r.Code, Type: paramTypes[r.Type], Base: r.Base, Target: r.Target,
 		expression: map[string]*fhirpath.Expression{}}
+	if d.documents(r.DerivedFrom) {
+		return nil, nil
+	}
 	_, supported := fitting[d.Type]
 	switch {
 	case !isName(d.Code) || d.Code[0] == '_':
@@ -84,6 +88,18 @@ func ParseDefinition(resource []byte) (*Definition, error) {
 		}
 	}
 	return d, nil
+}
+
+// documents reports whether d is derived from R4's parameters of the same code and type,
+// as most of US Core's are. R4: "the parameter should have the same meaning, and (usually)
+// the functionality should be a proper subset of the underlying search parameter"
+// (SearchParameter.derivedFrom). R4's parameter answers the searches.
+func (d *Definition) documents(derivedFrom string) bool {
+	from, _, _ := strings.Cut(derivedFrom, "|")
+	return len(d.Base) > 0 && !slices.ContainsFunc(d.Base, func(base string) bool {
+		p, ok := Lookup(base, d.Code)
+		return !ok || p.URL != from || p.Type != d.Type
+	})
 }
 
 // prepare checks the expression for one base.

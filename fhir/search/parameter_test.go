@@ -85,3 +85,24 @@ func TestRefusedDefinitions(t *testing.T) {
 		t.Errorf("a retired parameter: %+v, %v", d, err)
 	}
 }
+
+// TestDerivedDefinitions checks that a SearchParameter that is derived from R4's parameter of
+// its code and type defines nothing, and that any other of that code is refused.
+func TestDerivedDefinitions(t *testing.T) {
+	derived := strings.NewReplacer(`"worn-on","base"`, `"code","base"`, `"status"`,
+		`"derivedFrom":"http://hl7.org/fhir/SearchParameter/clinical-code","status"`).Replace(wornOn)
+	for _, c := range []struct {
+		old, with string
+		refused   bool
+	}{
+		{"", "", false}, {`clinical-code"`, `clinical-code|4.0.1"`, false},
+		{`["Observation"]`, `["Observation","Condition"]`, false},
+		{`["Observation"]`, `["Observation","Patient"]`, true}, {`["Observation"]`, `[]`, true},
+		{"clinical-code", "clinical-date", true}, {`"token"`, `"string"`, true},
+	} {
+		d, err := search.ParseDefinition([]byte(strings.Replace(derived, c.old, c.with, 1)))
+		if d != nil || (err != nil) != c.refused {
+			t.Errorf("%s: %+v, %v", c.with, d, err)
+		}
+	}
+}

@@ -27,6 +27,10 @@
 // client writes changes what anybody may see. Subscriptions and topics use R4's
 // parameters, too, and refuse others.
 //
+// A SearchParameter whose derivedFrom names R4's parameter of the same code, type and bases
+// documents how that parameter is used, as most of US Core's do. It is stored and defines
+// nothing: R4's parameter answers the searches.
+//
 // # Bounds
 //
 // A definition counts once for each of its base types. There are at most 1000 in effect,

@@ -88,8 +88,8 @@ func narrativeRule(div []byte) string {
 			}
 			content = content || !blank
 		case xml.Comment:
-			if bytes.ContainsAny(t, "<>") {
-				return "narrative has a comment with markup" + notAllowed
+			if endsEarly(t) {
+				return "narrative has a comment that browsers read as markup" + notAllowed
 			}
 		default:
 			return "narrative has a processing instruction or a document type" + notAllowed
@@ -102,6 +102,15 @@ func narrativeRule(div []byte) string {
 		return "narrative must have text or an image (txt-2)"
 	}
 	return ""
+}
+
+// endsEarly reports whether a comment of XML is markup for a browser: HTML ends a comment at
+// "<!-->" and "<!--->" (HTML 13.2.5.43 and 13.2.5.44), and old browsers read conditional
+// comments. HTML also ends a comment at "--!>", but XML allows no "--" in a comment. Other
+// markup in a comment is text; HL7's publisher writes such comments.
+func endsEarly(comment []byte) bool {
+	return bytes.HasPrefix(comment, []byte(">")) || bytes.HasPrefix(comment, []byte("->")) ||
+		bytes.Contains(comment, []byte("--")) || bytes.HasPrefix(bytes.TrimSpace(comment), []byte("["))
 }
 
 func checkElement(t *xml.StartElement) string {
