@@ -23,7 +23,9 @@
 // Health data (NeedsConsent) is disclosed only if the consents of all its patients permit
 // it. If it names no patient, no consent can be asked: only the client that wrote it and
 // the operator see it. That holds for an Observation without a subject, and for the types
-// that never name a patient but may contain data of one, such as Binary and Bundle.
+// that never name a patient but may contain data of one, such as Binary and Bundle. A
+// Binary with a securityContext is also hidden from callers who may not see the resource
+// that it names (R4 binary.html#security).
 package access
 
 import (
@@ -110,6 +112,10 @@ type Grant struct {
 	// AllPatients disables the consent check. It is set for operator commands over
 	// the admin socket and never for a token.
 	AllPatients bool
+	// Context returns the facts of the current version of a resource, or nil if there is
+	// none. It finds the resource that the securityContext of a Binary names. If it is
+	// nil, such a Binary is hidden.
+	Context func(typ, id string) *Facts
 	// RecordsConsent permits the client to write Consents within its rules. It
 	// comes from the client's registration and never from a scope, because clients
 	// choose the scopes that they request, and a Consent gives them access to data.
@@ -245,7 +251,7 @@ func (f Filter) Allow(facts *Facts) bool {
 	if facts.Type == "Subscription" && facts.Author != f.grant.Recipient {
 		return false
 	}
-	return !NeedsConsent(facts.Type) || f.consented(facts)
+	return (!NeedsConsent(facts.Type) || f.consented(facts)) && (facts.Type != "Binary" || f.inContext(facts))
 }
 
 // Everything reports whether the filter permits the interaction with every resource of type

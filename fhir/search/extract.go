@@ -128,6 +128,9 @@ func (e Extractor) extract(typ string, t *typeIndex, json []byte, s *Selection) 
 	}
 	w.evaluate(t, s, json)
 	v := &Values{ByParam: w.group(t)}
+	if typ == "Binary" && root.Exists(access.SecurityContext) {
+		v.context, v.within = string(root.GetStringBytes(access.SecurityContext, "reference")), true
+	}
 	if s == nil || s.summary {
 		v.summarize(typ)
 	}
@@ -309,6 +312,9 @@ func (v *Values) patient(typ string) string {
 
 // Tokens returns the values of a parameter as access.Facts.Tokens does.
 func (v *Values) Tokens(param string) []access.Token {
+	if param == access.SecurityContext && v.within {
+		return []access.Token{{Code: v.context}}
+	}
 	vals := v.ByParam[param]
 	out := make([]access.Token, 0, len(vals))
 	for i := range vals {

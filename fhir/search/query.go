@@ -281,6 +281,10 @@ type Values struct {
 	Start, End int64
 	// ByParam holds the values of every registered parameter that has any.
 	ByParam map[string][]Value
+	// context is the reference in the securityContext of a Binary, and within reports
+	// whether it has one. It is not searched for.
+	context string
+	within  bool
 }
 
 // Position is the position of a match in the sort order. It is opaque to callers.

@@ -64,6 +64,8 @@ type Engine struct {
 	// the same, a grant that passed its recheck is not checked again until its
 	// token expires. If Latest is nil, every recheck reads the store.
 	Latest func() store.Seq
+	// Context becomes access.Grant.Context of every grant.
+	Context func(typ, id string) *access.Facts
 
 	mu    sync.Mutex                               // guards cache
 	cache *simplelru.LRU[[32]byte, *verifiedToken] // by SHA-256 of the token
@@ -363,6 +365,7 @@ func (e *Engine) compile(ctx context.Context, tok *verifiedToken, c client.Clien
 			Issuer: tok.claims.Iss, TokenID: tok.claims.Jti,
 			Scope: tok.claims.Scope, Expires: tok.expires,
 			Grant: &access.Grant{Recipient: c.ID, Rules: tok.set.Rules(), Consents: e.Consents,
+				Context:        e.Context,
 				RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}}
 	}
 	return tok.principal, nil
@@ -454,6 +457,7 @@ func (e *Engine) setGrant(p *access.Principal, facts Facts, c client.Client) {
 		p.FHIRUser = facts.FHIRUser.String()
 	}
 	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(facts), Consents: e.Consents, Person: true,
+		Context:        e.Context,
 		RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}
 }
 
@@ -477,6 +481,7 @@ func (e *Engine) compileExternal(tok *verifiedToken, c client.Client) (*access.P
 		e.setGrant(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
 		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents,
+			Context:        e.Context,
 			RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}
 	}
 	tok.principal = p

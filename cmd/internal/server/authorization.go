@@ -59,7 +59,7 @@ func newPolicy(ctx context.Context, env environment, db database, ring *keys.Rin
 	return &policy.Engine{Keys: ring, Clients: clients, Consents: consents, Scopes: clients.Scopes,
 		Issuer: env.base, Audience: env.fhirBase(), Clock: env.now, Authorizations: &authz.Store{State: db},
 		RoleRules: role.RulesOf, Roles: people.signs.Roles, ConsentsOf: people.consentsOf, ExternalIssuers: external,
-		Nonces: nonces, Latest: db.LastSeq}, nil
+		Nonces: nonces, Latest: db.LastSeq, Context: contextOf(db)}, nil
 }
 
 // newAuthorization returns the authorization server. It calls refused to show

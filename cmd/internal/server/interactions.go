@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/push"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/store"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/preferred"
@@ -29,6 +30,23 @@ import (
 type clientGrants struct {
 	clients  *client.Registry
 	consents *consent.Engine
+	context  func(typ, id string) *access.Facts
+}
+
+func (s *services) grants() clientGrants {
+	return clientGrants{s.clients, s.consents, contextOf(s.store)}
+}
+
+// contextOf returns access.Grant.Context. A resource that cannot be read has no facts, so
+// that what it protects is hidden.
+func contextOf(st store.Store) func(typ, id string) *access.Facts {
+	return func(typ, id string) *access.Facts {
+		res, facts, err := st.Read(context.Background(), fhir.Ref{Type: typ, ID: id}, 0)
+		if err != nil || res.Deleted {
+			return nil
+		}
+		return facts
+	}
 }
 
 // compile returns the current grant of a client under scopes. If scopes is
@@ -49,6 +67,7 @@ func (cg clientGrants) compile(ctx context.Context, clientID, scopes string) (*a
 		return nil, err
 	}
 	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: cg.consents,
+		Context:        cg.context,
 		RecordsConsent: c.RecordsConsent, PhoneMade: c.PhoneMade}, nil
 }
 

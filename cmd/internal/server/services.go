@@ -158,7 +158,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 		return nil, err
 	}
 	s.closers.add(func() error { env.terminology.Close(); return nil })
-	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, clientGrants{s.clients, s.consents},
+	s.followers, err = newFollowers(ctx, env, s.store, s.audit.recorder, s.grants(),
 		s.keys, s.adapters)
 	if err != nil {
 		return nil, err
@@ -221,7 +221,7 @@ func (s *services) startBulk(ctx context.Context) (err error) {
 		return err
 	}
 	s.followers.exporter, err = bulk.New(ctx, bulk.Options{Store: s.store, Audit: s.audit.recorder, Clock: s.now,
-		Rand: rand.Reader, Base: s.fhirBase(), GrantFor: clientGrants{s.clients, s.consents}.compile,
+		Rand: rand.Reader, Base: s.fhirBase(), GrantFor: s.grants().compile,
 		Search: s.fhir, Roles: s.roles, Delivery: delivery, Logger: s.log})
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (s *services) startBulk(ctx context.Context) (err error) {
 	s.closers.add(s.followers.close)
 	s.fhir.Receiver = phoneMade{s.pipeline}
 	s.bulkSubmit, err = submit.New(ctx, submit.Options{Store: s.store, Writer: s.fhir, Audit: s.audit.recorder,
-		Clock: s.now, Base: s.fhirBase(), Policy: s.egress, GrantFor: clientGrants{s.clients, s.consents}.compile,
+		Clock: s.now, Base: s.fhirBase(), Policy: s.egress, GrantFor: s.grants().compile,
 		Roles: s.roles, Logger: s.log})
 	if err != nil {
 		return err

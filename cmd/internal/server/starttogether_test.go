@@ -255,7 +255,7 @@ func TestExportAtAnyServer(t *testing.T) {
 	export := func(i int) {
 		t.Helper()
 		s := synced(i)
-		grant, err := clientGrants{s.clients, s.consents}.registered(t.Context(), demoClient)
+		grant, err := s.grants().registered(t.Context(), demoClient)
 		if err != nil {
 			t.Fatal(err)
 		}
