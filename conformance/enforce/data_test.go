@@ -174,7 +174,7 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 		tc.provisions = append(tc.provisions, drawProvision(t, i))
 	}
 	tc.nextProvisions = slices.Clone(tc.provisions)
-	// What is sent again after a withdrawal must not have what is hidden now.
+	// Notifications are sent again after a withdrawal, without the resources hidden by it.
 	if withdrawn := rapid.Bool().Draw(t, "withdrawn"); len(tc.nextProvisions) > 0 && (withdrawn || tc.notify) {
 		tc.nextProvisions[rapid.IntRange(0, len(tc.nextProvisions)-1).Draw(t, "which")].active = false
 	} else {

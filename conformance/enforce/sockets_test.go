@@ -99,8 +99,7 @@ func (r *run) resent(owner *token, bearer string, status int, events []*version)
 	return nil
 }
 
-// told is what a notification tells: the events by number, each with its focus, and the
-// resources that accompany it.
+// told holds the content of notifications.
 type told struct {
 	events  int
 	refs    []string // of focus and of what accompanies it
@@ -247,7 +246,7 @@ func (t *told) read(text []byte) error {
 }
 
 // topics checks that no client can write a topic of subscriptions, by any write, regardless
-// of its scopes, and that nobody can subscribe to what it has tried to write.
+// of its scopes, and that no Subscription can name what it has tried to write.
 func (r *run) topics() error {
 	author := token{client: "topics", scopes: []string{"system/*.cruds"}}
 	r.w.register(&author, author.scopes)
