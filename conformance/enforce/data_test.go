@@ -174,7 +174,8 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 		tc.provisions = append(tc.provisions, drawProvision(t, i))
 	}
 	tc.nextProvisions = slices.Clone(tc.provisions)
-	if len(tc.nextProvisions) > 0 && rapid.Bool().Draw(t, "withdrawn") {
+	// Notifications are sent again after a withdrawal, without the resources hidden by it.
+	if withdrawn := rapid.Bool().Draw(t, "withdrawn"); len(tc.nextProvisions) > 0 && (withdrawn || tc.notify) {
 		tc.nextProvisions[rapid.IntRange(0, len(tc.nextProvisions)-1).Draw(t, "which")].active = false
 	} else {
 		tc.nextProvisions = append(tc.nextProvisions, drawProvision(t, 9))
@@ -398,6 +399,17 @@ func (d *data) trail(id, patient, action string) {
 		`","recorded":"2019-05-01T10:00:00Z","outcome":"0","agent":[{"requestor":true}],"source":{"observer":{"display":"test"}}`+entity)
 }
 
+// list stores a List about a patient.
+func (d *data) list(id, patient, vendor string, items ...string) {
+	entries := ""
+	for i, ref := range items {
+		entries += []string{`,"entry":[`, `,`}[min(i, 1)] + `{"item":{"reference":"` + ref + `"}}`
+	}
+	d.put(&version{typ: "List", id: id, patient: patient, vendor: vendor,
+		refs: map[string][]string{"item": items, "subject": {"Patient/" + patient}}},
+		`,"status":"current","mode":"working","subject":{"reference":"Patient/`+patient+`"}`+entries+`]`)
+}
+
 // load stores the initial data of a case.
 func load(w *world, tc *testCase) *data {
 	d := &data{world: w, all: map[string][]*version{}}
@@ -454,6 +466,8 @@ func load(w *world, tc *testCase) *data {
 		}
 		d.put(v, `,"recorded":"2026-03-01T10:00:00Z","target":[{"reference":"`+target+`"}]`)
 	}
+	d.list("l1", "p1", "apple", "Observation/o0", "Observation/o1", "Observation/o2", "Device/v0", "Patient/p2")
+	d.list("l2", "p2", "", "Observation/o0", "Observation/o3", "Device/v1", "Patient/p1", "Patient/p2")
 	for i, p := range []string{"p1", "p2", "p1", ""} {
 		d.trail(fmt.Sprint("a", i), p, []string{"R", "C"}[i/2])
 	}

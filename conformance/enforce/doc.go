@@ -12,8 +12,9 @@
 // event of the request, in the compartment of its patient, and no event in the
 // compartment of a patient may name resources of another.
 //
-// What is sent to targets (fhir/push), the preferred values (mapping/preferred) and the
-// writes of phone-made Observations are compared with the same model.
+// What is sent to the endpoints and sockets of Subscriptions, also again by $resend, what is
+// sent to targets (fhir/push), the preferred values (mapping/preferred) and the writes of
+// phone-made Observations are compared with the same model.
 //
 // Controls check that servers with a single fault are detected.
 //

@@ -51,10 +51,10 @@ type token struct {
 // roleTable lists the rights of the roles as scopes without a level, independently of
 // smart/people/role. It has the types of this test.
 var roleTable = map[string]string{ // read only
-	"patient": "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs " +
+	"patient": "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Device.rs List.rs Observation.rs Organization.r Patient.rs Practitioner.r Provenance.rs " +
 		"Observation.cu?_tag=" + sysTags + "|patient-supplied&category=" + sysCategory + "|vital-signs," + sysCategory + "|activity," +
 		sysCategory + "|survey",
-	"practitioner":  "CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Group.rs Observation.crus Organization.rs Patient.rs Practitioner.rs Provenance.rs",
+	"practitioner":  "CodeSystem.rs ConceptMap.rs Consent.rs Device.rs Group.rs List.rs Observation.crus Organization.rs Patient.rs Practitioner.rs Provenance.rs",
 	"administrator": "CodeSystem.rs ConceptMap.rs Consent.rs Device.rsu Group.cruds Organization.crus Patient.crus Practitioner.crus Subscription.rs",
 	"auditor":       "AuditEvent.rs CodeSystem.rs ConceptMap.rs Consent.rs Organization.rs Patient.r Practitioner.rs Provenance.rs Subscription.rs",
 }
@@ -169,7 +169,7 @@ func (tok *token) sees(provisions []provision, do string, v *version) bool {
 	out := tok.self(do, v.typ) && tok.user == v.typ+"/"+v.id
 	out = out || tok.covered(do, v)
 	switch v.typ {
-	case "Observation", "Device", "Provenance":
+	case "Observation", "Device", "Provenance", "List":
 		return out && consented(provisions, tok.client, v)
 	case "Subscription": // its channel may hold a secret of its author
 		return out && v.author == tok.client
@@ -209,7 +209,7 @@ func covers(cats []string, c string) bool {
 
 // evaluate reports whether the provision permits or denies v to the client.
 func (g *provision) evaluate(client string, v *version) (permit, deny bool) {
-	coded := v.typ == "Observation"
+	coded := v.typ != "Device" && v.typ != "Provenance"
 	if g.recipient != "any" && g.recipient != client {
 		return false, false
 	}

@@ -33,7 +33,9 @@ func (r *run) timeBuckets(tok *token, bearer, p, code string, match []*version) 
 			want[at] = bucket{b.count + 1, b.sum + float64(v.value)}
 		}
 	}
-	r.count("time-buckets")
+	if r.count("time-buckets"); tok.patient != "" && tok.patient != p {
+		r.count("time-buckets of another patient")
+	}
 	var out struct {
 		Entry []struct {
 			Resource struct {
@@ -58,7 +60,7 @@ func (r *run) timeBuckets(tok *token, bearer, p, code string, match []*version) 
 }
 
 // compartment lists the types of $everything.
-var compartment = []string{"Patient", "Consent", "Device", "Observation", "Provenance"} // read only
+var compartment = []string{"Patient", "Consent", "Device", "List", "Observation", "Provenance"} // read only
 
 // reference matches a reference in canonical JSON.
 var reference = regexp.MustCompile(`"reference":"([A-Za-z]+/[A-Za-z0-9.-]+)"`)

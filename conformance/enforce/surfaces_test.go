@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -500,6 +501,7 @@ func (r *run) notifications(tok *token, bearer string) error {
 	}
 	owner := token{client: tok.client, scopes: r.tc.scopes}
 	r.subscribe("s1", tok.client)
+	r.subscribeSocket("w1", tok.client)
 	// Once the Observation of the witness is numbered, all before it are.
 	witness := token{client: "witness", scopes: []string{"system/Observation.rs"}}
 	r.w.register(&witness, witness.scopes)
@@ -551,11 +553,18 @@ func (r *run) notifications(tok *token, bearer string) error {
 	if want != 200 {
 		none = want
 	}
-	for _, path := range []string{"s2", "s2/_history", "s2/_history/1", "s2/$status", "s2/$events"} {
+	for _, path := range []string{"s2", "s2/_history", "s2/_history/1", "s2/$status", "s2/$events",
+		"s2/$get-ws-binding-token"} {
 		if a := r.w.get(bearer, "/Subscription/"+path); a.status != none {
 			return fmt.Errorf("Subscription/%s of another client: %d, want %d", path, a.status, none)
 		}
 		r.count("another's subscription")
+	}
+	if a := r.w.do(bearer, "POST", "/Subscription/s2/$resend", ""); a.status != none {
+		return fmt.Errorf("$resend of another client: %d, want %d", a.status, none)
+	}
+	if err := errors.Join(r.resent(&owner, bearer, want, events), r.socket(&owner, bearer, want, events)); err != nil {
+		return err
 	}
 	if want == 200 {
 		var seen []*version

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -115,6 +116,15 @@ const (
 	joinsAll                // evaluates chained parameters and _has without the filter
 	writesWhole             // limits only reads by the search parameters of scopes and roles
 	untagged                // does not tag what patients write
+	bucketsAll              // runs $time-buckets without the filter
+	listsAll                // evaluates _list without the filter
+	compartmentsAll         // searches compartments without the filter
+	systemAll               // searches several types without the filter
+	exportJoinsAll          // evaluates chained parameters and _has of _typeFilter without the filter
+	resendsAll              // sends events again without scopes and consents
+	socketsAll              // sends to sockets without scopes and consents
+	socketDevices           // sends to sockets the Devices of Observations without the filter
+	clientTopics            // lets clients write topics of subscriptions
 	faults
 	// Faults that TestConsentWriteControls must detect.
 	scopeSuffices     // lets every client with the scope write Consents
@@ -129,7 +139,8 @@ func (f fault) String() string {
 		"trailAll", "anyOwner", "omitsMatches", "namesOthers", "bundlesAll", "anyDevice",
 		"prefersHidden", "derivesFreely", "pushesAll", "pushesUnrecorded", "collectsAll", "believesPhones",
 		"createsUnrecorded", "runsAll", "everythingAll", "listsAllVersions", "patchesUnrecorded", "joinsAll",
-		"writesWhole", "untagged"}[f]
+		"writesWhole", "untagged", "bucketsAll", "listsAll", "compartmentsAll", "systemAll", "exportJoinsAll",
+		"resendsAll", "socketsAll", "socketDevices", "clientTopics"}[f]
 }
 
 // database is a store without faults.
@@ -158,12 +169,26 @@ func (s faulty) then(fn func(*store.Found) bool) func(*store.Found) bool {
 func all(i access.Interaction) access.Filter { return access.All().Filter(i) }
 
 // unfiltered reports whether the fault removes the filter from searches of a type.
-func (s faulty) unfiltered(typ string) bool {
-	return s.fault == trailAll && typ == "AuditEvent" || s.fault == anyOwner && typ == "Subscription"
+func (s faulty) unfiltered(ctx context.Context, typ string) bool {
+	return s.fault == trailAll && typ == "AuditEvent" || s.fault == anyOwner && typ == "Subscription" ||
+		s.fault == compartmentsAll && inCompartment.MatchString(lineOf(ctx)) ||
+		s.fault == systemAll && strings.HasPrefix(lineOf(ctx), "GET /fhir?")
+}
+
+// inCompartment matches the request line of a search in a compartment.
+var inCompartment = regexp.MustCompile(`^GET /fhir/Patient/[a-z0-9]+/([A-Z][A-Za-z]+|\*)\?`)
+
+// lineKey is the key of the line of a request in its context.
+type lineKey struct{}
+
+// lineOf returns method and URL of the request of which ctx is the context.
+func lineOf(ctx context.Context) string {
+	line, _ := ctx.Value(lineKey{}).(string)
+	return line
 }
 
 func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
-	if s.fault == countsAll || s.unfiltered(f.Query.Type) {
+	if s.fault == countsAll || s.unfiltered(ctx, f.Query.Type) {
 		f.Filter = all(access.Search)
 	}
 	return s.database.Count(ctx, f)
@@ -193,7 +218,7 @@ func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*st
 
 func (s faulty) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool,
 	run func(*store.Run) bool) error {
-	if s.fault == runsAll {
+	if s.fault == runsAll || s.fault == bucketsAll && strings.Contains(lineOf(ctx), "$time-buckets") {
 		f.Filter = all(access.Search)
 	}
 	return s.database.FindRuns(ctx, f, doc, run)
@@ -205,8 +230,9 @@ func forEHR(q *search.Query) bool {
 }
 
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
-	if s.unfiltered(f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) ||
+	if s.unfiltered(ctx, f.Query.Type) || s.fault == bundlesAll && forEHR(f.Query) ||
 		s.fault == everythingAll && ofEverything(f.Query) ||
+		s.fault == listsAll && f.Limit == joinLimit+1 && f.Query.Type == "List" ||
 		s.fault == joinsAll && f.Limit == joinLimit+1 {
 		f.Filter = all(access.Search)
 	}
@@ -226,6 +252,12 @@ func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bo
 
 func (s faulty) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	r, facts, err := s.database.Read(ctx, ref, at)
+	if err == nil && s.fault == socketDevices && ref.Type == "Device" &&
+		strings.HasSuffix(lineOf(ctx), subscription.SocketPath) {
+		free := *facts
+		free.Patient, free.Vendor, free.Author = "", "", "ca"
+		facts = &free
+	}
 	if err == nil && s.fault == anyDevice && ref.Type == "Device" && at != 0 {
 		free := *facts
 		free.Patient, free.Vendor = "", ""
@@ -305,6 +337,7 @@ type world struct {
 	service   *interaction.Service
 	handler   http.Handler
 	receiver  *httptest.Server
+	listener  *httptest.Server // of handler, for sockets
 	mu        sync.Mutex
 	received  [][]byte
 	pushes    int                 // calls of the targets' engines
@@ -362,7 +395,9 @@ func open(f fault, which servers) *world {
 			w.startWork(f, at, p, quiet)
 		}
 		p.service.Preferred = at.view
-		p.service.Checks["Subscription"], p.service.Checks["Basic"] = at.subs.Check, at.subs.CheckBasic
+		if p.service.Checks["Subscription"] = at.subs.Check; f != clientTopics {
+			p.service.Checks["Basic"] = at.subs.CheckBasic
+		}
 		handlers = append(handlers, w.serve(f, at, p, quiet))
 	}
 	if w.cluster != nil {
@@ -372,7 +407,8 @@ func open(f fault, which servers) *world {
 	w.clients, w.service, w.grants = first.clients, first.service, first.grants
 	var next atomic.Uint64
 	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		handlers[next.Add(1)%uint64(len(handlers))].ServeHTTP(rw, r)
+		ctx := context.WithValue(r.Context(), lineKey{}, r.Method+" "+r.URL.RequestURI())
+		handlers[next.Add(1)%uint64(len(handlers))].ServeHTTP(rw, r.WithContext(ctx))
 	})
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))
@@ -385,6 +421,7 @@ func open(f fault, which servers) *world {
 			w.received = append(w.received, b)
 		}
 	}))
+	w.listener = httptest.NewServer(w.handler)
 	return w
 }
 
@@ -431,10 +468,20 @@ func (w *world) startWork(f fault, at *site, p *process, quiet *slog.Logger) {
 	at.subs = must(subscription.New(ctx, subscription.Options{Store: at.store, Audit: at.rec, Clock: time.Now,
 		Rand: rand.Reader, Base: base, Policy: local, Roles: at.roles,
 		HandshakeDelay: 1, Logger: quiet,
-		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
+		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) {
+			if line := lineOf(ctx); f == resendsAll && strings.HasSuffix(line, "/s1/$resend") ||
+				f == socketsAll && strings.HasSuffix(line, subscription.SocketPath) {
+				return access.All(), nil
+			}
+			return grantFor(ctx, id, "")
+		}}))
+	joins := at.store
+	if f == exportJoinsAll {
+		joins.fault = joinsAll
+	}
 	at.exporter = must(bulk.New(ctx, bulk.Options{Store: at.store, Audit: at.rec, Clock: time.Now, Rand: rand.Reader,
 		Base: base, GrantFor: grantFor, Logger: quiet, Roles: at.roles,
-		Search: &interaction.Service{Store: at.store, Base: base, Clock: time.Now,
+		Search: &interaction.Service{Store: joins, Base: base, Clock: time.Now,
 			Limits: interaction.Limits{Joined: joinLimit}}}))
 	startDerived(f, at)
 	startPush(f, at, local, grantFor)
@@ -489,7 +536,8 @@ func (w *world) serve(f fault, at *site, p *process, quiet *slog.Logger) http.Ha
 	s := &rest.Server{Service: p.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
 		Metadata: func() []byte { return []byte("{}") },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: at.exporter, Base: base, Service: p.service},
-			rest.Subscriptions{Engine: at.subs, Service: p.service}}}
+			rest.Subscriptions{Engine: at.subs, Service: p.service}},
+		Public: []rest.Mounter{rest.Sockets{Engine: at.subs, Auth: auth}}}
 	if f != ignoresWithdrawal {
 		s.Consents = p.engine
 	}
@@ -507,6 +555,7 @@ func (w *world) close() error {
 		p.engine.Close()
 	}
 	w.receiver.Close()
+	w.listener.Close()
 	if w.cluster != nil {
 		return w.cluster.Close()
 	}

@@ -33,7 +33,7 @@ import (
 )
 
 type operations struct {
-	t   *testing.T
+	t   testing.TB
 	srv *httptest.Server
 	st  store.Store
 
@@ -43,7 +43,7 @@ type operations struct {
 
 // newOperations mounts the operations beside routes of the shape of the API,
 // for the client that the header X-Client names.
-func newOperations(t *testing.T) *operations {
+func newOperations(t testing.TB) *operations {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
 	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
