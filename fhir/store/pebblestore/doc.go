@@ -188,6 +188,10 @@
 // range of rows holds their matches, and an index of all parts of a text would cost every
 // write. Another clause with rows bounds each of these, and so does the cluster of a patient.
 //
+// Of several clauses, one drives, and the documents of its rows are evaluated. To look up
+// the rows of the other clauses first costs about as much as to read the documents
+// (BenchmarkIntersection).
+//
 // A count reads rows only if they decide alone: the filter permits everything of the type
 // (access.Filter.Everything), and the query has no clause, or one whose rows are exactly
 // its matches, such as a reference, a URI, or a code without a system.

@@ -111,6 +111,8 @@ func TestManyDocuments(t *testing.T) {
 	if testing.Short() {
 		n = min(n, 5000)
 	}
+	n = max(n/1000*1000, 1000) // whole batches
+	sevens := (n-8)/2000 + 1   // documents with code 7
 	d := open(t, vfs.NewMem())
 	defer d.Close()
 	for i := 0; i < n; i += 1000 {
@@ -134,8 +136,8 @@ func TestManyDocuments(t *testing.T) {
 		want  int
 		rows  uint64
 	}{
-		{"patient=p1&code=urn:c|7", 0, n / 2000, uint64(n/2000 + 600)},
-		{"patient=p1&code=7&recorded-date=ge1900", 0, n / 2000, uint64(3*n/2000 + 2500)},
+		{"patient=p1&code=urn:c|7", 0, sevens, uint64(n/2000 + 600)},
+		{"patient=p1&code=7&recorded-date=ge1900", 0, sevens, uint64(3*n/2000 + 2500)},
 		{"patient=p1&identifier=urn:i|77", 0, 1, 100},
 		{"patient=p1&encounter=Encounter/e3", 0, 50, 600},
 		{"encounter=Encounter/e3", 0, 50, 60},
@@ -143,7 +145,7 @@ func TestManyDocuments(t *testing.T) {
 		{"patient=p1&_sort=-_lastUpdated", 20, 20, 2500},
 		{"patient=p1&_sort=recorded-date", 20, 20, 6000},
 		{"patient=p1&_sort=-recorded-date", 20, 20, 6000},
-		{"patient=p1&code=7&_sort=-recorded-date", 0, n / 2000, 2500},
+		{"patient=p1&code=7&_sort=-recorded-date", 0, sevens, 2500},
 		{"patient=p0", 0, n / 1000, uint64(n/1000 + 600)},
 		{"patient=p0&_sort=recorded-date", 0, n / 1000, uint64(4*n/1000 + 2500)},
 	} {
@@ -213,6 +215,85 @@ func BenchmarkRowCount(b *testing.B) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// BenchmarkIntersection finds the Conditions of searches whose clauses each have many rows
+// and few matches in common.
+func BenchmarkIntersection(b *testing.B) {
+	const n = 100_000
+	d, err := Open(b.TempDir(), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	for i := 0; i < n; i += 1000 {
+		var batch store.Batch
+		for j := i; j < i+1000; j++ {
+			id := fmt.Sprintf("c%07d", j)
+			batch.Writes = append(batch.Writes, store.Write{Resource: fhir.Resource{Type: "Condition", ID: id,
+				JSON: []byte(fhir.Prefix("Condition", id) + fmt.Sprintf(
+					`},"subject":{"reference":"Patient/p%d"},"code":{"coding":[{"system":"urn:c","code":"%d"}]},`+
+						`"recordedDate":"2026-%02d-%02d","category":[{"coding":[{"system":"urn:k","code":"%d"}]}],`+
+						`"clinicalStatus":{"coding":[{"system":"urn:s","code":"%s"}]}}`,
+					j%10, j/10%20, 1+j/7%12, 1+j%28, j/13%30, []string{"active", "resolved"}[j/3%2]))}})
+		}
+		if _, err := d.Commit(context.Background(), &batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := d.Compact(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct{ name, raw string }{
+		{"patient-code", "patient=p3&code=urn:c|7"},
+		{"patient-date", "patient=p3&recorded-date=ge2026-12-01"},
+		{"patient-code-date", "patient=p3&code=urn:c|7&recorded-date=2026-03"},
+		{"code-category", "code=urn:c|7&category=urn:k|4"},
+		{"code-status", "code=urn:c|7&clinical-status=active"}, // half of the rows pass
+		{"code", "code=urn:c|7"},                               // nothing to test
+	} {
+		pairs, _ := search.Pairs(c.raw)
+		q, err := search.Parse("Condition", pairs, search.ParseOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(c.name, func(b *testing.B) {
+			got := 0
+			for b.Loop() {
+				got = 0
+				if err := d.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+					func(*store.Found) bool { got++; return true }); err != nil || got == 0 {
+					b.Fatal(got, err)
+				}
+			}
+			b.ReportMetric(float64(got), "matches")
+		})
+	}
+}
+
+// BenchmarkCommitDocuments commits batches of 100 Conditions with all index rows.
+func BenchmarkCommitDocuments(b *testing.B) {
+	d, err := Open("s", Options{FS: vfs.NewMem()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	j := 0
+	for b.Loop() {
+		var batch store.Batch
+		for range 100 {
+			id := fmt.Sprintf("c%07d", j)
+			batch.Writes = append(batch.Writes, store.Write{Resource: fhir.Resource{Type: "Condition", ID: id,
+				JSON: []byte(fhir.Prefix("Condition", id) + fmt.Sprintf(
+					`},"subject":{"reference":"Patient/p%d"},"code":{"coding":[{"system":"urn:c","code":"%d"},`+
+						`{"system":"urn:d","code":"x%d"}],"text":"A condition"},"recordedDate":"2026-%02d-%02d"}`,
+					j%10, j/10%20, j%30, 1+j/7%12, 1+j%28))}})
+			j++
+		}
+		if _, err := d.Commit(context.Background(), &batch); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
