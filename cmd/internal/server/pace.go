@@ -137,8 +137,8 @@ func (w *pacedWriter) Flush() {
 	w.took(0, begin)
 }
 
-// Hijack implements http.Hijacker, which gin demands of the writer below its own. Whoever
-// takes the connection over, as a WebSocket does, bounds its own reads and writes.
+// Hijack implements http.Hijacker, which gin demands of the writer below its own. A handler that
+// takes the connection over, as for a WebSocket, bounds its own reads and writes.
 func (w *pacedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := w.control.Hijack()
 	if err != nil { // HTTP/2 has no connection to give
