@@ -55,6 +55,9 @@ func TestInContext(t *testing.T) {
 			t.Errorf("%v: %t", c.binary.Tokens(SecurityContext), got)
 		}
 	}
+	if !All().Filter(Search).Allow(binary("Patient/none")) {
+		t.Error("a Binary is hidden from the operator")
+	}
 	blind := &Grant{Recipient: "app", Rules: []Rule{all}, Consents: permitting{"a": true}}
 	if blind.Filter(Read).Allow(binary("Patient/a")) || !blind.Filter(Create).Allow(binary("Patient/a")) {
 		t.Error("a grant that finds no context shows the Binary, or prevents its creation")
