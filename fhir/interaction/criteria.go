@@ -221,7 +221,7 @@ func (s *Service) findBeside(ctx context.Context, rq *Request, op string, c *cri
 				return false
 			}
 			for _, p := range decided {
-				c.found.patients[p] = c.found.patients[p]
+				c.found.name(p)
 			}
 			if c.match == nil {
 				r := f.Resource

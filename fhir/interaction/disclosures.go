@@ -49,6 +49,16 @@ type found struct {
 	patients map[string]bool
 }
 
+// name adds a patient whose data the answer depends on.
+func (f *found) name(patient string) { nameIn(f.patients, patient) }
+
+// nameIn adds a patient who is not a match's, unless the patient is there already.
+func nameIn(patients map[string]bool, patient string) {
+	if _, exists := patients[patient]; patient != "" && !exists {
+		patients[patient] = false
+	}
+}
+
 // events returns one read event per patient that names the disclosed resources,
 // and one search event per patient with that patient's part of the criteria, plus
 // one with all criteria if necessary. The criteria of a transaction share these

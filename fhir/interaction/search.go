@@ -58,11 +58,7 @@ type results struct {
 }
 
 // name adds a patient whose data the answer depends on.
-func (res *results) name(patient string) {
-	if _, exists := res.patients[patient]; patient != "" && !exists {
-		res.patients[patient] = false
-	}
-}
+func (res *results) name(patient string) { nameIn(res.patients, patient) }
 
 func (s *Service) search(ctx context.Context, rq *Request, op string, sc scope, raw string,
 	at store.Seq) (*Page, *found,

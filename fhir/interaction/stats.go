@@ -129,7 +129,7 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		src.each = func(f *store.Found) error {
 			decided, err := joined.decided(f)
 			for _, p := range decided {
-				told.patients[p] = told.patients[p]
+				told.name(p)
 			}
 			return err
 		}

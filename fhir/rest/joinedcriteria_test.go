@@ -183,9 +183,9 @@ func TestJoinsInOperations(t *testing.T) {
 		}
 		// The patients whose data decided are named, and no others.
 		w.put("Device/watch", strings.Replace(library[7], "Patient/ada", "Patient/eve", 1), 200)
-		eve, bob := w.audited(`"reference":"Patient/eve"`), w.audited(`"reference":"Patient/bob"`)
+		eve := w.audited(`"reference":"Patient/eve"`)
 		w.put("Device/bobs", strings.Replace(strings.Replace(library[7], "Patient/ada", "Patient/bob", 1), "watch", "bobs", 1), 201)
-		bob = w.audited(`"reference":"Patient/bob"`)
+		bob := w.audited(`"reference":"Patient/bob"`)
 		for i, path := range []string{stats + "&device.manufacturer=acme",
 			"/Observation/$lastn?patient=ada&code=8867-4&device.manufacturer=acme"} {
 			w.want(200, "all", "GET", path, "")
