@@ -108,7 +108,7 @@ type told struct {
 
 // socket binds a socket to the Subscription w1 of the owner after its events have been
 // numbered, and checks that it gets what the owner may see now, and again by $resend.
-// status is that of the requests of the owner.
+// The owner's requests answer with status.
 func (r *run) socket(owner *token, bearer string, status int, events []*version) error {
 	if err := r.active("w1"); err != nil {
 		return err
